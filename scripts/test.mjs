@@ -1,0 +1,31 @@
+// `npm test`: format check, lint, types, import directions, tests; stops at the first that fails.
+// Arguments go to Vitest: `npm test -- test/core`.
+import { spawnSync } from "node:child_process"
+import { fileURLToPath } from "node:url"
+
+const root = fileURLToPath(new URL("..", import.meta.url))
+const bin = (name) => `${root}node_modules/.bin/${name}`
+const filters = process.argv.slice(2)
+
+const steps = [
+  ["format", bin("dprint"), ["check"]],
+  ["lint", bin("oxlint"), ["--deny-warnings"]],
+  ["types", bin("tsc"), ["--noEmit"]],
+  ["tests", bin("vitest"), ["run", ...filters]]
+]
+
+for (const [name, command, args] of steps) {
+  const started = Date.now()
+  console.log(`\n── ${name}`)
+  const { status, error } = spawnSync(command, args, {
+    cwd: root,
+    stdio: "inherit",
+    shell: process.platform === "win32"
+  })
+  if (status !== 0) {
+    console.error(`${name} failed${error === undefined ? "" : `: ${error.message}`}`)
+    if (name === "format") console.error("run `npm run format` to mend it")
+    process.exit(status ?? 1)
+  }
+  console.log(`   ${name}: ${((Date.now() - started) / 1000).toFixed(1)} s`)
+}

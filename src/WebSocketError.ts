@@ -1,0 +1,331 @@
+/**
+ * Every way this library fails, as typed errors in one union, {@link WebSocketError}.
+ *
+ * No untyped exception crosses a public boundary. Each error carries what is needed to act on it: which
+ * session, which limit, when to try again. `Effect.catchTags` over the union is exhaustive.
+ *
+ * @since 0.1.0
+ */
+import { Schema } from "effect"
+
+const Millis = Schema.Number
+const Count = Schema.Number
+const Cause = Schema.optional(Schema.Defect())
+
+/**
+ * The message queue's store failed, or refused a write of a stale owner (`reason: "fenced"`).
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class MessageQueueError extends Schema.TaggedError<MessageQueueError>("resilient-websocket/MessageQueueError")(
+  "MessageQueueError",
+  {
+    session: Schema.String,
+    operation: Schema.String,
+    reason: Schema.Literals(["store", "fenced", "unknownSession"]),
+    cause: Cause
+  }
+) {
+  override get message() {
+    return `message queue: ${this.operation} failed for session ${this.session} (${this.reason})`
+  }
+}
+
+/**
+ * A bound of the message queue was reached and the overflow policy is `reject`, or `suspend` waited too long.
+ * Nothing of the batch was stored. `retryAfterMillis` is a hint, when one can be given.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class QueueOverflowError
+  extends Schema.TaggedError<QueueOverflowError>("resilient-websocket/QueueOverflowError")(
+    "QueueOverflowError",
+    {
+      session: Schema.String,
+      limit: Schema.Literals(["messages", "bytes", "totalMessages", "totalBytes"]),
+      bound: Count,
+      size: Count,
+      retryAfterMillis: Schema.optional(Millis)
+    }
+  )
+{
+  override get message() {
+    return `the queue of session ${this.session} is full: ${this.size} of ${this.bound} (${this.limit})`
+  }
+}
+
+/**
+ * A publish key could not be claimed: it was used with other content (`mismatch`), is being used right now
+ * (`inFlight`, try again after `retryAfterMillis`), there is no room for more keys (`full`), or the store failed.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class DeduplicationError
+  extends Schema.TaggedError<DeduplicationError>("resilient-websocket/DeduplicationError")(
+    "DeduplicationError",
+    {
+      scope: Schema.String,
+      key: Schema.String,
+      reason: Schema.Literals(["mismatch", "inFlight", "full", "store"]),
+      retryAfterMillis: Schema.optional(Millis),
+      cause: Cause
+    }
+  )
+{
+  override get message() {
+    return `deduplication of key ${this.key} in ${this.scope}: ${this.reason}`
+  }
+}
+
+/**
+ * A circuit does not admit the call now. `retryAfterMillis` says when it will move on by itself; an isolated
+ * circuit has none: it waits for `release`.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class CircuitBreakerError
+  extends Schema.TaggedError<CircuitBreakerError>("resilient-websocket/CircuitBreakerError")("CircuitBreakerError", {
+    circuit: Schema.String,
+    state: Schema.Literals(["Open", "HalfOpen", "Isolated"]),
+    retryAfterMillis: Schema.optional(Millis),
+    reason: Schema.optional(Schema.String)
+  })
+{
+  override get message() {
+    const reason = this.reason === undefined ? "" : `: ${this.reason}`
+    return `circuit ${this.circuit} is ${this.state}${reason}`
+  }
+}
+
+/**
+ * Something that must happen in a given time did not: a dial, a handshake, an answer to a heartbeat, the peer's
+ * acknowledgement that it received, or the socket taking what was written.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class ConnectionTimeoutError
+  extends Schema.TaggedError<ConnectionTimeoutError>("resilient-websocket/ConnectionTimeoutError")(
+    "ConnectionTimeoutError",
+    {
+      phase: Schema.Literals(["dial", "handshake", "heartbeat", "ack", "flush", "idle", "connect"]),
+      afterMillis: Millis,
+      session: Schema.optional(Schema.String)
+    }
+  )
+{
+  override get message() {
+    return `no ${this.phase} within ${this.afterMillis} ms`
+  }
+}
+
+/**
+ * The server or client is shutting down, or has: it takes no new messages.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class ShutdownError extends Schema.TaggedError<ShutdownError>("resilient-websocket/ShutdownError")(
+  "ShutdownError",
+  { component: Schema.Literals(["server", "client"]) }
+) {
+  override get message() {
+    return `the ${this.component} is shut down`
+  }
+}
+
+/**
+ * No server knows this session: it never was, it ended, or its retention elapsed.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class SessionNotFoundError
+  extends Schema.TaggedError<SessionNotFoundError>("resilient-websocket/SessionNotFoundError")("SessionNotFoundError", {
+    session: Schema.String
+  })
+{
+  override get message() {
+    return `session ${this.session} is not known`
+  }
+}
+
+/**
+ * The session registry's store failed, or a newer connection owns the session (`reason: "fenced"`).
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class SessionRegistryError
+  extends Schema.TaggedError<SessionRegistryError>("resilient-websocket/SessionRegistryError")("SessionRegistryError", {
+    session: Schema.String,
+    operation: Schema.String,
+    reason: Schema.Literals(["store", "fenced"]),
+    cause: Cause
+  })
+{
+  override get message() {
+    return `session registry: ${this.operation} failed for session ${this.session} (${this.reason})`
+  }
+}
+
+/**
+ * The handshake was refused: by the authentication hook, for a wrong resume token, for an unsupported version, or
+ * because the server is full or draining. `retryable` says whether the same attempt may succeed later.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class HandshakeError extends Schema.TaggedError<HandshakeError>("resilient-websocket/HandshakeError")(
+  "HandshakeError",
+  {
+    reason: Schema.Literals(["unauthorized", "forbidden", "version", "invalid", "overloaded", "draining", "replaced"]),
+    detail: Schema.String,
+    retryable: Schema.Boolean
+  }
+) {
+  override get message() {
+    return `handshake refused (${this.reason}): ${this.detail}`
+  }
+}
+
+/**
+ * The peer broke the protocol: a malformed frame, an offset from the future, an ack beyond what was sent, a window
+ * overrun. The connection was answered with a `reject` frame and closed; the session's state is sound.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class ProtocolError extends Schema.TaggedError<ProtocolError>("resilient-websocket/ProtocolError")(
+  "ProtocolError",
+  {
+    code: Schema.String,
+    detail: Schema.String,
+    session: Schema.optional(Schema.String)
+  }
+) {
+  override get message() {
+    return `protocol violation (${this.code}): ${this.detail}`
+  }
+}
+
+/**
+ * A message does not fit its Schema, can't be written as JSON, or is larger than the payload limit.
+ * `limitBytes` is set when size was the reason.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class PayloadError extends Schema.TaggedError<PayloadError>("resilient-websocket/PayloadError")("PayloadError", {
+  direction: Schema.Literals(["encode", "decode"]),
+  detail: Schema.String,
+  session: Schema.optional(Schema.String),
+  sizeBytes: Schema.optional(Count),
+  limitBytes: Schema.optional(Count)
+}) {
+  override get message() {
+    return `payload can't be ${this.direction}d: ${this.detail}`
+  }
+}
+
+/**
+ * The network or the socket failed: a port in use, a refused dial, a connection that broke.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class TransportError extends Schema.TaggedError<TransportError>("resilient-websocket/TransportError")(
+  "TransportError",
+  {
+    operation: Schema.Literals(["listen", "dial", "send", "receive", "register"]),
+    detail: Schema.String,
+    cause: Cause
+  }
+) {
+  override get message() {
+    return `transport: ${this.operation} failed: ${this.detail}`
+  }
+}
+
+/**
+ * Why a message could not be delivered.
+ *
+ * - `expired`: its TTL ran out before it was sent
+ * - `overflow`: the queue's policy dropped it
+ * - `failed`: the receiver's handler failed, also after its retries
+ * - `undecodable`: the receiver could not decode it
+ * - `sessionEnded`: the session ended or its retention elapsed
+ * - `fresh`: the peer lost its state, so what it had not acknowledged is given back
+ * - `shutdown`: this side closed with the message still waiting and nowhere durable to keep it
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export const DeadLetterReason = Schema.Literals([
+  "expired",
+  "overflow",
+  "failed",
+  "undecodable",
+  "sessionEnded",
+  "fresh",
+  "shutdown"
+])
+/** @since 0.1.0 @category models */
+export type DeadLetterReason = typeof DeadLetterReason.Type
+
+/**
+ * What awaiting a receipt's `handled` fails with: the message became a dead letter.
+ *
+ * `maybeHandled` is true when it had been sent on a connection that broke, so that the other side may have handled
+ * it without our learning of it; it is false when it certainly was not handled.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class DeadLetterError extends Schema.TaggedError<DeadLetterError>("resilient-websocket/DeadLetterError")(
+  "DeadLetterError",
+  {
+    session: Schema.String,
+    messageId: Schema.String,
+    reason: DeadLetterReason,
+    maybeHandled: Schema.Boolean
+  }
+) {
+  override get message() {
+    return `message ${this.messageId} of session ${this.session} became a dead letter (${this.reason})`
+  }
+}
+
+/**
+ * The Schema of {@link WebSocketError}: errors can be logged, stored and sent as data.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export const WebSocketError = Schema.Union([
+  MessageQueueError,
+  QueueOverflowError,
+  DeduplicationError,
+  CircuitBreakerError,
+  ConnectionTimeoutError,
+  ShutdownError,
+  SessionNotFoundError,
+  SessionRegistryError,
+  HandshakeError,
+  ProtocolError,
+  PayloadError,
+  TransportError,
+  DeadLetterError
+])
+
+/**
+ * Everything this library can fail with.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export type WebSocketError = typeof WebSocketError.Type

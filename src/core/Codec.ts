@@ -1,0 +1,231 @@
+/**
+ * Frames to JSON text and back. The only file that knows the wire format.
+ *
+ * Encoding a batch splices payloads that were serialized when they were accepted; decoding parses a whole frame
+ * once and checks it in place.
+ */
+import type { Failure, Frame, InboxPosition, MessageMeta, OutboxPosition } from "./Frame.ts"
+import { maxDepth, maxIdLength, type Window } from "./Protocol.ts"
+import { Violation } from "./Violation.ts"
+
+/** Control frames and handshakes: rare, so written by JSON.stringify. */
+export const encode = (frame: Frame): string => JSON.stringify(frame)
+
+/** What the composer of a batch needs of each message. */
+export interface Composable {
+  readonly payload: string
+  readonly id: string | undefined
+  readonly trace: string | undefined
+}
+
+/** A batch frame from serialized payloads with offsets `first, first + 1, …`. */
+export const encodeBatch = (
+  first: number,
+  messages: ReadonlyArray<Composable>,
+  ack: string
+): string => {
+  let payloads = ""
+  let meta = ""
+  for (let i = 0; i < messages.length; i++) {
+    const message = messages[i] as Composable // in bounds
+    payloads = i === 0 ? message.payload : payloads + "," + message.payload
+    if (message.id !== undefined || message.trace !== undefined) {
+      // JSON.stringify leaves undefined fields out
+      const value = JSON.stringify({ id: message.id, trace: message.trace })
+      meta += `${meta === "" ? "" : ","}"${i}":${value}`
+    }
+  }
+  return `{"t":"batch","o":${first},"m":[${payloads}]${meta === "" ? "" : `,"x":{${meta}}`}${ack}}`
+}
+
+/** The fields of an ack, to be spliced into a batch. */
+export const encodeAckFields = (received: number, handled: number, failed: ReadonlyArray<Failure>): string =>
+  `,"a":[${received},${handled}]${failed.length === 0 ? "" : `,"f":${JSON.stringify(failed)}`}`
+
+/** An ack frame of its own. */
+export const encodeAck = (received: number, handled: number, failed: ReadonlyArray<Failure>): string =>
+  `{"t":"ack"${encodeAckFields(received, handled, failed)}}`
+
+/** A frame of volatile messages from serialized payloads. */
+export const encodeVolatile = (payloads: ReadonlyArray<string>): string =>
+  `{"t":"volatile","m":[${payloads.join(",")}]}`
+
+/** Parses and checks one frame. Never throws. */
+export const decode = (text: string): Frame | Violation => {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch {
+    return malformed("not JSON")
+  }
+  if (!isObject(value)) return malformed("not an object")
+  switch (value["t"]) {
+    case "batch":
+      return checkBatch(value)
+    case "ack":
+      return isAck(value["a"]) && isFailures(value["f"]) ? frame(value) : malformed("ack")
+    case "pong":
+      return isAck(value["a"]) ? frame(value) : malformed("pong")
+    case "ping":
+    case "end":
+      return frame(value)
+    case "seen":
+      return isOffset(value["o"]) ? frame(value) : malformed("seen")
+    case "gap":
+      return isOffset(value["o"]) && isOffset(value["e"]) && value["e"] >= value["o"] && isGapReason(value["reason"])
+        ? frame(value)
+        : malformed("gap")
+    case "volatile":
+      return checkVolatile(value)
+    case "hello":
+      return isHello(value) ? frame(value) : malformed("hello")
+    case "welcome":
+      return isWelcome(value) ? frame(value) : malformed("welcome")
+    case "drain":
+      return isDuration(value["deadline"]) && isDuration(value["window"]) && isOptionalText(value["endpoint"], 2048)
+        ? frame(value)
+        : malformed("drain")
+    case "reject":
+      return typeof value["code"] === "string" && typeof value["detail"] === "string"
+        ? frame(value)
+        : malformed("reject")
+    case "auth":
+      return isText(value["auth"], maxAuthLength) ? frame(value) : malformed("auth")
+    default:
+      return malformed("unknown frame type")
+  }
+}
+
+/** Longest authentication token, in UTF-16 units: a signed token with many claims fits. */
+const maxAuthLength = 16 * 1024
+
+type Fields = { readonly [key: string]: unknown }
+
+/** The one cast of the codec: every caller has just checked the fields of that frame's type. */
+const frame = (value: Fields): Frame => value as unknown as Frame
+
+const malformed = (detail: string) => new Violation("malformed", detail)
+
+const checkBatch = (value: Fields): Frame | Violation => {
+  const messages = value["m"]
+  const first = value["o"]
+  if (!isOffset(first) || !Array.isArray(messages) || messages.length === 0) return malformed("batch")
+  if (!isOffset(first + messages.length)) return malformed("batch offset")
+  if (value["a"] !== undefined && !isAck(value["a"])) return malformed("batch ack")
+  if (!isFailures(value["f"])) return malformed("batch failures")
+  if (value["x"] !== undefined && !isMeta(value["x"], messages.length)) return malformed("batch meta")
+  return checkPayloads(messages) ?? frame(value)
+}
+
+const checkVolatile = (value: Fields): Frame | Violation => {
+  const messages = value["m"]
+  if (!Array.isArray(messages) || messages.length === 0) return malformed("volatile")
+  return checkPayloads(messages) ?? frame(value)
+}
+
+const checkPayloads = (messages: ReadonlyArray<unknown>): Violation | undefined => {
+  for (let i = 0; i < messages.length; i++) {
+    const fault = payloadFault(messages[i], maxDepth)
+    if (fault !== undefined) return fault
+  }
+  return undefined
+}
+
+/**
+ * A payload may nest `depth` levels and may not have a `__proto__` key: JSON.parse makes it an own property, which
+ * becomes a prototype in the first careless copy.
+ */
+const payloadFault = (value: unknown, depth: number): Violation | undefined => {
+  if (typeof value !== "object" || value === null) return undefined
+  if (depth === 0) return new Violation("tooDeep", `a payload nests deeper than ${maxDepth}`)
+  if (Array.isArray(value)) {
+    for (let i = 0; i < value.length; i++) {
+      const fault = payloadFault(value[i], depth - 1)
+      if (fault !== undefined) return fault
+    }
+    return undefined
+  }
+  for (const key in value) {
+    if (key === "__proto__") return malformed("a payload has the key __proto__")
+    const child: unknown = (value as Fields)[key]
+    if (typeof child === "object" && child !== null) {
+      const fault = payloadFault(child, depth - 1)
+      if (fault !== undefined) return fault
+    }
+  }
+  return undefined
+}
+
+const isObject = (value: unknown): value is Fields =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
+
+/** Positions and counts: safe integers from zero. JSON has no NaN, but `1e999` is Infinity. */
+const isPosition = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0
+
+const isOffset = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 1
+
+/** At most ten years, so that no sum of times overflows a timer or loses precision. */
+const isDuration = (value: unknown): value is number => isPosition(value) && value <= 10 * 365 * 86_400_000
+
+const isText = (value: unknown, max: number): value is string =>
+  typeof value === "string" && value.length > 0 && value.length <= max
+
+const isId = (value: unknown): value is string => isText(value, maxIdLength)
+
+const isOptionalText = (value: unknown, max: number): boolean => value === undefined || isText(value, max)
+
+const isAck = (value: unknown): boolean =>
+  Array.isArray(value) && value.length === 2 && isPosition(value[0]) && isPosition(value[1]) && value[1] <= value[0]
+
+const isFailureReason = (value: unknown): boolean => value === "failed" || value === "undecodable"
+
+const isFailures = (value: unknown): boolean =>
+  value === undefined ||
+  (Array.isArray(value) && value.every((failure: unknown) =>
+    Array.isArray(failure) && failure.length === 2 && isOffset(failure[0]) && isFailureReason(failure[1])
+  ))
+
+const isGapReason = (value: unknown): boolean =>
+  value === "expired" || value === "overflow" || value === "fresh" || value === "sessionEnded"
+
+const isMeta = (value: unknown, count: number): boolean =>
+  isObject(value) &&
+  Object.entries(value).every(([index, meta]) => isIndex(index, count) && isObject(meta) && isMetaFields(meta))
+
+const isIndex = (text: string, count: number): boolean => {
+  const index = Number(text)
+  return Number.isInteger(index) && index >= 0 && index < count && String(index) === text
+}
+
+const isMetaFields = (meta: Fields & MessageMeta): boolean =>
+  (meta.id === undefined || isId(meta.id)) && (meta.trace === undefined || isId(meta.trace))
+
+const isWindow = (value: unknown): value is Window =>
+  isObject(value) && isOffset(value["messages"]) && isOffset(value["bytes"])
+
+const isOutbox = (value: unknown): value is OutboxPosition & Fields =>
+  isObject(value) && isId(value["epoch"]) && isPosition(value["acked"]) && isPosition(value["last"]) &&
+  value["acked"] <= value["last"]
+
+const isInbox = (value: unknown): value is InboxPosition & Fields =>
+  isObject(value) && (value["epoch"] === null || isId(value["epoch"])) && isPosition(value["received"]) &&
+  isPosition(value["handled"]) && value["handled"] <= value["received"] && Array.isArray(value["failed"]) &&
+  isFailures(value["failed"]) && isPending(value["pending"])
+
+const isPending = (value: unknown): boolean =>
+  isObject(value) && isPosition(value["messages"]) && isPosition(value["bytes"])
+
+const isHello = (value: Fields): boolean =>
+  isPosition(value["version"]) && isId(value["instance"]) && isOptionalText(value["session"], maxIdLength) &&
+  isOptionalText(value["token"], maxIdLength) && isOptionalText(value["auth"], maxAuthLength) &&
+  isOutbox(value["out"]) && isInbox(value["in"]) && isWindow(value["window"])
+
+const isWelcome = (value: Fields): boolean =>
+  (value["result"] === "resumed" || value["result"] === "fresh") && isOptionalText(value["reason"], maxIdLength) &&
+  isId(value["session"]) && isId(value["token"]) && isPosition(value["generation"]) && isOutbox(value["out"]) &&
+  isInbox(value["in"]) && isContinued(value["continued"]) && isWindow(value["window"]) &&
+  isOffset(value["maxPayload"]) && isDuration(value["heartbeat"]) && isDuration(value["retention"]) &&
+  isDuration(value["jitter"])
+
+const isContinued = (value: unknown): boolean =>
+  isObject(value) && typeof value["in"] === "boolean" && typeof value["out"] === "boolean"

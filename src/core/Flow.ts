@@ -1,0 +1,97 @@
+/**
+ * The sender's side of one connection (PROTOCOL.md §6): what was sent on it, what the peer received and handled, and
+ * how much more the peer's window allows.
+ *
+ * Both sides count the window alike: a frame's messages count until each is handled, its bytes until all of them are.
+ */
+import { Deque } from "./Deque.ts"
+import type { InboxPosition } from "./Frame.ts"
+import type { Window } from "./Protocol.ts"
+import { Violation } from "./Violation.ts"
+
+interface InFlight {
+  readonly first: number
+  readonly end: number
+  readonly bytes: number
+}
+
+export class Flow {
+  readonly window: Window
+  sent: number
+  received: number
+  handled: number
+  private readonly inFlight = new Deque<InFlight>()
+  private messages = 0
+  private bytes = 0
+
+  /** `position` is the peer's at the handshake: where it takes this side's log up. */
+  constructor(window: Window, position: Pick<InboxPosition, "received" | "handled" | "pending">) {
+    this.window = window
+    this.sent = position.received
+    this.received = position.received
+    this.handled = position.handled
+    // What the peer received earlier and has not handled still fills its window. Which of those offsets are gaps is
+    // not known here; taking the last ones for the messages frees the window never too early.
+    const { bytes, messages } = position.pending
+    if (position.received > position.handled) {
+      this.push(
+        position.received - Math.min(messages, position.received - position.handled) + 1,
+        position.received,
+        bytes
+      )
+    }
+  }
+
+  /** How many more messages may go, and how many bytes of frames. */
+  get roomMessages(): number {
+    return this.window.messages - this.messages
+  }
+
+  get roomBytes(): number {
+    return this.bytes === 0 ? Infinity : this.window.bytes - this.bytes
+  }
+
+  get idle(): boolean {
+    return this.received >= this.sent
+  }
+
+  sentBatch(first: number, end: number, bytes: number): void {
+    this.sent = end
+    this.push(first, end, bytes)
+  }
+
+  sentGap(end: number): void {
+    this.sent = end
+  }
+
+  /** Whether an ack is possible: it may repeat or raise what is known, and not exceed what was sent. */
+  check(received: number, handled: number): Violation | undefined {
+    if (received > this.sent) return new Violation("future", `ack of ${received}, sent were ${this.sent}`)
+    if (received < this.received || handled < this.handled) {
+      return new Violation("regress", `ack ${received}/${handled} after ${this.received}/${this.handled}`)
+    }
+    return undefined
+  }
+
+  /** Takes a checked ack. Returns whether anything was handled that was not before. */
+  ack(received: number, handled: number): boolean {
+    this.received = received
+    if (handled === this.handled) return false
+    const before = this.handled
+    this.handled = handled
+    while (true) {
+      const frame = this.inFlight.front()
+      if (frame === undefined || frame.first > handled) return true
+      this.messages -= Math.min(frame.end, handled) - Math.max(frame.first - 1, before)
+      if (frame.end > handled) return true
+      this.bytes -= frame.bytes
+      this.inFlight.popFront()
+    }
+  }
+
+  private push(first: number, end: number, bytes: number): void {
+    this.inFlight.pushBack({ first, end, bytes })
+    this.messages += end - first + 1
+    this.bytes += bytes
+  }
+}

@@ -1,0 +1,152 @@
+/**
+ * The frames of the protocol, in the shape they have on the wire (PROTOCOL.md §5): the decoder checks a parsed JSON
+ * value against these types and copies nothing.
+ */
+import type { FailureReason, FreshReason, GapReason, RejectCode, Window } from "./Protocol.ts"
+
+/** An offset that the receiver could not handle, and why. Travels with acks. */
+export type Failure = readonly [offset: number, reason: FailureReason]
+
+/** Where a receiver is: `handled <= received`. `epoch: null` means it has no position. */
+export interface InboxPosition {
+  readonly epoch: string | null
+  readonly received: number
+  readonly handled: number
+  /** Failed offsets at or below `handled` that the sender may not know of yet. */
+  readonly failed: ReadonlyArray<Failure>
+  /** What was received and not handled, which fills the window also on the next connection. */
+  readonly pending: { readonly messages: number; readonly bytes: number }
+}
+
+/** What a sender has: everything in `acked + 1 .. last` is still available. */
+export interface OutboxPosition {
+  readonly epoch: string
+  readonly acked: number
+  readonly last: number
+}
+
+/** Optional facts of one message of a batch. */
+export interface MessageMeta {
+  /** The publisher's message id; without one the id is `<epoch>-<offset>`. */
+  readonly id?: string
+  /** W3C `traceparent` of the span that sent the message. */
+  readonly trace?: string
+}
+
+export interface Hello {
+  readonly t: "hello"
+  readonly version: number
+  readonly session?: string
+  readonly token?: string
+  readonly instance: string
+  readonly auth?: string
+  readonly out: OutboxPosition
+  readonly in: InboxPosition
+  readonly window: Window
+}
+
+export interface Welcome {
+  readonly t: "welcome"
+  readonly result: "resumed" | "fresh"
+  readonly reason?: FreshReason
+  readonly session: string
+  readonly token: string
+  readonly generation: number
+  readonly out: OutboxPosition
+  readonly in: InboxPosition
+  /** Whether each direction, as the server sees it, goes on where it was. */
+  readonly continued: { readonly in: boolean; readonly out: boolean }
+  readonly window: Window
+  /** Largest payload the server takes, in bytes. */
+  readonly maxPayload: number
+  /** The server's heartbeat interval, session retention and reconnect jitter, in milliseconds. */
+  readonly heartbeat: number
+  readonly retention: number
+  readonly jitter: number
+}
+
+/** Messages with consecutive offsets `o, o + 1, …`, perhaps with an ack `a: [received, handled]`. */
+export interface Batch {
+  readonly t: "batch"
+  readonly o: number
+  readonly m: ReadonlyArray<unknown>
+  /** Meta by index in `m`, for those messages that have any. */
+  readonly x?: Readonly<Record<string, MessageMeta>>
+  readonly a?: readonly [received: number, handled: number]
+  readonly f?: ReadonlyArray<Failure>
+}
+
+export interface Ack {
+  readonly t: "ack"
+  readonly a: readonly [received: number, handled: number]
+  readonly f?: ReadonlyArray<Failure>
+}
+
+/** The sender has taken note of the failures up to offset `o`: the receiver may forget them. */
+export interface Seen {
+  readonly t: "seen"
+  readonly o: number
+}
+
+/** Offsets `o..e` will never come. */
+export interface Gap {
+  readonly t: "gap"
+  readonly o: number
+  readonly e: number
+  readonly reason: GapReason
+}
+
+export interface Volatile {
+  readonly t: "volatile"
+  readonly m: ReadonlyArray<unknown>
+}
+
+export interface Ping {
+  readonly t: "ping"
+}
+
+/** Carries the position, so that an idle connection keeps the sender's outbox trimmed. */
+export interface Pong {
+  readonly t: "pong"
+  readonly a: readonly [received: number, handled: number]
+}
+
+/** The server is leaving: it closes by `deadline` ms; come back spread over `window` ms, to `endpoint` if given. */
+export interface Drain {
+  readonly t: "drain"
+  readonly deadline: number
+  readonly window: number
+  readonly endpoint?: string
+}
+
+export interface Reject {
+  readonly t: "reject"
+  readonly code: RejectCode
+  readonly detail: string
+}
+
+/** A renewed token for the authentication hook, sent in band. */
+export interface Auth {
+  readonly t: "auth"
+  readonly auth: string
+}
+
+/** The session is over for good: both sides forget it. */
+export interface End {
+  readonly t: "end"
+}
+
+export type Frame =
+  | Hello
+  | Welcome
+  | Batch
+  | Ack
+  | Seen
+  | Gap
+  | Volatile
+  | Ping
+  | Pong
+  | Drain
+  | Reject
+  | Auth
+  | End

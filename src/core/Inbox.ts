@@ -1,0 +1,122 @@
+/**
+ * The receiver's position in the peer's outbox (PROTOCOL.md §6): what makes handling exactly-once and in order, in
+ * O(1), with no clock and no window that could be outlived.
+ *
+ * `received` says what need not be sent again on this or the next connection; `handled` says what the sender may
+ * forget. Both only ever rise within an epoch.
+ */
+import type { Failure, InboxPosition } from "./Frame.ts"
+import type { FailureReason, Window } from "./Protocol.ts"
+import { Violation } from "./Violation.ts"
+
+/** A received frame whose messages are not all handled: its bytes stay in the window until they are. */
+interface InFlight {
+  readonly end: number
+  readonly bytes: number
+}
+
+export class Inbox {
+  epoch: string | null = null
+  received = 0
+  handled = 0
+  private failures: Array<Failure> = []
+  private readonly inFlight: Array<InFlight> = []
+  private inFlightBytes = 0
+  private inFlightMessages = 0
+
+  get position(): InboxPosition {
+    return {
+      epoch: this.epoch,
+      received: this.received,
+      handled: this.handled,
+      failed: [...this.failures],
+      pending: { messages: this.inFlightMessages, bytes: this.inFlightBytes }
+    }
+  }
+
+  /** Starts at `position` in the log `epoch`, forgetting any other: everything after it is new. */
+  adopt(epoch: string, position: number): void {
+    this.epoch = epoch
+    this.received = position
+    this.handled = position
+    this.failures = []
+    this.inFlight.length = 0
+    this.inFlightBytes = 0
+    this.inFlightMessages = 0
+  }
+
+  /** Restores a stored position: what was received and not handled is gone with the process that had it. */
+  restore(position: InboxPosition): void {
+    if (position.epoch === null) return
+    this.adopt(position.epoch, position.handled)
+    this.failures = [...position.failed]
+  }
+
+  /**
+   * Takes a batch of `count` messages from offset `first`, in a frame of `bytes`. Returns how many of them, from the
+   * front, were received before and must be left out; or the violation.
+   */
+  accept(first: number, count: number, bytes: number, window: Window): number | Violation {
+    if (first > this.received + 1) return future(first, this.received)
+    const end = first + count - 1
+    const fresh = end - this.received
+    if (fresh <= 0) return count
+    if (this.inFlightMessages + fresh > window.messages) {
+      return new Violation("window", `more than ${window.messages} messages in flight`)
+    }
+    // The one frame that may exceed the window in bytes is a frame alone in flight: else a large message could never go.
+    if (this.inFlightBytes > 0 && this.inFlightBytes + bytes > window.bytes) {
+      return new Violation("window", `more than ${window.bytes} bytes in flight`)
+    }
+    this.received = end
+    this.inFlight.push({ end, bytes })
+    this.inFlightBytes += bytes
+    this.inFlightMessages += fresh
+    return count - fresh
+  }
+
+  /** Takes a gap. Returns false when all of it was received before. */
+  acceptGap(first: number, end: number): boolean | Violation {
+    if (first > this.received + 1) return future(first, this.received)
+    if (end <= this.received) return false
+    this.received = end
+    return true
+  }
+
+  /** Everything up to `upTo` was handled, `messages` of it messages and the rest gaps. */
+  settle(upTo: number, messages: number): void {
+    this.handled = Math.max(this.handled, Math.min(upTo, this.received))
+    this.inFlightMessages = Math.max(0, this.inFlightMessages - messages)
+    let done = 0
+    while (done < this.inFlight.length && (this.inFlight[done] as InFlight).end <= this.handled) {
+      this.inFlightBytes -= (this.inFlight[done] as InFlight).bytes
+      done++
+    }
+    if (done > 0) this.inFlight.splice(0, done)
+  }
+
+  /** The message at `offset` was given up on. The sender is told until it says that it has seen it. */
+  fail(offset: number, reason: FailureReason): void {
+    this.failures.push([offset, reason])
+  }
+
+  /** How many failures the sender has not confirmed. */
+  get unconfirmed(): number {
+    return this.failures.length
+  }
+
+  /** Failures in `after + 1 .. handled`, for an ack. */
+  failedAfter(after: number): ReadonlyArray<Failure> {
+    return this.failures.length === 0
+      ? this.failures
+      : this.failures.filter(([offset]) => offset > after && offset <= this.handled)
+  }
+
+  /** The sender has seen the failures up to `offset`. */
+  forgetFailures(offset: number): void {
+    if (this.failures.length > 0) this.failures = this.failures.filter(([failed]) => failed > offset)
+  }
+}
+
+const future = (first: number, received: number) =>
+  new Violation("future", `offset ${first} after ${received}: what is between was never sent`)

@@ -1,0 +1,346 @@
+/**
+ * The ordered log of messages that one side accepted and the other has not handled (PROTOCOL.md §6, §7).
+ *
+ * Offsets run 1, 2, 3 … without holes: a message that is dropped leaves a gap, a tombstone in its slot. The log has
+ * two regions: `sent`, whose messages the peer may have (their fate is not known, so they can't expire or be dropped),
+ * and `waiting`, which never left. It knows no bound, no policy and no clock: callers check and pass `now`.
+ */
+import { Deque } from "./Deque.ts"
+import type { Failure, OutboxPosition } from "./Frame.ts"
+import type { FailureReason, GapReason } from "./Protocol.ts"
+
+/** What a caller offers: a payload already serialized, with its size in bytes and its times in ms since the epoch. */
+export interface Draft {
+  readonly payload: string
+  readonly bytes: number
+  readonly id: string | undefined
+  readonly trace: string | undefined
+  readonly enqueuedAt: number
+  /** `Infinity` when it never expires. */
+  readonly expiresAt: number
+}
+
+export interface OutboxMessage extends Draft {
+  readonly kind: "message"
+  readonly offset: number
+}
+
+/** Offsets `offset..end` will never come. */
+export interface OutboxGap {
+  readonly kind: "gap"
+  readonly offset: number
+  readonly end: number
+  readonly reason: GapReason
+}
+
+export type Slot = OutboxMessage | OutboxGap
+
+export interface ReadLimit {
+  readonly maxMessages: number
+  /** Payload bytes; the first message is returned whatever its size. */
+  readonly maxBytes: number
+}
+
+export interface ReadResult {
+  readonly slots: ReadonlyArray<Slot>
+  /** Messages found expired on the way: now gaps among `slots`. */
+  readonly expired: ReadonlyArray<OutboxMessage>
+}
+
+export interface AckResult {
+  readonly released: number
+  /** When the newest released message was enqueued; for latency. */
+  readonly newestEnqueuedAt: number | undefined
+  readonly failed: ReadonlyArray<{ readonly message: OutboxMessage; readonly reason: FailureReason }>
+}
+
+const nothing: ReadonlyArray<never> = []
+const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
+
+/** More gaps with different reasons than this are merged, so that they can't pile up while nobody reads. */
+const maxHeadGaps = 64
+
+export class Outbox {
+  readonly epoch: string
+  /** The peer handled everything up to here. */
+  acked: number
+  /** The newest offset given out. */
+  last: number
+  /** Live messages and their payload bytes. */
+  messages = 0
+  bytes = 0
+  /** No waiting message expires before this: a lower bound, exact after `expire`. */
+  earliestExpiry = Infinity
+
+  // In order: sent, then gaps (dropped from the front of waiting), then waiting.
+  private readonly sent = new Deque<Slot>()
+  private readonly gaps = new Deque<OutboxGap>()
+  private readonly waiting = new Deque<Slot>()
+  // Whether expiry times in waiting may be out of order, so that the expired are not a prefix.
+  private mixedExpiry = false
+  private newestExpiry = 0
+
+  constructor(epoch: string, acked = 0) {
+    this.epoch = epoch
+    this.acked = acked
+    this.last = acked
+  }
+
+  get position(): OutboxPosition {
+    return { epoch: this.epoch, acked: this.acked, last: this.last }
+  }
+
+  append(draft: Draft): OutboxMessage {
+    const message: OutboxMessage = {
+      kind: "message",
+      offset: ++this.last,
+      payload: draft.payload,
+      bytes: draft.bytes,
+      id: draft.id,
+      trace: draft.trace,
+      enqueuedAt: draft.enqueuedAt,
+      expiresAt: draft.expiresAt
+    }
+    this.waiting.pushBack(message)
+    this.messages++
+    this.bytes += message.bytes
+    if (draft.expiresAt < this.newestExpiry) this.mixedExpiry = true
+    else this.newestExpiry = draft.expiresAt
+    if (draft.expiresAt < this.earliestExpiry) this.earliestExpiry = draft.expiresAt
+    return message
+  }
+
+  /**
+   * What comes after `after`, which must be what the peer received: whatever was read beyond it did not arrive, and
+   * is read again. What is returned counts as sent from now on.
+   */
+  read(after: number, limit: ReadLimit, now: number): ReadResult {
+    this.rewind(after)
+    const slots: Array<Slot> = []
+    let expired: Array<OutboxMessage> | undefined
+    let messages = 0
+    let bytes = 0
+    while (true) {
+      const slot = this.gaps.front() ?? this.waiting.front()
+      if (slot === undefined) break
+      if (slot.kind === "gap") {
+        this.popUnsent()
+        this.pushSlot(slots, slot)
+      } else if (slot.expiresAt <= now) {
+        this.popUnsent()
+        this.forget(slot)
+        this.pushSlot(slots, { kind: "gap", offset: slot.offset, end: slot.offset, reason: "expired" })
+        if (expired === undefined) expired = []
+        expired.push(slot)
+      } else {
+        if (messages >= limit.maxMessages || (messages > 0 && bytes + slot.bytes > limit.maxBytes)) break
+        this.popUnsent()
+        messages++
+        bytes += slot.bytes
+        slots.push(slot)
+      }
+    }
+    for (let i = 0; i < slots.length; i++) this.sent.pushBack(slots[i] as Slot) // in bounds
+    return { slots, expired: expired ?? nothing }
+  }
+
+  /** The peer handled everything up to `upTo`, save the `failed`. Idempotent; lower values than before do nothing. */
+  ack(upTo: number, failed: ReadonlyArray<Failure> = nothing): AckResult {
+    let released = 0
+    let newestEnqueuedAt: number | undefined
+    let failures: Array<{ message: OutboxMessage; reason: FailureReason }> | undefined
+    while (true) {
+      const slot = this.first()
+      if (slot === undefined || slot.offset > upTo) break
+      this.popFirst()
+      if (slot.kind === "gap") {
+        if (slot.end > upTo) this.waiting.pushFront({ ...slot, offset: upTo + 1 })
+        continue
+      }
+      this.forget(slot)
+      released++
+      newestEnqueuedAt = slot.enqueuedAt
+      const failure = failed.length === 0 ? undefined : failed.find(([offset]) => offset === slot.offset)
+      if (failure !== undefined) {
+        if (failures === undefined) failures = []
+        failures.push({ message: slot, reason: failure[1] })
+      }
+    }
+    this.acked = Math.max(this.acked, Math.min(upTo, this.last))
+    return { released, newestEnqueuedAt, failed: failures ?? nothing }
+  }
+
+  /** Drops the oldest message that never left, leaving a gap; undefined when all have been sent. */
+  dropOldest(reason: GapReason): OutboxMessage | undefined {
+    while (true) {
+      const slot = this.waiting.popFront()
+      if (slot === undefined) return undefined
+      if (slot.kind === "gap") {
+        this.pushHeadGap(slot)
+      } else {
+        this.forget(slot)
+        this.pushHeadGap({ kind: "gap", offset: slot.offset, end: slot.offset, reason })
+        return slot
+      }
+    }
+  }
+
+  /** Turns waiting messages whose time is up into gaps. With one TTL they are a prefix: O(expired). */
+  expire(now: number): ReadonlyArray<OutboxMessage> {
+    if (this.earliestExpiry > now) return nothing
+    const expired: Array<OutboxMessage> = []
+    while (true) {
+      const slot = this.waiting.front()
+      if (slot === undefined || (slot.kind === "message" && slot.expiresAt > now)) break
+      if (slot.kind === "gap") {
+        this.waiting.popFront()
+        this.pushHeadGap(slot)
+      } else {
+        const message = this.dropOldest("expired")
+        if (message !== undefined) expired.push(message)
+      }
+    }
+    if (this.mixedExpiry) this.expireScattered(now, expired)
+    else this.earliestExpiry = this.frontExpiry()
+    return expired
+  }
+
+  /** Gives back what the peer may or may not have handled, after it lost its state; leaves one gap for it. */
+  giveBackSent(reason: GapReason): ReadonlyArray<OutboxMessage> {
+    const last = this.sent.back()
+    if (last === undefined) return nothing
+    const given: Array<OutboxMessage> = []
+    while (true) {
+      const slot = this.sent.popFront()
+      if (slot === undefined) break
+      if (slot.kind === "gap") continue
+      this.forget(slot)
+      given.push(slot)
+    }
+    this.returnGaps()
+    this.waiting.pushFront({ kind: "gap", offset: this.acked + 1, end: endOf(last), reason })
+    return given
+  }
+
+  /** Ends the log: all live messages, and how many of them (the first ones) the peer may have. */
+  clear(): { readonly messages: ReadonlyArray<OutboxMessage>; readonly maybeHandled: number } {
+    const messages: Array<OutboxMessage> = []
+    let maybeHandled = 0
+    this.sent.forEach((slot) => {
+      if (slot.kind === "message") messages.push(slot)
+    })
+    maybeHandled = messages.length
+    this.waiting.forEach((slot) => {
+      if (slot.kind === "message") messages.push(slot)
+    })
+    this.sent.clear()
+    this.gaps.clear()
+    this.waiting.clear()
+    this.messages = 0
+    this.bytes = 0
+    this.earliestExpiry = Infinity
+    return { messages, maybeHandled }
+  }
+
+  /** The live message with this id, by the publisher's id or the default one. O(live messages). */
+  find(id: string): { readonly message: OutboxMessage; readonly sent: boolean } | undefined {
+    for (const [region, sent] of [[this.sent, true], [this.waiting, false]] as const) {
+      for (let i = 0; i < region.size; i++) {
+        const slot = region.at(i)
+        if (slot?.kind === "message" && (slot.id ?? defaultMessageId(this.epoch, slot.offset)) === id) {
+          return { message: slot, sent }
+        }
+      }
+    }
+    return undefined
+  }
+
+  private rewind(after: number): void {
+    let back = this.sent.back()
+    if (back === undefined || endOf(back) <= after) return
+    this.returnGaps()
+    while (back !== undefined && endOf(back) > after) {
+      this.sent.popBack()
+      this.waiting.pushFront(back)
+      if (back.kind === "message" && back.expiresAt < this.earliestExpiry) this.earliestExpiry = back.expiresAt
+      back = this.sent.back()
+    }
+  }
+
+  private returnGaps(): void {
+    while (true) {
+      const gap = this.gaps.popBack()
+      if (gap === undefined) return
+      this.waiting.pushFront(gap)
+    }
+  }
+
+  private popUnsent(): void {
+    if (this.gaps.popFront() === undefined) this.waiting.popFront()
+  }
+
+  private first(): Slot | undefined {
+    return this.sent.front() ?? this.gaps.front() ?? this.waiting.front()
+  }
+
+  private popFirst(): void {
+    if (this.sent.popFront() === undefined) this.popUnsent()
+  }
+
+  private forget(message: OutboxMessage): void {
+    this.messages--
+    this.bytes -= message.bytes
+  }
+
+  private pushHeadGap(gap: OutboxGap): void {
+    const back = this.gaps.back()
+    if (back !== undefined && (back.reason === gap.reason || this.gaps.size >= maxHeadGaps)) {
+      this.gaps.popBack()
+      this.gaps.pushBack({ ...gap, offset: back.offset })
+    } else {
+      this.gaps.pushBack(gap)
+    }
+  }
+
+  private pushSlot(slots: Array<Slot>, gap: OutboxGap): void {
+    const previous = slots[slots.length - 1]
+    if (previous?.kind === "gap" && previous.reason === gap.reason) {
+      slots[slots.length - 1] = { ...gap, offset: previous.offset }
+    } else {
+      slots.push(gap)
+    }
+  }
+
+  private frontExpiry(): number {
+    const slot = this.waiting.front()
+    return slot?.kind === "message" ? slot.expiresAt : Infinity
+  }
+
+  /** Rebuilds waiting without the expired, merging gaps, so that tombstones can't pile up in its middle. */
+  private expireScattered(now: number, expired: Array<OutboxMessage>): void {
+    const slots: Array<Slot> = []
+    this.earliestExpiry = Infinity
+    this.mixedExpiry = false
+    this.newestExpiry = 0
+    while (true) {
+      const slot = this.waiting.popFront()
+      if (slot === undefined) break
+      if (slot.kind === "gap") {
+        this.pushSlot(slots, slot)
+      } else if (slot.expiresAt <= now) {
+        this.forget(slot)
+        expired.push(slot)
+        this.pushSlot(slots, { kind: "gap", offset: slot.offset, end: slot.offset, reason: "expired" })
+      } else {
+        slots.push(slot)
+        if (slot.expiresAt < this.newestExpiry) this.mixedExpiry = true
+        else this.newestExpiry = slot.expiresAt
+        if (slot.expiresAt < this.earliestExpiry) this.earliestExpiry = slot.expiresAt
+      }
+    }
+    for (const slot of slots) this.waiting.pushBack(slot)
+  }
+}
+
+/** The id of a message that its publisher gave none: unique by the identity of the log. */
+export const defaultMessageId = (epoch: string, offset: number): string => `${epoch}-${offset}`

@@ -1,0 +1,88 @@
+/**
+ * The protocol's constants: names, limits, close codes, reject codes. PROTOCOL.md says what each means on the wire.
+ */
+
+/** The WebSocket subprotocol that both sides must negotiate (PROTOCOL.md §2). */
+export const subprotocol = "resilient.v1"
+
+/** The version that hello and welcome carry (§3). */
+export const version = 1
+
+/** Bulk frames are filled up to this size, so that a control frame never waits behind more than one of them (§5). */
+export const bulkFrameBytes = 64 * 1024
+
+/** How deep a message may nest; deeper ones overflow the stack of whoever walks them (§5). */
+export const maxDepth = 64
+
+/** Longest session id, instance id, message id and token, in UTF-16 units (§3). */
+export const maxIdLength = 256
+
+/** What a frame may cost beyond the largest payload: its envelope and the ids of one message (§5). */
+export const envelopeBytes = 4096
+
+/** Default largest payload, in bytes of its JSON text as UTF-8. */
+export const defaultMaxPayloadBytes = 1024 * 1024
+
+/** Default window that a receiver grants. */
+export const defaultWindow: Window = { messages: 1024, bytes: 4 * 1024 * 1024 }
+
+/** What a receiver lets the sender have in flight: sent and not yet handled (§6). */
+export interface Window {
+  readonly messages: number
+  readonly bytes: number
+}
+
+/**
+ * Close codes by range (§9): 4000–4499 mean come back, 4500–4999 mean stop. A client needs no table to know which.
+ */
+export const CloseCode = {
+  normal: 1000,
+  draining: 4000,
+  heartbeatTimeout: 4001,
+  ackTimeout: 4002,
+  flushTimeout: 4003,
+  handshakeTimeout: 4004,
+  overloaded: 4005,
+  internal: 4006,
+  idle: 4007,
+  replaced: 4500,
+  unauthorized: 4501,
+  forbidden: 4502,
+  protocol: 4503,
+  version: 4504,
+  sessionEnded: 4505
+} as const
+
+/** Whether a client should come back after this close code. Codes below 4000 are the network's or a proxy's. */
+export const isRetryable = (code: number): boolean => code < 4500
+
+/** Why a peer was turned away; each has a close code (§9). */
+export type RejectCode =
+  | "protocol"
+  | "version"
+  | "unauthorized"
+  | "forbidden"
+  | "overloaded"
+  | "draining"
+  | "replaced"
+  | "internal"
+
+export const closeCodeOf: Readonly<Record<RejectCode, number>> = {
+  protocol: CloseCode.protocol,
+  version: CloseCode.version,
+  unauthorized: CloseCode.unauthorized,
+  forbidden: CloseCode.forbidden,
+  overloaded: CloseCode.overloaded,
+  draining: CloseCode.draining,
+  replaced: CloseCode.replaced,
+  internal: CloseCode.internal
+}
+
+/** Why offsets will never come (§7). */
+export type GapReason = "expired" | "overflow" | "fresh" | "sessionEnded"
+
+/** Why a message that was received was not handled (§6). */
+export type FailureReason = "failed" | "undecodable"
+
+/** Why a session could not be resumed (§4). */
+export type FreshReason = "new" | "unknownSession" | "unknownEpoch" | "peerStateLost" | "positionLost"

@@ -1,0 +1,278 @@
+/**
+ * One side of a session, sans IO: frames in, actions out, both for server and client (PROTOCOL.md §4–§8).
+ *
+ * It keeps the inbox, which outlives connections, and the flow of the connection that is open. It knows nothing of
+ * where messages are stored, of sockets, handlers or timers: the shell feeds it and does what it says.
+ */
+import { decode, encode, encodeAck, encodeAckFields, encodeBatch } from "./Codec.ts"
+import { Flow } from "./Flow.ts"
+import type { Auth, Batch, Drain, End, Failure, InboxPosition, MessageMeta, OutboxPosition, Reject } from "./Frame.ts"
+import { Inbox } from "./Inbox.ts"
+import type { OutboxMessage, Slot } from "./Outbox.ts"
+import { bulkFrameBytes, envelopeBytes, type GapReason, type Window } from "./Protocol.ts"
+import { utf8Length } from "./utf8.ts"
+import { Violation } from "./Violation.ts"
+
+/** What the shell has to do. */
+export type Action =
+  /** Hand these messages, with offsets `first, first + 1, …`, to the handler, in order. */
+  | {
+    readonly t: "deliver"
+    readonly epoch: string
+    readonly first: number
+    readonly messages: ReadonlyArray<unknown>
+    readonly meta: ReadonlyArray<MessageMeta | undefined> | undefined
+  }
+  /** Tell the handler, in order, that `first..end` will never come. */
+  | {
+    readonly t: "gap"
+    readonly epoch: string
+    readonly first: number
+    readonly end: number
+    readonly reason: GapReason
+  }
+  | { readonly t: "volatile"; readonly messages: ReadonlyArray<unknown> }
+  /** The peer handled everything up to `handled`; free it in the outbox, dead-letter the failed, then call `seen`. */
+  | { readonly t: "acked"; readonly handled: number; readonly failed: ReadonlyArray<Failure> }
+  /** Write this frame now, before anything else. */
+  | { readonly t: "reply"; readonly frame: string }
+  | Drain
+  | Reject
+  | Auth
+  | End
+
+export interface SessionOptions {
+  readonly role: "server" | "client"
+  /** What this side grants. */
+  readonly window: Window
+  /** Largest payload this side takes, in bytes. */
+  readonly maxPayload: number
+}
+
+const pong = (received: number, handled: number): string => `{"t":"pong","a":[${received},${handled}]}`
+
+export class Session {
+  readonly options: SessionOptions
+  readonly inbox = new Inbox()
+  /** The flow of the open connection; undefined while there is none. */
+  flow: Flow | undefined
+  /** Whether the peer should hear of our position soon. */
+  ackDue = false
+  private ackedHandled = 0
+
+  constructor(options: SessionOptions) {
+    this.options = options
+  }
+
+  /**
+   * The handshake is done: the peer grants `window` and takes our log up at `position`; our own position, as the
+   * handshake announced it, said `announced` was handled.
+   */
+  open(
+    window: Window,
+    position: Pick<InboxPosition, "received" | "handled" | "pending">,
+    announced: number
+  ): void {
+    this.flow = new Flow(window, position)
+    this.ackedHandled = announced
+    this.ackDue = this.inbox.handled > announced
+  }
+
+  close(): void {
+    this.flow = undefined
+  }
+
+  /** Takes one frame of `bytes` bytes. A violation leaves the state as it was. */
+  receive(text: string, bytes: number): ReadonlyArray<Action> | Violation {
+    const flow = this.flow
+    if (flow === undefined) return new Violation("unexpected", "a frame before the handshake")
+    if (bytes > maxFrameBytes(this.options.maxPayload)) return new Violation("tooLarge", `a frame of ${bytes} bytes`)
+    const frame = decode(text)
+    switch (frame.t) {
+      case "violation":
+        return frame
+      case "batch":
+        return this.receiveBatch(frame, bytes, flow)
+      case "ack":
+        return this.receiveAck(frame.a, frame.f, flow)
+      case "pong":
+        return this.receiveAck(frame.a, undefined, flow)
+      case "ping":
+        return [{ t: "reply", frame: pong(this.inbox.received, this.inbox.handled) }]
+      case "seen":
+        if (frame.o > this.inbox.handled) return new Violation("future", "seen what was not handled")
+        this.inbox.forgetFailures(frame.o)
+        return []
+      case "gap": {
+        const first = Math.max(frame.o, this.inbox.received + 1)
+        const fresh = this.inbox.acceptGap(frame.o, frame.e)
+        if (fresh instanceof Violation) return fresh
+        this.ackDue = true
+        if (!fresh) return []
+        return [{ t: "gap", epoch: this.inbox.epoch ?? "", first, end: frame.e, reason: frame.reason }]
+      }
+      case "volatile":
+        return [{ t: "volatile", messages: frame.m }]
+      case "end":
+      case "reject":
+        return [frame]
+      case "drain":
+        return this.options.role === "client" ? [frame] : unexpected(frame.t)
+      case "auth":
+        return this.options.role === "server" ? [frame] : unexpected(frame.t)
+      case "hello":
+      case "welcome":
+        return unexpected(frame.t)
+    }
+  }
+
+  /** Everything up to `offset` in the log `epoch` was handled (or given up on), `messages` of it messages. */
+  handled(epoch: string, offset: number, messages: number): void {
+    // What was received of a log that has been replaced since is handled, but nobody is left to be told.
+    if (epoch !== this.inbox.epoch) return
+    this.inbox.settle(offset, messages)
+    this.ackDue = true
+  }
+
+  /**
+   * Frames for slots read from the outbox after `flow.sent`, in order, the due ack on the first batch; and the flow
+   * takes them as sent.
+   */
+  compose(slots: ReadonlyArray<Slot>, flow: Flow): ReadonlyArray<string> {
+    const frames: Array<string> = []
+    let run: Array<OutboxMessage> = []
+    for (let i = 0; i < slots.length; i++) {
+      const slot = slots[i] as Slot // in bounds
+      if (slot.kind === "message") {
+        run.push(slot)
+        continue
+      }
+      if (run.length > 0) frames.push(this.composeBatch(run, flow))
+      run = []
+      frames.push(encode({ t: "gap", o: slot.offset, e: slot.end, reason: slot.reason }))
+      flow.sentGap(slot.end)
+    }
+    if (run.length > 0) frames.push(this.composeBatch(run, flow))
+    return frames
+  }
+
+  /** The due ack as a frame of its own, if none went with a batch. */
+  composeAck(): string | undefined {
+    if (!this.ackDue) return undefined
+    const { handled, received } = this.inbox
+    const frame = encodeAck(received, handled, this.inbox.failedAfter(this.ackedHandled))
+    this.ackDue = false
+    this.ackedHandled = handled
+    return frame
+  }
+
+  private composeBatch(run: ReadonlyArray<OutboxMessage>, flow: Flow): string {
+    const first = (run[0] as OutboxMessage).offset // a run is not empty
+    const frame = encodeBatch(first, run, this.takeAckFields())
+    // The frame's length as UTF-8: payload sizes are known, ids are few, the rest is ASCII.
+    let bytes = frame.length
+    for (let i = 0; i < run.length; i++) {
+      const message = run[i] as OutboxMessage
+      bytes += message.bytes - message.payload.length
+      if (message.id !== undefined) bytes += utf8Length(message.id) - message.id.length
+    }
+    flow.sentBatch(first, first + run.length - 1, bytes)
+    return frame
+  }
+
+  private takeAckFields(): string {
+    if (!this.ackDue) return ""
+    const { handled, received } = this.inbox
+    const fields = encodeAckFields(received, handled, this.inbox.failedAfter(this.ackedHandled))
+    this.ackDue = false
+    this.ackedHandled = handled
+    return fields
+  }
+
+  private receiveBatch(frame: Batch, bytes: number, flow: Flow): ReadonlyArray<Action> | Violation {
+    // A violation must leave the state as it was, so the ack, which moves the flow, is checked before the messages
+    // and applied after.
+    if (frame.a !== undefined) {
+      const fault = flow.check(frame.a[0], frame.a[1])
+      if (fault !== undefined) return fault
+    }
+    if (this.inbox.unconfirmed > 4 * this.options.window.messages) {
+      return new Violation("window", "failures are not confirmed")
+    }
+    const skip = this.inbox.accept(frame.o, frame.m.length, bytes, this.options.window)
+    if (skip instanceof Violation) return skip
+    this.ackDue = true
+    const actions: Array<Action> = []
+    if (frame.a !== undefined) this.applyAck(frame.a, frame.f, flow, actions)
+    if (skip < frame.m.length) {
+      actions.push({
+        t: "deliver",
+        epoch: this.inbox.epoch ?? "",
+        first: frame.o + skip,
+        messages: skip === 0 ? frame.m : frame.m.slice(skip),
+        meta: frame.x === undefined ? undefined : frame.m.slice(skip).map((_, i) => frame.x?.[String(i + skip)])
+      })
+    }
+    return actions
+  }
+
+  private receiveAck(
+    ack: readonly [received: number, handled: number],
+    failed: ReadonlyArray<Failure> | undefined,
+    flow: Flow
+  ): ReadonlyArray<Action> | Violation {
+    const fault = flow.check(ack[0], ack[1])
+    if (fault !== undefined) return fault
+    const actions: Array<Action> = []
+    this.applyAck(ack, failed, flow, actions)
+    return actions
+  }
+
+  private applyAck(
+    [received, handled]: readonly [received: number, handled: number],
+    failed: ReadonlyArray<Failure> | undefined,
+    flow: Flow,
+    actions: Array<Action>
+  ): void {
+    if (flow.ack(received, handled)) actions.push({ t: "acked", handled, failed: failed ?? [] })
+  }
+}
+
+/** The largest frame that a side with this payload limit takes. */
+export const maxFrameBytes = (maxPayload: number): number => Math.max(bulkFrameBytes, maxPayload) + envelopeBytes
+
+const unexpected = (type: string) => new Violation("unexpected", `a ${type} frame now, or from this side`)
+
+/** Whether our log goes on at the peer where it was, and from where; or the peer's position can't be (§4). */
+export const resumeOutbox = (
+  out: OutboxPosition,
+  peer: InboxPosition
+): { readonly continued: boolean; readonly position: InboxPosition } | Violation => {
+  const restart: InboxPosition = {
+    epoch: out.epoch,
+    received: out.acked,
+    handled: out.acked,
+    failed: [],
+    pending: { messages: 0, bytes: 0 }
+  }
+  if (peer.epoch !== out.epoch) return { continued: false, position: restart }
+  if (peer.received > out.last) return new Violation("future", `a position of ${peer.received}, sent were ${out.last}`)
+  // The peer went back to before what it acknowledged, and that is gone here: it has to start anew.
+  if (peer.handled < out.acked) return { continued: false, position: restart }
+  return { continued: true, position: peer }
+}
+
+/** Whether our position in the peer's log still holds; if not, it becomes the start of what the peer has (§4). */
+export const resumeInbox = (inbox: Inbox, peer: OutboxPosition): boolean | Violation => {
+  if (inbox.epoch === peer.epoch) {
+    if (inbox.received > peer.last) {
+      return new Violation("future", `the log ends at ${peer.last}, received were ${inbox.received}`)
+    }
+    if (inbox.handled >= peer.acked) {
+      inbox.forgetFailures(peer.acked)
+      return true
+    }
+  }
+  inbox.adopt(peer.epoch, peer.acked)
+  return false
+}
