@@ -261,6 +261,8 @@ export class TransportError extends Schema.TaggedError<TransportError>("resilien
  * - `sessionEnded`: the session ended or its retention elapsed
  * - `fresh`: the peer lost its state, so what it had not acknowledged is given back
  * - `shutdown`: this side closed with the message still waiting and nowhere durable to keep it
+ * - `skipped`: it was volatile, or the queue's policy took no new message, and it did not go out
+ * - `volatile`: it was volatile and went out, so that nobody will say whether it was handled
  *
  * @since 0.1.0
  * @category models
@@ -272,7 +274,9 @@ export const DeadLetterReason = Schema.Literals([
   "undecodable",
   "sessionEnded",
   "fresh",
-  "shutdown"
+  "shutdown",
+  "skipped",
+  "volatile"
 ])
 /** @since 0.1.0 @category models */
 export type DeadLetterReason = typeof DeadLetterReason.Type

@@ -11,40 +11,21 @@ import { Violation } from "./Violation.ts"
 /** Control frames and handshakes: rare, so written by JSON.stringify. */
 export const encode = (frame: Frame): string => JSON.stringify(frame)
 
-/** What the composer of a batch needs of each message. */
-export interface Composable {
-  readonly payload: string
-  readonly id: string | undefined
-  readonly trace: string | undefined
-}
+/** A batch frame from payloads joined by commas, the members of its meta object, and the fields of an ack. */
+export const encodeBatch = (first: number, payloads: string, meta: string, ack: string): string =>
+  `{"t":"batch","o":${first},"m":[${payloads}]${meta === "" ? "" : `,"x":{${meta}}`}${ack}}`
 
-/** A batch frame from serialized payloads with offsets `first, first + 1, …`. */
-export const encodeBatch = (
-  first: number,
-  messages: ReadonlyArray<Composable>,
-  ack: string
-): string => {
-  let payloads = ""
-  let meta = ""
-  for (let i = 0; i < messages.length; i++) {
-    const message = messages[i] as Composable // in bounds
-    payloads = i === 0 ? message.payload : payloads + "," + message.payload
-    if (message.id !== undefined || message.trace !== undefined) {
-      // JSON.stringify leaves undefined fields out
-      const value = JSON.stringify({ id: message.id, trace: message.trace })
-      meta += `${meta === "" ? "" : ","}"${i}":${value}`
-    }
-  }
-  return `{"t":"batch","o":${first},"m":[${payloads}]${meta === "" ? "" : `,"x":{${meta}}`}${ack}}`
-}
+/** One member of a batch's meta object. */
+export const encodeMeta = (index: number, id: string | undefined, trace: string | undefined): string =>
+  // JSON.stringify leaves undefined fields out.
+  `"${index}":${JSON.stringify({ id, trace })}`
 
 /** The fields of an ack, to be spliced into a batch. */
-export const encodeAckFields = (received: number, handled: number, failed: ReadonlyArray<Failure>): string =>
-  `,"a":[${received},${handled}]${failed.length === 0 ? "" : `,"f":${JSON.stringify(failed)}`}`
+export const encodeAckFields = (received: number, handled: number): string => `,"a":[${received},${handled}]`
 
-/** An ack frame of its own. */
+/** An ack frame of its own, with the failures that the sender has not seen. */
 export const encodeAck = (received: number, handled: number, failed: ReadonlyArray<Failure>): string =>
-  `{"t":"ack"${encodeAckFields(received, handled, failed)}}`
+  `{"t":"ack","a":[${received},${handled}]${failed.length === 0 ? "" : `,"f":${JSON.stringify(failed)}`}}`
 
 /** A frame of volatile messages from serialized payloads. */
 export const encodeVolatile = (payloads: ReadonlyArray<string>): string =>
@@ -112,7 +93,6 @@ const checkBatch = (value: Fields): Frame | Violation => {
   if (!isOffset(first) || !Array.isArray(messages) || messages.length === 0) return malformed("batch")
   if (!isOffset(first + messages.length)) return malformed("batch offset")
   if (value["a"] !== undefined && !isAck(value["a"])) return malformed("batch ack")
-  if (!isFailures(value["f"])) return malformed("batch failures")
   if (value["x"] !== undefined && !isMeta(value["x"], messages.length)) return malformed("batch meta")
   return checkPayloads(messages) ?? frame(value)
 }
@@ -125,7 +105,7 @@ const checkVolatile = (value: Fields): Frame | Violation => {
 
 const checkPayloads = (messages: ReadonlyArray<unknown>): Violation | undefined => {
   for (let i = 0; i < messages.length; i++) {
-    const fault = payloadFault(messages[i], maxDepth)
+    const fault = payloadFault(messages[i])
     if (fault !== undefined) return fault
   }
   return undefined
@@ -135,7 +115,7 @@ const checkPayloads = (messages: ReadonlyArray<unknown>): Violation | undefined 
  * A payload may nest `depth` levels and may not have a `__proto__` key: JSON.parse makes it an own property, which
  * becomes a prototype in the first careless copy.
  */
-const payloadFault = (value: unknown, depth: number): Violation | undefined => {
+export const payloadFault = (value: unknown, depth = maxDepth): Violation | undefined => {
   if (typeof value !== "object" || value === null) return undefined
   if (depth === 0) return new Violation("tooDeep", `a payload nests deeper than ${maxDepth}`)
   if (Array.isArray(value)) {
@@ -218,7 +198,7 @@ const isPending = (value: unknown): boolean =>
 const isHello = (value: Fields): boolean =>
   isPosition(value["version"]) && isId(value["instance"]) && isOptionalText(value["session"], maxIdLength) &&
   isOptionalText(value["token"], maxIdLength) && isOptionalText(value["auth"], maxAuthLength) &&
-  isOutbox(value["out"]) && isInbox(value["in"]) && isWindow(value["window"])
+  isOutbox(value["out"]) && isInbox(value["in"]) && isWindow(value["window"]) && isOffset(value["maxPayload"])
 
 const isWelcome = (value: Fields): boolean =>
   (value["result"] === "resumed" || value["result"] === "fresh") && isOptionalText(value["reason"], maxIdLength) &&

@@ -43,6 +43,8 @@ export interface Hello {
   readonly out: OutboxPosition
   readonly in: InboxPosition
   readonly window: Window
+  /** The largest payload the client takes, in bytes. */
+  readonly maxPayload: number
 }
 
 export interface Welcome {
@@ -73,7 +75,6 @@ export interface Batch {
   /** Meta by index in `m`, for those messages that have any. */
   readonly x?: Readonly<Record<string, MessageMeta>>
   readonly a?: readonly [received: number, handled: number]
-  readonly f?: ReadonlyArray<Failure>
 }
 
 export interface Ack {

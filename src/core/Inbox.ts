@@ -17,6 +17,8 @@ interface InFlight {
 
 export class Inbox {
   epoch: string | null = null
+  /** Where the log was taken up. */
+  start = 0
   received = 0
   handled = 0
   private failures: Array<Failure> = []
@@ -29,7 +31,8 @@ export class Inbox {
       epoch: this.epoch,
       received: this.received,
       handled: this.handled,
-      failed: [...this.failures],
+      // What failed and is not settled is handled again after a restart, perhaps with success.
+      failed: this.failures.filter(([offset]) => offset <= this.handled),
       pending: { messages: this.inFlightMessages, bytes: this.inFlightBytes }
     }
   }
@@ -37,6 +40,7 @@ export class Inbox {
   /** Starts at `position` in the log `epoch`, forgetting any other: everything after it is new. */
   adopt(epoch: string, position: number): void {
     this.epoch = epoch
+    this.start = position
     this.received = position
     this.handled = position
     this.failures = []

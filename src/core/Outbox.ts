@@ -45,6 +45,8 @@ export interface ReadResult {
   readonly slots: ReadonlyArray<Slot>
   /** Messages found expired on the way: now gaps among `slots`. */
   readonly expired: ReadonlyArray<OutboxMessage>
+  /** Whether the limit ended the read before the log did. */
+  readonly more: boolean
 }
 
 export interface AckResult {
@@ -69,6 +71,9 @@ export class Outbox {
   /** Live messages and their payload bytes. */
   messages = 0
   bytes = 0
+  /** The part of them that never left, and so can be dropped. */
+  waitingMessages = 0
+  waitingBytes = 0
   /** No waiting message expires before this: a lower bound, exact after `expire`. */
   earliestExpiry = Infinity
 
@@ -104,6 +109,7 @@ export class Outbox {
     this.waiting.pushBack(message)
     this.messages++
     this.bytes += message.bytes
+    this.countWaiting(message, 1)
     if (draft.expiresAt < this.newestExpiry) this.mixedExpiry = true
     else this.newestExpiry = draft.expiresAt
     if (draft.expiresAt < this.earliestExpiry) this.earliestExpiry = draft.expiresAt
@@ -120,6 +126,7 @@ export class Outbox {
     let expired: Array<OutboxMessage> | undefined
     let messages = 0
     let bytes = 0
+    let more = false
     while (true) {
       const slot = this.gaps.front() ?? this.waiting.front()
       if (slot === undefined) break
@@ -129,19 +136,22 @@ export class Outbox {
       } else if (slot.expiresAt <= now) {
         this.popUnsent()
         this.forget(slot)
+        this.countWaiting(slot, -1)
         this.pushSlot(slots, { kind: "gap", offset: slot.offset, end: slot.offset, reason: "expired" })
         if (expired === undefined) expired = []
         expired.push(slot)
       } else {
-        if (messages >= limit.maxMessages || (messages > 0 && bytes + slot.bytes > limit.maxBytes)) break
+        more = messages >= limit.maxMessages || (messages > 0 && bytes + slot.bytes > limit.maxBytes)
+        if (more) break
         this.popUnsent()
+        this.countWaiting(slot, -1)
         messages++
         bytes += slot.bytes
         slots.push(slot)
       }
     }
     for (let i = 0; i < slots.length; i++) this.sent.pushBack(slots[i] as Slot) // in bounds
-    return { slots, expired: expired ?? nothing }
+    return { slots, expired: expired ?? nothing, more }
   }
 
   /** The peer handled everything up to `upTo`, save the `failed`. Idempotent; lower values than before do nothing. */
@@ -150,13 +160,16 @@ export class Outbox {
     let newestEnqueuedAt: number | undefined
     let failures: Array<{ message: OutboxMessage; reason: FailureReason }> | undefined
     while (true) {
-      const slot = this.first()
+      const region = this.firstRegion()
+      const slot = region.front()
       if (slot === undefined || slot.offset > upTo) break
-      this.popFirst()
+      region.popFront()
       if (slot.kind === "gap") {
-        if (slot.end > upTo) this.waiting.pushFront({ ...slot, offset: upTo + 1 })
+        // The rest of a gap stays in its region: elsewhere it would come after its successors.
+        if (slot.end > upTo) region.pushFront({ ...slot, offset: upTo + 1 })
         continue
       }
+      if (region !== this.sent) this.countWaiting(slot, -1)
       this.forget(slot)
       released++
       newestEnqueuedAt = slot.enqueuedAt
@@ -179,6 +192,7 @@ export class Outbox {
         this.pushHeadGap(slot)
       } else {
         this.forget(slot)
+        this.countWaiting(slot, -1)
         this.pushHeadGap({ kind: "gap", offset: slot.offset, end: slot.offset, reason })
         return slot
       }
@@ -238,6 +252,8 @@ export class Outbox {
     this.waiting.clear()
     this.messages = 0
     this.bytes = 0
+    this.waitingMessages = 0
+    this.waitingBytes = 0
     this.earliestExpiry = Infinity
     return { messages, maybeHandled }
   }
@@ -262,6 +278,7 @@ export class Outbox {
     while (back !== undefined && endOf(back) > after) {
       this.sent.popBack()
       this.waiting.pushFront(back)
+      if (back.kind === "message") this.countWaiting(back, 1)
       if (back.kind === "message" && back.expiresAt < this.earliestExpiry) this.earliestExpiry = back.expiresAt
       back = this.sent.back()
     }
@@ -279,17 +296,19 @@ export class Outbox {
     if (this.gaps.popFront() === undefined) this.waiting.popFront()
   }
 
-  private first(): Slot | undefined {
-    return this.sent.front() ?? this.gaps.front() ?? this.waiting.front()
-  }
-
-  private popFirst(): void {
-    if (this.sent.popFront() === undefined) this.popUnsent()
+  private firstRegion(): Deque<Slot> | Deque<OutboxGap> {
+    if (this.sent.size > 0) return this.sent
+    return this.gaps.size > 0 ? this.gaps : this.waiting
   }
 
   private forget(message: OutboxMessage): void {
     this.messages--
     this.bytes -= message.bytes
+  }
+
+  private countWaiting(message: OutboxMessage, sign: 1 | -1): void {
+    this.waitingMessages += sign
+    this.waitingBytes += sign * message.bytes
   }
 
   private pushHeadGap(gap: OutboxGap): void {
@@ -320,7 +339,8 @@ export class Outbox {
   private expireScattered(now: number, expired: Array<OutboxMessage>): void {
     const slots: Array<Slot> = []
     this.earliestExpiry = Infinity
-    this.mixedExpiry = false
+    // What was sent may come back in front of what waits, and live longer.
+    this.mixedExpiry = this.sent.size > 0
     this.newestExpiry = 0
     while (true) {
       const slot = this.waiting.popFront()
@@ -329,6 +349,7 @@ export class Outbox {
         this.pushSlot(slots, slot)
       } else if (slot.expiresAt <= now) {
         this.forget(slot)
+        this.countWaiting(slot, -1)
         expired.push(slot)
         this.pushSlot(slots, { kind: "gap", offset: slot.offset, end: slot.offset, reason: "expired" })
       } else {

@@ -4,7 +4,7 @@
  * It keeps the inbox, which outlives connections, and the flow of the connection that is open. It knows nothing of
  * where messages are stored, of sockets, handlers or timers: the shell feeds it and does what it says.
  */
-import { decode, encode, encodeAck, encodeAckFields, encodeBatch } from "./Codec.ts"
+import { decode, encode, encodeAck, encodeAckFields, encodeBatch, encodeMeta } from "./Codec.ts"
 import { Flow } from "./Flow.ts"
 import type { Auth, Batch, Drain, End, Failure, InboxPosition, MessageMeta, OutboxPosition, Reject } from "./Frame.ts"
 import { Inbox } from "./Inbox.ts"
@@ -49,6 +49,9 @@ export interface SessionOptions {
   readonly maxPayload: number
 }
 
+/** What a batch costs beside its messages: the envelope, an offset and two positions of up to 16 digits. */
+const batchEnvelopeBytes = 96
+
 const pong = (received: number, handled: number): string => `{"t":"pong","a":[${received},${handled}]}`
 
 export class Session {
@@ -74,8 +77,9 @@ export class Session {
     announced: number
   ): void {
     this.flow = new Flow(window, position)
-    this.ackedHandled = announced
-    this.ackDue = this.inbox.handled > announced
+    // Of a log that was taken up only now nothing was announced: the peer knows where it starts.
+    this.ackedHandled = Math.max(this.inbox.start, Math.min(announced, this.inbox.handled))
+    this.ackDue = this.inbox.handled > this.ackedHandled
   }
 
   close(): void {
@@ -98,7 +102,7 @@ export class Session {
       case "pong":
         return this.receiveAck(frame.a, undefined, flow)
       case "ping":
-        return [{ t: "reply", frame: pong(this.inbox.received, this.inbox.handled) }]
+        return [{ t: "reply", frame: this.composePong() }]
       case "seen":
         if (frame.o > this.inbox.handled) return new Violation("future", "seen what was not handled")
         this.inbox.forgetFailures(frame.o)
@@ -135,24 +139,24 @@ export class Session {
   }
 
   /**
-   * Frames for slots read from the outbox after `flow.sent`, in order, the due ack on the first batch; and the flow
-   * takes them as sent.
+   * Frames for slots read from the outbox after `flow.sent`, in order, a due ack with the first batch; the flow takes
+   * them as sent. Stops early where the window's bytes end: what is left is read again from the new `flow.sent`.
    */
   compose(slots: ReadonlyArray<Slot>, flow: Flow): ReadonlyArray<string> {
     const frames: Array<string> = []
-    let run: Array<OutboxMessage> = []
-    for (let i = 0; i < slots.length; i++) {
-      const slot = slots[i] as Slot // in bounds
-      if (slot.kind === "message") {
-        run.push(slot)
+    let index = 0
+    while (index < slots.length) {
+      const slot = slots[index] as Slot // in bounds
+      if (slot.kind === "gap") {
+        frames.push(encode({ t: "gap", o: slot.offset, e: slot.end, reason: slot.reason }))
+        flow.sentGap(slot.end)
+        index++
         continue
       }
-      if (run.length > 0) frames.push(this.composeBatch(run, flow))
-      run = []
-      frames.push(encode({ t: "gap", o: slot.offset, e: slot.end, reason: slot.reason }))
-      flow.sentGap(slot.end)
+      const taken = this.composeBatch(slots, index, slot, flow, frames)
+      if (taken === 0) break
+      index += taken
     }
-    if (run.length > 0) frames.push(this.composeBatch(run, flow))
     return frames
   }
 
@@ -166,27 +170,53 @@ export class Session {
     return frame
   }
 
-  private composeBatch(run: ReadonlyArray<OutboxMessage>, flow: Flow): string {
-    const first = (run[0] as OutboxMessage).offset // a run is not empty
-    const frame = encodeBatch(first, run, this.takeAckFields())
-    // The frame's length as UTF-8: payload sizes are known, ids are few, the rest is ASCII.
-    let bytes = frame.length
-    for (let i = 0; i < run.length; i++) {
-      const message = run[i] as OutboxMessage
-      bytes += message.bytes - message.payload.length
-      if (message.id !== undefined) bytes += utf8Length(message.id) - message.id.length
-    }
-    flow.sentBatch(first, first + run.length - 1, bytes)
-    return frame
+  /** A pong can't tell of failures, so it goes up to the last ack while there are any: the next ack tells of them. */
+  private composePong(): string {
+    if (this.inbox.failedAfter(this.ackedHandled).length === 0) this.ackedHandled = this.inbox.handled
+    return pong(this.inbox.received, this.ackedHandled)
   }
 
+  /** One batch from the run of messages at `index`, as far as the window's bytes allow; returns how many it took. */
+  private composeBatch(
+    slots: ReadonlyArray<Slot>,
+    index: number,
+    first: OutboxMessage,
+    flow: Flow,
+    frames: Array<string>
+  ): number {
+    const room = flow.roomBytes
+    let payloads = ""
+    let meta = ""
+    let size = batchEnvelopeBytes
+    let extra = 0 // UTF-8 bytes beyond UTF-16 units
+    let count = 0
+    for (; index + count < slots.length; count++) {
+      const message = slots[index + count] as Slot // in bounds
+      if (message.kind === "gap") break
+      const member = message.id === undefined && message.trace === undefined
+        ? ""
+        : encodeMeta(count, message.id, message.trace)
+      const memberBytes = member === "" ? 0 : utf8Length(member)
+      size += message.bytes + memberBytes + 2
+      if (size > room) break
+      payloads = count === 0 ? message.payload : payloads + "," + message.payload
+      if (member !== "") meta = meta === "" ? member : meta + "," + member
+      extra += message.bytes - message.payload.length + memberBytes - member.length
+    }
+    if (count === 0) return 0
+    const frame = encodeBatch(first.offset, payloads, meta, this.takeAckFields())
+    frames.push(frame)
+    flow.sentBatch(first.offset, first.offset + count - 1, frame.length + extra)
+    return count
+  }
+
+  /** Failures go in an ack of their own, so that a batch's size does not depend on them. */
   private takeAckFields(): string {
-    if (!this.ackDue) return ""
     const { handled, received } = this.inbox
-    const fields = encodeAckFields(received, handled, this.inbox.failedAfter(this.ackedHandled))
+    if (!this.ackDue || this.inbox.failedAfter(this.ackedHandled).length > 0) return ""
     this.ackDue = false
     this.ackedHandled = handled
-    return fields
+    return encodeAckFields(received, handled)
   }
 
   private receiveBatch(frame: Batch, bytes: number, flow: Flow): ReadonlyArray<Action> | Violation {
@@ -203,7 +233,7 @@ export class Session {
     if (skip instanceof Violation) return skip
     this.ackDue = true
     const actions: Array<Action> = []
-    if (frame.a !== undefined) this.applyAck(frame.a, frame.f, flow, actions)
+    if (frame.a !== undefined) this.applyAck(frame.a, undefined, flow, actions)
     if (skip < frame.m.length) {
       actions.push({
         t: "deliver",

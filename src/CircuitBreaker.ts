@@ -1,0 +1,387 @@
+/**
+ * Circuit breakers by key: who should not be called, or sent to, right now.
+ *
+ * One dead client must not stop the others, so there is no global breaker: a circuit belongs to one session
+ * ({@link session}) or one endpoint ({@link endpoint}), and the prefix of its key selects the policy. Outcomes are
+ * recorded when they are known, which for a message is when its acknowledgement arrives: `admit`, then `record`.
+ *
+ * An open circuit moves on by itself; no call is needed. One timer fiber serves all circuits, and every read is right
+ * by the clock even when that fiber is late. Circuits live in this process: sessions are owned by one process anyway.
+ *
+ * @since 0.1.0
+ */
+/* oxlint-disable no-underscore-dangle -- `_tag` tells the members of Effect's unions apart */
+import { Cause, Clock, Config, Context, Duration, Effect, Exit, Layer, Queue, Random, Stream } from "effect"
+import type { Scope } from "effect"
+import { Circuit, Circuits, CLOSED } from "./internal/circuit.ts"
+import type { Outcome, Permit, Policy, State, Stats, Transition } from "./internal/circuit.ts"
+import * as Option from "./internal/options.ts"
+import { CircuitBreakerError } from "./WebSocketError.ts"
+
+export type { Outcome, Permit, State, Stats, Transition } from "./internal/circuit.ts"
+
+/**
+ * When the circuits of sessions trip and how they recover.
+ *
+ * @since 0.1.0
+ * @category options
+ */
+export interface SessionOptions {
+  /** How many failures in a row open a circuit. Default 5. */
+  readonly consecutiveFailures?: number | undefined
+  /**
+   * How long the first opening lasts at most. It doubles with each opening until the circuit closes. Each one is drawn
+   * uniformly between zero and that (full jitter), but is never shorter than a tenth of this. Default 1 second.
+   */
+  readonly openBase?: Duration.Input | undefined
+  /** What no opening exceeds, but for a `retryAfterMillis`. Default 60 seconds. */
+  readonly openCap?: Duration.Input | undefined
+  /** How many probes a half-open circuit admits at once. Default 1. */
+  readonly halfOpenPermits?: number | undefined
+  /** How many successes close a half-open circuit. Default 1. */
+  readonly successesToClose?: number | undefined
+  /** When a probe without an outcome counts as failed. Default 30 seconds. */
+  readonly probeTimeout?: Duration.Input | undefined
+}
+
+/**
+ * When the circuits of endpoints trip: also by the share of calls that fail, or are slow, in a window of time.
+ *
+ * @since 0.1.0
+ * @category options
+ */
+export interface EndpointOptions extends SessionOptions {
+  /** The share of failed calls, in (0, 1], that opens a circuit. Default 0.5. */
+  readonly failureRatio?: number | undefined
+  /** How many calls the window must hold before a share of them counts. Default 10. */
+  readonly minimumCalls?: number | undefined
+  /** The window, kept in 10 buckets. Default 30 seconds. */
+  readonly window?: Duration.Input | undefined
+  /** From which latency on a successful call is slow. A slow probe counts as failed. Default: none is. */
+  readonly slowCall?: Duration.Input | undefined
+  /** The share of slow calls, in (0, 1], that opens a circuit. Default 1. */
+  readonly slowRatio?: number | undefined
+}
+
+/**
+ * @since 0.1.0
+ * @category options
+ */
+export interface Options {
+  /** For keys that begin with `session:`. */
+  readonly session?: SessionOptions | undefined
+  /** For all other keys. */
+  readonly endpoint?: EndpointOptions | undefined
+  /**
+   * How many circuits are remembered. Beyond it the oldest ones that reject nothing are forgotten, so a closed one may
+   * lose its count of failures. Open, isolated, disabled and watched circuits are never forgotten, even if that takes
+   * more. Default 100,000.
+   */
+  readonly maxCircuits?: number | undefined
+}
+
+/**
+ * @since 0.1.0
+ * @category services
+ */
+export interface Interface {
+  /** Asks to make a call. Fails at once while the circuit is open, isolated, or half-open with its probes all out. */
+  readonly admit: (key: string) => Effect.Effect<Permit, CircuitBreakerError>
+  /**
+   * Waits while `admit` would reject, and is woken when the circuit moves on. Fails only when it is isolated. The wait
+   * is interruptible even in an uninterruptible region, and a permit once given isn't lost to an interrupt, so it fits
+   * `Effect.acquireUseRelease`.
+   */
+  readonly awaitAdmission: (key: string) => Effect.Effect<Permit, CircuitBreakerError>
+  /** Gives a permit back, once, with the outcome. Counts for nothing when the circuit moved on since. */
+  readonly record: (permit: Permit, outcome: Outcome) => Effect.Effect<void>
+  /** Records an outcome without a permit: evidence from elsewhere, such as a missed heartbeat. */
+  readonly report: (key: string, outcome: Outcome) => Effect.Effect<void>
+  /**
+   * Runs an effect through a circuit. `classify` makes an outcome of its exit; by default every failure and defect is a
+   * `Failure`. An interrupt is always `Ignored`. A success is timed for the slow-call ratio.
+   */
+  readonly execute: {
+    (key: string): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | CircuitBreakerError, R>
+    <A, E>(
+      key: string,
+      options: { readonly classify: (exit: Exit.Exit<A, E>) => Outcome }
+    ): <R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | CircuitBreakerError, R>
+  }
+  /** Makes an open circuit half-open at once: a new connection is new evidence. */
+  readonly probe: (key: string) => Effect.Effect<void>
+  /** Closes the circuit and forgets what it recorded. Calls that are out don't count any more. An override stays. */
+  readonly reset: (key: string) => Effect.Effect<void>
+  /** Rejects everything until `release`. The circuit goes on recording underneath. */
+  readonly isolate: (key: string, reason: string) => Effect.Effect<void>
+  /** Admits everything until `release`. The circuit goes on recording underneath. */
+  readonly disable: (key: string, reason: string) => Effect.Effect<void>
+  /** Lifts `isolate` or `disable`: what shows is what the circuit by itself is then. */
+  readonly release: (key: string) => Effect.Effect<void>
+  /** The state now. */
+  readonly state: (key: string) => Effect.Effect<State>
+  /** The same, synchronously and in O(1), for a hot path: allocates nothing for a key without a circuit. */
+  readonly stateUnsafe: (key: string) => State
+  /** The state now and each one after it. A consumer that falls behind by 1,024 loses the oldest. */
+  readonly changes: (key: string) => Stream.Stream<State>
+  /** The transitions of all circuits from now on. A consumer that falls behind by 1,024 loses the oldest. */
+  readonly transitions: Stream.Stream<Transition>
+  /** Counts, now. Looks at every circuit: for a metrics endpoint, not for a hot path. */
+  readonly stats: Effect.Effect<Stats>
+  /** The timer that moves circuits on. `make` forks it in its scope; it may be run again if it ever dies. */
+  readonly worker: Effect.Effect<never>
+}
+
+/**
+ * The circuit breakers of a program.
+ *
+ * **Example** (Waiting for an endpoint, then recording how it went)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { CircuitBreaker } from "resilient-websocket"
+ *
+ * const dial = Effect.gen(function*() {
+ *   const breaker = yield* CircuitBreaker.CircuitBreaker
+ *   const key = CircuitBreaker.endpoint("wss://example.org/live")
+ *   yield* breaker.report(key, { _tag: "Failure", trip: true })
+ *   // Waits until the circuit is half-open, and is its probe.
+ *   const permit = yield* breaker.awaitAdmission(key)
+ *   yield* breaker.record(permit, { _tag: "Success" })
+ *   return yield* breaker.state(key) // { _tag: "Closed", consecutiveFailures: 0 }
+ * }).pipe(Effect.provide(CircuitBreaker.layer()))
+ * ```
+ *
+ * @since 0.1.0
+ * @category services
+ */
+export class CircuitBreaker
+  extends Context.Service<CircuitBreaker, Interface>()("resilient-websocket/CircuitBreaker")
+{}
+
+/**
+ * The key of a session's circuit.
+ *
+ * @since 0.1.0
+ * @category keys
+ */
+export const session = (id: string): string => SESSION + id
+
+/**
+ * The key of an endpoint's circuit: a URL that is dialled, a store.
+ *
+ * @since 0.1.0
+ * @category keys
+ */
+export const endpoint = (url: string): string => `endpoint:${url}`
+
+const SESSION = "session:"
+
+const commonPolicy = (name: string, options: SessionOptions): Policy => ({
+  consecutiveFailures: Option.count(`${name}.consecutiveFailures`, options.consecutiveFailures, 5),
+  openBaseMillis: Option.millis(`${name}.openBase`, options.openBase, "1 second"),
+  openCapMillis: Option.millis(`${name}.openCap`, options.openCap, "60 seconds"),
+  halfOpenPermits: Option.count(`${name}.halfOpenPermits`, options.halfOpenPermits, 1),
+  successesToClose: Option.count(`${name}.successesToClose`, options.successesToClose, 1),
+  probeTimeoutMillis: Option.millis(`${name}.probeTimeout`, options.probeTimeout, "30 seconds")
+})
+
+const endpointPolicy = (options: EndpointOptions): Policy => ({
+  ...commonPolicy("endpoint", options),
+  rate: {
+    windowMillis: Option.millis("endpoint.window", options.window, "30 seconds"),
+    minimumCalls: Option.count("endpoint.minimumCalls", options.minimumCalls, 10),
+    failureRatio: Option.fraction("endpoint.failureRatio", options.failureRatio, 0.5),
+    slowMillis: Option.millis("endpoint.slowCall", options.slowCall, Infinity),
+    slowRatio: Option.fraction("endpoint.slowRatio", options.slowRatio, 1)
+  }
+})
+
+/** How far a consumer of `changes` or `transitions` may fall behind. */
+const BACKLOG = 1_024
+
+/**
+ * Makes the service, with its timer in the scope. Time is the `Clock`'s, jitter the `Random`'s it is made with.
+ * Options out of range are a defect.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Return<Interface, never, Scope.Scope> {
+  const clock = yield* Clock.Clock
+  const random = yield* Random.Random
+  const sessionPolicy = commonPolicy("session", options?.session ?? {})
+  const otherPolicy = endpointPolicy(options?.endpoint ?? {})
+  const wake = yield* Queue.sliding<void>(1)
+  const listeners = new Set<(transition: Transition) => void>()
+  const streams = new Set<() => void>()
+  let armedUntil = Infinity
+  let rejected = 0
+
+  const circuits: Circuits = new Circuits({
+    maxCircuits: Option.count("maxCircuits", options?.maxCircuits, 100_000),
+    now: () => clock.currentTimeMillisUnsafe(),
+    random: () => random.nextDoubleUnsafe(),
+    policyOf: (key) => key.startsWith(SESSION) ? sessionPolicy : otherPolicy,
+    onTransition: (transition) => listeners.forEach((listener) => listener(transition)),
+    // Offering schedules the worker; nothing of it runs inside the change that is being made.
+    onDeadline: () => {
+      if (circuits.nextDeadline >= armedUntil) return
+      armedUntil = circuits.nextDeadline
+      Queue.offerUnsafe(wake, undefined)
+    }
+  })
+
+  const worker = Effect.suspend(() => {
+    // The deadlines that `elapse` sets need no wake-up: the sleep below is for the earliest of them all.
+    armedUntil = -Infinity
+    circuits.elapse()
+    armedUntil = circuits.nextDeadline
+    const woken = Queue.take(wake)
+    if (armedUntil === Infinity) return woken
+    return Effect.raceFirst(woken, clock.sleep(Duration.millis(armedUntil - clock.currentTimeMillisUnsafe())))
+  }).pipe(Effect.forever)
+
+  const rejection = (circuit: Circuit) => {
+    rejected++
+    const { key, state } = circuit
+    if (state._tag === "Isolated") {
+      return new CircuitBreakerError({ circuit: key, state: "Isolated", reason: state.reason })
+    }
+    return new CircuitBreakerError({
+      circuit: key,
+      state: state._tag === "Open" ? "Open" : "HalfOpen",
+      retryAfterMillis: Math.max(0, circuit.deadline - clock.currentTimeMillisUnsafe()),
+      reason: state._tag === "Open" ? state.reason : "its probes are out"
+    })
+  }
+
+  const admit = (key: string): Effect.Effect<Permit, CircuitBreakerError> =>
+    Effect.suspend(() => {
+      const admitted = circuits.admit(key)
+      return admitted instanceof Circuit ? Effect.fail(rejection(admitted)) : Effect.succeed(admitted)
+    })
+
+  /** Undefined when there is nothing for it but to wait. */
+  const tryAdmit = (key: string): Effect.Effect<Permit, CircuitBreakerError> | undefined => {
+    const admitted = circuits.admit(key)
+    if (!(admitted instanceof Circuit)) return Effect.succeed(admitted)
+    return admitted.state._tag === "Isolated" ? Effect.fail(rejection(admitted)) : undefined
+  }
+
+  const awaitAdmission = (key: string): Effect.Effect<Permit, CircuitBreakerError> =>
+    Effect.suspend(() => tryAdmit(key) ?? awaitChange(key))
+
+  const awaitChange = (key: string) =>
+    Effect.acquireUseRelease(
+      Effect.map(Queue.sliding<State>(1), (changed) => ({
+        changed,
+        stop: circuits.watch(key, (state) => Queue.offerUnsafe(changed, state))
+      })),
+      ({ changed }) => {
+        const attempt: Effect.Effect<Permit, CircuitBreakerError> = Effect.suspend(() =>
+          tryAdmit(key) ?? Effect.flatMap(Effect.interruptible(Queue.take(changed)), () => attempt)
+        )
+        return Effect.uninterruptible(attempt)
+      },
+      ({ stop }) => Effect.sync(stop)
+    )
+
+  const record = (permit: Permit, outcome: Outcome): Effect.Effect<void> =>
+    Effect.sync(() => circuits.record(permit.key, outcome, permit))
+
+  function execute(
+    key: string
+  ): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | CircuitBreakerError, R>
+  function execute<A, E>(
+    key: string,
+    options: { readonly classify: (exit: Exit.Exit<A, E>) => Outcome }
+  ): <R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | CircuitBreakerError, R>
+  function execute<A, E>(
+    key: string,
+    options?: { readonly classify: (exit: Exit.Exit<A, E>) => Outcome }
+  ): <R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | CircuitBreakerError, R> {
+    const outcomeOf = (exit: Exit.Exit<A, E>, latencyMillis: number): Outcome => {
+      if (Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause)) return { _tag: "Ignored" }
+      const outcome = options?.classify(exit) ?? { _tag: Exit.isSuccess(exit) ? "Success" : "Failure" }
+      return outcome._tag === "Success" ? { latencyMillis, ...outcome } : outcome
+    }
+    return (self) =>
+      Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
+        const permit = yield* admit(key)
+        const startedAt = clock.currentTimeMillisUnsafe()
+        const exit = yield* Effect.exit(restore(self))
+        const outcome = yield* Effect.sync(() => outcomeOf(exit, clock.currentTimeMillisUnsafe() - startedAt)).pipe(
+          // A `classify` that throws must not keep a probe's place.
+          Effect.onError(() => record(permit, { _tag: "Ignored" }))
+        )
+        yield* record(permit, outcome)
+        return yield* exit
+      }))
+  }
+
+  /** A stream of what `subscribe` emits, until its scope or the breaker's closes. */
+  const listen = <A>(subscribe: (emit: (value: A) => void) => () => void): Stream.Stream<A> =>
+    Stream.callback<A>((queue) =>
+      Effect.acquireRelease(
+        Effect.sync(() => {
+          const stop = subscribe((value) => Queue.offerUnsafe(queue, value))
+          const end = () => Queue.endUnsafe(queue)
+          streams.add(end)
+          return () => {
+            stop()
+            streams.delete(end)
+          }
+        }),
+        (stop) => Effect.sync(stop)
+      ), { bufferSize: BACKLOG, strategy: "sliding" })
+
+  const stateUnsafe = (key: string): State => circuits.find(key)?.state ?? CLOSED
+  const update = (key: string, change: (circuit: Circuit) => void) => Effect.sync(() => circuits.update(key, change))
+
+  yield* Effect.addFinalizer(() => Effect.sync(() => streams.forEach((end) => end())))
+  yield* Effect.forkScoped(worker, { startImmediately: true })
+
+  return CircuitBreaker.of({
+    admit,
+    awaitAdmission,
+    record,
+    report: (key, outcome) => Effect.sync(() => circuits.record(key, outcome)),
+    execute,
+    probe: (key) => update(key, (circuit) => circuit.probe()),
+    reset: (key) => update(key, (circuit) => circuit.reset("reset")),
+    isolate: (key, reason) => Effect.sync(() => circuits.setOverride(key, { _tag: "Isolated", reason })),
+    disable: (key, reason) => Effect.sync(() => circuits.setOverride(key, { _tag: "Disabled", reason })),
+    release: (key) => update(key, (circuit) => circuit.setOverride(undefined)),
+    state: (key) => Effect.sync(() => stateUnsafe(key)),
+    stateUnsafe,
+    changes: (key) =>
+      listen((emit) => {
+        emit(stateUnsafe(key))
+        return circuits.watch(key, emit)
+      }),
+    transitions: listen((emit) => {
+      listeners.add(emit)
+      return () => listeners.delete(emit)
+    }),
+    stats: Effect.sync(() => circuits.stats(rejected)),
+    worker
+  })
+})
+
+/**
+ * The circuit breakers of this process.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer = (options?: Options): Layer.Layer<CircuitBreaker> => Layer.effect(CircuitBreaker, make(options))
+
+/**
+ * `layer` with its options read from `Config`.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerConfig = (options: Config.Wrap<Options>): Layer.Layer<CircuitBreaker, Config.ConfigError> =>
+  Layer.effect(CircuitBreaker, Effect.flatMap(Config.unwrap(options), make))

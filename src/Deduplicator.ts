@@ -1,0 +1,360 @@
+/**
+ * Remembers publish keys, so that what is sent twice is accepted once.
+ *
+ * A key is claimed, and committed with a receipt when its effect succeeded or released when it failed. A claim is a
+ * lease: if its holder dies, the key is free again when the lease ends, and a late commit is refused. Claiming a
+ * committed key gives the receipt back, so the retry of a producer that missed the answer succeeds.
+ *
+ * **Gotchas.** The window is the whole guarantee. A retry that comes later than a window after the commit is accepted
+ * again: keep the window longer than anything may retry (`retryHorizon` checks it). And unless the effect and the
+ * commit are one transaction, a crash between them forgets the key.
+ *
+ * @since 0.1.0
+ */
+/* oxlint-disable no-underscore-dangle -- `_tag` tells the members of a union apart */
+import { Clock, Config, Context, Duration, Effect, Layer, Option, Schema } from "effect"
+import { ClaimTable } from "./internal/keyGenerations.ts"
+import { DeduplicationError } from "./WebSocketError.ts"
+
+/**
+ * What became of the message that was published under a key.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export const Receipt = Schema.Struct({
+  messageId: Schema.String,
+  epoch: Schema.String,
+  offset: Schema.Number,
+  atMillis: Schema.Number
+})
+/** @since 0.1.0 @category models */
+export type Receipt = typeof Receipt.Type
+
+/**
+ * A key and the scope it is unique in. Any two strings will do; ("a:b", "c") and ("a", "b:c") are different.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Target {
+  readonly scope: string
+  readonly key: string
+}
+
+/**
+ * A key to claim. The `fingerprint` stands for the content, say its {@link contentKey}: the same key with another one
+ * is a mistake and is told so. It is compared only when both claims have one.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ClaimRequest extends Target {
+  readonly fingerprint?: string | undefined
+}
+
+/**
+ * - `Claimed`: do it, then commit or release with this token, before the lease ends.
+ * - `InFlight`: somebody is doing it. Ask again when their lease ends, at the latest.
+ * - `Duplicate`: it has been done, and this came of it.
+ * - `Mismatch`: the key was used with another fingerprint; with the receipt if that was committed.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Claim =
+  | { readonly _tag: "Claimed"; readonly token: string }
+  | { readonly _tag: "InFlight"; readonly retryAfterMillis: number }
+  | { readonly _tag: "Duplicate"; readonly receipt: Receipt }
+  | { readonly _tag: "Mismatch"; readonly receipt?: Receipt | undefined }
+
+/**
+ * What `once` did: ran the effect, or found that it had run before.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Once<A> =
+  | { readonly _tag: "Ran"; readonly value: A; readonly receipt: Receipt }
+  | { readonly _tag: "Duplicate"; readonly receipt: Receipt }
+
+/**
+ * `keys` are committed and remembered, `inFlight` claimed now; the others are totals. `earlyRotations` counts how
+ * often too many keys forced some out before their window had passed: if it grows, raise `maxKeys`.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Stats {
+  readonly keys: number
+  readonly inFlight: number
+  readonly claims: number
+  readonly duplicates: number
+  readonly mismatches: number
+  readonly earlyRotations: number
+  readonly windowMillis: number
+}
+
+/**
+ * What a store must provide; {@link make} adds `once`.
+ *
+ * @since 0.1.0
+ * @category services
+ */
+export interface Store {
+  /** Asks to do what the key stands for. Fails with reason `full` when too many keys are in flight. */
+  readonly claim: (request: ClaimRequest) => Effect.Effect<Claim, DeduplicationError>
+  /** It was done. False when the lease was lost: it ended, so somebody else may have done it too. */
+  readonly commit: (
+    claim: Target & { readonly token: string; readonly receipt: Receipt }
+  ) => Effect.Effect<boolean, DeduplicationError>
+  /** It was not done: the key is free again. Does nothing when the lease was lost. */
+  readonly release: (claim: Target & { readonly token: string }) => Effect.Effect<void, DeduplicationError>
+  /** The receipt of a committed key. */
+  readonly lookup: (target: Target) => Effect.Effect<Option.Option<Receipt>, DeduplicationError>
+  /** How long a committed key is remembered at least; twice that at most. */
+  readonly window: Effect.Effect<Duration.Duration>
+  /** Changes the window, for keys held already too. Fails when it is not finite, or shorter than the retry horizon. */
+  readonly setWindow: (window: Duration.Input) => Effect.Effect<void, Config.ConfigError>
+  /** Forgets what is over, which every access does too: call it now and then to free memory in an idle process. */
+  readonly rotate: Effect.Effect<void>
+  readonly stats: Effect.Effect<Stats>
+}
+
+/** @since 0.1.0 @category services */
+export interface Interface extends Store {
+  /**
+   * Runs an effect unless its key is committed; a failure or interrupt releases the key. Fails with reason `inFlight`
+   * or `mismatch` where the claim says so. The effect should be done within the lease.
+   */
+  readonly once: <A>(
+    request: ClaimRequest,
+    toReceipt: (value: A) => Receipt
+  ) => <E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<Once<A>, E | DeduplicationError, R>
+}
+
+/**
+ * The deduplicator of publish keys.
+ *
+ * **Example** (Accepting an order once)
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Deduplicator } from "resilient-websocket"
+ *
+ * const order = { id: "order-17", item: "tea" }
+ * const accept = Effect.succeed({ messageId: "m1", epoch: "e1", offset: 1, atMillis: 0 })
+ *
+ * const program = Effect.gen(function*() {
+ *   const dedup = yield* Deduplicator.Deduplicator
+ *   const request = { scope: "orders", key: order.id, fingerprint: Deduplicator.contentKey(JSON.stringify(order)) }
+ *   const publish = accept.pipe(dedup.once(request, (receipt) => receipt))
+ *   const first = yield* publish
+ *   const retry = yield* publish
+ *   return [first._tag, retry._tag] // ["Ran", "Duplicate"]
+ * }).pipe(Effect.provide(Deduplicator.layerMemory()))
+ * ```
+ *
+ * @since 0.1.0
+ * @category services
+ */
+export class Deduplicator extends Context.Service<Deduplicator, Interface>()("resilient-websocket/Deduplicator") {}
+
+/**
+ * Makes the service of a store.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = (store: Store): Interface => ({
+  ...store,
+  once: (request, toReceipt) => (self) =>
+    Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
+      const { key, scope } = request
+      const claim = yield* store.claim(request)
+      switch (claim._tag) {
+        case "Duplicate":
+          return { _tag: "Duplicate", receipt: claim.receipt }
+        case "Mismatch":
+          return yield* new DeduplicationError({ scope, key, reason: "mismatch" })
+        case "InFlight":
+          return yield* new DeduplicationError({
+            scope,
+            key,
+            reason: "inFlight",
+            retryAfterMillis: claim.retryAfterMillis
+          })
+      }
+      const { token } = claim
+      const { receipt, value } = yield* restore(self).pipe(
+        Effect.map((value) => ({ value, receipt: toReceipt(value) })),
+        Effect.onError(() => Effect.ignore(store.release({ scope, key, token }), { log: "Warn" }))
+      )
+      if (!(yield* store.commit({ scope, key, token, receipt }))) {
+        yield* Effect.logWarning(`the lease of key ${key} in ${scope} ended before its commit: it may be done twice`)
+      }
+      return { _tag: "Ran", value, receipt }
+    }))
+})
+
+/**
+ * @since 0.1.0
+ * @category options
+ */
+export interface Options {
+  /** How long a committed key is remembered at least; twice that at most. Finite. Default 15 minutes. */
+  readonly window?: Duration.Input | undefined
+  /** How long a claim is held without a commit or release. Finite. Default 30 seconds. */
+  readonly lease?: Duration.Input | undefined
+  /**
+   * How many keys a window may hold, those in flight included. When they are more, older ones are forgotten before
+   * their time, with a warning; or, while most are in flight, claims are refused as `full`. As the previous window's
+   * keys are kept too, there are at most twice as many. Default 1,000,000, which takes up to about 0.5 GB.
+   */
+  readonly maxKeys?: number | undefined
+  /** The longest after which anything may still retry: message TTL plus session retention. Default: not checked. */
+  readonly retryHorizon?: Duration.Input | undefined
+}
+
+const Millis = Schema.Finite.check(Schema.isGreaterThan(0))
+const Windows = Schema.Struct({ window: Millis, retryHorizon: Schema.UndefinedOr(Millis) }).check(
+  Schema.makeFilter(({ retryHorizon = 0, window }) =>
+    window >= retryHorizon ||
+    { path: ["window"], issue: `${window} ms is shorter than the retry horizon, ${retryHorizon} ms: late retries pass` }
+  )
+)
+const Limits = Schema.Struct({ lease: Millis, maxKeys: Schema.Int.check(Schema.isGreaterThan(0)) })
+
+const check = <A>(schema: Schema.Decoder<A>, options: unknown): Effect.Effect<A, Config.ConfigError> =>
+  Effect.mapError(Schema.decodeUnknownEffect(schema)(options), (error) => new Config.ConfigError(error))
+
+// Not a number for what is no duration, which no check lets through.
+const millis = (input: Duration.Input): number =>
+  Option.getOrElse(Option.map(Duration.fromInput(input), Duration.toMillis), () => Number.NaN)
+
+/**
+ * Makes a deduplicator in this process's memory.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const makeMemory = Effect.fnUntraced(function*(
+  options?: Options
+): Effect.fn.Return<Interface, Config.ConfigError> {
+  const retryHorizon = options?.retryHorizon === undefined ? undefined : millis(options.retryHorizon)
+  const { window } = yield* check(Windows, { window: millis(options?.window ?? "15 minutes"), retryHorizon })
+  const { lease, maxKeys } = yield* check(Limits, {
+    lease: millis(options?.lease ?? "30 seconds"),
+    maxKeys: options?.maxKeys ?? 1_000_000
+  })
+  const clock = yield* Clock.Clock
+  const now = () => clock.currentTimeMillisUnsafe()
+  const table = new ClaimTable<Receipt>({ windowMillis: window, leaseMillis: lease, maxKeys, now: now() })
+  const totals = { claims: 0, duplicates: 0, mismatches: 0, earlyRotations: 0 }
+
+  const claim = (request: ClaimRequest): Effect.Effect<Claim, DeduplicationError> => {
+    const { fingerprint, key, scope } = request
+    const result = table.claim(combine(request), fingerprint, now())
+    switch (result._tag) {
+      case "Full":
+        return Effect.fail(new DeduplicationError({ scope, key, reason: "full" }))
+      case "Duplicate":
+        totals.duplicates++
+        return Effect.succeed(result)
+      case "Mismatch":
+        totals.mismatches++
+        return Effect.succeed(result)
+      case "InFlight":
+        return Effect.succeed(result)
+      case "Claimed": {
+        totals.claims++
+        const claimed = Effect.succeed<Claim>({ _tag: "Claimed", token: result.token })
+        if (!result.early) return claimed
+        totals.earlyRotations++
+        const warning = `more than ${maxKeys} keys in a deduplication window: older ones are forgotten early`
+        return Effect.andThen(Effect.logWarning(warning), claimed)
+      }
+    }
+  }
+
+  return make({
+    claim: (request) => Effect.suspend(() => claim(request)),
+    commit: (request) =>
+      Effect.sync(() => {
+        const { atMillis, epoch, messageId, offset } = request.receipt
+        // A copy: what else the caller's object may hold must not live as long as the window.
+        return table.commit(combine(request), request.token, { messageId, epoch, offset, atMillis }, now())
+      }),
+    release: (request) => Effect.sync(() => table.release(combine(request), request.token)),
+    lookup: (target) => Effect.sync(() => Option.fromUndefinedOr(table.lookup(combine(target), now()))),
+    window: Effect.sync(() => Duration.millis(table.windowMillis)),
+    setWindow: (input) =>
+      Effect.map(
+        check(Windows, { window: millis(input), retryHorizon }),
+        ({ window }) => table.setWindow(window, now())
+      ),
+    rotate: Effect.sync(() => table.advance(now())),
+    stats: Effect.sync(() => {
+      table.advance(now())
+      return { ...table.sizes, ...totals, windowMillis: table.windowMillis }
+    })
+  })
+})
+
+/**
+ * Scope and key as one string: the length says where the scope ends. `join` makes a flat string, where `+` would make
+ * a rope, and a slice would keep the whole message it was cut from alive (V8; 430 bytes a key instead of 77).
+ */
+const combine = ({ key, scope }: Target): string => [scope.length, scope, key].join(":")
+
+/**
+ * Deduplication in this process's memory: exact while the process lives. Fails when an option is out of range or the
+ * window is shorter than the retry horizon.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerMemory = (options?: Options): Layer.Layer<Deduplicator, Config.ConfigError> =>
+  Layer.effect(Deduplicator, makeMemory(options))
+
+/**
+ * `layerMemory` with its options read from `Config`.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerMemoryConfig = (
+  options: Config.Wrap<Options>
+): Layer.Layer<Deduplicator, Config.ConfigError> =>
+  Layer.effect(Deduplicator, Effect.flatMap(Config.unwrap(options), makeMemory))
+
+/**
+ * A key made of the content, to deduplicate by it. The same on every platform and in every version.
+ *
+ * **Gotchas.** Two different contents with one key would drop the second. By chance that happens to a pair of equally
+ * long contents once in about 2^100; among a million keys, once in about 2^61. But the hash (two cyrb53 with different
+ * seeds, and the length) is not cryptographic: who chooses the contents can make two collide. Where a stranger does
+ * and must not, choose the keys yourself.
+ *
+ * @since 0.1.0
+ * @category keys
+ */
+export const contentKey = (payload: string): string => {
+  const first = cyrb53(payload, 0)
+  const second = cyrb53(payload, 1)
+  return [first.toString(36), second.toString(36), payload.length.toString(36)].join("-")
+}
+
+/** cyrb53 by bryc, public domain: 53 bits over UTF-16 code units, two multiplicative lanes mixed as in Murmur 3. */
+const cyrb53 = (text: string, seed: number): number => {
+  let a = 0xdeadbeef ^ seed
+  let b = 0x41c6ce57 ^ seed
+  for (let i = 0; i < text.length; i++) {
+    const unit = text.charCodeAt(i)
+    a = Math.imul(a ^ unit, 2654435761)
+    b = Math.imul(b ^ unit, 1597334677)
+  }
+  a = Math.imul(a ^ (a >>> 16), 2246822507) ^ Math.imul(b ^ (b >>> 13), 3266489909)
+  b = Math.imul(b ^ (b >>> 16), 2246822507) ^ Math.imul(a ^ (a >>> 13), 3266489909)
+  return 4294967296 * (2097151 & b) + (a >>> 0)
+}

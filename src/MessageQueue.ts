@@ -1,0 +1,200 @@
+/**
+ * The outbox log: for each session the ordered messages that were accepted and that the peer has not handled.
+ *
+ * **Details.** Appending gives offsets without holes; reading never removes; a cumulative ack frees. What expires or
+ * is dropped leaves a gap in its slot, which the peer is told of, and goes back to the caller to become a dead letter.
+ * Owners' writes carry the session's generation and are refused when a newer owner has opened the session; appends
+ * need none, so that any fiber or server may send.
+ *
+ * **Gotchas.** A message that was read may be at the peer, so it can't expire or be dropped until a reconnect has
+ * told what became of it.
+ *
+ * @since 0.1.0
+ */
+import { type Config, Config as ConfigModule, Context, Duration, Effect, Layer, type Scope } from "effect"
+import type { Failure, OutboxPosition } from "./core/Frame.ts"
+import type { AckResult, OutboxMessage, ReadLimit, ReadResult } from "./core/Outbox.ts"
+import { makeMemory } from "./internal/memoryQueue.ts"
+import type { MessageQueueError, QueueOverflowError } from "./WebSocketError.ts"
+
+export type { AckResult, OutboxGap, OutboxMessage, ReadLimit, ReadResult } from "./core/Outbox.ts"
+
+/**
+ * A message to append: its JSON text, that text's size in bytes as UTF-8, and what travels with it.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface NewMessage {
+  readonly payload: string
+  readonly bytes: number
+  /** The publisher's id; without one the id is `<epoch>-<offset>`. */
+  readonly id?: string | undefined
+  /** W3C `traceparent`. */
+  readonly trace?: string | undefined
+  /** Overrides the queue's TTL, in ms; `Infinity` never expires. */
+  readonly ttlMillis?: number | undefined
+}
+
+/**
+ * What an append did.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Appended {
+  readonly epoch: string
+  /** Offset of the first message appended; undefined when the policy `dropNewest` took none. */
+  readonly first: number | undefined
+  readonly enqueuedAt: number
+  /** What the policy `dropOldest` dropped to make room. */
+  readonly dropped: ReadonlyArray<OutboxMessage>
+}
+
+/**
+ * What a full queue does with a new message: refuse it with `QueueOverflowError`, drop the oldest waiting one, drop
+ * the new one, or let the sender wait for room.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type OverflowPolicy = "reject" | "dropOldest" | "dropNewest" | "suspend"
+
+/**
+ * Where a message is.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Located {
+  readonly state: "waiting" | "sent"
+  readonly offset: number
+  readonly enqueuedAt: number
+}
+
+/**
+ * Sizes and totals of a queue. Bytes are of payloads.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Stats {
+  readonly sessions: number
+  readonly messages: number
+  readonly bytes: number
+  /** Fibers that wait for room under the policy `suspend`. */
+  readonly suspended: number
+  readonly appended: number
+  readonly acknowledged: number
+  readonly expired: number
+  /** Times that a bound was met, whatever the policy did. */
+  readonly overflows: number
+}
+
+/** @since 0.1.0 @category services */
+export interface Interface {
+  /** Whether messages outlive this process. */
+  readonly durable: boolean
+  /** Opens (or creates, minting an epoch) the session's outbox for the owner of `generation`; fences older owners. */
+  readonly open: (session: string, generation: number) => Effect.Effect<OutboxPosition, MessageQueueError>
+  /** Appends all messages or none. Fails with reason `unknownSession` when the outbox was never opened. */
+  readonly append: (
+    session: string,
+    messages: ReadonlyArray<NewMessage>
+  ) => Effect.Effect<Appended, MessageQueueError | QueueOverflowError>
+  /** Reads what comes after offset `after`, which is what the peer received. Expired messages come as gaps. */
+  readonly read: (
+    session: string,
+    generation: number,
+    after: number,
+    limit: ReadLimit
+  ) => Effect.Effect<ReadResult, MessageQueueError>
+  /** The peer handled everything up to `upTo`, save `failed`. Idempotent. */
+  readonly ack: (
+    session: string,
+    generation: number,
+    upTo: number,
+    failed: ReadonlyArray<Failure>
+  ) => Effect.Effect<AckResult, MessageQueueError>
+  /** Takes out what the peer may or may not have handled, leaving a gap with reason `fresh`. */
+  readonly giveBackSent: (
+    session: string,
+    generation: number
+  ) => Effect.Effect<ReadonlyArray<OutboxMessage>, MessageQueueError>
+  /** Ends the outbox. The first `maybeHandled` of the messages may have been handled. */
+  readonly remove: (
+    session: string
+  ) => Effect.Effect<
+    { readonly messages: ReadonlyArray<OutboxMessage>; readonly maybeHandled: number; readonly epoch: string },
+    MessageQueueError
+  >
+  /** Expires what is due in all sessions, in time proportional to what expires. */
+  readonly expire: Effect.Effect<
+    ReadonlyArray<
+      { readonly session: string; readonly epoch: string; readonly messages: ReadonlyArray<OutboxMessage> }
+    >,
+    MessageQueueError
+  >
+  /** Where the message with this id is, if it is here. O(messages of the session). */
+  readonly find: (session: string, messageId: string) => Effect.Effect<Located | undefined, MessageQueueError>
+  readonly size: (
+    session: string
+  ) => Effect.Effect<{ readonly messages: number; readonly bytes: number }, MessageQueueError>
+  /**
+   * Calls `listener` with a session whenever something was appended to it, by whoever; until the scope closes. The
+   * listener must return at once and not throw. It is the wake-up of the owner's delivery.
+   */
+  readonly onAppend: (listener: (session: string) => void) => Effect.Effect<void, never, Scope.Scope>
+  readonly stats: Effect.Effect<Stats>
+}
+
+/**
+ * The outbox log of a server (all its sessions) or of a client (its one).
+ *
+ * @since 0.1.0
+ * @category services
+ */
+export class MessageQueue extends Context.Service<MessageQueue, Interface>()("resilient-websocket/MessageQueue") {}
+
+/**
+ * Bounds and times of a queue.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Options {
+  /** Messages a session. Default 1,000. */
+  readonly maxMessages?: number | undefined
+  /** Payload bytes a session. Default 16 MiB. */
+  readonly maxBytes?: number | undefined
+  /** Messages in all sessions together. Default 1,000,000. */
+  readonly maxTotalMessages?: number | undefined
+  /** Payload bytes in all sessions together. Default 256 MiB. */
+  readonly maxTotalBytes?: number | undefined
+  /** How long a message may wait to be sent. `Infinity` for ever. Default 5 minutes. */
+  readonly ttl?: Duration.Input | undefined
+  /** What a full queue does. Default `reject`. */
+  readonly overflow?: OverflowPolicy | undefined
+  /** How long `suspend` waits for room before it fails with `QueueOverflowError`. Default for ever. */
+  readonly suspendTimeout?: Duration.Input | undefined
+}
+
+/**
+ * A queue in this process's memory: survives cut connections, not the process.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerMemory = (options?: Options): Layer.Layer<MessageQueue> =>
+  Layer.effect(MessageQueue, makeMemory(options ?? {}))
+
+/**
+ * `layerMemory` with its options read from `Config`.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerMemoryConfig = (
+  options: Config.Wrap<Options>
+): Layer.Layer<MessageQueue, Config.ConfigError> =>
+  Layer.effect(MessageQueue, Effect.flatMap(ConfigModule.unwrap(options), makeMemory))

@@ -1,0 +1,380 @@
+/**
+ * The client: one session with a server, kept through every connection, typed messages both ways, exactly once and in
+ * order.
+ *
+ * **Details.** It connects, and connects again, by itself: with full-jitter backoff behind a circuit for the endpoint.
+ * What is sent while there is no connection waits. `states` says how it is going. When the server has lost the
+ * session, what may or may not have been handled comes back as dead letters, or is sent again (`onFresh`).
+ *
+ * @since 0.1.0
+ */
+import {
+  Duration,
+  Effect,
+  Exit,
+  FiberSet,
+  Random,
+  type Schedule,
+  Schema,
+  Scope,
+  Stream,
+  SubscriptionRef
+} from "effect"
+import { CircuitBreaker } from "./CircuitBreaker.ts"
+import { CloseCode, defaultMaxPayloadBytes, defaultWindow, type Window } from "./core/Protocol.ts"
+import { Session } from "./core/Session.ts"
+import { Deduplicator } from "./Deduplicator.ts"
+import {
+  defaultHandlerRetry,
+  intensityOf,
+  locate,
+  type MessageState,
+  type SessionStats,
+  statsOf
+} from "./internal/common.ts"
+import { type ConnectionState, makeConnector, ownGeneration } from "./internal/connector.ts"
+import { makeDeadLetters } from "./internal/deadLetters.ts"
+import { type Engine, makeEngine } from "./internal/engine.ts"
+import { makeHandling } from "./internal/handling.ts"
+import { makeHandoff } from "./internal/handoff.ts"
+import { makeId } from "./internal/ids.ts"
+import * as Option from "./internal/options.ts"
+import { Peer } from "./internal/peer.ts"
+import { makeSending, type SendError } from "./internal/sending.ts"
+import { makeShutdown, type ShutdownReport } from "./internal/shutdown.ts"
+import { supervise } from "./internal/supervisor.ts"
+import type { DeadLetter, Incoming, MessageGap, Receipt, SendOptions } from "./Message.ts"
+import { MessageQueue, type Stats as QueueStats } from "./MessageQueue.ts"
+import { makeRecorder, type Totals } from "./Metrics.ts"
+import { TransportClient } from "./Transport.ts"
+import {
+  ConnectionTimeoutError,
+  type MessageQueueError,
+  ProtocolError,
+  ShutdownError,
+  type WebSocketError
+} from "./WebSocketError.ts"
+
+export type { ConnectionState } from "./internal/connector.ts"
+export type { ShutdownReport } from "./internal/shutdown.ts"
+
+/**
+ * All figures of a client at one moment.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Stats {
+  readonly session: SessionStats
+  readonly queue: QueueStats
+  readonly totals: Totals
+}
+
+/**
+ * A client for messages of type `In` from its server and `Out` to it.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ResilientClient<In, Out> {
+  /** Puts a message in the outbox. Reliable unless `volatile`. */
+  readonly send: (message: Out, options?: SendOptions) => Effect.Effect<Receipt, SendError | ShutdownError>
+  /** Incoming messages, when there is no `onMessage`; each is acknowledged when the next one is asked for. */
+  readonly messages: Stream.Stream<Incoming<In>>
+  /** Messages given up, in both directions; the newest 1,024 also for late subscribers. */
+  readonly deadLetters: Stream.Stream<DeadLetter<In | Out>>
+  readonly state: Effect.Effect<ConnectionState>
+  /** The state now and every one after it. */
+  readonly states: Stream.Stream<ConnectionState>
+  /** Waits until connected. Fails when the client is stopped, or when it takes longer than `timeout`. */
+  readonly awaitConnected: (options?: {
+    readonly timeout?: Duration.Input | undefined
+  }) => Effect.Effect<void, WebSocketError>
+  /** Tries now instead of waiting; also after the server said stop. */
+  readonly reconnect: Effect.Effect<void>
+  /** Asks the token provider again and sends the token on the open connection. */
+  readonly refreshToken: Effect.Effect<void, WebSocketError>
+  /** Ends the session for good at both sides; what waits becomes dead letters. `reconnect` starts a new one. */
+  readonly endSession: Effect.Effect<void, MessageQueueError>
+  /** Where is the message with this id? O(messages in the outbox). */
+  readonly locate: (messageId: string) => Effect.Effect<MessageState, WebSocketError>
+  readonly stats: Effect.Effect<Stats>
+  /** Flushes and closes; the session stays at the server for its retention. Idempotent. The scope's finalizer does the same. */
+  readonly shutdown: Effect.Effect<ShutdownReport>
+}
+
+/**
+ * Options of a client.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Options<In, Out, R = never> {
+  /** `ws://` or `wss://`; an effect is asked at every attempt. */
+  readonly url: string | Effect.Effect<string, WebSocketError, R>
+  /** Messages from the server. */
+  readonly incoming: Schema.Codec<In, unknown>
+  /** Messages to the server; what goes on the wire is its encoded side, as JSON. */
+  readonly outgoing: Schema.Codec<Out, unknown>
+  /** For the server's authentication hook; an effect is asked at every attempt. */
+  readonly token?: string | Effect.Effect<string | undefined, WebSocketError, R> | undefined
+  /** HTTP headers of the dial, where the transport can send any. */
+  readonly headers?: Readonly<Record<string, string>> | undefined
+  /** Handles a message; it is acknowledged when this succeeds. One at a time. */
+  readonly onMessage?:
+    | ((
+      message: In,
+      context: { readonly incoming: Incoming<In>; readonly client: ResilientClient<In, Out> }
+    ) => Effect.Effect<unknown, unknown, R>)
+    | undefined
+  /** Told, in the order of the messages, of those that will never come. Default: logs a warning. */
+  readonly onGap?: ((gap: MessageGap) => Effect.Effect<unknown, unknown, R>) | undefined
+  /**
+   * What becomes of messages that the server may or may not have handled when it has lost the session: back as dead
+   * letters (nothing is handled twice), or sent again (nothing is lost). Messages that never left are sent in any
+   * case. Default `deadLetter`.
+   */
+  readonly onFresh?: "deadLetter" | "resend" | undefined
+  /** Retries of a failed handler. Default: exponential from 1 s to 60 s with full jitter, 5 attempts in all. */
+  readonly handlerRetry?: Schedule.Schedule<unknown, unknown> | undefined
+  /** Backoff between attempts to connect, with full jitter. Default from 1 s to 60 s. */
+  readonly reconnect?:
+    | { readonly base?: Duration.Input | undefined; readonly cap?: Duration.Input | undefined }
+    | undefined
+  /** What the server may have in flight. Default 1,024 messages and 4 MiB. */
+  readonly window?: Partial<Window> | undefined
+  /** Largest payload either way. Default 1 MiB. */
+  readonly maxPayloadBytes?: number | undefined
+  /** Silence after which the server is probed. Default 10 s. */
+  readonly heartbeat?: Duration.Input | undefined
+  /** How long a probe may go unanswered. With the heartbeat, half-open is noticed in 20 s. Default 8 s. */
+  readonly heartbeatTimeout?: Duration.Input | undefined
+  /** How long the server may take to confirm that it received something. Default 30 s. */
+  readonly ackTimeout?: Duration.Input | undefined
+  /** Time for a dial. Default 10 s. */
+  readonly dialTimeout?: Duration.Input | undefined
+  /** Time from the open connection to the welcome. Default 10 s. */
+  readonly handshakeTimeout?: Duration.Input | undefined
+  /** How often expired messages and deduplication keys are looked for. Default 60 s. */
+  readonly expirySweep?: Duration.Input | undefined
+  /** Time for a shutdown, of which 70 % may be spent flushing. Default 30 s. */
+  readonly shutdownTimeout?: Duration.Input | undefined
+  /** Restarts of background workers before the client gives up and closes. Default 10 in 60 s. */
+  readonly restartIntensity?: { readonly restarts: number; readonly period: Duration.Input } | undefined
+}
+
+/** @since 0.1.0 @category models */
+export type Dependencies = MessageQueue | Deduplicator | CircuitBreaker | TransportClient
+
+/**
+ * A client in the current scope; it starts connecting at once. Most programs use `Contract.make(…).layerClient`.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = Effect.fnUntraced(function*<In, Out, R = never>(options: Options<In, Out, R>): Effect.fn.Return<
+  ResilientClient<In, Out>,
+  MessageQueueError,
+  Dependencies | R | Scope.Scope
+> {
+  const queue = yield* MessageQueue
+  const deduplicator = yield* Deduplicator
+  const breaker = yield* CircuitBreaker
+  const transport = yield* TransportClient
+  const recorder = yield* makeRecorder
+  const context = yield* Effect.context<R>()
+  const handoff = yield* makeHandoff<Incoming<In>>()
+  const state = yield* SubscriptionRef.make<ConnectionState>({ _tag: "Connecting", attempt: 0 })
+  const scope = yield* Scope.fork(yield* Effect.scope)
+  const runOutside = yield* FiberSet.makeRuntime<never, void>()
+  const instance = makeId(yield* Random.Random)
+  let closing = false
+
+  const window: Window = {
+    messages: Option.count("window.messages", options.window?.messages, defaultWindow.messages),
+    bytes: Option.count("window.bytes", options.window?.bytes, defaultWindow.bytes)
+  }
+  const maxPayload = Option.count("maxPayloadBytes", options.maxPayloadBytes, defaultMaxPayloadBytes)
+  const times = {
+    heartbeat: Option.millis("heartbeat", options.heartbeat, "10 seconds"),
+    heartbeatTimeout: Option.millis("heartbeatTimeout", options.heartbeatTimeout, "8 seconds"),
+    ackTimeout: Option.millis("ackTimeout", options.ackTimeout, "30 seconds"),
+    idleTimeout: Infinity,
+    expirySweep: Option.millis("expirySweep", options.expirySweep, "60 seconds")
+  }
+  const provided = <A>(value: A | Effect.Effect<A, WebSocketError, R>): Effect.Effect<A, WebSocketError> =>
+    Effect.isEffect(value) ? Effect.provideContext(value, context) : Effect.succeed(value)
+  const token = provided<string | undefined>(options.token)
+
+  // The outbox is this client's own, whatever session it will get: two clients may share one store.
+  const core = new Session({ role: "client", window, maxPayload })
+  const peer = new Peer({ key: `client:${instance}`, session: "", principal: undefined, core, plain: false })
+  peer.generation = ownGeneration
+
+  const decodeOut = Schema.decodeUnknownExit(options.outgoing)
+  const deadLetters = yield* makeDeadLetters<In | Out>({
+    recorder,
+    decode: (value) => {
+      const decoded = decodeOut(value)
+      return Exit.isSuccess(decoded) ? decoded.value : undefined
+    }
+  })
+
+  const handle = makeHandling<In>({
+    decode: Schema.decodeUnknownExit(options.incoming),
+    onMessage: (incoming) =>
+      options.onMessage === undefined
+        ? handoff.offer(incoming)
+        : Effect.provideContext(options.onMessage(incoming.message, { incoming, client: self }), context),
+    onGap: (gap) =>
+      options.onGap === undefined
+        ? Effect.logWarning(`${gap.count} messages of session ${gap.session} will never come (${gap.reason})`)
+        : Effect.provideContext(options.onGap(gap), context),
+    retry: options.handlerRetry ?? defaultHandlerRetry,
+    recorder,
+    deadLetters
+  })
+
+  const engine: Engine = yield* makeEngine({
+    queue,
+    deduplicator,
+    breaker,
+    recorder,
+    deadLetters,
+    times,
+    intensity: intensityOf(options.restartIntensity),
+    handle,
+    savePosition: () => Effect.void,
+    onControl: (_, frame) => {
+      if (frame.t === "drain") {
+        peer.drained = true
+        connector.onDrain(frame.window, frame.endpoint)
+      } else if (frame.t === "reject") connector.onReject(frame)
+      else if (frame.t === "end") engine.run(ended)
+    },
+    onViolation: (_, violation) => {
+      recorder.count("protocolErrors")
+      const error = new ProtocolError({ code: violation.code, detail: violation.detail, session: peer.session })
+      peer.connection?.send(JSON.stringify({ t: "reject", code: "protocol", detail: error.message }))
+      engine.close(peer, CloseCode.protocol, violation.code, error)
+      engine.run(Effect.logWarning("the server broke the protocol", error))
+    },
+    onDetached: (_, ending) => connector.onDetached(ending),
+    onTick: () => Effect.void,
+    onGiveUp: (name) =>
+      Effect.andThen(
+        Effect.logFatal(`the client closes because its worker ${name} can't go on`),
+        Effect.sync(() => runOutside(Effect.asVoid(shutdown)))
+      )
+  }).pipe(Scope.provide(scope))
+  engine.peers.set(peer.key, peer)
+
+  const openOutbox = Effect.map(queue.open(peer.key, ownGeneration), ({ acked, epoch }) => peer.opened(epoch, acked))
+
+  const connector = yield* makeConnector({
+    engine,
+    peer,
+    queue,
+    breaker,
+    transport,
+    recorder,
+    deadLetters,
+    instance,
+    url: provided(options.url),
+    token,
+    headers: options.headers ?? {},
+    onFresh: options.onFresh ?? "deadLetter",
+    dialTimeoutMillis: Option.millis("dialTimeout", options.dialTimeout, "10 seconds"),
+    handshakeTimeoutMillis: Option.millis("handshakeTimeout", options.handshakeTimeout, "10 seconds"),
+    backoff: {
+      baseMillis: Option.millis("reconnect.base", options.reconnect?.base, "1 second"),
+      capMillis: Option.millis("reconnect.cap", options.reconnect?.cap, "60 seconds")
+    },
+    setState: (next) => SubscriptionRef.set(state, next)
+  })
+
+  /** The session is over: empty the outbox into dead letters, and start over with the next connection. */
+  const ended = Effect.gen(function*() {
+    connector.forget()
+    yield* engine.remove(peer, "sessionEnded")
+    engine.peers.set(peer.key, peer)
+    yield* openOutbox
+  })
+
+  const sendTo = makeSending<Out>({
+    queue,
+    deduplicator,
+    breaker,
+    recorder,
+    outgoing: options.outgoing,
+    maxPayload,
+    markDirty: engine.markDirty,
+    onDropped: (_, messages) => deadLetters.outgoing(peer.session, peer, peer.epoch, messages, "overflow", 0)
+  })
+
+  const connecting = yield* Scope.fork(scope)
+  const shutdown = yield* makeShutdown({
+    engine,
+    queue,
+    timeoutMillis: Option.millis("shutdownTimeout", options.shutdownTimeout, "30 seconds"),
+    closeCode: CloseCode.normal,
+    begin: Effect.sync(() => {
+      closing = true
+    }),
+    end: Effect.andThen(SubscriptionRef.set(state, { _tag: "Closed" }), Scope.close(scope, Exit.void))
+  })
+
+  const self: ResilientClient<In, Out> = {
+    send: (message, sendOptions) =>
+      closing ? Effect.fail(new ShutdownError({ component: "client" })) : sendTo(peer, message, sendOptions),
+    messages: handoff.stream,
+    deadLetters: deadLetters.stream,
+    state: SubscriptionRef.get(state),
+    states: SubscriptionRef.changes(state),
+    awaitConnected: (awaitOptions) => awaitConnected(SubscriptionRef.changes(state), awaitOptions?.timeout),
+    reconnect: Effect.asVoid(connector.reconnect),
+    refreshToken: Effect.flatMap(token, (auth) =>
+      Effect.sync(() => {
+        if (auth !== undefined) peer.connection?.send(JSON.stringify({ t: "auth", auth }))
+      })),
+    endSession: Effect.suspend(() => {
+      peer.connection?.send(`{"t":"end"}`)
+      engine.close(peer, CloseCode.sessionEnded, "the session ended")
+      return ended
+    }),
+    locate: (messageId) => locate(queue, deduplicator, peer, messageId),
+    stats: Effect.gen(function*() {
+      const { bytes, messages } = yield* Effect.orElseSucceed(queue.size(peer.key), () => ({ messages: 0, bytes: 0 }))
+      return {
+        session: statsOf(peer, messages, bytes, breaker),
+        queue: yield* queue.stats,
+        totals: { ...recorder.totals }
+      }
+    }),
+    shutdown
+  }
+
+  yield* openOutbox
+  yield* Effect.addFinalizer(() => shutdown)
+  yield* supervise({ ...engine.worker, name: "connector", loop: connector.loop }).pipe(Scope.provide(connecting))
+  return self
+})
+
+const awaitConnected = (states: Stream.Stream<ConnectionState>, timeout: Duration.Input | undefined) => {
+  const connected = states.pipe(
+    Stream.mapEffect((state): Effect.Effect<boolean, WebSocketError> => {
+      if (state._tag === "Stopped") return Effect.fail(state.error)
+      if (state._tag === "Closed") return Effect.fail(new ShutdownError({ component: "client" }))
+      return Effect.succeed(state._tag === "Connected")
+    }),
+    Stream.filter((isConnected) => isConnected),
+    Stream.runHead,
+    Effect.asVoid
+  )
+  if (timeout === undefined) return connected
+  const afterMillis = Duration.toMillis(Duration.fromInputUnsafe(timeout))
+  return Effect.timeoutOrElse(connected, {
+    duration: afterMillis,
+    orElse: () => Effect.fail(new ConnectionTimeoutError({ phase: "connect", afterMillis }))
+  })
+}

@@ -1,0 +1,412 @@
+/**
+ * The server: sessions that outlive their connections, typed messages both ways, exactly once and in order.
+ *
+ * **Details.** `send` puts a message in the session's outbox and says at once what became of it; the message is freed
+ * when the client's handler has succeeded. Incoming messages go to `onMessage`, one at a time a session, and are
+ * acknowledged when it succeeds; without `onMessage` they are the stream `messages`. Closing the scope drains.
+ *
+ * **Gotchas.** A handler whose process dies half-way through a message is given it again.
+ *
+ * @since 0.1.0
+ */
+import { Cause, Deferred, type Duration, Effect, Exit, FiberSet, type Schedule, Schema, Scope, type Stream } from "effect"
+import { CircuitBreaker } from "./CircuitBreaker.ts"
+import { CloseCode, defaultMaxPayloadBytes, defaultWindow, type Window } from "./core/Protocol.ts"
+import { Deduplicator } from "./Deduplicator.ts"
+import { type Handshake, type Identity, makeAcceptor, rejection } from "./internal/acceptor.ts"
+import { makeDeadLetters } from "./internal/deadLetters.ts"
+import { defaultHandlerRetry, forbidden, intensityOf, locate, type MessageState, type SessionStats, statsOf } from "./internal/common.ts"
+import { type Engine, makeEngine } from "./internal/engine.ts"
+import { makeEvents } from "./internal/events.ts"
+import { makeHandling } from "./internal/handling.ts"
+import { makeHandoff } from "./internal/handoff.ts"
+import * as Option from "./internal/options.ts"
+import type { Peer } from "./internal/peer.ts"
+import { makeSending, type SendError } from "./internal/sending.ts"
+import { makeShutdown, type ShutdownReport } from "./internal/shutdown.ts"
+import type { DeadLetter, Incoming, MessageGap, Receipt, SendOptions } from "./Message.ts"
+import { MessageQueue, type Stats as QueueStats } from "./MessageQueue.ts"
+import { makeRecorder, type Totals } from "./Metrics.ts"
+import { SessionRegistry } from "./SessionRegistry.ts"
+import { type Address, type Connection, TransportServer } from "./Transport.ts"
+import {
+  type HandshakeError,
+  type MessageQueueError,
+  ProtocolError,
+  SessionNotFoundError,
+  type SessionRegistryError,
+  ShutdownError,
+  type TransportError,
+  type WebSocketError
+} from "./WebSocketError.ts"
+
+export type { Handshake, Identity } from "./internal/acceptor.ts"
+export type { MessageState, SessionStats } from "./internal/common.ts"
+export type { ShutdownReport } from "./internal/shutdown.ts"
+
+/**
+ * Something that happened to a session's connection.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type ConnectionEvent =
+  | { readonly _tag: "Connected"; readonly session: string; readonly principal: string | undefined }
+  | {
+    readonly _tag: "Disconnected"
+    readonly session: string
+    readonly code: number
+    readonly reason: string
+    readonly error: WebSocketError | undefined
+  }
+  | { readonly _tag: "Ended"; readonly session: string }
+
+/**
+ * All figures of a server at one moment.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Stats {
+  readonly sessions: number
+  readonly connections: number
+  readonly queue: QueueStats
+  readonly totals: Totals
+}
+
+/**
+ * A server for messages of type `In` from its clients and `Out` to them.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ResilientServer<In, Out> {
+  readonly address: Address
+  /** Puts a message in the session's outbox. Reliable unless `volatile`. */
+  readonly send: (
+    session: string,
+    message: Out,
+    options?: SendOptions
+  ) => Effect.Effect<Receipt, SendError | SessionNotFoundError | ShutdownError>
+  /** Incoming messages, when there is no `onMessage`; each is acknowledged when the next one is asked for. */
+  readonly messages: Stream.Stream<Incoming<In>>
+  /** Messages given up, in both directions; the newest 1,024 also for late subscribers. */
+  readonly deadLetters: Stream.Stream<DeadLetter<In | Out>>
+  /** Connections as they come and go, from now on. */
+  readonly connections: Stream.Stream<ConnectionEvent>
+  /** Takes over a connection that somebody else accepted. Returns the session of a plain peer; one that speaks the
+   * protocol says its own in its hello. */
+  readonly register: (
+    connection: Connection,
+    options?: { readonly session?: string | undefined }
+  ) => Effect.Effect<string | undefined, WebSocketError>
+  /** Lets go of a connection without closing it; its session is kept for the retention time. */
+  readonly unregister: (connection: Connection) => Effect.Effect<boolean>
+  /** Ends a session for good: the client is told, and what waits becomes dead letters. */
+  readonly endSession: (
+    session: string
+  ) => Effect.Effect<void, SessionNotFoundError | MessageQueueError | SessionRegistryError>
+  /** Where is the message with this id? O(messages of the session). */
+  readonly locate: (session: string, messageId: string) => Effect.Effect<MessageState, WebSocketError>
+  readonly stats: Effect.Effect<Stats>
+  readonly sessionStats: (session: string) => Effect.Effect<SessionStats, SessionNotFoundError>
+  /** Drains and closes. Idempotent: later calls get the same report. The scope's finalizer does the same. */
+  readonly shutdown: Effect.Effect<ShutdownReport>
+  /** Waits for ever, and dies when a background worker was given up and the server closed itself. */
+  readonly awaitFailure: Effect.Effect<never>
+}
+
+/**
+ * Options of a server. Everything has a default but the Schemas.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Options<In, Out, R = never> {
+  /** Messages from clients; what goes on the wire is its encoded side, as JSON. */
+  readonly incoming: Schema.Codec<In, unknown>
+  /** Messages to clients. */
+  readonly outgoing: Schema.Codec<Out, unknown>
+  /** Handles a message; it is acknowledged when this succeeds. One at a time a session. */
+  readonly onMessage?:
+    | ((
+      message: In,
+      context: { readonly session: string; readonly incoming: Incoming<In>; readonly server: ResilientServer<In, Out> }
+    ) => Effect.Effect<unknown, unknown, R>)
+    | undefined
+  /** Told, in the order of the messages, of those that will never come. Default: logs a warning. */
+  readonly onGap?: ((gap: MessageGap) => Effect.Effect<unknown, unknown, R>) | undefined
+  /** Says who a peer is and which session it has. Default: anybody, each with a session of its own. */
+  readonly authenticate?: ((handshake: Handshake) => Effect.Effect<Identity, HandshakeError, R>) | undefined
+  /** Retries of a failed handler. Default: exponential from 1 s to 60 s with full jitter, 5 attempts in all. */
+  readonly handlerRetry?: Schedule.Schedule<unknown, unknown> | undefined
+  /** Whether WebSockets without the subprotocol are served. Default `accept`. */
+  readonly plainPeers?: "accept" | "reject" | undefined
+  /** What a client may have in flight. Default 1,024 messages and 4 MiB. */
+  readonly window?: Partial<Window> | undefined
+  /** Largest payload either way. Default 1 MiB. */
+  readonly maxPayloadBytes?: number | undefined
+  /** Silence after which a client is probed. Default 10 s. */
+  readonly heartbeat?: Duration.Input | undefined
+  /** How long a probe may go unanswered. With the heartbeat, half-open is noticed in 20 s. Default 8 s. */
+  readonly heartbeatTimeout?: Duration.Input | undefined
+  /** How long a client may take to confirm that it received something. Default 30 s. */
+  readonly ackTimeout?: Duration.Input | undefined
+  /** How long a plain peer may be silent. Default 120 s. */
+  readonly connectionTimeout?: Duration.Input | undefined
+  /** Time for a handshake, the authentication hook included. Default 10 s. */
+  readonly handshakeTimeout?: Duration.Input | undefined
+  /** Handshakes under way at most. Default 10,000. */
+  readonly maxHandshakes?: number | undefined
+  /** How often expired messages and deduplication keys are looked for. Default 60 s. */
+  readonly expirySweep?: Duration.Input | undefined
+  /** Over which time clients spread their reconnects when told to leave. Default 5 s. */
+  readonly reconnectJitter?: Duration.Input | undefined
+  /** Time for a shutdown, of which 70 % may be spent flushing. Default 30 s. */
+  readonly shutdownTimeout?: Duration.Input | undefined
+  /** Restarts of background workers before the server gives up. Default 10 in 60 s. */
+  readonly restartIntensity?: { readonly restarts: number; readonly period: Duration.Input } | undefined
+}
+
+/** @since 0.1.0 @category models */
+export type Dependencies = MessageQueue | Deduplicator | CircuitBreaker | SessionRegistry | TransportServer
+
+/**
+ * A server in the current scope. Most programs use `Contract.make(…).layerServer` instead.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = Effect.fnUntraced(function*<In, Out, R = never>(options: Options<In, Out, R>): Effect.fn.Return<
+  ResilientServer<In, Out>,
+  TransportError,
+  Dependencies | R | Scope.Scope
+> {
+  const queue = yield* MessageQueue
+  const deduplicator = yield* Deduplicator
+  const breaker = yield* CircuitBreaker
+  const registry = yield* SessionRegistry
+  const transport = yield* TransportServer
+  const recorder = yield* makeRecorder
+  const context = yield* Effect.context<R>()
+  const handoff = yield* makeHandoff<Incoming<In>>()
+  const events = yield* makeEvents<ConnectionEvent>()
+  const failed = yield* Deferred.make<never>()
+  const runOutside = yield* FiberSet.makeRuntime<never, void>()
+  // The server lives in a scope of its own, so that it can end before its owner does.
+  const scope = yield* Scope.fork(yield* Effect.scope)
+  let closing = false
+
+  const window: Window = {
+    messages: Option.count("window.messages", options.window?.messages, defaultWindow.messages),
+    bytes: Option.count("window.bytes", options.window?.bytes, defaultWindow.bytes)
+  }
+  const maxPayload = Option.count("maxPayloadBytes", options.maxPayloadBytes, defaultMaxPayloadBytes)
+  const times = {
+    heartbeat: Option.millis("heartbeat", options.heartbeat, "10 seconds"),
+    heartbeatTimeout: Option.millis("heartbeatTimeout", options.heartbeatTimeout, "8 seconds"),
+    ackTimeout: Option.millis("ackTimeout", options.ackTimeout, "30 seconds"),
+    idleTimeout: Option.millis("connectionTimeout", options.connectionTimeout, "120 seconds"),
+    expirySweep: Option.millis("expirySweep", options.expirySweep, "60 seconds")
+  }
+  const jitterMillis = Option.millis("reconnectJitter", options.reconnectJitter, "5 seconds")
+  const shutdownMillis = Option.millis("shutdownTimeout", options.shutdownTimeout, "30 seconds")
+  const handshakeTimeoutMillis = Option.millis("handshakeTimeout", options.handshakeTimeout, "10 seconds")
+
+  const decodeOut = Schema.decodeUnknownExit(options.outgoing)
+  const deadLetters = yield* makeDeadLetters<In | Out>({
+    recorder,
+    decode: (value) => {
+      const decoded = decodeOut(value)
+      return Exit.isSuccess(decoded) ? decoded.value : undefined
+    }
+  })
+
+  const handle = makeHandling<In>({
+    decode: Schema.decodeUnknownExit(options.incoming),
+    onMessage: (incoming) => {
+      if (options.onMessage === undefined) return handoff.offer(incoming)
+      return Effect.provideContext(
+        options.onMessage(incoming.message, { session: incoming.session, incoming, server: self }),
+        context
+      )
+    },
+    onGap: (gap) =>
+      options.onGap === undefined
+        ? Effect.logWarning(`${gap.count} messages of session ${gap.session} will never come (${gap.reason})`)
+        : Effect.provideContext(options.onGap(gap), context),
+    retry: options.handlerRetry ?? defaultHandlerRetry,
+    recorder,
+    deadLetters
+  })
+
+  const engine: Engine = yield* makeEngine({
+    queue,
+    deduplicator,
+    breaker,
+    recorder,
+    deadLetters,
+    times,
+    intensity: intensityOf(options.restartIntensity),
+    handle,
+    savePosition: (peer, position) => registry.savePosition(peer.key, peer.generation, position),
+    onControl: (peer, frame) => {
+      if (frame.t === "end") engine.run(end(peer))
+      else if (frame.t === "reject") engine.close(peer, CloseCode.normal, "rejected by the client")
+      else if (frame.t === "auth") engine.run(reauthenticate(peer, frame.auth))
+    },
+    onViolation: (peer, violation) => {
+      recorder.count("protocolErrors")
+      const { code, detail } = violation
+      const error = new ProtocolError({ code, detail, session: peer.session })
+      if (!peer.plain) peer.connection?.send(JSON.stringify(rejection(error).reject))
+      engine.close(peer, CloseCode.protocol, code, error)
+      engine.run(Effect.logWarning("a client broke the protocol", error))
+    },
+    onDetached: (peer, ending) => {
+      events.publish({ _tag: "Disconnected", session: peer.session, ...ending })
+      if (engine.peers.get(peer.key) === peer) engine.run(registry.detach(peer.key, peer.generation))
+    },
+    onTick: Effect.fnUntraced(function*(now): Effect.fn.Return<void, WebSocketError> {
+      acceptor.tick(now)
+      for (const session of yield* registry.expire) {
+        const peer = engine.peers.get(session)
+        if (peer !== undefined) yield* engine.remove(peer, "sessionEnded")
+        events.publish({ _tag: "Ended", session })
+      }
+      recorder.gauge("sessions", (yield* registry.count).sessions)
+    }),
+    onGiveUp: (name, cause) => giveUp(name, cause)
+  }).pipe(Scope.provide(scope))
+
+  const authenticate = options.authenticate ?? (() => Effect.succeed<Identity>({}))
+  const acceptor = yield* makeAcceptor({
+    engine,
+    queue,
+    registry,
+    recorder,
+    authenticate: (handshake) => Effect.provideContext(authenticate(handshake), context),
+    acceptPlain: options.plainPeers !== "reject",
+    window,
+    maxPayload,
+    heartbeatMillis: times.heartbeat,
+    jitterMillis,
+    handshakeTimeoutMillis,
+    maxHandshakes: Option.count("maxHandshakes", options.maxHandshakes, 10_000),
+    isClosing: () => closing,
+    onAttached: (peer) => events.publish({ _tag: "Connected", session: peer.session, principal: peer.principal })
+  })
+
+  /** A renewed token: the same principal goes on, anybody else is cut off. */
+  const reauthenticate = (peer: Peer, token: string) => {
+    const { connection } = peer
+    if (connection === undefined) return Effect.void
+    const handshake = { ...connection.request, token, session: peer.session, plain: peer.plain }
+    return Effect.provideContext(authenticate(handshake), context).pipe(
+      Effect.filterOrFail(({ principal }) => principal === peer.principal, () => forbidden),
+      Effect.catch((error) =>
+        Effect.sync(() => {
+          if (peer.connection !== connection) return
+          connection.send(JSON.stringify(rejection(error).reject))
+          engine.close(peer, rejection(error).code, error.detail, error)
+        })
+      ),
+      Effect.asVoid
+    )
+  }
+
+  const end = Effect.fnUntraced(function*(
+    peer: Peer
+  ): Effect.fn.Return<void, MessageQueueError | SessionRegistryError> {
+    peer.connection?.send(`{"t":"end"}`)
+    engine.peers.delete(peer.key)
+    engine.close(peer, CloseCode.sessionEnded, "the session ended")
+    yield* registry.remove(peer.key)
+    yield* engine.remove(peer, "sessionEnded")
+    events.publish({ _tag: "Ended", session: peer.session })
+  })
+
+  const sendTo = makeSending<Out>({
+    queue,
+    deduplicator,
+    breaker,
+    recorder,
+    outgoing: options.outgoing,
+    maxPayload,
+    markDirty: engine.markDirty,
+    onDropped: (peer, messages) => deadLetters.outgoing(peer.session, peer, peer.epoch, messages, "overflow", 0)
+  })
+
+  const find = (session: string): Effect.Effect<Peer, SessionNotFoundError> => {
+    const peer = engine.peers.get(session)
+    return peer === undefined ? Effect.fail(new SessionNotFoundError({ session })) : Effect.succeed(peer)
+  }
+
+  const shutdown = yield* makeShutdown({
+    engine,
+    queue,
+    timeoutMillis: shutdownMillis,
+    closeCode: CloseCode.draining,
+    begin: Effect.suspend(() => {
+      closing = true
+      const drain = JSON.stringify({ t: "drain", deadline: Math.ceil(shutdownMillis), window: Math.ceil(jitterMillis) })
+      for (const peer of engine.connected) if (!peer.plain) peer.connection?.send(drain)
+      return Scope.close(listening, Exit.void)
+    }),
+    end: Scope.close(scope, Exit.void)
+  })
+
+  const giveUp = (name: string, cause: Cause.Cause<unknown>) =>
+    Effect.gen(function*() {
+      yield* Effect.logFatal(`the server closes because its worker ${name} can't go on`)
+      yield* Deferred.die(failed, Cause.squash(cause))
+      // Not here: the worker that says this lives in the scope that is to be closed.
+      runOutside(Effect.asVoid(shutdown))
+    })
+
+  const self: ResilientServer<In, Out> = {
+    get address() {
+      return address
+    },
+    send: (session, message, sendOptions) => {
+      if (closing) return Effect.fail(new ShutdownError({ component: "server" }))
+      const peer = engine.peers.get(session)
+      if (peer === undefined) return Effect.fail(new SessionNotFoundError({ session }))
+      return sendTo(peer, message, sendOptions)
+    },
+    messages: handoff.stream,
+    deadLetters: deadLetters.stream,
+    connections: events.stream,
+    register: (connection, registerOptions) => acceptor.register(connection, registerOptions?.session),
+    unregister: (connection) =>
+      Effect.sync(() => {
+        for (const peer of engine.connected) {
+          if (peer.connection !== connection) continue
+          engine.detach(peer, { code: CloseCode.normal, reason: "unregistered", error: undefined })
+          return true
+        }
+        return false
+      }),
+    endSession: (session) => Effect.flatMap(find(session), (peer) => end(peer)),
+    locate: Effect.fnUntraced(function*(session, messageId) {
+      const peer = yield* find(session)
+      return yield* locate(queue, deduplicator, peer, messageId)
+    }),
+    stats: Effect.gen(function*() {
+      const { sessions } = yield* Effect.orElseSucceed(registry.count, () => ({ sessions: engine.peers.size }))
+      return { sessions, connections: engine.connected.size, queue: yield* queue.stats, totals: { ...recorder.totals } }
+    }),
+    sessionStats: Effect.fnUntraced(function*(session) {
+      const peer = yield* find(session)
+      const { bytes, messages } = yield* Effect.orElseSucceed(queue.size(peer.key), () => ({ messages: 0, bytes: 0 }))
+      return statsOf(peer, messages, bytes, breaker)
+    }),
+    shutdown,
+    awaitFailure: Deferred.await(failed)
+  }
+
+  yield* Effect.addFinalizer(() => shutdown)
+  const listening = yield* Scope.fork(scope)
+  const address = yield* transport.listen(acceptor.accept).pipe(Scope.provide(listening))
+  return self
+})

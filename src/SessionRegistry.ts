@@ -1,0 +1,118 @@
+/**
+ * Which sessions exist, who owns each, and where its inbox is.
+ *
+ * **Details.** Attaching a connection raises the session's generation: from then on every write of an older owner is
+ * refused, so that a half-open connection elsewhere is harmless. A session outlives its connection by the retention.
+ * Resume tokens come in as hashes; they rotate at each attach, and the previous one stays good until the new one has
+ * been used, because the answer that carried the new one may have been lost.
+ *
+ * @since 0.1.0
+ */
+import { type Config, Config as ConfigModule, Context, type Duration, Effect, Layer } from "effect"
+import type { InboxPosition } from "./core/Frame.ts"
+import { makeMemory } from "./internal/memoryRegistry.ts"
+import type { HandshakeError, SessionRegistryError } from "./WebSocketError.ts"
+
+export type { InboxPosition } from "./core/Frame.ts"
+
+/**
+ * A request to attach a connection to a session.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface AttachRequest {
+  readonly session: string
+  /** Who the authentication hook says this is. A session belongs to the principal that created it. */
+  readonly principal: string | undefined
+  /** Whether the hook named this very session, so that no resume token is needed. */
+  readonly authorized: boolean
+  /** Hash of the token presented, if one was. */
+  readonly tokenHash: string | undefined
+  /** Hash of the token to be valid from now on. */
+  readonly nextTokenHash: string
+  /** The client instance, to tell a reconnect from a second tab. */
+  readonly instance: string
+}
+
+/** @since 0.1.0 @category models */
+export interface Attached {
+  readonly generation: number
+  /** Whether the session existed. */
+  readonly known: boolean
+  /** The inbox position stored for it, if any. */
+  readonly position: InboxPosition | undefined
+  /** Whether another client instance was attached before. */
+  readonly replaced: boolean
+}
+
+/** @since 0.1.0 @category models */
+export interface SessionInfo {
+  readonly session: string
+  readonly principal: string | undefined
+  readonly generation: number
+  readonly attached: boolean
+  /** When it will end unless it attaches again, in ms since the epoch; undefined while attached. */
+  readonly endsAtMillis: number | undefined
+}
+
+/** @since 0.1.0 @category services */
+export interface Interface {
+  /** Whether sessions outlive this process. */
+  readonly durable: boolean
+  /** Session retention in ms. */
+  readonly retentionMillis: number
+  /** Attaches, creating the session if it is not known; refuses a wrong token or principal, or when full. */
+  readonly attach: (request: AttachRequest) => Effect.Effect<Attached, SessionRegistryError | HandshakeError>
+  /** Stores the inbox position; must be done before the position is acknowledged. */
+  readonly savePosition: (
+    session: string,
+    generation: number,
+    position: InboxPosition
+  ) => Effect.Effect<void, SessionRegistryError>
+  /** The connection of this generation is gone: retention begins. A stale generation does nothing. */
+  readonly detach: (session: string, generation: number) => Effect.Effect<void, SessionRegistryError>
+  /** Removes and returns the sessions whose retention has elapsed. */
+  readonly expire: Effect.Effect<ReadonlyArray<string>, SessionRegistryError>
+  readonly remove: (session: string) => Effect.Effect<boolean, SessionRegistryError>
+  readonly find: (session: string) => Effect.Effect<SessionInfo | undefined, SessionRegistryError>
+  readonly count: Effect.Effect<{ readonly sessions: number; readonly attached: number }, SessionRegistryError>
+}
+
+/**
+ * The sessions of a server, or of all servers that share a store.
+ *
+ * @since 0.1.0
+ * @category services
+ */
+export class SessionRegistry
+  extends Context.Service<SessionRegistry, Interface>()("resilient-websocket/SessionRegistry")
+{}
+
+/** @since 0.1.0 @category models */
+export interface Options {
+  /** How long a session is kept after its connection is lost; `Infinity` for ever. Default 10 minutes. */
+  readonly retention?: Duration.Input | undefined
+  /** Sessions at most; further ones are refused as overloaded. Default 100,000. */
+  readonly maxSessions?: number | undefined
+}
+
+/**
+ * A registry in this process's memory: sessions survive cut connections, not the process.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerMemory = (options?: Options): Layer.Layer<SessionRegistry> =>
+  Layer.effect(SessionRegistry, makeMemory(options ?? {}))
+
+/**
+ * `layerMemory` with its options read from `Config`.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerMemoryConfig = (
+  options: Config.Wrap<Options>
+): Layer.Layer<SessionRegistry, Config.ConfigError> =>
+  Layer.effect(SessionRegistry, Effect.flatMap(ConfigModule.unwrap(options), makeMemory))

@@ -1,0 +1,132 @@
+/**
+ * Connections: made by a client, accepted by a server, and what carries them: Node, an in-memory pair, an Effect
+ * `Socket`.
+ *
+ * **Details.** A connection pushes what it receives into a sink and takes frames without waiting; `buffered` and the
+ * sink's `drained` are the backpressure, both ways without a fiber or a timer for an idle connection. Writing is no
+ * sign of success: only the peer's ack is.
+ *
+ * @since 0.1.0
+ */
+import { Context, type Effect, Layer, type Scope } from "effect"
+import { makeMemory } from "./internal/memoryTransport.ts"
+import type { ConnectionTimeoutError, TransportError } from "./WebSocketError.ts"
+
+/**
+ * What a peer said when it connected.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Request {
+  /** Path and query, such as `/chat?room=1`. */
+  readonly url: string
+  /** Lower-case names. */
+  readonly headers: Readonly<Record<string, string | undefined>>
+  readonly remoteAddress: string | undefined
+}
+
+/**
+ * Where a connection reports to. All calls are made from the event loop, never from within a call to the connection.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ConnectionSink {
+  /** One frame and its size in bytes. Binary frames come as bytes. */
+  readonly frame: (data: string | Uint8Array, bytes: number) => void
+  /** After `buffered` was over the high-water mark: it is no longer. */
+  readonly drained: () => void
+  /** A sign of life that is no frame (an answer to `ping`). */
+  readonly alive: () => void
+  /** The connection is gone, whoever closed it. Called exactly once, and last. */
+  readonly closed: (code: number, reason: string) => void
+}
+
+/**
+ * One physical WebSocket, or what stands in for one. None of its methods waits, fails or throws.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Connection {
+  /** The subprotocol negotiated; empty for none. */
+  readonly protocol: string
+  readonly request: Request
+  /** Starts the flow of frames. Frames that came before are kept for it. To be called once. */
+  readonly open: (sink: ConnectionSink) => void
+  /** Hands over a text frame. `written` is called when the socket has taken it, or with false when it can't. */
+  readonly send: (frame: string, written?: (ok: boolean) => void) => void
+  /** Bytes handed over that the socket has not taken yet. */
+  readonly buffered: () => number
+  /** Stops and goes on reading, so that a peer that sends too fast has to wait. */
+  readonly pause: () => void
+  readonly resume: () => void
+  /** A protocol-level ping, for peers that know no other; answered through `alive`. */
+  readonly ping: () => void
+  /** Closes with a code in an orderly way; terminates if the peer does not answer soon. */
+  readonly close: (code: number, reason: string) => void
+  /** Ends it at once. */
+  readonly terminate: () => void
+}
+
+/**
+ * Above this many bytes handed over and not taken, a sender should wait for `drained`.
+ *
+ * @since 0.1.0
+ * @category constants
+ */
+export const highWaterBytes = 256 * 1024
+
+/** @since 0.1.0 @category models */
+export interface Address {
+  readonly host: string
+  readonly port: number
+}
+
+/**
+ * Accepts connections.
+ *
+ * @since 0.1.0
+ * @category services
+ */
+export class TransportServer extends Context.Service<TransportServer, {
+  /**
+   * Listens, and hands each connection to `accept`, until the scope closes; then no new ones come, and those that
+   * were accepted stay open. Fails when it can't listen.
+   */
+  readonly listen: (accept: (connection: Connection) => void) => Effect.Effect<Address, TransportError, Scope.Scope>
+}>()("resilient-websocket/TransportServer") {}
+
+/** @since 0.1.0 @category models */
+export interface DialOptions {
+  readonly url: string
+  /** The subprotocol to ask for. */
+  readonly protocol: string
+  readonly headers: Readonly<Record<string, string>>
+  readonly timeoutMillis: number
+  /** Largest frame to take, in bytes. */
+  readonly maxFrameBytes: number
+}
+
+/**
+ * Makes connections.
+ *
+ * @since 0.1.0
+ * @category services
+ */
+export class TransportClient extends Context.Service<TransportClient, {
+  /** Dials; the connection is open when this succeeds. Interrupting it abandons the attempt. */
+  readonly dial: (options: DialOptions) => Effect.Effect<Connection, TransportError | ConnectionTimeoutError>
+}>()("resilient-websocket/TransportClient") {}
+
+/**
+ * A server and a client transport joined in memory: what is dialled is accepted, whatever the URL. For tests and for
+ * programs that talk to themselves.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerMemory: Layer.Layer<TransportServer | TransportClient> = Layer.effectContext(
+  makeMemory((server, client) => Context.make(TransportServer, server).pipe(Context.add(TransportClient, client)))
+)

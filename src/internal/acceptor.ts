@@ -1,0 +1,339 @@
+/**
+ * The server's half of the handshake (PROTOCOL.md §4): hello in, who is it, attach to the session, welcome out.
+ */
+import { Clock, Effect, Random } from "effect"
+import { decode, encode } from "../core/Codec.ts"
+import type { Hello, Reject } from "../core/Frame.ts"
+import { CloseCode, closeCodeOf, type FreshReason, type RejectCode, subprotocol, version } from "../core/Protocol.ts"
+import { maxFrameBytes, resumeInbox, resumeOutbox, Session } from "../core/Session.ts"
+import { Violation } from "../core/Violation.ts"
+import type { MessageQueue } from "../MessageQueue.ts"
+import type { Recorder } from "../Metrics.ts"
+import type { SessionRegistry } from "../SessionRegistry.ts"
+import type { Connection, ConnectionSink, Request } from "../Transport.ts"
+import {
+  ConnectionTimeoutError,
+  HandshakeError,
+  type MessageQueueError,
+  ProtocolError,
+  type SessionRegistryError,
+  TransportError,
+  type WebSocketError
+} from "../WebSocketError.ts"
+import type { Engine } from "./engine.ts"
+import { makeId } from "./ids.ts"
+import { Peer } from "./peer.ts"
+import { openPort } from "./port.ts"
+import { hashToken, makeToken } from "./resume.ts"
+
+/** What the authentication hook is told. */
+export interface Handshake extends Request {
+  /** The token of the hello frame, else of `Authorization: Bearer`, else of the query `?token=`. */
+  readonly token: string | undefined
+  /** The session that the peer wants to resume. */
+  readonly session: string | undefined
+  /** Whether the peer speaks no `resilient.v1`. */
+  readonly plain: boolean
+}
+
+/** What the authentication hook says. */
+export interface Identity {
+  /** The session of this peer; without one, it resumes its own or gets a new one. */
+  readonly session?: string | undefined
+  /** Who it is; a session can only be resumed by the principal that created it. */
+  readonly principal?: string | undefined
+}
+
+export interface AcceptorOptions {
+  readonly engine: Engine
+  readonly queue: MessageQueue["Service"]
+  readonly registry: SessionRegistry["Service"]
+  readonly recorder: Recorder
+  readonly authenticate: (handshake: Handshake) => Effect.Effect<Identity, HandshakeError>
+  readonly acceptPlain: boolean
+  readonly window: { readonly messages: number; readonly bytes: number }
+  readonly maxPayload: number
+  readonly heartbeatMillis: number
+  readonly jitterMillis: number
+  readonly handshakeTimeoutMillis: number
+  readonly maxHandshakes: number
+  readonly isClosing: () => boolean
+  readonly onAttached: (peer: Peer) => void
+}
+
+type AcceptError = HandshakeError | ConnectionTimeoutError | ProtocolError | MessageQueueError | SessionRegistryError | TransportError
+
+export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions) {
+  const { engine, queue, recorder, registry } = options
+  const clock = yield* Clock.Clock
+  const random = yield* Random.Random
+  const handshakeTimeout = new ConnectionTimeoutError({
+    phase: "handshake",
+    afterMillis: options.handshakeTimeoutMillis
+  })
+  /** Connections whose handshake is not done, and when their time is up. */
+  const pending = new Map<Connection, { readonly until: number; readonly fail: (error: WebSocketError) => void }>()
+
+  const refuse = (connection: Connection, error: WebSocketError): void => {
+    recorder.count("connectionsFailed")
+    const { code, reject } = rejection(error)
+    if (connection.protocol === subprotocol) connection.send(encode(reject))
+    connection.close(code, reject.detail.slice(0, 100))
+  }
+
+  /** Runs a handshake step; its failure turns the connection away. */
+  const step = (connection: Connection, effect: Effect.Effect<unknown, AcceptError>): void => {
+    engine.run(
+      Effect.catchCause(effect, (cause) => {
+        pending.delete(connection)
+        const failure = cause.reasons.find((reason) => reason._tag === "Fail")
+        if (failure !== undefined) {
+          return Effect.andThen(
+            Effect.sync(() => refuse(connection, failure.error)),
+            Effect.logDebug("a handshake failed", failure.error)
+          )
+        }
+        const error = new TransportError({ operation: "receive", detail: "the handshake broke off" })
+        return Effect.andThen(
+          Effect.sync(() => refuse(connection, error)),
+          Effect.logError("a handshake failed by a defect", cause)
+        )
+      }).pipe(Effect.asVoid)
+    )
+  }
+
+  const accept = (connection: Connection): void => {
+    recorder.count("connectionsTotal")
+    if (options.isClosing()) return refuse(connection, closing)
+    if (pending.size >= options.maxHandshakes) return refuse(connection, tooMany)
+    if (connection.protocol !== subprotocol) return acceptPlain(connection, undefined)
+    let heard = false
+    const sink: ConnectionSink = {
+      frame: (data) => {
+        if (heard) return step(connection, Effect.fail(malformed("a frame before the welcome")))
+        heard = true
+        const frame = typeof data === "string" ? decode(data) : new Violation("malformed", "a binary frame")
+        if (frame instanceof Violation) return step(connection, Effect.fail(protocolError(frame)))
+        if (frame.t !== "hello") return step(connection, Effect.fail(malformed(`${frame.t} instead of hello`)))
+        step(connection, welcome(connection, frame, become))
+      },
+      drained: noop,
+      alive: noop,
+      closed: () => {
+        if (pending.delete(connection)) recorder.count("connectionsFailed")
+      }
+    }
+    const until = clock.currentTimeMillisUnsafe() + options.handshakeTimeoutMillis
+    pending.set(connection, { until, fail: (error) => refuse(connection, error) })
+    const become = openPort(connection, sink)
+  }
+
+  const authenticate = (request: Request, auth: string | undefined, session: string | undefined, plain: boolean) =>
+    options.authenticate({ ...request, token: auth ?? tokenOf(request), session, plain }).pipe(
+      Effect.timeoutOrElse({
+        duration: options.handshakeTimeoutMillis,
+        orElse: () => Effect.fail(handshakeTimeout)
+      })
+    )
+
+  const welcome = Effect.fnUntraced(function*(
+    connection: Connection,
+    hello: Hello,
+    become: (sink: ConnectionSink) => void
+  ) {
+    if (hello.version !== version) {
+      const detail = `version ${hello.version} is not spoken here, ${version} is`
+      return yield* new HandshakeError({ reason: "version", detail, retryable: false })
+    }
+    const identity = yield* authenticate(connection.request, hello.auth, hello.session, false)
+    // Without a name from the hook, only a token gives access to a named session.
+    const session = identity.session ?? (hello.token === undefined ? undefined : hello.session) ?? makeId(random)
+    const token = makeToken()
+    const attached = yield* registry.attach({
+      session,
+      principal: identity.principal,
+      authorized: identity.session !== undefined,
+      tokenHash: hello.token === undefined ? undefined : hashToken(hello.token),
+      nextTokenHash: hashToken(token),
+      instance: hello.instance
+    })
+    const peer = yield* openPeer(session, identity.principal, attached.generation, false)
+    const { core } = peer
+    // A session of this process knows its inbox best; one from a store goes on from what was stored.
+    if (core.inbox.epoch === null && attached.position !== undefined) core.inbox.restore(attached.position)
+    const hadPosition = core.inbox.epoch !== null
+    const out = yield* queue.open(session, attached.generation)
+    peer.opened(out.epoch, out.acked)
+    const resumedOut = resumeOutbox(out, hello.in)
+    if (resumedOut instanceof Violation) return yield* protocolError(resumedOut, session)
+    const resumedIn = resumeInbox(core.inbox, hello.out)
+    if (resumedIn instanceof Violation) return yield* protocolError(resumedIn, session)
+    // Gone, or overtaken by a newer connection of the same session, while this one was being looked at.
+    if (!pending.delete(connection) || peer.generation !== attached.generation) {
+      connection.terminate()
+      return yield* registry.detach(session, attached.generation)
+    }
+
+    const resumed = resumedIn && resumedOut.continued
+    recorder.count(resumed ? "connectionsResumed" : "connectionsFresh")
+    connection.send(encode({
+      t: "welcome",
+      result: resumed ? "resumed" : "fresh",
+      ...(resumed ? {} : { reason: freshReason(hello, attached.known, hadPosition, resumedIn) }),
+      session,
+      token,
+      generation: attached.generation,
+      out,
+      in: core.inbox.position,
+      continued: { in: resumedIn, out: resumedOut.continued },
+      window: options.window,
+      maxPayload: options.maxPayload,
+      heartbeat: options.heartbeatMillis,
+      retention: Math.min(registry.retentionMillis, tenYears),
+      jitter: options.jitterMillis
+    }))
+    become(engine.attach(peer, connection, {
+      window: hello.window,
+      position: resumedOut.position,
+      announced: core.inbox.handled,
+      maxPayload: hello.maxPayload
+    }))
+    options.onAttached(peer)
+  })
+
+  /** The session's runtime, owned by this generation; whatever connection it had is closed. */
+  const openPeer = Effect.fnUntraced(function*(
+    session: string,
+    principal: string | undefined,
+    generation: number,
+    plain: boolean
+  ) {
+    let peer = engine.peers.get(session)
+    if (peer !== undefined && peer.plain !== plain) {
+      engine.close(peer, CloseCode.replaced, "replaced by a connection of another kind")
+      peer = undefined
+    }
+    if (peer === undefined) {
+      const core = new Session({ role: "server", window: options.window, maxPayload: options.maxPayload })
+      peer = new Peer({ key: session, session, principal, core, plain })
+      engine.peers.set(session, peer)
+    }
+    if (peer.generation > generation) return yield* replaced
+    peer.generation = generation
+    if (peer.connection !== undefined) {
+      recorder.count("connectionsReplaced")
+      if (!peer.plain) peer.connection.send(encode(rejection(replaced).reject))
+      engine.close(peer, CloseCode.replaced, "replaced by a newer connection", replaced)
+    }
+    return peer
+  })
+
+  const acceptPlain = (connection: Connection, session: string | undefined): void => {
+    if (!options.acceptPlain) return refuse(connection, malformed(`the subprotocol ${subprotocol} is required`))
+    let gone = false
+    const become = openPort(connection, { frame: noop, drained: noop, alive: noop, closed: () => void (gone = true) })
+    connection.pause()
+    step(connection, Effect.gen(function*() {
+      const peer = yield* attachPlain(connection, session, become)
+      if (gone) engine.detach(peer, { code: 1006, reason: "", error: undefined })
+      else connection.resume()
+    }))
+  }
+
+  const attachPlain = Effect.fnUntraced(function*(
+    connection: Connection,
+    wanted: string | undefined,
+    become: (sink: ConnectionSink) => void
+  ) {
+    const identity: Identity = wanted === undefined
+      ? yield* authenticate(connection.request, undefined, undefined, true)
+      : { session: wanted }
+    const session = identity.session ?? makeId(random)
+    const attached = yield* registry.attach({
+      session,
+      principal: identity.principal,
+      authorized: true,
+      tokenHash: undefined,
+      nextTokenHash: hashToken(makeToken()),
+      instance: makeId(random)
+    })
+    const peer = yield* openPeer(session, identity.principal, attached.generation, true)
+    const out = yield* queue.open(session, attached.generation)
+    peer.opened(out.epoch, out.acked)
+    recorder.count(attached.known ? "connectionsResumed" : "connectionsFresh")
+    become(engine.attach(peer, connection, {
+      window: options.window,
+      position: { epoch: null, received: 0, handled: out.acked, failed: [], pending: { messages: 0, bytes: 0 } },
+      announced: 0,
+      maxPayload: options.maxPayload
+    }))
+    options.onAttached(peer)
+    return peer
+  })
+
+  /** A connection that somebody else accepted, perhaps with the session it is for. */
+  const register = Effect.fnUntraced(function*(connection: Connection, session: string | undefined) {
+    if (options.isClosing()) return yield* closing
+    if (connection.protocol === subprotocol) {
+      accept(connection)
+      return undefined
+    }
+    if (!options.acceptPlain) return yield* malformed(`the subprotocol ${subprotocol} is required`)
+    recorder.count("connectionsTotal")
+    const become = openPort(connection, { frame: noop, drained: noop, alive: noop, closed: noop })
+    return (yield* attachPlain(connection, session, become)).session
+  })
+
+  const tick = (now: number): void => {
+    for (const [connection, { fail, until }] of pending) {
+      if (until > now) return // in order of arrival, all with the same time
+      pending.delete(connection)
+      recorder.count("connectionsTimedOut")
+      fail(handshakeTimeout)
+    }
+  }
+
+  return { accept, register, tick, maxFrameBytes: maxFrameBytes(options.maxPayload) }
+})
+
+const tenYears = 10 * 365 * 86_400_000
+const noop = (): void => {}
+
+const closing = new HandshakeError({ reason: "draining", detail: "the server is closing", retryable: true })
+const tooMany = new HandshakeError({ reason: "overloaded", detail: "too many handshakes at once", retryable: true })
+const replaced = new HandshakeError({
+  reason: "replaced",
+  detail: "the session is connected elsewhere",
+  retryable: false
+})
+
+const malformed = (detail: string) => new ProtocolError({ code: "unexpected", detail })
+
+const protocolError = (violation: Violation, session?: string) =>
+  new ProtocolError({ code: violation.code, detail: violation.detail, ...(session === undefined ? {} : { session }) })
+
+const freshReason = (hello: Hello, known: boolean, hadPosition: boolean, continuedIn: boolean): FreshReason => {
+  if (!known) return hello.session === undefined ? "new" : "unknownSession"
+  if (hello.in.epoch === null || (hadPosition && !continuedIn)) return "peerStateLost"
+  return hadPosition ? "unknownEpoch" : "positionLost"
+}
+
+/** How an error is told to the peer. */
+export const rejection = (error: WebSocketError): { readonly code: number; readonly reject: Reject } => {
+  const code = rejectCodeOf(error)
+  if (error._tag === "ConnectionTimeoutError") {
+    return { code: CloseCode.handshakeTimeout, reject: { t: "reject", code, detail: error.message } }
+  }
+  return { code: closeCodeOf[code], reject: { t: "reject", code, detail: error.message } }
+}
+
+const rejectCodeOf = (error: WebSocketError): RejectCode => {
+  if (error._tag === "ProtocolError") return "protocol"
+  if (error._tag !== "HandshakeError") return "internal"
+  return error.reason === "invalid" ? "protocol" : error.reason
+}
+
+const tokenOf = (request: Request): string | undefined => {
+  const bearer = /^Bearer (.+)$/i.exec(request.headers["authorization"] ?? "")?.[1]
+  return bearer ?? new URLSearchParams(request.url.split("?")[1] ?? "").get("token") ?? undefined
+}

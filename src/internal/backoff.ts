@@ -1,0 +1,14 @@
+/** The one backoff of the library: exponential with full jitter. */
+import { Duration, Effect, Random, Schedule } from "effect"
+
+/**
+ * From nothing to the exponential delay, so that a crowd that failed together does not come back together
+ * (`Schedule.jittered` moves delays by a fifth only). Durations in ms.
+ */
+export const fullJitter = (baseMillis: number, capMillis: number): Schedule.Schedule<Duration.Duration> =>
+  Schedule.min([Schedule.exponential(baseMillis), Schedule.spaced(capMillis)]).pipe(
+    Schedule.modifyDelay(({ duration }) =>
+      Effect.map(Random.next, (part) => Duration.millis(part * Duration.toMillis(duration)))
+    ),
+    Schedule.map(({ duration }) => Effect.succeed(duration))
+  )

@@ -1,0 +1,93 @@
+/** Small things that server and client share. */
+import { Effect, Option, Schedule } from "effect"
+import { type CircuitBreaker, session as circuitOf, type State as CircuitState } from "../CircuitBreaker.ts"
+import type { Deduplicator } from "../Deduplicator.ts"
+import type { MessageQueue } from "../MessageQueue.ts"
+import { HandshakeError, type WebSocketError } from "../WebSocketError.ts"
+import { fullJitter } from "./backoff.ts"
+import * as Check from "./options.ts"
+import type { Peer } from "./peer.ts"
+import { defaultIntensity, type Intensity } from "./supervisor.ts"
+
+/**
+ * One session, as it is now.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface SessionStats {
+  readonly session: string
+  readonly principal: string | undefined
+  readonly connected: boolean
+  readonly plain: boolean
+  readonly generation: number
+  readonly queuedMessages: number
+  readonly queuedBytes: number
+  /** Received and not handled yet. */
+  readonly pendingMessages: number
+  readonly circuit: CircuitState["_tag"]
+}
+
+/**
+ * Where a message is: waiting in the outbox, sent and not acknowledged, handled; or unknown: never seen, given up, or
+ * handled too long ago to tell.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type MessageState = "waiting" | "sent" | "handled" | "unknown"
+
+/** Five attempts in all: the first and four more. */
+export const defaultHandlerRetry: Schedule.Schedule<unknown, unknown> = Schedule.upTo(fullJitter(1_000, 60_000), {
+  times: 4
+})
+
+export const forbidden = new HandshakeError({
+  reason: "forbidden",
+  detail: "the renewed token is somebody else's",
+  retryable: false
+})
+
+export const intensityOf = (
+  options: { readonly restarts: number; readonly period: Parameters<typeof Check.millis>[1] } | undefined
+): Intensity => ({
+  restarts: Check.count("restartIntensity.restarts", options?.restarts, defaultIntensity.restarts, 0),
+  periodMillis: Check.millis("restartIntensity.period", options?.period, defaultIntensity.periodMillis)
+})
+
+export const statsOf = (
+  peer: Peer,
+  queuedMessages: number,
+  queuedBytes: number,
+  breaker: CircuitBreaker["Service"]
+): SessionStats => ({
+  session: peer.session,
+  principal: peer.principal,
+  connected: peer.connected,
+  plain: peer.plain,
+  generation: peer.generation,
+  queuedMessages,
+  queuedBytes,
+  pendingMessages: peer.inbound.size,
+  circuit: breaker.stateUnsafe(circuitOf(peer.key))._tag
+})
+
+export const locate = Effect.fnUntraced(function*(
+  queue: MessageQueue["Service"],
+  deduplicator: Deduplicator["Service"],
+  peer: Peer,
+  messageId: string
+): Effect.fn.Return<MessageState, WebSocketError> {
+  const found = yield* queue.find(peer.key, messageId)
+  if (found !== undefined) return found.state
+  const receipt = Option.getOrUndefined(yield* deduplicator.lookup({ scope: peer.key, key: messageId }))
+  const offset = receipt?.offset ?? offsetOf(peer.epoch, messageId)
+  return offset === undefined ? "unknown" : peer.receipts.stateOf(offset)
+})
+
+/** The offset in a default message id of this log. */
+const offsetOf = (epoch: string, messageId: string): number | undefined => {
+  if (!messageId.startsWith(`${epoch}-`)) return undefined
+  const offset = Number(messageId.slice(epoch.length + 1))
+  return Number.isSafeInteger(offset) && offset > 0 ? offset : undefined
+}

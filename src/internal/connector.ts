@@ -1,0 +1,297 @@
+/**
+ * The client's half of the handshake (PROTOCOL.md §4), and the loop that keeps it connected: admit, dial, hello,
+ * welcome, stay until the connection is lost, back off, again.
+ */
+import { Cause, Deferred, Duration, Effect, Exit, Latch, Random, Schedule } from "effect"
+import { type CircuitBreaker, endpoint as circuitOf, type Permit } from "../CircuitBreaker.ts"
+import { decode, encode } from "../core/Codec.ts"
+import type { Hello, OutboxPosition, Reject, Welcome } from "../core/Frame.ts"
+import { CloseCode, isRetryable, subprotocol, version } from "../core/Protocol.ts"
+import { maxFrameBytes, resumeInbox, resumeOutbox } from "../core/Session.ts"
+import { Violation } from "../core/Violation.ts"
+import type { MessageQueue } from "../MessageQueue.ts"
+import type { Recorder } from "../Metrics.ts"
+import type { Connection, TransportClient } from "../Transport.ts"
+import {
+  ConnectionTimeoutError,
+  HandshakeError,
+  ProtocolError,
+  SessionNotFoundError,
+  TransportError,
+  type WebSocketError
+} from "../WebSocketError.ts"
+import { fullJitter } from "./backoff.ts"
+import type { DeadLetters } from "./deadLetters.ts"
+import type { Agreement, Ending, Engine } from "./engine.ts"
+import type { Peer } from "./peer.ts"
+import { openPort } from "./port.ts"
+
+/**
+ * Whether the client is connected, and if not, why and what next.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type ConnectionState =
+  | { readonly _tag: "Connecting"; readonly attempt: number }
+  | {
+    readonly _tag: "Connected"
+    readonly session: string
+    /** Whether the session went on, or started anew and why. */
+    readonly result: "resumed" | "fresh"
+    readonly reason: Welcome["reason"]
+  }
+  | { readonly _tag: "Disconnected"; readonly error: WebSocketError; readonly retryInMillis: number }
+  /** The server said stop: wait for `reconnect`. What is queued is kept. */
+  | { readonly _tag: "Stopped"; readonly error: WebSocketError }
+  | { readonly _tag: "Closed" }
+
+export interface ConnectorOptions {
+  readonly engine: Engine
+  readonly peer: Peer
+  readonly queue: MessageQueue["Service"]
+  readonly breaker: CircuitBreaker["Service"]
+  readonly transport: TransportClient["Service"]
+  readonly recorder: Recorder
+  readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
+  readonly instance: string
+  readonly url: Effect.Effect<string, WebSocketError>
+  readonly token: Effect.Effect<string | undefined, WebSocketError>
+  readonly headers: Readonly<Record<string, string>>
+  readonly onFresh: "deadLetter" | "resend"
+  readonly dialTimeoutMillis: number
+  readonly handshakeTimeoutMillis: number
+  readonly backoff: { readonly baseMillis: number; readonly capMillis: number }
+  readonly setState: (state: ConnectionState) => Effect.Effect<void>
+}
+
+/** The generation of a client's own outbox: nobody else writes to it. */
+export const ownGeneration = 1
+
+export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptions) {
+  const { breaker, engine, peer, queue, recorder, setState } = options
+  const again = yield* Latch.make(false)
+  let resume: { readonly session: string; readonly token: string } | undefined
+  let lost: Deferred.Deferred<Ending> | undefined
+  let rejected: WebSocketError | undefined
+  let drain: { readonly window: number; readonly endpoint: string | undefined } | undefined
+
+  /** Opens the connection and says hello; ends with the server's welcome. */
+  const greet = Effect.fnUntraced(function*(connection: Connection, out: OutboxPosition) {
+    const answer = yield* Deferred.make<Welcome, WebSocketError>()
+    const settle = (effect: Exit.Exit<Welcome, WebSocketError>) => Deferred.doneUnsafe(answer, effect)
+    const become = openPort(connection, {
+      frame: (data) => settle(readAnswer(data)),
+      drained: noop,
+      alive: noop,
+      closed: (code, reason) => settle(Exit.fail(closedBeforeWelcome(code, reason)))
+    })
+    const token = yield* options.token
+    const { core } = peer
+    const hello: Hello = {
+      t: "hello",
+      version,
+      ...(resume === undefined ? {} : { session: resume.session, token: resume.token }),
+      instance: options.instance,
+      ...(token === undefined ? {} : { auth: token }),
+      out,
+      in: core.inbox.position,
+      window: core.options.window,
+      maxPayload: core.options.maxPayload
+    }
+    connection.send(encode(hello))
+    const welcome = yield* Deferred.await(answer)
+    return { welcome, become, announced: hello.in.handled }
+  })
+
+  /** Takes positions and credentials from the welcome. */
+  const agree = Effect.fnUntraced(function*(welcome: Welcome, out: OutboxPosition, announced: number) {
+    const { core } = peer
+    const resumedOut = resumeOutbox(out, welcome.in)
+    if (resumedOut instanceof Violation) return yield* protocolError(resumedOut)
+    if (!resumedOut.continued) return yield* protocolError(new Violation("malformed", "the welcome is for another log"))
+    if (!welcome.continued.out) core.inbox.adopt(welcome.out.epoch, welcome.out.acked)
+    else if (resumeInbox(core.inbox, welcome.out) !== true) {
+      return yield* protocolError(new Violation("malformed", "the welcome goes on where we are not"))
+    }
+    resume = { session: welcome.session, token: welcome.token }
+    peer.session = welcome.session
+    if (!welcome.continued.in && options.onFresh === "deadLetter") {
+      const given = yield* queue.giveBackSent(peer.key, ownGeneration)
+      yield* options.deadLetters.outgoing(peer.session, peer, peer.epoch, given, "fresh", given.length)
+    }
+    const agreement: Agreement = {
+      window: welcome.window,
+      position: resumedOut.position,
+      announced: welcome.continued.out ? announced : core.inbox.handled,
+      maxPayload: welcome.maxPayload
+    }
+    return agreement
+  })
+
+  /** From dial to loss. Succeeds with why it ended; fails when it never came to be. */
+  const connectOnce = Effect.fnUntraced(function*(url: string, permit: Permit, onConnected: () => void) {
+    const connection = yield* options.transport.dial({
+      url,
+      protocol: subprotocol,
+      headers: options.headers,
+      timeoutMillis: options.dialTimeoutMillis,
+      maxFrameBytes: maxFrameBytes(peer.core.options.maxPayload)
+    })
+    recorder.count("connectionsTotal")
+    return yield* Effect.gen(function*() {
+      // What the server acknowledged is settled first, so that the position we name is the newest.
+      yield* engine.flush(peer)
+      const out = yield* queue.open(peer.key, ownGeneration)
+      const { announced, become, welcome } = yield* Effect.timeoutOrElse(greet(connection, out), {
+        duration: options.handshakeTimeoutMillis,
+        orElse: () => Effect.fail(handshakeTimeout(options.handshakeTimeoutMillis))
+      })
+      const agreement = yield* agree(welcome, out, announced)
+      const ended = yield* Deferred.make<Ending>()
+      lost = ended
+      become(engine.attach(peer, connection, agreement))
+      onConnected()
+      yield* breaker.record(permit, { _tag: "Success" })
+      recorder.count(welcome.result === "resumed" ? "connectionsResumed" : "connectionsFresh")
+      const { reason, result, session } = welcome
+      yield* setState({ _tag: "Connected", session, result, reason })
+      return yield* Deferred.await(ended)
+    }).pipe(
+      Effect.onExit((exit) =>
+        Effect.sync(() => {
+          if (Exit.isFailure(exit) && peer.connection !== connection) connection.terminate()
+        })
+      )
+    )
+  })
+
+  const attempt = Effect.fnUntraced(function*(count: number, onConnected: () => void) {
+    const url = drain?.endpoint ?? (yield* options.url)
+    yield* setState({ _tag: "Connecting", attempt: count })
+    const permit = yield* breaker.awaitAdmission(circuitOf(url))
+    drain = undefined
+    rejected = undefined
+    return yield* Effect.onExit(connectOnce(url, permit, onConnected), (exit) => {
+      if (Exit.isSuccess(exit)) return Effect.void
+      recorder.count("connectionsFailed")
+      return breaker.record(permit, Cause.hasInterruptsOnly(exit.cause) ? { _tag: "Ignored" } : { _tag: "Failure" })
+    })
+  })
+
+  const loop = Effect.gen(function*() {
+    let attempts = 0
+    let backoff = yield* Schedule.toStep(fullJitter(options.backoff.baseMillis, options.backoff.capMillis))
+    while (true) {
+      attempts++
+      if (attempts > 1) recorder.count("retriesTried")
+      let connected = false
+      const exit = yield* Effect.exit(attempt(attempts, () => {
+        connected = true
+      }))
+      if (Exit.isFailure(exit) && exit.cause.reasons.every((reason) => reason._tag !== "Fail")) {
+        return yield* Effect.failCause(exit.cause) // a defect: the supervisor's
+      }
+      const error = Exit.isSuccess(exit) ? errorOf(exit.value, rejected) : failureOf(exit.cause)
+      if (connected) {
+        if (attempts > 1) recorder.count("retriesSucceeded")
+        attempts = 0
+        backoff = yield* Schedule.toStep(fullJitter(options.backoff.baseMillis, options.backoff.capMillis))
+      }
+      if (!comesBack(error, exit)) {
+        again.closeUnsafe()
+        yield* setState({ _tag: "Stopped", error })
+        yield* again.await
+        attempts = 0
+        continue
+      }
+      const retryInMillis = drain === undefined
+        ? Duration.toMillis((yield* backoff(engine.now(), undefined).pipe(Effect.orDie))[1])
+        : (yield* Random.next) * drain.window
+      yield* setState({ _tag: "Disconnected", error, retryInMillis })
+      again.closeUnsafe()
+      yield* Effect.raceFirst(Effect.sleep(retryInMillis), again.await)
+    }
+  })
+
+  return {
+    loop,
+    /** Ends a wait, for the next attempt or for ever. */
+    reconnect: again.open,
+    forget: () => {
+      resume = undefined
+    },
+    onDetached: (ending: Ending) => {
+      if (lost !== undefined) Deferred.doneUnsafe(lost, Exit.succeed(ending))
+    },
+    onDrain: (window: number, endpoint: string | undefined) => {
+      drain = { window, endpoint }
+    },
+    onReject: (reject: Reject) => {
+      rejected = rejectionError(reject)
+    }
+  }
+})
+
+const noop = (): void => {}
+
+const handshakeTimeout = (afterMillis: number) => new ConnectionTimeoutError({ phase: "handshake", afterMillis })
+
+const protocolError = ({ code, detail }: Violation) => new ProtocolError({ code, detail })
+
+const readAnswer = (data: string | Uint8Array): Exit.Exit<Welcome, WebSocketError> => {
+  const frame = typeof data === "string" ? decode(data) : new Violation("malformed", "a binary frame")
+  if (frame.t === "welcome") return Exit.succeed(frame)
+  if (frame.t === "reject") return Exit.fail(rejectionError(frame))
+  return Exit.fail(frame instanceof Violation
+    ? protocolError(frame)
+    : new ProtocolError({ code: "unexpected", detail: `${frame.t} instead of welcome` }))
+}
+
+/** What a reject frame means to the client. */
+export const rejectionError = ({ code, detail }: Reject): WebSocketError => {
+  switch (code) {
+    case "unauthorized":
+    case "forbidden":
+    case "version":
+    case "replaced":
+      return new HandshakeError({ reason: code, detail, retryable: false })
+    case "overloaded":
+    case "draining":
+      return new HandshakeError({ reason: code, detail, retryable: true })
+    case "protocol":
+      return new ProtocolError({ code, detail })
+    default:
+      return new TransportError({ operation: "receive", detail: `the server rejected: ${detail}` })
+  }
+}
+
+const closedError = (code: number, reason: string) =>
+  new TransportError({ operation: "receive", detail: `closed with ${code}${reason === "" ? "" : ` (${reason})`}` })
+
+/** A close that a reject frame should have explained, and did not. */
+const closedBeforeWelcome = (code: number, reason: string): WebSocketError => {
+  if (code === CloseCode.unauthorized) {
+    return new HandshakeError({ reason: "unauthorized", detail: reason, retryable: false })
+  }
+  return isRetryable(code) ? closedError(code, reason) : new ProtocolError({ code: String(code), detail: reason })
+}
+
+const errorOf = (ending: Ending, rejected: WebSocketError | undefined): WebSocketError => {
+  if (rejected !== undefined) return rejected
+  if (ending.error !== undefined) return ending.error
+  if (ending.code === CloseCode.sessionEnded) return new SessionNotFoundError({ session: ending.reason })
+  return closedError(ending.code, ending.reason)
+}
+
+const failureOf = (cause: Cause.Cause<WebSocketError>): WebSocketError => {
+  for (const reason of cause.reasons) if (reason._tag === "Fail") return reason.error
+  return new TransportError({ operation: "dial", detail: "interrupted" })
+}
+
+/** Whether to try again by itself. */
+const comesBack = (error: WebSocketError, exit: Exit.Exit<Ending, WebSocketError>): boolean => {
+  if (Exit.isSuccess(exit) && !isRetryable(exit.value.code)) return false
+  if (error._tag === "HandshakeError") return error.retryable
+  return error._tag !== "ProtocolError" && error._tag !== "SessionNotFoundError"
+}

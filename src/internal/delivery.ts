@@ -1,0 +1,152 @@
+/**
+ * From the queue to the wire, for one session at a time: acks into the queue, then control frames, volatile messages,
+ * and as many reliable ones as the peer's window, the socket and the circuit allow.
+ */
+import { Effect } from "effect"
+import { encode, encodeVolatile } from "../core/Codec.ts"
+import type { Flow } from "../core/Flow.ts"
+import type { Slot } from "../core/Outbox.ts"
+import { bulkFrameBytes } from "../core/Protocol.ts"
+import type { CircuitBreaker } from "../CircuitBreaker.ts"
+import { session as circuitOf } from "../CircuitBreaker.ts"
+import type { MessageQueue } from "../MessageQueue.ts"
+import type { Recorder } from "../Metrics.ts"
+import { type Connection, highWaterBytes } from "../Transport.ts"
+import type { DeadLetters } from "./deadLetters.ts"
+import type { Peer } from "./peer.ts"
+
+export interface DeliveryOptions {
+  readonly queue: MessageQueue["Service"]
+  readonly breaker: CircuitBreaker["Service"]
+  readonly recorder: Recorder
+  readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
+  readonly now: () => number
+  readonly markDirty: (peer: Peer) => void
+}
+
+export const makeDelivery = (options: DeliveryOptions) => {
+  const { breaker, deadLetters, markDirty, now, queue, recorder } = options
+
+  /** Tells the queue what the peer handled, before anything else is read from it. */
+  const settle = Effect.fnUntraced(function*(peer: Peer) {
+    const pending = peer.pendingAck
+    if (pending === undefined) return
+    peer.pendingAck = undefined
+    const { handled } = pending
+    const result = yield* Effect.tapError(
+      queue.ack(peer.key, peer.generation, handled, pending.failed),
+      // Not lost: the next round tries again.
+      () => Effect.sync(() => peer.noteAck(handled, pending.failed))
+    )
+    recorder.count("messagesAcknowledged", result.released)
+    if (result.newestEnqueuedAt !== undefined) recorder.handledAfter(now() - result.newestEnqueuedAt)
+    for (const { message, reason } of result.failed) {
+      yield* deadLetters.outgoing(peer.session, peer, peer.epoch, [message], reason, 0)
+    }
+    if (pending.failed.length > 0) peer.control.push(encode({ t: "seen", o: handled }))
+    peer.receipts.handled(handled)
+  })
+
+  const writeControl = (peer: Peer, connection: Connection): void => {
+    if (peer.control.length > 0) {
+      for (const frame of peer.control) connection.send(frame)
+      peer.control = []
+    }
+    if (peer.volatileOut.length > 0) {
+      const payloads = peer.volatileOut
+      peer.volatileOut = []
+      recorder.count("messagesSent", payloads.length)
+      if (peer.plain) { for (const payload of payloads) connection.send(payload) }
+      else connection.send(encodeVolatile(payloads))
+    }
+  }
+
+  const circuitCloses = (peer: Peer): boolean => {
+    const state = breaker.stateUnsafe(circuitOf(peer.key))._tag
+    return state === "Open" || state === "Isolated"
+  }
+
+  /** Reads and writes until something says stop, and notes what. */
+  const deliver = Effect.fnUntraced(function*(peer: Peer, connection: Connection, flow: Flow) {
+    while (true) {
+      const room = Math.min(flow.roomMessages, peer.slowStart - (flow.sent - flow.handled))
+      if (room <= 0 || flow.roomBytes <= 0) return "window" as const
+      if (connection.buffered() >= highWaterBytes) return "backlog" as const
+      const before = flow.sent
+      const limit = { maxMessages: room, maxBytes: Math.min(bulkFrameBytes, flow.roomBytes) }
+      const { expired, more, slots } = yield* queue.read(peer.key, peer.generation, before, limit)
+      if (expired.length > 0) yield* deadLetters.outgoing(peer.session, peer, peer.epoch, expired, "expired", 0)
+      // What was read and not sent is read again: the queue goes by what the peer received.
+      if (peer.connection !== connection || slots.length === 0) return undefined
+      if (flow.idle) peer.progressAt = now()
+      const frames = peer.core.compose(slots, flow)
+      if (frames.length === 0) return "window" as const
+      for (const frame of frames) connection.send(frame)
+      countSent(peer, slots, flow.sent)
+      if (!more && flow.sent > before && lastOf(slots) === flow.sent) return undefined
+    }
+  })
+
+  const countSent = (peer: Peer, slots: ReadonlyArray<Slot>, sent: number): void => {
+    let first = 0
+    let again = 0
+    let enqueuedAt: number | undefined
+    for (const slot of slots) {
+      if (slot.kind === "gap" || slot.offset > sent) continue
+      if (slot.offset <= peer.highestSent) again++
+      else {
+        first++
+        enqueuedAt = slot.enqueuedAt
+      }
+    }
+    peer.highestSent = Math.max(peer.highestSent, sent)
+    recorder.count("messagesSent", first)
+    recorder.count("messagesRedelivered", again)
+    if (enqueuedAt !== undefined) recorder.sentAfter(now() - enqueuedAt)
+  }
+
+  /** A peer without our protocol: a message counts as handled when the socket has taken it. */
+  const deliverPlain = Effect.fnUntraced(function*(peer: Peer, connection: Connection) {
+    while (true) {
+      if (connection.buffered() >= highWaterBytes) return "backlog" as const
+      const limit = { maxMessages: 256, maxBytes: bulkFrameBytes }
+      const { expired, slots } = yield* queue.read(peer.key, peer.generation, peer.plainSent, limit)
+      if (expired.length > 0) yield* deadLetters.outgoing(peer.session, peer, peer.epoch, expired, "expired", 0)
+      if (peer.connection !== connection || slots.length === 0) return undefined
+      for (const slot of slots) {
+        if (slot.kind === "gap") {
+          peer.plainSent = slot.end
+          continue
+        }
+        const { offset } = slot
+        peer.plainSent = offset
+        connection.send(slot.payload, (ok) => {
+          if (!ok || peer.connection !== connection) return
+          peer.noteAck(offset, [])
+          markDirty(peer)
+        })
+      }
+      countSent(peer, slots, peer.plainSent)
+    }
+  })
+
+  return Effect.fnUntraced(function*(peer: Peer) {
+    if (peer.pendingAck !== undefined) yield* settle(peer)
+    const { connection } = peer
+    if (connection === undefined) return
+    writeControl(peer, connection)
+    const { flow } = peer.core
+    if (peer.drained) peer.stalled = "backlog"
+    else if (circuitCloses(peer)) peer.stalled = "circuitOpen"
+    else if (peer.plain) peer.stalled = yield* deliverPlain(peer, connection)
+    else if (flow !== undefined) peer.stalled = yield* deliver(peer, connection, flow)
+    if (peer.connection !== connection || flow === undefined) return
+    const ack = peer.core.composeAck()
+    if (ack !== undefined) connection.send(ack)
+  })
+}
+
+const lastOf = (slots: ReadonlyArray<Slot>): number => {
+  const last = slots[slots.length - 1]
+  return last === undefined ? 0 : last.kind === "gap" ? last.end : last.offset
+}

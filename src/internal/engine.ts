@@ -1,0 +1,365 @@
+/**
+ * What server and client have in common: the sessions of this side, their connections, and the background work on
+ * them: delivery, heartbeats, expiry, deduplicator rotation, each a supervised fiber.
+ *
+ * An idle session costs no fiber and no timer: one worker delivers for all that have something to do, and one looks
+ * at the clock for all.
+ */
+import { type Cause, Clock, Effect, FiberSet, Latch, Random, Stream } from "effect"
+import type { CircuitBreaker } from "../CircuitBreaker.ts"
+import { session as circuitOf } from "../CircuitBreaker.ts"
+import { Deque } from "../core/Deque.ts"
+import type { Auth, Drain, End, InboxPosition, Reject } from "../core/Frame.ts"
+import { Liveness } from "../core/Liveness.ts"
+import { CloseCode, type Window } from "../core/Protocol.ts"
+import type { Violation } from "../core/Violation.ts"
+import type { Deduplicator } from "../Deduplicator.ts"
+import type { MessageQueue } from "../MessageQueue.ts"
+import type { Recorder } from "../Metrics.ts"
+import type { Connection, ConnectionSink } from "../Transport.ts"
+import { ConnectionTimeoutError, type DeadLetterReason, type MessageQueueError, type WebSocketError } from "../WebSocketError.ts"
+import { fullJitter } from "./backoff.ts"
+import type { DeadLetters } from "./deadLetters.ts"
+import { makeDelivery } from "./delivery.ts"
+import { makeInbound } from "./inbound.ts"
+import { type Delivery, Peer, slowStartMessages } from "./peer.ts"
+import { type Intensity, supervise, supervised } from "./supervisor.ts"
+
+/** Times in ms. */
+export interface EngineTimes {
+  readonly heartbeat: number
+  readonly heartbeatTimeout: number
+  readonly ackTimeout: number
+  readonly idleTimeout: number
+  readonly expirySweep: number
+}
+
+export interface EngineOptions {
+  readonly queue: MessageQueue["Service"]
+  readonly deduplicator: Deduplicator["Service"]
+  readonly breaker: CircuitBreaker["Service"]
+  readonly recorder: Recorder
+  readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
+  readonly times: EngineTimes
+  readonly intensity: Intensity
+  readonly handle: (peer: Peer, delivery: Delivery) => Effect.Effect<void>
+  readonly savePosition: (peer: Peer, position: InboxPosition) => Effect.Effect<void, WebSocketError>
+  readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
+  readonly onViolation: (peer: Peer, violation: Violation) => void
+  /** The peer has no connection any more. */
+  readonly onDetached: (peer: Peer, ending: Ending) => void
+  /** Runs with each look at the clock. */
+  readonly onTick: (now: number) => Effect.Effect<void, WebSocketError>
+  readonly onGiveUp: (name: string, cause: Cause.Cause<unknown>) => Effect.Effect<void>
+}
+
+/** Why a connection ended. */
+export interface Ending {
+  readonly code: number
+  readonly reason: string
+  readonly error: WebSocketError | undefined
+}
+
+/** What a handshake agreed on. */
+export interface Agreement {
+  readonly window: Window
+  readonly position: InboxPosition
+  /** The handled position that our side of the handshake announced. */
+  readonly announced: number
+  readonly maxPayload: number
+}
+
+export type Engine = Effect.Success<ReturnType<typeof makeEngine>>
+
+export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
+  const { breaker, deadLetters, queue, recorder, times } = options
+  const clock = yield* Clock.Clock
+  const now = () => clock.currentTimeMillisUnsafe()
+  const fork = yield* FiberSet.makeRuntime<never, void>()
+  /** Runs in the background until the scope closes. Nobody awaits it, so its failure is logged. */
+  const run = (effect: Effect.Effect<unknown, unknown>): void => {
+    fork(Effect.catchCause(Effect.asVoid(effect), (cause) => Effect.logError("background work failed", cause)))
+  }
+  const peers = new Map<string, Peer>()
+  const connected = new Set<Peer>()
+  /** Connections that were attached and whose socket is not gone, also those that were replaced or closed. */
+  const open = new Set<Connection>()
+
+  // --- delivery: a queue of peers that have something to do, each in it once
+
+  const dirty = new Deque<Peer>()
+  const work = yield* Latch.make(false)
+  /** Opened whenever something was delivered, handled or closed, for whoever waits for quiet. */
+  const pulse = yield* Latch.make(false)
+  const markDirty = (peer: Peer): void => {
+    if (peer.dirty) return
+    peer.dirty = true
+    dirty.pushBack(peer)
+    work.openUnsafe()
+  }
+  const flush = makeDelivery({ queue, breaker, recorder, deadLetters, now, markDirty })
+
+  /** A store that fails is asked again later; an owner that lost its session lets go of it. */
+  const onStoreError = (peer: Peer, error: MessageQueueError): Effect.Effect<void> => {
+    if (error.reason !== "store") {
+      return Effect.sync(() => close(peer, CloseCode.replaced, "the session has another owner", error))
+    }
+    run(retryDelivery(peer))
+    return Effect.logWarning(`delivery to session ${peer.session} is put off`, error)
+  }
+  const retryDelivery = (peer: Peer) =>
+    Effect.flatMap(Random.next, (part) => Effect.delay(Effect.sync(() => markDirty(peer)), part * 1_000))
+
+  let flushing: Peer | undefined
+  const deliveryLoop = Effect.gen(function*() {
+    // A defect in the middle of a peer must not forget it.
+    if (flushing !== undefined) markDirty(flushing)
+    while (true) {
+      flushing = dirty.popFront()
+      if (flushing === undefined) {
+        work.closeUnsafe()
+        yield* work.await
+        continue
+      }
+      const peer = flushing
+      peer.dirty = false
+      yield* Effect.catch(flush(peer), (error) => onStoreError(peer, error))
+      pulse.openUnsafe()
+    }
+  })
+
+  // --- connections
+
+  const inbound = makeInbound({
+    recorder,
+    now,
+    markDirty,
+    handle: options.handle,
+    savePosition: (peer, epoch, offset) =>
+      peer.plain || epoch !== peer.core.inbox.epoch
+        ? Effect.void
+        : options.savePosition(peer, storedPosition(peer, epoch, offset)).pipe(
+          Effect.retry({ schedule: fullJitter(100, 10_000), while: isStoreFailure }),
+          // Another owner has the session, and will be given what waits here.
+          Effect.catch((error) =>
+            Effect.sync(() => {
+              peer.inbound.clear()
+              close(peer, CloseCode.replaced, "the session has another owner", error)
+            })
+          )
+        ),
+    run: (effect, onEnd) => {
+      const handler = supervised({ ...worker, name: "handler", loop: effect })
+      run(Effect.ensuring(
+        handler,
+        Effect.sync(() => {
+          onEnd()
+          pulse.openUnsafe()
+        })
+      ))
+    },
+    onAcked: (peer) => {
+      if (peer.slowStart === Infinity) return
+      peer.slowStart *= 2
+      if (peer.slowStart >= peer.core.options.window.messages) peer.slowStart = Infinity
+      run(breaker.report(circuitOf(peer.key), { _tag: "Success" }))
+    },
+    onControl: options.onControl,
+    onViolation: options.onViolation,
+    onClosed: (peer, connection, code, reason) => {
+      open.delete(connection)
+      pulse.openUnsafe()
+      if (peer.connection === connection) detach(peer, { code, reason, error: undefined })
+    }
+  })
+
+  /** Takes a connection whose handshake is done. Returns where it has to report to. */
+  const attach = (peer: Peer, connection: Connection, agreement: Agreement): ConnectionSink => {
+    const at = now()
+    peer.connection = connection
+    open.add(connection)
+    peer.drained = false
+    peer.control = []
+    peer.stalled = undefined
+    peer.progressAt = at
+    peer.peerMaxPayload = agreement.maxPayload
+    peer.plainSent = agreement.position.handled
+    peer.liveness = new Liveness(
+      peer.plain
+        ? { interval: times.idleTimeout / 2, timeout: times.idleTimeout / 2, now: at }
+        : { interval: times.heartbeat, timeout: times.heartbeatTimeout, now: at }
+    )
+    if (!peer.plain) {
+      peer.core.open(agreement.window, agreement.position, agreement.announced)
+      const { failed, handled } = agreement.position
+      peer.noteAck(handled, failed)
+    }
+    if (breaker.stateUnsafe(circuitOf(peer.key))._tag === "Closed") peer.slowStart = Infinity
+    else {
+      peer.slowStart = slowStartMessages
+      run(breaker.probe(circuitOf(peer.key)))
+    }
+    connected.add(peer)
+    recorder.gauge("connectionsActive", connected.size)
+    inbound.startHandling(peer)
+    markDirty(peer)
+    return inbound.sinkOf(peer, connection)
+  }
+
+  const detach = (peer: Peer, ending: Ending): void => {
+    if (peer.connection === undefined) return
+    const lost = peer.core.flow?.idle === false
+    peer.connection = undefined
+    peer.liveness = undefined
+    peer.core.close()
+    recorder.count("messagesVolatileSkipped", peer.volatileOut.length)
+    peer.volatileOut = []
+    connected.delete(peer)
+    recorder.gauge("connectionsActive", connected.size)
+    // A connection that broke with messages in flight is a soft failure; silence and the like were reported as hard ones.
+    if (lost && ending.error === undefined && ending.code !== CloseCode.normal) {
+      run(breaker.report(circuitOf(peer.key), { _tag: "Failure" }))
+    }
+    options.onDetached(peer, ending)
+  }
+
+  /** Ends the peer's connection from this side. */
+  const close = (peer: Peer, code: number, reason: string, error?: WebSocketError): void => {
+    const { connection } = peer
+    if (connection === undefined) return
+    detach(peer, { code, reason, error })
+    connection.close(code, reason)
+  }
+
+  const closeSilent = (peer: Peer, phase: "heartbeat" | "ack" | "flush" | "idle", afterMillis: number): void => {
+    recorder.count("connectionsTimedOut")
+    run(breaker.report(circuitOf(peer.key), { _tag: "Failure", trip: true }))
+    const error = new ConnectionTimeoutError({ phase, afterMillis, session: peer.session })
+    close(peer, timeoutCodes[phase], error.message, error)
+  }
+
+  // --- the clock
+
+  const tickPeer = (peer: Peer, at: number): void => {
+    const { connection, liveness } = peer
+    if (connection === undefined || liveness === undefined) return
+    const { flow } = peer.core
+    const verdict = liveness.tick(at)
+    if (verdict === "dead") {
+      return closeSilent(peer, peer.plain ? "idle" : "heartbeat", liveness.interval + liveness.timeout)
+    }
+    if (verdict === "probe") {
+      if (peer.plain) connection.ping()
+      else connection.send(ping)
+    }
+    if (flow !== undefined && !flow.idle && at - peer.progressAt > times.ackTimeout) {
+      return closeSilent(peer, connection.buffered() > 0 ? "flush" : "ack", times.ackTimeout)
+    }
+    if (peer.stalled === "circuitOpen") markDirty(peer)
+  }
+
+  const tickMillis = Math.min(1_000, times.heartbeat / 10, times.heartbeatTimeout / 4)
+  const heartbeatLoop = Effect.gen(function*() {
+    while (true) {
+      yield* Effect.sleep(tickMillis)
+      const at = now()
+      for (const peer of connected) tickPeer(peer, at)
+      const { bytes, messages } = yield* queue.stats
+      recorder.gauge("queueMessages", messages)
+      recorder.gauge("queueBytes", bytes)
+      yield* options.onTick(at)
+    }
+  })
+
+  const expiryLoop = Effect.gen(function*() {
+    while (true) {
+      yield* Effect.sleep(times.expirySweep)
+      for (const { epoch, messages, session } of yield* queue.expire) {
+        const peer = peers.get(session)
+        yield* deadLetters.outgoing(peer?.session ?? session, peer, epoch, messages, "expired", 0)
+      }
+    }
+  })
+
+  const rotationLoop = Effect.gen(function*() {
+    while (true) {
+      yield* Effect.sleep(times.expirySweep)
+      yield* options.deduplicator.rotate
+    }
+  })
+
+  const circuitLoop = Stream.runForEach(breaker.transitions, (transition) =>
+    Effect.sync(() => {
+      recorder.count("breakerTransitions")
+      const peer = peers.get(transition.key.slice(circuitOf("").length))
+      if (peer !== undefined) markDirty(peer)
+    }))
+
+  /** Ends a session at this side: its queue is emptied into dead letters. */
+  const remove = Effect.fnUntraced(function*(peer: Peer, reason: DeadLetterReason) {
+    peers.delete(peer.key)
+    const { epoch, maybeHandled, messages } = yield* queue.remove(peer.key)
+    yield* deadLetters.outgoing(peer.session, peer, epoch, messages, reason, maybeHandled)
+  })
+
+  /** Whether nothing waits to be delivered to, or handled for, those who are connected. */
+  const isQuiet = Effect.gen(function*() {
+    if (dirty.size > 0) return false
+    for (const peer of connected) {
+      if (peer.inbound.size > 0 || peer.handling) return false
+      const { messages } = yield* queue.size(peer.key)
+      if (messages > 0) return false
+    }
+    return true
+  }).pipe(Effect.orElseSucceed(() => true))
+
+  /** Waits until `condition` holds or it is `until`, looking whenever something happened. */
+  const settled = Effect.fnUntraced(function*(condition: Effect.Effect<boolean>, until: number) {
+    while (true) {
+      pulse.closeUnsafe()
+      if (yield* condition) return true
+      const left = until - now()
+      if (left <= 0) return false
+      // Also where the waiter itself can't be interrupted, as in a finalizer.
+      yield* Effect.raceFirst(Effect.interruptible(pulse.await), Effect.interruptible(Effect.sleep(left)))
+    }
+  })
+
+  const worker = {
+    intensity: options.intensity,
+    onRestart: () => recorder.count("workerRestarts"),
+    onGiveUp: options.onGiveUp
+  }
+  yield* queue.onAppend((key) => {
+    const peer = peers.get(key)
+    if (peer !== undefined) markDirty(peer)
+  })
+  yield* supervise({ ...worker, name: "delivery", loop: deliveryLoop })
+  yield* supervise({ ...worker, name: "heartbeat", loop: heartbeatLoop })
+  yield* supervise({ ...worker, name: "expiry", loop: expiryLoop })
+  yield* supervise({ ...worker, name: "deduplicator", loop: rotationLoop })
+  yield* supervise({ ...worker, name: "circuits", loop: circuitLoop })
+
+  return { peers, connected, open, now, run, worker, markDirty, attach, close, detach, remove, flush, isQuiet, settled }
+})
+
+const ping = `{"t":"ping"}`
+
+const timeoutCodes = {
+  heartbeat: CloseCode.heartbeatTimeout,
+  ack: CloseCode.ackTimeout,
+  flush: CloseCode.flushTimeout,
+  idle: CloseCode.idle
+}
+
+/** What a restarted process may go on from: everything received and not handled is gone with this one. */
+const storedPosition = (peer: Peer, epoch: string, offset: number): InboxPosition => ({
+  epoch,
+  received: offset,
+  handled: offset,
+  failed: peer.core.inbox.position.failed,
+  pending: { messages: 0, bytes: 0 }
+})
+
+const isStoreFailure = (error: WebSocketError): boolean =>
+  error._tag === "SessionRegistryError" && error.reason === "store"

@@ -1,0 +1,42 @@
+/**
+ * Messages as a stream, built on a handler: the handler offers a message and is done when the stream's consumer asks
+ * for the next one. A consumer that stops half-way leaves its message to the next consumer.
+ */
+import { type Cause, Deferred, Effect, Exit, Queue, Stream } from "effect"
+
+interface Offer<A> {
+  readonly value: A
+  /** True when the consumer is done with it, false when it stopped before. */
+  readonly done: Deferred.Deferred<boolean>
+}
+
+export const makeHandoff = Effect.fnUntraced(function*<A>() {
+  // Each session offers one at a time, so this is bounded by the sessions.
+  const offers = yield* Queue.unbounded<Offer<A>, Cause.Done>()
+
+  const offer = Effect.fnUntraced(function*(value: A) {
+    while (true) {
+      const done = yield* Deferred.make<boolean>()
+      yield* Queue.offer(offers, { value, done })
+      if (yield* Deferred.await(done)) return
+    }
+  })
+
+  const stream: Stream.Stream<A> = Stream.fromPull(Effect.gen(function*() {
+    let current: Offer<A> | undefined
+    const finish = (completed: boolean) =>
+      Effect.suspend(() => {
+        const { done } = current ?? {}
+        current = undefined
+        return done === undefined ? Effect.void : Deferred.succeed(done, completed)
+      })
+    yield* Effect.addFinalizer((exit) => finish(Exit.isSuccess(exit)))
+    return Effect.gen(function*() {
+      yield* finish(true)
+      current = yield* Queue.take(offers)
+      return [current.value] as const
+    })
+  })).pipe(Stream.scoped)
+
+  return { offer, stream }
+})

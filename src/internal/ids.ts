@@ -1,0 +1,13 @@
+/** Identifiers that need to be unique, not secret: epochs, instances, session ids of peers without any. */
+import type { Random } from "effect"
+
+type Source = (typeof Random.Random)["Service"]
+
+/** 100 random bits in base 36. From Effect's Random, so that a seeded test gets the same ones again. */
+export const makeId = (random: Source): string => {
+  let id = ""
+  for (let i = 0; i < 4; i++) {
+    id += Math.floor(random.nextDoubleUnsafe() * 2 ** 25).toString(36).padStart(5, "0")
+  }
+  return id
+}

@@ -1,0 +1,183 @@
+/**
+ * From the wire to the handlers: frames into the protocol core, what it says to do, and the fiber that hands
+ * deliveries to the handler one by one and stores how far it came before that is acknowledged.
+ */
+import { Effect, Exit } from "effect"
+import { payloadFault } from "../core/Codec.ts"
+import type { Auth, Drain, End, Reject } from "../core/Frame.ts"
+import type { Action } from "../core/Session.ts"
+import { Violation } from "../core/Violation.ts"
+import type { Recorder } from "../Metrics.ts"
+import type { Connection, ConnectionSink } from "../Transport.ts"
+import { type Delivery, type Peer } from "./peer.ts"
+
+export interface InboundOptions {
+  readonly recorder: Recorder
+  readonly now: () => number
+  readonly markDirty: (peer: Peer) => void
+  readonly handle: (peer: Peer, delivery: Delivery) => Effect.Effect<void>
+  /** Stores that everything up to `offset` of the log `epoch` was handled. */
+  readonly savePosition: (peer: Peer, epoch: string, offset: number) => Effect.Effect<void, unknown>
+  /** Runs a handler fiber, supervised. */
+  readonly run: (effect: Effect.Effect<void, unknown>, onEnd: () => void) => void
+  readonly onAcked: (peer: Peer) => void
+  readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
+  readonly onViolation: (peer: Peer, violation: Violation) => void
+  readonly onClosed: (peer: Peer, connection: Connection, code: number, reason: string) => void
+}
+
+export const makeInbound = (options: InboundOptions) => {
+  const { handle, markDirty, now, recorder } = options
+
+  const startHandling = (peer: Peer): void => {
+    if (peer.handling || peer.inbound.size === 0) return
+    peer.handling = true
+    options.run(drain(peer), () => {
+      peer.handling = false
+      startHandling(peer)
+    })
+  }
+
+  /** Handles what waits, in order. Runs while there is anything; the next frame starts it again. */
+  const drain = Effect.fnUntraced(function*(peer: Peer) {
+    const { window } = peer.core.options
+    let epoch = ""
+    let offset = 0 // handled and not stored; 0 when there is nothing
+    let messages = 0
+    while (true) {
+      const delivery = peer.inbound.front()
+      if (offset > 0 && (delivery === undefined || (delivery.kind !== "loose" && delivery.epoch !== epoch))) {
+        yield* commit(peer, epoch, offset, messages)
+        offset = 0
+        messages = 0
+        continue
+      }
+      if (delivery === undefined) return
+      const effect = handle(peer, delivery)
+      const done = Exit.isExit(effect)
+      if (!done) yield* effect
+      peer.inbound.popFront()
+      if (delivery.kind === "loose") {
+        recorder.count("messagesHandled")
+        if (peer.plain && peer.inbound.size === window.messages >> 1) peer.connection?.resume()
+        continue
+      }
+      epoch = delivery.epoch
+      offset = delivery.offset
+      if (delivery.kind === "message") messages++
+      // A handler that took its time may take it again: say now what is done. Others are told of in one go.
+      if (!done || messages >= window.messages >> 1) {
+        yield* commit(peer, epoch, offset, messages)
+        offset = 0
+        messages = 0
+      }
+    }
+  })
+
+  const commit = Effect.fnUntraced(function*(peer: Peer, epoch: string, offset: number, messages: number) {
+    yield* options.savePosition(peer, epoch, offset)
+    recorder.count("messagesHandled", messages)
+    peer.core.handled(epoch, offset, messages)
+    markDirty(peer)
+  })
+
+  const perform = (peer: Peer, action: Action, connection: Connection): void => {
+    switch (action.t) {
+      case "deliver": {
+        const { epoch, first, messages, meta } = action
+        for (let i = 0; i < messages.length; i++) {
+          const facts = meta?.[i]
+          peer.inbound.pushBack({
+            kind: "message",
+            epoch,
+            offset: first + i,
+            value: messages[i],
+            id: facts?.id,
+            trace: facts?.trace
+          })
+        }
+        recorder.count("messagesReceived", messages.length)
+        return
+      }
+      case "gap":
+        peer.inbound.pushBack({
+          kind: "gap",
+          epoch: action.epoch,
+          first: action.first,
+          offset: action.end,
+          reason: action.reason
+        })
+        return
+      case "volatile":
+        for (const value of action.messages) receiveLoose(peer, value, true)
+        return
+      case "acked":
+        peer.noteAck(action.handled, action.failed)
+        options.onAcked(peer)
+        return
+      case "reply":
+        connection.send(action.frame)
+        return
+      default:
+        options.onControl(peer, action)
+    }
+  }
+
+  /** Volatile messages wait within the same bound as reliable ones, and are dropped beyond it. */
+  const receiveLoose = (peer: Peer, value: unknown, isVolatile: boolean): void => {
+    if (isVolatile && peer.inbound.size >= 2 * peer.core.options.window.messages) {
+      recorder.count("messagesVolatileSkipped")
+      return
+    }
+    recorder.count("messagesReceived")
+    peer.inbound.pushBack({ kind: "loose", value, volatile: isVolatile })
+  }
+
+  const receive = (peer: Peer, connection: Connection, data: string, bytes: number): void => {
+    const receivedBefore = peer.core.flow?.received ?? 0
+    const result = peer.core.receive(data, bytes)
+    if (result instanceof Violation) return options.onViolation(peer, result)
+    if ((peer.core.flow?.received ?? 0) > receivedBefore) peer.progressAt = now()
+    for (let i = 0; i < result.length; i++) perform(peer, result[i] as Action, connection) // in bounds
+    startHandling(peer)
+    if (peer.core.ackDue || peer.pendingAck !== undefined) markDirty(peer)
+  }
+
+  const receivePlain = (peer: Peer, connection: Connection, data: string): void => {
+    const value = parsePlain(data)
+    const fault = payloadFault(value)
+    if (fault !== undefined) return options.onViolation(peer, fault)
+    receiveLoose(peer, value, false)
+    // No window restrains a plain peer, so its socket does.
+    if (peer.inbound.size >= peer.core.options.window.messages) connection.pause()
+    startHandling(peer)
+  }
+
+  /** The sink of a connection that is attached to this peer. */
+  const sinkOf = (peer: Peer, connection: Connection): ConnectionSink => ({
+    frame: (data, bytes) => {
+      if (peer.connection !== connection) return
+      peer.liveness?.heard(now())
+      if (typeof data !== "string") options.onViolation(peer, new Violation("malformed", "a binary frame"))
+      else if (peer.plain) receivePlain(peer, connection, data)
+      else receive(peer, connection, data, bytes)
+    },
+    drained: () => {
+      peer.progressAt = now()
+      markDirty(peer)
+    },
+    alive: () => peer.liveness?.heard(now()),
+    closed: (code, reason) => options.onClosed(peer, connection, code, reason)
+  })
+
+  return { sinkOf, startHandling }
+}
+
+/** Plain peers send JSON or any other text: what is not JSON is the text itself. */
+const parsePlain = (data: string): unknown => {
+  try {
+    return JSON.parse(data)
+  } catch {
+    return data
+  }
+}

@@ -1,0 +1,350 @@
+/**
+ * The memory layer of MessageQueue: core outboxes behind bounds, an overflow policy and a TTL.
+ *
+ * Everything is synchronous inside one Effect, so there is nothing to lock. Sessions are found for expiry through a
+ * heap that holds each at most a few times, by a lower bound of its earliest expiry: nothing is scanned.
+ */
+import { Clock, Duration, Effect, Random } from "effect"
+import { Deque } from "../core/Deque.ts"
+import { Outbox, type OutboxMessage } from "../core/Outbox.ts"
+import type { Appended, Interface, NewMessage, Options, OverflowPolicy } from "../MessageQueue.ts"
+import { MessageQueueError, QueueOverflowError } from "../WebSocketError.ts"
+import { DeadlineHeap } from "./deadlineHeap.ts"
+import { makeId } from "./ids.ts"
+import * as Option from "./options.ts"
+
+interface Bounds {
+  readonly maxMessages: number
+  readonly maxBytes: number
+  readonly maxTotalMessages: number
+  readonly maxTotalBytes: number
+}
+
+/** A sender that waits for room. */
+interface Waiter {
+  readonly messages: ReadonlyArray<NewMessage>
+  readonly bytes: number
+  readonly resume: (effect: Effect.Effect<Appended, MessageQueueError | QueueOverflowError>) => void
+  cancelled: boolean
+}
+
+interface Log {
+  readonly session: string
+  readonly outbox: Outbox
+  generation: number
+  readonly waiters: Deque<Waiter>
+  /** The earliest time at which the heap will look at this log. */
+  scheduledAt: number
+}
+
+const none: ReadonlyArray<never> = []
+const totalBytes = (messages: ReadonlyArray<NewMessage>): number => {
+  let bytes = 0
+  for (let i = 0; i < messages.length; i++) bytes += (messages[i] as NewMessage).bytes // in bounds
+  return bytes
+}
+
+export const makeMemory = Effect.fnUntraced(function*(options: Options) {
+  const clock = yield* Clock.Clock
+  const random = yield* Random.Random
+  const bounds: Bounds = {
+    maxMessages: Option.count("maxMessages", options.maxMessages, 1_000),
+    maxBytes: Option.count("maxBytes", options.maxBytes, 16 * 1024 * 1024),
+    maxTotalMessages: Option.count("maxTotalMessages", options.maxTotalMessages, 1_000_000),
+    maxTotalBytes: Option.count("maxTotalBytes", options.maxTotalBytes, 256 * 1024 * 1024)
+  }
+  const ttl = Option.millis("ttl", options.ttl, "5 minutes")
+  const overflow: OverflowPolicy = options.overflow ?? "reject"
+  const suspendTimeout = Option.millis("suspendTimeout", options.suspendTimeout, Infinity)
+
+  const logs = new Map<string, Log>()
+  const expiries = new DeadlineHeap<Log>()
+  const listeners = new Set<(session: string) => void>()
+  const blockedByTotal = new Set<Log>()
+  let messages = 0
+  let bytes = 0
+  let suspended = 0
+  const totals = { appended: 0, acknowledged: 0, expired: 0, overflows: 0 }
+
+  const missing = (session: string, operation: string) =>
+    new MessageQueueError({ session, operation, reason: "unknownSession" })
+
+  /** Runs `use` on the log if its owner's generation is the newest. */
+  const owned = <A>(
+    session: string,
+    generation: number,
+    operation: string,
+    use: (log: Log) => A
+  ): Effect.Effect<A, MessageQueueError> =>
+    Effect.suspend(() => {
+      const log = logs.get(session)
+      if (log === undefined) return Effect.fail(missing(session, operation))
+      if (log.generation !== generation) {
+        return Effect.fail(new MessageQueueError({ session, operation, reason: "fenced" }))
+      }
+      return Effect.succeed(use(log))
+    })
+
+  /** Applies `change` to the log's outbox and keeps the totals, and lets waiting senders in. */
+  const tracked = <A>(log: Log, change: (outbox: Outbox) => A): A => {
+    const { outbox } = log
+    const messagesBefore = outbox.messages
+    const bytesBefore = outbox.bytes
+    const result = change(outbox)
+    messages += outbox.messages - messagesBefore
+    bytes += outbox.bytes - bytesBefore
+    if (suspended > 0 && outbox.messages < messagesBefore) admitWaiters(log)
+    return result
+  }
+
+  const exceeded = (log: Log, count: number, size: number): QueueOverflowError | undefined => {
+    const { outbox, session } = log
+    if (outbox.messages + count > bounds.maxMessages) {
+      return new QueueOverflowError({ session, limit: "messages", bound: bounds.maxMessages, size: outbox.messages })
+    }
+    if (outbox.bytes + size > bounds.maxBytes) {
+      return new QueueOverflowError({ session, limit: "bytes", bound: bounds.maxBytes, size: outbox.bytes })
+    }
+    if (messages + count > bounds.maxTotalMessages) {
+      return new QueueOverflowError({ session, limit: "totalMessages", bound: bounds.maxTotalMessages, size: messages })
+    }
+    if (bytes + size > bounds.maxTotalBytes) {
+      return new QueueOverflowError({ session, limit: "totalBytes", bound: bounds.maxTotalBytes, size: bytes })
+    }
+    return undefined
+  }
+
+  const neverFits = (count: number, size: number): boolean =>
+    count > Math.min(bounds.maxMessages, bounds.maxTotalMessages) || size > Math.min(bounds.maxBytes, bounds.maxTotalBytes)
+
+  const appendNow = (log: Log, batch: ReadonlyArray<NewMessage>, dropped: ReadonlyArray<OutboxMessage>): Appended => {
+    const now = clock.currentTimeMillisUnsafe()
+    const { outbox } = log
+    const first = outbox.last + 1
+    const bytesBefore = outbox.bytes
+    for (let i = 0; i < batch.length; i++) {
+      const message = batch[i] as NewMessage // in bounds
+      outbox.append({
+        payload: message.payload,
+        bytes: message.bytes,
+        id: message.id,
+        trace: message.trace,
+        enqueuedAt: now,
+        expiresAt: now + (message.ttlMillis ?? ttl)
+      })
+    }
+    messages += batch.length
+    bytes += outbox.bytes - bytesBefore
+    totals.appended += batch.length
+    scheduleExpiry(log)
+    for (const listener of listeners) listener(log.session)
+    return { epoch: outbox.epoch, first, enqueuedAt: now, dropped }
+  }
+
+  const scheduleExpiry = (log: Log): void => {
+    const at = log.outbox.earliestExpiry
+    if (at < log.scheduledAt) {
+      log.scheduledAt = at
+      expiries.push(at, log)
+    }
+  }
+
+  /** Lets senders in, first come first served, as long as there is room. */
+  const admitWaiters = (log: Log): void => {
+    while (true) {
+      const waiter = log.waiters.front()
+      if (waiter === undefined) break
+      if (!waiter.cancelled) {
+        const full = exceeded(log, waiter.messages.length, waiter.bytes)
+        if (full !== undefined) {
+          if (full.limit === "totalMessages" || full.limit === "totalBytes") blockedByTotal.add(log)
+          return
+        }
+        waiter.cancelled = true
+        suspended--
+        waiter.resume(Effect.succeed(appendNow(log, waiter.messages, none)))
+      }
+      log.waiters.popFront()
+    }
+    blockedByTotal.delete(log)
+    for (const other of blockedByTotal) {
+      if (other === log) continue
+      blockedByTotal.delete(other)
+      admitWaiters(other)
+    }
+  }
+
+  const suspendSender = (log: Log, batch: ReadonlyArray<NewMessage>, full: QueueOverflowError) => {
+    const wait = Effect.callback<Appended, MessageQueueError | QueueOverflowError>((resume) => {
+      const waiter: Waiter = { messages: batch, bytes: totalBytes(batch), resume, cancelled: false }
+      log.waiters.pushBack(waiter)
+      suspended++
+      if (full.limit === "totalMessages" || full.limit === "totalBytes") blockedByTotal.add(log)
+      return Effect.sync(() => {
+        if (waiter.cancelled) return
+        waiter.cancelled = true
+        suspended--
+        admitWaiters(log) // the next in line may be smaller
+      })
+    })
+    return suspendTimeout === Infinity
+      ? wait
+      : Effect.timeoutOrElse(wait, { duration: Duration.millis(suspendTimeout), orElse: () => Effect.fail(full) })
+  }
+
+  /** Makes room, unless what may be at the peer already, and so can't be dropped, leaves too little. */
+  const dropOldest = (log: Log, count: number, size: number): ReadonlyArray<OutboxMessage> | undefined => {
+    const { bytes: held, messages: live, waitingBytes, waitingMessages } = log.outbox
+    const fits = live - waitingMessages + count <= bounds.maxMessages &&
+      held - waitingBytes + size <= bounds.maxBytes &&
+      messages - waitingMessages + count <= bounds.maxTotalMessages &&
+      bytes - waitingBytes + size <= bounds.maxTotalBytes
+    if (!fits) return undefined
+    const dropped: Array<OutboxMessage> = []
+    while (exceeded(log, count, size) !== undefined) {
+      const oldest = tracked(log, (outbox) => outbox.dropOldest("overflow"))
+      if (oldest === undefined) break
+      dropped.push(oldest)
+    }
+    return dropped
+  }
+
+  const appendFull = (
+    log: Log,
+    batch: ReadonlyArray<NewMessage>,
+    size: number,
+    full: QueueOverflowError
+  ): Effect.Effect<Appended, MessageQueueError | QueueOverflowError> => {
+    totals.overflows++
+    if (overflow === "reject" || neverFits(batch.length, size)) return Effect.fail(full)
+    if (overflow === "dropNewest") {
+      return Effect.succeed({
+        epoch: log.outbox.epoch,
+        first: undefined,
+        enqueuedAt: clock.currentTimeMillisUnsafe(),
+        dropped: none
+      })
+    }
+    if (overflow === "suspend") return suspendSender(log, batch, full)
+    const dropped = dropOldest(log, batch.length, size)
+    return dropped === undefined ? Effect.fail(full) : Effect.succeed(appendNow(log, batch, dropped))
+  }
+
+  const self: Interface = {
+    durable: false,
+
+    open: (session, generation) =>
+      Effect.suspend(() => {
+        const log = logs.get(session)
+        if (log === undefined) {
+          const outbox = new Outbox(makeId(random))
+          logs.set(session, { session, outbox, generation, waiters: new Deque(), scheduledAt: Infinity })
+          return Effect.succeed(outbox.position)
+        }
+        if (log.generation > generation) {
+          return Effect.fail(new MessageQueueError({ session, operation: "open", reason: "fenced" }))
+        }
+        log.generation = generation
+        return Effect.succeed(log.outbox.position)
+      }),
+
+    append: (session, batch) =>
+      Effect.suspend(() => {
+        const log = logs.get(session)
+        if (log === undefined) return Effect.fail(missing(session, "append"))
+        const size = totalBytes(batch)
+        const full = exceeded(log, batch.length, size)
+        if (full !== undefined) return appendFull(log, batch, size, full)
+        // Nobody overtakes a sender that waits.
+        if (log.waiters.size > 0 && suspended > 0) return suspendSender(log, batch, overtaken(log))
+        return Effect.succeed(appendNow(log, batch, none))
+      }),
+
+    read: (session, generation, after, limit) =>
+      owned(session, generation, "read", (log) => {
+        const result = tracked(log, (outbox) => outbox.read(after, limit, clock.currentTimeMillisUnsafe()))
+        totals.expired += result.expired.length
+        scheduleExpiry(log)
+        return result
+      }),
+
+    ack: (session, generation, upTo, failed) =>
+      owned(session, generation, "ack", (log) => {
+        const result = tracked(log, (outbox) => outbox.ack(upTo, failed))
+        totals.acknowledged += result.released
+        return result
+      }),
+
+    giveBackSent: (session, generation) =>
+      owned(session, generation, "giveBackSent", (log) => tracked(log, (outbox) => outbox.giveBackSent("fresh"))),
+
+    remove: (session) =>
+      Effect.suspend(() => {
+        const log = logs.get(session)
+        if (log === undefined) return Effect.fail(missing(session, "remove"))
+        logs.delete(session)
+        const cleared = { ...tracked(log, (outbox) => outbox.clear()), epoch: log.outbox.epoch }
+        blockedByTotal.delete(log)
+        // Whoever was let in by the clearing, or still waits, has no session to send to.
+        let waiter = log.waiters.popFront()
+        while (waiter !== undefined) {
+          if (!waiter.cancelled) {
+            waiter.cancelled = true
+            suspended--
+            waiter.resume(Effect.fail(missing(session, "append")))
+          }
+          waiter = log.waiters.popFront()
+        }
+        return Effect.succeed(cleared)
+      }),
+
+    expire: Effect.sync(() => {
+      const now = clock.currentTimeMillisUnsafe()
+      const result: Array<{ session: string; epoch: string; messages: ReadonlyArray<OutboxMessage> }> = []
+      while (true) {
+        const log = expiries.popDue(now)
+        if (log === undefined) return result
+        log.scheduledAt = Infinity
+        if (logs.get(log.session) !== log) continue
+        const expired = tracked(log, (outbox) => outbox.expire(now))
+        totals.expired += expired.length
+        if (expired.length > 0) {
+          result.push({ session: log.session, epoch: log.outbox.epoch, messages: expired })
+          for (const listener of listeners) listener(log.session) // the owner has a gap to tell
+        }
+        scheduleExpiry(log)
+      }
+    }),
+
+    find: (session, messageId) =>
+      Effect.sync(() => {
+        const found = logs.get(session)?.outbox.find(messageId)
+        if (found === undefined) return undefined
+        const { enqueuedAt, offset } = found.message
+        return { state: found.sent ? "sent" : "waiting", offset, enqueuedAt }
+      }),
+
+    size: (session) =>
+      Effect.suspend(() => {
+        const log = logs.get(session)
+        if (log === undefined) return Effect.fail(missing(session, "size"))
+        return Effect.succeed({ messages: log.outbox.messages, bytes: log.outbox.bytes })
+      }),
+
+    onAppend: (listener) =>
+      Effect.acquireRelease(
+        Effect.sync(() => void listeners.add(listener)),
+        () => Effect.sync(() => void listeners.delete(listener))
+      ),
+
+    stats: Effect.sync(() => ({ sessions: logs.size, messages, bytes, suspended, ...totals }))
+  }
+  const overtaken = (log: Log) =>
+    new QueueOverflowError({
+      session: log.session,
+      limit: "messages",
+      bound: bounds.maxMessages,
+      size: log.outbox.messages
+    })
+  return self
+})

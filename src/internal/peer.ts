@@ -1,0 +1,104 @@
+/**
+ * One session's runtime state at this side: its protocol core, the connection it has now, what waits to be handled,
+ * and who waits for what. Plain data with a few synchronous helpers; the engine does the work.
+ */
+import { Deque } from "../core/Deque.ts"
+import type { Failure } from "../core/Frame.ts"
+import type { Liveness } from "../core/Liveness.ts"
+import type { GapReason } from "../core/Protocol.ts"
+import type { Session } from "../core/Session.ts"
+import type { Connection } from "../Transport.ts"
+import { Receipts } from "./receipts.ts"
+
+/** Something received that waits for its handler. */
+export type Delivery =
+  | {
+    readonly kind: "message"
+    readonly epoch: string
+    readonly offset: number
+    readonly value: unknown
+    readonly id: string | undefined
+    readonly trace: string | undefined
+  }
+  | { readonly kind: "gap"; readonly epoch: string; readonly first: number; readonly offset: number; readonly reason: GapReason }
+  /** Without a position: a volatile message, or one of a plain peer. */
+  | { readonly kind: "loose"; readonly value: unknown; readonly volatile: boolean }
+
+/** Messages that may go before the first ack after trouble; doubles with each ack. */
+export const slowStartMessages = 16
+
+export class Peer {
+  /** Names the outbox in the queue, and the circuit. */
+  readonly key: string
+  session: string
+  principal: string | undefined
+  readonly core: Session
+  /** A WebSocket without our protocol: payloads as they are, kept until written. */
+  readonly plain: boolean
+  generation = 0
+  /** Of our outbox. */
+  epoch = ""
+  receipts: Receipts
+
+  connection: Connection | undefined
+  liveness: Liveness | undefined
+  /** Largest payload the other side takes. */
+  peerMaxPayload = Infinity
+  /** The other side asked for no new messages. */
+  drained = false
+
+  readonly inbound = new Deque<Delivery>()
+  handling = false
+
+  /** Queued for the delivery worker. */
+  dirty = false
+  /** Acks that the queue has not been told of. */
+  pendingAck: { handled: number; failed: ReadonlyArray<Failure> } | undefined
+  /** Frames to go before everything else. */
+  control: Array<string> = []
+  volatileOut: Array<string> = []
+  /** Why the last delivery stopped before the outbox was empty. */
+  stalled: "window" | "backlog" | "circuitOpen" | undefined
+  /** How many messages may be in flight after trouble; Infinity once all is well. */
+  slowStart = Infinity
+  /** The newest offset that was ever on the wire: at or below it is redelivery. */
+  highestSent = 0
+  /** When the other side last received something new, or had nothing to receive. */
+  progressAt = 0
+  /** Of a plain peer: the newest offset written to the socket. */
+  plainSent = 0
+
+  constructor(options: {
+    readonly key: string
+    readonly session: string
+    readonly principal: string | undefined
+    readonly core: Session
+    readonly plain: boolean
+  }) {
+    this.key = options.key
+    this.session = options.session
+    this.principal = options.principal
+    this.core = options.core
+    this.plain = options.plain
+    this.receipts = new Receipts(0)
+  }
+
+  /** The outbox is open: receipts before its position are settled. */
+  opened(epoch: string, acked: number): void {
+    if (epoch === this.epoch) return
+    this.epoch = epoch
+    this.receipts = new Receipts(acked)
+  }
+
+  get connected(): boolean {
+    return this.connection !== undefined
+  }
+
+  /** Adds an ack to what the queue has to be told. */
+  noteAck(handled: number, failed: ReadonlyArray<Failure>): void {
+    const pending = this.pendingAck
+    this.pendingAck = pending === undefined
+      ? { handled, failed }
+      : { handled, failed: failed.length === 0 ? pending.failed : [...pending.failed, ...failed] }
+  }
+}

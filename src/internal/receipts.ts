@@ -1,0 +1,138 @@
+/**
+ * What the senders of one session wait for. A tracked receipt is a small object in offset order; only while somebody
+ * awaits it does it hold a callback.
+ */
+import { Effect } from "effect"
+import { Deque } from "../core/Deque.ts"
+import { DeadLetterError, type DeadLetterReason } from "../WebSocketError.ts"
+
+interface Dead {
+  readonly reason: DeadLetterReason
+  readonly maybeHandled: boolean
+}
+
+/** How many dead letters a session remembers for those who ask late. */
+const rememberedDead = 1_024
+
+export class Tracked {
+  readonly offset: number
+  state: "pending" | "handled" | Dead = "pending"
+  private waiters: Set<() => void> | undefined
+
+  constructor(offset: number) {
+    this.offset = offset
+  }
+
+  settle(state: "handled" | Dead): void {
+    if (this.state !== "pending") return
+    this.state = state
+    const { waiters } = this
+    this.waiters = undefined
+    if (waiters !== undefined) { for (const wake of waiters) wake() }
+  }
+
+  /** Ends when the message is settled. */
+  handled(session: string, messageId: string): Effect.Effect<void, DeadLetterError> {
+    const outcome = Effect.suspend(() =>
+      typeof this.state === "string"
+        ? Effect.void
+        : Effect.fail(new DeadLetterError({ session, messageId, ...this.state }))
+    )
+    return Effect.suspend(() =>
+      this.state !== "pending" ? outcome : Effect.callback<void, DeadLetterError>((resume) => {
+        const wake = () => resume(outcome)
+        if (this.waiters === undefined) this.waiters = new Set()
+        this.waiters.add(wake)
+        return Effect.sync(() => void this.waiters?.delete(wake))
+      })
+    )
+  }
+}
+
+export class Receipts {
+  /** Everything up to here is settled. */
+  private settledUpTo: number
+  private readonly pending = new Deque<Tracked>() // by offset
+  private readonly dead = new Map<number, Dead>()
+
+  constructor(settledUpTo: number) {
+    this.settledUpTo = settledUpTo
+  }
+
+  /** The one tracked receipt of this offset. */
+  track(offset: number): Tracked {
+    const back = this.pending.back()
+    if (offset > this.settledUpTo && (back === undefined || back.offset < offset)) {
+      const tracked = new Tracked(offset)
+      const dead = this.dead.get(offset)
+      if (dead !== undefined) tracked.settle(dead)
+      else this.pending.pushBack(tracked)
+      return tracked
+    }
+    return this.trackLate(offset)
+  }
+
+  /** What is known of the message at `offset`, which is no longer in the outbox. */
+  stateOf(offset: number): "handled" | "unknown" {
+    return offset <= this.settledUpTo && !this.dead.has(offset) ? "handled" : "unknown"
+  }
+
+  /** The peer handled everything up to `upTo`, save what died. */
+  handled(upTo: number): void {
+    if (upTo <= this.settledUpTo) return
+    this.settledUpTo = upTo
+    let front = this.pending.front()
+    while (front !== undefined && front.offset <= upTo) {
+      this.pending.popFront()
+      front.settle("handled")
+      front = this.pending.front()
+    }
+  }
+
+  /** The message at `offset` became a dead letter. To be called before `handled` passes it. */
+  died(offset: number, dead: Dead): void {
+    this.dead.set(offset, dead)
+    if (this.dead.size > rememberedDead) {
+      const oldest = this.dead.keys().next().value
+      if (oldest !== undefined) this.dead.delete(oldest)
+    }
+    const index = this.indexOf(offset)
+    this.pending.at(index)?.settle(dead)
+  }
+
+  /** A sender that waited for room may come here after a later one, or when its message has been handled. */
+  private trackLate(offset: number): Tracked {
+    const found = this.pending.at(this.indexOf(offset))
+    if (found !== undefined) return found
+    const tracked = new Tracked(offset)
+    const dead = this.dead.get(offset)
+    if (dead !== undefined || offset <= this.settledUpTo) {
+      tracked.settle(dead ?? "handled")
+      return tracked
+    }
+    const later: Array<Tracked> = []
+    let back = this.pending.back()
+    while (back !== undefined && back.offset > offset) {
+      later.push(back)
+      this.pending.popBack()
+      back = this.pending.back()
+    }
+    this.pending.pushBack(tracked)
+    for (let next = later.pop(); next !== undefined; next = later.pop()) this.pending.pushBack(next)
+    return tracked
+  }
+
+  /** Index in `pending`, or -1. */
+  private indexOf(offset: number): number {
+    let low = 0
+    let high = this.pending.size - 1
+    while (low <= high) {
+      const middle = (low + high) >> 1
+      const found = this.pending.at(middle)?.offset ?? Infinity
+      if (found === offset) return middle
+      if (found < offset) low = middle + 1
+      else high = middle - 1
+    }
+    return -1
+  }
+}

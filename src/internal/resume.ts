@@ -1,0 +1,37 @@
+/** Who may resume a session: the one rule, for every store. And the resume token, which only its hash leaves here. */
+import { createHash, randomBytes, timingSafeEqual } from "node:crypto"
+import type { AttachRequest } from "../SessionRegistry.ts"
+import { HandshakeError } from "../WebSocketError.ts"
+
+/** What a store keeps of a session's owner. */
+export interface ResumeRecord {
+  readonly principal: string | undefined
+  readonly tokenHash: string
+  /** The token that `tokenHash` replaced: good until the new one is used, whose delivery may have failed. */
+  readonly previousTokenHash: string | undefined
+}
+
+export const makeToken = (): string => randomBytes(24).toString("base64url")
+
+/** Tokens are 192 random bits, so a plain hash is as good as a slow one. */
+export const hashToken = (token: string): string => createHash("sha256").update(token).digest("base64url")
+
+/** Refuses a request that may not have this session; undefined when it may. */
+export const refuseResume = (record: ResumeRecord, request: AttachRequest): HandshakeError | undefined => {
+  if (record.principal !== request.principal) {
+    return new HandshakeError({ reason: "forbidden", detail: "the session belongs to somebody else", retryable: false })
+  }
+  if (request.authorized) return undefined
+  const presented = request.tokenHash
+  if (presented !== undefined && (same(presented, record.tokenHash) || same(presented, record.previousTokenHash))) {
+    return undefined
+  }
+  return new HandshakeError({ reason: "unauthorized", detail: "wrong resume token", retryable: false })
+}
+
+const same = (a: string, b: string | undefined): boolean => {
+  if (b === undefined) return false
+  const left = Buffer.from(a)
+  const right = Buffer.from(b)
+  return left.length === right.length && timingSafeEqual(left, right)
+}

@@ -1,0 +1,81 @@
+/** The orderly end, for server and client: no new messages, flush, last acks, close, and a report of what became of all. */
+import { Deferred, Effect, Fiber } from "effect"
+import type { MessageQueue } from "../MessageQueue.ts"
+import type { Engine } from "./engine.ts"
+
+/**
+ * What a shutdown did. `pending = flushed + retained + dropped`.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ShutdownReport {
+  /** Messages that waited or were in flight, and those that came in while it went on. */
+  readonly pending: number
+  /** Of them, acknowledged as handled (or as failed) before the end. */
+  readonly flushed: number
+  /** Of them, kept in a durable store. */
+  readonly retained: number
+  /** Of them, given up: now dead letters. */
+  readonly dropped: number
+  /** Connections closed. */
+  readonly closed: number
+  readonly durationMillis: number
+}
+
+/** The part of the time that may be spent on flushing; the rest is for closing. */
+const flushPart = 0.7
+
+/** How long sockets get to close before they are destroyed, in ms. */
+const closeMillis = 1_000
+
+export interface ShutdownOptions {
+  readonly engine: Engine
+  readonly queue: MessageQueue["Service"]
+  readonly timeoutMillis: number
+  readonly closeCode: number
+  /** Stops what brings in new work. */
+  readonly begin: Effect.Effect<void>
+  /** Ends the background work. */
+  readonly end: Effect.Effect<void>
+}
+
+export const makeShutdown = Effect.fnUntraced(function*(options: ShutdownOptions) {
+  const { engine, queue } = options
+  const done = yield* Deferred.make<ShutdownReport>()
+  let begun = false
+
+  const run = Effect.gen(function*() {
+    const startedAt = engine.now()
+    const before = yield* queue.stats
+    yield* options.begin
+    yield* engine.settled(engine.isQuiet, startedAt + options.timeoutMillis * flushPart)
+    const closed = engine.connected.size
+    for (const peer of [...engine.connected]) engine.close(peer, options.closeCode, "shutting down")
+    yield* engine.settled(Effect.sync(() => engine.open.size === 0), engine.now() + closeMillis)
+    for (const connection of engine.open) connection.terminate()
+    const after = yield* queue.stats
+    if (!queue.durable) {
+      for (const peer of [...engine.peers.values()]) yield* Effect.ignore(engine.remove(peer, "shutdown"))
+    }
+    // A handler that can't be interrupted must not keep the scope open for ever.
+    const ending = yield* Effect.forkDetach(options.end)
+    const left = Math.max(closeMillis, startedAt + options.timeoutMillis - engine.now())
+    yield* Effect.raceFirst(Effect.interruptible(Fiber.await(ending)), Effect.interruptible(Effect.sleep(left)))
+    const expired = after.expired - before.expired
+    return {
+      pending: before.messages + after.appended - before.appended,
+      flushed: after.acknowledged - before.acknowledged,
+      retained: queue.durable ? after.messages : 0,
+      dropped: expired + (queue.durable ? 0 : after.messages),
+      closed,
+      durationMillis: engine.now() - startedAt
+    }
+  })
+
+  return Effect.suspend(() => {
+    if (begun) return Deferred.await(done)
+    begun = true
+    return Effect.onExit(run, (exit) => Deferred.done(done, exit))
+  }).pipe(Effect.uninterruptible)
+})

@@ -1,0 +1,58 @@
+/**
+ * Background work that can't die silently. A worker that ends of a failure or a defect is logged, counted and
+ * restarted with backoff; one that does so too often in too short a time fails its owner.
+ */
+import { type Cause, Clock, Effect, type Scope } from "effect"
+import { fullJitter } from "./backoff.ts"
+
+/** Restarts allowed within a period, as in Erlang's supervisors. */
+export interface Intensity {
+  readonly restarts: number
+  readonly periodMillis: number
+}
+
+export const defaultIntensity: Intensity = { restarts: 10, periodMillis: 60_000 }
+
+const restartBaseMillis = 10
+const restartCapMillis = 1_000
+
+export interface Worker {
+  readonly name: string
+  readonly loop: Effect.Effect<unknown, unknown>
+  readonly intensity: Intensity
+  readonly onRestart: (name: string) => void
+  readonly onGiveUp: (name: string, cause: Cause.Cause<unknown>) => Effect.Effect<void>
+}
+
+/** The worker as an effect that never fails. It ends when the loop ends normally, or when it is given up. */
+export const supervised = (worker: Worker): Effect.Effect<void> =>
+  Effect.suspend(() => {
+    const { intensity, name } = worker
+    const recent: Array<number> = []
+    const mayRestart = Effect.map(Clock.currentTimeMillis, (now) => {
+      while (recent.length > 0 && now - (recent[0] ?? now) > intensity.periodMillis) recent.shift()
+      recent.push(now)
+      return recent.length <= intensity.restarts
+    })
+    return worker.loop.pipe(
+      Effect.sandbox,
+      Effect.tapError((cause) =>
+        Effect.andThen(
+          Effect.sync(() => worker.onRestart(name)),
+          Effect.logError(`${name} failed; it is restarted`, cause)
+        )
+      ),
+      Effect.retry({ schedule: fullJitter(restartBaseMillis, restartCapMillis), while: () => mayRestart }),
+      Effect.catch((cause) =>
+        Effect.andThen(
+          Effect.logFatal(`${name} failed more than ${intensity.restarts} times in ${intensity.periodMillis} ms`, cause),
+          worker.onGiveUp(name, cause)
+        )
+      ),
+      Effect.asVoid
+    )
+  })
+
+/** Runs the worker in the current scope. */
+export const supervise = (worker: Worker): Effect.Effect<void, never, Scope.Scope> =>
+  Effect.asVoid(Effect.forkScoped(supervised(worker), { startImmediately: true }))

@@ -1,0 +1,206 @@
+/**
+ * WebSockets on Node, by the `ws` package.
+ *
+ * @since 0.1.0
+ */
+import { type Config, Config as ConfigModule, Effect, Layer, type Scope } from "effect"
+import { createServer, type IncomingMessage, type Server } from "node:http"
+import type { AddressInfo } from "node:net"
+import type { Duplex } from "node:stream"
+import { WebSocket, WebSocketServer } from "ws"
+import { defaultMaxPayloadBytes, subprotocol } from "../core/Protocol.ts"
+import { maxFrameBytes } from "../core/Session.ts"
+import * as Option from "../internal/options.ts"
+import { closeGraceMillis, WsConnection } from "../internal/wsConnection.ts"
+import { type Address, type Connection, type DialOptions, type Request, TransportClient, TransportServer } from "../Transport.ts"
+import { ConnectionTimeoutError, TransportError } from "../WebSocketError.ts"
+
+/**
+ * Where to listen. With `server`, the WebSockets share that HTTP server's port and the server stays the caller's:
+ * neither listened nor closed here, unless it was not listening yet.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ServerOptions {
+  /** Default 8080; 0 takes a free port. */
+  readonly port?: number | undefined
+  /** Default 127.0.0.1: reachable from this machine only. */
+  readonly host?: string | undefined
+  /** Take upgrades on this path only; others are left to other listeners, or refused. Default: any path. */
+  readonly path?: string | undefined
+  readonly server?: Server | undefined
+  /** Largest payload, in bytes; as in the server's options. Default 1 MiB. */
+  readonly maxPayloadBytes?: number | undefined
+  /** Connections at most; further ones are answered with 503. Default 100,000. */
+  readonly maxConnections?: number | undefined
+}
+
+/**
+ * Accepts WebSockets, on an own port or on a given `http.Server`.
+ *
+ * **Example**
+ *
+ * ```ts
+ * import { NodeTransport } from "resilient-websocket/node"
+ *
+ * const Transport = NodeTransport.layerServer({ port: 8080 })
+ * ```
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerServer = (options?: ServerOptions): Layer.Layer<TransportServer> =>
+  Layer.succeed(TransportServer, { listen: (accept) => listen(options ?? {}, accept) })
+
+/**
+ * `layerServer` with its options read from `Config`.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerServerConfig = (
+  options: Config.Wrap<Omit<ServerOptions, "server">>
+): Layer.Layer<TransportServer, Config.ConfigError> =>
+  Layer.unwrap(Effect.map(ConfigModule.unwrap(options), layerServer))
+
+/**
+ * Dials WebSockets.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerClient: Layer.Layer<TransportClient> = Layer.succeed(TransportClient, { dial: (options) => dial(options) })
+
+/**
+ * A `ws` socket that somebody else accepted, for `ResilientServer.register`. The socket must be open, and nobody else
+ * may read from it until it is unregistered.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const fromWebSocket = (
+  ws: WebSocket,
+  request?: IncomingMessage
+): Effect.Effect<Connection & { readonly release: () => WebSocket }, TransportError> =>
+  Effect.suspend(() =>
+    ws.readyState === ws.OPEN
+      ? Effect.succeed(new WsConnection(ws, toRequest(request)))
+      : Effect.fail(new TransportError({ operation: "register", detail: "the socket is not open" }))
+  )
+
+const listen = Effect.fnUntraced(function*(
+  options: ServerOptions,
+  accept: (connection: Connection) => void
+): Effect.fn.Return<Address, TransportError, Scope.Scope> {
+  const maxConnections = Option.count("maxConnections", options.maxConnections, 100_000)
+  const webSockets = new WebSocketServer({
+    noServer: true,
+    clientTracking: false,
+    perMessageDeflate: false,
+    maxPayload: maxFrameBytes(Option.count("maxPayloadBytes", options.maxPayloadBytes, defaultMaxPayloadBytes)),
+    handleProtocols: (offered) => offered.has(subprotocol) ? subprotocol : offered.values().next().value ?? false,
+    ...closeTimeout
+  })
+  let open = 0
+  const onUpgrade = (message: IncomingMessage, socket: Duplex, head: Buffer): void => {
+    if (options.path !== undefined && message.url?.split("?")[0] !== options.path) {
+      // On a shared server another listener may want it.
+      if (server.listenerCount("upgrade") === 1) refuse(socket, "404 Not Found")
+      return
+    }
+    if (open >= maxConnections) return refuse(socket, "503 Service Unavailable")
+    webSockets.handleUpgrade(message, socket, head, (ws) => {
+      open++
+      ws.once("close", () => open--)
+      accept(new WsConnection(ws, toRequest(message)))
+    })
+  }
+  const server = options.server ?? createServer((_, response) => {
+    response.writeHead(426, { "content-type": "text/plain" }).end("This port speaks WebSocket.\n")
+  })
+  yield* Effect.acquireRelease(
+    Effect.sync(() => server.on("upgrade", onUpgrade)),
+    () => Effect.sync(() => server.off("upgrade", onUpgrade))
+  )
+  if (!server.listening) {
+    const port = Option.count("port", options.port, 8080, 0)
+    yield* Effect.acquireRelease(start(server, port, options.host ?? "127.0.0.1"), () => stop(server))
+  }
+  const { address, port } = server.address() as AddressInfo // it listens on TCP
+  return { host: address, port }
+})
+
+const start = (server: Server, port: number, host: string): Effect.Effect<void, TransportError> =>
+  Effect.callback((resume) => {
+    const onError = (cause: Error) => {
+      server.off("listening", onListening)
+      resume(Effect.fail(
+        new TransportError({ operation: "listen", detail: `can't listen on ${host}:${port}: ${cause.message}`, cause })
+      ))
+    }
+    const onListening = () => {
+      server.off("error", onError)
+      resume(Effect.void)
+    }
+    server.once("error", onError)
+    server.once("listening", onListening)
+    server.listen({ port, host, backlog: 4096 })
+  })
+
+/** Stops listening. Upgraded sockets are no longer the HTTP server's; plain HTTP ones are closed. */
+const stop = (server: Server): Effect.Effect<void> =>
+  Effect.sync(() => {
+    server.close()
+    server.closeAllConnections()
+  })
+
+const dial = (options: DialOptions): Effect.Effect<Connection, TransportError | ConnectionTimeoutError> =>
+  Effect.callback<Connection, TransportError>((resume) => {
+    const failed = (cause: unknown) => {
+      const detail = `${options.url}: ${cause instanceof Error ? cause.message : String(cause)}`
+      resume(Effect.fail(new TransportError({ operation: "dial", detail, cause })))
+    }
+    let ws: WebSocket
+    try {
+      ws = new WebSocket(options.url, options.protocol, {
+        headers: options.headers,
+        perMessageDeflate: false,
+        maxPayload: options.maxFrameBytes,
+        ...closeTimeout
+      })
+    } catch (cause) {
+      return failed(cause) // an URL that can't be
+    }
+    const onError = (cause: Error) => failed(cause)
+    ws.once("error", onError)
+    ws.once("open", () => {
+      ws.off("error", onError)
+      resume(Effect.succeed(new WsConnection(ws, { url: options.url, headers: options.headers, remoteAddress: undefined })))
+    })
+    return Effect.sync(() => {
+      ws.off("error", onError)
+      ws.on("error", () => {}) // terminating a socket that is connecting is an error to it
+      ws.terminate()
+    })
+  }).pipe(
+    Effect.timeoutOrElse({
+      duration: options.timeoutMillis,
+      orElse: () => Effect.fail(new ConnectionTimeoutError({ phase: "dial", afterMillis: options.timeoutMillis }))
+    })
+  )
+
+/** Known to `ws`, not yet to its types. */
+const closeTimeout: object = { closeTimeout: closeGraceMillis }
+
+const refuse = (socket: Duplex, status: string): void => {
+  socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`)
+}
+
+const toRequest = (message: IncomingMessage | undefined): Request => {
+  const headers: Record<string, string | undefined> = {}
+  for (const [name, value] of Object.entries(message?.headers ?? {})) {
+    headers[name] = Array.isArray(value) ? value.join(", ") : value
+  }
+  return { url: message?.url ?? "/", headers, remoteAddress: message?.socket.remoteAddress }
+}
