@@ -52,6 +52,9 @@ export interface SessionOptions {
 /** What a batch costs beside its messages: the envelope, an offset and two positions of up to 16 digits. */
 const batchEnvelopeBytes = 96
 
+/** How many failures an ack tells of: at up to 33 bytes each, as many as fit well into any receiver's frame limit. */
+const maxAckFailures = 1024
+
 const pong = (received: number, handled: number): string => `{"t":"pong","a":[${received},${handled}]}`
 
 export class Session {
@@ -163,11 +166,13 @@ export class Session {
   /** The due ack as a frame of its own, if none went with a batch. */
   composeAck(): string | undefined {
     if (!this.ackDue) return undefined
-    const { handled, received } = this.inbox
-    const frame = encodeAck(received, handled, this.inbox.failedAfter(this.ackedHandled))
-    this.ackDue = false
+    const failed = this.inbox.failedAfter(this.ackedHandled)
+    const next = failed[maxAckFailures]
+    // What is behind the failures that fit is for the next ack.
+    const handled = next === undefined ? this.inbox.handled : next[0] - 1
+    this.ackDue = next !== undefined
     this.ackedHandled = handled
-    return frame
+    return encodeAck(this.inbox.received, handled, failed.slice(0, maxAckFailures))
   }
 
   /** A pong can't tell of failures, so it goes up to the last ack while there are any: the next ack tells of them. */
@@ -184,7 +189,9 @@ export class Session {
     flow: Flow,
     frames: Array<string>
   ): number {
+    // The first message goes alone whatever its size when nothing is in flight; more must fit window and frame.
     const room = flow.roomBytes
+    const limit = Math.min(room, flow.window.bytes, maxFrameBytes(0))
     let payloads = ""
     let meta = ""
     let size = batchEnvelopeBytes
@@ -198,7 +205,7 @@ export class Session {
         : encodeMeta(count, message.id, message.trace)
       const memberBytes = member === "" ? 0 : utf8Length(member)
       size += message.bytes + memberBytes + 2
-      if (size > room) break
+      if (size > (count === 0 ? room : limit)) break
       payloads = count === 0 ? message.payload : payloads + "," + message.payload
       if (member !== "") meta = meta === "" ? member : meta + "," + member
       extra += message.bytes - message.payload.length + memberBytes - member.length

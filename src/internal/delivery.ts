@@ -71,6 +71,10 @@ export const makeDelivery = (options: DeliveryOptions) => {
     while (true) {
       const room = Math.min(flow.roomMessages, peer.slowStart - (flow.sent - flow.handled))
       if (room <= 0 || flow.roomBytes <= 0) return "window" as const
+      // Once full, a window is used again when a quarter of it is free: else each ack of one message would let one
+      // message go, in a frame of its own, for ever (the silly window of RFC 1122).
+      if (peer.stalled === "window" && room * 4 < Math.min(flow.window.messages, peer.slowStart)) return "window" as const
+      if (peer.stalled === "window" && flow.roomBytes * 4 < flow.window.bytes) return "window" as const
       if (connection.buffered() >= highWaterBytes) return "backlog" as const
       const before = flow.sent
       const limit = { maxMessages: room, maxBytes: Math.min(bulkFrameBytes, flow.roomBytes) }

@@ -5,7 +5,7 @@
  * An idle session costs no fiber and no timer: one worker delivers for all that have something to do, and one looks
  * at the clock for all.
  */
-import { type Cause, Clock, Effect, FiberSet, Latch, Random, Stream } from "effect"
+import { type Cause, Clock, Effect, FiberSet, Random, Stream } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { session as circuitOf } from "../CircuitBreaker.ts"
 import { Deque } from "../core/Deque.ts"
@@ -23,6 +23,7 @@ import type { DeadLetters } from "./deadLetters.ts"
 import { makeDelivery } from "./delivery.ts"
 import { makeInbound } from "./inbound.ts"
 import { type Delivery, Peer, slowStartMessages } from "./peer.ts"
+import { makeSignal } from "./signal.ts"
 import { type Intensity, supervise, supervised } from "./supervisor.ts"
 
 /** Times in ms. */
@@ -88,14 +89,14 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
   // --- delivery: a queue of peers that have something to do, each in it once
 
   const dirty = new Deque<Peer>()
-  const work = yield* Latch.make(false)
-  /** Opened whenever something was delivered, handled or closed, for whoever waits for quiet. */
-  const pulse = yield* Latch.make(false)
+  const work = yield* makeSignal
+  /** Given whenever something was delivered, handled or closed, for whoever waits for quiet. */
+  const pulse = yield* makeSignal
   const markDirty = (peer: Peer): void => {
     if (peer.dirty) return
     peer.dirty = true
     dirty.pushBack(peer)
-    work.openUnsafe()
+    work.notify()
   }
   const flush = makeDelivery({ queue, breaker, recorder, deadLetters, now, markDirty })
 
@@ -117,14 +118,13 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
     while (true) {
       flushing = dirty.popFront()
       if (flushing === undefined) {
-        work.closeUnsafe()
-        yield* work.await
+        yield* work.wait
         continue
       }
       const peer = flushing
       peer.dirty = false
       yield* Effect.catch(flush(peer), (error) => onStoreError(peer, error))
-      pulse.openUnsafe()
+      pulse.notify()
     }
   })
 
@@ -139,7 +139,7 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
       peer.plain || epoch !== peer.core.inbox.epoch
         ? Effect.void
         : options.savePosition(peer, storedPosition(peer, epoch, offset)).pipe(
-          Effect.retry({ schedule: fullJitter(100, 10_000), while: isStoreFailure }),
+          Effect.retry({ schedule: storeRetry, while: isStoreFailure }),
           // Another owner has the session, and will be given what waits here.
           Effect.catch((error) =>
             Effect.sync(() => {
@@ -149,13 +149,13 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
           )
         ),
     run: (effect, onEnd) => {
-      const handler = supervised({ ...worker, name: "handler", loop: effect })
-      run(Effect.ensuring(
-        handler,
-        Effect.sync(() => {
+      // Supervised from its first failure on: until then that would only cost.
+      fork(effect.pipe(
+        Effect.catchCause(() => supervised({ ...worker, name: "handler", loop: effect })),
+        Effect.ensuring(Effect.sync(() => {
           onEnd()
-          pulse.openUnsafe()
-        })
+          pulse.notify()
+        }))
       ))
     },
     onAcked: (peer) => {
@@ -168,7 +168,7 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
     onViolation: options.onViolation,
     onClosed: (peer, connection, code, reason) => {
       open.delete(connection)
-      pulse.openUnsafe()
+      pulse.notify()
       if (peer.connection === connection) detach(peer, { code, reason, error: undefined })
     }
   })
@@ -316,12 +316,11 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
   /** Waits until `condition` holds or it is `until`, looking whenever something happened. */
   const settled = Effect.fnUntraced(function*(condition: Effect.Effect<boolean>, until: number) {
     while (true) {
-      pulse.closeUnsafe()
       if (yield* condition) return true
       const left = until - now()
       if (left <= 0) return false
       // Also where the waiter itself can't be interrupted, as in a finalizer.
-      yield* Effect.raceFirst(Effect.interruptible(pulse.await), Effect.interruptible(Effect.sleep(left)))
+      yield* Effect.raceFirst(Effect.interruptible(pulse.wait), Effect.interruptible(Effect.sleep(left)))
     }
   })
 
@@ -342,6 +341,9 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
 
   return { peers, connected, open, now, run, worker, markDirty, attach, close, detach, remove, flush, isQuiet, settled }
 })
+
+/** A store that fails is asked again, for ever: nothing may be acknowledged that it does not have. */
+const storeRetry = fullJitter(100, 10_000)
 
 const ping = `{"t":"ping"}`
 

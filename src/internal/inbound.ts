@@ -26,6 +26,9 @@ export interface InboundOptions {
   readonly onClosed: (peer: Peer, connection: Connection, code: number, reason: string) => void
 }
 
+/** While messages are handled without a pause, the position is stored and acknowledged this often. */
+const commitMillis = 5
+
 export const makeInbound = (options: InboundOptions) => {
   const { handle, markDirty, now, recorder } = options
 
@@ -44,6 +47,7 @@ export const makeInbound = (options: InboundOptions) => {
     let epoch = ""
     let offset = 0 // handled and not stored; 0 when there is nothing
     let messages = 0
+    let committedAt = now()
     while (true) {
       const delivery = peer.inbound.front()
       if (offset > 0 && (delivery === undefined || (delivery.kind !== "loose" && delivery.epoch !== epoch))) {
@@ -54,8 +58,7 @@ export const makeInbound = (options: InboundOptions) => {
       }
       if (delivery === undefined) return
       const effect = handle(peer, delivery)
-      const done = Exit.isExit(effect)
-      if (!done) yield* effect
+      if (!Exit.isExit(effect)) yield* effect
       peer.inbound.popFront()
       if (delivery.kind === "loose") {
         recorder.count("messagesHandled")
@@ -65,11 +68,12 @@ export const makeInbound = (options: InboundOptions) => {
       epoch = delivery.epoch
       offset = delivery.offset
       if (delivery.kind === "message") messages++
-      // A handler that took its time may take it again: say now what is done. Others are told of in one go.
-      if (!done || messages >= window.messages >> 1) {
+      // Handlers that take their time are told of as they go, quick ones together.
+      if (messages >= window.messages >> 1 || now() - committedAt >= commitMillis) {
         yield* commit(peer, epoch, offset, messages)
         offset = 0
         messages = 0
+        committedAt = now()
       }
     }
   })

@@ -11,6 +11,7 @@ import type { Appended, Interface, NewMessage, Options, OverflowPolicy } from ".
 import { MessageQueueError, QueueOverflowError } from "../WebSocketError.ts"
 import { DeadlineHeap } from "./deadlineHeap.ts"
 import { makeId } from "./ids.ts"
+import { callbackLater } from "./signal.ts"
 import * as Option from "./options.ts"
 
 interface Bounds {
@@ -149,8 +150,13 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     }
   }
 
-  /** Lets senders in, first come first served, as long as there is room. */
+  /**
+   * Lets senders in, first come first served, as long as there is room; but only once a quarter of the bound is free,
+   * so that a sender comes back to write many messages and not one.
+   */
   const admitWaiters = (log: Log): void => {
+    const { outbox } = log
+    if (outbox.messages * 4 > bounds.maxMessages * 3 || outbox.bytes * 4 > bounds.maxBytes * 3) return
     while (true) {
       const waiter = log.waiters.front()
       if (waiter === undefined) break
@@ -175,7 +181,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   }
 
   const suspendSender = (log: Log, batch: ReadonlyArray<NewMessage>, full: QueueOverflowError) => {
-    const wait = Effect.callback<Appended, MessageQueueError | QueueOverflowError>((resume) => {
+    const wait = callbackLater<Appended, MessageQueueError | QueueOverflowError>((resume) => {
       const waiter: Waiter = { messages: batch, bytes: totalBytes(batch), resume, cancelled: false }
       log.waiters.pushBack(waiter)
       suspended++

@@ -4,6 +4,7 @@
  */
 import { Effect } from "effect"
 import { Deque } from "../core/Deque.ts"
+import { callbackLater } from "./signal.ts"
 import { DeadLetterError, type DeadLetterReason } from "../WebSocketError.ts"
 
 interface Dead {
@@ -39,7 +40,7 @@ export class Tracked {
         : Effect.fail(new DeadLetterError({ session, messageId, ...this.state }))
     )
     return Effect.suspend(() =>
-      this.state !== "pending" ? outcome : Effect.callback<void, DeadLetterError>((resume) => {
+      this.state !== "pending" ? outcome : callbackLater<void, DeadLetterError>((resume) => {
         const wake = () => resume(outcome)
         if (this.waiters === undefined) this.waiters = new Set()
         this.waiters.add(wake)

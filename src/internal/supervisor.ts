@@ -13,8 +13,7 @@ export interface Intensity {
 
 export const defaultIntensity: Intensity = { restarts: 10, periodMillis: 60_000 }
 
-const restartBaseMillis = 10
-const restartCapMillis = 1_000
+const restartDelay = fullJitter(10, 1_000)
 
 export interface Worker {
   readonly name: string
@@ -42,7 +41,7 @@ export const supervised = (worker: Worker): Effect.Effect<void> =>
           Effect.logError(`${name} failed; it is restarted`, cause)
         )
       ),
-      Effect.retry({ schedule: fullJitter(restartBaseMillis, restartCapMillis), while: () => mayRestart }),
+      Effect.retry({ schedule: restartDelay, while: () => mayRestart }),
       Effect.catch((cause) =>
         Effect.andThen(
           Effect.logFatal(`${name} failed more than ${intensity.restarts} times in ${intensity.periodMillis} ms`, cause),

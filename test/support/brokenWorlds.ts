@@ -1,0 +1,104 @@
+/** Worlds with a planted bug each, to see that the promise's property would find it. */
+import type { Session } from "../../src/core/Session.ts"
+import { type Delivery, type Role, type Side, World } from "./coreWorld.ts"
+
+/** Position checking is off: all is new, always. */
+export class ChecksNoPositions extends World {
+  protected override makeSession(role: Role): Session {
+    const session = super.makeSession(role)
+    session.inbox.accept = () => 0
+    return session
+  }
+}
+
+/** After a reconnect the sender is told what was handled, not what was received, and what it repeats is new again. */
+export class TakesRepeatsForNew extends World {
+  protected override makeSession(role: Role): Session {
+    const session = super.makeSession(role)
+    const { inbox } = session
+    const accept = inbox.accept.bind(inbox)
+    inbox.accept = (...frame) => {
+      const skip = accept(...frame)
+      return typeof skip === "number" ? 0 : skip
+    }
+    const open = session.open.bind(session)
+    session.open = (window, position, announced) =>
+      open(window, { ...position, received: position.handled, pending: { messages: 0, bytes: 0 } }, announced)
+    return session
+  }
+}
+
+/** A message is acknowledged before the handler has it, so that a crash between the two loses it. */
+export class AcknowledgesBeforeHandling extends World {
+  protected override enqueue(side: Side, delivery: Delivery): void {
+    side.session.handled(delivery.epoch, delivery.offset, delivery.kind === "message" ? 1 : 0)
+    super.enqueue(side, delivery)
+  }
+
+  protected override settle(): void {}
+
+  override fail(): void {} // its ack is out already
+}
+
+/** What was written to the socket counts as handled. */
+export class TrustsWrites extends World {
+  override pump(role: Role, messages: number): void {
+    super.pump(role, messages)
+    const { outbox, session } = this.side(role)
+    if (session.flow !== undefined) outbox.ack(session.flow.sent)
+  }
+}
+
+/** What the peer may have is treated as if it had never left. */
+export class ExpiresWhatWasSent extends World {
+  override expire(role: Role): void {
+    const { outbox } = this.side(role)
+    outbox.read(outbox.acked, { maxMessages: 0, maxBytes: 0 }, 0)
+    super.expire(role)
+  }
+}
+
+/** Acks do not tell of failures. */
+export class KeepsFailuresToItself extends World {
+  protected override makeSession(role: Role): Session {
+    const session = super.makeSession(role)
+    session.inbox.failedAfter = () => []
+    return session
+  }
+}
+
+/** Gaps never reach the wire. */
+export class SkipsGaps extends World {
+  protected override write(role: Role, frame: string): void {
+    if (!frame.startsWith(`{"t":"gap"`)) super.write(role, frame)
+  }
+}
+
+/** The sender does not wait for the window. */
+export class IgnoresTheWindow extends World {
+  override pump(role: Role, messages: number): void {
+    const { flow } = this.side(role).session
+    if (flow === undefined) return
+    Object.defineProperty(flow, "roomMessages", { value: Infinity, configurable: true })
+    super.pump(role, messages)
+    Reflect.deleteProperty(flow, "roomMessages")
+  }
+}
+
+/** The sender's window shrinks with each reconnect: what was pending is never freed. */
+export class LosesCredit extends World {
+  protected override makeSession(role: Role): Session {
+    const session = super.makeSession(role)
+    const open = session.open.bind(session)
+    session.open = (window, position, announced) =>
+      open({ ...window, messages: window.messages - position.pending.messages }, position, announced)
+    return session
+  }
+}
+
+/** A server that lost its state says so once, whether or not the client heard it. */
+export class SaysItStartedAnewOnce extends World {
+  protected override tellsContinued(sameClient: boolean): boolean {
+    return sameClient
+  }
+}
