@@ -89,8 +89,8 @@ export interface Interface {
   readonly admit: (key: string) => Effect.Effect<Permit, CircuitBreakerError>
   /**
    * Waits while `admit` would reject, and is woken when the circuit moves on. Fails only when it is isolated. The wait
-   * is interruptible even in an uninterruptible region, and a permit once given isn't lost to an interrupt, so it fits
-   * `Effect.acquireUseRelease`.
+   * is interruptible in an uninterruptible region too, where a permit once given is not lost to an interrupt: so it is
+   * at its best as the acquisition of `Effect.acquireUseRelease`.
    */
   readonly awaitAdmission: (key: string) => Effect.Effect<Permit, CircuitBreakerError>
   /** Gives a permit back, once, with the outcome. Counts for nothing when the circuit moved on since. */
@@ -233,8 +233,6 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
   })
 
   const worker = Effect.suspend(() => {
-    // The deadlines that `elapse` sets need no wake-up: the sleep below is for the earliest of them all.
-    armedUntil = -Infinity
     circuits.elapse()
     armedUntil = circuits.nextDeadline
     const woken = Queue.take(wake)
@@ -282,7 +280,7 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
         const attempt: Effect.Effect<Permit, CircuitBreakerError> = Effect.suspend(() =>
           tryAdmit(key) ?? Effect.flatMap(Effect.interruptible(Queue.take(changed)), () => attempt)
         )
-        return Effect.uninterruptible(attempt)
+        return attempt
       },
       ({ stop }) => Effect.sync(stop)
     )

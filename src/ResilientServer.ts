@@ -9,13 +9,32 @@
  *
  * @since 0.1.0
  */
-import { Cause, Deferred, type Duration, Effect, Exit, FiberSet, type Schedule, Schema, Scope, type Stream } from "effect"
+import {
+  Cause,
+  Deferred,
+  type Duration,
+  Effect,
+  Exit,
+  FiberSet,
+  type Schedule,
+  Schema,
+  Scope,
+  type Stream
+} from "effect"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
 import { CloseCode, defaultMaxPayloadBytes, defaultWindow, type Window } from "./core/Protocol.ts"
 import { Deduplicator } from "./Deduplicator.ts"
 import { type Handshake, type Identity, makeAcceptor, rejection } from "./internal/acceptor.ts"
+import {
+  defaultHandlerRetry,
+  forbidden,
+  intensityOf,
+  locate,
+  type MessageState,
+  type SessionStats,
+  statsOf
+} from "./internal/common.ts"
 import { makeDeadLetters } from "./internal/deadLetters.ts"
-import { defaultHandlerRetry, forbidden, intensityOf, locate, type MessageState, type SessionStats, statsOf } from "./internal/common.ts"
 import { type Engine, makeEngine } from "./internal/engine.ts"
 import { makeEvents } from "./internal/events.ts"
 import { makeHandling } from "./internal/handling.ts"

@@ -127,6 +127,17 @@ describe("CircuitBreaker", () => {
         assert.strictEqual(tagOf(breaker, A), "Open")
       })))
 
+    it.effect("ends an opening by itself that was lengthened", () =>
+      withBreaker(Effect.fnUntraced(function*(breaker) {
+        const seen = yield* watchTags(breaker, A)
+        yield* breaker.report(A, trip)
+        yield* breaker.report(A, { _tag: "Failure", retryAfterMillis: 5_000 })
+        yield* TestClock.adjust("4999 millis")
+        assert.deepStrictEqual(seen, ["Closed", "Open", "Open"])
+        yield* TestClock.adjust("1 millis")
+        assert.deepStrictEqual(seen, ["Closed", "Open", "Open", "HalfOpen"])
+      })))
+
     it.effect("reads the state from the clock, also when the timer is late", () =>
       Effect.gen(function*() {
         const scope = yield* Scope.make()
@@ -185,6 +196,16 @@ describe("CircuitBreaker", () => {
         assert.deepStrictEqual(seen, ["Closed", "Open", "HalfOpen", "HalfOpen", "Open"])
         yield* breaker.record(probe, success)
         assert.strictEqual(tagOf(breaker, A), "Open")
+      })))
+
+    it.effect("takes a probe for overdue in time, also when the circuit would still be open", () =>
+      withBreaker(Effect.fnUntraced(function*(breaker) {
+        const seen = yield* watchTags(breaker, A)
+        yield* breaker.report(A, { _tag: "Failure", trip: true, retryAfterMillis: 600_000 })
+        yield* breaker.probe(A)
+        yield* breaker.admit(A)
+        yield* TestClock.adjust("30 seconds")
+        assert.strictEqual(seen.at(-1), "Open")
       })))
 
     it.effect("frees a probe's place when the outcome is ignored, and stays half-open", () =>

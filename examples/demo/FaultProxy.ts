@@ -43,6 +43,8 @@ export interface Options {
   /** The mean rate, 0 for none but those asked for by `faultNow`. */
   readonly faultsPerMinute: number
   readonly mix?: Mix | undefined
+  /** A connection is safe from faults for a random time up to this. Default 150 ms. */
+  readonly connectionGrace?: Duration.Input | undefined
   /** How long the other side of a half-open connection may go on once one side gave it up. Default 5 seconds. */
   readonly halfOpenLinger?: Duration.Input | undefined
 }
@@ -97,6 +99,7 @@ const idleMillis = 50
 /** After a pause of this process, at most this much of the missed schedule is caught up in a burst. */
 const catchUpMillis = 1000
 const gapsStream = 0xffff_ffff
+const graceStream = 0xffff_fffe
 
 /** The nth fault (from 0) under a seed; a pure function. */
 export const planFault = (seed: number, n: number, mix: Mix = defaultMix, kind?: FaultKind): Fault => {
@@ -133,8 +136,10 @@ export const make = Effect.fnUntraced(
   function*(options: Options): Effect.fn.Return<FaultProxy, FaultProxyError, Scope.Scope> {
     yield* validate(options)
     const { seed, mix = defaultMix } = options
+    const graceMillis = Duration.toMillis(Duration.fromInputUnsafe(options.connectionGrace ?? 150))
     const linger = options.halfOpenLinger ?? "5 seconds"
     const runLinger = yield* FiberSet.makeRuntime<never, void, never>()
+    const runGrace = yield* FiberSet.makeRuntime<never, void, never>()
     const windows = yield* FiberSet.make<void, never>()
     const counts = {
       cuts: 0,
@@ -160,7 +165,11 @@ export const make = Effect.fnUntraced(
         const link = new Link(client, Net.connect({ ...options.target, allowHalfOpen: true, noDelay: true }), {
           opened: () => {
             counts.connections++
-            targets.add(link)
+            // Faults that wait for a connection must not strike it the moment it is there: with few clients none
+            // would ever get through its handshake. Some do strike that early.
+            const grace = Prng.make(seed, graceStream, counts.connections).between(0, graceMillis)
+            if (grace === 0) targets.add(link)
+            else runGrace(Effect.andThen(Effect.sleep(grace), Effect.sync(() => targets.add(link))))
           },
           forwarded: (bytes) => {
             counts.bytes += bytes

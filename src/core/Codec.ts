@@ -39,7 +39,7 @@ export const decode = (text: string): Frame | Violation => {
   } catch {
     return malformed("not JSON")
   }
-  if (!isObject(value)) return malformed("not an object")
+  if (!isObject(value)) return malformed("not an object, or one with the key __proto__")
   switch (value["t"]) {
     case "batch":
       return checkBatch(value)
@@ -136,8 +136,9 @@ export const payloadFault = (value: unknown, depth = maxDepth): Violation | unde
   return undefined
 }
 
+/** An object that a careless copy can't turn into something else: see `payloadFault`. */
 const isObject = (value: unknown): value is Fields =>
-  typeof value === "object" && value !== null && !Array.isArray(value)
+  typeof value === "object" && value !== null && !Array.isArray(value) && !Object.hasOwn(value, "__proto__")
 
 /** Positions and counts: safe integers from zero. JSON has no NaN, but `1e999` is Infinity. */
 const isPosition = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0

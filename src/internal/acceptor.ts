@@ -61,7 +61,13 @@ export interface AcceptorOptions {
   readonly onAttached: (peer: Peer) => void
 }
 
-type AcceptError = HandshakeError | ConnectionTimeoutError | ProtocolError | MessageQueueError | SessionRegistryError | TransportError
+type AcceptError =
+  | HandshakeError
+  | ConnectionTimeoutError
+  | ProtocolError
+  | MessageQueueError
+  | SessionRegistryError
+  | TransportError
 
 export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions) {
   const { engine, queue, recorder, registry } = options
@@ -233,11 +239,14 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     let gone = false
     const become = openPort(connection, { frame: noop, drained: noop, alive: noop, closed: () => void (gone = true) })
     connection.pause()
-    step(connection, Effect.gen(function*() {
-      const peer = yield* attachPlain(connection, session, become)
-      if (gone) engine.detach(peer, { code: 1006, reason: "", error: undefined })
-      else connection.resume()
-    }))
+    step(
+      connection,
+      Effect.gen(function*() {
+        const peer = yield* attachPlain(connection, session, become)
+        if (gone) engine.detach(peer, { code: 1006, reason: "", error: undefined })
+        else connection.resume()
+      })
+    )
   }
 
   const attachPlain = Effect.fnUntraced(function*(

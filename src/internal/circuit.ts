@@ -184,12 +184,12 @@ export class Circuit {
     this.generation = generation
   }
 
-  /** The state as of the last event. Bring the circuit up to date with `elapse` first. */
+  /** The state as of the last event: not after the deadline, until `elapse`. */
   get state(): State {
     return this.cached ??= this.override ?? this.automatic()
   }
 
-  /** When something happens by itself: `elapse` must be called then. */
+  /** When something happens by itself, which `elapse` does. */
   get deadline(): number {
     if (this.phase === "Open") return this.openUntil
     if (this.phase === "HalfOpen") return this.probes[0]?.deadline ?? Infinity
@@ -208,11 +208,13 @@ export class Circuit {
       this.watchers === undefined
   }
 
-  /** What time alone does: an open circuit becomes half-open, an overdue probe counts as failed. */
-  elapse(now: number): void {
-    if (now < this.deadline) return
+  /**
+   * What happens by itself at the deadline, as of that time: an open circuit becomes half-open, an overdue probe counts
+   * as failed. A late caller repeats it until no deadline is over, and comes out where a punctual one is.
+   */
+  elapse(): void {
     if (this.phase === "Open") return this.moveTo("HalfOpen", "open time elapsed")
-    if (this.phase === "HalfOpen") return this.open("probe overdue", now, 0)
+    if (this.phase === "HalfOpen") return this.open("probe overdue", this.deadline, 0)
     this.window = undefined
   }
 
@@ -398,10 +400,7 @@ export class Circuits implements Env {
     const circuit = this.circuits.get(key)
     // Most circuits that exist are waiting for no deadline, and spare the clock.
     if (circuit === undefined || circuit.deadline === Infinity) return circuit
-    const now = this.host.now()
-    if (now < circuit.deadline) return circuit
-    circuit.elapse(now)
-    this.settle(circuit, now)
+    this.catchUp(circuit, this.host.now())
     return this.circuits.get(key) // not there any more if that left it blank
   }
 
@@ -460,10 +459,10 @@ export class Circuits implements Env {
     const now = this.host.now()
     this.fences.advance(now)
     for (let next = this.deadlines.popDue(now); next !== undefined; next = this.deadlines.popDue(now)) {
-      if (this.circuits.get(next.key) !== next) continue
+      // A forgotten circuit has no deadline any more: nothing comes of it here.
       next.scheduledAt = Infinity
-      next.elapse(now)
-      this.settle(next, now)
+      this.catchUp(next, now)
+      this.schedule(next)
     }
   }
 
@@ -486,6 +485,13 @@ export class Circuits implements Env {
     }
   }
 
+  private catchUp(circuit: Circuit, now: number): void {
+    for (let at = circuit.deadline; at <= now; at = circuit.deadline) {
+      circuit.elapse()
+      this.settle(circuit, at)
+    }
+  }
+
   private create(key: string, now: number): Circuit {
     if (this.circuits.size >= this.host.maxCircuits) {
       const [oldest] = this.expendable
@@ -504,7 +510,7 @@ export class Circuits implements Env {
   private settle(circuit: Circuit, now: number): void {
     if (circuit.isExpendable) this.expendable.add(circuit)
     else this.expendable.delete(circuit)
-    if (circuit.isBlank) this.forget(circuit, now)
+    if (circuit.isBlank) this.forget(circuit)
     else this.schedule(circuit)
     this.announce(circuit, now)
     this.host.onDeadline()
@@ -523,10 +529,11 @@ export class Circuits implements Env {
     }
   }
 
-  private forget(circuit: Circuit, now: number): void {
+  private forget(circuit: Circuit): void {
     this.circuits.delete(circuit.key)
     this.expendable.delete(circuit)
     if (circuit.generation === 0) return
+    const now = this.host.now()
     this.fences.advance(now)
     this.fences.makeRoom(0, now)
     this.fences.set(circuit.key, circuit.generation)

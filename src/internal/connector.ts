@@ -243,9 +243,11 @@ const readAnswer = (data: string | Uint8Array): Exit.Exit<Welcome, WebSocketErro
   const frame = typeof data === "string" ? decode(data) : new Violation("malformed", "a binary frame")
   if (frame.t === "welcome") return Exit.succeed(frame)
   if (frame.t === "reject") return Exit.fail(rejectionError(frame))
-  return Exit.fail(frame instanceof Violation
-    ? protocolError(frame)
-    : new ProtocolError({ code: "unexpected", detail: `${frame.t} instead of welcome` }))
+  return Exit.fail(
+    frame instanceof Violation
+      ? protocolError(frame)
+      : new ProtocolError({ code: "unexpected", detail: `${frame.t} instead of welcome` })
+  )
 }
 
 /** What a reject frame means to the client. */

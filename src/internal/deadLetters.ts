@@ -37,7 +37,9 @@ export const makeDeadLetters = Effect.fnUntraced(function*<A>(options: {
   const publish = Effect.fnUntraced(function*(letter: Omit<DeadLetter<A>, "atMillis">) {
     recorder.count("deadLetters")
     yield* Effect.logWarning(
-      `dead letter (${letter.direction}, ${letter.reason}): message ${letter.messageId ?? "without id"} of session ${letter.session}`
+      `dead letter (${letter.direction}, ${letter.reason}): message ${
+        letter.messageId ?? "without id"
+      } of session ${letter.session}`
     )
     yield* PubSub.publish(hub, { ...letter, atMillis: clock.currentTimeMillisUnsafe() })
   })

@@ -3,12 +3,12 @@
  * and as many reliable ones as the peer's window, the socket and the circuit allow.
  */
 import { Effect } from "effect"
+import type { CircuitBreaker } from "../CircuitBreaker.ts"
+import { session as circuitOf } from "../CircuitBreaker.ts"
 import { encode, encodeVolatile } from "../core/Codec.ts"
 import type { Flow } from "../core/Flow.ts"
 import type { Slot } from "../core/Outbox.ts"
 import { bulkFrameBytes } from "../core/Protocol.ts"
-import type { CircuitBreaker } from "../CircuitBreaker.ts"
-import { session as circuitOf } from "../CircuitBreaker.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
 import { type Connection, highWaterBytes } from "../Transport.ts"
@@ -73,7 +73,9 @@ export const makeDelivery = (options: DeliveryOptions) => {
       if (room <= 0 || flow.roomBytes <= 0) return "window" as const
       // Once full, a window is used again when a quarter of it is free: else each ack of one message would let one
       // message go, in a frame of its own, for ever (the silly window of RFC 1122).
-      if (peer.stalled === "window" && room * 4 < Math.min(flow.window.messages, peer.slowStart)) return "window" as const
+      if (peer.stalled === "window" && room * 4 < Math.min(flow.window.messages, peer.slowStart)) {
+        return "window" as const
+      }
       if (peer.stalled === "window" && flow.roomBytes * 4 < flow.window.bytes) return "window" as const
       if (connection.buffered() >= highWaterBytes) return "backlog" as const
       const before = flow.sent

@@ -17,7 +17,12 @@ import type { Deduplicator } from "../Deduplicator.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
 import type { Connection, ConnectionSink } from "../Transport.ts"
-import { ConnectionTimeoutError, type DeadLetterReason, type MessageQueueError, type WebSocketError } from "../WebSocketError.ts"
+import {
+  ConnectionTimeoutError,
+  type DeadLetterReason,
+  type MessageQueueError,
+  type WebSocketError
+} from "../WebSocketError.ts"
 import { fullJitter } from "./backoff.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import { makeDelivery } from "./delivery.ts"

@@ -193,7 +193,7 @@ export class ClaimTable<Receipt> {
   // Rotating makes room only by what is committed: were most keys in flight, it would soon forget all the others.
   private get hasRoom(): boolean {
     const { currentSize, maxKeys } = this.done
-    return this.held.size < maxKeys && (this.held.size <= currentSize || this.held.size + currentSize < maxKeys)
+    return this.held.size <= currentSize || this.held.size + currentSize < maxKeys
   }
 }
 

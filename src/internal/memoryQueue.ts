@@ -11,8 +11,8 @@ import type { Appended, Interface, NewMessage, Options, OverflowPolicy } from ".
 import { MessageQueueError, QueueOverflowError } from "../WebSocketError.ts"
 import { DeadlineHeap } from "./deadlineHeap.ts"
 import { makeId } from "./ids.ts"
-import { callbackLater } from "./signal.ts"
 import * as Option from "./options.ts"
+import { callbackLater } from "./signal.ts"
 
 interface Bounds {
   readonly maxMessages: number
@@ -116,7 +116,8 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   }
 
   const neverFits = (count: number, size: number): boolean =>
-    count > Math.min(bounds.maxMessages, bounds.maxTotalMessages) || size > Math.min(bounds.maxBytes, bounds.maxTotalBytes)
+    count > Math.min(bounds.maxMessages, bounds.maxTotalMessages) ||
+    size > Math.min(bounds.maxBytes, bounds.maxTotalBytes)
 
   const appendNow = (log: Log, batch: ReadonlyArray<NewMessage>, dropped: ReadonlyArray<OutboxMessage>): Appended => {
     const now = clock.currentTimeMillisUnsafe()

@@ -20,7 +20,13 @@ export type Delivery =
     readonly id: string | undefined
     readonly trace: string | undefined
   }
-  | { readonly kind: "gap"; readonly epoch: string; readonly first: number; readonly offset: number; readonly reason: GapReason }
+  | {
+    readonly kind: "gap"
+    readonly epoch: string
+    readonly first: number
+    readonly offset: number
+    readonly reason: GapReason
+  }
   /** Without a position: a volatile message, or one of a plain peer. */
   | { readonly kind: "loose"; readonly value: unknown; readonly volatile: boolean }
 

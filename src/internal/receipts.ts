@@ -4,8 +4,8 @@
  */
 import { Effect } from "effect"
 import { Deque } from "../core/Deque.ts"
-import { callbackLater } from "./signal.ts"
 import { DeadLetterError, type DeadLetterReason } from "../WebSocketError.ts"
+import { callbackLater } from "./signal.ts"
 
 interface Dead {
   readonly reason: DeadLetterReason

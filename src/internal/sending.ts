@@ -3,12 +3,12 @@
  * and say what became of it.
  */
 import { Context, Duration, Effect, Exit, Schema, Tracer } from "effect"
-import { contentKey, type Deduplicator } from "../Deduplicator.ts"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { session as circuitOf } from "../CircuitBreaker.ts"
 import { defaultMessageId, type OutboxMessage } from "../core/Outbox.ts"
 import { maxIdLength } from "../core/Protocol.ts"
 import { utf8Length } from "../core/utf8.ts"
+import { contentKey, type Deduplicator } from "../Deduplicator.ts"
 import type { QueuedReason, Receipt, SendOptions, SkippedReason } from "../Message.ts"
 import type { Appended, MessageQueue, NewMessage } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
@@ -47,7 +47,11 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
   const payloadError = (session: string, detail: string) => new PayloadError({ direction: "encode", detail, session })
 
   /** The message as JSON text, checked; or why not. */
-  const serialize = (session: string, message: Out, limit: number): { payload: string; bytes: number } | PayloadError => {
+  const serialize = (
+    session: string,
+    message: Out,
+    limit: number
+  ): { payload: string; bytes: number } | PayloadError => {
     const encoded = encode(message)
     if (Exit.isFailure(encoded)) return payloadError(session, String(Exit.getCause(encoded)))
     let payload: string | undefined
@@ -250,7 +254,9 @@ class Waiting extends Tracking {
 /** The W3C form of the span that sends, if there is one. */
 const traceparent = (context: Context.Context<never>): string | undefined => {
   const span = contextSpan(context)
-  return span === undefined ? undefined : `00-${span.traceId.padStart(32, "0")}-${span.spanId}-${span.sampled ? "01" : "00"}`
+  return span === undefined
+    ? undefined
+    : `00-${span.traceId.padStart(32, "0")}-${span.spanId}-${span.sampled ? "01" : "00"}`
 }
 
 const contextSpan = (context: Context.Context<never>): Tracer.AnySpan | undefined =>

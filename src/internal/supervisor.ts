@@ -44,7 +44,10 @@ export const supervised = (worker: Worker): Effect.Effect<void> =>
       Effect.retry({ schedule: restartDelay, while: () => mayRestart }),
       Effect.catch((cause) =>
         Effect.andThen(
-          Effect.logFatal(`${name} failed more than ${intensity.restarts} times in ${intensity.periodMillis} ms`, cause),
+          Effect.logFatal(
+            `${name} failed more than ${intensity.restarts} times in ${intensity.periodMillis} ms`,
+            cause
+          ),
           worker.onGiveUp(name, cause)
         )
       ),

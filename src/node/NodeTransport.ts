@@ -12,7 +12,14 @@ import { defaultMaxPayloadBytes, subprotocol } from "../core/Protocol.ts"
 import { maxFrameBytes } from "../core/Session.ts"
 import * as Option from "../internal/options.ts"
 import { closeGraceMillis, WsConnection } from "../internal/wsConnection.ts"
-import { type Address, type Connection, type DialOptions, type Request, TransportClient, TransportServer } from "../Transport.ts"
+import {
+  type Address,
+  type Connection,
+  type DialOptions,
+  type Request,
+  TransportClient,
+  TransportServer
+} from "../Transport.ts"
 import { ConnectionTimeoutError, TransportError } from "../WebSocketError.ts"
 
 /**
@@ -70,7 +77,9 @@ export const layerServerConfig = (
  * @since 0.1.0
  * @category layers
  */
-export const layerClient: Layer.Layer<TransportClient> = Layer.succeed(TransportClient, { dial: (options) => dial(options) })
+export const layerClient: Layer.Layer<TransportClient> = Layer.succeed(TransportClient, {
+  dial: (options) => dial(options)
+})
 
 /**
  * A `ws` socket that somebody else accepted, for `ResilientServer.register`. The socket must be open, and nobody else
@@ -176,7 +185,9 @@ const dial = (options: DialOptions): Effect.Effect<Connection, TransportError | 
     ws.once("error", onError)
     ws.once("open", () => {
       ws.off("error", onError)
-      resume(Effect.succeed(new WsConnection(ws, { url: options.url, headers: options.headers, remoteAddress: undefined })))
+      resume(
+        Effect.succeed(new WsConnection(ws, { url: options.url, headers: options.headers, remoteAddress: undefined }))
+      )
     })
     return Effect.sync(() => {
       ws.off("error", onError)

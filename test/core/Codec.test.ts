@@ -55,18 +55,29 @@ describe("Codec", () => {
     expect(decode(`{"t":"reject","code":"newCode","detail":""}`)).toMatchObject({ code: "newCode" })
   })
 
-  it.each([["[", "]"], [`{"a":`, "}"], [`[{"a":`, "}]"]])("takes payloads of 64 levels of %s, and no more", (open, close) => {
-    const perUnit = open.length === 6 ? 2 : 1
-    expect(payloadFault(nested(64 / perUnit, open, close))).toBeUndefined()
-    expect(payloadFault(nested(64 / perUnit + 1, open, close))).toMatchObject({ code: "tooDeep" })
-  })
+  it.each([["[", "]"], [`{"a":`, "}"], [`[{"a":`, "}]"]])(
+    "takes payloads of 64 levels of %s, and no more",
+    (open, close) => {
+      const perUnit = open.length === 6 ? 2 : 1
+      expect(payloadFault(nested(64 / perUnit, open, close))).toBeUndefined()
+      expect(payloadFault(nested(64 / perUnit + 1, open, close))).toMatchObject({ code: "tooDeep" })
+    }
+  )
 
   it("counts the depth of each branch by itself", () => {
     expect(payloadFault([nested(63, "[", "]"), nested(63, `{"a":`, "}")])).toBeUndefined()
     expect(payloadFault([0, { a: nested(63, "[", "]") }])).toMatchObject({ code: "tooDeep" })
   })
 
-  const Key = Schema.Literals(["constructor", "prototype", "toString", "hasOwnProperty", "__PROTO__", "_proto_", "proto"])
+  const Key = Schema.Literals([
+    "constructor",
+    "prototype",
+    "toString",
+    "hasOwnProperty",
+    "__PROTO__",
+    "_proto_",
+    "proto"
+  ])
 
   it.prop("takes payloads with any key but __proto__", [Key], ([key]) => {
     const text = `{"t":"volatile","m":[{"${key}":{"polluted":true}}]}`

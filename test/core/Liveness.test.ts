@@ -49,21 +49,26 @@ describe("Liveness", () => {
   // Ticks have to come at least every `timeout / 2`: a longer pause counts as sleep.
   const Timing = Schema.Struct({ interval: int(1, 100), timeout: int(2, 100), period: int(1, 50), heard: int(0, 500) })
 
-  it.prop("notices silence within interval, timeout and two ticks, and not before the timeout", [Timing], ([timing]) => {
-    const { heard, interval, timeout } = timing
-    const period = Math.min(timing.period, Math.floor(timeout / 2))
-    const liveness = new Liveness({ interval, timeout, now: 0 })
-    let probedAt: number | undefined
-    for (let now = period; now <= heard + interval + timeout + 2 * period; now += period) {
-      if (now <= heard) liveness.heard(now)
-      const answer = liveness.tick(now)
-      if (answer === "probe") probedAt = now
-      if (answer !== "dead") continue
-      expect(now - (probedAt ?? now)).toBeGreaterThanOrEqual(timeout)
-      return
-    }
-    expect.fail("silence was not noticed")
-  }, fixed(500))
+  it.prop(
+    "notices silence within interval, timeout and two ticks, and not before the timeout",
+    [Timing],
+    ([timing]) => {
+      const { heard, interval, timeout } = timing
+      const period = Math.min(timing.period, Math.floor(timeout / 2))
+      const liveness = new Liveness({ interval, timeout, now: 0 })
+      let probedAt: number | undefined
+      for (let now = period; now <= heard + interval + timeout + 2 * period; now += period) {
+        if (now <= heard) liveness.heard(now)
+        const answer = liveness.tick(now)
+        if (answer === "probe") probedAt = now
+        if (answer !== "dead") continue
+        expect(now - (probedAt ?? now)).toBeGreaterThanOrEqual(timeout)
+        return
+      }
+      expect.fail("silence was not noticed")
+    },
+    fixed(500)
+  )
 
   it.prop("never calls a peer dead that answers each probe in time", [
     Timing,

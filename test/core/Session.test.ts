@@ -232,19 +232,22 @@ describe("Session", () => {
       expect(session.composeAck()).toBe(encodeAck(2, 2, []))
     })
 
-    it.each([0, 3, 9])("tells of failures in a log taken up at %i by a handshake that announced 5 of another", (start) => {
-      const { session } = opened()
-      session.inbox.adopt("F", start)
-      session.open(defaultWindow, zero, 5)
-      expect(session.ackDue).toBe(false)
-      receive(session, { t: "batch", o: start + 1, m: ["a"] })
-      session.inbox.fail(start + 1, "failed")
-      session.handled("F", start + 1, 1)
-      expect(receive(session, { t: "ping" })).toEqual([
-        { t: "reply", frame: `{"t":"pong","a":[${start + 1},${start}]}` }
-      ])
-      expect(session.composeAck()).toBe(encodeAck(start + 1, start + 1, [[start + 1, "failed"]]))
-    })
+    it.each([0, 3, 9])(
+      "tells of failures in a log taken up at %i by a handshake that announced 5 of another",
+      (start) => {
+        const { session } = opened()
+        session.inbox.adopt("F", start)
+        session.open(defaultWindow, zero, 5)
+        expect(session.ackDue).toBe(false)
+        receive(session, { t: "batch", o: start + 1, m: ["a"] })
+        session.inbox.fail(start + 1, "failed")
+        session.handled("F", start + 1, 1)
+        expect(receive(session, { t: "ping" })).toEqual([
+          { t: "reply", frame: `{"t":"pong","a":[${start + 1},${start}]}` }
+        ])
+        expect(session.composeAck()).toBe(encodeAck(start + 1, start + 1, [[start + 1, "failed"]]))
+      }
+    )
 
     it("stops where the window's bytes end, and goes on from there", () => {
       const { flow, session } = opened("server", { messages: 100, bytes: 1000 })

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "@effect/vitest"
-import { Arbitrary, Effect, Schema } from "effect"
+import { Arbitrary, Effect, Predicate, Schema } from "effect"
+import * as Broken from "../support/brokenWorlds.ts"
 import { command, fixed, int } from "../support/coreArbitraries.ts"
 import { World, type WorldOptions } from "../support/coreWorld.ts"
-import * as Broken from "../support/brokenWorlds.ts"
 import { BrokenPromise } from "../support/ledger.ts"
 
 const role = Schema.Literals(["client", "server"])
@@ -135,8 +135,8 @@ describe("The promise", () => {
             },
             catch: (error) => error
           }), fixed(4000, 120).arbitrary)
-        if (result._tag !== "Falsified" || result.failure._tag !== "PropertyError") return "nothing"
-        const { error } = result.failure
+        if (!Predicate.isTagged(result, "Falsified")) return "nothing"
+        const error = Predicate.isTagged(result.failure, "PropertyError") ? result.failure.error : result.failure
         return error instanceof BrokenPromise ? error.message : yield* Effect.die(error)
       })
 

@@ -129,7 +129,13 @@ const until = <A>(effect: Effect.Effect<A>, predicate: (a: A) => boolean): Effec
   )
 
 const make = (server: Target, options?: Partial<FaultProxy.Options>) =>
-  FaultProxy.make({ target: { host: "127.0.0.1", port: server.port }, seed: 1, faultsPerMinute: 0, ...options })
+  FaultProxy.make({
+    target: { host: "127.0.0.1", port: server.port },
+    seed: 1,
+    faultsPerMinute: 0,
+    connectionGrace: 0,
+    ...options
+  })
 
 const bytes = (length: number, salt: number): Buffer => {
   const key = Buffer.alloc(16, salt)

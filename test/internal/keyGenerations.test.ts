@@ -12,7 +12,12 @@ describe("KeyGenerations", () => {
     "keeps a key for one window at least and two at most, whatever the window is changed to",
     {
       steps: Schema.Array(
-        Schema.Struct({ idle: between(0, 90), key: Key, write: Schema.Boolean, window: between(0, 60) })
+        Schema.Struct({
+          idle: Schema.Literals([0, 1, 30, 60, 99, 100, 150, 250, 1_000]),
+          key: Key,
+          write: Schema.Boolean,
+          window: Schema.Literals([0, 0, 0, 0, 0, 20, 50, 100, 240])
+        })
       )
     },
     ({ steps }) => {
@@ -21,11 +26,11 @@ describe("KeyGenerations", () => {
       const written = new Map<string, { readonly at: number; shortest: number; longest: number }>()
       for (const { idle, key, window, write } of steps) {
         now += idle
-        if (window >= 10 && window % 4 === 0) {
-          keys.setWindow(window * 4, now)
+        if (window > 0) {
+          keys.setWindow(window, now)
           for (const entry of written.values()) {
-            entry.shortest = Math.min(entry.shortest, window * 4)
-            entry.longest = Math.max(entry.longest, window * 4)
+            entry.shortest = Math.min(entry.shortest, window)
+            entry.longest = Math.max(entry.longest, window)
           }
         }
         keys.advance(now)
@@ -40,7 +45,7 @@ describe("KeyGenerations", () => {
         assert.isAtMost(keys.size, written.size)
       }
     },
-    { arbitrary: { runs: 500 } }
+    { arbitrary: { runs: 500, size: 60 } }
   )
 
   it("says when it has something to forget, and has forgotten it all two windows later", () => {
@@ -81,7 +86,7 @@ describe("KeyGenerations", () => {
 describe("ClaimTable", () => {
   const Print = Schema.Literals(["x", "y", "none"])
   const Step = Schema.Struct({
-    idle: between(0, 40),
+    idle: Schema.Literals([0, 1, 20, 49, 50, 51, 110]),
     key: Key,
     action: Schema.Literals(["claim", "commit", "release", "lookup"]),
     fingerprint: Print
@@ -150,7 +155,7 @@ describe("ClaimTable", () => {
         )
       }
     },
-    { arbitrary: { runs: 500 } }
+    { arbitrary: { runs: 500, size: 60 } }
   )
 
   const expectedClaim = (
@@ -179,6 +184,17 @@ describe("ClaimTable", () => {
         assert.isAtMost(inFlight + keys, 2 * maxKeys)
       }
     },
-    { arbitrary: { runs: 300 } }
+    { arbitrary: { runs: 300, size: 60 } }
   )
+
+  it("refuses claims rather than forget what is committed, while most keys are in flight", () => {
+    const table = new ClaimTable<number>({ windowMillis: WINDOW, leaseMillis: LEASE, maxKeys: 10, now: 0 })
+    const keys = Array.from({ length: 10 }, (_, i) => `k${i}`)
+    for (const [i, key] of keys.entries()) {
+      const result = table.claim(key, undefined, 0)
+      if (result._tag === "Claimed" && i < 3) assert.isTrue(table.commit(key, result.token, i, 0))
+    }
+    for (let i = 0; i < 100; i++) assert.strictEqual(table.claim(`more${i}`, undefined, 0)._tag, "Full")
+    assert.deepStrictEqual(keys.map((key) => table.lookup(key, 0)).slice(0, 4), [0, 1, 2, undefined])
+  })
 })

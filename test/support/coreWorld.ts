@@ -23,7 +23,13 @@ interface Link {
 
 /** What was received and waits for the handler. */
 export type Delivery =
-  | { readonly kind: "message"; readonly epoch: string; readonly offset: number; readonly value: number; failed: boolean }
+  | {
+    readonly kind: "message"
+    readonly epoch: string
+    readonly offset: number
+    readonly value: number
+    failed: boolean
+  }
   | { readonly kind: "gap"; readonly epoch: string; readonly first: number; readonly offset: number }
 
 export interface Side {

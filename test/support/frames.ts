@@ -41,7 +41,12 @@ const taken = {
 }
 
 /** With numbers up to `max`: small ones to be near a session's state, large ones for the borders. */
-const frames = <P extends Schema.Constraint, M extends Schema.Constraint, F extends Schema.Constraint, C extends Schema.Constraint>(
+const frames = <
+  P extends Schema.Constraint,
+  M extends Schema.Constraint,
+  F extends Schema.Constraint,
+  C extends Schema.Constraint
+>(
   max: number,
   { code, fresh, metas, payload }: { payload: P; metas: M; fresh: F; code: C }
 ) => {
@@ -72,7 +77,7 @@ const frames = <P extends Schema.Constraint, M extends Schema.Constraint, F exte
       m: Schema.NonEmptyArray(payload),
       x: Schema.optionalKey(metas),
       a: Schema.optionalKey(ack)
-    }).check(Schema.makeFilter(({ m, o }) => Number.isSafeInteger(o + m.length))),
+    }),
     Schema.Struct({ t: Schema.Literal("ack"), a: ack, f: Schema.optionalKey(failures) }),
     Schema.Struct({ t: Schema.Literal("pong"), a: ack }),
     Schema.Struct({ t: Schema.Literal("ping") }),
@@ -122,10 +127,14 @@ const frames = <P extends Schema.Constraint, M extends Schema.Constraint, F exte
   ])
 }
 
-export const AnyFrame = frames(Number.MAX_SAFE_INTEGER, sent)
+/** Far from the largest integer only so that a batch can't end beyond it. */
+export const AnyFrame = frames(Number.MAX_SAFE_INTEGER - 1000, sent)
 
 /** Offsets and counts as they come in a session that has just begun. */
 export const NearFrame = frames(12, sent)
 
+const isTaken = Schema.is(frames(Number.MAX_SAFE_INTEGER, taken))
+
 /** Whether a frame may be let through. */
-export const isValidFrame: (value: unknown) => boolean = Schema.is(frames(Number.MAX_SAFE_INTEGER, taken))
+export const isValidFrame = (value: unknown): boolean =>
+  isTaken(value) && (value.t !== "batch" || Number.isSafeInteger(value.o + value.m.length))

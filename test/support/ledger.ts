@@ -112,7 +112,10 @@ export class Ledger {
     forbid(this.accepted[value] === undefined, `${this.name}: ${value} was ${how}, and never sent`)
     this.inOrder(value, how)
     if (!this.expectations.mayRepeat) {
-      forbid(this.deadValues.get(value) === "certainlyNotHandled", `${this.name}: ${value} was ${how}, and a dead letter`)
+      forbid(
+        this.deadValues.get(value) === "certainlyNotHandled",
+        `${this.name}: ${value} was ${how}, and a dead letter`
+      )
     }
   }
 

@@ -3,13 +3,7 @@
  * them. Slots are compared offset by offset, because how gaps are merged is the outbox's own affair.
  */
 import type { Failure } from "../../src/core/Frame.ts"
-import {
-  defaultMessageId,
-  type Draft,
-  type OutboxMessage,
-  type ReadLimit,
-  type Slot
-} from "../../src/core/Outbox.ts"
+import { defaultMessageId, type Draft, type OutboxMessage, type ReadLimit, type Slot } from "../../src/core/Outbox.ts"
 
 interface Entry {
   readonly draft: Draft
