@@ -15,7 +15,7 @@
  *
  * @since 0.1.0
  */
-import { Context, Layer, type Schema } from "effect"
+import { type Config, Context, Layer, type Schema } from "effect"
 import * as ResilientClient from "./ResilientClient.ts"
 import * as ResilientServer from "./ResilientServer.ts"
 import type { MessageQueueError, TransportError } from "./WebSocketError.ts"
@@ -57,11 +57,11 @@ export interface Contract<Id extends string, ToServer, ToClient> {
   /** Runs a server as long as the layer lives. */
   readonly layerServer: <R = never>(
     options?: Omit<ResilientServer.Options<ToServer, ToClient, R>, "incoming" | "outgoing">
-  ) => Layer.Layer<ServerOf<Id>, TransportError, ResilientServer.Dependencies | R>
+  ) => Layer.Layer<ServerOf<Id>, TransportError | Config.ConfigError, ResilientServer.Dependencies | R>
   /** Runs a client as long as the layer lives. */
   readonly layerClient: <R = never>(
     options: Omit<ResilientClient.Options<ToClient, ToServer, R>, "incoming" | "outgoing">
-  ) => Layer.Layer<ClientOf<Id>, MessageQueueError, ResilientClient.Dependencies | R>
+  ) => Layer.Layer<ClientOf<Id>, MessageQueueError | Config.ConfigError, ResilientClient.Dependencies | R>
 }
 
 /**

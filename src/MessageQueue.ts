@@ -15,6 +15,7 @@ import { type Config, Config as ConfigModule, Context, Duration, Effect, Layer, 
 import type { Failure, OutboxPosition } from "./core/Frame.ts"
 import type { AckResult, OutboxMessage, ReadLimit, ReadResult } from "./core/Outbox.ts"
 import { makeMemory } from "./internal/memoryQueue.ts"
+import { checked } from "./internal/options.ts"
 import type { MessageQueueError, QueueOverflowError } from "./WebSocketError.ts"
 
 export type { AckResult, OutboxGap, OutboxMessage, ReadLimit, ReadResult } from "./core/Outbox.ts"
@@ -185,8 +186,8 @@ export interface Options {
  * @since 0.1.0
  * @category layers
  */
-export const layerMemory = (options?: Options): Layer.Layer<MessageQueue> =>
-  Layer.effect(MessageQueue, makeMemory(options ?? {}))
+export const layerMemory = (options?: Options): Layer.Layer<MessageQueue, Config.ConfigError> =>
+  Layer.effect(MessageQueue, checked(makeMemory(options ?? {})))
 
 /**
  * `layerMemory` with its options read from `Config`.
@@ -197,4 +198,4 @@ export const layerMemory = (options?: Options): Layer.Layer<MessageQueue> =>
 export const layerMemoryConfig = (
   options: Config.Wrap<Options>
 ): Layer.Layer<MessageQueue, Config.ConfigError> =>
-  Layer.effect(MessageQueue, Effect.flatMap(ConfigModule.unwrap(options), makeMemory))
+  Layer.effect(MessageQueue, Effect.flatMap(ConfigModule.unwrap(options), (unwrapped) => checked(makeMemory(unwrapped))))

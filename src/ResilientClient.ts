@@ -8,7 +8,7 @@
  *
  * @since 0.1.0
  */
-import { Duration, Effect, Exit, FiberSet, Random, type Schedule, Schema, Scope, Stream, SubscriptionRef } from "effect"
+import { type Config, Duration, Effect, Exit, FiberSet, Random, type Schedule, Schema, Scope, Stream, SubscriptionRef } from "effect"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
 import { CloseCode, defaultMaxPayloadBytes, defaultWindow, type Window } from "./core/Protocol.ts"
 import { Session } from "./core/Session.ts"
@@ -161,7 +161,15 @@ export type Dependencies = MessageQueue | Deduplicator | CircuitBreaker | Transp
  * @since 0.1.0
  * @category constructors
  */
-export const make = Effect.fnUntraced(function*<In, Out, R = never>(options: Options<In, Out, R>): Effect.fn.Return<
+export const make = <In, Out, R = never>(
+  options: Options<In, Out, R>
+): Effect.Effect<
+  ResilientClient<In, Out>,
+  MessageQueueError | Config.ConfigError,
+  Dependencies | R | Scope.Scope
+> => Option.checked(build(options))
+
+const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, R>): Effect.fn.Return<
   ResilientClient<In, Out>,
   MessageQueueError,
   Dependencies | R | Scope.Scope

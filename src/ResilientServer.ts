@@ -10,6 +10,7 @@
  * @since 0.1.0
  */
 import {
+  type Config,
   Cause,
   Deferred,
   type Duration,
@@ -196,7 +197,15 @@ export type Dependencies = MessageQueue | Deduplicator | CircuitBreaker | Sessio
  * @since 0.1.0
  * @category constructors
  */
-export const make = Effect.fnUntraced(function*<In, Out, R = never>(options: Options<In, Out, R>): Effect.fn.Return<
+export const make = <In, Out, R = never>(
+  options: Options<In, Out, R>
+): Effect.Effect<
+  ResilientServer<In, Out>,
+  TransportError | Config.ConfigError,
+  Dependencies | R | Scope.Scope
+> => Option.checked(build(options))
+
+const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, R>): Effect.fn.Return<
   ResilientServer<In, Out>,
   TransportError,
   Dependencies | R | Scope.Scope

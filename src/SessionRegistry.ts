@@ -11,6 +11,7 @@
 import { type Config, Config as ConfigModule, Context, type Duration, Effect, Layer } from "effect"
 import type { InboxPosition } from "./core/Frame.ts"
 import { makeMemory } from "./internal/memoryRegistry.ts"
+import { checked } from "./internal/options.ts"
 import type { HandshakeError, SessionRegistryError } from "./WebSocketError.ts"
 
 export type { InboxPosition } from "./core/Frame.ts"
@@ -103,8 +104,8 @@ export interface Options {
  * @since 0.1.0
  * @category layers
  */
-export const layerMemory = (options?: Options): Layer.Layer<SessionRegistry> =>
-  Layer.effect(SessionRegistry, makeMemory(options ?? {}))
+export const layerMemory = (options?: Options): Layer.Layer<SessionRegistry, Config.ConfigError> =>
+  Layer.effect(SessionRegistry, checked(makeMemory(options ?? {})))
 
 /**
  * `layerMemory` with its options read from `Config`.
@@ -115,4 +116,4 @@ export const layerMemory = (options?: Options): Layer.Layer<SessionRegistry> =>
 export const layerMemoryConfig = (
   options: Config.Wrap<Options>
 ): Layer.Layer<SessionRegistry, Config.ConfigError> =>
-  Layer.effect(SessionRegistry, Effect.flatMap(ConfigModule.unwrap(options), makeMemory))
+  Layer.effect(SessionRegistry, Effect.flatMap(ConfigModule.unwrap(options), (unwrapped) => checked(makeMemory(unwrapped))))

@@ -51,12 +51,12 @@ export const makeShutdown = Effect.fnUntraced(function*(options: ShutdownOptions
     yield* options.begin
     yield* engine.settled(engine.isQuiet, startedAt + options.timeoutMillis * flushPart)
     const closed = engine.connected.size
-    for (const peer of [...engine.connected]) engine.close(peer, options.closeCode, "shutting down")
+    for (const peer of engine.connected) engine.close(peer, options.closeCode, "shutting down")
     yield* engine.settled(Effect.sync(() => engine.open.size === 0), engine.now() + closeMillis)
     for (const connection of engine.open) connection.terminate()
     const after = yield* queue.stats
     if (!queue.durable) {
-      for (const peer of [...engine.peers.values()]) yield* Effect.ignore(engine.remove(peer, "shutdown"))
+      for (const peer of engine.peers.values()) yield* Effect.ignore(engine.remove(peer, "shutdown"))
     }
     // A handler that can't be interrupted must not keep the scope open for ever.
     const ending = yield* Effect.forkDetach(options.end)

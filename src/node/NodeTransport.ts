@@ -58,7 +58,14 @@ export interface ServerOptions {
  * @category layers
  */
 export const layerServer = (options?: ServerOptions): Layer.Layer<TransportServer> =>
-  Layer.succeed(TransportServer, { listen: (accept) => listen(options ?? {}, accept) })
+  Layer.succeed(TransportServer, {
+    listen: (accept) =>
+      Effect.catchTag(
+        Option.checked(listen(options ?? {}, accept)),
+        "ConfigError",
+        ({ message }) => Effect.fail(new TransportError({ operation: "listen", detail: message }))
+      )
+  })
 
 /**
  * `layerServer` with its options read from `Config`.
