@@ -198,4 +198,7 @@ export const layerMemory = (options?: Options): Layer.Layer<MessageQueue, Config
 export const layerMemoryConfig = (
   options: Config.Wrap<Options>
 ): Layer.Layer<MessageQueue, Config.ConfigError> =>
-  Layer.effect(MessageQueue, Effect.flatMap(ConfigModule.unwrap(options), (unwrapped) => checked(makeMemory(unwrapped))))
+  Layer.effect(
+    MessageQueue,
+    Effect.flatMap(ConfigModule.unwrap(options), (unwrapped) => checked(makeMemory(unwrapped)))
+  )

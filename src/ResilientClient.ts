@@ -8,7 +8,19 @@
  *
  * @since 0.1.0
  */
-import { type Config, Duration, Effect, Exit, FiberSet, Random, type Schedule, Schema, Scope, Stream, SubscriptionRef } from "effect"
+import {
+  type Config,
+  Duration,
+  Effect,
+  Exit,
+  FiberSet,
+  Random,
+  type Schedule,
+  Schema,
+  Scope,
+  Stream,
+  SubscriptionRef
+} from "effect"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
 import { CloseCode, defaultMaxPayloadBytes, defaultWindow, type Window } from "./core/Protocol.ts"
 import { Session } from "./core/Session.ts"

@@ -10,8 +10,8 @@
  * @since 0.1.0
  */
 import {
-  type Config,
   Cause,
+  type Config,
   Deferred,
   type Duration,
   Effect,

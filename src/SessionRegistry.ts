@@ -116,4 +116,7 @@ export const layerMemory = (options?: Options): Layer.Layer<SessionRegistry, Con
 export const layerMemoryConfig = (
   options: Config.Wrap<Options>
 ): Layer.Layer<SessionRegistry, Config.ConfigError> =>
-  Layer.effect(SessionRegistry, Effect.flatMap(ConfigModule.unwrap(options), (unwrapped) => checked(makeMemory(unwrapped))))
+  Layer.effect(
+    SessionRegistry,
+    Effect.flatMap(ConfigModule.unwrap(options), (unwrapped) => checked(makeMemory(unwrapped)))
+  )
