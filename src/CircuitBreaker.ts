@@ -160,7 +160,7 @@ export class CircuitBreaker
 {}
 
 /**
- * The key of a session's circuit.
+ * The key of a session's circuit. Keep it where it is used often: making the string is most of a `stateUnsafe`.
  *
  * @since 0.1.0
  * @category keys

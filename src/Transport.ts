@@ -76,7 +76,7 @@ export interface Connection {
  * @since 0.1.0
  * @category constants
  */
-export const highWaterBytes = 256 * 1024
+export { highWaterBytes } from "./core/Protocol.ts"
 
 /** @since 0.1.0 @category models */
 export interface Address {

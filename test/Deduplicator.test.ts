@@ -344,11 +344,7 @@ describe("Deduplicator", () => {
   describe("contentKey", () => {
     it("is the same for the same content for ever", () => {
       // The values that cyrb53's author publishes for "revenue" with seeds 0 and 1.
-      const published = [8309097637345594, 8697026808958300]
-      assert.strictEqual(
-        Deduplicator.contentKey("revenue"),
-        [...published, "revenue".length].map((part) => part.toString(36)).join("-")
-      )
+      assert.strictEqual(Deduplicator.contentKey("revenue"), "8309097637345594-8697026808958300-7")
     })
 
     it("differs for contents that differ a little, also in length or order only", () => {
@@ -366,7 +362,7 @@ describe("Deduplicator", () => {
       const counts = Array.from({ length: 106 }, () => 0)
       for (let i = 0; i < 4_000; i++) {
         const [first = "", second = ""] = Deduplicator.contentKey(`message ${i}`).split("-")
-        const bits = [first, second].map((part) => Number.parseInt(part, 36).toString(2).padStart(53, "0")).join("")
+        const bits = [first, second].map((part) => Number(part).toString(2).padStart(53, "0")).join("")
         for (let bit = 0; bit < counts.length; bit++) counts[bit] = (counts[bit] ?? 0) + Number(bits[bit])
       }
       for (const count of counts) {

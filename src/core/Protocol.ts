@@ -11,6 +11,9 @@ export const version = 1
 /** Bulk frames are filled up to this size, so that a control frame never waits behind more than one of them (§5). */
 export const bulkFrameBytes = 64 * 1024
 
+/** Bytes handed to a socket and not taken by it, above which nothing but control frames is handed over (§5). */
+export const highWaterBytes = 256 * 1024
+
 /** How deep a message may nest; deeper ones overflow the stack of whoever walks them (§5). */
 export const maxDepth = 64
 

@@ -1,10 +1,9 @@
 /** The in-memory transport: pairs of connections that hand frames to each other in microtasks, in order. */
 import { Effect, type Scope } from "effect"
 import { Deque } from "../core/Deque.ts"
-import { subprotocol } from "../core/Protocol.ts"
+import { highWaterBytes, subprotocol } from "../core/Protocol.ts"
 import { utf8Length } from "../core/utf8.ts"
 import type { Address, Connection, ConnectionSink, DialOptions, Request } from "../Transport.ts"
-import { highWaterBytes } from "../Transport.ts"
 import { TransportError } from "../WebSocketError.ts"
 
 type Event =
@@ -89,7 +88,8 @@ class End implements Connection {
 
   private flush(): void {
     const { sink } = this
-    while (sink !== undefined && !this.ended) {
+    if (sink === undefined) return
+    while (!this.ended) {
       const event = this.incoming.front()
       if (event === undefined || (this.paused && event.t !== "closed")) return
       this.incoming.popFront()

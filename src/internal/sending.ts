@@ -6,13 +6,12 @@ import { Context, Duration, Effect, Exit, Schema, Tracer } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { session as circuitOf } from "../CircuitBreaker.ts"
 import { defaultMessageId, type OutboxMessage } from "../core/Outbox.ts"
-import { maxIdLength } from "../core/Protocol.ts"
+import { highWaterBytes, maxIdLength } from "../core/Protocol.ts"
 import { utf8Length } from "../core/utf8.ts"
 import { contentKey, type Deduplicator } from "../Deduplicator.ts"
 import type { QueuedReason, Receipt, SendOptions, SkippedReason } from "../Message.ts"
 import type { Appended, MessageQueue, NewMessage } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
-import { highWaterBytes } from "../Transport.ts"
 import {
   DeadLetterError,
   DeduplicationError,

@@ -1,7 +1,7 @@
 /** A `ws` socket as a Connection. The one place that knows `ws`'s way of buffering, closing and failing. */
 import type { WebSocket } from "ws"
+import { highWaterBytes } from "../core/Protocol.ts"
 import type { Connection, ConnectionSink, Request } from "../Transport.ts"
-import { highWaterBytes } from "../Transport.ts"
 
 /** How long an orderly close may take before `ws` destroys the socket, in ms. */
 export const closeGraceMillis = 2_000
