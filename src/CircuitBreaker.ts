@@ -64,6 +64,8 @@ export interface EndpointOptions extends SessionOptions {
 }
 
 /**
+ * Policies of the breaker, and how much it remembers. All have defaults.
+ *
  * @since 0.1.0
  * @category options
  */
@@ -81,6 +83,8 @@ export interface Options {
 }
 
 /**
+ * What can be done with the circuits. Keys are made by {@link session} and {@link endpoint}.
+ *
  * @since 0.1.0
  * @category services
  */
@@ -376,7 +380,7 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
 export const layer = (options?: Options): Layer.Layer<CircuitBreaker> => Layer.effect(CircuitBreaker, make(options))
 
 /**
- * `layer` with its options read from `Config`.
+ * `layer` with its options read from `Config`. Those that can't be read fail with `ConfigError`.
  *
  * @since 0.1.0
  * @category layers

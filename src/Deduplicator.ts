@@ -28,7 +28,7 @@ export const Receipt = Schema.Struct({
   offset: Schema.Number,
   atMillis: Schema.Number
 })
-/** @since 0.1.0 @category models */
+/** The type of {@link Receipt}. @since 0.1.0 @category models */
 export type Receipt = typeof Receipt.Type
 
 /**
@@ -54,6 +54,8 @@ export interface ClaimRequest extends Target {
 }
 
 /**
+ * What a claim came to.
+ *
  * - `Claimed`: do it, then commit or release with this token, before the lease ends.
  * - `InFlight`: somebody is doing it. Ask again when their lease ends, at the latest.
  * - `Duplicate`: it has been done, and this came of it.
@@ -121,7 +123,12 @@ export interface Store {
   readonly stats: Effect.Effect<Stats>
 }
 
-/** @since 0.1.0 @category services */
+/**
+ * What can be done with publish keys.
+ *
+ * @since 0.1.0
+ * @category services
+ */
 export interface Interface extends Store {
   /**
    * Runs an effect unless its key is committed; a failure or interrupt releases the key. Fails with reason `inFlight`
@@ -198,6 +205,8 @@ export const make = (store: Store): Interface => ({
 })
 
 /**
+ * Bounds of a deduplicator in memory. All have defaults.
+ *
  * @since 0.1.0
  * @category options
  */

@@ -12,7 +12,7 @@ export interface InboxPosition {
   readonly epoch: string | null
   readonly received: number
   readonly handled: number
-  /** Failed offsets at or below `handled` that the sender may not know of yet. */
+  /** Failed offsets that the sender may not know of yet. Those above `handled` mean nothing yet. */
   readonly failed: ReadonlyArray<Failure>
   /** What was received and not handled, which fills the window also on the next connection. */
   readonly pending: { readonly messages: number; readonly bytes: number }

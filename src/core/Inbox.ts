@@ -31,8 +31,7 @@ export class Inbox {
       epoch: this.epoch,
       received: this.received,
       handled: this.handled,
-      // What failed and is not settled is handled again after a restart, perhaps with success.
-      failed: this.failures.filter(([offset]) => offset <= this.handled),
+      failed: [...this.failures],
       pending: { messages: this.inFlightMessages, bytes: this.inFlightBytes }
     }
   }
@@ -53,7 +52,8 @@ export class Inbox {
   restore(position: InboxPosition): void {
     if (position.epoch === null) return
     this.adopt(position.epoch, position.handled)
-    this.failures = [...position.failed]
+    // What failed and was not settled is handled again, perhaps with success.
+    this.failures = position.failed.filter(([offset]) => offset <= position.handled)
   }
 
   /**

@@ -296,7 +296,9 @@ export const resumeOutbox = (
   if (peer.received > out.last) return new Violation("future", `a position of ${peer.received}, sent were ${out.last}`)
   // The peer went back to before what it acknowledged, and that is gone here: it has to start anew.
   if (peer.handled < out.acked) return { continued: false, position: restart }
-  return { continued: true, position: peer }
+  // A failure that is not settled yet comes with a later ack.
+  const failed = peer.failed.filter(([offset]) => offset <= peer.handled)
+  return { continued: true, position: { ...peer, failed } }
 }
 
 /** Whether our position in the peer's log still holds; if not, it becomes the start of what the peer has (§4). */

@@ -52,7 +52,8 @@ export type Outcome =
 
 /**
  * The right to make one call, to be given back with its outcome. `generation` fences it: once the circuit has moved
- * on, the outcome counts for nothing. `probe` is true when it takes one of a half-open circuit's places.
+ * on, the outcome counts for nothing (at least until five minutes after the circuit closed and was forgotten).
+ * `probe` is true when it takes one of a half-open circuit's places.
  *
  * @since 0.1.0
  * @category models

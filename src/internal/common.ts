@@ -1,6 +1,6 @@
 /** Small things that server and client share. */
 import { Effect, Option, Schedule } from "effect"
-import { type CircuitBreaker, session as circuitOf, type State as CircuitState } from "../CircuitBreaker.ts"
+import { type CircuitBreaker, type State as CircuitState } from "../CircuitBreaker.ts"
 import type { Deduplicator } from "../Deduplicator.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import { HandshakeError, type WebSocketError } from "../WebSocketError.ts"
@@ -69,7 +69,7 @@ export const statsOf = (
   queuedMessages,
   queuedBytes,
   pendingMessages: peer.inbound.size,
-  circuit: breaker.stateUnsafe(circuitOf(peer.key))._tag
+  circuit: breaker.stateUnsafe(peer.circuit)._tag
 })
 
 export const locate = Effect.fnUntraced(function*(

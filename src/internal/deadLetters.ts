@@ -1,4 +1,8 @@
-/** Where dead letters go: counted, logged, and kept for whoever subscribes, the newest 1,024 also after the fact. */
+/**
+ * Where dead letters go: counted, and kept for whoever subscribes, the newest 1,024 also after the fact. There may be
+ * a million of them in a second (a full queue that drops its oldest), so each is cheap until somebody looks into it;
+ * the heartbeat worker logs how many there were.
+ */
 import { Clock, Effect, PubSub, Stream } from "effect"
 import type { OutboxMessage } from "../core/Outbox.ts"
 import { defaultMessageId } from "../core/Outbox.ts"
@@ -12,7 +16,8 @@ const kept = 1_024
 
 export interface DeadLetters<A> {
   readonly stream: Stream.Stream<DeadLetter<A>>
-  readonly publish: (letter: Omit<DeadLetter<A>, "atMillis">) => Effect.Effect<void>
+  /** A message that arrived and could not be handled. */
+  readonly incoming: (letter: Omit<DeadLetter<A>, "atMillis" | "direction" | "maybeHandled">) => Effect.Effect<void>
   /** Messages of an outbox that were given up, the first `maybeHandled` of them perhaps handled. */
   readonly outgoing: (
     session: string,
@@ -34,37 +39,68 @@ export const makeDeadLetters = Effect.fnUntraced(function*<A>(options: {
   const hub = yield* PubSub.sliding<DeadLetter<A>>({ capacity: kept, replay: kept })
   yield* Effect.addFinalizer(() => PubSub.shutdown(hub))
 
-  const publish = Effect.fnUntraced(function*(letter: Omit<DeadLetter<A>, "atMillis">) {
+  const publish = Effect.fnUntraced(function*(letter: DeadLetter<A>) {
     recorder.count("deadLetters")
-    yield* Effect.logWarning(
-      `dead letter (${letter.direction}, ${letter.reason}): message ${
-        letter.messageId ?? "without id"
-      } of session ${letter.session}`
-    )
-    yield* PubSub.publish(hub, { ...letter, atMillis: clock.currentTimeMillisUnsafe() })
+    yield* Effect.logDebug("dead letter", letter.direction, letter.reason, letter.session, letter.messageId)
+    yield* PubSub.publish(hub, letter)
   })
 
   const outgoing: DeadLetters<A>["outgoing"] = Effect.fnUntraced(
     function*(session, peer, epoch, messages, reason, maybeHandled) {
       if (reason === "expired") recorder.count("messagesExpired", messages.length)
-      for (const [index, message] of messages.entries()) {
-        const maybe = index < maybeHandled
+      const atMillis = clock.currentTimeMillisUnsafe()
+      for (let i = 0; i < messages.length; i++) {
+        const message = messages[i] as OutboxMessage // in bounds
+        const maybe = i < maybeHandled
         peer?.receipts.died(message.offset, { reason, maybeHandled: maybe })
-        const payload: unknown = JSON.parse(message.payload)
-        yield* publish({
-          direction: "out",
-          session,
-          messageId: message.id ?? defaultMessageId(epoch, message.offset),
-          reason,
-          message: options.decode(payload),
-          payload,
-          maybeHandled: maybe,
-          cause: undefined
-        })
+        const messageId = message.id ?? defaultMessageId(epoch, message.offset)
+        yield* publish(new Returned(message.payload, options.decode, session, messageId, reason, maybe, atMillis))
       }
     }
   )
 
-  const self: DeadLetters<A> = { stream: Stream.fromPubSub(hub), publish, outgoing }
+  const incoming: DeadLetters<A>["incoming"] = (letter) =>
+    publish({ ...letter, direction: "in", maybeHandled: false, atMillis: clock.currentTimeMillisUnsafe() })
+
+  const self: DeadLetters<A> = { stream: Stream.fromPubSub(hub), incoming, outgoing }
   return self
 })
+
+/** A message of ours that was given up. Its payload is parsed only when it is asked for. */
+class Returned<A> implements DeadLetter<A> {
+  readonly direction = "out"
+  readonly session: string
+  readonly messageId: string
+  readonly reason: DeadLetterReason
+  readonly maybeHandled: boolean
+  readonly atMillis: number
+  readonly cause = undefined
+  private readonly text: string
+  private readonly decode: (value: unknown) => A | undefined
+
+  constructor(
+    text: string,
+    decode: (value: unknown) => A | undefined,
+    session: string,
+    messageId: string,
+    reason: DeadLetterReason,
+    maybeHandled: boolean,
+    atMillis: number
+  ) {
+    this.text = text
+    this.decode = decode
+    this.session = session
+    this.messageId = messageId
+    this.reason = reason
+    this.maybeHandled = maybeHandled
+    this.atMillis = atMillis
+  }
+
+  get payload(): unknown {
+    return JSON.parse(this.text)
+  }
+
+  get message(): A | undefined {
+    return this.decode(this.payload)
+  }
+}

@@ -4,7 +4,6 @@
  */
 import { Effect } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
-import { session as circuitOf } from "../CircuitBreaker.ts"
 import { encode, encodeVolatile } from "../core/Codec.ts"
 import type { Flow } from "../core/Flow.ts"
 import type { Slot } from "../core/Outbox.ts"
@@ -62,7 +61,7 @@ export const makeDelivery = (options: DeliveryOptions) => {
   }
 
   const circuitCloses = (peer: Peer): boolean => {
-    const state = breaker.stateUnsafe(circuitOf(peer.key))._tag
+    const state = breaker.stateUnsafe(peer.circuit)._tag
     return state === "Open" || state === "Isolated"
   }
 

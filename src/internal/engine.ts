@@ -167,7 +167,7 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
       if (peer.slowStart === Infinity) return
       peer.slowStart *= 2
       if (peer.slowStart >= peer.core.options.window.messages) peer.slowStart = Infinity
-      run(breaker.report(circuitOf(peer.key), { _tag: "Success" }))
+      run(breaker.report(peer.circuit, { _tag: "Success" }))
     },
     onControl: options.onControl,
     onViolation: options.onViolation,
@@ -199,10 +199,10 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
       const { failed, handled } = agreement.position
       peer.noteAck(handled, failed)
     }
-    if (breaker.stateUnsafe(circuitOf(peer.key))._tag === "Closed") peer.slowStart = Infinity
+    if (breaker.stateUnsafe(peer.circuit)._tag === "Closed") peer.slowStart = Infinity
     else {
       peer.slowStart = slowStartMessages
-      run(breaker.probe(circuitOf(peer.key)))
+      run(breaker.probe(peer.circuit))
     }
     connected.add(peer)
     recorder.gauge("connectionsActive", connected.size)
@@ -223,7 +223,7 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
     recorder.gauge("connectionsActive", connected.size)
     // A connection that broke with messages in flight is a soft failure; silence and the like were reported as hard ones.
     if (lost && ending.error === undefined && ending.code !== CloseCode.normal) {
-      run(breaker.report(circuitOf(peer.key), { _tag: "Failure" }))
+      run(breaker.report(peer.circuit, { _tag: "Failure" }))
     }
     options.onDetached(peer, ending)
   }
@@ -238,7 +238,7 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
 
   const closeSilent = (peer: Peer, phase: "heartbeat" | "ack" | "flush" | "idle", afterMillis: number): void => {
     recorder.count("connectionsTimedOut")
-    run(breaker.report(circuitOf(peer.key), { _tag: "Failure", trip: true }))
+    run(breaker.report(peer.circuit, { _tag: "Failure", trip: true }))
     const error = new ConnectionTimeoutError({ phase, afterMillis, session: peer.session })
     close(peer, timeoutCodes[phase], error.message, error)
   }
@@ -264,11 +264,15 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
   }
 
   const tickMillis = Math.min(1_000, times.heartbeat / 10, times.heartbeatTimeout / 4)
+  let letters = 0
   const heartbeatLoop = Effect.gen(function*() {
     while (true) {
       yield* Effect.sleep(tickMillis)
       const at = now()
       for (const peer of connected) tickPeer(peer, at)
+      const lettersNow = recorder.totals.deadLetters
+      if (lettersNow > letters) yield* Effect.logWarning(`${lettersNow - letters} messages became dead letters`)
+      letters = lettersNow
       const { bytes, messages } = yield* queue.stats
       recorder.gauge("queueMessages", messages)
       recorder.gauge("queueBytes", bytes)

@@ -16,7 +16,7 @@ export interface HandlingOptions<In> {
   readonly onGap: (gap: MessageGap) => Effect.Effect<unknown, unknown>
   readonly retry: Schedule.Schedule<unknown, unknown>
   readonly recorder: Recorder
-  readonly deadLetters: Pick<DeadLetters<In>, "publish">
+  readonly deadLetters: Pick<DeadLetters<In>, "incoming">
 }
 
 export const makeHandling = <In>(options: HandlingOptions<In>) => {
@@ -41,14 +41,12 @@ export const makeHandling = <In>(options: HandlingOptions<In>) => {
     if (delivery.kind === "message" && delivery.epoch === peer.core.inbox.epoch) {
       peer.core.inbox.fail(delivery.offset, reason)
     }
-    return deadLetters.publish({
-      direction: "in",
+    return deadLetters.incoming({
       session: peer.session,
       messageId: idOf(delivery),
       reason,
       message,
       payload: delivery.kind === "gap" ? undefined : delivery.value,
-      maybeHandled: false,
       cause
     })
   }

@@ -2,6 +2,7 @@
  * One session's runtime state at this side: its protocol core, the connection it has now, what waits to be handled,
  * and who waits for what. Plain data with a few synchronous helpers; the engine does the work.
  */
+import { session as circuitOf } from "../CircuitBreaker.ts"
 import { Deque } from "../core/Deque.ts"
 import type { Failure } from "../core/Frame.ts"
 import type { Liveness } from "../core/Liveness.ts"
@@ -34,8 +35,10 @@ export type Delivery =
 export const slowStartMessages = 16
 
 export class Peer {
-  /** Names the outbox in the queue, and the circuit. */
+  /** Names the outbox in the queue. */
   readonly key: string
+  /** Names the circuit. */
+  readonly circuit: string
   session: string
   principal: string | undefined
   readonly core: Session
@@ -82,6 +85,7 @@ export class Peer {
     readonly plain: boolean
   }) {
     this.key = options.key
+    this.circuit = circuitOf(options.key)
     this.session = options.session
     this.principal = options.principal
     this.core = options.core

@@ -4,7 +4,6 @@
  */
 import { Context, Duration, Effect, Exit, Schema, Tracer } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
-import { session as circuitOf } from "../CircuitBreaker.ts"
 import { defaultMessageId, type OutboxMessage } from "../core/Outbox.ts"
 import { highWaterBytes, maxIdLength } from "../core/Protocol.ts"
 import { utf8Length } from "../core/utf8.ts"
@@ -89,14 +88,12 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
       _tag: "Sent",
       session: peer.session,
       messageId: "",
-      handled: Effect.fail(
-        new DeadLetterError({ session: peer.session, messageId: "", reason: "volatile", maybeHandled: true })
-      )
+      handled: neverKnown(peer.session, "volatile")
     }
   }
 
   const isOpen = (peer: Peer): boolean => {
-    const state = breaker.stateUnsafe(circuitOf(peer.key))._tag
+    const state = breaker.stateUnsafe(peer.circuit)._tag
     return state === "Open" || state === "Isolated"
   }
 
@@ -125,6 +122,7 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
         const receipt = receiptOf(peer, appended, message.id)
         if (appended.first !== undefined && appended.dropped.length === 0) return Effect.succeed(receipt)
         recorder.count("queueOverflows")
+        if (appended.dropped.length === 0) return Effect.succeed(receipt)
         return Effect.as(options.onDropped(peer, appended.dropped), receipt)
       }
     )
@@ -194,12 +192,18 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     })
 }
 
+/** `handled` of what the other side is not asked about. */
+const neverKnown = (session: string, reason: "volatile" | "skipped"): Effect.Effect<never, DeadLetterError> =>
+  Effect.suspend(() =>
+    Effect.fail(new DeadLetterError({ session, messageId: "", reason, maybeHandled: reason === "volatile" }))
+  )
+
 const skipped = (session: string, reason: SkippedReason): Receipt => ({
   _tag: "Skipped",
   session,
   messageId: "",
   reason,
-  handled: Effect.fail(new DeadLetterError({ session, messageId: "", reason: "skipped", maybeHandled: false }))
+  handled: neverKnown(session, "skipped")
 })
 
 /** A receipt of a message in the queue: small, and what it can tell is worked out when asked. */

@@ -89,7 +89,6 @@ describe("Inbox", () => {
     inbox.fail(2, "failed")
     inbox.settle(1, 1)
     expect(inbox.failedAfter(0)).toEqual([])
-    expect(inbox.position.failed).toEqual([])
     inbox.settle(3, 2)
     expect(inbox.failedAfter(0)).toEqual([[2, "failed"]])
     expect(inbox.failedAfter(2)).toEqual([])

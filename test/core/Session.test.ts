@@ -95,7 +95,9 @@ describe("Session", () => {
       receive(session, { t: "batch", o: 1, m: ["a"] })
       const expected = { t: "gap", epoch: "E", first: 2, end: 5, reason: "overflow" }
       expect(receive(session, { t: "gap", o: 1, e: 5, reason: "overflow" })).toEqual([expected])
+      expect(session.composeAck()).toBe(encodeAck(5, 0, []))
       expect(receive(session, { t: "gap", o: 1, e: 5, reason: "overflow" })).toEqual([])
+      expect(session.composeAck()).toBe(encodeAck(5, 0, []))
       expect(receive(session, { t: "gap", o: 7, e: 8, reason: "overflow" })).toMatchObject({ code: "future" })
     })
 
@@ -368,6 +370,14 @@ describe("Session", () => {
     it("goes on with a peer that has a position in our log", () => {
       expect(resumeOutbox(out, peer)).toEqual({ continued: true, position: peer })
       expect(resumeOutbox(out, { ...peer, received: 9, handled: 3 })).toMatchObject({ continued: true })
+    })
+
+    it("takes note only of failures that are settled: the others may yet be handled", () => {
+      const failed = [[4, "failed"], [5, "undecodable"], [6, "failed"]] as const
+      expect(resumeOutbox(out, { ...peer, failed })).toEqual({
+        continued: true,
+        position: { ...peer, failed: [[4, "failed"], [5, "undecodable"]] }
+      })
     })
 
     it("starts anew, from what was handled, with a peer that has none, or one before that", () => {

@@ -249,7 +249,7 @@ describe("A hostile peer", () => {
         if (decoded instanceof Violation) expect(["malformed", "tooDeep"]).toContain(decoded.code)
         else expect(isValidFrame(decoded), text).toBe(true)
       },
-      fixed(20_000, 3)
+      fixed(10_000, 3)
     )
 
     it.prop(

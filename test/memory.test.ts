@@ -1,0 +1,79 @@
+/** A client that stops reading costs the server a bounded amount of memory, whatever is offered to it. */
+import { assert, describe, it } from "@effect/vitest"
+import { spawn } from "node:child_process"
+import { once } from "node:events"
+import { createInterface } from "node:readline"
+import { fileURLToPath } from "node:url"
+import { WebSocket } from "ws"
+
+const messages = 1_000_000
+const child = fileURLToPath(new URL("support/slowReader.ts", import.meta.url))
+
+interface Result {
+  readonly outcomes: Readonly<Record<string, number>>
+  readonly grownMiB: number
+  readonly queued: number
+  readonly suspended: number
+  readonly deadLetters: number
+}
+
+const hello = {
+  t: "hello",
+  version: 1,
+  instance: "slow",
+  out: { epoch: "e", acked: 0, last: 0 },
+  in: { epoch: null, received: 0, handled: 0, failed: [], pending: { messages: 0, bytes: 0 } },
+  window: { messages: 1024, bytes: 4 * 1024 * 1024 },
+  maxPayload: 1024 * 1024
+}
+
+/** Runs the server in a process of its own, with a client that says hello and then reads no more. */
+const offer = async (policy: string): Promise<Result> => {
+  const server = spawn(process.execPath, [child, policy, String(messages)], { stdio: ["ignore", "pipe", "inherit"] })
+  try {
+    const lines = createInterface({ input: server.stdout })[Symbol.asyncIterator]()
+    const { port } = JSON.parse(String((await lines.next()).value))
+    const ws = new WebSocket(`ws://127.0.0.1:${port}`, "resilient.v1")
+    await once(ws, "open")
+    ws.send(JSON.stringify(hello))
+    await once(ws, "message")
+    ws.pause()
+    const result: Result = JSON.parse(String((await lines.next()).value))
+    ws.terminate()
+    return result
+  } finally {
+    server.kill()
+  }
+}
+
+describe("a client that stops reading, offered 1,000,000 messages of 1 kB", () => {
+  it("costs less than 64 MiB with `reject`, and every sender beyond the bound is told", async () => {
+    const { deadLetters, grownMiB, outcomes, queued } = await offer("reject")
+    assert.isBelow(grownMiB, 64)
+    assert.strictEqual(queued, 1_000)
+    assert.strictEqual(outcomes["QueueOverflowError"], messages - 1_000)
+    assert.strictEqual(deadLetters, 0)
+  }, 120_000)
+
+  it("costs less than 64 MiB with `dropOldest`, and every dropped message is a dead letter", async () => {
+    const { deadLetters, grownMiB, outcomes, queued } = await offer("dropOldest")
+    assert.isBelow(grownMiB, 64)
+    assert.isAtMost(queued, 1_000)
+    // What may be at the client can't be dropped: if that is all there is, the new message is refused.
+    assert.strictEqual(deadLetters + queued + (outcomes["QueueOverflowError"] ?? 0), messages)
+  }, 120_000)
+
+  it("costs less than 64 MiB with `dropNewest`, and every sender beyond the bound gets `Skipped`", async () => {
+    const { grownMiB, outcomes, queued } = await offer("dropNewest")
+    assert.isBelow(grownMiB, 64)
+    assert.strictEqual(queued, 1_000)
+    assert.strictEqual(outcomes["Skipped"], messages - 1_000)
+  }, 120_000)
+
+  it("costs less than 64 MiB with `suspend`, and the sender waits", async () => {
+    const { grownMiB, outcomes, queued } = await offer("suspend")
+    assert.isBelow(grownMiB, 64)
+    assert.strictEqual(queued, 1_000)
+    assert.strictEqual((outcomes["Sent"] ?? 0) + (outcomes["Queued"] ?? 0), 1_000)
+  }, 120_000)
+})
