@@ -14,6 +14,10 @@ import { makeId } from "./ids.ts"
 import * as Option from "./options.ts"
 import { callbackLater } from "./signal.ts"
 
+type Limit = QueueOverflowError["limit"]
+
+const isTotal = (limit: Limit): boolean => limit === "totalMessages" || limit === "totalBytes"
+
 interface Bounds {
   readonly maxMessages: number
   readonly maxBytes: number
@@ -98,21 +102,38 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     return result
   }
 
-  const exceeded = (log: Log, count: number, size: number): QueueOverflowError | undefined => {
-    const { outbox, session } = log
-    if (outbox.messages + count > bounds.maxMessages) {
-      return new QueueOverflowError({ session, limit: "messages", bound: bounds.maxMessages, size: outbox.messages })
-    }
-    if (outbox.bytes + size > bounds.maxBytes) {
-      return new QueueOverflowError({ session, limit: "bytes", bound: bounds.maxBytes, size: outbox.bytes })
-    }
-    if (messages + count > bounds.maxTotalMessages) {
-      return new QueueOverflowError({ session, limit: "totalMessages", bound: bounds.maxTotalMessages, size: messages })
-    }
-    if (bytes + size > bounds.maxTotalBytes) {
-      return new QueueOverflowError({ session, limit: "totalBytes", bound: bounds.maxTotalBytes, size: bytes })
-    }
+  /** The bound that so much more would break. Not yet an error: errors are made only for those who get them. */
+  const exceeded = (log: Log, count: number, size: number): Limit | undefined => {
+    const { outbox } = log
+    if (outbox.messages + count > bounds.maxMessages) return "messages"
+    if (outbox.bytes + size > bounds.maxBytes) return "bytes"
+    if (messages + count > bounds.maxTotalMessages) return "totalMessages"
+    if (bytes + size > bounds.maxTotalBytes) return "totalBytes"
     return undefined
+  }
+
+  /** Without a stack trace: a sender that is refused a million times needs none, and it costs ten times the rest. */
+  const overflowError = (log: Log, limit: Limit): QueueOverflowError => {
+    const { stackTraceLimit } = Error
+    Error.stackTraceLimit = 0
+    try {
+      return describeOverflow(log, limit)
+    } finally {
+      Error.stackTraceLimit = stackTraceLimit
+    }
+  }
+
+  const describeOverflow = ({ outbox, session }: Log, limit: Limit): QueueOverflowError => {
+    switch (limit) {
+      case "messages":
+        return new QueueOverflowError({ session, limit, bound: bounds.maxMessages, size: outbox.messages })
+      case "bytes":
+        return new QueueOverflowError({ session, limit, bound: bounds.maxBytes, size: outbox.bytes })
+      case "totalMessages":
+        return new QueueOverflowError({ session, limit, bound: bounds.maxTotalMessages, size: messages })
+      case "totalBytes":
+        return new QueueOverflowError({ session, limit, bound: bounds.maxTotalBytes, size: bytes })
+    }
   }
 
   const neverFits = (count: number, size: number): boolean =>
@@ -164,7 +185,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       if (!waiter.cancelled) {
         const full = exceeded(log, waiter.messages.length, waiter.bytes)
         if (full !== undefined) {
-          if (full.limit === "totalMessages" || full.limit === "totalBytes") blockedByTotal.add(log)
+          if (isTotal(full)) blockedByTotal.add(log)
           return
         }
         waiter.cancelled = true
@@ -181,12 +202,12 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     }
   }
 
-  const suspendSender = (log: Log, batch: ReadonlyArray<NewMessage>, full: QueueOverflowError) => {
+  const suspendSender = (log: Log, batch: ReadonlyArray<NewMessage>, full: Limit) => {
     const wait = callbackLater<Appended, MessageQueueError | QueueOverflowError>((resume) => {
       const waiter: Waiter = { messages: batch, bytes: totalBytes(batch), resume, cancelled: false }
       log.waiters.pushBack(waiter)
       suspended++
-      if (full.limit === "totalMessages" || full.limit === "totalBytes") blockedByTotal.add(log)
+      if (isTotal(full)) blockedByTotal.add(log)
       return Effect.sync(() => {
         if (waiter.cancelled) return
         waiter.cancelled = true
@@ -196,7 +217,10 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     })
     return suspendTimeout === Infinity
       ? wait
-      : Effect.timeoutOrElse(wait, { duration: Duration.millis(suspendTimeout), orElse: () => Effect.fail(full) })
+      : Effect.timeoutOrElse(wait, {
+        duration: Duration.millis(suspendTimeout),
+        orElse: () => Effect.fail(overflowError(log, full))
+      })
   }
 
   /** Makes room, unless what may be at the peer already, and so can't be dropped, leaves too little. */
@@ -220,10 +244,10 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     log: Log,
     batch: ReadonlyArray<NewMessage>,
     size: number,
-    full: QueueOverflowError
+    full: Limit
   ): Effect.Effect<Appended, MessageQueueError | QueueOverflowError> => {
     totals.overflows++
-    if (overflow === "reject" || neverFits(batch.length, size)) return Effect.fail(full)
+    if (overflow === "reject" || neverFits(batch.length, size)) return Effect.fail(overflowError(log, full))
     if (overflow === "dropNewest") {
       return Effect.succeed({
         epoch: log.outbox.epoch,
@@ -234,7 +258,9 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     }
     if (overflow === "suspend") return suspendSender(log, batch, full)
     const dropped = dropOldest(log, batch.length, size)
-    return dropped === undefined ? Effect.fail(full) : Effect.succeed(appendNow(log, batch, dropped))
+    return dropped === undefined
+      ? Effect.fail(overflowError(log, full))
+      : Effect.succeed(appendNow(log, batch, dropped))
   }
 
   const self: Interface = {
@@ -263,7 +289,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         const full = exceeded(log, batch.length, size)
         if (full !== undefined) return appendFull(log, batch, size, full)
         // Nobody overtakes a sender that waits.
-        if (log.waiters.size > 0 && suspended > 0) return suspendSender(log, batch, overtaken(log))
+        if (log.waiters.size > 0 && suspended > 0) return suspendSender(log, batch, "messages")
         return Effect.succeed(appendNow(log, batch, none))
       }),
 
@@ -346,12 +372,5 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
 
     stats: Effect.sync(() => ({ sessions: logs.size, messages, bytes, suspended, ...totals }))
   }
-  const overtaken = (log: Log) =>
-    new QueueOverflowError({
-      session: log.session,
-      limit: "messages",
-      bound: bounds.maxMessages,
-      size: log.outbox.messages
-    })
   return self
 })

@@ -249,7 +249,7 @@ describe("A hostile peer", () => {
         if (decoded instanceof Violation) expect(["malformed", "tooDeep"]).toContain(decoded.code)
         else expect(isValidFrame(decoded), text).toBe(true)
       },
-      fixed(10_000, 3)
+      fixed(6000, 3)
     )
 
     it.prop(
@@ -279,7 +279,7 @@ describe("A hostile peer", () => {
           expect(flow?.roomMessages).toBeLessThanOrEqual(window.messages)
         }
       },
-      fixed(2000, 12)
+      fixed(1200, 12)
     )
   })
 })

@@ -104,21 +104,21 @@ describe("The promise", () => {
     "holds: each accepted message is handled once and in order, or is a dead letter and a gap",
     [Options, Schema.Array(Usual)],
     ([options, commands]) => run(new World(stateKept(options)), commands),
-    fixed(5000, 120)
+    fixed(4000, 120)
   )
 
   it.prop(
     "holds where state is lost, and what the lost may have handled is given back: nothing is handled twice",
     [Options, Schema.Array(WithLoss)],
     ([options, commands]) => run(new World(givingBack(options)), commands),
-    fixed(4000, 120)
+    fixed(3000, 120)
   )
 
   it.prop(
     "holds where state is lost, and what the lost may have handled is sent again: nothing is missing",
     [Options, Schema.Array(WithLoss)],
     ([options, commands]) => run(new World(resending(options)), commands),
-    fixed(2000, 120)
+    fixed(1500, 120)
   )
 
   describe("is seen to be broken by a world that", () => {
@@ -145,7 +145,7 @@ describe("The promise", () => {
       ["takes repeats for new", Broken.TakesRepeatsForNew, /was handled after/],
       ["acknowledges before it handles", Broken.AcknowledgesBeforeHandling, /is lost|was skipped/],
       ["trusts writes", Broken.TrustsWrites, /is lost|was skipped/],
-      ["expires what was sent", Broken.ExpiresWhatWasSent, /and a dead letter|a dead letter for/],
+      ["expires what was sent", Broken.ExpiresWhatWasSent, /a dead letter|was handled after|accused of future/],
       ["keeps failures to itself", Broken.KeepsFailuresToItself, /no progress/],
       ["skips gaps", Broken.SkipsGaps, /accused of future/],
       ["ignores the window", Broken.IgnoresTheWindow, /accused of window/],

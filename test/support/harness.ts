@@ -6,7 +6,7 @@ import { assert } from "@effect/vitest"
 import { Context, Effect, Exit, Layer, Schema, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import {
-  type CircuitBreaker,
+  CircuitBreaker,
   type Deduplicator,
   MemoryStore,
   type MessageQueue,
@@ -16,14 +16,19 @@ import {
   type Transport
 } from "resilient-websocket"
 import { NodeTransport } from "resilient-websocket/node"
-import type { Network } from "./harnessNetwork.ts"
+import { makeNetwork, type Network } from "./harnessNetwork.ts"
 
 export type Server = ResilientServer.ResilientServer<string, string>
 export type Client = ResilientClient.ResilientClient<string, string>
-export type ServerOptions = Omit<ResilientServer.Options<string, string>, "incoming" | "outgoing">
-export type ClientOptions = Omit<ResilientClient.Options<string, string>, "incoming" | "outgoing" | "url"> & {
-  readonly url?: string
+interface Schemas {
+  readonly incoming?: Schema.Codec<string, unknown>
+  readonly outgoing?: Schema.Codec<string, unknown>
 }
+export type ServerOptions = Omit<ResilientServer.Options<string, string>, "incoming" | "outgoing"> & Schemas
+export type ClientOptions =
+  & Partial<Pick<ResilientClient.Options<string, string>, "url">>
+  & Schemas
+  & Omit<ResilientClient.Options<string, string>, "incoming" | "outgoing" | "url">
 
 export type StoreServices =
   | MessageQueue.MessageQueue
@@ -138,15 +143,17 @@ export const clientOn = Effect.fnUntraced(function*(
 export const byToken: NonNullable<ServerOptions["authenticate"]> = ({ token }) =>
   Effect.succeed(token === undefined ? {} : { session: token, principal: token })
 
+export interface PairOptions {
+  readonly server?: ServerOptions
+  readonly client?: ClientOptions
+  readonly serverStore?: Around["store"]
+  readonly clientStore?: Around["store"]
+}
+
 /** A server and a client of session `alice` in memory, connected, and what each has handled. */
 export const pair = Effect.fnUntraced(function*(
   network: Network,
-  options: {
-    readonly server?: ServerOptions
-    readonly client?: ClientOptions
-    readonly serverStore?: Around["store"]
-    readonly clientStore?: Around["store"]
-  } = {}
+  options: PairOptions = {}
 ) {
   const atServer: Array<string> = []
   const atClient: Array<string> = []
@@ -163,6 +170,22 @@ export const pair = Effect.fnUntraced(function*(
   yield* client.awaitConnected()
   return { server, client, atServer, atClient }
 })
+
+/** A network with a pair on it. */
+export const connected = Effect.fnUntraced(function*(options: PairOptions = {}) {
+  const network = yield* makeNetwork
+  const serverStore = yield* storeOf(options.serverStore)
+  const breaker = Context.get(serverStore, CircuitBreaker.CircuitBreaker)
+  const { atClient, atServer, client, server } = yield* pair(network, { ...options, serverStore })
+  return { network, breaker, server, client, atServer, atClient }
+})
+
+/** Cuts the newest connection, and lets none be made again. */
+export const unplug = (network: Network, client: Client) => {
+  network.dialling = "refused"
+  network.newest().cut()
+  return until("it noticed", () => Effect.map(client.state, ({ _tag }) => _tag === "Disconnected"))
+}
 
 /** A server on a free port of this machine. */
 export const nodeServer = Effect.fnUntraced(function*(options: ServerOptions = {}, around: Around = {}) {

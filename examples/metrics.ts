@@ -1,0 +1,31 @@
+/** The server's metrics for Prometheus, on a port of their own: `METRICS_PORT`, by default 9090. */
+import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
+import { Console, Effect, Layer, Runtime } from "effect"
+import { HttpRouter } from "effect/http"
+import { PrometheusMetrics } from "effect/observability"
+import { createServer } from "node:http"
+import { MemoryStore } from "../src/index.ts"
+import { NodeTransport } from "../src/node/index.ts"
+import { Shop } from "./contract.ts"
+
+const Server = Shop.layerServer({
+  onMessage: ({ number }, { server, session }) => server.send(session, { number })
+}).pipe(
+  Layer.provide(MemoryStore.layer()),
+  Layer.provide(NodeTransport.layerServer({ port: Number(process.env["PORT"] ?? 8080) }))
+)
+
+// GET /metrics
+const Metrics = HttpRouter.serve(PrometheusMetrics.layerHttp()).pipe(
+  Layer.provide(NodeHttpServer.layer(createServer, { port: Number(process.env["METRICS_PORT"] ?? 9090) }))
+)
+
+const main = Effect.gen(function*() {
+  const server = yield* Shop.Server
+  yield* Console.log(`listening on port ${server.address.port}`)
+  return yield* server.awaitFailure
+}).pipe(Effect.provide(Layer.merge(Server, Metrics)))
+
+NodeRuntime.runMain(main, {
+  teardown: (exit, onExit) => Runtime.defaultTeardown(exit, (code) => onExit(code === 130 ? 0 : code))
+})

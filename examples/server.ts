@@ -1,0 +1,29 @@
+/** A server that confirms orders, one message each way. `PORT` says where it listens; Ctrl+C or SIGTERM ends it. */
+import { NodeRuntime } from "@effect/platform-node"
+import { Console, Effect, Layer, Runtime } from "effect"
+import { MemoryStore } from "../src/index.ts"
+import { NodeTransport } from "../src/node/index.ts"
+import { Shop } from "./contract.ts"
+
+const Server = Shop.layerServer({
+  // The order is acknowledged when this succeeds. Until then the client keeps it.
+  onMessage: ({ item, number }, { server, session }) =>
+    Effect.gen(function*() {
+      yield* Console.log(`order ${number}: ${item}`)
+      yield* server.send(session, { number })
+    })
+}).pipe(
+  Layer.provide(MemoryStore.layer()),
+  Layer.provide(NodeTransport.layerServer({ port: Number(process.env["PORT"] ?? 8080) }))
+)
+
+const main = Effect.gen(function*() {
+  const server = yield* Shop.Server
+  yield* Console.log(`listening on port ${server.address.port}`)
+  return yield* server.awaitFailure
+}).pipe(Effect.provide(Server))
+
+NodeRuntime.runMain(main, {
+  // A signal is how a server ends: not 130, the code of an interrupt, but 0.
+  teardown: (exit, onExit) => Runtime.defaultTeardown(exit, (code) => onExit(code === 130 ? 0 : code))
+})

@@ -1,0 +1,102 @@
+/** The package as a user gets it: packed, installed into an empty project, type-checked against, and run. */
+import { assert, describe, it } from "@effect/vitest"
+import { execFileSync } from "node:child_process"
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+
+const root = fileURLToPath(new URL("..", import.meta.url))
+
+const program = `
+import { Effect, Layer, Schema } from "effect"
+import { Contract, MemoryStore, type WebSocketError } from "resilient-websocket"
+import { NodeTransport } from "resilient-websocket/node"
+
+const Echo = Contract.make("user/Echo", { toServer: Schema.String, toClient: Schema.String })
+
+const Server = Echo.layerServer({
+  onMessage: (text, { server, session }) => server.send(session, text.toUpperCase())
+}).pipe(Layer.provide(MemoryStore.layer()), Layer.provide(NodeTransport.layerServer({ port: 0 })))
+
+const main = Effect.gen(function*() {
+  const server = yield* Echo.Server
+  const answer = yield* Effect.callback<string>((resume) => {
+    const client = Echo.layerClient({
+      url: \`ws://127.0.0.1:\${server.address.port}\`,
+      onMessage: (text) => Effect.sync(() => resume(Effect.succeed(text)))
+    }).pipe(Layer.provide(MemoryStore.layer()), Layer.provide(NodeTransport.layerClient))
+    Effect.runFork(Effect.scoped(Effect.gen(function*() {
+      const { send } = yield* Echo.Client
+      yield* send("hello")
+      yield* Effect.never
+    }).pipe(Effect.provide(client))))
+  })
+  console.log(answer)
+})
+
+const onError = (error: WebSocketError.WebSocketError): string => error.message
+void onError
+await Effect.runPromise(Effect.provide(main, Server))
+process.exit(0)
+`
+
+/** Runs npm on the Node that runs the tests. */
+const npm = (cwd: string, ...args: ReadonlyArray<string>): string => {
+  const script = process.env["npm_execpath"]
+  const [command, first] = script === undefined ? ["npm", []] : [process.execPath, [script]]
+  return execFileSync(command, [...first, ...args], { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] })
+}
+
+describe("the packed package", () => {
+  it("installs into an empty project, type-checks and runs", () => {
+    const project = mkdtempSync(join(tmpdir(), "resilient-websocket-"))
+    try {
+      npm(root, "pack", "--silent", "--pack-destination", project)
+      const tarball = readdirSync(project).find((name) => name.endsWith(".tgz"))
+      assert.isDefined(tarball)
+      writeFileSync(join(project, "package.json"), JSON.stringify({ name: "user", private: true, type: "module" }))
+      npm(project, "install", "--no-audit", "--no-fund", "--prefer-offline", "--legacy-peer-deps", `./${tarball}`)
+      // The peer dependency is the user's: here, the one that this checkout has.
+      mkdirSync(join(project, "node_modules"), { recursive: true })
+      for (const name of ["effect", "@types"]) {
+        symlinkSync(join(root, "node_modules", name), join(project, "node_modules", name), "dir")
+      }
+      writeFileSync(join(project, "main.ts"), program)
+      writeFileSync(
+        join(project, "tsconfig.json"),
+        JSON.stringify({
+          compilerOptions: {
+            module: "NodeNext",
+            target: "ES2024",
+            strict: true,
+            exactOptionalPropertyTypes: true,
+            noEmit: true,
+            types: ["node"],
+            preserveSymlinks: true
+          },
+          include: ["main.ts"]
+        })
+      )
+      execFileSync(join(root, "node_modules/.bin/tsc"), ["-p", "."], { cwd: project, encoding: "utf8", stdio: "pipe" })
+      const output = execFileSync(process.execPath, ["--preserve-symlinks", "main.ts"], {
+        cwd: project,
+        encoding: "utf8"
+      })
+      assert.strictEqual(output.trim(), "HELLO")
+    } finally {
+      rmSync(project, { recursive: true, force: true })
+    }
+  }, 120_000)
+
+  it("contains what users need, and nothing else", () => {
+    const [{ files }] = JSON.parse(npm(root, "pack", "--dry-run", "--json", "--silent", "--ignore-scripts")) as [
+      { readonly files: ReadonlyArray<{ readonly path: string }> }
+    ]
+    const others = files.map(({ path }) => path).filter((path) =>
+      !/^dist\/.*\.(js|js\.map|d\.ts)$/.test(path) &&
+      !["package.json", "README.md", "LICENSE", "PROTOCOL.md", "CHANGELOG.md"].includes(path)
+    )
+    assert.deepStrictEqual(others, [])
+  }, 60_000)
+})

@@ -1,0 +1,622 @@
+/**
+ * The deterministic simulation: real servers and clients as processes on a simulated network, under virtual time, with
+ * everything that chance decides decided by one seed. First faults of the scenario's mix, then none, until all has
+ * drained; then everything is closed, and the history is checked against the promise.
+ */
+import { Context, Duration, Effect, Exit, Layer, Random, Schedule, Schema, Scheduler, Scope, Stream } from "effect"
+import { TestClock } from "effect/testing"
+import { createHash } from "node:crypto"
+import * as CircuitBreaker from "../../src/CircuitBreaker.ts"
+import * as Deduplicator from "../../src/Deduplicator.ts"
+import type { Incoming, Receipt, SendOptions } from "../../src/Message.ts"
+import * as MessageQueue from "../../src/MessageQueue.ts"
+import type { Totals } from "../../src/Metrics.ts"
+import * as ResilientClient from "../../src/ResilientClient.ts"
+import * as ResilientServer from "../../src/ResilientServer.ts"
+import * as SessionRegistry from "../../src/SessionRegistry.ts"
+import { TransportClient, TransportServer } from "../../src/Transport.ts"
+import type { WebSocketError } from "../../src/WebSocketError.ts"
+import { type Allowed, History, type Sent } from "./simulationHistory.ts"
+import { type NetworkFaults, type NetworkShape, noFaults, SimulatedNetwork } from "./simulationNetwork.ts"
+import { type Machine, Node, Rng, SeededScheduler } from "./simulationNode.ts"
+import { faultyQueue, faultyRegistry, reliable, type Store, type StoreFaults } from "./simulationStores.ts"
+
+/** A mix of faults, and what the programs do meanwhile. Functions are asked once a seed. */
+export interface Scenario {
+  readonly name: string
+  readonly network: NetworkFaults
+  /** Mean time between breaks of all connections, in ms. */
+  readonly outageMillis: number
+  readonly stores: StoreFaults
+  readonly clientStores: StoreFaults
+  /** Servers at a time, on the same stores. */
+  readonly servers: 1 | 2
+  readonly crash: "none" | "storesKept" | "storesLost"
+  /** Processes that stand still for up to 12 s. */
+  readonly pauses: boolean
+  /** A second client instance takes the session over, and perhaps the first takes it back. */
+  readonly takeover: boolean
+  readonly shape: (rng: Rng) => NetworkShape
+  readonly queue: (rng: Rng) => MessageQueue.Options
+  readonly windowMessages: (rng: Rng) => number
+  readonly payloadBytes: (rng: Rng) => number
+  readonly handlers: {
+    /** Chance of an attempt to fail, while there are faults. */
+    readonly fail: number
+    /** Chance of a message whose handler always fails. */
+    readonly poison: number
+    readonly slowMillis: number
+  }
+  /** Each sender's, in each direction. */
+  readonly messages: number
+  /** How long there are faults, in ms. */
+  readonly faultMillis: number
+}
+
+export interface Outcome {
+  readonly violations: ReadonlyArray<string>
+  readonly trace: ReadonlyArray<string>
+  readonly hash: string
+}
+
+const Message = Schema.Struct({ key: Schema.String, to: Schema.String, poison: Schema.Boolean, pad: Schema.String })
+type Message = typeof Message.Type
+
+type Server = ResilientServer.ResilientServer<Message, Message>
+type Client = ResilientClient.ResilientClient<Message, Message>
+
+interface ServerProcess {
+  readonly kind: "server"
+  readonly node: Node
+  readonly host: string
+  server: Server | undefined
+  sending: boolean
+}
+
+interface ClientProcess {
+  readonly kind: "client"
+  readonly node: Node
+  readonly auth: string
+  client: Client | undefined
+  session: string | undefined
+  state: ResilientClient.ConnectionState["_tag"]
+  sending: boolean
+}
+
+type Process = ServerProcess | ClientProcess
+
+interface Stores {
+  readonly queue: MessageQueue.Interface
+  readonly registry: SessionRegistry.Interface
+  readonly deduplicator: Deduplicator.Interface
+}
+
+/** After the last fault everything must have been delivered within this virtual time, in s. */
+export const drainSeconds = 90
+
+/** A shutdown must be over in this time, in s; its own limit is 10. */
+const shutdownSeconds = 15
+
+const handlerRetry = Schedule.upTo(Schedule.spaced("150 millis"), { times: 3 })
+
+/** Runs one seed of a scenario. */
+export const simulate = (scenario: Scenario, seed: number): Promise<Outcome> => {
+  const scheduler = new SeededScheduler(seed)
+  return Effect.runPromise(
+    Effect.suspend(() => new World(scenario, seed, scheduler).run).pipe(
+      Effect.scoped,
+      Effect.provide(Layer.fresh(TestClock.layer({ warningDelay: "1 hour" }))),
+      Effect.provideService(Random.Random, new Rng(seed ^ 0x5eed)),
+      Effect.provideService(Scheduler.Scheduler, scheduler)
+    )
+  )
+}
+
+class World {
+  private readonly scenario: Scenario
+  private readonly rng: Rng
+  private readonly scheduler: SeededScheduler
+  private readonly trace: Array<string> = []
+  private readonly history: History
+  private readonly processes: Array<Process> = []
+  private readonly queueOptions: MessageQueue.Options
+  private readonly windowMessages: number
+  private readonly named: boolean
+  private readonly dedupRate: number
+  private machine: Machine | undefined
+  private networkOrNone: SimulatedNetwork | undefined
+  private stores: Stores | undefined
+  private healed = false
+  private started = 0
+  private now: () => number = () => 0
+
+  constructor(scenario: Scenario, seed: number, scheduler: SeededScheduler) {
+    this.scenario = scenario
+    this.rng = new Rng(seed)
+    this.scheduler = scheduler
+    this.history = new History((text) => this.note(text))
+    this.queueOptions = scenario.queue(this.rng)
+    this.windowMessages = scenario.windowMessages(this.rng)
+    this.named = scenario.takeover || this.rng.chance(0.5)
+    this.dedupRate = this.rng.chance(0.5) ? 0.2 : 0
+  }
+
+  private get network(): SimulatedNetwork {
+    if (this.networkOrNone === undefined) throw new Error("not running")
+    return this.networkOrNone
+  }
+
+  private note(text: string): void {
+    this.trace.push(`${this.now()} ${text}`)
+  }
+
+  readonly run = Effect.suspend(() => this.play())
+
+  private readonly play = Effect.fnUntraced(function*(this: World) {
+    const { history, rng, scenario } = this
+    yield* this.boot()
+    for (let i = 0; i < scenario.servers; i++) this.startServer(`host${i}`)
+    const clients = scenario.takeover ? 1 : rng.int(1, 2)
+    for (let i = 0; i < clients; i++) this.startClient(`session${i}`)
+    const chaos = yield* Effect.forkChild(this.chaos())
+    yield* this.step(scenario.faultMillis / 1_000)
+    chaos.interruptUnsafe()
+    this.heal()
+    yield* this.drain()
+    yield* this.inspect()
+    yield* this.close()
+    history.check(this.allowed())
+    const hash = createHash("sha1").update(this.trace.join("\n")).digest("hex").slice(0, 12)
+    return { violations: history.violations, trace: this.trace, hash }
+  })
+
+  private allowed(): Allowed {
+    const { crash, servers, takeover } = this.scenario
+    return {
+      uncommittedAgain: crash !== "none" || servers > 1 || takeover,
+      jumps: crash === "storesLost" || servers > 1 || takeover,
+      lostWithProcess: crash === "storesLost"
+    }
+  }
+
+  private readonly boot = Effect.fnUntraced(function*(this: World) {
+    const clock = yield* Effect.clockWith(Effect.succeed)
+    const scheduler = yield* Scheduler.Scheduler
+    const { history, rng, scenario } = this
+    this.now = () => clock.currentTimeMillisUnsafe()
+    this.machine = {
+      clock,
+      scheduler,
+      onError: (node, text, fatal) => {
+        this.note(`${node} logs an error`)
+        const isExpected = scenario.stores !== reliable || scenario.clientStores !== reliable
+        if (fatal || !isExpected) history.violated(`${node} logged: ${text}`)
+      }
+    }
+    this.networkOrNone = new SimulatedNetwork({
+      rng: rng.fork(),
+      now: this.now,
+      shape: scenario.shape(rng),
+      faults: scenario.network,
+      note: (text) => this.note(text)
+    })
+    this.stores = yield* this.makeStores()
+  })
+
+  private readonly makeStores = Effect.fnUntraced(function*(this: World) {
+    const layer = Layer.mergeAll(
+      MessageQueue.layerMemory(this.queueOptions),
+      SessionRegistry.layerMemory(),
+      Deduplicator.layerMemory()
+    )
+    const context = yield* Effect.orDie(Layer.build(Layer.fresh(layer)))
+    return {
+      queue: Context.get(context, MessageQueue.MessageQueue),
+      registry: Context.get(context, SessionRegistry.SessionRegistry),
+      deduplicator: Context.get(context, Deduplicator.Deduplicator)
+    }
+  })
+
+  // --- processes
+
+  private store(faults: StoreFaults, durable: boolean): Store {
+    return { rng: this.rng.fork(), faults: () => this.healed ? reliable : faults, durable }
+  }
+
+  private makeNode(name: string): Node {
+    if (this.machine === undefined) throw new Error("not running")
+    return new Node(this.machine, name, this.rng.fork())
+  }
+
+  private readonly onAppended = (session: string, size: { messages: number; bytes: number }): void => {
+    const { maxBytes = 16 * 1024 * 1024, maxMessages = 1_000 } = this.queueOptions
+    if (size.messages > maxMessages || size.bytes > maxBytes) {
+      this.history.violated(`the queue of ${session} holds ${size.messages} messages and ${size.bytes} bytes`)
+    }
+  }
+
+  private startServer(host: string): void {
+    const { history, scenario, stores } = this
+    if (stores === undefined) return
+    const node = this.makeNode(`server${++this.started}`)
+    const process: ServerProcess = { kind: "server", node, host, server: undefined, sending: true }
+    this.processes.push(process)
+    const durable = scenario.crash === "storesKept" || scenario.servers > 1
+    const handler = this.handlerOf(process)
+    const program = Effect.gen({ self: this }, function*() {
+      const server = yield* ResilientServer.make<Message, Message>({
+        incoming: Message,
+        outgoing: Message,
+        ...(this.named
+          ? { authenticate: ({ token }) => Effect.succeed({ session: token, principal: token }) }
+          : {}),
+        onMessage: (message, { incoming }) => handler(message, incoming),
+        onGap: (gap) => Effect.sync(() => history.gap(node.name, gap.count, gap.reason)),
+        handlerRetry,
+        window: { messages: this.windowMessages },
+        heartbeat: "2 seconds",
+        heartbeatTimeout: "1600 millis",
+        ackTimeout: "5 seconds",
+        handshakeTimeout: "3 seconds",
+        expirySweep: "2 seconds",
+        reconnectJitter: "500 millis",
+        shutdownTimeout: "10 seconds"
+      })
+      process.server = server
+      yield* Effect.forkScoped(this.collect(process, server.deadLetters))
+      yield* Effect.forkScoped(this.serverSends(process, server))
+    }).pipe(
+      Effect.provide(CircuitBreaker.layer({
+        session: { openBase: "500 millis", openCap: "3 seconds", probeTimeout: "5 seconds" }
+      })),
+      Effect.provideService(
+        MessageQueue.MessageQueue,
+        faultyQueue(this.store(scenario.stores, durable), stores.queue, { onAppended: this.onAppended })
+      ),
+      Effect.provideService(
+        SessionRegistry.SessionRegistry,
+        faultyRegistry(this.store(scenario.stores, durable), stores.registry, {
+          onSaved: (epoch, handled) => history.saved(epoch, handled)
+        })
+      ),
+      Effect.provideService(Deduplicator.Deduplicator, stores.deduplicator),
+      Effect.provideService(TransportServer, this.network.server(node, host)),
+      Scope.provide(node.scope)
+    )
+    this.launch(node, program)
+  }
+
+  private startClient(auth: string): void {
+    const { history, rng, scenario } = this
+    const node = this.makeNode(`client${++this.started}`)
+    const process: ClientProcess = {
+      kind: "client",
+      node,
+      auth,
+      client: undefined,
+      session: this.named ? auth : undefined,
+      state: "Connecting",
+      sending: true
+    }
+    this.processes.push(process)
+    const handler = this.handlerOf(process)
+    const choice = rng.fork()
+    const program = Effect.gen({ self: this }, function*() {
+      const queueContext = yield* Layer.build(Layer.fresh(MessageQueue.layerMemory(this.queueOptions)))
+      const queue = faultyQueue(
+        this.store(scenario.clientStores, false),
+        Context.get(queueContext, MessageQueue.MessageQueue),
+        { onAppended: this.onAppended }
+      )
+      const client = yield* ResilientClient.make<Message, Message>({
+        url: Effect.sync(() => `ws://host${choice.int(0, scenario.servers - 1)}/`),
+        token: auth,
+        incoming: Message,
+        outgoing: Message,
+        onMessage: (message, { incoming }) => handler(message, incoming),
+        onGap: (gap) => Effect.sync(() => history.gap(node.name, gap.count, gap.reason)),
+        handlerRetry,
+        reconnect: { base: "200 millis", cap: "3 seconds" },
+        window: { messages: this.windowMessages },
+        heartbeat: "2 seconds",
+        heartbeatTimeout: "1600 millis",
+        ackTimeout: "5 seconds",
+        dialTimeout: "3 seconds",
+        handshakeTimeout: "3 seconds",
+        expirySweep: "2 seconds",
+        shutdownTimeout: "10 seconds"
+      }).pipe(
+        Effect.provideService(MessageQueue.MessageQueue, queue),
+        Effect.retry(Schedule.spaced("100 millis")) // the store may fail at the start
+      )
+      process.client = client
+      yield* Effect.forkScoped(this.collect(process, client.deadLetters))
+      yield* Effect.forkScoped(Stream.runForEach(client.states, (state) =>
+        Effect.sync(() => {
+          process.state = state._tag
+          this.note(`${node.name} is ${state._tag}`)
+          if (state._tag === "Connected") process.session = state.session
+        })))
+      yield* Effect.forkScoped(
+        this.sends(process, scenario.messages, (message, options) => client.send(message, options), () => "server")
+      )
+    }).pipe(
+      Effect.provide(Layer.mergeAll(
+        CircuitBreaker.layer({
+          session: { openBase: "500 millis", openCap: "3 seconds", probeTimeout: "5 seconds" },
+          endpoint: { openBase: "500 millis", openCap: "3 seconds", probeTimeout: "5 seconds" }
+        }),
+        Layer.fresh(Deduplicator.layerMemory())
+      )),
+      Effect.provideService(TransportClient, this.network.client(node)),
+      Scope.provide(node.scope)
+    )
+    this.launch(node, program)
+  }
+
+  private launch(node: Node, program: Effect.Effect<unknown, unknown>): void {
+    this.note(`${node.name} starts`)
+    node.run(Effect.onExit(program, (exit) =>
+      Effect.sync(() => {
+        if (Exit.isFailure(exit)) this.history.violated(`${node.name} did not start: ${String(exit.cause)}`)
+      })))
+  }
+
+  private readonly collect = (process: Process, letters: Server["deadLetters"]) =>
+    Stream.runForEach(letters, ({ direction, maybeHandled, message, reason }) =>
+      Effect.sync(() => {
+        const key = message?.key ?? "unknown"
+        this.history.letter({ process: process.node.name, direction, key, reason, maybeHandled })
+      }))
+
+  // --- what the programs do
+
+  private serverSends(process: ServerProcess, server: Server) {
+    return this.sends(
+      process,
+      this.scenario.messages,
+      (message, options) => server.send(message.to, message, options),
+      (rng) => {
+        const clients = this.processes.filter((other) => other.kind === "client" && other.session !== undefined)
+        const client = clients[rng.int(0, clients.length - 1)]
+        return client?.kind === "client" ? client.session : undefined
+      }
+    )
+  }
+
+  private readonly sends = Effect.fnUntraced(function*(
+    this: World,
+    process: Process,
+    count: number,
+    send: (message: Message, options: SendOptions) => Effect.Effect<Receipt, WebSocketError>,
+    target: (rng: Rng) => string | undefined
+  ) {
+    const { history, scenario } = this
+    const rng = this.rng.fork()
+    const { name } = process.node
+    for (let i = 1; i <= count; i++) {
+      // Bursts and pauses.
+      if (rng.chance(0.6)) yield* Effect.sleep(Duration.millis(rng.int(1, 1.6 * scenario.faultMillis / count)))
+      const to = target(rng)
+      if (to === undefined) continue
+      const key = `${name}#${i}`
+      const isVolatile = rng.chance(0.05)
+      const sent: Sent = {
+        key,
+        process: name,
+        volatile: isVolatile,
+        status: "pending",
+        messageId: undefined,
+        outcome: "pending"
+      }
+      history.sent.set(key, sent)
+      this.note(`${name} sends ${key}`)
+      const message = { key, to, poison: rng.chance(scenario.handlers.poison), pad: "x".repeat(scenario.payloadBytes(rng)) }
+      const options: SendOptions = isVolatile ? { volatile: true } : rng.chance(this.dedupRate) ? { id: key } : {}
+      yield* this.sendOne(process, sent, send(message, options))
+      if (options.id !== undefined && rng.chance(0.5) && sent.status === "accepted") {
+        const again = yield* Effect.exit(send(message, options))
+        if (Exit.isSuccess(again) && again.value._tag !== "Duplicate") {
+          history.violated(`${key} was sent under its key again, and taken: ${again.value._tag}`)
+        }
+      }
+    }
+    process.sending = false
+  }, (effect, _, process) => Effect.ensuring(effect, Effect.sync(() => void (process.sending = false))))
+
+  private sendOne(process: Process, sent: Sent, send: Effect.Effect<Receipt, WebSocketError>) {
+    return Effect.matchEffect(send, {
+      onFailure: (error) =>
+        Effect.sync(() => {
+          sent.status = error._tag === "MessageQueueError" && error.reason === "store" ? "unknown" : "refused"
+        }),
+      onSuccess: (receipt) => {
+        sent.status = receipt._tag === "Sent" || receipt._tag === "Queued" ? "accepted" : "refused"
+        if (sent.volatile || sent.status !== "accepted") return Effect.void
+        sent.messageId = receipt.messageId
+        return receipt.handled.pipe(
+          Effect.match({
+            onSuccess: () => void (sent.outcome = "handled"),
+            onFailure: (dead) => void (sent.outcome = dead.reason)
+          }),
+          Effect.tap(() => Effect.sync(() => this.note(`receipt ${sent.key} ${sent.outcome}`))),
+          Effect.forkIn(process.node.scope)
+        )
+      }
+    })
+  }
+
+  private handlerOf(process: Process) {
+    const { history, scenario } = this
+    const { node } = process
+    const rng = this.rng.fork()
+    const { fail, slowMillis } = scenario.handlers
+    return (message: Message, incoming: Incoming<Message>): Effect.Effect<void, string> => {
+      const { key, poison, to } = message
+      history.started(node.name, key, incoming.messageId)
+      if (process.kind === "client" && to !== process.session && process.session !== undefined) {
+        history.violated(`${node.name} of ${process.session} was given ${key} for ${to}`)
+      }
+      const fails = poison || (!this.healed && rng.chance(fail))
+      const finish = Effect.suspend(() => {
+        if (!fails) return Effect.sync(() => history.done(node.name, key, incoming.messageId))
+        history.failed(node.name, key)
+        return rng.chance(0.3) ? Effect.die("a defect of the handler") : Effect.fail("a failure of the handler")
+      })
+      const way = rng.int(0, 3)
+      if (way === 0 && !fails) {
+        history.done(node.name, key, incoming.messageId)
+        return Effect.void
+      }
+      if (way === 1) return finish
+      const millis = rng.chance(0.1) ? rng.int(1, slowMillis) : rng.int(0, Math.min(20, slowMillis))
+      return Effect.andThen(Effect.sleep(Duration.millis(millis)), finish)
+    }
+  }
+
+  // --- faults
+
+  private readonly chaos = Effect.fnUntraced(function*(this: World) {
+    const { network, scenario } = this
+    const rng = this.rng.fork()
+    const faults: Array<() => Effect.Effect<void>> = []
+    if (scenario.outageMillis > 0) {
+      faults.push(() => Effect.sync(() => network.cutSome(0.7, scenario.network.halfOpen)))
+    }
+    if (scenario.pauses) faults.push(() => this.pause(rng))
+    if (scenario.crash !== "none") faults.push(() => this.crash(rng))
+    if (scenario.takeover) faults.push(() => this.takeOver(rng))
+    if (faults.length === 0) return
+    while (true) {
+      yield* Effect.sleep(Duration.millis(rng.int(1, 2 * Math.max(500, scenario.outageMillis))))
+      const fault = faults[rng.int(0, faults.length - 1)]
+      if (fault !== undefined) yield* fault()
+    }
+  })
+
+  private alive(): Array<Process> {
+    return this.processes.filter(({ node }) => node.state !== "dead")
+  }
+
+  private readonly pause = (rng: Rng): Effect.Effect<void> => {
+    const alive = this.alive()
+    const node = alive[rng.int(0, alive.length - 1)]?.node
+    if (node === undefined || node.state !== "running") return Effect.void
+    this.note(`${node.name} stands still`)
+    node.freeze()
+    return Effect.asVoid(Effect.forkDetach(
+      Effect.delay(
+        Effect.sync(() => {
+          this.note(`${node.name} goes on`)
+          node.thaw()
+        }),
+        Duration.millis(rng.int(200, 12_000))
+      )
+    ))
+  }
+
+  private readonly crash = Effect.fnUntraced(function*(this: World, rng: Rng) {
+    const servers = this.alive().filter((process) => process.kind === "server")
+    const victim = servers[rng.int(0, servers.length - 1)]
+    if (victim === undefined) return
+    this.note(`${victim.node.name} is killed`)
+    victim.node.kill()
+    this.network.killed(victim.node)
+    this.history.process(victim.node.name).killed = true
+    if (this.scenario.crash === "storesLost") this.stores = yield* this.makeStores()
+    yield* Effect.sleep(Duration.millis(rng.int(1, 4_000)))
+    this.startServer(victim.host)
+  })
+
+  /** The first time a second instance comes; later the two may take the session from each other. */
+  private readonly takeOver = (rng: Rng): Effect.Effect<void> =>
+    Effect.sync(() => {
+      const clients = this.processes.filter((process) => process.kind === "client")
+      if (clients.length === 1) return this.startClient("session0")
+      const stopped = clients.find(({ state }) => state === "Stopped")
+      if (stopped?.client !== undefined && rng.chance(0.5)) {
+        this.note(`${stopped.node.name} takes the session back`)
+        stopped.node.run(stopped.client.reconnect)
+      }
+    })
+
+  private heal(): void {
+    this.note("no more faults")
+    this.healed = true
+    this.network.faults = noFaults
+    for (const { node } of this.processes) node.thaw()
+    const hosts = new Set(this.alive().map((process) => process.kind === "server" ? process.host : ""))
+    for (let i = 0; i < this.scenario.servers; i++) if (!hosts.has(`host${i}`)) this.startServer(`host${i}`)
+  }
+
+  // --- the end
+
+  /** Time in small steps: one large one could jump over what has not come to its sleep yet. */
+  private readonly step = Effect.fnUntraced(function*(this: World, seconds: number) {
+    for (let i = 0; i < seconds; i++) {
+      yield* this.scheduler.settled
+      yield* TestClock.adjust("1 second")
+      yield* this.scheduler.settled
+    }
+  })
+
+  private readonly drain = Effect.fnUntraced(function*(this: World) {
+    for (let second = 0; second < drainSeconds; second++) {
+      if (this.waitsFor() === undefined) return
+      yield* this.step(1)
+    }
+    this.history.violated(`not drained ${drainSeconds} s after the last fault: ${this.waitsFor()}`)
+  })
+
+  /** What is not done yet. */
+  private waitsFor(): string | undefined {
+    for (const process of this.alive()) {
+      const { name } = process.node
+      const isReplaced = process.kind === "client" && this.scenario.takeover && process.state === "Stopped"
+      if (isReplaced) continue
+      if (process.kind === "client" && process.state !== "Connected") return `${name} is ${process.state}`
+      if (process.sending) return `${name} sends`
+      for (const sent of this.history.sent.values()) {
+        if (sent.process !== name || sent.volatile) continue
+        if (sent.status === "accepted" && sent.outcome === "pending") return `the receipt of ${sent.key}`
+      }
+    }
+    return undefined
+  }
+
+  /** What the programs say of themselves when all is done. */
+  private readonly inspect = Effect.fnUntraced(function*(this: World) {
+    for (const process of this.alive()) {
+      const { name } = process.node
+      const stats: { readonly totals: Totals } | undefined = process.kind === "server"
+        ? process.server && (yield* process.server.stats)
+        : process.client && (yield* process.client.stats)
+      if (stats !== undefined && stats.totals.protocolErrors > 0) {
+        this.history.violated(`${name} counts ${stats.totals.protocolErrors} breaches of the protocol`)
+      }
+      this.note(`${name} ${JSON.stringify(stats?.totals)}`)
+    }
+  })
+
+  private readonly close = Effect.fnUntraced(function*(this: World) {
+    for (const kind of ["client", "server"] as const) {
+      const closing = this.alive().filter((process) => process.kind === kind)
+      let open = closing.length
+      for (const process of closing) {
+        const { node } = process
+        const shutdown = (process.kind === "server" ? process.server : process.client)?.shutdown ?? Effect.void
+        // The shutdown first, so that its dead letters are heard before the scope ends those who listen.
+        const end = Effect.andThen(Effect.delay(Effect.asVoid(shutdown), 1), Effect.delay(Scope.close(node.scope, Exit.void), 1))
+        node.run(Effect.ensuring(end, Effect.sync(() => open--)))
+      }
+      yield* this.step(shutdownSeconds)
+      if (open > 0) this.history.violated(`${open} of the ${kind}s are not closed after ${shutdownSeconds} s`)
+    }
+    yield* this.step(10)
+    for (const { node } of this.alive()) {
+      if (node.fibers > 0) this.history.violated(`${node.name} left ${node.fibers} fibers`)
+      const connections = this.network.openAt(node)
+      if (connections > 0) this.history.violated(`${node.name} left ${connections} connections`)
+    }
+  })
+}

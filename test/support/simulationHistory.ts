@@ -1,0 +1,197 @@
+/** What happened in a simulation, as its programs saw it, and the promise as a check of it. */
+import type { GapReason } from "../../src/core/Protocol.ts"
+import type { DeadLetterReason } from "../../src/WebSocketError.ts"
+
+/** One `send` of a program. */
+export interface Sent {
+  /** Unique: the sending process and a number. */
+  readonly key: string
+  readonly process: string
+  readonly volatile: boolean
+  /** `unknown` when the send failed by a store: it may or may not have been taken. */
+  status: "pending" | "accepted" | "refused" | "unknown"
+  messageId: string | undefined
+  /** What the receipt came to. */
+  outcome: "pending" | "handled" | DeadLetterReason
+}
+
+/** What a receiving process was given, in its order. */
+type Event =
+  | { readonly t: "message"; readonly key: string; readonly epoch: string; readonly offset: number }
+  | { readonly t: "gap"; readonly count: number; readonly reason: GapReason }
+
+interface Letter {
+  readonly process: string
+  readonly direction: "in" | "out"
+  readonly key: string
+  readonly reason: DeadLetterReason
+  readonly maybeHandled: boolean
+}
+
+interface ProcessLog {
+  readonly events: Array<Event>
+  /** Where the handler is. */
+  readonly state: Map<string, "failed" | "running" | "done">
+  killed: boolean
+}
+
+/** What the scenario's documented promise allows. */
+export interface Allowed {
+  /** A message whose handling was not committed may be handled again by another process. */
+  readonly uncommittedAgain: boolean
+  /** The session changes between client processes or loses its state: positions may jump forwards. */
+  readonly jumps: boolean
+  /** What a killed process had accepted may be gone with it. */
+  readonly lostWithProcess: boolean
+}
+
+export class History {
+  readonly sent = new Map<string, Sent>()
+  readonly letters: Array<Letter> = []
+  readonly violations: Array<string> = []
+  private readonly processes = new Map<string, ProcessLog>()
+  /** The newest committed position of each log. */
+  private readonly committed = new Map<string, number>()
+  private readonly volatileHandled = new Set<string>()
+  private readonly note: (text: string) => void
+
+  constructor(note: (text: string) => void) {
+    this.note = note
+  }
+
+  violated(text: string): void {
+    this.violations.push(text)
+    this.note(`VIOLATION ${text}`)
+  }
+
+  process(name: string): ProcessLog {
+    let log = this.processes.get(name)
+    if (log === undefined) {
+      log = { events: [], state: new Map(), killed: false }
+      this.processes.set(name, log)
+    }
+    return log
+  }
+
+  saved(epoch: string, handled: number): void {
+    this.committed.set(epoch, Math.max(this.committed.get(epoch) ?? 0, handled))
+  }
+
+  /** A handler was called. */
+  started(process: string, key: string, messageId: string | undefined): void {
+    this.note(`${process} handles ${key}`)
+    const sent = this.sent.get(key)
+    if (sent === undefined) return this.violated(`${process} was given ${key}, which nobody sent`)
+    if (messageId === undefined) {
+      if (!sent.volatile) this.violated(`${key} came as a volatile message to ${process}`)
+      if (this.volatileHandled.has(key)) this.violated(`volatile ${key} came twice`)
+      this.volatileHandled.add(key)
+      return
+    }
+    if (sent.status === "refused") this.violated(`${process} was given ${key}, whose send was refused`)
+    if (sent.messageId !== undefined && sent.messageId !== messageId) {
+      this.violated(`${key} was sent as ${sent.messageId} and came as ${messageId}`)
+    }
+    const log = this.process(process)
+    const state = log.state.get(key)
+    log.state.set(key, "running")
+    if (state === "failed") return // a retry
+    if (state !== undefined) return this.violated(`${process} was given ${key} (${messageId}) again, ${state}`)
+    const dash = messageId.lastIndexOf("-")
+    const epoch = messageId.slice(0, dash)
+    const offset = Number(messageId.slice(dash + 1))
+    log.events.push({ t: "message", key, epoch, offset })
+    for (const [name, other] of this.processes) {
+      if (other === log || other.state.get(key) !== "done") continue
+      const committed = this.committed.get(epoch) ?? 0
+      if (offset <= committed) this.violated(`${process} was given ${key} (${messageId}), committed by ${name}`)
+    }
+  }
+
+  failed(process: string, key: string): void {
+    this.process(process).state.set(key, "failed")
+  }
+
+  done(process: string, key: string, messageId: string | undefined): void {
+    if (messageId !== undefined) this.process(process).state.set(key, "done")
+  }
+
+  gap(process: string, count: number, reason: GapReason): void {
+    this.note(`${process} gap of ${count} (${reason})`)
+    this.process(process).events.push({ t: "gap", count, reason })
+  }
+
+  letter(letter: Letter): void {
+    this.note(`${letter.process} dead letter ${letter.direction} ${letter.key} ${letter.reason}`)
+    this.letters.push(letter)
+  }
+
+  /** Checks the whole of it. `isToServer` says where a process's messages go. */
+  check(allowed: Allowed): void {
+    this.checkOrder(allowed)
+    this.checkFates(allowed)
+  }
+
+  /** Each process was given each log in order, and every hole was told as a gap. */
+  private checkOrder(allowed: Allowed): void {
+    for (const [name, { events }] of this.processes) {
+      const next = new Map<string, number>()
+      let gap = 0
+      let last: string | undefined
+      for (const event of events) {
+        if (event.t === "gap") {
+          gap += event.count
+          continue
+        }
+        const { epoch, key, offset } = event
+        const from = next.get(epoch)
+        const expected = from === undefined ? undefined : from + (last === epoch ? gap : 0)
+        if (from !== undefined && offset < from) this.violated(`${name} was given ${key} (offset ${offset}) after ${from - 1}`)
+        else if (expected !== undefined && offset !== expected && !allowed.jumps) {
+          this.violated(`${name} was given offset ${offset} (${key}) where ${expected} was due`)
+        }
+        next.set(epoch, offset + 1)
+        gap = 0
+        last = epoch
+      }
+    }
+  }
+
+  /** Every message that was taken was handled, or is a dead letter; and no receipt says otherwise. */
+  private checkFates(allowed: Allowed): void {
+    const handled = new Set<string>()
+    for (const { state } of this.processes.values()) {
+      for (const [key, value] of state) if (value === "done") handled.add(key)
+    }
+    const out = new Map<string, Letter>()
+    const failures = new Set<string>()
+    for (const letter of this.letters) {
+      if (letter.direction === "in") failures.add(letter.key)
+      else if (out.has(letter.key)) this.violated(`${letter.key} became a dead letter twice`)
+      else out.set(letter.key, letter)
+    }
+    for (const sent of this.sent.values()) {
+      const { key } = sent
+      const letter = out.get(key)
+      const isHandled = handled.has(key)
+      if (sent.volatile) continue
+      if (letter !== undefined && isHandled && !letter.maybeHandled && !allowed.uncommittedAgain) {
+        this.violated(`${key} was handled, and its dead letter (${letter.reason}) says it was not`)
+      }
+      if (letter?.reason === "failed" && !failures.has(key)) {
+        this.violated(`${key} came back as failed, and no handler gave it up`)
+      }
+      if (sent.outcome === "handled" && !isHandled) {
+        this.violated(`the receipt of ${key} says handled, and no handler was done with it`)
+      } else if (sent.outcome !== "pending" && sent.outcome !== "handled" && letter?.reason !== sent.outcome) {
+        this.violated(`the receipt of ${key} says ${sent.outcome}, its dead letter ${letter?.reason ?? "is missing"}`)
+      }
+      const mustHaveFate = sent.status === "accepted" && !(allowed.lostWithProcess && this.process(sent.process).killed)
+      if (mustHaveFate && !isHandled && letter === undefined) {
+        this.violated(
+          `${key} (${sent.messageId}) was lost: ${failures.has(key) ? "its failure was not told" : "neither handled nor a dead letter"}`
+        )
+      }
+    }
+  }
+}

@@ -1,0 +1,121 @@
+/**
+ * Stores that misbehave: MessageQueue and SessionRegistry whose calls are slow, fail before they did anything, or fail
+ * after they did it. What a call would have told only its caller (messages that it took out) is not lost that way:
+ * that is the store's to keep, and so the laws' to test.
+ */
+import { Duration, Effect } from "effect"
+import type * as MessageQueue from "../../src/MessageQueue.ts"
+import type * as SessionRegistry from "../../src/SessionRegistry.ts"
+import { MessageQueueError, SessionRegistryError } from "../../src/WebSocketError.ts"
+import type { Rng } from "./simulationNode.ts"
+
+/** Chances of a call, and how slow a slow one is. */
+export interface StoreFaults {
+  readonly before: number
+  readonly after: number
+  readonly slow: number
+  readonly slowMillis: number
+}
+
+export const reliable: StoreFaults = { before: 0, after: 0, slow: 0, slowMillis: 0 }
+
+export interface Store {
+  readonly rng: Rng
+  /** Asked at every call. */
+  readonly faults: () => StoreFaults
+  /** Whether the data outlives the process. */
+  readonly durable: boolean
+}
+
+const unreliable = (store: Store) =>
+<A, E, F>(
+  effect: Effect.Effect<A, E>,
+  error: () => F,
+  /** Whether the result must not be lost. */
+  precious: (result: A) => boolean = () => false
+): Effect.Effect<A, E | F> =>
+  Effect.suspend(() => {
+    const { after, before, slow, slowMillis } = store.faults()
+    const { rng } = store
+    if (before + after + slow === 0) return effect
+    const pause = () => rng.chance(slow) ? Effect.sleep(Duration.millis(rng.int(1, slowMillis))) : Effect.void
+    return Effect.gen(function*() {
+      yield* pause()
+      if (rng.chance(before)) return yield* Effect.fail(error())
+      const result = yield* effect
+      if (precious(result)) return result
+      yield* pause()
+      if (rng.chance(after)) return yield* Effect.fail(error())
+      return result
+    })
+  })
+
+const storeDown = new Error("the store is down")
+
+export const faultyQueue = (
+  store: Store,
+  queue: MessageQueue.Interface,
+  watch: { readonly onAppended: (session: string, size: { messages: number; bytes: number }) => void }
+): MessageQueue.Interface => {
+  const call = unreliable(store)
+  const error = (session: string, operation: string) => () =>
+    new MessageQueueError({ session, operation, reason: "store", cause: storeDown })
+  return {
+    durable: store.durable,
+    open: (session, generation) => call(queue.open(session, generation), error(session, "open")),
+    append: (session, messages) =>
+      call(
+        Effect.tap(queue.append(session, messages), () =>
+          Effect.map(Effect.orElseSucceed(queue.size(session), () => undefined), (size) => {
+            if (size !== undefined) watch.onAppended(session, size)
+          })),
+        error(session, "append"),
+        ({ dropped }) => dropped.length > 0
+      ),
+    read: (session, generation, after, limit) =>
+      call(
+        queue.read(session, generation, after, limit),
+        error(session, "read"),
+        ({ expired }) => expired.length > 0
+      ),
+    ack: (session, generation, upTo, failed) =>
+      call(queue.ack(session, generation, upTo, failed), error(session, "ack"), (result) => result.failed.length > 0),
+    giveBackSent: (session, generation) =>
+      call(queue.giveBackSent(session, generation), error(session, "giveBackSent"), (given) => given.length > 0),
+    remove: (session) =>
+      call(queue.remove(session), error(session, "remove"), ({ messages }) => messages.length > 0),
+    expire: call(queue.expire, error("", "expire"), (expired) => expired.length > 0),
+    find: (session, messageId) => call(queue.find(session, messageId), error(session, "find")),
+    size: (session) => call(queue.size(session), error(session, "size")),
+    onAppend: queue.onAppend,
+    stats: queue.stats
+  }
+}
+
+export const faultyRegistry = (
+  store: Store,
+  registry: SessionRegistry.Interface,
+  watch: { readonly onSaved: (epoch: string, handled: number) => void }
+): SessionRegistry.Interface => {
+  const call = unreliable(store)
+  const error = (session: string, operation: string) => () =>
+    new SessionRegistryError({ session, operation, reason: "store", cause: storeDown })
+  return {
+    durable: store.durable,
+    retentionMillis: registry.retentionMillis,
+    attach: (request) => call(registry.attach(request), error(request.session, "attach")),
+    savePosition: (session, generation, position) =>
+      call(
+        Effect.tap(registry.savePosition(session, generation, position), () =>
+          Effect.sync(() => {
+            if (position.epoch !== null) watch.onSaved(position.epoch, position.handled)
+          })),
+        error(session, "savePosition")
+      ),
+    detach: (session, generation) => call(registry.detach(session, generation), error(session, "detach")),
+    expire: call(registry.expire, error("", "expire"), (ended) => ended.length > 0),
+    remove: (session) => call(registry.remove(session), error(session, "remove")),
+    find: (session) => call(registry.find(session), error(session, "find")),
+    count: call(registry.count, error("", "count"))
+  }
+}
