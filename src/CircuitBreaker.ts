@@ -10,11 +10,11 @@
  *
  * @since 0.1.0
  */
-/* oxlint-disable no-underscore-dangle -- `_tag` tells the members of Effect's unions apart */
 import { Cause, Clock, Config, Context, Duration, Effect, Exit, Layer, Queue, Random, Stream } from "effect"
 import type { Scope } from "effect"
-import { Circuit, Circuits, CLOSED } from "./internal/circuit.ts"
+import { Circuit, CLOSED } from "./internal/circuit.ts"
 import type { Outcome, Permit, Policy, State, Stats, Transition } from "./internal/circuit.ts"
+import { Circuits } from "./internal/circuits.ts"
 import * as Option from "./internal/options.ts"
 import { CircuitBreakerError } from "./WebSocketError.ts"
 

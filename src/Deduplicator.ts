@@ -11,7 +11,6 @@
  *
  * @since 0.1.0
  */
-/* oxlint-disable no-underscore-dangle -- `_tag` tells the members of a union apart */
 import { Clock, Config, Context, Duration, Effect, Layer, Option, Schema } from "effect"
 import { ClaimTable } from "./internal/keyGenerations.ts"
 import { DeduplicationError } from "./WebSocketError.ts"

@@ -330,6 +330,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     begin: Effect.sync(() => {
       closing = true
     }),
+    stopConnecting: Scope.close(connecting, Exit.void),
     end: Effect.andThen(SubscriptionRef.set(state, { _tag: "Closed" }), Scope.close(scope, Exit.void))
   })
 
@@ -341,7 +342,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     state: SubscriptionRef.get(state),
     states: SubscriptionRef.changes(state),
     awaitConnected: (awaitOptions) => awaitConnected(SubscriptionRef.changes(state), awaitOptions?.timeout),
-    reconnect: Effect.asVoid(connector.reconnect),
+    reconnect: connector.reconnect,
     refreshToken: Effect.flatMap(token, (auth) =>
       Effect.sync(() => {
         if (auth !== undefined) peer.connection?.send(JSON.stringify({ t: "auth", auth }))

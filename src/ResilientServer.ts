@@ -330,7 +330,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     const { connection } = peer
     if (connection === undefined) return Effect.void
     const handshake = { ...connection.request, token, session: peer.session, plain: peer.plain }
-    return Effect.provideContext(authenticate(handshake), context).pipe(
+    // Suspended, as a hook may throw, and this is called from the event loop.
+    return Effect.suspend(() => Effect.provideContext(authenticate(handshake), context)).pipe(
       Effect.filterOrFail(({ principal }) => principal === peer.principal, () => forbidden),
       Effect.catch((error) =>
         Effect.sync(() => {
@@ -377,6 +378,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     closeCode: CloseCode.draining,
     begin: Effect.suspend(() => {
       closing = true
+      acceptor.close()
       const drain = JSON.stringify({ t: "drain", deadline: Math.ceil(shutdownMillis), window: Math.ceil(jitterMillis) })
       for (const peer of engine.connected) if (!peer.plain) peer.connection?.send(drain)
       return Scope.close(listening, Exit.void)

@@ -10,6 +10,7 @@
  */
 import { Context, type Effect, Layer, type Scope } from "effect"
 import { makeMemory } from "./internal/memoryTransport.ts"
+import { makeDialler } from "./internal/socketConnection.ts"
 import type { ConnectionTimeoutError, TransportError } from "./WebSocketError.ts"
 
 /**
@@ -130,3 +131,31 @@ export class TransportClient extends Context.Service<TransportClient, {
 export const layerMemory: Layer.Layer<TransportServer | TransportClient> = Layer.effectContext(
   makeMemory((server, client) => Context.make(TransportServer, server).pipe(Context.add(TransportClient, client)))
 )
+
+/**
+ * Any Effect `Socket` as a connection: what an Effect HTTP server upgraded, a worker port, a TCP stream. See there for
+ * what its backpressure can and can't see.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export { fromSocket } from "./internal/socketConnection.ts"
+
+/**
+ * Dials with Effect's `WebSocketConstructor`, so wherever there is one: browsers, Deno, Bun, Node with its global
+ * `WebSocket`. On Node `NodeTransport.layerClient` is faster and can send headers, feel backpressure and terminate.
+ *
+ * **Example**
+ *
+ * ```ts
+ * import { Layer } from "effect"
+ * import { Socket } from "effect/socket"
+ * import { Transport } from "resilient-websocket"
+ *
+ * const Client = Transport.layerClientWebSocket.pipe(Layer.provide(Socket.layerWebSocketConstructorGlobal))
+ * ```
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerClientWebSocket = Layer.effect(TransportClient, makeDialler)

@@ -1,4 +1,3 @@
-/* oxlint-disable no-underscore-dangle -- `_tag` tells the members of a union apart */
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Config, ConfigProvider, Deferred, Effect, Exit, Fiber, Layer, Random, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"

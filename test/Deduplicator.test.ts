@@ -1,4 +1,3 @@
-/* oxlint-disable no-underscore-dangle -- `_tag` tells the members of a union apart */
 import { assert, describe, it } from "@effect/vitest"
 import { Config, ConfigProvider, Deferred, Duration, Effect, Exit, Fiber, Logger, Option, Schema } from "effect"
 import { TestClock } from "effect/testing"

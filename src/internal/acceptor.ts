@@ -80,7 +80,12 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   /** Connections whose handshake is not done, and when their time is up. */
   const pending = new Map<Connection, { readonly until: number; readonly fail: (error: WebSocketError) => void }>()
 
+  /** Turned away already: for its time, say, and now its hook fails too. */
+  const refused = new WeakSet<Connection>()
+
   const refuse = (connection: Connection, error: WebSocketError): void => {
+    if (refused.has(connection)) return
+    refused.add(connection)
     recorder.count("connectionsFailed")
     const { code, reject } = rejection(error)
     if (connection.protocol === subprotocol) connection.send(encode(reject))
@@ -129,10 +134,18 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         if (pending.delete(connection)) recorder.count("connectionsFailed")
       }
     }
-    const until = clock.currentTimeMillisUnsafe() + options.handshakeTimeoutMillis
-    pending.set(connection, { until, fail: (error) => refuse(connection, error) })
+    expect(connection)
     const become = openPort(connection, sink)
   }
+
+  const expect = (connection: Connection): void => {
+    const until = clock.currentTimeMillisUnsafe() + options.handshakeTimeoutMillis
+    pending.set(connection, { until, fail: (error) => refuse(connection, error) })
+  }
+
+  /** A session that was attached for nothing begins its retention again. */
+  const orDetach = (session: string, generation: number) => <A, E>(effect: Effect.Effect<A, E>) =>
+    Effect.onError(effect, () => Effect.ignore(registry.detach(session, generation)))
 
   const authenticate = (request: Request, auth: string | undefined, session: string | undefined, plain: boolean) =>
     options.authenticate({ ...request, token: auth ?? tokenOf(request), session, plain }).pipe(
@@ -152,8 +165,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       return yield* new HandshakeError({ reason: "version", detail, retryable: false })
     }
     const identity = yield* authenticate(connection.request, hello.auth, hello.session, false)
-    // Without a name from the hook, only a token gives access to a named session.
-    const session = identity.session ?? (hello.token === undefined ? undefined : hello.session) ?? makeId(random)
+    const session = identity.session ?? (yield* ownSession(hello)) ?? makeId(random)
     const token = makeToken()
     const attached = yield* registry.attach({
       session,
@@ -163,48 +175,61 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       nextTokenHash: hashToken(token),
       instance: hello.instance
     })
-    const peer = yield* openPeer(session, identity.principal, attached.generation, false)
-    const { core } = peer
-    // A session of this process knows its inbox best; one from a store goes on from what was stored.
-    if (core.inbox.epoch === null && attached.position !== undefined) core.inbox.restore(attached.position)
-    const hadPosition = core.inbox.epoch !== null
-    const out = yield* queue.open(session, attached.generation)
-    peer.opened(out.epoch, out.acked)
-    const resumedOut = resumeOutbox(out, hello.in)
-    if (resumedOut instanceof Violation) return yield* protocolError(resumedOut, session)
-    const resumedIn = resumeInbox(core.inbox, hello.out)
-    if (resumedIn instanceof Violation) return yield* protocolError(resumedIn, session)
-    // Gone, or overtaken by a newer connection of the same session, while this one was being looked at.
-    if (!pending.delete(connection) || peer.generation !== attached.generation) {
-      connection.terminate()
-      return yield* registry.detach(session, attached.generation)
-    }
+    yield* Effect.gen(function*() {
+      const peer = yield* openPeer(session, identity.principal, attached.generation, false)
+      const { core } = peer
+      // A session of this process knows its inbox best; one from a store goes on from what was stored.
+      if (core.inbox.epoch === null && attached.position !== undefined) core.inbox.restore(attached.position)
+      const hadPosition = core.inbox.epoch !== null
+      const out = yield* queue.open(session, attached.generation)
+      peer.opened(out.epoch, out.acked)
+      const resumedOut = resumeOutbox(out, hello.in)
+      if (resumedOut instanceof Violation) return yield* protocolError(resumedOut, session)
+      const resumedIn = resumeInbox(core.inbox, hello.out)
+      if (resumedIn instanceof Violation) return yield* protocolError(resumedIn, session)
+      // Gone, or overtaken by a newer connection of the same session, while this one was being looked at.
+      if (!pending.delete(connection) || peer.generation !== attached.generation) {
+        connection.terminate()
+        return yield* registry.detach(session, attached.generation)
+      }
 
-    const resumed = resumedIn && resumedOut.continued
-    recorder.count(resumed ? "connectionsResumed" : "connectionsFresh")
-    connection.send(encode({
-      t: "welcome",
-      result: resumed ? "resumed" : "fresh",
-      ...(resumed ? {} : { reason: freshReason(hello, attached.known, hadPosition, resumedIn) }),
-      session,
-      token,
-      generation: attached.generation,
-      out,
-      in: core.inbox.position,
-      continued: { in: resumedIn, out: resumedOut.continued },
-      window: options.window,
-      maxPayload: options.maxPayload,
-      heartbeat: options.heartbeatMillis,
-      retention: Math.min(registry.retentionMillis, tenYears),
-      jitter: options.jitterMillis
-    }))
-    become(engine.attach(peer, connection, {
-      window: hello.window,
-      position: resumedOut.position,
-      announced: core.inbox.handled,
-      maxPayload: hello.maxPayload
-    }))
-    options.onAttached(peer)
+      const resumed = resumedIn && resumedOut.continued
+      recorder.count(resumed ? "connectionsResumed" : "connectionsFresh")
+      connection.send(encode({
+        t: "welcome",
+        result: resumed ? "resumed" : "fresh",
+        ...(resumed ? {} : { reason: freshReason(hello, attached.known, hadPosition, resumedIn) }),
+        session,
+        token,
+        generation: attached.generation,
+        out,
+        in: core.inbox.position,
+        continued: { in: resumedIn, out: resumedOut.continued },
+        window: options.window,
+        maxPayload: options.maxPayload,
+        heartbeat: options.heartbeatMillis,
+        retention: Math.min(registry.retentionMillis, tenYears),
+        jitter: options.jitterMillis
+      }))
+      become(engine.attach(peer, connection, {
+        window: hello.window,
+        position: resumedOut.position,
+        announced: core.inbox.handled,
+        maxPayload: hello.maxPayload
+      }))
+      options.onAttached(peer)
+    }).pipe(orDetach(session, attached.generation))
+  })
+
+  /**
+   * The session that a peer without a name from the hook may resume: one that is known, by its token, which `attach`
+   * checks. An unknown one is not made anew under the id that was asked for: anybody could ask.
+   */
+  const ownSession = Effect.fnUntraced(function*(
+    hello: Hello
+  ): Effect.fn.Return<string | undefined, SessionRegistryError> {
+    if (hello.session === undefined || hello.token === undefined) return undefined
+    return (yield* registry.find(hello.session))?.session
   })
 
   /** The session's runtime, owned by this generation; whatever connection it had is closed. */
@@ -236,15 +261,16 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
 
   const acceptPlain = (connection: Connection, session: string | undefined): void => {
     if (!options.acceptPlain) return refuse(connection, malformed(`the subprotocol ${subprotocol} is required`))
-    let gone = false
-    const become = openPort(connection, { frame: noop, drained: noop, alive: noop, closed: () => void (gone = true) })
+    expect(connection)
+    const closed = () => void pending.delete(connection)
+    const become = openPort(connection, { frame: noop, drained: noop, alive: noop, closed })
     connection.pause()
     step(
       connection,
       Effect.gen(function*() {
         const peer = yield* attachPlain(connection, session, become)
-        if (gone) engine.detach(peer, { code: 1006, reason: "", error: undefined })
-        else connection.resume()
+        if (pending.delete(connection)) connection.resume()
+        else engine.detach(peer, { code: 1006, reason: "", error: undefined })
       })
     )
   }
@@ -302,7 +328,13 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     }
   }
 
-  return { accept, register, tick, maxFrameBytes: maxFrameBytes(options.maxPayload) }
+  /** Turns away whoever's handshake is not done. */
+  const close = (): void => {
+    for (const connection of pending.keys()) refuse(connection, closing)
+    pending.clear()
+  }
+
+  return { accept, register, tick, close, maxFrameBytes: maxFrameBytes(options.maxPayload) }
 })
 
 const tenYears = 10 * 365 * 86_400_000

@@ -71,6 +71,8 @@ export const ownGeneration = 1
 export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptions) {
   const { breaker, engine, peer, queue, recorder, setState } = options
   const again = yield* Latch.make(false)
+  let circuit: string | undefined // of the endpoint dialled last
+  let stopped = false
   let resume: { readonly session: string; readonly token: string } | undefined
   let lost: Deferred.Deferred<Ending> | undefined
   let rejected: WebSocketError | undefined
@@ -169,7 +171,8 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
   const attempt = Effect.fnUntraced(function*(count: number, onConnected: () => void) {
     const url = drain?.endpoint ?? (yield* options.url)
     yield* setState({ _tag: "Connecting", attempt: count })
-    const permit = yield* breaker.awaitAdmission(circuitOf(url))
+    circuit = circuitOf(url)
+    const permit = yield* breaker.awaitAdmission(circuit)
     drain = undefined
     rejected = undefined
     return yield* Effect.onExit(connectOnce(url, permit, onConnected), (exit) => {
@@ -192,7 +195,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
       if (Exit.isFailure(exit) && exit.cause.reasons.every((reason) => reason._tag !== "Fail")) {
         return yield* Effect.failCause(exit.cause) // a defect: the supervisor's
       }
-      const error = Exit.isSuccess(exit) ? errorOf(exit.value, rejected) : failureOf(exit.cause)
+      const error = Exit.isSuccess(exit) ? errorOf(peer.session, exit.value, rejected) : failureOf(exit.cause)
       if (connected) {
         if (attempts > 1) recorder.count("retriesSucceeded")
         attempts = 0
@@ -200,6 +203,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
       }
       if (!comesBack(error, exit)) {
         again.closeUnsafe()
+        stopped = true
         yield* setState({ _tag: "Stopped", error })
         yield* again.await
         attempts = 0
@@ -216,8 +220,14 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
 
   return {
     loop,
-    /** Ends a wait, for the next attempt or for ever. */
-    reconnect: again.open,
+    /** Ends a wait: for the next attempt, for an open circuit, or for ever. */
+    reconnect: Effect.gen(function*() {
+      // Who asks for the state next must not be told of the error from before.
+      if (stopped) yield* setState({ _tag: "Connecting", attempt: 1 })
+      stopped = false
+      if (circuit !== undefined) yield* breaker.probe(circuit)
+      again.openUnsafe()
+    }),
     forget: () => {
       resume = undefined
     },
@@ -279,10 +289,10 @@ const closedBeforeWelcome = (code: number, reason: string): WebSocketError => {
   return isRetryable(code) ? closedError(code, reason) : new ProtocolError({ code: String(code), detail: reason })
 }
 
-const errorOf = (ending: Ending, rejected: WebSocketError | undefined): WebSocketError => {
+const errorOf = (session: string, ending: Ending, rejected: WebSocketError | undefined): WebSocketError => {
   if (rejected !== undefined) return rejected
   if (ending.error !== undefined) return ending.error
-  if (ending.code === CloseCode.sessionEnded) return new SessionNotFoundError({ session: ending.reason })
+  if (ending.code === CloseCode.sessionEnded) return new SessionNotFoundError({ session })
   return closedError(ending.code, ending.reason)
 }
 

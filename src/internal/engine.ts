@@ -164,9 +164,12 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
       ))
     },
     onAcked: (peer) => {
-      if (peer.slowStart === Infinity) return
-      peer.slowStart *= 2
-      if (peer.slowStart >= peer.core.options.window.messages) peer.slowStart = Infinity
+      if (peer.slowStart !== Infinity) {
+        peer.slowStart *= 2
+        if (peer.slowStart >= peer.core.options.window.messages) peer.slowStart = Infinity
+      }
+      if (!peer.suspect) return
+      peer.suspect = false
       run(breaker.report(peer.circuit, { _tag: "Success" }))
     },
     onControl: options.onControl,
@@ -223,6 +226,7 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
     recorder.gauge("connectionsActive", connected.size)
     // A connection that broke with messages in flight is a soft failure; silence and the like were reported as hard ones.
     if (lost && ending.error === undefined && ending.code !== CloseCode.normal) {
+      peer.suspect = true
       run(breaker.report(peer.circuit, { _tag: "Failure" }))
     }
     options.onDetached(peer, ending)
@@ -238,6 +242,7 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
 
   const closeSilent = (peer: Peer, phase: "heartbeat" | "ack" | "flush" | "idle", afterMillis: number): void => {
     recorder.count("connectionsTimedOut")
+    peer.suspect = true
     run(breaker.report(peer.circuit, { _tag: "Failure", trip: true }))
     const error = new ConnectionTimeoutError({ phase, afterMillis, session: peer.session })
     close(peer, timeoutCodes[phase], error.message, error)

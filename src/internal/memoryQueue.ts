@@ -316,9 +316,8 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         const log = logs.get(session)
         if (log === undefined) return Effect.fail(missing(session, "remove"))
         logs.delete(session)
-        const cleared = { ...tracked(log, (outbox) => outbox.clear()), epoch: log.outbox.epoch }
         blockedByTotal.delete(log)
-        // Whoever was let in by the clearing, or still waits, has no session to send to.
+        // Before the clearing, which would let them in: whoever waits has no session to send to.
         let waiter = log.waiters.popFront()
         while (waiter !== undefined) {
           if (!waiter.cancelled) {
@@ -328,7 +327,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
           }
           waiter = log.waiters.popFront()
         }
-        return Effect.succeed(cleared)
+        return Effect.succeed({ ...tracked(log, (outbox) => outbox.clear()), epoch: log.outbox.epoch })
       }),
 
     expire: Effect.sync(() => {

@@ -33,8 +33,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       id: request.session,
       principal: request.principal,
       tokenHash: request.nextTokenHash,
-      // A session that this registry lost: the token presented may be presented again, if our answer is lost.
-      previousTokenHash: request.tokenHash,
+      previousTokenHash: undefined,
       generation: 1,
       instance: request.instance,
       position: undefined,

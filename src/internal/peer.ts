@@ -70,6 +70,8 @@ export class Peer {
   stalled: "window" | "backlog" | "circuitOpen" | undefined
   /** How many messages may be in flight after trouble; Infinity once all is well. */
   slowStart = Infinity
+  /** Whether the circuit has failures on record that the next ack should clear. */
+  suspect = false
   /** The newest offset that was ever on the wire: at or below it is redelivery. */
   highestSent = 0
   /** When the other side last received something new, or had nothing to receive. */
@@ -98,6 +100,9 @@ export class Peer {
     if (epoch === this.epoch) return
     this.epoch = epoch
     this.receipts = new Receipts(acked)
+    // Offsets of another log mean nothing in this one.
+    this.pendingAck = undefined
+    this.highestSent = 0
   }
 
   get connected(): boolean {

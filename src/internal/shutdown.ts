@@ -36,6 +36,8 @@ export interface ShutdownOptions {
   readonly closeCode: number
   /** Stops what brings in new work. */
   readonly begin: Effect.Effect<void>
+  /** Flushing is over: no new connections from here on. */
+  readonly stopConnecting?: Effect.Effect<void> | undefined
   /** Ends the background work. */
   readonly end: Effect.Effect<void>
 }
@@ -50,6 +52,10 @@ export const makeShutdown = Effect.fnUntraced(function*(options: ShutdownOptions
     const before = yield* queue.stats
     yield* options.begin
     yield* engine.settled(engine.isQuiet, startedAt + options.timeoutMillis * flushPart)
+    // Not awaited: somebody's token provider may not be interruptible.
+    if (options.stopConnecting !== undefined) {
+      yield* Effect.forkDetach(options.stopConnecting, { startImmediately: true })
+    }
     const closed = engine.connected.size
     for (const peer of engine.connected) engine.close(peer, options.closeCode, "shutting down")
     yield* engine.settled(Effect.sync(() => engine.open.size === 0), engine.now() + closeMillis)

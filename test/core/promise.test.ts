@@ -124,23 +124,23 @@ describe("The promise", () => {
   describe("is seen to be broken by a world that", () => {
     const arbitrary = Arbitrary.all([Arbitrary.schema(Options), Arbitrary.schema(Schema.Array(WithLoss))])
 
-    /** How a world of this kind breaks its promise, as the shrunk counterexample says. */
-    const breach = (Broken: typeof World) =>
+    /** How a world of this kind breaks its promise, as a shrunk counterexample says. */
+    const breach = (Kind: typeof World) =>
       Effect.gen(function*() {
         const result = yield* Arbitrary.checkEffect(arbitrary, ([options, commands]) =>
           Effect.try({
             try: () => {
-              run(new Broken(givingBack(options)), commands)
+              run(new Kind(givingBack(options)), commands)
               return true
             },
             catch: (error) => error
-          }), fixed(4000, 120).arbitrary)
+          }), { ...fixed(4000, 120).arbitrary, maxShrinks: 200 })
         if (!Predicate.isTagged(result, "Falsified")) return "nothing"
         const error = Predicate.isTagged(result.failure, "PropertyError") ? result.failure.error : result.failure
         return error instanceof BrokenPromise ? error.message : yield* Effect.die(error)
       })
 
-    const planted: ReadonlyArray<readonly [name: string, Broken: typeof World, breach: RegExp]> = [
+    const planted: ReadonlyArray<readonly [name: string, Kind: typeof World, breach: RegExp]> = [
       ["does not check positions", Broken.ChecksNoPositions, /no progress/],
       ["takes repeats for new", Broken.TakesRepeatsForNew, /was handled after/],
       ["acknowledges before it handles", Broken.AcknowledgesBeforeHandling, /is lost|was skipped/],
@@ -153,9 +153,9 @@ describe("The promise", () => {
       ["says only once that it started anew", Broken.SaysItStartedAnewOnce, /was (handled|failed) after/]
     ]
 
-    it.effect.each(planted)("%s", ([, Broken, expected]) =>
+    it.effect.each(planted)("%s", ([, Kind, expected]) =>
       Effect.gen(function*() {
-        expect(yield* breach(Broken)).toMatch(expected)
+        expect(yield* breach(Kind)).toMatch(expected)
       }))
   })
 })

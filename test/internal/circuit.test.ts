@@ -1,8 +1,8 @@
-/* oxlint-disable no-underscore-dangle -- `_tag` tells the members of a union apart */
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { Circuit, Circuits, openMillis } from "../../src/internal/circuit.ts"
+import { Circuit, openMillis } from "../../src/internal/circuit.ts"
 import type { Outcome, Permit, Policy, State, Transition } from "../../src/internal/circuit.ts"
+import { Circuits } from "../../src/internal/circuits.ts"
 
 const between = (minimum: number, maximum: number) => Schema.Int.check(Schema.isBetween({ minimum, maximum }))
 

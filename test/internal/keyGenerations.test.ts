@@ -1,4 +1,3 @@
-/* oxlint-disable no-underscore-dangle -- `_tag` tells the members of a union apart */
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
 import { type Claimed, ClaimTable, KeyGenerations } from "../../src/internal/keyGenerations.ts"

@@ -3,7 +3,7 @@
  * its own unless told otherwise. Messages are strings.
  */
 import { assert } from "@effect/vitest"
-import { Context, Effect, Exit, Layer, Schema, Scope, Stream } from "effect"
+import { Clock, Context, Effect, Exit, Layer, Schema, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import {
   CircuitBreaker,
@@ -111,6 +111,15 @@ export interface Around {
   readonly store?: Store | MemoryStore.Options | undefined
 }
 
+/** A shutdown that waits must not wait for a test's clock that nobody moves any more. */
+const pump = Effect.gen(function*() {
+  const clock = yield* Clock.Clock
+  if (!("adjust" in clock)) return
+  yield* Effect.addFinalizer(() =>
+    Effect.forkDetach(Effect.repeat(Effect.andThen(TestClock.adjust("1 second"), turn), { times: 60 }))
+  )
+})
+
 const storeOf = (store: Around["store"]): Effect.Effect<Store, never, Scope.Scope> =>
   Context.isContext(store) ? Effect.succeed(store as Store) : makeStore(store as MemoryStore.Options | undefined)
 
@@ -120,9 +129,11 @@ export const serverOn = Effect.fnUntraced(function*(
   around: Around = {}
 ) {
   const store = yield* storeOf(around.store)
-  return yield* ResilientServer.make({ incoming: Schema.String, outgoing: Schema.String, ...options }).pipe(
+  const server = yield* ResilientServer.make({ incoming: Schema.String, outgoing: Schema.String, ...options }).pipe(
     Effect.provide(Context.merge(store, transport))
   )
+  yield* pump
+  return server
 })
 
 export const clientOn = Effect.fnUntraced(function*(
@@ -131,12 +142,14 @@ export const clientOn = Effect.fnUntraced(function*(
   around: Around = {}
 ) {
   const store = yield* storeOf(around.store)
-  return yield* ResilientClient.make({
+  const client = yield* ResilientClient.make({
     url: "ws://memory",
     incoming: Schema.String,
     outgoing: Schema.String,
     ...options
   }).pipe(Effect.provide(Context.merge(store, transport)))
+  yield* pump
+  return client
 })
 
 /** Names the session after the token, so that a test knows it. */

@@ -41,10 +41,6 @@ export class Ledger {
     return this.accepted.length
   }
 
-  get counts() {
-    return { accepted: this.next, handled: this.handledValues.size, dead: this.deadValues.size }
-  }
-
   accept(epoch: string, offset: number): void {
     this.valueAt.set(`${epoch}/${offset}`, this.next)
     this.accepted.push({ epoch, offset })

@@ -3,7 +3,7 @@
  * everything that chance decides decided by one seed. First faults of the scenario's mix, then none, until all has
  * drained; then everything is closed, and the history is checked against the promise.
  */
-import { Context, Duration, Effect, Exit, Layer, Random, Schedule, Schema, Scheduler, Scope, Stream } from "effect"
+import { Context, Duration, Effect, Exit, Layer, Random, Schedule, Scheduler, Schema, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { createHash } from "node:crypto"
 import * as CircuitBreaker from "../../src/CircuitBreaker.ts"
@@ -129,6 +129,8 @@ class World {
   private healed = false
   private started = 0
   private now: () => number = () => 0
+  /** Of the stores, which outlive the processes. */
+  private readonly storeScope = Scope.makeUnsafe()
 
   constructor(scenario: Scenario, seed: number, scheduler: SeededScheduler) {
     this.scenario = scenario
@@ -209,7 +211,7 @@ class World {
       SessionRegistry.layerMemory(),
       Deduplicator.layerMemory()
     )
-    const context = yield* Effect.orDie(Layer.build(Layer.fresh(layer)))
+    const context = yield* Effect.orDie(Scope.provide(Layer.build(Layer.fresh(layer)), this.storeScope))
     return {
       queue: Context.get(context, MessageQueue.MessageQueue),
       registry: Context.get(context, SessionRegistry.SessionRegistry),
@@ -411,7 +413,12 @@ class World {
       }
       history.sent.set(key, sent)
       this.note(`${name} sends ${key}`)
-      const message = { key, to, poison: rng.chance(scenario.handlers.poison), pad: "x".repeat(scenario.payloadBytes(rng)) }
+      const message = {
+        key,
+        to,
+        poison: rng.chance(scenario.handlers.poison),
+        pad: "x".repeat(scenario.payloadBytes(rng))
+      }
       const options: SendOptions = isVolatile ? { volatile: true } : rng.chance(this.dedupRate) ? { id: key } : {}
       yield* this.sendOne(process, sent, send(message, options))
       if (options.id !== undefined && rng.chance(0.5) && sent.status === "accepted") {
@@ -422,7 +429,7 @@ class World {
       }
     }
     process.sending = false
-  }, (effect, _, process) => Effect.ensuring(effect, Effect.sync(() => void (process.sending = false))))
+  })
 
   private sendOne(process: Process, sent: Sent, send: Effect.Effect<Receipt, WebSocketError>) {
     return Effect.matchEffect(send, {
@@ -606,7 +613,10 @@ class World {
         const { node } = process
         const shutdown = (process.kind === "server" ? process.server : process.client)?.shutdown ?? Effect.void
         // The shutdown first, so that its dead letters are heard before the scope ends those who listen.
-        const end = Effect.andThen(Effect.delay(Effect.asVoid(shutdown), 1), Effect.delay(Scope.close(node.scope, Exit.void), 1))
+        const end = Effect.andThen(
+          Effect.delay(Effect.asVoid(shutdown), 1),
+          Effect.delay(Scope.close(node.scope, Exit.void), 1)
+        )
         node.run(Effect.ensuring(end, Effect.sync(() => open--)))
       }
       yield* this.step(shutdownSeconds)

@@ -18,6 +18,8 @@ export interface Sent {
 /** What a receiving process was given, in its order. */
 type Event =
   | { readonly t: "message"; readonly key: string; readonly epoch: string; readonly offset: number }
+  /** A message under a publisher's id: its offset is not told. */
+  | { readonly t: "keyed" }
   | { readonly t: "gap"; readonly count: number; readonly reason: GapReason }
 
 interface Letter {
@@ -97,6 +99,10 @@ export class History {
     log.state.set(key, "running")
     if (state === "failed") return // a retry
     if (state !== undefined) return this.violated(`${process} was given ${key} (${messageId}) again, ${state}`)
+    if (messageId === key) {
+      log.events.push({ t: "keyed" })
+      return
+    }
     const dash = messageId.lastIndexOf("-")
     const epoch = messageId.slice(0, dash)
     const offset = Number(messageId.slice(dash + 1))
@@ -139,15 +145,16 @@ export class History {
       let gap = 0
       let last: string | undefined
       for (const event of events) {
-        if (event.t === "gap") {
-          gap += event.count
+        if (event.t !== "message") {
+          gap += event.t === "gap" ? event.count : 1
           continue
         }
         const { epoch, key, offset } = event
         const from = next.get(epoch)
         const expected = from === undefined ? undefined : from + (last === epoch ? gap : 0)
-        if (from !== undefined && offset < from) this.violated(`${name} was given ${key} (offset ${offset}) after ${from - 1}`)
-        else if (expected !== undefined && offset !== expected && !allowed.jumps) {
+        if (from !== undefined && offset < from) {
+          this.violated(`${name} was given ${key} (offset ${offset}) after ${from - 1}`)
+        } else if (expected !== undefined && offset !== expected && !allowed.jumps) {
           this.violated(`${name} was given offset ${offset} (${key}) where ${expected} was due`)
         }
         next.set(epoch, offset + 1)
@@ -189,7 +196,9 @@ export class History {
       const mustHaveFate = sent.status === "accepted" && !(allowed.lostWithProcess && this.process(sent.process).killed)
       if (mustHaveFate && !isHandled && letter === undefined) {
         this.violated(
-          `${key} (${sent.messageId}) was lost: ${failures.has(key) ? "its failure was not told" : "neither handled nor a dead letter"}`
+          `${key} (${sent.messageId}) was lost: ${
+            failures.has(key) ? "its failure was not told" : "neither handled nor a dead letter"
+          }`
         )
       }
     }

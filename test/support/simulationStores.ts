@@ -66,9 +66,12 @@ export const faultyQueue = (
     append: (session, messages) =>
       call(
         Effect.tap(queue.append(session, messages), () =>
-          Effect.map(Effect.orElseSucceed(queue.size(session), () => undefined), (size) => {
-            if (size !== undefined) watch.onAppended(session, size)
-          })),
+          Effect.map(
+            Effect.orElseSucceed(queue.size(session), () => undefined),
+            (size) => {
+              if (size !== undefined) watch.onAppended(session, size)
+            }
+          )),
         error(session, "append"),
         ({ dropped }) => dropped.length > 0
       ),
@@ -82,8 +85,7 @@ export const faultyQueue = (
       call(queue.ack(session, generation, upTo, failed), error(session, "ack"), (result) => result.failed.length > 0),
     giveBackSent: (session, generation) =>
       call(queue.giveBackSent(session, generation), error(session, "giveBackSent"), (given) => given.length > 0),
-    remove: (session) =>
-      call(queue.remove(session), error(session, "remove"), ({ messages }) => messages.length > 0),
+    remove: (session) => call(queue.remove(session), error(session, "remove"), ({ messages }) => messages.length > 0),
     expire: call(queue.expire, error("", "expire"), (expired) => expired.length > 0),
     find: (session, messageId) => call(queue.find(session, messageId), error(session, "find")),
     size: (session) => call(queue.size(session), error(session, "size")),
