@@ -33,7 +33,8 @@ const main = Effect.gen(function*() {
       )
     )
   })
-  yield* Effect.addFinalizer(() => Effect.callback<void>((resume) => void http.close(() => resume(Effect.void))))
+  // Only asked to close: it does when the last socket is gone, and those are closed by the server's shutdown.
+  yield* Effect.addFinalizer(() => Effect.sync(() => http.close()))
   http.listen(Number(process.env["PORT"] ?? 8080), () => run(Console.log(`listening on port ${portOf(http)}`)))
   return yield* server.awaitFailure
 }).pipe(Effect.scoped, Effect.provide(Server))

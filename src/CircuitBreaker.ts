@@ -241,7 +241,9 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
     armedUntil = circuits.nextDeadline
     const woken = Queue.take(wake)
     if (armedUntil === Infinity) return woken
-    return Effect.raceFirst(woken, clock.sleep(Duration.millis(armedUntil - clock.currentTimeMillisUnsafe())))
+    // Rounded up: woken a rounding error too early, it would find nothing due and spin.
+    const left = Math.ceil(armedUntil - clock.currentTimeMillisUnsafe())
+    return Effect.raceFirst(woken, clock.sleep(Duration.millis(left)))
   }).pipe(Effect.forever)
 
   const rejection = (circuit: Circuit) => {
@@ -377,7 +379,8 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
  * @since 0.1.0
  * @category layers
  */
-export const layer = (options?: Options): Layer.Layer<CircuitBreaker> => Layer.effect(CircuitBreaker, make(options))
+export const layer = (options?: Options): Layer.Layer<CircuitBreaker, Config.ConfigError> =>
+  Layer.effect(CircuitBreaker, Option.checked(make(options)))
 
 /**
  * `layer` with its options read from `Config`. Those that can't be read fail with `ConfigError`.
@@ -386,4 +389,4 @@ export const layer = (options?: Options): Layer.Layer<CircuitBreaker> => Layer.e
  * @category layers
  */
 export const layerConfig = (options: Config.Wrap<Options>): Layer.Layer<CircuitBreaker, Config.ConfigError> =>
-  Layer.effect(CircuitBreaker, Effect.flatMap(Config.unwrap(options), make))
+  Layer.effect(CircuitBreaker, Effect.flatMap(Config.unwrap(options), (unwrapped) => Option.checked(make(unwrapped))))

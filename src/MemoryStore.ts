@@ -6,7 +6,7 @@
  *
  * @since 0.1.0
  */
-import { Layer } from "effect"
+import { Duration, Layer, Option } from "effect"
 import * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as Deduplicator from "./Deduplicator.ts"
 import * as MessageQueue from "./MessageQueue.ts"
@@ -21,7 +21,8 @@ export interface Options {
 }
 
 /**
- * The memory layers of all services that server and client need beside a transport.
+ * The memory layers of all services that server and client need beside a transport. Without a deduplication window
+ * given, it is 15 minutes, or TTL plus session retention if that is longer; a shorter one fails with a `ConfigError`.
  *
  * **Example**
  *
@@ -37,7 +38,25 @@ export interface Options {
 export const layer = (options?: Options) =>
   Layer.mergeAll(
     MessageQueue.layerMemory(options?.queue),
-    Deduplicator.layerMemory(options?.deduplicator),
+    Deduplicator.layerMemory(deduplicatorOptions(options ?? {})),
     SessionRegistry.layerMemory(options?.registry),
     CircuitBreaker.layer(options?.breaker)
   )
+
+/** A publish key must outlive every retry of its message, so that its window follows the times given for the others. */
+const deduplicatorOptions = ({ deduplicator, queue, registry }: Options): Deduplicator.Options => {
+  const ttl = millis(queue?.ttl, defaultTtl)
+  const retention = millis(registry?.retention, defaultRetention)
+  // What may be retried for ever can't be remembered for ever: then the window is the user's choice.
+  if (!Number.isFinite(ttl + retention)) return deduplicator ?? {}
+  const retryHorizon = deduplicator?.retryHorizon ?? ttl + retention
+  const window = deduplicator?.window ?? Math.max(defaultWindow, ttl + retention)
+  return { ...deduplicator, window, retryHorizon }
+}
+
+const defaultTtl = 5 * 60_000
+const defaultRetention = 10 * 60_000
+const defaultWindow = 15 * 60_000
+
+const millis = (input: Duration.Input | undefined, fallback: number): number =>
+  Option.getOrElse(Option.map(Duration.fromInput(input ?? fallback), Duration.toMillis), () => Number.NaN)

@@ -412,6 +412,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       Effect.sync(() => {
         for (const peer of engine.connected) {
           if (peer.connection !== connection) continue
+          engine.open.delete(connection)
           engine.detach(peer, { code: CloseCode.normal, reason: "unregistered", error: undefined })
           return true
         }

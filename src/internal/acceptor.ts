@@ -204,7 +204,9 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         generation: attached.generation,
         out,
         in: core.inbox.position,
-        continued: { in: resumedIn, out: resumedOut.continued },
+        // A client that never learned of our log has not learned either that we lost its position, should an earlier
+        // welcome have been lost: it must be told again.
+        continued: { in: resumedIn && resumedOut.continued, out: resumedOut.continued },
         window: options.window,
         maxPayload: options.maxPayload,
         heartbeat: options.heartbeatMillis,
@@ -240,13 +242,16 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     plain: boolean
   ) {
     let peer = engine.peers.get(session)
+    let ofOtherKind: Peer | undefined
     if (peer !== undefined && peer.plain !== plain) {
       engine.close(peer, CloseCode.replaced, "replaced by a connection of another kind")
+      ofOtherKind = peer
       peer = undefined
     }
     if (peer === undefined) {
       const core = new Session({ role: "server", window: options.window, maxPayload: options.maxPayload })
       peer = new Peer({ key: session, session, principal, core, plain })
+      if (ofOtherKind !== undefined) peer.inherit(ofOtherKind)
       engine.peers.set(session, peer)
     }
     if (peer.generation > generation) return yield* replaced
@@ -315,8 +320,15 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     }
     if (!options.acceptPlain) return yield* malformed(`the subprotocol ${subprotocol} is required`)
     recorder.count("connectionsTotal")
-    const become = openPort(connection, { frame: noop, drained: noop, alive: noop, closed: noop })
-    return (yield* attachPlain(connection, session, become)).session
+    let gone = false
+    const become = openPort(connection, { frame: noop, drained: noop, alive: noop, closed: () => void (gone = true) })
+    connection.pause() // what comes before it is attached waits in the socket
+    const peer = yield* Effect.ensuring(
+      attachPlain(connection, session, become),
+      Effect.sync(() => connection.resume())
+    )
+    if (gone) engine.detach(peer, { code: 1006, reason: "", error: undefined })
+    return peer.session
   })
 
   const tick = (now: number): void => {

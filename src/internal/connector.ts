@@ -112,16 +112,17 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
     const resumedOut = resumeOutbox(out, welcome.in)
     if (resumedOut instanceof Violation) return yield* protocolError(resumedOut)
     if (!resumedOut.continued) return yield* protocolError(new Violation("malformed", "the welcome is for another log"))
+    // Before our position says that we know: should this be interrupted, the server tells us again.
+    if (!welcome.continued.in && options.onFresh === "deadLetter") {
+      const given = yield* queue.giveBackSent(peer.key, ownGeneration)
+      yield* options.deadLetters.outgoing(peer.session, peer, peer.epoch, given, "fresh", given.length)
+    }
     if (!welcome.continued.out) core.inbox.adopt(welcome.out.epoch, welcome.out.acked)
     else if (resumeInbox(core.inbox, welcome.out) !== true) {
       return yield* protocolError(new Violation("malformed", "the welcome goes on where we are not"))
     }
     resume = { session: welcome.session, token: welcome.token }
     peer.session = welcome.session
-    if (!welcome.continued.in && options.onFresh === "deadLetter") {
-      const given = yield* queue.giveBackSent(peer.key, ownGeneration)
-      yield* options.deadLetters.outgoing(peer.session, peer, peer.epoch, given, "fresh", given.length)
-    }
     const agreement: Agreement = {
       window: welcome.window,
       position: resumedOut.position,

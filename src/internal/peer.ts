@@ -105,6 +105,14 @@ export class Peer {
     this.highestSent = 0
   }
 
+  /** Takes over from a peer of the other kind: the outbox is the same, and so are those who wait for it. */
+  inherit({ epoch, highestSent, pendingAck, receipts }: Peer): void {
+    this.epoch = epoch
+    this.receipts = receipts
+    this.pendingAck = pendingAck
+    this.highestSent = highestSent
+  }
+
   get connected(): boolean {
     return this.connection !== undefined
   }

@@ -80,10 +80,12 @@ const attach = Effect.fnUntraced(function*(
     queueMicrotask(() => reading.interruptUnsafe())
   }
 
-  /** The sink, once it may be given something. When it is over this waits for the interruption. */
+  /** The sink if it may be given something now; when it is over it never may. */
+  const flowing = () => paused || ending !== undefined ? undefined : sink
   const whenFlowing = Effect.gen(function*() {
     while (true) {
-      if (sink !== undefined && !paused && ending === undefined) return sink
+      const ready = flowing()
+      if (ready !== undefined) return ready
       yield* flow.wait
     }
   })
@@ -92,10 +94,10 @@ const attach = Effect.fnUntraced(function*(
     while (true) {
       yield* whenFlowing
       for (const data of yield* pull) {
-        const sink = yield* whenFlowing
+        const ready = flowing() ?? (yield* whenFlowing)
         const bytes = typeof data === "string" ? utf8Length(data) : data.byteLength
         if (bytes > maxFrameBytes) return yield* closeError(1009, `a frame of ${bytes} bytes`)
-        sink.frame(data, bytes)
+        ready.frame(data, bytes)
       }
     }
   })

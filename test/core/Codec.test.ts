@@ -22,7 +22,7 @@ describe("Codec", () => {
     const text = encode(frame)
     expect(isValidFrame(JSON.parse(text))).toBe(true)
     expect(decode(text)).toEqual(JSON.parse(text))
-  }, fixed(3000, 12))
+  }, fixed(1500, 12))
 
   it("splices a batch from payloads that are JSON already", () => {
     expect(decode(encodeBatch(7, `{"a":1},null`, "", ""))).toEqual({ t: "batch", o: 7, m: [{ a: 1 }, null] })

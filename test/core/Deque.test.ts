@@ -51,7 +51,7 @@ describe("Deque", () => {
       expect(contents(deque)).toEqual(model)
       expect(model.map((_, i) => deque.at(i))).toEqual(model)
     }
-  }, fixed(300))
+  }, fixed(200))
 
   it("has nothing outside its bounds", () => {
     const deque = filled(3)

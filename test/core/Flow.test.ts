@@ -189,6 +189,6 @@ describe("Flow", () => {
       expect(room(pair.flow)).toEqual({ messages: window.messages, bytes: Infinity })
       expect(pair.inbox.position.pending).toEqual({ messages: 0, bytes: 0 })
       expect(pair.flow.idle).toBe(true)
-    }, fixed(1500, 60))
+    }, fixed(1000, 60))
   })
 })

@@ -117,11 +117,11 @@ describe("Outbox", () => {
 
     it.prop("does the same when all messages have one time to live", [Schema.Array(Command)], ([commands]) => {
       run(commands, () => 40)
-    }, fixed(700, 60))
+    }, fixed(500, 60))
 
     it.prop("does the same when each message has its own", [Schema.Array(Command)], ([commands]) => {
       run(commands, (ttl) => ttl === 0 ? Infinity : ttl)
-    }, fixed(700, 60))
+    }, fixed(500, 60))
   })
 
   it("gives offsets without holes, from the one after its start", () => {

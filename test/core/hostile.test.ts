@@ -252,7 +252,7 @@ describe("A hostile peer", () => {
         if (decoded instanceof Violation) expect(["malformed", "tooDeep"]).toContain(decoded.code)
         else expect(isValidFrame(decoded), text).toBe(true)
       },
-      fixed(6000, 3)
+      fixed(4000, 3)
     )
 
     it.prop(
@@ -283,7 +283,7 @@ describe("A hostile peer", () => {
           expect(flow?.roomMessages).toBeLessThanOrEqual(window.messages)
         }
       },
-      fixed(1200, 12)
+      fixed(1000, 12)
     )
   })
 })

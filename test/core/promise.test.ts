@@ -104,7 +104,7 @@ describe("The promise", () => {
     "holds: each accepted message is handled once and in order, or is a dead letter and a gap",
     [Options, Schema.Array(Usual)],
     ([options, commands]) => run(new World(stateKept(options)), commands),
-    fixed(4000, 120)
+    fixed(3000, 120)
   )
 
   it.prop(
@@ -118,7 +118,7 @@ describe("The promise", () => {
     "holds where state is lost, and what the lost may have handled is sent again: nothing is missing",
     [Options, Schema.Array(WithLoss)],
     ([options, commands]) => run(new World(resending(options)), commands),
-    fixed(1500, 120)
+    fixed(1000, 120)
   )
 
   describe("is seen to be broken by a world that", () => {

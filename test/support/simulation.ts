@@ -150,6 +150,7 @@ class World {
 
   private note(text: string): void {
     this.trace.push(`${this.now()} ${text}`)
+    if (process.env["LIVE"]) console.log(`${this.now()} ${text}`)
   }
 
   readonly run = Effect.suspend(() => this.play())
@@ -253,7 +254,7 @@ class World {
           ? { authenticate: ({ token }) => Effect.succeed({ session: token, principal: token }) }
           : {}),
         onMessage: (message, { incoming }) => handler(message, incoming),
-        onGap: (gap) => Effect.sync(() => history.gap(node.name, gap.count, gap.reason)),
+        onGap: (gap) => Effect.sync(() => history.gap(node.name, gap.session, gap.count, gap.reason)),
         handlerRetry,
         window: { messages: this.windowMessages },
         heartbeat: "2 seconds",
@@ -316,7 +317,7 @@ class World {
         incoming: Message,
         outgoing: Message,
         onMessage: (message, { incoming }) => handler(message, incoming),
-        onGap: (gap) => Effect.sync(() => history.gap(node.name, gap.count, gap.reason)),
+        onGap: (gap) => Effect.sync(() => history.gap(node.name, "", gap.count, gap.reason)),
         handlerRetry,
         reconnect: { base: "200 millis", cap: "3 seconds" },
         window: { messages: this.windowMessages },
@@ -460,7 +461,7 @@ class World {
     const { fail, slowMillis } = scenario.handlers
     return (message: Message, incoming: Incoming<Message>): Effect.Effect<void, string> => {
       const { key, poison, to } = message
-      history.started(node.name, key, incoming.messageId)
+      history.started(node.name, process.kind === "client" ? "" : incoming.session, key, incoming.messageId)
       if (process.kind === "client" && to !== process.session && process.session !== undefined) {
         history.violated(`${node.name} of ${process.session} was given ${key} for ${to}`)
       }

@@ -31,7 +31,8 @@ interface Letter {
 }
 
 interface ProcessLog {
-  readonly events: Array<Event>
+  /** By session. */
+  readonly events: Map<string, Array<Event>>
   /** Where the handler is. */
   readonly state: Map<string, "failed" | "running" | "done">
   killed: boolean
@@ -69,10 +70,17 @@ export class History {
   process(name: string): ProcessLog {
     let log = this.processes.get(name)
     if (log === undefined) {
-      log = { events: [], state: new Map(), killed: false }
+      log = { events: new Map(), state: new Map(), killed: false }
       this.processes.set(name, log)
     }
     return log
+  }
+
+  private add(process: string, session: string, event: Event): void {
+    const { events } = this.process(process)
+    const list = events.get(session)
+    if (list === undefined) events.set(session, [event])
+    else list.push(event)
   }
 
   saved(epoch: string, handled: number): void {
@@ -80,7 +88,7 @@ export class History {
   }
 
   /** A handler was called. */
-  started(process: string, key: string, messageId: string | undefined): void {
+  started(process: string, session: string, key: string, messageId: string | undefined): void {
     this.note(`${process} handles ${key}`)
     const sent = this.sent.get(key)
     if (sent === undefined) return this.violated(`${process} was given ${key}, which nobody sent`)
@@ -100,13 +108,13 @@ export class History {
     if (state === "failed") return // a retry
     if (state !== undefined) return this.violated(`${process} was given ${key} (${messageId}) again, ${state}`)
     if (messageId === key) {
-      log.events.push({ t: "keyed" })
+      this.add(process, session, { t: "keyed" })
       return
     }
     const dash = messageId.lastIndexOf("-")
     const epoch = messageId.slice(0, dash)
     const offset = Number(messageId.slice(dash + 1))
-    log.events.push({ t: "message", key, epoch, offset })
+    this.add(process, session, { t: "message", key, epoch, offset })
     for (const [name, other] of this.processes) {
       if (other === log || other.state.get(key) !== "done") continue
       const committed = this.committed.get(epoch) ?? 0
@@ -122,9 +130,9 @@ export class History {
     if (messageId !== undefined) this.process(process).state.set(key, "done")
   }
 
-  gap(process: string, count: number, reason: GapReason): void {
+  gap(process: string, session: string, count: number, reason: GapReason): void {
     this.note(`${process} gap of ${count} (${reason})`)
-    this.process(process).events.push({ t: "gap", count, reason })
+    this.add(process, session, { t: "gap", count, reason })
   }
 
   letter(letter: Letter): void {
@@ -141,26 +149,30 @@ export class History {
   /** Each process was given each log in order, and every hole was told as a gap. */
   private checkOrder(allowed: Allowed): void {
     for (const [name, { events }] of this.processes) {
-      const next = new Map<string, number>()
-      let gap = 0
-      let last: string | undefined
-      for (const event of events) {
-        if (event.t !== "message") {
-          gap += event.t === "gap" ? event.count : 1
-          continue
-        }
-        const { epoch, key, offset } = event
-        const from = next.get(epoch)
-        const expected = from === undefined ? undefined : from + (last === epoch ? gap : 0)
-        if (from !== undefined && offset < from) {
-          this.violated(`${name} was given ${key} (offset ${offset}) after ${from - 1}`)
-        } else if (expected !== undefined && offset !== expected && !allowed.jumps) {
-          this.violated(`${name} was given offset ${offset} (${key}) where ${expected} was due`)
-        }
-        next.set(epoch, offset + 1)
-        gap = 0
-        last = epoch
+      for (const list of events.values()) this.checkSequence(name, list, allowed)
+    }
+  }
+
+  private checkSequence(name: string, events: ReadonlyArray<Event>, allowed: Allowed): void {
+    const next = new Map<string, number>()
+    let between = 0 // offsets of gaps and keyed messages since the last known one
+    let last: string | undefined
+    for (const event of events) {
+      if (event.t !== "message") {
+        between += event.t === "gap" ? event.count : 1
+        continue
       }
+      const { epoch, key, offset } = event
+      const from = next.get(epoch)
+      const due = from === undefined ? undefined : from + (last === epoch ? between : 0)
+      if (from !== undefined && offset < from) {
+        this.violated(`${name} was given ${key} (offset ${offset}) after ${from - 1}`)
+      } else if (due !== undefined && offset !== due && !allowed.jumps) {
+        this.violated(`${name} was given offset ${offset} (${key}) where ${due} was due`)
+      }
+      next.set(epoch, offset + 1)
+      between = 0
+      last = epoch
     }
   }
 
