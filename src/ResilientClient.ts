@@ -22,7 +22,7 @@ import {
   SubscriptionRef
 } from "effect"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
-import { CloseCode, defaultMaxPayloadBytes, defaultWindow, type Window } from "./core/Protocol.ts"
+import { CloseCode, defaultMaxPayloadBytes, defaultWindow, type Window, wireCount } from "./core/Protocol.ts"
 import { Session } from "./core/Session.ts"
 import { Deduplicator } from "./Deduplicator.ts"
 import {
@@ -200,10 +200,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   let closing = false
 
   const window: Window = {
-    messages: Option.count("window.messages", options.window?.messages, defaultWindow.messages),
-    bytes: Option.count("window.bytes", options.window?.bytes, defaultWindow.bytes)
+    messages: wireCount(Option.count("window.messages", options.window?.messages, defaultWindow.messages)),
+    bytes: wireCount(Option.count("window.bytes", options.window?.bytes, defaultWindow.bytes))
   }
-  const maxPayload = Option.count("maxPayloadBytes", options.maxPayloadBytes, defaultMaxPayloadBytes)
+  const maxPayload = wireCount(Option.count("maxPayloadBytes", options.maxPayloadBytes, defaultMaxPayloadBytes))
   const times = {
     heartbeat: Option.millis("heartbeat", options.heartbeat, "10 seconds"),
     heartbeatTimeout: Option.millis("heartbeatTimeout", options.heartbeatTimeout, "8 seconds"),

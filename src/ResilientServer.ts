@@ -23,7 +23,14 @@ import {
   type Stream
 } from "effect"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
-import { CloseCode, defaultMaxPayloadBytes, defaultWindow, type Window } from "./core/Protocol.ts"
+import {
+  CloseCode,
+  defaultMaxPayloadBytes,
+  defaultWindow,
+  type Window,
+  wireCount,
+  wireMillis
+} from "./core/Protocol.ts"
 import { Deduplicator } from "./Deduplicator.ts"
 import { type Handshake, type Identity, makeAcceptor, rejection } from "./internal/acceptor.ts"
 import {
@@ -223,13 +230,14 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const runOutside = yield* FiberSet.makeRuntime<never, void>()
   // The server lives in a scope of its own, so that it can end before its owner does.
   const scope = yield* Scope.fork(yield* Effect.scope)
+  const renewing = new Set<Peer>()
   let closing = false
 
   const window: Window = {
-    messages: Option.count("window.messages", options.window?.messages, defaultWindow.messages),
-    bytes: Option.count("window.bytes", options.window?.bytes, defaultWindow.bytes)
+    messages: wireCount(Option.count("window.messages", options.window?.messages, defaultWindow.messages)),
+    bytes: wireCount(Option.count("window.bytes", options.window?.bytes, defaultWindow.bytes))
   }
-  const maxPayload = Option.count("maxPayloadBytes", options.maxPayloadBytes, defaultMaxPayloadBytes)
+  const maxPayload = wireCount(Option.count("maxPayloadBytes", options.maxPayloadBytes, defaultMaxPayloadBytes))
   const times = {
     heartbeat: Option.millis("heartbeat", options.heartbeat, "10 seconds"),
     heartbeatTimeout: Option.millis("heartbeatTimeout", options.heartbeatTimeout, "8 seconds"),
@@ -281,7 +289,11 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onControl: (peer, frame) => {
       if (frame.t === "end") engine.run(end(peer))
       else if (frame.t === "reject") engine.close(peer, CloseCode.normal, "rejected by the client")
-      else if (frame.t === "auth") engine.run(reauthenticate(peer, frame.auth))
+      else if (frame.t === "auth" && !renewing.has(peer)) {
+        // One at a time: a client that sends tokens without end gets no more out of the hook.
+        renewing.add(peer)
+        engine.run(Effect.ensuring(reauthenticate(peer, frame.auth), Effect.sync(() => renewing.delete(peer))))
+      }
     },
     onViolation: (peer, violation) => {
       recorder.count("protocolErrors")
@@ -379,7 +391,11 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     begin: Effect.suspend(() => {
       closing = true
       acceptor.close()
-      const drain = JSON.stringify({ t: "drain", deadline: Math.ceil(shutdownMillis), window: Math.ceil(jitterMillis) })
+      const drain = JSON.stringify({
+        t: "drain",
+        deadline: wireMillis(shutdownMillis),
+        window: wireMillis(jitterMillis)
+      })
       for (const peer of engine.connected) if (!peer.plain) peer.connection?.send(drain)
       return Scope.close(listening, Exit.void)
     }),

@@ -54,7 +54,7 @@ describe("a plain peer", () => {
       const seen: Array<string> = []
       const { server, url } = yield* H.nodeServer({
         authenticate: H.byToken,
-        onMessage: (text, { session }) =>
+        onMessage: (text, { server, session }) =>
           Effect.andThen(Effect.sync(() => seen.push(text)), server.send(session, `re: ${text}`))
       })
       const { got, ws } = yield* plainSocket(`${url}/?token=bob`)

@@ -1,6 +1,6 @@
 /**
  * A double-ended queue on a power-of-two ring: every operation is O(1) amortised, unlike `Array.shift`.
- * It shrinks when three quarters are empty, so that a burst leaves no memory behind.
+ * It shrinks when seven eighths are empty, so that a burst leaves no memory behind.
  */
 export class Deque<A> {
   // A slot is undefined exactly when it is outside head .. head + size.
@@ -9,13 +9,13 @@ export class Deque<A> {
   size = 0
 
   pushBack(value: A): void {
-    if (this.size === this.slots.length) this.resize(this.size === 0 ? 4 : this.size * 2)
+    if (this.size === this.slots.length) this.resize(this.size === 0 ? 4 : this.size * 4)
     this.slots[(this.head + this.size) & (this.slots.length - 1)] = value
     this.size++
   }
 
   pushFront(value: A): void {
-    if (this.size === this.slots.length) this.resize(this.size === 0 ? 4 : this.size * 2)
+    if (this.size === this.slots.length) this.resize(this.size === 0 ? 4 : this.size * 4)
     this.head = (this.head - 1) & (this.slots.length - 1)
     this.slots[this.head] = value
     this.size++
@@ -64,14 +64,18 @@ export class Deque<A> {
     this.size = 0
   }
 
+  /** Far below the size at which it grows, so that a queue that fills and empties does not copy itself all the time. */
   private shrink(): void {
-    if (this.slots.length > 64 && this.size * 4 <= this.slots.length) this.resize(this.slots.length / 2)
+    if (this.slots.length > 64 && this.size * 8 <= this.slots.length) this.resize(this.slots.length / 4)
   }
 
   private resize(capacity: number): void {
-    const slots: Array<A | undefined> = Array.from({ length: capacity })
-    for (let i = 0; i < this.size; i++) slots[i] = this.at(i)
-    this.slots = slots
+    const { head, size, slots } = this
+    const mask = slots.length - 1
+    const copy: Array<A | undefined> = []
+    copy.length = capacity
+    for (let i = 0; i < size; i++) copy[i] = slots[(head + i) & mask]
+    this.slots = copy
     this.head = 0
   }
 }

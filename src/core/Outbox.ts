@@ -39,12 +39,16 @@ export interface ReadLimit {
   readonly maxMessages: number
   /** Payload bytes; the first message is returned whatever its size. */
   readonly maxBytes: number
+  /** A message larger than this can't be taken by the peer, and becomes a gap. Default: none is. */
+  readonly maxMessageBytes?: number | undefined
 }
 
 export interface ReadResult {
   readonly slots: ReadonlyArray<Slot>
   /** Messages found expired on the way: now gaps among `slots`. */
   readonly expired: ReadonlyArray<OutboxMessage>
+  /** Messages that are too large for the peer: now gaps among `slots`, with reason `overflow`. */
+  readonly oversized: ReadonlyArray<OutboxMessage>
   /** Whether the limit ended the read before the log did. */
   readonly more: boolean
 }
@@ -123,7 +127,9 @@ export class Outbox {
   read(after: number, limit: ReadLimit, now: number): ReadResult {
     this.rewind(after)
     const slots: Array<Slot> = []
-    let expired: Array<OutboxMessage> | undefined
+    const expired: Array<OutboxMessage> = []
+    const oversized: Array<OutboxMessage> = []
+    const { maxBytes, maxMessageBytes = Infinity, maxMessages } = limit
     let messages = 0
     let bytes = 0
     let more = false
@@ -133,15 +139,16 @@ export class Outbox {
       if (slot.kind === "gap") {
         this.popUnsent()
         this.pushSlot(slots, slot)
-      } else if (slot.expiresAt <= now) {
+      } else if (slot.expiresAt <= now || slot.bytes > maxMessageBytes) {
+        const reason = slot.expiresAt <= now ? "expired" : "overflow"
         this.popUnsent()
         this.forget(slot)
         this.countWaiting(slot, -1)
-        this.pushSlot(slots, { kind: "gap", offset: slot.offset, end: slot.offset, reason: "expired" })
-        if (expired === undefined) expired = []
-        expired.push(slot)
+        this.pushSlot(slots, { kind: "gap", offset: slot.offset, end: slot.offset, reason })
+        const list = reason === "expired" ? expired : oversized
+        list.push(slot)
       } else {
-        more = messages >= limit.maxMessages || (messages > 0 && bytes + slot.bytes > limit.maxBytes)
+        more = messages >= maxMessages || (messages > 0 && bytes + slot.bytes > maxBytes)
         if (more) break
         this.popUnsent()
         this.countWaiting(slot, -1)
@@ -151,7 +158,7 @@ export class Outbox {
       }
     }
     for (let i = 0; i < slots.length; i++) this.sent.pushBack(slots[i] as Slot) // in bounds
-    return { slots, expired: expired ?? nothing, more }
+    return { slots, expired, oversized, more }
   }
 
   /** The peer handled everything up to `upTo`, save the `failed`. Idempotent; lower values than before do nothing. */

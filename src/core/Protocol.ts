@@ -29,6 +29,10 @@ export const defaultMaxPayloadBytes = 1024 * 1024
 /** Default window that a receiver grants. */
 export const defaultWindow: Window = { messages: 1024, bytes: 4 * 1024 * 1024 }
 
+/** Times and counts on the wire are whole and finite (§3): at most ten years, and what a double counts exactly. */
+export const wireMillis = (millis: number): number => Math.min(Math.ceil(millis), 10 * 365 * 86_400_000)
+export const wireCount = (count: number): number => Math.min(count, Number.MAX_SAFE_INTEGER)
+
 /** What a receiver lets the sender have in flight: sent and not yet handled (§6). */
 export interface Window {
   readonly messages: number

@@ -4,7 +4,15 @@
 import { Clock, Effect, Random } from "effect"
 import { decode, encode } from "../core/Codec.ts"
 import type { Hello, Reject } from "../core/Frame.ts"
-import { CloseCode, closeCodeOf, type FreshReason, type RejectCode, subprotocol, version } from "../core/Protocol.ts"
+import {
+  CloseCode,
+  closeCodeOf,
+  type FreshReason,
+  type RejectCode,
+  subprotocol,
+  version,
+  wireMillis
+} from "../core/Protocol.ts"
 import { maxFrameBytes, resumeInbox, resumeOutbox, Session } from "../core/Session.ts"
 import { Violation } from "../core/Violation.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
@@ -135,7 +143,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       }
     }
     expect(connection)
-    const become = openPort(connection, sink)
+    const { become } = openPort(connection, sink)
   }
 
   const expect = (connection: Connection): void => {
@@ -187,6 +195,8 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       if (resumedOut instanceof Violation) return yield* protocolError(resumedOut, session)
       const resumedIn = resumeInbox(core.inbox, hello.out)
       if (resumedIn instanceof Violation) return yield* protocolError(resumedIn, session)
+      // A process that goes on from the store must know that it took the client's log up, before it handled any of it.
+      if (!resumedIn) yield* registry.savePosition(session, attached.generation, core.inbox.position)
       // Gone, or overtaken by a newer connection of the same session, while this one was being looked at.
       if (!pending.delete(connection) || peer.generation !== attached.generation) {
         connection.terminate()
@@ -209,9 +219,9 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         continued: { in: resumedIn && resumedOut.continued, out: resumedOut.continued },
         window: options.window,
         maxPayload: options.maxPayload,
-        heartbeat: options.heartbeatMillis,
-        retention: Math.min(registry.retentionMillis, tenYears),
-        jitter: options.jitterMillis
+        heartbeat: wireMillis(options.heartbeatMillis),
+        retention: wireMillis(registry.retentionMillis),
+        jitter: wireMillis(options.jitterMillis)
       }))
       become(engine.attach(peer, connection, {
         window: hello.window,
@@ -268,7 +278,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     if (!options.acceptPlain) return refuse(connection, malformed(`the subprotocol ${subprotocol} is required`))
     expect(connection)
     const closed = () => void pending.delete(connection)
-    const become = openPort(connection, { frame: noop, drained: noop, alive: noop, closed })
+    const { become } = openPort(connection, { frame: noop, drained: noop, alive: noop, closed })
     connection.pause()
     step(
       connection,
@@ -321,7 +331,12 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     if (!options.acceptPlain) return yield* malformed(`the subprotocol ${subprotocol} is required`)
     recorder.count("connectionsTotal")
     let gone = false
-    const become = openPort(connection, { frame: noop, drained: noop, alive: noop, closed: () => void (gone = true) })
+    const { become } = openPort(connection, {
+      frame: noop,
+      drained: noop,
+      alive: noop,
+      closed: () => void (gone = true)
+    })
     connection.pause() // what comes before it is attached waits in the socket
     const peer = yield* Effect.ensuring(
       attachPlain(connection, session, become),
@@ -349,7 +364,6 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   return { accept, register, tick, close, maxFrameBytes: maxFrameBytes(options.maxPayload) }
 })
 
-const tenYears = 10 * 365 * 86_400_000
 const noop = (): void => {}
 
 const closing = new HandshakeError({ reason: "draining", detail: "the server is closing", retryable: true })

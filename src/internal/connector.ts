@@ -82,8 +82,11 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
   const greet = Effect.fnUntraced(function*(connection: Connection, out: OutboxPosition) {
     const answer = yield* Deferred.make<Welcome, WebSocketError>()
     const settle = (effect: Exit.Exit<Welcome, WebSocketError>) => Deferred.doneUnsafe(answer, effect)
-    const become = openPort(connection, {
-      frame: (data) => settle(readAnswer(data)),
+    const { become, hold } = openPort(connection, {
+      frame: (data) => {
+        hold()
+        settle(readAnswer(data))
+      },
       drained: noop,
       alive: noop,
       closed: (code, reason) => settle(Exit.fail(closedBeforeWelcome(code, reason)))
@@ -112,6 +115,9 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
     const resumedOut = resumeOutbox(out, welcome.in)
     if (resumedOut instanceof Violation) return yield* protocolError(resumedOut)
     if (!resumedOut.continued) return yield* protocolError(new Violation("malformed", "the welcome is for another log"))
+    // What the server has handled is no longer in doubt.
+    peer.noteAck(resumedOut.position.handled, resumedOut.position.failed)
+    yield* engine.flush(peer)
     // Before our position says that we know: should this be interrupted, the server tells us again.
     if (!welcome.continued.in && options.onFresh === "deadLetter") {
       const given = yield* queue.giveBackSent(peer.key, ownGeneration)

@@ -6,7 +6,7 @@ import { Effect } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { encode, encodeVolatile } from "../core/Codec.ts"
 import type { Flow } from "../core/Flow.ts"
-import type { Slot } from "../core/Outbox.ts"
+import type { OutboxMessage, ReadResult, Slot } from "../core/Outbox.ts"
 import { bulkFrameBytes, highWaterBytes } from "../core/Protocol.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
@@ -56,8 +56,16 @@ export const makeDelivery = (options: DeliveryOptions) => {
       peer.volatileOut = []
       recorder.count("messagesSent", payloads.length)
       if (peer.plain) { for (const payload of payloads) connection.send(payload) }
-      else connection.send(encodeVolatile(payloads))
+      else for (const frame of volatileFrames(payloads)) connection.send(frame)
     }
+  }
+
+  /** What a read gave up: too old, or queued before the peer said how little it takes. */
+  const bury = (peer: Peer, { expired, oversized }: ReadResult): Effect.Effect<void> => {
+    if (expired.length === 0 && oversized.length === 0) return Effect.void
+    const give = (messages: ReadonlyArray<OutboxMessage>, reason: "expired" | "overflow") =>
+      deadLetters.outgoing(peer.session, peer, peer.epoch, messages, reason, 0)
+    return Effect.andThen(give(expired, "expired"), give(oversized, "overflow"))
   }
 
   const circuitCloses = (peer: Peer): boolean => {
@@ -78,9 +86,14 @@ export const makeDelivery = (options: DeliveryOptions) => {
       if (peer.stalled === "window" && flow.roomBytes * 4 < flow.window.bytes) return "window" as const
       if (connection.buffered() >= highWaterBytes) return "backlog" as const
       const before = flow.sent
-      const limit = { maxMessages: room, maxBytes: Math.min(bulkFrameBytes, flow.roomBytes) }
-      const { expired, more, slots } = yield* queue.read(peer.key, peer.generation, before, limit)
-      if (expired.length > 0) yield* deadLetters.outgoing(peer.session, peer, peer.epoch, expired, "expired", 0)
+      const limit = {
+        maxMessages: room,
+        maxBytes: Math.min(bulkFrameBytes, flow.roomBytes),
+        maxMessageBytes: peer.peerMaxPayload
+      }
+      const read = yield* queue.read(peer.key, peer.generation, before, limit)
+      yield* bury(peer, read)
+      const { more, slots } = read
       // What was read and not sent is read again: the queue goes by what the peer received.
       if (peer.connection !== connection || slots.length === 0) return undefined
       if (flow.idle) peer.progressAt = now()
@@ -115,8 +128,9 @@ export const makeDelivery = (options: DeliveryOptions) => {
     while (true) {
       if (connection.buffered() >= highWaterBytes) return "backlog" as const
       const limit = { maxMessages: 256, maxBytes: bulkFrameBytes }
-      const { expired, slots } = yield* queue.read(peer.key, peer.generation, peer.plainSent, limit)
-      if (expired.length > 0) yield* deadLetters.outgoing(peer.session, peer, peer.epoch, expired, "expired", 0)
+      const read = yield* queue.read(peer.key, peer.generation, peer.plainSent, limit)
+      yield* bury(peer, read)
+      const { slots } = read
       if (peer.connection !== connection || slots.length === 0) return undefined
       for (const slot of slots) {
         if (slot.kind === "gap") {
@@ -146,9 +160,29 @@ export const makeDelivery = (options: DeliveryOptions) => {
     else if (peer.plain) peer.stalled = yield* deliverPlain(peer, connection)
     else if (flow !== undefined) peer.stalled = yield* deliver(peer, connection, flow)
     if (peer.connection !== connection || flow === undefined) return
+    // Who reads nothing is told nothing: the ack stays due until the socket has drained.
+    if (connection.buffered() >= highWaterBytes) return
     const ack = peer.core.composeAck()
     if (ack !== undefined) connection.send(ack)
   })
+}
+
+/** As many frames as it takes to keep each within the size of a bulk frame. */
+const volatileFrames = (payloads: ReadonlyArray<string>): ReadonlyArray<string> => {
+  const frames: Array<string> = []
+  let part: Array<string> = []
+  let size = 0
+  for (const payload of payloads) {
+    if (part.length > 0 && size + payload.length * 3 > bulkFrameBytes) {
+      frames.push(encodeVolatile(part))
+      part = []
+      size = 0
+    }
+    part.push(payload)
+    size += payload.length * 3 // UTF-8 at most
+  }
+  frames.push(encodeVolatile(part))
+  return frames
 }
 
 const lastOf = (slots: ReadonlyArray<Slot>): number => {

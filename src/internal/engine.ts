@@ -156,7 +156,15 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
     run: (effect, onEnd) => {
       // Supervised from its first failure on: until then that would only cost.
       fork(effect.pipe(
-        Effect.catchCause(() => supervised({ ...worker, name: "handler", loop: effect })),
+        Effect.catchCause((cause) => {
+          let first: Effect.Effect<never, unknown> | undefined = Effect.failCause(cause)
+          const loop = Effect.suspend(() => {
+            const next = first ?? effect
+            first = undefined
+            return next
+          })
+          return supervised({ ...worker, name: "handler", loop })
+        }),
         Effect.ensuring(Effect.sync(() => {
           onEnd()
           pulse.notify()

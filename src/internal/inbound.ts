@@ -5,6 +5,7 @@
 import { Effect, Exit } from "effect"
 import { payloadFault } from "../core/Codec.ts"
 import type { Auth, Drain, End, Reject } from "../core/Frame.ts"
+import { highWaterBytes } from "../core/Protocol.ts"
 import type { Action } from "../core/Session.ts"
 import { Violation } from "../core/Violation.ts"
 import type { Recorder } from "../Metrics.ts"
@@ -44,16 +45,12 @@ export const makeInbound = (options: InboundOptions) => {
   /** Handles what waits, in order. Runs while there is anything; the next frame starts it again. */
   const drain = Effect.fnUntraced(function*(peer: Peer) {
     const { window } = peer.core.options
-    let epoch = ""
-    let offset = 0 // handled and not stored; 0 when there is nothing
-    let messages = 0
     let committedAt = now()
     while (true) {
       const delivery = peer.inbound.front()
+      const { epoch, offset } = peer.uncommitted
       if (offset > 0 && (delivery === undefined || (delivery.kind !== "loose" && delivery.epoch !== epoch))) {
-        yield* commit(peer, epoch, offset, messages)
-        offset = 0
-        messages = 0
+        yield* commit(peer)
         continue
       }
       if (delivery === undefined) return
@@ -65,21 +62,22 @@ export const makeInbound = (options: InboundOptions) => {
         if (peer.plain && peer.inbound.size === window.messages >> 1) peer.connection?.resume()
         continue
       }
-      epoch = delivery.epoch
-      offset = delivery.offset
-      if (delivery.kind === "message") messages++
+      const { uncommitted } = peer
+      uncommitted.epoch = delivery.epoch
+      uncommitted.offset = delivery.offset
+      if (delivery.kind === "message") uncommitted.messages++
       // Handlers that take their time are told of as they go, quick ones together.
-      if (messages >= window.messages >> 1 || now() - committedAt >= commitMillis) {
-        yield* commit(peer, epoch, offset, messages)
-        offset = 0
-        messages = 0
+      if (uncommitted.messages >= window.messages >> 1 || now() - committedAt >= commitMillis) {
+        yield* commit(peer)
         committedAt = now()
       }
     }
   })
 
-  const commit = Effect.fnUntraced(function*(peer: Peer, epoch: string, offset: number, messages: number) {
+  const commit = Effect.fnUntraced(function*(peer: Peer) {
+    const { epoch, messages, offset } = peer.uncommitted
     yield* options.savePosition(peer, epoch, offset)
+    peer.uncommitted = { epoch: "", offset: 0, messages: 0 }
     recorder.count("messagesHandled", messages)
     peer.core.handled(epoch, offset, messages)
     markDirty(peer)
@@ -120,7 +118,8 @@ export const makeInbound = (options: InboundOptions) => {
         options.onAcked(peer)
         return
       case "reply":
-        connection.send(action.frame)
+        // A peer that reads nothing gets no answers: they would pile up here.
+        if (connection.buffered() < highWaterBytes) connection.send(action.frame)
         return
       default:
         options.onControl(peer, action)

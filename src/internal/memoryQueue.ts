@@ -5,7 +5,6 @@
  * heap that holds each at most a few times, by a lower bound of its earliest expiry: nothing is scanned.
  */
 import { Clock, Duration, Effect, Random } from "effect"
-import { Deque } from "../core/Deque.ts"
 import { Outbox, type OutboxMessage } from "../core/Outbox.ts"
 import type { Appended, Interface, NewMessage, Options, OverflowPolicy } from "../MessageQueue.ts"
 import { MessageQueueError, QueueOverflowError } from "../WebSocketError.ts"
@@ -30,14 +29,14 @@ interface Waiter {
   readonly messages: ReadonlyArray<NewMessage>
   readonly bytes: number
   readonly resume: (effect: Effect.Effect<Appended, MessageQueueError | QueueOverflowError>) => void
-  cancelled: boolean
 }
 
 interface Log {
   readonly session: string
   readonly outbox: Outbox
   generation: number
-  readonly waiters: Deque<Waiter>
+  /** In order of arrival; one that gives up leaves nothing behind. */
+  readonly waiters: Set<Waiter>
   /** The earliest time at which the heap will look at this log. */
   scheduledAt: number
 }
@@ -179,20 +178,14 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   const admitWaiters = (log: Log): void => {
     const { outbox } = log
     if (outbox.messages * 4 > bounds.maxMessages * 3 || outbox.bytes * 4 > bounds.maxBytes * 3) return
-    while (true) {
-      const waiter = log.waiters.front()
-      if (waiter === undefined) break
-      if (!waiter.cancelled) {
-        const full = exceeded(log, waiter.messages.length, waiter.bytes)
-        if (full !== undefined) {
-          if (isTotal(full)) blockedByTotal.add(log)
-          return
-        }
-        waiter.cancelled = true
-        suspended--
-        waiter.resume(Effect.succeed(appendNow(log, waiter.messages, none)))
+    for (const waiter of log.waiters) {
+      const full = exceeded(log, waiter.messages.length, waiter.bytes)
+      if (full !== undefined) {
+        if (isTotal(full)) blockedByTotal.add(log)
+        return
       }
-      log.waiters.popFront()
+      leave(log, waiter)
+      waiter.resume(Effect.succeed(appendNow(log, waiter.messages, none)))
     }
     blockedByTotal.delete(log)
     for (const other of blockedByTotal) {
@@ -202,17 +195,21 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     }
   }
 
+  /** Whether it was waiting still. */
+  const leave = (log: Log, waiter: Waiter): boolean => {
+    const waited = log.waiters.delete(waiter)
+    if (waited) suspended--
+    return waited
+  }
+
   const suspendSender = (log: Log, batch: ReadonlyArray<NewMessage>, full: Limit) => {
     const wait = callbackLater<Appended, MessageQueueError | QueueOverflowError>((resume) => {
-      const waiter: Waiter = { messages: batch, bytes: totalBytes(batch), resume, cancelled: false }
-      log.waiters.pushBack(waiter)
+      const waiter: Waiter = { messages: batch, bytes: totalBytes(batch), resume }
+      log.waiters.add(waiter)
       suspended++
       if (isTotal(full)) blockedByTotal.add(log)
       return Effect.sync(() => {
-        if (waiter.cancelled) return
-        waiter.cancelled = true
-        suspended--
-        admitWaiters(log) // the next in line may be smaller
+        if (leave(log, waiter)) admitWaiters(log) // the next in line may be smaller
       })
     })
     return suspendTimeout === Infinity
@@ -271,7 +268,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         const log = logs.get(session)
         if (log === undefined) {
           const outbox = new Outbox(makeId(random))
-          logs.set(session, { session, outbox, generation, waiters: new Deque(), scheduledAt: Infinity })
+          logs.set(session, { session, outbox, generation, waiters: new Set(), scheduledAt: Infinity })
           return Effect.succeed(outbox.position)
         }
         if (log.generation > generation) {
@@ -289,7 +286,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         const full = exceeded(log, batch.length, size)
         if (full !== undefined) return appendFull(log, batch, size, full)
         // Nobody overtakes a sender that waits.
-        if (log.waiters.size > 0 && suspended > 0) return suspendSender(log, batch, "messages")
+        if (log.waiters.size > 0) return suspendSender(log, batch, "messages")
         return Effect.succeed(appendNow(log, batch, none))
       }),
 
@@ -318,14 +315,9 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         logs.delete(session)
         blockedByTotal.delete(log)
         // Before the clearing, which would let them in: whoever waits has no session to send to.
-        let waiter = log.waiters.popFront()
-        while (waiter !== undefined) {
-          if (!waiter.cancelled) {
-            waiter.cancelled = true
-            suspended--
-            waiter.resume(Effect.fail(missing(session, "append")))
-          }
-          waiter = log.waiters.popFront()
+        for (const waiter of log.waiters) {
+          leave(log, waiter)
+          waiter.resume(Effect.fail(missing(session, "append")))
         }
         return Effect.succeed({ ...tracked(log, (outbox) => outbox.clear()), epoch: log.outbox.epoch })
       }),

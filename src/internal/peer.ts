@@ -58,6 +58,8 @@ export class Peer {
 
   readonly inbound = new Deque<Delivery>()
   handling = false
+  /** Handled and not stored: of which log, up to where (0 when there is nothing), how many messages. */
+  uncommitted = { epoch: "", offset: 0, messages: 0 }
 
   /** Queued for the delivery worker. */
   dirty = false

@@ -75,7 +75,7 @@ export class WsConnection implements Connection {
     if (this.ended !== undefined) return
     // A paused socket would never see the peer's close frame.
     if (this.ws.readyState === this.ws.OPEN) this.ws.resume()
-    this.ws.close(code, reason)
+    this.ws.close(code, shorten(reason))
   }
 
   terminate(): void {
@@ -111,6 +111,13 @@ export class WsConnection implements Connection {
     this.ended = { code, reason: reason.toString() }
     this.sink?.closed(code, this.ended.reason)
   }
+}
+
+/** A close frame has room for 123 bytes of reason (RFC 6455 §5.5). */
+const shorten = (reason: string): string => {
+  let text = reason.slice(0, 123)
+  while (Buffer.byteLength(text) > 123) text = text.slice(0, -1)
+  return text
 }
 
 // An error is always followed by a close, which is what is reported.

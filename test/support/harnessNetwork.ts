@@ -78,14 +78,14 @@ class Wire implements Link {
       pause: () => end.pause(),
       resume: () => end.resume(),
       ping: () => end.ping(),
+      // Ends at this side in any case, as an orderly close does that is not answered; the other is told if it can be.
       close: (code, reason) => {
-        // An orderly close that is not answered ends all the same, at this side.
+        if (!this.lost.has(outgoing)) end.close(code, reason)
         if (this.lost.size > 0) queueMicrotask(() => report(1006, ""))
-        else end.close(code, reason)
       },
       terminate: () => {
+        if (!this.lost.has(outgoing)) end.terminate()
         if (this.lost.size > 0) queueMicrotask(() => report(1006, ""))
-        else end.terminate()
       }
     }
   }

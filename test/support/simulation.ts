@@ -99,6 +99,13 @@ const shutdownSeconds = 15
 
 const handlerRetry = Schedule.upTo(Schedule.spaced("150 millis"), { times: 3 })
 
+const circuitTimes = { openBase: "500 millis", openCap: "3 seconds", probeTimeout: "5 seconds" } as const
+const breakerLayer = CircuitBreaker.layer({ session: circuitTimes, endpoint: circuitTimes })
+
+/** Provides services that live as long as the scope, also after the effect has ended. */
+const living = <B, F>(layer: Layer.Layer<B, F>) => <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.flatMap(Layer.build(Layer.fresh(layer)), (context) => Effect.provideContext(effect, context))
+
 /** Runs one seed of a scenario. */
 export const simulate = (scenario: Scenario, seed: number): Promise<Outcome> => {
   const scheduler = new SeededScheduler(seed)
@@ -269,9 +276,7 @@ class World {
       yield* Effect.forkScoped(this.collect(process, server.deadLetters))
       yield* Effect.forkScoped(this.serverSends(process, server))
     }).pipe(
-      Effect.provide(CircuitBreaker.layer({
-        session: { openBase: "500 millis", openCap: "3 seconds", probeTimeout: "5 seconds" }
-      })),
+      living(breakerLayer),
       Effect.provideService(
         MessageQueue.MessageQueue,
         faultyQueue(this.store(scenario.stores, durable), stores.queue, { onAppended: this.onAppended })
@@ -344,13 +349,7 @@ class World {
         this.sends(process, scenario.messages, (message, options) => client.send(message, options), () => "server")
       )
     }).pipe(
-      Effect.provide(Layer.mergeAll(
-        CircuitBreaker.layer({
-          session: { openBase: "500 millis", openCap: "3 seconds", probeTimeout: "5 seconds" },
-          endpoint: { openBase: "500 millis", openCap: "3 seconds", probeTimeout: "5 seconds" }
-        }),
-        Layer.fresh(Deduplicator.layerMemory())
-      )),
+      living(Layer.mergeAll(breakerLayer, Deduplicator.layerMemory())),
       Effect.provideService(TransportClient, this.network.client(node)),
       Scope.provide(node.scope)
     )
@@ -570,27 +569,31 @@ class World {
 
   private readonly drain = Effect.fnUntraced(function*(this: World) {
     for (let second = 0; second < drainSeconds; second++) {
-      if (this.waitsFor() === undefined) return
+      if ((yield* this.waitsFor()) === undefined) return
       yield* this.step(1)
     }
-    this.history.violated(`not drained ${drainSeconds} s after the last fault: ${this.waitsFor()}`)
+    this.history.violated(`not drained ${drainSeconds} s after the last fault: ${yield* this.waitsFor()}`)
   })
 
   /** What is not done yet. */
-  private waitsFor(): string | undefined {
+  private readonly waitsFor = Effect.fnUntraced(function*(this: World) {
+    const waiting = this.stores === undefined ? 0 : (yield* this.stores.queue.stats).messages
+    if (waiting > 0 && !this.scenario.takeover) return `${waiting} messages wait at the servers`
     for (const process of this.alive()) {
       const { name } = process.node
       const isReplaced = process.kind === "client" && this.scenario.takeover && process.state === "Stopped"
       if (isReplaced) continue
       if (process.kind === "client" && process.state !== "Connected") return `${name} is ${process.state}`
       if (process.sending) return `${name} sends`
+      // Of two servers on one store, the one that sent a message need not be the one that is told of its handling.
+      if (process.kind === "server" && this.scenario.servers > 1) continue
       for (const sent of this.history.sent.values()) {
         if (sent.process !== name || sent.volatile) continue
         if (sent.status === "accepted" && sent.outcome === "pending") return `the receipt of ${sent.key}`
       }
     }
     return undefined
-  }
+  })
 
   /** What the programs say of themselves when all is done. */
   private readonly inspect = Effect.fnUntraced(function*(this: World) {

@@ -55,7 +55,8 @@ export class History {
   private readonly processes = new Map<string, ProcessLog>()
   /** The newest committed position of each log. */
   private readonly committed = new Map<string, number>()
-  private readonly volatileHandled = new Set<string>()
+  /** Those that came; `failed` until the retry of their handler. */
+  private readonly volatileHandled = new Map<string, "taken" | "failed">()
   private readonly note: (text: string) => void
 
   constructor(note: (text: string) => void) {
@@ -94,8 +95,8 @@ export class History {
     if (sent === undefined) return this.violated(`${process} was given ${key}, which nobody sent`)
     if (messageId === undefined) {
       if (!sent.volatile) this.violated(`${key} came as a volatile message to ${process}`)
-      if (this.volatileHandled.has(key)) this.violated(`volatile ${key} came twice`)
-      this.volatileHandled.add(key)
+      if (this.volatileHandled.get(key) === "taken") this.violated(`volatile ${key} came twice`)
+      this.volatileHandled.set(key, "taken")
       return
     }
     if (sent.status === "refused") this.violated(`${process} was given ${key}, whose send was refused`)
@@ -123,7 +124,8 @@ export class History {
   }
 
   failed(process: string, key: string): void {
-    this.process(process).state.set(key, "failed")
+    if (this.volatileHandled.has(key)) this.volatileHandled.set(key, "failed")
+    else this.process(process).state.set(key, "failed")
   }
 
   done(process: string, key: string, messageId: string | undefined): void {

@@ -158,7 +158,8 @@ class End implements Connection {
       }
       const now = link.network.now()
       const until = Math.max(item.at, this.stalledUntil)
-      if (until > now) return Effect.as(Effect.sleep(Duration.millis(until - now)), true)
+      // Less than a microsecond is a rounding error, and a sleep that would not end.
+      if (until - now > 0.001) return Effect.as(Effect.sleep(Duration.millis(until - now)), true)
       this.incoming.shift()
       this.take(item)
       const { readMillis } = link.network.shape
@@ -303,6 +304,13 @@ class Link {
   }
 }
 
+interface Listener {
+  readonly node: Node
+  readonly accept: (connection: Connection) => void
+  /** Accepted in the order of the dials, also when the process stood still. */
+  readonly backlog: Array<Connection>
+}
+
 export class SimulatedNetwork {
   readonly rng: Rng
   readonly now: () => number
@@ -311,7 +319,7 @@ export class SimulatedNetwork {
   /** Told what happens, for the trace. */
   readonly note: (text: string) => void
   private readonly links = new Set<Link>()
-  private readonly listeners = new Map<string, { readonly node: Node; readonly accept: (c: Connection) => void }>()
+  private readonly listeners = new Map<string, Listener>()
 
   constructor(options: {
     readonly rng: Rng
@@ -379,7 +387,7 @@ export class SimulatedNetwork {
             if (this.listeners.has(host)) {
               return Effect.fail(new TransportError({ operation: "listen", detail: "there is a listener already" }))
             }
-            this.listeners.set(host, { node, accept })
+            this.listeners.set(host, { node, accept, backlog: [] })
             return Effect.succeed({ host, port: 0 })
           }),
           () =>
@@ -394,6 +402,7 @@ export class SimulatedNetwork {
     const dial = Effect.fnUntraced(function*(network: SimulatedNetwork, options: DialOptions) {
       const { faults, rng } = network
       const refused = new TransportError({ operation: "dial", detail: "refused" })
+      network.note(`${node.name} dials`)
       yield* Effect.sleep(Duration.millis(network.latency()))
       const listener = network.listeners.get(new URL(options.url).host)
       if (listener === undefined || rng.chance(faults.refuse)) {
@@ -404,7 +413,11 @@ export class SimulatedNetwork {
       if (hangs && rng.chance(0.5)) return yield* network.hang(options)
       const link = new Link(network, node, listener.node, options)
       network.links.add(link)
-      listener.node.later(() => listener.accept(link.server))
+      listener.backlog.push(link.server)
+      listener.node.later(() => {
+        const next = listener.backlog.shift()
+        if (next !== undefined) listener.accept(next)
+      })
       if (hangs) {
         link.cut(true)
         link.client.finish(1006, "")

@@ -1,0 +1,104 @@
+/**
+ * One conversation as its reader sees it: frames come one at a time, and each is held until the reader is done with it.
+ * Knows nothing of sessions, nor of Effect's Socket.
+ */
+import { Effect } from "effect"
+
+export type Data = string | Uint8Array
+
+/** Why a conversation is over: it was closed with a code, or this happened. */
+export type Ending = { readonly code: number; readonly reason: string } | { readonly cause: unknown }
+
+/** One end of a conversation. */
+export interface End {
+  /** Makes sure that there is a conversation, or fails with why there can't be. */
+  readonly open: Effect.Effect<void, unknown>
+  readonly line: Line
+  readonly write: (data: Data) => Effect.Effect<void, unknown>
+  /** Ends the conversation, after everything that was written. */
+  readonly close: (code: number, reason: string) => Effect.Effect<void, unknown>
+}
+
+type Pulled = Effect.Effect<readonly [Data], Ending>
+
+/** A conversation as its reader sees it: one frame at a time, held until the reader is done with it. */
+export class Line {
+  /** Why it is over, if it is. */
+  ending: Ending | undefined
+  private last: string | undefined
+  private held: { readonly data: Data; readonly release: () => void } | undefined
+  private isTaken = false
+  private waiter: ((effect: Pulled) => void) | undefined
+
+  /** A conversation begins with the message of this id. */
+  begin(first: string | undefined): void {
+    this.ending = undefined
+    this.last = first
+  }
+
+  end(ending: Ending): void {
+    if (this.ending !== undefined) return
+    this.ending = ending
+    this.release()
+    this.resume(Effect.fail(ending))
+  }
+
+  /** Whether the message came right after the last one. Default ids are `<epoch>-<offset>`, with offsets in a row. */
+  follows(messageId: string | undefined): boolean {
+    const before = this.last
+    this.last = messageId
+    if (before === undefined || messageId === undefined) return true
+    const dash = before.lastIndexOf("-") + 1
+    return messageId === `${before.slice(0, dash)}${Number(before.slice(dash)) + 1}`
+  }
+
+  /** Gives a frame to the reader; succeeds when the reader is done with it, or there will be none. */
+  offer(data: Data): Effect.Effect<void> {
+    return Effect.callback((resume) => {
+      if (this.ending !== undefined) return resume(Effect.void)
+      const held = { data, release: () => resume(Effect.void) }
+      this.held = held
+      this.deliver()
+      return Effect.sync(() => {
+        if (this.held === held) this.held = undefined
+      })
+    })
+  }
+
+  /** The next frame. Who asks for it is done with the last one. */
+  readonly pull: Pulled = Effect.callback((resume) => {
+    if (this.isTaken) this.release()
+    this.waiter = resume
+    this.deliver()
+    if (this.ending !== undefined) this.resume(Effect.fail(this.ending))
+    return Effect.sync(() => {
+      if (this.waiter === resume) this.waiter = undefined
+    })
+  })
+
+  /** The reader is gone; a frame it was not done with is the next one's. */
+  leave(wasDone: boolean, ending: Ending): void {
+    if (this.isTaken && wasDone) this.release()
+    this.isTaken = false
+    this.resume(Effect.fail(ending))
+  }
+
+  private deliver(): void {
+    if (this.held === undefined || this.isTaken || this.waiter === undefined) return
+    this.isTaken = true
+    this.resume(Effect.succeed([this.held.data]))
+  }
+
+  private release(): void {
+    const { held } = this
+    this.held = undefined
+    this.isTaken = false
+    held?.release()
+  }
+
+  private resume(effect: Pulled): void {
+    const { waiter } = this
+    this.waiter = undefined
+    waiter?.(effect)
+  }
+}

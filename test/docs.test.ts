@@ -1,0 +1,141 @@
+/**
+ * The documentation is true: its code compiles, its tables say what the sources say, its links lead somewhere.
+ *
+ * After a change of options or metrics `UPDATE_DOCS=1 npx vitest run test/docs.test.ts` writes the tables anew.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { spawnSync } from "node:child_process"
+import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs"
+import { dirname, join } from "node:path"
+import * as Docs from "./support/docs.ts"
+
+const { read, root } = Docs
+
+const update = process.env["UPDATE_DOCS"] === "1"
+
+/** Interfaces that are not for users of the library but for who writes a transport. */
+const notForUsers = ["Transport.DialOptions"]
+
+describe("code in the documentation", () => {
+  it("compiles as strictly as the library, names unused aside", () => {
+    const folder = join(root, "node_modules/.cache/docs-check")
+    rmSync(folder, { recursive: true, force: true })
+    mkdirSync(folder, { recursive: true })
+    const names = new Set<string>()
+    for (const { code, line, name, page } of Docs.codeBlocks()) {
+      const file = name ?? `${page.replaceAll("/", ".")}.L${line}.ts`
+      assert.isFalse(names.has(file), `two blocks are called ${file}`)
+      names.add(file)
+      writeFileSync(join(folder, file), code)
+    }
+    assert.isAbove(names.size, 20)
+    writeFileSync(
+      join(folder, "tsconfig.json"),
+      JSON.stringify({
+        extends: "../../../tsconfig.json",
+        compilerOptions: {
+          noUnusedLocals: false,
+          noUnusedParameters: false,
+          paths: {
+            "resilient-websocket": ["../../../src/index.ts"],
+            "resilient-websocket/node": ["../../../src/node/index.ts"]
+          }
+        },
+        files: [...names],
+        include: []
+      })
+    )
+    const { status, stdout } = spawnSync(join(root, "node_modules/.bin/tsc"), ["-p", folder], { encoding: "utf8" })
+    assert.strictEqual(status, 0, stdout)
+    rmSync(folder, { recursive: true })
+  })
+
+  /** Code without what the two places must differ in: where it comes from, and what is said at its top. */
+  const comparable = (code: string): ReadonlyArray<string> => {
+    const lines = code.replace(/^(\/\*\*[\s\S]*?\*\/|\/\/.*)\n/, "")
+      .replaceAll("../src/index.ts", "resilient-websocket").replaceAll("../src/node/index.ts", "resilient-websocket/node")
+      .trim().split("\n")
+    const isImport = (line: string) => line.startsWith("import ")
+    return [...lines.filter(isImport).sort(), ...lines.filter((line) => !isImport(line))]
+  }
+
+  it.each(["contract.ts", "server.ts", "client.ts", "testing.ts"])("in README.md, %s is the example that is run", (name) => {
+    const block = Docs.codeBlocks().find((block) => block.name === name)
+    assert.deepStrictEqual(comparable(block?.code ?? ""), comparable(read(`examples/${name}`)))
+    assert.isBelow((block?.code ?? "").split("\n").length, 40)
+  })
+})
+
+describe("tables of options", () => {
+  const interfaces = Docs.optionsInterfaces().filter(({ name }) => !notForUsers.includes(name))
+
+  it("are found at all", () => {
+    assert.includeMembers(interfaces.map(({ name }) => name), ["ResilientServer.Options", "NodeTransport.ServerOptions"])
+    for (const { name, options } of interfaces) assert.isNotEmpty(options, name)
+  })
+
+  it.each(interfaces)("README.md has every option of $name, with its default", (each) => {
+    const table = Docs.optionTable(each)
+    if (update) writeFileSync(join(root, "README.md"), Docs.withGenerated(read("README.md"), each.name, table))
+    const found = Docs.generated(read("README.md"), each.name)
+    assert.isDefined(found, `README.md has no <!-- ${each.name} --> … <!-- end -->`)
+    assert.deepStrictEqual(Docs.rowsOf(found ?? ""), table, "UPDATE_DOCS=1 npx vitest run test/docs.test.ts")
+  })
+
+  it("say the defaults that the code has", () => {
+    const coded = Docs.codedDefaults()
+    assert.isAbove(coded.length, 30)
+    for (const { name, source, value } of coded) {
+      const option = interfaces.filter((each) => isAbout(each.source, source))
+        .flatMap(({ options }) => options).filter((option) => option.name === name.split(".")[0])
+      assert.isNotEmpty(option, `${source} checks an option ${name}, which no interface has`)
+      for (const { default: stated } of option) {
+        assert.include(Docs.quantities(stated), value, `the default of ${name} in ${source}, documented as "${stated}"`)
+      }
+    }
+  })
+
+  /** Whether an interface's options may be checked in a file: its own, its memory layer, or what both sides share. */
+  const isAbout = (documented: string, checked: string): boolean =>
+    documented === checked ||
+    (checked === "src/internal/memoryQueue.ts" && documented === "src/MessageQueue.ts") ||
+    (checked === "src/internal/memoryRegistry.ts" && documented === "src/SessionRegistry.ts") ||
+    (checked === "src/internal/common.ts" && /Resilient(Server|Client)/.test(documented))
+})
+
+describe("the table of errors", () => {
+  const rows = Docs.rowsOf(read("README.md"))
+
+  it.each(Docs.errorClasses())("has $name, with all that it tells apart", ({ literals, name }) => {
+    const row = rows.filter(([first = ""]) => first === `\`${name}\``).flat().join(" ")
+    assert.isNotEmpty(row)
+    for (const literal of literals) assert.include(row, `\`${literal}\``)
+  })
+})
+
+describe("the table of metrics", () => {
+  it("has every metric", () => {
+    const page = "docs/observability.md"
+    const table = Docs.metricTable()
+    assert.isAbove(table.length, 30)
+    if (update) writeFileSync(join(root, page), Docs.withGenerated(read(page), "metrics", table))
+    assert.deepStrictEqual(Docs.rowsOf(Docs.generated(read(page), "metrics") ?? ""), table)
+  })
+})
+
+describe.each(Docs.pages)("%s", (page) => {
+  it("has no link that leads nowhere", () => {
+    const broken = Docs.linksOf(page).filter((link) => {
+      if (/^[a-z]+:/.test(link)) return false
+      const [path = "", anchor] = link.split("#")
+      const target = path === "" ? page : join(dirname(page), path)
+      if (!existsSync(join(root, target))) return true
+      return anchor !== undefined && !Docs.anchorsOf(target).includes(anchor)
+    })
+    assert.deepStrictEqual(broken, [])
+  })
+
+  it("names no folder of a particular machine", () => {
+    assert.notMatch(read(page), /(^|[\s("'`])\/(home|root|Users|work|tmp|mnt)\//m)
+  })
+})

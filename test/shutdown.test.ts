@@ -1,0 +1,194 @@
+/** The orderly end: in time, with a report that adds up, and with nothing left behind. */
+import { assert, describe, it } from "@effect/vitest"
+import { Clock, Effect, Exit, Fiber, Latch, Scope } from "effect"
+import { execFile } from "node:child_process"
+import { fileURLToPath } from "node:url"
+import type { ResilientServer } from "resilient-websocket"
+import * as H from "./support/harness.ts"
+import { makeNetwork } from "./support/harnessNetwork.ts"
+
+const { advanceUntil, connected, turn, unplug, until } = H
+
+const addsUp = ({ dropped, flushed, pending, retained }: ResilientServer.ShutdownReport) =>
+  assert.strictEqual(flushed + retained + dropped, pending)
+
+describe("a server with 1,000 sessions", () => {
+  it.live("and traffic on all of them closes in time, and its report adds up", () =>
+    Effect.gen(function*() {
+      const network = yield* makeNetwork
+      const scope = yield* H.forkScope
+      let handled = 0
+      const server = yield* Effect.provideService(
+        H.serverOn(network.context, {
+          authenticate: H.byToken,
+          shutdownTimeout: "3 seconds",
+          onMessage: () => Effect.sync(() => void handled++)
+        }),
+        Scope.Scope,
+        scope
+      )
+      const names = H.numbered(1_000, "session-")
+      const clients = yield* Effect.forEach(names, (token, index) =>
+        H.clientOn(network.context, {
+          token,
+          shutdownTimeout: "100 millis",
+          // Every hundredth never answers.
+          onMessage: () => index % 100 === 0 ? Effect.never : Effect.void
+        }), { concurrency: "unbounded" })
+      yield* Effect.forEach(clients, (client) => client.awaitConnected())
+      const receipts = yield* Effect.forEach(names, (name) =>
+        Effect.forEach(H.numbered(5), (text) => server.send(name, text)))
+      yield* Effect.forEach(clients, (client) =>
+        client.send("up"))
+      const report = yield* server.shutdown
+      yield* H.closeScope(scope)
+      assert.isAtMost(report.durationMillis, 3_500)
+      assert.strictEqual(report.closed, 1_000)
+      assert.strictEqual(report.retained, 0)
+      // Ten sessions of five messages each had one in hand and could not settle any.
+      assert.strictEqual(report.dropped, 50)
+      addsUp(report)
+      const outcomes = yield* Effect.forEach(receipts.flat(), ({ handled }) => Effect.exit(handled))
+      assert.strictEqual(outcomes.filter(Exit.isFailure).length, report.dropped)
+      assert.strictEqual((yield* server.stats).totals.deadLetters, report.dropped)
+      assert.strictEqual(handled, 1_000)
+    }), 30_000)
+})
+
+describe("shutdown", () => {
+  it.effect("waits for what is under way, both ways", () =>
+    Effect.gen(function*() {
+      const { atClient, atServer, client, server } = yield* connected({
+        server: { onMessage: () => Effect.sleep("100 millis") },
+        client: { onMessage: () => Effect.sleep("200 millis") }
+      })
+      const ups = yield* Effect.forEach(H.numbered(20), (text) => client.send(text))
+      const downs = yield* Effect.forEach(H.numbered(20), (text) => server.send("alice", text))
+      const closing = yield* Effect.forkChild(server.shutdown, { startImmediately: true })
+      yield* advanceUntil("it is done", () => closing.pollUnsafe() !== undefined)
+      const report = yield* Fiber.join(closing)
+      assert.deepInclude(report, { pending: 20, flushed: 20, retained: 0, dropped: 0, closed: 1 })
+      assert.isAtLeast(report.durationMillis, 4_000)
+      for (const { handled } of [...ups, ...downs]) yield* handled
+      assert.deepStrictEqual([atClient, atServer], [[], []])
+    }))
+
+  it.effect("gives the same report to all who ask, and takes no messages after it", () =>
+    Effect.gen(function*() {
+      const { client, network, server } = yield* connected()
+      yield* unplug(network, client)
+      const receipt = yield* server.send("alice", "never")
+      const reports = yield* Effect.all([server.shutdown, server.shutdown, server.shutdown], {
+        concurrency: "unbounded"
+      })
+      reports.push(yield* server.shutdown)
+      assert.deepInclude(reports[0], { pending: 1, dropped: 1, flushed: 0 })
+      for (const report of reports) assert.strictEqual(report, reports[0])
+      assert.deepInclude(yield* Effect.flip(receipt.handled), { reason: "shutdown", maybeHandled: false })
+      assert.strictEqual(yield* H.tagOf(server.send("alice", "x")), "ShutdownError")
+    }))
+
+  it.effect("takes no messages from its start on, and no connections", () =>
+    Effect.gen(function*() {
+      const gate = yield* Latch.make(false)
+      const { client, network, server } = yield* connected({ client: { onMessage: () => gate.await } })
+      yield* server.send("alice", "slow")
+      const closing = yield* Effect.forkChild(server.shutdown, { startImmediately: true })
+      yield* turn
+      assert.strictEqual(yield* H.tagOf(server.send("alice", "x")), "ShutdownError")
+      const late = yield* H.clientOn(network.context, { token: "late" })
+      yield* until("it was turned away", () => Effect.map(late.state, ({ _tag }) => _tag === "Disconnected"))
+      // A client that is told to leave keeps what it would send.
+      assert.strictEqual((yield* client.send("for the next server"))._tag, "Queued")
+      yield* gate.open
+      assert.deepInclude(yield* Fiber.join(closing), { pending: 1, flushed: 1 })
+    }))
+
+  for (const name of ["interruptible", "uninterruptible"] as const) {
+    it.effect(`is over in time though a handler never ends (${name})`, () =>
+      Effect.gen(function*() {
+        const never = name === "interruptible" ? Effect.never : Effect.uninterruptible(Effect.never)
+        const network = yield* makeNetwork
+        const scope = yield* H.forkScope
+        yield* Effect.provideService(
+          H.serverOn(network.context, { onMessage: () => never, shutdownTimeout: "10 seconds" }),
+          Scope.Scope,
+          scope
+        )
+        const client = yield* H.clientOn(network.context)
+        yield* client.send("for ever")
+        yield* client.awaitConnected()
+        yield* turn
+        const startedAt = yield* Clock.currentTimeMillis
+        const ended = Effect.andThen(H.closeScope(scope), Clock.currentTimeMillis)
+        const closing = yield* Effect.forkChild(ended, { startImmediately: true })
+        yield* advanceUntil("it is closed", () => closing.pollUnsafe() !== undefined)
+        const elapsed = (yield* Fiber.join(closing)) - startedAt
+        assert.isAtLeast(elapsed, 6_900)
+        assert.isAtMost(elapsed, 12_000)
+      }))
+  }
+
+  it.effect("adds up though a session ends meanwhile", () =>
+    Effect.gen(function*() {
+      const { client, network, server } = yield* connected({
+        client: { onMessage: () => Effect.never },
+        serverStore: { registry: { retention: "5 seconds" } }
+      })
+      yield* unplug(network, client)
+      yield* Effect.forEach(H.numbered(3), (text) => server.send("alice", text))
+      network.dialling = "accepted"
+      const bob = yield* H.clientOn(network.context, { token: "bob", onMessage: () => Effect.never })
+      yield* bob.awaitConnected()
+      network.dialling = "refused"
+      yield* server.send("bob", "keeps it waiting")
+      const closing = yield* Effect.forkChild(server.shutdown, { startImmediately: true })
+      yield* advanceUntil("it is done", () => closing.pollUnsafe() !== undefined)
+      const report = yield* Fiber.join(closing)
+      assert.deepInclude(report, { pending: 4, flushed: 0, dropped: 4 })
+      addsUp(report)
+    }))
+
+  it.effect("of a client reports of its own messages, where clients share a store", () =>
+    Effect.gen(function*() {
+      const network = yield* makeNetwork
+      const store = yield* H.makeStore()
+      const first = yield* H.clientOn(network.context, {}, { store })
+      const second = yield* H.clientOn(network.context, {}, { store })
+      yield* first.send("first's")
+      const kept = yield* second.send("second's")
+      assert.deepInclude(yield* first.shutdown, { pending: 1, dropped: 1 })
+      assert.strictEqual(yield* second.locate(kept.messageId), "waiting")
+    }))
+
+  it.effect("of a client ends its states with Closed, and it does not connect again", () =>
+    Effect.gen(function*() {
+      const { client, network, server } = yield* connected()
+      const receipt = yield* client.send("last words")
+      assert.deepInclude(yield* client.shutdown, { pending: 1, flushed: 1, closed: 1 })
+      yield* receipt.handled
+      yield* H.advance(70_000, 1_000)
+      assert.strictEqual((yield* client.state)._tag, "Closed")
+      assert.strictEqual(network.dials, 1)
+      assert.isFalse((yield* server.sessionStats("alice")).connected)
+    }))
+})
+
+describe("a process", () => {
+  it.live("that closed its server and client ends by itself", () =>
+    Effect.gen(function*() {
+      const path = fileURLToPath(new URL("support/harnessExit.ts", import.meta.url))
+      const result = yield* Effect.callback<{ code: number | string | null; output: string }>((resume) => {
+        const child = execFile(process.execPath, [path], { timeout: 10_000 }, (error, stdout, stderr) =>
+          resume(Effect.succeed({
+            code: error === null ? 0 : error.killed === true ? "killed after 10 s" : error.code ?? null,
+            output: stdout + stderr
+          })))
+        return Effect.sync(() =>
+          child.kill()
+        )
+      })
+      assert.strictEqual(result.code, 0, result.output)
+      assert.include(result.output, "closed")
+    }))
+})
