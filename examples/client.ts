@@ -1,5 +1,5 @@
 /** A client that orders something every second, whether it is connected or not. Ctrl+C or SIGTERM ends it. */
-import { NodeRuntime } from "@effect/platform-node"
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Console, Effect, Layer, Runtime, Stream } from "effect"
 import { MemoryStore } from "../src/index.ts"
 import { NodeTransport } from "../src/node/index.ts"

@@ -2,7 +2,7 @@
  * A server beside what you have: your `http.Server`, your `ws` server, your way of accepting. Every socket is handed
  * over with `register`, whether it speaks `resilient.v1` or not. `PORT` says where to listen.
  */
-import { NodeRuntime } from "@effect/platform-node"
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Console, Effect, FiberSet, Layer, Runtime } from "effect"
 import { createServer } from "node:http"
 import { WebSocketServer } from "ws"

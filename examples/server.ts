@@ -1,5 +1,5 @@
 /** A server that confirms orders, one message each way. `PORT` says where it listens; Ctrl+C or SIGTERM ends it. */
-import { NodeRuntime } from "@effect/platform-node"
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Console, Effect, Layer, Runtime } from "effect"
 import { MemoryStore } from "../src/index.ts"
 import { NodeTransport } from "../src/node/index.ts"

@@ -54,7 +54,8 @@ export interface Appended {
 
 /**
  * What a full queue does with a new message: refuse it with `QueueOverflowError`, drop the oldest waiting one, drop
- * the new one, or let the sender wait for room.
+ * the new one, or let the sender wait for room. What may be at the peer already can't be dropped; with `dropOldest` at
+ * most half of the bound is in flight.
  *
  * @since 0.1.0
  * @category models

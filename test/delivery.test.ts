@@ -243,6 +243,7 @@ describe("time to live", () => {
         "handled",
         "expired"
       ])
+      yield* until("three are dead", () => letters.length === 3)
       assert.deepStrictEqual(letters.map(({ maybeHandled, message }) => [message, maybeHandled]), [
         ["short", false],
         ["short too", false],
@@ -342,6 +343,7 @@ describe("a handler that fails", () => {
       const receipts = yield* Effect.forEach(["fails", "dies", "throws", "works"], (text) => client.send(text))
       yield* advanceUntil("the last is handled", () => attempts === 16)
       assert.deepStrictEqual(yield* Effect.forEach(receipts, deadReason), ["failed", "failed", "failed", "handled"])
+      yield* until("both sides have them", () => here.length === 3 && there.length === 3)
       assert.deepStrictEqual(here.map(({ direction, message }) => [direction, message]), [
         ["out", "fails"],
         ["out", "dies"],
@@ -364,6 +366,7 @@ describe("a handler that fails", () => {
       yield* (yield* client.send("yes")).handled
       assert.strictEqual(yield* deadReason(wrong), "undecodable")
       assert.deepStrictEqual(atServer, ["yes"])
+      yield* until("there is a dead letter", () => there.length > 0)
       assert.deepInclude(there[0], { reason: "undecodable", message: undefined, payload: "perhaps" })
     }))
 })

@@ -53,24 +53,33 @@ describe("code in the documentation", () => {
   /** Code without what the two places must differ in: where it comes from, and what is said at its top. */
   const comparable = (code: string): ReadonlyArray<string> => {
     const lines = code.replace(/^(\/\*\*[\s\S]*?\*\/|\/\/.*)\n/, "")
-      .replaceAll("../src/index.ts", "resilient-websocket").replaceAll("../src/node/index.ts", "resilient-websocket/node")
+      .replaceAll("../src/index.ts", "resilient-websocket").replaceAll(
+        "../src/node/index.ts",
+        "resilient-websocket/node"
+      )
       .trim().split("\n")
     const isImport = (line: string) => line.startsWith("import ")
     return [...lines.filter(isImport).sort(), ...lines.filter((line) => !isImport(line))]
   }
 
-  it.each(["contract.ts", "server.ts", "client.ts", "testing.ts"])("in README.md, %s is the example that is run", (name) => {
-    const block = Docs.codeBlocks().find((block) => block.name === name)
-    assert.deepStrictEqual(comparable(block?.code ?? ""), comparable(read(`examples/${name}`)))
-    assert.isBelow((block?.code ?? "").split("\n").length, 40)
-  })
+  it.each(["contract.ts", "server.ts", "client.ts", "testing.ts"])(
+    "in README.md, %s is the example that is run",
+    (name) => {
+      const block = Docs.codeBlocks().find((block) => block.name === name)
+      assert.deepStrictEqual(comparable(block?.code ?? ""), comparable(read(`examples/${name}`)))
+      assert.isBelow((block?.code ?? "").split("\n").length, 40)
+    }
+  )
 })
 
 describe("tables of options", () => {
   const interfaces = Docs.optionsInterfaces().filter(({ name }) => !notForUsers.includes(name))
 
   it("are found at all", () => {
-    assert.includeMembers(interfaces.map(({ name }) => name), ["ResilientServer.Options", "NodeTransport.ServerOptions"])
+    assert.includeMembers(interfaces.map(({ name }) => name), [
+      "ResilientServer.Options",
+      "NodeTransport.ServerOptions"
+    ])
     for (const { name, options } of interfaces) assert.isNotEmpty(options, name)
   })
 
@@ -120,6 +129,32 @@ describe("the table of metrics", () => {
     assert.isAbove(table.length, 30)
     if (update) writeFileSync(join(root, page), Docs.withGenerated(read(page), "metrics", table))
     assert.deepStrictEqual(Docs.rowsOf(Docs.generated(read(page), "metrics") ?? ""), table)
+  })
+})
+
+describe("docs/architecture.md", () => {
+  const text = read("docs/architecture.md")
+  const listed = Docs.rowsOf(text).map(([first = ""]) => first.replaceAll("`", "")).filter((name) =>
+    name.endsWith(".ts")
+  )
+
+  it("lists every source file", () => {
+    const files = listed.map((name) => `src/${name}`)
+    const missing = Docs.sources.filter((source) => !files.includes(source))
+    const gone = files.filter((file) => !Docs.sources.includes(file))
+    assert.deepStrictEqual({ missing, gone }, { missing: [], gone: [] })
+  })
+
+  it("names functions that are where it says", () => {
+    const named = [...text.matchAll(/`(\w+)`(?:\s+\(|\s+in\s+)`([\w/]+\.ts)`/g)]
+    assert.isAbove(named.length, 30)
+    for (const [, name = "", file = ""] of named) {
+      assert.match(
+        read(`src/${file}`),
+        new RegExp(`\\b${name}\\b\\s*[:=(<]|(interface|type|class) ${name}\\b`),
+        `${name} in ${file}`
+      )
+    }
   })
 })
 

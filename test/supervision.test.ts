@@ -1,11 +1,11 @@
 /** Background workers that die of a defect in a service: logged, counted, restarted; and what happens past the limit. */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Context, Effect, Exit, Fiber, Logger, Stream } from "effect"
+import { Cause, Context, Effect, Exit, Fiber, Latch, Logger, Stream } from "effect"
 import { CircuitBreaker, Deduplicator, MessageQueue, SessionRegistry, Transport } from "resilient-websocket"
 import * as H from "./support/harness.ts"
 import { makeNetwork } from "./support/harnessNetwork.ts"
 
-const { advanceUntil, until } = H
+const { advanceUntil, turn, until } = H
 
 /** Makes the next `count` calls of what it wraps die. */
 class Bomb {
@@ -230,5 +230,42 @@ describe("a handshake that breaks off by a defect", () => {
       assert.deepInclude(yield* client.state, { _tag: "Disconnected" })
       yield* advanceUntil("it is connected", () => Effect.map(client.state, ({ _tag }) => _tag === "Connected"))
       assert.deepInclude((yield* server.stats).totals, { connectionsFailed: 1, connectionsFresh: 1 })
+    }))
+})
+
+describe("a store that takes its time", () => {
+  it.effect("may give the session to a new connection while a handler's position is being stored: nothing is lost", () =>
+    Effect.gen(function*() {
+      const store = yield* H.makeStore()
+      const registry = Context.get(store, SessionRegistry.SessionRegistry)
+      const attaching = yield* Latch.make(true)
+      const handling = yield* Latch.make(false)
+      const slow = Context.add(store, SessionRegistry.SessionRegistry, {
+        ...registry,
+        attach: (request) => Effect.tap(registry.attach(request), () => attaching.await)
+      })
+      const handled: Array<string> = []
+      const { client, network } = yield* H.connected({
+        serverStore: slow,
+        server: {
+          window: { messages: 2, bytes: 10_000 }, // stored after each
+          onMessage: (text) => Effect.andThen(handling.await, Effect.sync(() => handled.push(text)))
+        }
+      })
+      const receipts = yield* Effect.forEach(H.numbered(6), (text) => client.send(text))
+      yield* until(
+        "some are there",
+        () => Effect.map(client.locate(receipts[1]?.messageId ?? ""), (state) => state === "sent")
+      )
+      yield* attaching.close
+      network.newest().cut()
+      yield* advanceUntil("it attaches", () => Effect.map(registry.find("alice"), (info) => info?.generation === 2))
+      yield* handling.open
+      yield* until("what was there is handled", () => handled.length > 0)
+      yield* turn
+      yield* attaching.open
+      yield* advanceUntil("all is handled", () => handled.length >= 6)
+      for (const { handled } of receipts) yield* handled
+      assert.deepStrictEqual(handled, H.numbered(6))
     }))
 })

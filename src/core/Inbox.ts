@@ -99,6 +99,15 @@ export class Inbox {
     if (done > 0) this.inFlight.splice(0, done)
   }
 
+  /** What was received after `handled` is gone before it was handled: it has to come again. */
+  rewind(handled: number): void {
+    this.handled = Math.max(this.handled, Math.min(handled, this.received))
+    this.received = this.handled
+    this.inFlight.length = 0
+    this.inFlightBytes = 0
+    this.inFlightMessages = 0
+  }
+
   /** The message at `offset` was given up on. The sender is told until it says that it has seen it. */
   fail(offset: number, reason: FailureReason): void {
     this.failures.push([offset, reason])

@@ -122,14 +122,15 @@ export class Outbox {
 
   /**
    * What comes after `after`, which must be what the peer received: whatever was read beyond it did not arrive, and
-   * is read again. What is returned counts as sent from now on.
+   * is read again. What is returned counts as sent from now on; of live messages never more than `maxSent` do.
    */
-  read(after: number, limit: ReadLimit, now: number): ReadResult {
+  read(after: number, limit: ReadLimit, now: number, maxSent = Infinity): ReadResult {
     this.rewind(after)
     const slots: Array<Slot> = []
     const expired: Array<OutboxMessage> = []
     const oversized: Array<OutboxMessage> = []
-    const { maxBytes, maxMessageBytes = Infinity, maxMessages } = limit
+    const { maxBytes, maxMessageBytes = Infinity } = limit
+    const maxMessages = Math.min(limit.maxMessages, maxSent - (this.messages - this.waitingMessages))
     let messages = 0
     let bytes = 0
     let more = false

@@ -198,13 +198,13 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
       let connected = false
       const exit = yield* Effect.exit(attempt(attempts, () => {
         connected = true
+        if (attempts > 1) recorder.count("retriesSucceeded")
       }))
       if (Exit.isFailure(exit) && exit.cause.reasons.every((reason) => reason._tag !== "Fail")) {
         return yield* Effect.failCause(exit.cause) // a defect: the supervisor's
       }
       const error = Exit.isSuccess(exit) ? errorOf(peer.session, exit.value, rejected) : failureOf(exit.cause)
       if (connected) {
-        if (attempts > 1) recorder.count("retriesSucceeded")
         attempts = 0
         backoff = yield* Schedule.toStep(fullJitter(options.backoff.baseMillis, options.backoff.capMillis))
       }

@@ -3,15 +3,16 @@
  * a million of them in a second (a full queue that drops its oldest), so each is cheap until somebody looks into it;
  * the heartbeat worker logs how many there were.
  */
-import { Clock, Effect, PubSub, Stream } from "effect"
+import { Clock, Effect, type Stream } from "effect"
 import type { OutboxMessage } from "../core/Outbox.ts"
 import { defaultMessageId } from "../core/Outbox.ts"
 import type { DeadLetter } from "../Message.ts"
 import type { Recorder } from "../Metrics.ts"
 import type { DeadLetterReason } from "../WebSocketError.ts"
+import { makeEvents } from "./events.ts"
 import type { Peer } from "./peer.ts"
 
-/** How many dead letters a subscriber may fall behind, and how many are kept for a late one. */
+/** How many dead letters are kept for a late subscriber. */
 const kept = 1_024
 
 export interface DeadLetters<A> {
@@ -36,17 +37,15 @@ export const makeDeadLetters = Effect.fnUntraced(function*<A>(options: {
 }) {
   const { recorder } = options
   const clock = yield* Clock.Clock
-  const hub = yield* PubSub.sliding<DeadLetter<A>>({ capacity: kept, replay: kept })
-  yield* Effect.addFinalizer(() => PubSub.shutdown(hub))
+  const events = yield* makeEvents<DeadLetter<A>>(kept)
 
-  const publish = Effect.fnUntraced(function*(letter: DeadLetter<A>) {
+  const publish = (letter: DeadLetter<A>): void => {
     recorder.count("deadLetters")
-    yield* Effect.logDebug("dead letter", letter.direction, letter.reason, letter.session, letter.messageId)
-    yield* PubSub.publish(hub, letter)
-  })
+    events.publish(letter)
+  }
 
-  const outgoing: DeadLetters<A>["outgoing"] = Effect.fnUntraced(
-    function*(session, peer, epoch, messages, reason, maybeHandled) {
+  const outgoing: DeadLetters<A>["outgoing"] = (session, peer, epoch, messages, reason, maybeHandled) =>
+    Effect.sync(() => {
       if (reason === "expired") recorder.count("messagesExpired", messages.length)
       const atMillis = clock.currentTimeMillisUnsafe()
       for (let i = 0; i < messages.length; i++) {
@@ -54,15 +53,16 @@ export const makeDeadLetters = Effect.fnUntraced(function*<A>(options: {
         const maybe = i < maybeHandled
         peer?.receipts.died(message.offset, { reason, maybeHandled: maybe })
         const messageId = message.id ?? defaultMessageId(epoch, message.offset)
-        yield* publish(new Returned(message.payload, options.decode, session, messageId, reason, maybe, atMillis))
+        publish(new Returned(message.payload, options.decode, session, messageId, reason, maybe, atMillis))
       }
-    }
-  )
+    })
 
   const incoming: DeadLetters<A>["incoming"] = (letter) =>
-    publish({ ...letter, direction: "in", maybeHandled: false, atMillis: clock.currentTimeMillisUnsafe() })
+    Effect.sync(() =>
+      publish({ ...letter, direction: "in", maybeHandled: false, atMillis: clock.currentTimeMillisUnsafe() })
+    )
 
-  const self: DeadLetters<A> = { stream: Stream.fromPubSub(hub), incoming, outgoing }
+  const self: DeadLetters<A> = { stream: events.stream, incoming, outgoing }
   return self
 })
 

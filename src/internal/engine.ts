@@ -81,6 +81,14 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
   const { breaker, deadLetters, queue, recorder, times } = options
   const clock = yield* Clock.Clock
   const now = () => clock.currentTimeMillisUnsafe()
+  // First, so that it runs last: what is shown of this server or client goes with it.
+  yield* Effect.addFinalizer(() =>
+    Effect.sync(() => {
+      for (const gauge of ["connectionsActive", "sessions", "queueMessages", "queueBytes"] as const) {
+        recorder.gauge(gauge, 0)
+      }
+    })
+  )
   const fork = yield* FiberSet.makeRuntime<never, void>()
   /** Runs in the background until the scope closes. Nobody awaits it, so its failure is logged. */
   const run = (effect: Effect.Effect<unknown, unknown>): void => {
@@ -135,24 +143,30 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
 
   // --- connections
 
+  const savePosition = (peer: Peer, epoch: string, offset: number): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      if (peer.plain || epoch !== peer.core.inbox.epoch) return Effect.void
+      const { generation } = peer
+      return options.savePosition(peer, storedPosition(peer, epoch, offset)).pipe(
+        Effect.retry({ schedule: storeRetry, while: isStoreFailure }),
+        Effect.catch((error) => {
+          // The newer owner is this peer itself, by a new connection.
+          if (peer.generation !== generation) return savePosition(peer, epoch, offset)
+          // Another owner has the session, and will be given what waits here; or this one, if it is attaching just now.
+          peer.inbound.clear()
+          peer.core.inbox.rewind(offset)
+          close(peer, CloseCode.replaced, "the session has another owner", error)
+          return Effect.void
+        })
+      )
+    })
+
   const inbound = makeInbound({
     recorder,
     now,
     markDirty,
     handle: options.handle,
-    savePosition: (peer, epoch, offset) =>
-      peer.plain || epoch !== peer.core.inbox.epoch
-        ? Effect.void
-        : options.savePosition(peer, storedPosition(peer, epoch, offset)).pipe(
-          Effect.retry({ schedule: storeRetry, while: isStoreFailure }),
-          // Another owner has the session, and will be given what waits here.
-          Effect.catch((error) =>
-            Effect.sync(() => {
-              peer.inbound.clear()
-              close(peer, CloseCode.replaced, "the session has another owner", error)
-            })
-          )
-        ),
+    savePosition: (peer, epoch, offset) => savePosition(peer, epoch, offset),
     run: (effect, onEnd) => {
       // Supervised from its first failure on: until then that would only cost.
       fork(effect.pipe(
@@ -277,6 +291,9 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
   }
 
   const tickMillis = Math.min(1_000, times.heartbeat / 10, times.heartbeatTimeout / 4)
+  /** A store that is down is no fault of the worker: the next round asks it again. */
+  const putOff = (error: WebSocketError) => Effect.logWarning("a sweep is put off", error)
+
   let letters = 0
   const heartbeatLoop = Effect.gen(function*() {
     while (true) {
@@ -289,14 +306,15 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
       const { bytes, messages } = yield* queue.stats
       recorder.gauge("queueMessages", messages)
       recorder.gauge("queueBytes", bytes)
-      yield* options.onTick(at)
+      yield* Effect.catch(options.onTick(at), putOff)
     }
   })
 
   const expiryLoop = Effect.gen(function*() {
     while (true) {
       yield* Effect.sleep(times.expirySweep)
-      for (const { epoch, messages, session } of yield* queue.expire) {
+      const due = yield* Effect.catch(queue.expire, (error) => Effect.as(putOff(error), []))
+      for (const { epoch, messages, session } of due) {
         const peer = peers.get(session)
         yield* deadLetters.outgoing(peer?.session ?? session, peer, epoch, messages, "expired", 0)
       }

@@ -1,24 +1,49 @@
-/** Events for whoever listens: published synchronously, never waiting for a slow listener, who loses the oldest. */
-import { Effect, Queue, Stream } from "effect"
+/**
+ * Events for whoever listens: published synchronously, never waiting for a slow listener, who loses the oldest; the
+ * newest ones also for those who come late.
+ */
+import { type Cause, Effect, Queue, Stream } from "effect"
 
 /** How far a listener may fall behind. */
 const capacity = 1_024
 
-export const makeEvents = Effect.fnUntraced(function*<A>() {
-  const listeners = new Set<Queue.Queue<A>>()
-  yield* Effect.addFinalizer(() =>
-    Effect.forEach([...listeners], (listener) => Queue.shutdown(listener), { discard: true })
-  )
+/**
+ * `replay` is how many events are kept for late listeners. They are kept in a ring: in the linked list of a `PubSub` each
+ * dead node keeps its younger successors alive until the next full collection, which at a million events costs 200 MB.
+ */
+export const makeEvents = Effect.fnUntraced(function*<A>(replay = 0) {
+  const listeners = new Set<Queue.Queue<A, Cause.Done>>()
+  const recent: Array<A> = []
+  let published = 0
+  let closed = false
+  // Listeners are given what was published before the end; those who come later, what is kept.
+  yield* Effect.addFinalizer(() => {
+    closed = true
+    return Effect.forEach([...listeners], (listener) => Queue.end(listener), { discard: true })
+  })
+
   const publish = (event: A): void => {
+    if (replay > 0) recent[published++ % replay] = event
     for (const listener of listeners) Queue.offerUnsafe(listener, event)
   }
+
+  /** The kept events, oldest first. */
+  const kept = (): ReadonlyArray<A> => {
+    const start = published % Math.max(1, replay)
+    return published <= replay ? [...recent] : [...recent.slice(start), ...recent.slice(0, start)]
+  }
+
   const stream: Stream.Stream<A> = Stream.scoped(Stream.unwrap(Effect.gen(function*() {
-    const listener = yield* Queue.sliding<A>(capacity)
-    yield* Effect.acquireRelease(
-      Effect.sync(() => listeners.add(listener)),
+    if (closed) return Stream.fromIterable(kept())
+    const listener = yield* Queue.sliding<A, Cause.Done>(capacity)
+    const before = yield* Effect.acquireRelease(
+      Effect.sync(() => {
+        listeners.add(listener)
+        return kept()
+      }),
       () => Effect.sync(() => listeners.delete(listener))
     )
-    return Stream.fromQueue(listener)
+    return Stream.concat(Stream.fromIterable(before), Stream.fromQueue(listener))
   })))
   return { publish, stream }
 })

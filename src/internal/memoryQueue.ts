@@ -237,6 +237,12 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     return dropped
   }
 
+  /**
+   * What may be at the peer can't be dropped. So that a peer that stops reading leaves something to drop, only half of
+   * the bound is given out under the policy `dropOldest`.
+   */
+  const maxSent = overflow === "dropOldest" ? Math.ceil(bounds.maxMessages / 2) : Infinity
+
   const appendFull = (
     log: Log,
     batch: ReadonlyArray<NewMessage>,
@@ -292,7 +298,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
 
     read: (session, generation, after, limit) =>
       owned(session, generation, "read", (log) => {
-        const result = tracked(log, (outbox) => outbox.read(after, limit, clock.currentTimeMillisUnsafe()))
+        const result = tracked(log, (outbox) => outbox.read(after, limit, clock.currentTimeMillisUnsafe(), maxSent))
         totals.expired += result.expired.length
         scheduleExpiry(log)
         return result

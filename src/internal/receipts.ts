@@ -53,7 +53,9 @@ export class Tracked {
 export class Receipts {
   /** Everything up to here is settled. */
   private settledUpTo: number
-  private readonly pending = new Deque<Tracked>() // by offset
+  private pending = new Deque<Tracked>() // by offset
+  /** Of those in `pending`, how many died: they wait there until `handled` passes them, or they are too many. */
+  private settledInside = 0
   private readonly dead = new Map<number, Dead>()
 
   constructor(settledUpTo: number) {
@@ -85,6 +87,7 @@ export class Receipts {
     let front = this.pending.front()
     while (front !== undefined && front.offset <= upTo) {
       this.pending.popFront()
+      if (front.state !== "pending") this.settledInside--
       front.settle("handled")
       front = this.pending.front()
     }
@@ -97,8 +100,21 @@ export class Receipts {
       const oldest = this.dead.keys().next().value
       if (oldest !== undefined) this.dead.delete(oldest)
     }
-    const index = this.indexOf(offset)
-    this.pending.at(index)?.settle(dead)
+    const tracked = this.pending.at(this.indexOf(offset))
+    if (tracked?.state !== "pending") return
+    tracked.settle(dead)
+    this.settledInside++
+    if (this.settledInside > 64 && this.settledInside * 2 > this.pending.size) this.compact()
+  }
+
+  /** Leaves out who died: a queue that drops its oldest for ever must not keep a receipt of each. */
+  private compact(): void {
+    const live = new Deque<Tracked>()
+    this.pending.forEach((tracked) => {
+      if (tracked.state === "pending") live.pushBack(tracked)
+    })
+    this.pending = live
+    this.settledInside = 0
   }
 
   /** A sender that waited for room may come here after a later one, or when its message has been handled. */

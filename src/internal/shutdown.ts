@@ -68,12 +68,15 @@ export const makeShutdown = Effect.fnUntraced(function*(options: ShutdownOptions
     const ending = yield* Effect.forkDetach(options.end)
     const left = Math.max(closeMillis, startedAt + options.timeoutMillis - engine.now())
     yield* Effect.raceFirst(Effect.interruptible(Fiber.await(ending)), Effect.interruptible(Effect.sleep(left)))
-    const expired = after.expired - before.expired
+    const pending = before.messages + after.appended - before.appended
+    const flushed = after.acknowledged - before.acknowledged
+    const retained = queue.durable ? after.messages : 0
     return {
-      pending: before.messages + after.appended - before.appended,
-      flushed: after.acknowledged - before.acknowledged,
-      retained: queue.durable ? after.messages : 0,
-      dropped: expired + (queue.durable ? 0 : after.messages),
+      pending,
+      flushed,
+      retained,
+      // Left over, expired, or of a session that ended meanwhile.
+      dropped: pending - flushed - retained,
       closed,
       durationMillis: engine.now() - startedAt
     }

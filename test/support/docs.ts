@@ -88,7 +88,7 @@ const describeType = (name: string, type: string): string => {
   const plain = type.trim().replace(/\s+/g, " ").replace(/^\|/, "").replace(/\| undefined$/, "").trim()
   if (plain.includes("=>")) return "function"
   if (plain === "Duration.Input") return "duration"
-  if (plain === "number") return /Bytes$/.test(name) ? "bytes" : "number"
+  if (plain === "number") return name.endsWith("Bytes") ? "bytes" : "number"
   if (plain.startsWith("Partial<Window>")) return "`{ messages, bytes }`"
   if (plain.startsWith("Schema.")) return "Schema"
   if (plain.startsWith("Schedule.")) return "Schedule"
@@ -99,6 +99,12 @@ const describeType = (name: string, type: string): string => {
   return /^[\w.]+$/.test(plain) && plain !== "OverflowPolicy" ? plain : `\`${plain.replaceAll("|", "\\|")}\``
 }
 
+/** For an option without a comment whose value is another module's options. */
+const referenceTo = (type: string): string => {
+  const module = /(\w+)\.Options\b/.exec(type)?.[1]
+  return module === undefined ? "" : `The options of \`${module}\`, below.`
+}
+
 const optionOf = (doc: string, name: string, mark: string, type: string): Option => {
   const text = doc.replace(/^\s*\/\*\*|\*\/\s*$/g, "").split("\n").map((line) => line.replace(/^\s*\* ?/, "").trim())
     .join(" ").replace(/\s+/g, " ").trim()
@@ -106,12 +112,13 @@ const optionOf = (doc: string, name: string, mark: string, type: string): Option
   return {
     name,
     type: describeType(name, type),
-    default: mark === "" ? "required" : stated?.[1] ?? (/Options\b/.test(type) ? "theirs" : "none"),
-    text: (stated === null ? text : text.replace(stated[0], "")).replace(/\s+/g, " ").trim()
+    default: mark === "" ? "required" : stated?.[1] ?? (/Options\b/.test(type) ? "see there" : "none"),
+    text: (stated === null ? text : text.replace(stated[0], "")).replace(/\s+/g, " ").trim() || referenceTo(type)
   }
 }
 
-const member = /(\/\*\*(?:(?!\*\/)[\s\S])*\*\/\s*)?^ {2}readonly (\w+)(\??):([\s\S]*?)(?=^ {2}(?:\/\*\*|readonly )|(?![\s\S]))/gm
+const member =
+  /(\/\*\*(?:(?!\*\/)[\s\S])*\*\/\s*)?^ {2}readonly (\w+)(\??):([\s\S]*?)(?=^ {2}(?:\/\*\*|readonly )|(?![\s\S]))/gm
 
 /** The exported interfaces of options, by their public names. */
 export const optionsInterfaces = (): ReadonlyArray<OptionsInterface> =>
@@ -120,9 +127,9 @@ export const optionsInterfaces = (): ReadonlyArray<OptionsInterface> =>
     return [...text.matchAll(/export interface (\w*Options)\b/g)].map(({ 1: name, index }) => ({
       name: `${moduleOf(source)}.${name}`,
       source,
-      options: [...braced(text, index).matchAll(member)].map(({ 1: doc = "", 2: key = "", 3: mark = "", 4: type = "" }) =>
-        optionOf(doc, key, mark, type)
-      )
+      options: [...braced(text, index).matchAll(member)].map((
+        { 1: doc = "", 2: key = "", 3: mark = "", 4: type = "" }
+      ) => optionOf(doc, key, mark, type))
     }))
   })
 
@@ -174,9 +181,11 @@ export interface CodedDefault {
 /** The defaults of all options that are checked at construction. */
 export const codedDefaults = (): ReadonlyArray<CodedDefault> =>
   sources.flatMap((source) =>
-    [...read(source).matchAll(
-      /(?:Option|Check)\.(?:count|millis|fraction)\(\s*["`]([^"`]+)["`],\s*[^,]+,\s*("[^"]+"|[\w.* ]+)/g
-    )].map(({ 1: name = "", 2: expression = "" }) => ({
+    [
+      ...read(source).matchAll(
+        /(?:Option|Check)\.(?:count|millis|fraction)\(\s*["`]([^"`]+)["`],\s*[^,]+,\s*("[^"]+"|[\w.* ]+)/g
+      )
+    ].map(({ 1: name = "", 2: expression = "" }) => ({
       source,
       name: name.replace(/^(endpoint|\$\{name\})\./, ""),
       value: evaluate(expression.trim())
@@ -194,8 +203,7 @@ const cellsOf = (line: string): Row =>
 export const rowsOf = (text: string): ReadonlyArray<Row> =>
   text.split("\n").filter((line) => line.startsWith("|")).map(cellsOf)
 
-export const renderTable = (rows: ReadonlyArray<Row>): string =>
-  rows.map((row) => `| ${row.join(" | ")} |`).join("\n")
+export const renderTable = (rows: ReadonlyArray<Row>): string => rows.map((row) => `| ${row.join(" | ")} |`).join("\n")
 
 export const optionTable = ({ options }: OptionsInterface): ReadonlyArray<Row> => [
   ["option", "type", "default", "what it is"],

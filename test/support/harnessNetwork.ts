@@ -10,6 +10,8 @@ export interface Link {
   readonly vanish: (direction?: Direction) => void
   /** Breaks it for both sides at once. */
   readonly cut: () => void
+  /** Sends a frame as if the other side had. */
+  readonly inject: (direction: Direction, frame: string) => void
   /** Frames that were sent, in order. */
   readonly frames: Array<{ readonly direction: Direction; readonly frame: string }>
 }
@@ -32,6 +34,11 @@ class Wire implements Link {
   readonly frames: Array<{ readonly direction: Direction; readonly frame: string }> = []
   readonly lost = new Set<Direction>()
   private readonly ends: Array<Transport.Connection> = []
+  private readonly senders = new Map<Direction, Transport.Connection>()
+
+  inject(direction: Direction, frame: string): void {
+    this.senders.get(direction)?.send(frame)
+  }
 
   vanish(direction?: Direction): void {
     for (const lost of direction === undefined ? ["toServer", "toClient"] as const : [direction]) this.lost.add(lost)
@@ -43,6 +50,7 @@ class Wire implements Link {
 
   wrap(end: Transport.Connection, outgoing: Direction, network: Network): Transport.Connection {
     this.ends.push(end)
+    this.senders.set(outgoing, end)
     const incoming: Direction = outgoing === "toServer" ? "toClient" : "toServer"
     let sink: Transport.ConnectionSink | undefined
     let closed = false

@@ -57,6 +57,9 @@ export class Rng {
   }
 }
 
+/** More tasks than any virtual second of a simulation has. */
+const maxTasks = 300_000
+
 /** Runs ready tasks in a seeded order, so that the seed also picks the interleaving of all fibers. */
 export class SeededScheduler implements Scheduler.Scheduler {
   readonly executionMode = "async"
@@ -64,9 +67,18 @@ export class SeededScheduler implements Scheduler.Scheduler {
   private readonly tasks: Array<() => void> = []
   private readonly idle: Array<() => void> = []
   private armed = false
+  private ran = 0
+  private readonly onSpin: () => void
 
-  constructor(seed: number) {
+  /** `onSpin` is told when so much runs without `rest` that it will never end; nothing runs any more then. */
+  constructor(seed: number, onSpin: () => void) {
     this.rng = new Rng(seed)
+    this.onSpin = onSpin
+  }
+
+  /** Time has passed. */
+  rest(): void {
+    this.ran = 0
   }
 
   shouldYield(fiber: Fiber.Fiber<unknown, unknown>): boolean {
@@ -101,6 +113,10 @@ export class SeededScheduler implements Scheduler.Scheduler {
 
   private run(): void {
     while (true) {
+      if (++this.ran > maxTasks) {
+        this.tasks.length = 0
+        return this.onSpin()
+      }
       const task = this.takeAny() ?? this.idle.shift()
       if (task === undefined) return
       task()

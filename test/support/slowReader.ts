@@ -28,6 +28,8 @@ const program = Effect.gen(function*() {
   const count = (name: string) => {
     outcomes[name] = (outcomes[name] ?? 0) + 1
   }
+  globalThis.gc?.()
+  const heapBefore = process.memoryUsage().heapUsed
   const before = process.memoryUsage().rss
   let peak = before
   const offer = Effect.gen(function*() {
@@ -43,8 +45,10 @@ const program = Effect.gen(function*() {
   // A suspended sender never gets through: that is its policy.
   yield* Effect.timeoutOption(offer, policy === "suspend" ? "2 seconds" : "100 seconds")
   const { queue, totals } = yield* server.stats
+  globalThis.gc?.()
   console.log(JSON.stringify({
     outcomes,
+    retainedMiB: (process.memoryUsage().heapUsed - heapBefore) / 2 ** 20,
     grownMiB: (peak - before) / 2 ** 20,
     queued: queue.messages,
     suspended: queue.suspended,
