@@ -64,7 +64,7 @@ export interface ClaimRequest extends Target {
  * @category models
  */
 export type Claim =
-  | { readonly _tag: "Claimed"; readonly token: string }
+  | { readonly _tag: "Claimed"; readonly token: string; readonly leaseMillis: number }
   | { readonly _tag: "InFlight"; readonly retryAfterMillis: number }
   | { readonly _tag: "Duplicate"; readonly receipt: Receipt }
   | { readonly _tag: "Mismatch"; readonly receipt?: Receipt | undefined }
@@ -105,6 +105,8 @@ export interface Stats {
 export interface Store {
   /** Asks to do what the key stands for. Fails with reason `full` when too many keys are in flight. */
   readonly claim: (request: ClaimRequest) => Effect.Effect<Claim, DeduplicationError>
+  /** It takes longer: the lease begins again. False when it was lost. */
+  readonly renew: (claim: Target & { readonly token: string }) => Effect.Effect<boolean, DeduplicationError>
   /** It was done. False when the lease was lost: it ended, so somebody else may have done it too. */
   readonly commit: (
     claim: Target & { readonly token: string; readonly receipt: Receipt }
@@ -276,7 +278,7 @@ export const makeMemory = Effect.fnUntraced(function*(
         return Effect.succeed(result)
       case "Claimed": {
         totals.claims++
-        const claimed = Effect.succeed<Claim>({ _tag: "Claimed", token: result.token })
+        const claimed = Effect.succeed<Claim>({ _tag: "Claimed", token: result.token, leaseMillis: table.leaseMillis })
         if (!result.early) return claimed
         totals.earlyRotations++
         const warning = `more than ${maxKeys} keys in a deduplication window: older ones are forgotten early`
@@ -293,6 +295,7 @@ export const makeMemory = Effect.fnUntraced(function*(
         // A copy: what else the caller's object may hold must not live as long as the window.
         return table.commit(combine(request), request.token, { messageId, epoch, offset, atMillis }, now())
       }),
+    renew: (request) => Effect.sync(() => table.renew(combine(request), request.token, now())),
     release: (request) => Effect.sync(() => table.release(combine(request), request.token)),
     lookup: (target) => Effect.sync(() => Option.fromUndefinedOr(table.lookup(combine(target), now()))),
     window: Effect.sync(() => Duration.millis(table.windowMillis)),

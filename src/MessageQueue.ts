@@ -130,8 +130,8 @@ export interface Interface {
     { readonly messages: ReadonlyArray<OutboxMessage>; readonly maybeHandled: number; readonly epoch: string },
     MessageQueueError
   >
-  /** Expires what is due in all sessions, in time proportional to what expires. */
-  readonly expire: Effect.Effect<
+  /** Expires what is due in the sessions that `owns` says are the caller's, in time proportional to what is due. */
+  readonly expire: (owns: (session: string) => boolean) => Effect.Effect<
     ReadonlyArray<
       { readonly session: string; readonly epoch: string; readonly messages: ReadonlyArray<OutboxMessage> }
     >,

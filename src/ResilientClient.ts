@@ -192,9 +192,9 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const transport = yield* TransportClient
   const recorder = yield* makeRecorder
   const context = yield* Effect.context<R>()
-  const handoff = yield* makeHandoff<Incoming<In>>()
   const state = yield* SubscriptionRef.make<ConnectionState>({ _tag: "Connecting", attempt: 0 })
   const scope = yield* Scope.fork(yield* Effect.scope)
+  const handoff = yield* makeHandoff<Incoming<In>>().pipe(Scope.provide(scope))
   const runOutside = yield* FiberSet.makeRuntime<never, void>()
   const instance = makeId(yield* Random.Random)
   let closing = false
@@ -325,6 +325,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const shutdown = yield* makeShutdown({
     engine,
     queue,
+    recorder,
     timeoutMillis: Option.millis("shutdownTimeout", options.shutdownTimeout, "30 seconds"),
     closeCode: CloseCode.normal,
     begin: Effect.sync(() => {

@@ -39,6 +39,7 @@ import {
   intensityOf,
   locate,
   type MessageState,
+  renewalTimeout,
   type SessionStats,
   statsOf
 } from "./internal/common.ts"
@@ -224,12 +225,12 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const transport = yield* TransportServer
   const recorder = yield* makeRecorder
   const context = yield* Effect.context<R>()
-  const handoff = yield* makeHandoff<Incoming<In>>()
   const events = yield* makeEvents<ConnectionEvent>()
   const failed = yield* Deferred.make<never>()
   const runOutside = yield* FiberSet.makeRuntime<never, void>()
   // The server lives in a scope of its own, so that it can end before its owner does.
   const scope = yield* Scope.fork(yield* Effect.scope)
+  const handoff = yield* makeHandoff<Incoming<In>>().pipe(Scope.provide(scope))
   const renewing = new Set<Peer>()
   let closing = false
 
@@ -344,6 +345,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     const handshake = { ...connection.request, token, session: peer.session, plain: peer.plain }
     // Suspended, as a hook may throw, and this is called from the event loop.
     return Effect.suspend(() => Effect.provideContext(authenticate(handshake), context)).pipe(
+      Effect.timeoutOrElse({ duration: handshakeTimeoutMillis, orElse: () => Effect.fail(renewalTimeout) }),
       Effect.filterOrFail(({ principal }) => principal === peer.principal, () => forbidden),
       Effect.catch((error) =>
         Effect.sync(() => {
@@ -386,6 +388,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const shutdown = yield* makeShutdown({
     engine,
     queue,
+    recorder,
     timeoutMillis: shutdownMillis,
     closeCode: CloseCode.draining,
     begin: Effect.suspend(() => {

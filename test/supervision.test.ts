@@ -47,7 +47,7 @@ const workers: Record<string, { readonly worker: string; readonly rig: Rig; read
   "delivery, reading": { worker: "delivery", rig: rigQueue(({ read }, bomb) => ({ read: bomb.call(read) })) },
   "delivery, acknowledging": { worker: "delivery", rig: rigQueue(({ ack }, bomb) => ({ ack: bomb.call(ack) })) },
   heartbeat: { worker: "heartbeat", rig: rigRegistry(({ expire }, bomb) => ({ expire: bomb.effect(expire) })) },
-  expiry: { worker: "expiry", rig: rigQueue(({ expire }, bomb) => ({ expire: bomb.effect(expire) })) },
+  expiry: { worker: "expiry", rig: rigQueue(({ expire }, bomb) => ({ expire: bomb.call(expire) })) },
   deduplicator: {
     worker: "deduplicator",
     rig: (store, bomb) => {

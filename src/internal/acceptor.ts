@@ -85,6 +85,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     phase: "handshake",
     afterMillis: options.handshakeTimeoutMillis
   })
+  let arrivals = 0
   /** Connections whose handshake is not done, and when their time is up. */
   const pending = new Map<Connection, { readonly until: number; readonly fail: (error: WebSocketError) => void }>()
 
@@ -126,6 +127,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     if (options.isClosing()) return refuse(connection, closing)
     if (pending.size >= options.maxHandshakes) return refuse(connection, tooMany)
     if (connection.protocol !== subprotocol) return acceptPlain(connection, undefined)
+    const arrival = ++arrivals
     let heard = false
     const sink: ConnectionSink = {
       frame: (data) => {
@@ -134,7 +136,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         const frame = typeof data === "string" ? decode(data) : new Violation("malformed", "a binary frame")
         if (frame instanceof Violation) return step(connection, Effect.fail(protocolError(frame)))
         if (frame.t !== "hello") return step(connection, Effect.fail(malformed(`${frame.t} instead of hello`)))
-        step(connection, welcome(connection, frame, become))
+        step(connection, welcome(connection, frame, become, arrival))
       },
       drained: noop,
       alive: noop,
@@ -166,7 +168,8 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   const welcome = Effect.fnUntraced(function*(
     connection: Connection,
     hello: Hello,
-    become: (sink: ConnectionSink) => void
+    become: (sink: ConnectionSink) => void,
+    arrival: number
   ) {
     if (hello.version !== version) {
       const detail = `version ${hello.version} is not spoken here, ${version} is`
@@ -174,6 +177,9 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     }
     const identity = yield* authenticate(connection.request, hello.auth, hello.session, false)
     const session = identity.session ?? (yield* ownSession(hello)) ?? makeId(random)
+    // A hello that was overtaken while its token was looked at must not replace the connection that overtook it, or use
+    // up the token that one was given.
+    if ((engine.peers.get(session)?.arrival ?? 0) > arrival) return yield* replaced
     const token = makeToken()
     const attached = yield* registry.attach({
       session,
@@ -185,6 +191,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     })
     yield* Effect.gen(function*() {
       const peer = yield* openPeer(session, identity.principal, attached.generation, false)
+      peer.arrival = arrival
       const { core } = peer
       // A session of this process knows its inbox best; one from a store goes on from what was stored.
       if (core.inbox.epoch === null && attached.position !== undefined) core.inbox.restore(attached.position)

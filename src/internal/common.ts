@@ -48,6 +48,12 @@ export const forbidden = new HandshakeError({
   retryable: false
 })
 
+export const renewalTimeout = new HandshakeError({
+  reason: "overloaded",
+  detail: "the renewed token could not be checked in time",
+  retryable: true
+})
+
 export const intensityOf = (
   options: { readonly restarts: number; readonly period: Parameters<typeof Check.millis>[1] } | undefined
 ): Intensity => ({

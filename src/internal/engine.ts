@@ -136,7 +136,10 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
       }
       const peer = flushing
       peer.dirty = false
-      yield* Effect.catch(flush(peer), (error) => onStoreError(peer, error))
+      const { generation } = peer
+      yield* Effect.catch(flush(peer), (error) =>
+        // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
+        peer.generation === generation ? onStoreError(peer, error) : Effect.sync(() => markDirty(peer)))
       pulse.notify()
     }
   })
@@ -313,7 +316,7 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
   const expiryLoop = Effect.gen(function*() {
     while (true) {
       yield* Effect.sleep(times.expirySweep)
-      const due = yield* Effect.catch(queue.expire, (error) => Effect.as(putOff(error), []))
+      const due = yield* Effect.catch(queue.expire((key) => peers.has(key)), (error) => Effect.as(putOff(error), []))
       for (const { epoch, messages, session } of due) {
         const peer = peers.get(session)
         yield* deadLetters.outgoing(peer?.session ?? session, peer, epoch, messages, "expired", 0)
@@ -357,7 +360,7 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
   const settled = Effect.fnUntraced(function*(condition: Effect.Effect<boolean>, until: number) {
     while (true) {
       if (yield* condition) return true
-      const left = until - now()
+      const left = Math.ceil(until - now())
       if (left <= 0) return false
       // Also where the waiter itself can't be interrupted, as in a finalizer.
       yield* Effect.raceFirst(Effect.interruptible(pulse.wait), Effect.interruptible(Effect.sleep(left)))

@@ -13,6 +13,8 @@ interface Offer<A> {
 export const makeHandoff = Effect.fnUntraced(function*<A>() {
   // Each session offers one at a time, so this is bounded by the sessions.
   const offers = yield* Queue.unbounded<Offer<A>, Cause.Done>()
+  // What nobody took is not handled: it must not be given out once nobody hears of it any more.
+  yield* Effect.addFinalizer(() => Effect.andThen(Queue.clear(offers), Queue.end(offers)))
 
   const offer = Effect.fnUntraced(function*(value: A) {
     while (true) {

@@ -117,7 +117,7 @@ export class ClaimTable<Receipt> {
   private readonly done: KeyGenerations<Done<Receipt>>
   // Insertion order is the order in which leases end: all are equally long, and a key claimed again is inserted anew.
   private readonly held = new Map<string, Held>()
-  private readonly leaseMillis: number
+  readonly leaseMillis: number
   private lastToken = 0
 
   constructor(options: {
@@ -165,6 +165,16 @@ export class ClaimTable<Receipt> {
     const token = String(++this.lastToken)
     this.held.set(key, { token, until: now + this.leaseMillis, fingerprint })
     return { _tag: "Claimed", token, early }
+  }
+
+  /** Begins the lease again, if the key is still held under this token. */
+  renew(key: string, token: string, now: number): boolean {
+    this.advance(now)
+    const held = this.held.get(key)
+    if (held?.token !== token) return false
+    this.held.delete(key)
+    this.held.set(key, { ...held, until: now + this.leaseMillis })
+    return true
   }
 
   /** Whether the key was still held under this token. */

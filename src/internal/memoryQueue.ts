@@ -202,23 +202,36 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     return waited
   }
 
-  const suspendSender = (log: Log, batch: ReadonlyArray<NewMessage>, full: Limit) => {
-    const wait = callbackLater<Appended, MessageQueueError | QueueOverflowError>((resume) => {
-      const waiter: Waiter = { messages: batch, bytes: totalBytes(batch), resume }
-      log.waiters.add(waiter)
-      suspended++
-      if (isTotal(full)) blockedByTotal.add(log)
-      return Effect.sync(() => {
-        if (leave(log, waiter)) admitWaiters(log) // the next in line may be smaller
+  const suspendSender = (
+    log: Log,
+    batch: ReadonlyArray<NewMessage>,
+    full: Limit
+  ): Effect.Effect<Appended, MessageQueueError | QueueOverflowError> =>
+    Effect.suspend(() => {
+      // Set when it is let in, which may be a moment before it runs on.
+      let admitted: Effect.Effect<Appended, MessageQueueError | QueueOverflowError> | undefined
+      const wait = callbackLater<Appended, MessageQueueError | QueueOverflowError>((resume) => {
+        const waiter: Waiter = {
+          messages: batch,
+          bytes: totalBytes(batch),
+          resume: (effect) => {
+            admitted = effect
+            resume(effect)
+          }
+        }
+        log.waiters.add(waiter)
+        suspended++
+        if (isTotal(full)) blockedByTotal.add(log)
+        return Effect.sync(() => {
+          if (leave(log, waiter)) admitWaiters(log) // the next in line may be smaller
+        })
+      })
+      if (suspendTimeout === Infinity) return wait
+      return Effect.timeoutOrElse(wait, {
+        duration: Duration.millis(suspendTimeout),
+        orElse: () => admitted ?? Effect.fail(overflowError(log, full))
       })
     })
-    return suspendTimeout === Infinity
-      ? wait
-      : Effect.timeoutOrElse(wait, {
-        duration: Duration.millis(suspendTimeout),
-        orElse: () => Effect.fail(overflowError(log, full))
-      })
-  }
 
   /** Makes room, unless what may be at the peer already, and so can't be dropped, leaves too little. */
   const dropOldest = (log: Log, count: number, size: number): ReadonlyArray<OutboxMessage> | undefined => {
@@ -328,23 +341,31 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         return Effect.succeed({ ...tracked(log, (outbox) => outbox.clear()), epoch: log.outbox.epoch })
       }),
 
-    expire: Effect.sync(() => {
-      const now = clock.currentTimeMillisUnsafe()
-      const result: Array<{ session: string; epoch: string; messages: ReadonlyArray<OutboxMessage> }> = []
-      while (true) {
-        const log = expiries.popDue(now)
-        if (log === undefined) return result
-        log.scheduledAt = Infinity
-        if (logs.get(log.session) !== log) continue
-        const expired = tracked(log, (outbox) => outbox.expire(now))
-        totals.expired += expired.length
-        if (expired.length > 0) {
-          result.push({ session: log.session, epoch: log.outbox.epoch, messages: expired })
-          for (const listener of listeners) listener(log.session) // the owner has a gap to tell
+    expire: (owns) =>
+      Effect.sync(() => {
+        const now = clock.currentTimeMillisUnsafe()
+        const result: Array<{ session: string; epoch: string; messages: ReadonlyArray<OutboxMessage> }> = []
+        const others: Array<Log> = []
+        while (true) {
+          const log = expiries.popDue(now)
+          if (log === undefined) break
+          log.scheduledAt = Infinity
+          if (logs.get(log.session) !== log) continue
+          if (!owns(log.session)) {
+            others.push(log)
+            continue
+          }
+          const expired = tracked(log, (outbox) => outbox.expire(now))
+          totals.expired += expired.length
+          if (expired.length > 0) {
+            result.push({ session: log.session, epoch: log.outbox.epoch, messages: expired })
+            for (const listener of listeners) listener(log.session) // the owner has a gap to tell
+          }
+          scheduleExpiry(log)
         }
-        scheduleExpiry(log)
-      }
-    }),
+        for (const log of others) scheduleExpiry(log)
+        return result
+      }),
 
     find: (session, messageId) =>
       Effect.sync(() => {

@@ -45,6 +45,8 @@ export class Peer {
   /** A WebSocket without our protocol: payloads as they are, kept until written. */
   readonly plain: boolean
   generation = 0
+  /** Which connection of the server this session was attached by last: they are numbered as they come. */
+  arrival = 0
   /** Of our outbox. */
   epoch = ""
   receipts: Receipts
@@ -100,7 +102,13 @@ export class Peer {
   /** The outbox is open: receipts before its position are settled. */
   opened(epoch: string, acked: number): void {
     if (epoch === this.epoch) return
+    const first = this.epoch === ""
     this.epoch = epoch
+    if (first) {
+      // Somebody may have sent while the outbox was being opened, and holds a receipt.
+      this.receipts.handled(acked)
+      return
+    }
     this.receipts = new Receipts(acked)
     // Offsets of another log mean nothing in this one.
     this.pendingAck = undefined

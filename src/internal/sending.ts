@@ -157,8 +157,12 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
         const { retryAfterMillis } = claim
         return yield* new DeduplicationError({ scope, key, reason: "inFlight", retryAfterMillis })
       }
-      const { token } = claim
-      return yield* Effect.onExit(restore(append(peer, message)), (exit) => {
+      const { leaseMillis, token } = claim
+      // A sender that waits for room must not lose its key meanwhile.
+      const keep = Effect.forever(
+        Effect.andThen(Effect.sleep(leaseMillis / 2), Effect.ignore(deduplicator.renew({ scope, key, token })))
+      )
+      return yield* Effect.onExit(restore(Effect.raceFirst(append(peer, message), keep)), (exit) => {
         const receipt = Exit.isSuccess(exit) ? exit.value : undefined
         if (!(receipt instanceof Tracking)) return Effect.ignore(deduplicator.release({ scope, key, token }))
         const { atMillis, epoch, offset } = receipt

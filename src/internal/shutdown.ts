@@ -1,6 +1,7 @@
 /** The orderly end, for server and client: no new messages, flush, last acks, close, and a report of what became of all. */
 import { Deferred, Effect, Fiber } from "effect"
 import type { MessageQueue } from "../MessageQueue.ts"
+import type { Recorder } from "../Metrics.ts"
 import type { Engine } from "./engine.ts"
 
 /**
@@ -32,6 +33,7 @@ const closeMillis = 1_000
 export interface ShutdownOptions {
   readonly engine: Engine
   readonly queue: MessageQueue["Service"]
+  readonly recorder: Recorder
   readonly timeoutMillis: number
   readonly closeCode: number
   /** Stops what brings in new work. */
@@ -43,13 +45,23 @@ export interface ShutdownOptions {
 }
 
 export const makeShutdown = Effect.fnUntraced(function*(options: ShutdownOptions) {
-  const { engine, queue } = options
+  const { engine, queue, recorder } = options
   const done = yield* Deferred.make<ShutdownReport>()
   let begun = false
 
+  /** Messages of this server's or client's own sessions: the store may be shared. */
+  const outstanding = Effect.gen(function*() {
+    let messages = 0
+    for (const peer of engine.peers.values()) {
+      messages += (yield* Effect.orElseSucceed(queue.size(peer.key), () => ({ messages: 0 }))).messages
+    }
+    return messages
+  })
+
   const run = Effect.gen(function*() {
     const startedAt = engine.now()
-    const before = yield* queue.stats
+    const acknowledged = recorder.totals.messagesAcknowledged
+    const before = yield* outstanding
     yield* options.begin
     yield* engine.settled(engine.isQuiet, startedAt + options.timeoutMillis * flushPart)
     // Not awaited: somebody's token provider may not be interruptible.
@@ -60,17 +72,18 @@ export const makeShutdown = Effect.fnUntraced(function*(options: ShutdownOptions
     for (const peer of engine.connected) engine.close(peer, options.closeCode, "shutting down")
     yield* engine.settled(Effect.sync(() => engine.open.size === 0), engine.now() + closeMillis)
     for (const connection of engine.open) connection.terminate()
-    const after = yield* queue.stats
+    const left = yield* outstanding
     if (!queue.durable) {
       for (const peer of engine.peers.values()) yield* Effect.ignore(engine.remove(peer, "shutdown"))
     }
     // A handler that can't be interrupted must not keep the scope open for ever.
     const ending = yield* Effect.forkDetach(options.end)
-    const left = Math.max(closeMillis, startedAt + options.timeoutMillis - engine.now())
-    yield* Effect.raceFirst(Effect.interruptible(Fiber.await(ending)), Effect.interruptible(Effect.sleep(left)))
-    const pending = before.messages + after.appended - before.appended
-    const flushed = after.acknowledged - before.acknowledged
-    const retained = queue.durable ? after.messages : 0
+    const time = Math.max(closeMillis, startedAt + options.timeoutMillis - engine.now())
+    yield* Effect.raceFirst(Effect.interruptible(Fiber.await(ending)), Effect.interruptible(Effect.sleep(time)))
+    const flushed = recorder.totals.messagesAcknowledged - acknowledged
+    // Counting takes time, in which some are acknowledged; and senders that waited for room may have come in since.
+    const pending = Math.max(before, flushed + left)
+    const retained = queue.durable ? left : 0
     return {
       pending,
       flushed,

@@ -86,7 +86,7 @@ export const faultyQueue = (
     giveBackSent: (session, generation) =>
       call(queue.giveBackSent(session, generation), error(session, "giveBackSent"), (given) => given.length > 0),
     remove: (session) => call(queue.remove(session), error(session, "remove"), ({ messages }) => messages.length > 0),
-    expire: call(queue.expire, error("", "expire"), (expired) => expired.length > 0),
+    expire: (owns) => call(queue.expire(owns), error("", "expire"), (expired) => expired.length > 0),
     find: (session, messageId) => call(queue.find(session, messageId), error(session, "find")),
     size: (session) => call(queue.size(session), error(session, "size")),
     onAppend: queue.onAppend,
