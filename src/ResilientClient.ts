@@ -268,6 +268,9 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       engine.close(peer, CloseCode.protocol, violation.code, error)
       engine.run(Effect.logWarning("the server broke the protocol", error))
     },
+    // Nobody else writes to a client's outbox, unless its store is given to somebody else.
+    onFenced: (_, error) =>
+      Effect.sync(() => engine.close(peer, CloseCode.internal, "the outbox has another owner", error)),
     onDetached: (_, ending) => connector.onDetached(ending),
     onTick: () => Effect.void,
     onGiveUp: (name) =>

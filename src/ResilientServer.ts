@@ -304,6 +304,15 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       engine.close(peer, CloseCode.protocol, code, error)
       engine.run(Effect.logWarning("a client broke the protocol", error))
     },
+    onFenced: Effect.fnUntraced(function*(peer, error) {
+      const { connection, instance } = peer
+      const owner = yield* Effect.orElseSucceed(registry.find(peer.key), () => undefined)
+      if (peer.connection !== connection) return
+      // A client that was overtaken by an older attempt of its own must come back; one that was replaced by another
+      // instance, such as a second tab, must not, or the two would replace each other for ever.
+      const code = owner === undefined || owner.instance === instance ? CloseCode.moved : CloseCode.replaced
+      engine.close(peer, code, "the session has another owner", error)
+    }),
     onDetached: (peer, ending) => {
       events.publish({ _tag: "Disconnected", session: peer.session, ...ending })
       if (engine.peers.get(peer.key) === peer) engine.run(registry.detach(peer.key, peer.generation))

@@ -52,6 +52,8 @@ export interface SessionInfo {
   readonly session: string
   readonly principal: string | undefined
   readonly generation: number
+  /** The client instance that attached last. */
+  readonly instance: string
   readonly attached: boolean
   /** When it will end unless it attaches again, in ms since the epoch; undefined while attached. */
   readonly endsAtMillis: number | undefined

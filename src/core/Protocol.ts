@@ -52,6 +52,7 @@ export const CloseCode = {
   overloaded: 4005,
   internal: 4006,
   idle: 4007,
+  moved: 4008,
   replaced: 4500,
   unauthorized: 4501,
   forbidden: 4502,

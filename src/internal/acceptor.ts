@@ -192,6 +192,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     yield* Effect.gen(function*() {
       const peer = yield* openPeer(session, identity.principal, attached.generation, false)
       peer.arrival = arrival
+      peer.instance = hello.instance
       const { core } = peer
       // A session of this process knows its inbox best; one from a store goes on from what was stored.
       if (core.inbox.epoch === null && attached.position !== undefined) core.inbox.restore(attached.position)

@@ -52,6 +52,8 @@ export interface EngineOptions {
   readonly savePosition: (peer: Peer, position: InboxPosition) => Effect.Effect<void, WebSocketError>
   readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
   readonly onViolation: (peer: Peer, violation: Violation) => void
+  /** The store says that the session has a newer owner: this one's connection has to go. */
+  readonly onFenced: (peer: Peer, error: WebSocketError) => Effect.Effect<void>
   /** The peer has no connection any more. */
   readonly onDetached: (peer: Peer, ending: Ending) => void
   /** Runs with each look at the clock. */
@@ -116,7 +118,7 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
   /** A store that fails is asked again later; an owner that lost its session lets go of it. */
   const onStoreError = (peer: Peer, error: MessageQueueError): Effect.Effect<void> => {
     if (error.reason !== "store") {
-      return Effect.sync(() => close(peer, CloseCode.replaced, "the session has another owner", error))
+      return options.onFenced(peer, error)
     }
     run(retryDelivery(peer))
     return Effect.logWarning(`delivery to session ${peer.session} is put off`, error)
@@ -158,8 +160,7 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
           // Another owner has the session, and will be given what waits here; or this one, if it is attaching just now.
           peer.inbound.clear()
           peer.core.inbox.rewind(offset)
-          close(peer, CloseCode.replaced, "the session has another owner", error)
-          return Effect.void
+          return options.onFenced(peer, error)
         })
       )
     })

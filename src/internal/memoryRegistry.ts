@@ -123,11 +123,12 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       Effect.sync(() => {
         const session = sessions.get(id)
         if (session === undefined) return undefined
-        const { detachedAt, generation, principal } = session
+        const { detachedAt, generation, instance, principal } = session
         return {
           session: id,
           principal,
           generation,
+          instance,
           attached: detachedAt === undefined,
           endsAtMillis: detachedAt === undefined ? undefined : detachedAt + retention
         }

@@ -45,6 +45,8 @@ export class Peer {
   /** A WebSocket without our protocol: payloads as they are, kept until written. */
   readonly plain: boolean
   generation = 0
+  /** The client instance that is, or was last, attached. */
+  instance = ""
   /** Which connection of the server this session was attached by last: they are numbered as they come. */
   arrival = 0
   /** Of our outbox. */

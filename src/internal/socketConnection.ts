@@ -5,7 +5,7 @@
  * A Connection is told what to do by synchronous code and never waits, a Socket is effects: so frames wait here in a
  * queue for a writer fiber that exists only while there is something to write, and one fiber reads.
  */
-import { Cause, Effect, Exit, FiberSet, Scope } from "effect"
+import { Cause, Effect, Exit, FiberSet, Predicate, Scope } from "effect"
 import { Socket } from "effect/socket"
 import { highWaterBytes } from "../core/Protocol.ts"
 import { utf8Length } from "../core/utf8.ts"
@@ -163,8 +163,8 @@ const attach = Effect.fnUntraced(function*(
     },
     send: (frame, written) => {
       if (ending !== undefined || closing !== undefined || buffered >= maxQueuedBytes) {
-        if (buffered >= maxQueuedBytes) end(1006, `${buffered} bytes wait to be written`)
         if (written !== undefined) queueMicrotask(() => written(false))
+        if (buffered >= maxQueuedBytes) end(1006, `${buffered} bytes wait to be written`)
         return
       }
       const bytes = utf8Length(frame)
@@ -274,8 +274,11 @@ const closeError = (code: number, closeReason: string) =>
 
 const detailOf = (error: unknown): string => {
   if (!(error instanceof Error)) return String(error)
-  const { cause, message } = error
-  return cause instanceof Error && cause.message !== "" ? `${message}: ${cause.message}` : message
+  const cause = Socket.isSocketError(error) && "cause" in error.reason ? error.reason.cause : error.cause
+  // Not always an Error: WebSockets fail with events.
+  return Predicate.hasProperty(cause, "message") && cause.message !== ""
+    ? `${error.message}: ${String(cause.message)}`
+    : error.message
 }
 
 const messageOf = (cause: Cause.Cause<unknown>): string => detailOf(Cause.squash(cause))
