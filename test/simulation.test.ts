@@ -17,9 +17,10 @@ import { scenarios } from "./support/simulationScenarios.ts"
 
 /**
  * Scenarios in which some seeds still find a bug that is known: these are told, and fail only with `SIM_STRICT=1`.
- * To be emptied as the bugs are mended.
+ * Two servers on one store belong to the durable, shared stores, which are not built yet: there a hello that was
+ * overtaken on another server can use up the newest resume token (seed 201).
  */
-const open = new Set(["overflow", "stores", "twoServers", "hostile"])
+const open = new Set(["twoServers"])
 
 const { env } = process
 const replayed = env["SIM_SEED"] === undefined ? undefined : Number(env["SIM_SEED"])
