@@ -14,9 +14,13 @@ import * as SessionRegistry from "./SessionRegistry.ts"
 
 /** @since 0.1.0 @category models */
 export interface Options {
+  /** Bounds, TTL and overflow policy of the outboxes. */
   readonly queue?: MessageQueue.Options | undefined
+  /** Window and bounds of the publish keys. */
   readonly deduplicator?: Deduplicator.Options | undefined
+  /** Retention and number of sessions; a client has no use for it. */
   readonly registry?: SessionRegistry.Options | undefined
+  /** When circuits open, and for how long. */
   readonly breaker?: CircuitBreaker.Options | undefined
 }
 

@@ -253,6 +253,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     times,
     intensity: intensityOf(options.restartIntensity),
     handle,
+    handlesIncoming: () => options.onMessage !== undefined || handoff.hasConsumer(),
     savePosition: () => Effect.void,
     onControl: (_, frame) => {
       if (frame.t === "drain") {

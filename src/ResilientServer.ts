@@ -110,7 +110,10 @@ export interface Stats {
  */
 export interface ResilientServer<In, Out> {
   readonly address: Address
-  /** Puts a message in the session's outbox. Reliable unless `volatile`. */
+  /**
+   * Puts a message in the session's outbox. Reliable unless `volatile`. A session that never connected, or has ended,
+   * is not found.
+   */
   readonly send: (
     session: string,
     message: Out,
@@ -286,6 +289,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     times,
     intensity: intensityOf(options.restartIntensity),
     handle,
+    handlesIncoming: () => options.onMessage !== undefined || handoff.hasConsumer(),
     savePosition: (peer, position) => registry.savePosition(peer.key, peer.generation, position),
     onControl: (peer, frame) => {
       if (frame.t === "end") engine.run(end(peer))

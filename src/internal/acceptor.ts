@@ -396,15 +396,17 @@ const freshReason = (hello: Hello, known: boolean, hadPosition: boolean, continu
 /** How an error is told to the peer. */
 export const rejection = (error: WebSocketError): { readonly code: number; readonly reject: Reject } => {
   const code = rejectCodeOf(error)
-  if (error._tag === "ConnectionTimeoutError") {
-    return { code: CloseCode.handshakeTimeout, reject: { t: "reject", code, detail: error.message } }
-  }
-  return { code: closeCodeOf[code], reject: { t: "reject", code, detail: error.message } }
+  // The peer makes an error of its own from code and detail.
+  const detail = error._tag === "HandshakeError" || error._tag === "ProtocolError" ? error.detail : error.message
+  const closeCode = error._tag === "ConnectionTimeoutError" ? CloseCode.handshakeTimeout : closeCodeOf[code]
+  return { code: closeCode, reject: { t: "reject", code, detail } }
 }
 
 const rejectCodeOf = (error: WebSocketError): RejectCode => {
   if (error._tag === "ProtocolError") return "protocol"
   if (error._tag !== "HandshakeError") return "internal"
+  // A hook that could not decide, because what it asks is down, turns nobody away for good.
+  if (error.retryable && error.reason !== "draining") return "overloaded"
   return error.reason === "invalid" ? "protocol" : error.reason
 }
 

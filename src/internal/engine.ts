@@ -49,6 +49,8 @@ export interface EngineOptions {
   readonly times: EngineTimes
   readonly intensity: Intensity
   readonly handle: (peer: Peer, delivery: Delivery) => Effect.Effect<void>
+  /** Whether anybody takes incoming messages now; else there is no use in waiting until they are handled. */
+  readonly handlesIncoming: () => boolean
   readonly savePosition: (peer: Peer, position: InboxPosition) => Effect.Effect<void, WebSocketError>
   readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
   readonly onViolation: (peer: Peer, violation: Violation) => void
@@ -292,6 +294,8 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
       return closeSilent(peer, connection.buffered() > 0 ? "flush" : "ack", times.ackTimeout)
     }
     if (peer.stalled === "circuitOpen") markDirty(peer)
+    const commit = inbound.commitHandled(peer)
+    if (commit !== undefined) run(commit)
   }
 
   const tickMillis = Math.min(1_000, times.heartbeat / 10, times.heartbeatTimeout / 4)
@@ -350,7 +354,7 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
   const isQuiet = Effect.gen(function*() {
     if (dirty.size > 0) return false
     for (const peer of connected) {
-      if (peer.inbound.size > 0 || peer.handling) return false
+      if (options.handlesIncoming() && (peer.inbound.size > 0 || peer.handling)) return false
       const { messages } = yield* queue.size(peer.key)
       if (messages > 0) return false
     }

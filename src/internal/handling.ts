@@ -6,6 +6,7 @@ import { Cause, Effect, Exit, type Schedule, Tracer } from "effect"
 import { defaultMessageId } from "../core/Outbox.ts"
 import type { Incoming, MessageGap } from "../Message.ts"
 import type { Recorder } from "../Metrics.ts"
+import { PayloadError } from "../WebSocketError.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import type { Delivery, Peer } from "./peer.ts"
 
@@ -95,7 +96,11 @@ export const makeHandling = <In>(options: HandlingOptions<In>) => {
   return (peer: Peer, delivery: Delivery): Effect.Effect<void> => {
     if (delivery.kind === "gap") return handleGap(peer, delivery)
     const decoded = options.decode(delivery.value)
-    if (Exit.isFailure(decoded)) return giveUp(peer, delivery, "undecodable", undefined, Cause.squash(decoded.cause))
+    if (Exit.isFailure(decoded)) {
+      const detail = String(Cause.squash(decoded.cause))
+      const error = new PayloadError({ direction: "decode", detail, session: peer.session })
+      return giveUp(peer, delivery, "undecodable", undefined, error)
+    }
     const incoming: Incoming<In> = {
       message: decoded.value,
       session: peer.session,

@@ -16,6 +16,7 @@ export const makeHandoff = Effect.fnUntraced(function*<A>() {
   // What nobody took is not handled: it must not be given out once nobody hears of it any more.
   yield* Effect.addFinalizer(() => Effect.andThen(Queue.clear(offers), Queue.end(offers)))
 
+  let consumers = 0
   const offer = Effect.fnUntraced(function*(value: A) {
     while (true) {
       const done = yield* Deferred.make<boolean>()
@@ -32,7 +33,11 @@ export const makeHandoff = Effect.fnUntraced(function*<A>() {
         current = undefined
         return done === undefined ? Effect.void : Deferred.succeed(done, completed)
       })
-    yield* Effect.addFinalizer((exit) => finish(Exit.isSuccess(exit)))
+    consumers++
+    yield* Effect.addFinalizer((exit) => {
+      consumers--
+      return finish(Exit.isSuccess(exit))
+    })
     return Effect.gen(function*() {
       yield* finish(true)
       current = yield* Queue.take(offers)
@@ -40,5 +45,5 @@ export const makeHandoff = Effect.fnUntraced(function*<A>() {
     })
   })).pipe(Stream.scoped)
 
-  return { offer, stream }
+  return { offer, stream, hasConsumer: () => consumers > 0 }
 })

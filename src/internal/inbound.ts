@@ -173,7 +173,11 @@ export const makeInbound = (options: InboundOptions) => {
     closed: (code, reason) => options.onClosed(peer, connection, code, reason)
   })
 
-  return { sinkOf, startHandling }
+  /** Stores and tells what is handled while the handler is at the next message for long. */
+  const commitHandled = (peer: Peer): Effect.Effect<void, unknown> | undefined =>
+    peer.uncommitted.offset === 0 ? undefined : commit(peer)
+
+  return { sinkOf, startHandling, commitHandled }
 }
 
 /** Plain peers send JSON or any other text: what is not JSON is the text itself. */

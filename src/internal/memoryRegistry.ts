@@ -83,6 +83,9 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         if (session === undefined || session.generation !== generation) {
           return Effect.fail(new SessionRegistryError({ session: id, operation: "savePosition", reason: "fenced" }))
         }
+        // Two fibers may store one session's position; what was handled stays handled.
+        const { position: stored } = session
+        if (stored?.epoch === position.epoch && stored.handled > position.handled) return Effect.void
         session.position = position
         return Effect.void
       }),

@@ -2,7 +2,7 @@
  * The way of a message from `send` to the queue, the same for server and client: encode, check, deduplicate, append,
  * and say what became of it.
  */
-import { Context, Duration, Effect, Exit, Schema, Tracer } from "effect"
+import { Context, Duration, Effect, Exit, Option, Schema, Tracer } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { defaultMessageId, type OutboxMessage } from "../core/Outbox.ts"
 import { highWaterBytes, maxIdLength } from "../core/Protocol.ts"
@@ -187,9 +187,10 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
         return Effect.fail(payloadError(peer.session, `a message id has 1 to ${maxIdLength} characters`))
       }
       const trace = traceparent(fiber.context)
-      const ttlMillis = sendOptions?.ttl === undefined
-        ? undefined
-        : Duration.toMillis(Duration.fromInputUnsafe(sendOptions.ttl))
+      const ttlMillis = sendOptions?.ttl === undefined ? undefined : millisOf(sendOptions.ttl)
+      if (ttlMillis !== undefined && !(ttlMillis >= 0)) {
+        return Effect.fail(payloadError(peer.session, "the ttl must be a duration"))
+      }
       return id === undefined
         ? append(peer, { payload, bytes, trace, ttlMillis })
         : sendOnce(peer, { payload, bytes, id, trace, ttlMillis })
@@ -257,6 +258,10 @@ class Waiting extends Tracking {
     this.reason = reason
   }
 }
+
+/** In ms; NaN for what is no duration. */
+const millisOf = (input: Duration.Input): number =>
+  Option.getOrElse(Option.map(Duration.fromInput(input), Duration.toMillis), () => Number.NaN)
 
 /** The W3C form of the span that sends, if there is one. */
 const traceparent = (context: Context.Context<never>): string | undefined => {

@@ -36,6 +36,7 @@ export interface ServerOptions {
   readonly host?: string | undefined
   /** Take upgrades on this path only; others are left to other listeners, or refused. Default: any path. */
   readonly path?: string | undefined
+  /** Share this HTTP server's port instead of opening one. Default: an own server. */
   readonly server?: Server | undefined
   /** Largest payload, in bytes; as in the server's options. Default 1 MiB. */
   readonly maxPayloadBytes?: number | undefined
