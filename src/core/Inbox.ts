@@ -36,9 +36,13 @@ export class Inbox {
     }
   }
 
+  /** Whether the sender has had an answer since `adopt`, and so knows of the position. */
+  told = false
+
   /** Starts at `position` in the log `epoch`, forgetting any other: everything after it is new. */
   adopt(epoch: string, position: number): void {
     this.epoch = epoch
+    this.told = false
     this.start = position
     this.received = position
     this.handled = position
@@ -52,6 +56,7 @@ export class Inbox {
   restore(position: InboxPosition): void {
     if (position.epoch === null) return
     this.adopt(position.epoch, position.handled)
+    this.told = true
     // What failed and was not settled is handled again, perhaps with success.
     this.failures = position.failed.filter(([offset]) => offset <= position.handled)
   }

@@ -94,6 +94,13 @@ export class Session {
     const flow = this.flow
     if (flow === undefined) return new Violation("unexpected", "a frame before the handshake")
     if (bytes > maxFrameBytes(this.options.maxPayload)) return new Violation("tooLarge", `a frame of ${bytes} bytes`)
+    const result = this.take(text, bytes, flow)
+    // Whoever says anything has had our half of the handshake, and knows where we are.
+    if (!(result instanceof Violation)) this.inbox.told = true
+    return result
+  }
+
+  private take(text: string, bytes: number, flow: Flow): ReadonlyArray<Action> | Violation {
     const frame = decode(text)
     switch (frame.t) {
       case "violation":

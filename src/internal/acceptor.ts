@@ -197,34 +197,38 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       // A session of this process knows its inbox best; one from a store goes on from what was stored.
       if (core.inbox.epoch === null && attached.position !== undefined) core.inbox.restore(attached.position)
       const hadPosition = core.inbox.epoch !== null
+      const presented = hello.token === undefined ? undefined : hashToken(hello.token)
+      // The token of a welcome shows that the welcome has arrived.
+      const told = core.inbox.told || (presented !== undefined && presented === peer.issuedToken)
+      peer.issuedToken = hashToken(token)
       const out = yield* queue.open(session, attached.generation)
       peer.opened(out.epoch, out.acked)
       const resumedOut = resumeOutbox(out, hello.in)
       if (resumedOut instanceof Violation) return yield* protocolError(resumedOut, session)
       const resumedIn = resumeInbox(core.inbox, hello.out)
       if (resumedIn instanceof Violation) return yield* protocolError(resumedIn, session)
-      // A process that goes on from the store must know that it took the client's log up, before it handled any of it.
-      if (!resumedIn) yield* registry.savePosition(session, attached.generation, core.inbox.position)
       // Gone, or overtaken by a newer connection of the same session, while this one was being looked at.
       if (!pending.delete(connection) || peer.generation !== attached.generation) {
         connection.terminate()
         return yield* registry.detach(session, attached.generation)
       }
 
-      const resumed = resumedIn && resumedOut.continued
+      // A welcome that told the client of a new position may have been lost: until we have heard from it, tell it again.
+      const knowsPosition = resumedIn && told
+      if (knowsPosition) core.inbox.told = true
+      const resumed = knowsPosition && resumedOut.continued
       recorder.count(resumed ? "connectionsResumed" : "connectionsFresh")
       connection.send(encode({
         t: "welcome",
         result: resumed ? "resumed" : "fresh",
-        ...(resumed ? {} : { reason: freshReason(hello, attached.known, hadPosition, resumedIn) }),
+        ...(resumed ? {} : { reason: freshReason(hello, attached.known, hadPosition, knowsPosition) }),
         session,
         token,
         generation: attached.generation,
         out,
         in: core.inbox.position,
-        // A client that never learned of our log has not learned either that we lost its position, should an earlier
-        // welcome have been lost: it must be told again.
-        continued: { in: resumedIn && resumedOut.continued, out: resumedOut.continued },
+        // One that never learned of our log has not learned of the position either.
+        continued: { in: resumed, out: resumedOut.continued },
         window: options.window,
         maxPayload: options.maxPayload,
         heartbeat: wireMillis(options.heartbeatMillis),

@@ -47,6 +47,8 @@ export class Peer {
   generation = 0
   /** The client instance that is, or was last, attached. */
   instance = ""
+  /** Hash of the resume token that went out with the last welcome. */
+  issuedToken: string | undefined
   /** Which connection of the server this session was attached by last: they are numbered as they come. */
   arrival = 0
   /** Of our outbox. */
