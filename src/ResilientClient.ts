@@ -29,6 +29,7 @@ import {
   defaultHandlerRetry,
   intensityOf,
   locate,
+  logGap,
   type MessageState,
   type SessionStats,
   statsOf
@@ -220,14 +221,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const peer = new Peer({ key: `client:${instance}`, session: "", principal: undefined, core, plain: false })
   peer.generation = ownGeneration
 
-  const decodeOut = Schema.decodeUnknownExit(options.outgoing)
-  const deadLetters = yield* makeDeadLetters<In | Out>({
-    recorder,
-    decode: (value) => {
-      const decoded = decodeOut(value)
-      return Exit.isSuccess(decoded) ? decoded.value : undefined
-    }
-  })
+  const deadLetters = yield* makeDeadLetters<In, Out>({ recorder, outgoing: options.outgoing })
 
   const handle = makeHandling<In>({
     decode: Schema.decodeUnknownExit(options.incoming),
@@ -235,10 +229,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       options.onMessage === undefined
         ? handoff.offer(incoming)
         : Effect.provideContext(options.onMessage(incoming.message, { incoming, client: self }), context),
-    onGap: (gap) =>
-      options.onGap === undefined
-        ? Effect.logWarning(`${gap.count} messages of session ${gap.session} will never come (${gap.reason})`)
-        : Effect.provideContext(options.onGap(gap), context),
+    onGap: (gap) => Effect.provideContext((options.onGap ?? logGap)(gap), context),
     retry: options.handlerRetry ?? defaultHandlerRetry,
     recorder,
     deadLetters

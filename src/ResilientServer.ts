@@ -38,6 +38,7 @@ import {
   forbidden,
   intensityOf,
   locate,
+  logGap,
   type MessageState,
   renewalTimeout,
   type SessionStats,
@@ -253,14 +254,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const shutdownMillis = Option.millis("shutdownTimeout", options.shutdownTimeout, "30 seconds")
   const handshakeTimeoutMillis = Option.millis("handshakeTimeout", options.handshakeTimeout, "10 seconds")
 
-  const decodeOut = Schema.decodeUnknownExit(options.outgoing)
-  const deadLetters = yield* makeDeadLetters<In | Out>({
-    recorder,
-    decode: (value) => {
-      const decoded = decodeOut(value)
-      return Exit.isSuccess(decoded) ? decoded.value : undefined
-    }
-  })
+  const deadLetters = yield* makeDeadLetters<In, Out>({ recorder, outgoing: options.outgoing })
 
   const handle = makeHandling<In>({
     decode: Schema.decodeUnknownExit(options.incoming),
@@ -271,10 +265,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         context
       )
     },
-    onGap: (gap) =>
-      options.onGap === undefined
-        ? Effect.logWarning(`${gap.count} messages of session ${gap.session} will never come (${gap.reason})`)
-        : Effect.provideContext(options.onGap(gap), context),
+    onGap: (gap) => Effect.provideContext((options.onGap ?? logGap)(gap), context),
     retry: options.handlerRetry ?? defaultHandlerRetry,
     recorder,
     deadLetters

@@ -2,6 +2,7 @@
 import { Effect, Option, Schedule } from "effect"
 import { type CircuitBreaker, type State as CircuitState } from "../CircuitBreaker.ts"
 import type { Deduplicator } from "../Deduplicator.ts"
+import type { MessageGap } from "../Message.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import { HandshakeError, type WebSocketError } from "../WebSocketError.ts"
 import { fullJitter } from "./backoff.ts"
@@ -42,6 +43,10 @@ export const defaultHandlerRetry: Schedule.Schedule<unknown, unknown> = Schedule
   times: 4
 })
 
+/** What is done about a gap when the user has no handler for it. */
+export const logGap = (gap: MessageGap): Effect.Effect<void> =>
+  Effect.logWarning(`${gap.count} messages of session ${gap.session} will never come (${gap.reason})`)
+
 export const forbidden = new HandshakeError({
   reason: "forbidden",
   detail: "the renewed token is somebody else's",
@@ -60,6 +65,12 @@ export const intensityOf = (
   restarts: Check.count("restartIntensity.restarts", options?.restarts, defaultIntensity.restarts, 0),
   periodMillis: Check.millis("restartIntensity.period", options?.period, defaultIntensity.periodMillis)
 })
+
+/** Whether the peer's circuit holds messages back. */
+export const isCircuitOpen = (breaker: CircuitBreaker["Service"], peer: Peer): boolean => {
+  const state = breaker.stateUnsafe(peer.circuit)._tag
+  return state === "Open" || state === "Isolated"
+}
 
 export const statsOf = (
   peer: Peer,

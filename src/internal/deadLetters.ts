@@ -3,7 +3,7 @@
  * a million of them in a second (a full queue that drops its oldest), so each is cheap until somebody looks into it;
  * the heartbeat worker logs how many there were.
  */
-import { Clock, Effect, type Stream } from "effect"
+import { Clock, Effect, Exit, Schema, type Stream } from "effect"
 import type { OutboxMessage } from "../core/Outbox.ts"
 import { defaultMessageId } from "../core/Outbox.ts"
 import type { DeadLetter } from "../Message.ts"
@@ -30,21 +30,26 @@ export interface DeadLetters<A> {
   ) => Effect.Effect<void>
 }
 
-export const makeDeadLetters = Effect.fnUntraced(function*<A>(options: {
+export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
   readonly recorder: Recorder
-  /** Decodes an outgoing payload back to the message; undefined when it can't. */
-  readonly decode: (value: unknown) => A | undefined
+  /** Of the messages that this side sends: what is given back is decoded when somebody asks for it. */
+  readonly outgoing: Schema.Codec<Out, unknown>
 }) {
   const { recorder } = options
   const clock = yield* Clock.Clock
-  const events = yield* makeEvents<DeadLetter<A>>(kept)
+  const decoder = Schema.decodeUnknownExit(options.outgoing)
+  const decode = (value: unknown): Out | undefined => {
+    const decoded = decoder(value)
+    return Exit.isSuccess(decoded) ? decoded.value : undefined
+  }
+  const events = yield* makeEvents<DeadLetter<In | Out>>(kept)
 
-  const publish = (letter: DeadLetter<A>): void => {
+  const publish = (letter: DeadLetter<In | Out>): void => {
     recorder.count("deadLetters")
     events.publish(letter)
   }
 
-  const outgoing: DeadLetters<A>["outgoing"] = (session, peer, epoch, messages, reason, maybeHandled) =>
+  const outgoing: DeadLetters<In | Out>["outgoing"] = (session, peer, epoch, messages, reason, maybeHandled) =>
     Effect.sync(() => {
       if (reason === "expired") recorder.count("messagesExpired", messages.length)
       const atMillis = clock.currentTimeMillisUnsafe()
@@ -53,16 +58,16 @@ export const makeDeadLetters = Effect.fnUntraced(function*<A>(options: {
         const maybe = i < maybeHandled
         peer?.receipts.died(message.offset, { reason, maybeHandled: maybe })
         const messageId = message.id ?? defaultMessageId(epoch, message.offset)
-        publish(new Returned(message.payload, options.decode, session, messageId, reason, maybe, atMillis))
+        publish(new Returned(message.payload, decode, session, messageId, reason, maybe, atMillis))
       }
     })
 
-  const incoming: DeadLetters<A>["incoming"] = (letter) =>
+  const incoming: DeadLetters<In | Out>["incoming"] = (letter) =>
     Effect.sync(() =>
       publish({ ...letter, direction: "in", maybeHandled: false, atMillis: clock.currentTimeMillisUnsafe() })
     )
 
-  const self: DeadLetters<A> = { stream: events.stream, incoming, outgoing }
+  const self: DeadLetters<In | Out> = { stream: events.stream, incoming, outgoing }
   return self
 })
 

@@ -11,6 +11,7 @@ import { bulkFrameBytes, highWaterBytes } from "../core/Protocol.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
 import type { Connection } from "../Transport.ts"
+import { isCircuitOpen } from "./common.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import type { Peer } from "./peer.ts"
 
@@ -66,11 +67,6 @@ export const makeDelivery = (options: DeliveryOptions) => {
     const give = (messages: ReadonlyArray<OutboxMessage>, reason: "expired" | "overflow") =>
       deadLetters.outgoing(peer.session, peer, peer.epoch, messages, reason, 0)
     return Effect.andThen(give(expired, "expired"), give(oversized, "overflow"))
-  }
-
-  const circuitCloses = (peer: Peer): boolean => {
-    const state = breaker.stateUnsafe(peer.circuit)._tag
-    return state === "Open" || state === "Isolated"
   }
 
   /** Reads and writes until something says stop, and notes what. */
@@ -156,7 +152,7 @@ export const makeDelivery = (options: DeliveryOptions) => {
     writeControl(peer, connection)
     const { flow } = peer.core
     if (peer.drained) peer.stalled = "backlog"
-    else if (circuitCloses(peer)) peer.stalled = "circuitOpen"
+    else if (isCircuitOpen(breaker, peer)) peer.stalled = "circuitOpen"
     else if (peer.plain) peer.stalled = yield* deliverPlain(peer, connection)
     else if (flow !== undefined) peer.stalled = yield* deliver(peer, connection, flow)
     if (peer.connection !== connection || flow === undefined) return

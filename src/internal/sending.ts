@@ -18,6 +18,7 @@ import {
   PayloadError,
   type QueueOverflowError
 } from "../WebSocketError.ts"
+import { isCircuitOpen } from "./common.ts"
 import type { Peer } from "./peer.ts"
 import type { Tracked } from "./receipts.ts"
 
@@ -73,7 +74,7 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
   const sendVolatile = (peer: Peer, payload: string): Receipt => {
     const reason: SkippedReason | undefined = peer.connection === undefined
       ? "disconnected"
-      : isOpen(peer)
+      : isCircuitOpen(breaker, peer)
       ? "circuitOpen"
       : peer.connection.buffered() >= highWaterBytes || peer.volatileOut.length >= maxVolatile
       ? "backpressure"
@@ -92,14 +93,9 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     }
   }
 
-  const isOpen = (peer: Peer): boolean => {
-    const state = breaker.stateUnsafe(peer.circuit)._tag
-    return state === "Open" || state === "Isolated"
-  }
-
   /** What keeps a message from going out at once. */
   const waitsFor = (peer: Peer): QueuedReason | undefined =>
-    peer.connection === undefined ? "disconnected" : isOpen(peer) ? "circuitOpen" : peer.stalled
+    peer.connection === undefined ? "disconnected" : isCircuitOpen(breaker, peer) ? "circuitOpen" : peer.stalled
 
   const receiptOf = (peer: Peer, appended: Appended, id: string | undefined): Receipt => {
     if (appended.first === undefined) return skipped(peer.session, "overflow")
