@@ -22,17 +22,19 @@ import {
   SubscriptionRef
 } from "effect"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
-import { CloseCode, defaultMaxPayloadBytes, defaultWindow, type Window, wireCount } from "./core/Protocol.ts"
+import { CloseCode, type Window } from "./core/Protocol.ts"
 import { Session } from "./core/Session.ts"
 import { Deduplicator } from "./Deduplicator.ts"
 import {
   defaultHandlerRetry,
   intensityOf,
+  limitsOf,
   locate,
   logGap,
   type MessageState,
   type SessionStats,
-  statsOf
+  statsOf,
+  timesOf
 } from "./internal/common.ts"
 import { type ConnectionState, makeConnector, ownGeneration } from "./internal/connector.ts"
 import { makeDeadLetters } from "./internal/deadLetters.ts"
@@ -200,17 +202,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const instance = makeId(yield* Random.Random)
   let closing = false
 
-  const window: Window = {
-    messages: wireCount(Option.count("window.messages", options.window?.messages, defaultWindow.messages)),
-    bytes: wireCount(Option.count("window.bytes", options.window?.bytes, defaultWindow.bytes))
-  }
-  const maxPayload = wireCount(Option.count("maxPayloadBytes", options.maxPayloadBytes, defaultMaxPayloadBytes))
+  const { maxPayload, window } = limitsOf(options)
   const times = {
-    heartbeat: Option.millis("heartbeat", options.heartbeat, "10 seconds"),
-    heartbeatTimeout: Option.millis("heartbeatTimeout", options.heartbeatTimeout, "8 seconds"),
-    ackTimeout: Option.millis("ackTimeout", options.ackTimeout, "30 seconds"),
-    idleTimeout: Infinity,
-    expirySweep: Option.millis("expirySweep", options.expirySweep, "60 seconds")
+    ...timesOf(options),
+    idleTimeout: Infinity
   }
   const provided = <A>(value: A | Effect.Effect<A, WebSocketError, R>): Effect.Effect<A, WebSocketError> =>
     Effect.isEffect(value) ? Effect.provideContext(value, context) : Effect.succeed(value)

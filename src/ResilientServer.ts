@@ -23,26 +23,21 @@ import {
   type Stream
 } from "effect"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
-import {
-  CloseCode,
-  defaultMaxPayloadBytes,
-  defaultWindow,
-  type Window,
-  wireCount,
-  wireMillis
-} from "./core/Protocol.ts"
+import { CloseCode, type Window, wireMillis } from "./core/Protocol.ts"
 import { Deduplicator } from "./Deduplicator.ts"
 import { type Handshake, type Identity, makeAcceptor, rejection } from "./internal/acceptor.ts"
 import {
   defaultHandlerRetry,
   forbidden,
   intensityOf,
+  limitsOf,
   locate,
   logGap,
   type MessageState,
   renewalTimeout,
   type SessionStats,
-  statsOf
+  statsOf,
+  timesOf
 } from "./internal/common.ts"
 import { makeDeadLetters } from "./internal/deadLetters.ts"
 import { type Engine, makeEngine } from "./internal/engine.ts"
@@ -238,17 +233,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const renewing = new Set<Peer>()
   let closing = false
 
-  const window: Window = {
-    messages: wireCount(Option.count("window.messages", options.window?.messages, defaultWindow.messages)),
-    bytes: wireCount(Option.count("window.bytes", options.window?.bytes, defaultWindow.bytes))
-  }
-  const maxPayload = wireCount(Option.count("maxPayloadBytes", options.maxPayloadBytes, defaultMaxPayloadBytes))
+  const { maxPayload, window } = limitsOf(options)
   const times = {
-    heartbeat: Option.millis("heartbeat", options.heartbeat, "10 seconds"),
-    heartbeatTimeout: Option.millis("heartbeatTimeout", options.heartbeatTimeout, "8 seconds"),
-    ackTimeout: Option.millis("ackTimeout", options.ackTimeout, "30 seconds"),
-    idleTimeout: Option.millis("connectionTimeout", options.connectionTimeout, "120 seconds"),
-    expirySweep: Option.millis("expirySweep", options.expirySweep, "60 seconds")
+    ...timesOf(options),
+    idleTimeout: Option.millis("connectionTimeout", options.connectionTimeout, "120 seconds")
   }
   const jitterMillis = Option.millis("reconnectJitter", options.reconnectJitter, "5 seconds")
   const shutdownMillis = Option.millis("shutdownTimeout", options.shutdownTimeout, "30 seconds")

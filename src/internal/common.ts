@@ -1,6 +1,7 @@
 /** Small things that server and client share. */
-import { Effect, Option, Schedule } from "effect"
+import { type Duration, Effect, Option, Schedule } from "effect"
 import { type CircuitBreaker, type State as CircuitState } from "../CircuitBreaker.ts"
+import { defaultMaxPayloadBytes, defaultWindow, type Window, wireCount } from "../core/Protocol.ts"
 import type { Deduplicator } from "../Deduplicator.ts"
 import type { MessageGap } from "../Message.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
@@ -57,6 +58,31 @@ export const renewalTimeout = new HandshakeError({
   reason: "overloaded",
   detail: "the renewed token could not be checked in time",
   retryable: true
+})
+
+/** What a side takes, as its options say; both go on the wire. */
+export const limitsOf = (options: {
+  readonly window?: Partial<Window> | undefined
+  readonly maxPayloadBytes?: number | undefined
+}): { readonly window: Window; readonly maxPayload: number } => ({
+  window: {
+    messages: wireCount(Check.count("window.messages", options.window?.messages, defaultWindow.messages)),
+    bytes: wireCount(Check.count("window.bytes", options.window?.bytes, defaultWindow.bytes))
+  },
+  maxPayload: wireCount(Check.count("maxPayloadBytes", options.maxPayloadBytes, defaultMaxPayloadBytes))
+})
+
+/** The engine's times, as the options say. */
+export const timesOf = (options: {
+  readonly heartbeat?: Duration.Input | undefined
+  readonly heartbeatTimeout?: Duration.Input | undefined
+  readonly ackTimeout?: Duration.Input | undefined
+  readonly expirySweep?: Duration.Input | undefined
+}) => ({
+  heartbeat: Check.millis("heartbeat", options.heartbeat, "10 seconds"),
+  heartbeatTimeout: Check.millis("heartbeatTimeout", options.heartbeatTimeout, "8 seconds"),
+  ackTimeout: Check.millis("ackTimeout", options.ackTimeout, "30 seconds"),
+  expirySweep: Check.millis("expirySweep", options.expirySweep, "60 seconds")
 })
 
 export const intensityOf = (
