@@ -93,17 +93,31 @@ export interface Stats {
   readonly overflows: number
 }
 
+/**
+ * Appends all messages or none. Fails with reason `unknownSession` when the outbox was never opened.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Append {
+  (
+    session: string,
+    messages: ReadonlyArray<NewMessage>
+  ): Effect.Effect<Appended, MessageQueueError | QueueOverflowError>
+  /**
+   * Does the same there and then, or returns undefined when that takes a decision or a wait. For queues in memory:
+   * senders call it inside the effect that they are, and spare the queue's.
+   */
+  readonly unsafe?: ((session: string, messages: ReadonlyArray<NewMessage>) => Appended | undefined) | undefined
+}
+
 /** @since 0.1.0 @category services */
 export interface Interface {
   /** Whether messages outlive this process. */
   readonly durable: boolean
   /** Opens (or creates, minting an epoch) the session's outbox for the owner of `generation`; fences older owners. */
   readonly open: (session: string, generation: number) => Effect.Effect<OutboxPosition, MessageQueueError>
-  /** Appends all messages or none. Fails with reason `unknownSession` when the outbox was never opened. */
-  readonly append: (
-    session: string,
-    messages: ReadonlyArray<NewMessage>
-  ) => Effect.Effect<Appended, MessageQueueError | QueueOverflowError>
+  readonly append: Append
   /** Reads what comes after offset `after`, which is what the peer received. Expired messages come as gaps. */
   readonly read: (
     session: string,

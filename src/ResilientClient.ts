@@ -44,6 +44,7 @@ import { makeHandoff } from "./internal/handoff.ts"
 import { makeId } from "./internal/ids.ts"
 import * as Option from "./internal/options.ts"
 import { Peer } from "./internal/peer.ts"
+import { makeDecoder } from "./internal/schemas.ts"
 import { makeSending, type SendError } from "./internal/sending.ts"
 import { makeShutdown, type ShutdownReport } from "./internal/shutdown.ts"
 import { supervise } from "./internal/supervisor.ts"
@@ -218,13 +219,13 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
 
   const deadLetters = yield* makeDeadLetters<In, Out>({ recorder, outgoing: options.outgoing })
 
-  const handle = makeHandling<In>({
-    decode: Schema.decodeUnknownExit(options.incoming),
+  const handling = makeHandling<In, R>({
+    decode: makeDecoder(options.incoming),
     onMessage: (incoming) =>
       options.onMessage === undefined
         ? handoff.offer(incoming)
-        : Effect.provideContext(options.onMessage(incoming.message, { incoming, client: self }), context),
-    onGap: (gap) => Effect.provideContext((options.onGap ?? logGap)(gap), context),
+        : options.onMessage(incoming.message, { incoming, client: self }),
+    onGap: options.onGap ?? logGap,
     retry: options.handlerRetry ?? defaultHandlerRetry,
     recorder,
     deadLetters
@@ -238,7 +239,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     deadLetters,
     times,
     intensity: intensityOf(options.restartIntensity),
-    handle,
+    handling,
     handlesIncoming: () => options.onMessage !== undefined || handoff.hasConsumer(),
     savePosition: () => Effect.void,
     onControl: (_, frame) => {
@@ -300,7 +301,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     yield* openOutbox
   })
 
-  const sendTo = makeSending<Out>({
+  const send = makeSending<Out>({
     queue,
     deduplicator,
     breaker,
@@ -327,7 +328,9 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
 
   const self: ResilientClient<In, Out> = {
     send: (message, sendOptions) =>
-      closing ? Effect.fail(new ShutdownError({ component: "client" })) : sendTo(peer, message, sendOptions),
+      Effect.withFiber((fiber): Effect.Effect<Receipt, SendError | ShutdownError> =>
+        closing ? Effect.fail(new ShutdownError({ component: "client" })) : send(fiber, peer, message, sendOptions)
+      ),
     messages: handoff.stream,
     deadLetters: deadLetters.stream,
     state: SubscriptionRef.get(state),

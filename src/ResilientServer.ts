@@ -46,6 +46,7 @@ import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
 import * as Option from "./internal/options.ts"
 import type { Peer } from "./internal/peer.ts"
+import { makeDecoder } from "./internal/schemas.ts"
 import { makeSending, type SendError } from "./internal/sending.ts"
 import { makeShutdown, type ShutdownReport } from "./internal/shutdown.ts"
 import type { DeadLetter, Incoming, MessageGap, Receipt, SendOptions } from "./Message.ts"
@@ -244,16 +245,13 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
 
   const deadLetters = yield* makeDeadLetters<In, Out>({ recorder, outgoing: options.outgoing })
 
-  const handle = makeHandling<In>({
-    decode: Schema.decodeUnknownExit(options.incoming),
-    onMessage: (incoming) => {
-      if (options.onMessage === undefined) return handoff.offer(incoming)
-      return Effect.provideContext(
-        options.onMessage(incoming.message, { session: incoming.session, incoming, server: self }),
-        context
-      )
-    },
-    onGap: (gap) => Effect.provideContext((options.onGap ?? logGap)(gap), context),
+  const handling = makeHandling<In, R>({
+    decode: makeDecoder(options.incoming),
+    onMessage: (incoming) =>
+      options.onMessage === undefined
+        ? handoff.offer(incoming)
+        : options.onMessage(incoming.message, { session: incoming.session, incoming, server: self }),
+    onGap: options.onGap ?? logGap,
     retry: options.handlerRetry ?? defaultHandlerRetry,
     recorder,
     deadLetters
@@ -267,7 +265,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     deadLetters,
     times,
     intensity: intensityOf(options.restartIntensity),
-    handle,
+    handling,
     handlesIncoming: () => options.onMessage !== undefined || handoff.hasConsumer(),
     savePosition: (peer, position) => registry.savePosition(peer.key, peer.generation, position),
     onControl: (peer, frame) => {
@@ -361,7 +359,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     events.publish({ _tag: "Ended", session: peer.session })
   })
 
-  const sendTo = makeSending<Out>({
+  const send = makeSending<Out>({
     queue,
     deduplicator,
     breaker,
@@ -409,12 +407,13 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     get address() {
       return address
     },
-    send: (session, message, sendOptions) => {
-      if (closing) return Effect.fail(new ShutdownError({ component: "server" }))
-      const peer = engine.peers.get(session)
-      if (peer === undefined) return Effect.fail(new SessionNotFoundError({ session }))
-      return sendTo(peer, message, sendOptions)
-    },
+    send: (session, message, sendOptions) =>
+      Effect.withFiber((fiber): Effect.Effect<Receipt, SendError | SessionNotFoundError | ShutdownError> => {
+        if (closing) return Effect.fail(new ShutdownError({ component: "server" }))
+        const peer = engine.peers.get(session)
+        if (peer === undefined) return Effect.fail(new SessionNotFoundError({ session }))
+        return send(fiber, peer, message, sendOptions)
+      }),
     messages: handoff.stream,
     deadLetters: deadLetters.stream,
     connections: events.stream,

@@ -59,7 +59,7 @@ describe("the packed package", () => {
       npm(project, "install", "--no-audit", "--no-fund", "--prefer-offline", "--legacy-peer-deps", `./${tarball}`)
       // The peer dependency is the user's: here, the one that this checkout has.
       mkdirSync(join(project, "node_modules"), { recursive: true })
-      for (const name of ["effect", "@types"]) {
+      for (const name of ["effect", "@types", "undici-types"]) {
         symlinkSync(join(root, "node_modules", name), join(project, "node_modules", name), "dir")
       }
       writeFileSync(join(project, "main.ts"), program)

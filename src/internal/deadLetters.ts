@@ -11,6 +11,7 @@ import type { Recorder } from "../Metrics.ts"
 import type { DeadLetterReason } from "../WebSocketError.ts"
 import { makeEvents } from "./events.ts"
 import type { Peer } from "./peer.ts"
+import { makeDecoder } from "./schemas.ts"
 
 /** How many dead letters are kept for a late subscriber. */
 const kept = 1_024
@@ -37,7 +38,7 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
 }) {
   const { recorder } = options
   const clock = yield* Clock.Clock
-  const decoder = Schema.decodeUnknownExit(options.outgoing)
+  const decoder = makeDecoder(options.outgoing)
   const decode = (value: unknown): Out | undefined => {
     const decoded = decoder(value)
     return Exit.isSuccess(decoded) ? decoded.value : undefined

@@ -5,7 +5,7 @@
  * An idle session costs no fiber and no timer: one worker delivers for all that have something to do, and one looks
  * at the clock for all.
  */
-import { type Cause, Clock, Effect, FiberSet, Random, Stream } from "effect"
+import { type Cause, Effect, FiberSet, Random, Stream } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { session as circuitOf } from "../CircuitBreaker.ts"
 import { Deque } from "../core/Deque.ts"
@@ -26,10 +26,12 @@ import {
 import { fullJitter } from "./backoff.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import { makeDelivery } from "./delivery.ts"
+import type { Handling } from "./handling.ts"
 import { makeInbound } from "./inbound.ts"
-import { type Delivery, Peer, slowStartMessages } from "./peer.ts"
+import { Peer, slowStartMessages } from "./peer.ts"
 import { makeSignal } from "./signal.ts"
 import { type Intensity, supervise, supervised } from "./supervisor.ts"
+import { makeTurnClock } from "./turnClock.ts"
 
 /** Times in ms. */
 export interface EngineTimes {
@@ -40,7 +42,7 @@ export interface EngineTimes {
   readonly expirySweep: number
 }
 
-export interface EngineOptions {
+export interface EngineOptions<R> {
   readonly queue: MessageQueue["Service"]
   readonly deduplicator: Deduplicator["Service"]
   readonly breaker: CircuitBreaker["Service"]
@@ -48,7 +50,7 @@ export interface EngineOptions {
   readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
   readonly times: EngineTimes
   readonly intensity: Intensity
-  readonly handle: (peer: Peer, delivery: Delivery) => Effect.Effect<void>
+  readonly handling: Handling<R>
   /** Whether anybody takes incoming messages now; else there is no use in waiting until they are handled. */
   readonly handlesIncoming: () => boolean
   readonly savePosition: (peer: Peer, position: InboxPosition) => Effect.Effect<void, WebSocketError>
@@ -79,12 +81,11 @@ export interface Agreement {
   readonly maxPayload: number
 }
 
-export type Engine = Effect.Success<ReturnType<typeof makeEngine>>
+export type Engine = Effect.Success<ReturnType<typeof makeEngine<never>>>
 
-export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
+export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<R>) {
   const { breaker, deadLetters, queue, recorder, times } = options
-  const clock = yield* Clock.Clock
-  const now = () => clock.currentTimeMillisUnsafe()
+  const now = yield* makeTurnClock
   // First, so that it runs last: what is shown of this server or client goes with it.
   yield* Effect.addFinalizer(() =>
     Effect.sync(() => {
@@ -93,7 +94,8 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
       }
     })
   )
-  const fork = yield* FiberSet.makeRuntime<never, void>()
+  // What it runs has the context of whoever makes the engine: handlers get theirs once and not with each message.
+  const fork = yield* FiberSet.makeRuntime<R, void>()
   /** Runs in the background until the scope closes. Nobody awaits it, so its failure is logged. */
   const run = (effect: Effect.Effect<unknown, unknown>): void => {
     fork(Effect.catchCause(Effect.asVoid(effect), (cause) => Effect.logError("background work failed", cause)))
@@ -128,23 +130,44 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
   const retryDelivery = (peer: Peer) =>
     Effect.flatMap(Random.next, (part) => Effect.delay(Effect.sync(() => markDirty(peer)), part * 1_000))
 
+  let appends = 0
+  yield* queue.onAppend((key) => {
+    appends++
+    const peer = peers.get(key)
+    if (peer !== undefined) markDirty(peer)
+  })
+
+  /** Lets senders that are writing to many sessions go on for a while, so that each session gets one larger frame. */
+  const gather = Effect.gen(function*() {
+    const until = now() + longestGathering
+    let before = 0
+    while (appends - before >= busySenders && appends < enoughForFrame * dirty.size && now() < until) {
+      before = appends
+      yield* Effect.yieldNow
+    }
+    appends = 0
+  })
+
   let flushing: Peer | undefined
   const deliveryLoop = Effect.gen(function*() {
     // A defect in the middle of a peer must not forget it.
     if (flushing !== undefined) markDirty(flushing)
     while (true) {
-      flushing = dirty.popFront()
-      if (flushing === undefined) {
-        yield* work.wait
-        continue
+      if (dirty.size === 0) yield* work.wait
+      yield* gather
+      // Those that come in meanwhile are for the next round, with what is gathered until then.
+      for (let left = dirty.size; left > 0; left--) {
+        flushing = dirty.popFront()
+        if (flushing === undefined) break
+        const peer = flushing
+        peer.dirty = false
+        const { generation } = peer
+        yield* Effect.catch(flush(peer), (error) =>
+          // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
+          peer.generation === generation ? onStoreError(peer, error) : Effect.sync(() => markDirty(peer)))
+        pulse.notify()
       }
-      const peer = flushing
-      peer.dirty = false
-      const { generation } = peer
-      yield* Effect.catch(flush(peer), (error) =>
-        // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
-        peer.generation === generation ? onStoreError(peer, error) : Effect.sync(() => markDirty(peer)))
-      pulse.notify()
+      flushing = undefined
     }
   })
 
@@ -171,13 +194,13 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
     recorder,
     now,
     markDirty,
-    handle: options.handle,
+    handling: options.handling,
     savePosition: (peer, epoch, offset) => savePosition(peer, epoch, offset),
     run: (effect, onEnd) => {
       // Supervised from its first failure on: until then that would only cost.
       fork(effect.pipe(
         Effect.catchCause((cause) => {
-          let first: Effect.Effect<never, unknown> | undefined = Effect.failCause(cause)
+          let first: Effect.Effect<void, unknown, R> | undefined = Effect.failCause(cause)
           const loop = Effect.suspend(() => {
             const next = first ?? effect
             first = undefined
@@ -377,10 +400,6 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
     onRestart: () => recorder.count("workerRestarts"),
     onGiveUp: options.onGiveUp
   }
-  yield* queue.onAppend((key) => {
-    const peer = peers.get(key)
-    if (peer !== undefined) markDirty(peer)
-  })
   yield* supervise({ ...worker, name: "delivery", loop: deliveryLoop })
   yield* supervise({ ...worker, name: "heartbeat", loop: heartbeatLoop })
   yield* supervise({ ...worker, name: "expiry", loop: expiryLoop })
@@ -389,6 +408,14 @@ export const makeEngine = Effect.fnUntraced(function*(options: EngineOptions) {
 
   return { peers, connected, open, now, run, worker, markDirty, attach, close, detach, remove, flush, isQuiet, settled }
 })
+
+/**
+ * Senders are busy when they append so often in a turn of the event loop. Then a session's next frame may wait for so
+ * many messages, or for so many ms. Who sends less, or to few sessions, waits for nothing.
+ */
+const busySenders = 256
+const enoughForFrame = 32
+const longestGathering = 10
 
 /** A store that fails is asked again, for ever: nothing may be acknowledged that it does not have. */
 const storeRetry = fullJitter(100, 10_000)

@@ -1,6 +1,6 @@
 /**
- * From a delivery to the user's handler: decode, run, retry, give up. What comes out never fails: a message that can't
- * be handled becomes a dead letter here and a failure in the ack, so that its sender gets one too.
+ * From a delivery to the user's handler: decode, run; and if that fails, retry, give up: a message that can't be
+ * handled becomes a dead letter here and a failure in the ack, so that its sender gets one too.
  */
 import { Cause, Effect, Exit, type Schedule, Tracer } from "effect"
 import { defaultMessageId } from "../core/Outbox.ts"
@@ -10,21 +10,28 @@ import { PayloadError } from "../WebSocketError.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import type { Delivery, Peer } from "./peer.ts"
 
-export interface HandlingOptions<In> {
+export interface HandlingOptions<In, R> {
   /** Decodes a payload; the failure says why not. */
   readonly decode: (value: unknown) => Exit.Exit<In, unknown>
-  readonly onMessage: (incoming: Incoming<In>, peer: Peer) => Effect.Effect<unknown, unknown>
-  readonly onGap: (gap: MessageGap) => Effect.Effect<unknown, unknown>
+  readonly onMessage: (incoming: Incoming<In>, peer: Peer) => Effect.Effect<unknown, unknown, R>
+  readonly onGap: (gap: MessageGap) => Effect.Effect<unknown, unknown, R>
   readonly retry: Schedule.Schedule<unknown, unknown>
   readonly recorder: Recorder
   readonly deadLetters: Pick<DeadLetters<In>, "incoming">
 }
 
-export const makeHandling = <In>(options: HandlingOptions<In>) => {
+export interface Handling<R> {
+  /** What handles a delivery. If it fails, `recover` is next. */
+  readonly handle: (peer: Peer, delivery: Delivery) => Effect.Effect<unknown, unknown, R>
+  /** What is done about a delivery whose first attempt failed. */
+  readonly recover: (peer: Peer, delivery: Delivery, cause: Cause.Cause<unknown>) => Effect.Effect<void, never, R>
+}
+
+export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R> => {
   const { deadLetters, recorder } = options
 
   /** The handler's effect; what it throws is a defect of it. */
-  const call = (incoming: Incoming<In>, peer: Peer): Effect.Effect<unknown, unknown> => {
+  const call = (incoming: Incoming<In>, peer: Peer): Effect.Effect<unknown, unknown, R> => {
     try {
       return options.onMessage(incoming, peer)
     } catch (defect) {
@@ -52,13 +59,38 @@ export const makeHandling = <In>(options: HandlingOptions<In>) => {
     })
   }
 
-  /** The first attempt failed: retry on the schedule, then give up. */
-  const retry = (
+  const undecodable = (peer: Peer, delivery: Delivery, cause: Cause.Cause<unknown>): Effect.Effect<void> => {
+    const detail = String(Cause.squash(cause))
+    const error = new PayloadError({ direction: "decode", detail, session: peer.session })
+    return giveUp(peer, delivery, "undecodable", undefined, error)
+  }
+
+  const handleGap = (peer: Peer, gap: Extract<Delivery, { kind: "gap" }>): Effect.Effect<void, never, R> =>
+    Effect.suspend(() =>
+      options.onGap({ session: peer.session, count: gap.offset - gap.first + 1, reason: gap.reason })
+    ).pipe(
+      Effect.catchCause((cause) => Effect.logError("onGap failed", cause)),
+      Effect.asVoid
+    )
+
+  const handle = (peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> => {
+    if (delivery.kind === "gap") return handleGap(peer, delivery)
+    const decoded = options.decode(delivery.value)
+    if (Exit.isFailure(decoded)) return undecodable(peer, delivery, decoded.cause)
+    const effect = call(incomingOf(decoded.value, peer.session, delivery), peer)
+    return delivery.kind === "message" && delivery.trace !== undefined ? traced(effect, delivery.trace) : effect
+  }
+
+  /** Retries on the schedule, then gives up. */
+  const recover = (
     peer: Peer,
     delivery: Delivery,
-    incoming: Incoming<In>,
     firstCause: Cause.Cause<unknown>
-  ): Effect.Effect<void> => {
+  ): Effect.Effect<void, never, R> => {
+    if (delivery.kind === "gap") return Effect.void
+    const decoded = options.decode(delivery.value)
+    if (Exit.isFailure(decoded)) return undecodable(peer, delivery, decoded.cause)
+    const incoming = incomingOf(decoded.value, peer.session, delivery)
     let attempts = 0
     return Effect.suspend(() => {
       if (attempts++ === 0) return Effect.failCause(firstCause)
@@ -77,41 +109,21 @@ export const makeHandling = <In>(options: HandlingOptions<In>) => {
     )
   }
 
-  const traced = (effect: Effect.Effect<unknown, unknown>, trace: string): Effect.Effect<unknown, unknown> => {
-    const parent = parseTraceparent(trace)
-    return parent === undefined
-      ? effect
-      : Effect.withSpan(effect, "resilient-websocket.handle", { parent, kind: "consumer" })
-  }
+  return { handle, recover }
+}
 
-  const handleGap = (peer: Peer, gap: Extract<Delivery, { kind: "gap" }>): Effect.Effect<void> =>
-    Effect.suspend(() =>
-      options.onGap({ session: peer.session, count: gap.offset - gap.first + 1, reason: gap.reason })
-    ).pipe(
-      Effect.catchCause((cause) => Effect.logError("onGap failed", cause)),
-      Effect.asVoid
-    )
+const incomingOf = <A>(message: A, session: string, delivery: Exclude<Delivery, { kind: "gap" }>): Incoming<A> => ({
+  message,
+  session,
+  messageId: idOf(delivery),
+  volatile: delivery.kind === "loose" && delivery.volatile
+})
 
-  /** Handles one delivery. An effect that is already done costs no fiber step. */
-  return (peer: Peer, delivery: Delivery): Effect.Effect<void> => {
-    if (delivery.kind === "gap") return handleGap(peer, delivery)
-    const decoded = options.decode(delivery.value)
-    if (Exit.isFailure(decoded)) {
-      const detail = String(Cause.squash(decoded.cause))
-      const error = new PayloadError({ direction: "decode", detail, session: peer.session })
-      return giveUp(peer, delivery, "undecodable", undefined, error)
-    }
-    const incoming: Incoming<In> = {
-      message: decoded.value,
-      session: peer.session,
-      messageId: idOf(delivery),
-      volatile: delivery.kind === "loose" && delivery.volatile
-    }
-    const called = call(incoming, peer)
-    const effect = delivery.kind === "message" && delivery.trace !== undefined ? traced(called, delivery.trace) : called
-    if (Exit.isExit(effect) && Exit.isSuccess(effect)) return Effect.void
-    return Effect.catchCause(effect, (cause) => retry(peer, delivery, incoming, cause)) as Effect.Effect<void>
-  }
+const traced = <R>(effect: Effect.Effect<unknown, unknown, R>, trace: string): Effect.Effect<unknown, unknown, R> => {
+  const parent = parseTraceparent(trace)
+  return parent === undefined
+    ? effect
+    : Effect.withSpan(effect, "resilient-websocket.handle", { parent, kind: "consumer" })
 }
 
 const idOf = (delivery: Delivery): string | undefined =>

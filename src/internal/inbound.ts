@@ -10,17 +10,18 @@ import type { Action } from "../core/Session.ts"
 import { Violation } from "../core/Violation.ts"
 import type { Recorder } from "../Metrics.ts"
 import type { Connection, ConnectionSink } from "../Transport.ts"
-import { type Delivery, type Peer } from "./peer.ts"
+import type { Handling } from "./handling.ts"
+import type { Delivery, Peer } from "./peer.ts"
 
-export interface InboundOptions {
+export interface InboundOptions<R> {
   readonly recorder: Recorder
   readonly now: () => number
   readonly markDirty: (peer: Peer) => void
-  readonly handle: (peer: Peer, delivery: Delivery) => Effect.Effect<void>
+  readonly handling: Handling<R>
   /** Stores that everything up to `offset` of the log `epoch` was handled. */
   readonly savePosition: (peer: Peer, epoch: string, offset: number) => Effect.Effect<void, unknown>
   /** Runs a handler fiber, supervised. */
-  readonly run: (effect: Effect.Effect<void, unknown>, onEnd: () => void) => void
+  readonly run: (effect: Effect.Effect<void, unknown, R>, onEnd: () => void) => void
   readonly onAcked: (peer: Peer) => void
   readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
   readonly onViolation: (peer: Peer, violation: Violation) => void
@@ -30,8 +31,9 @@ export interface InboundOptions {
 /** While messages are handled without a pause, the position is stored and acknowledged this often. */
 const commitMillis = 5
 
-export const makeInbound = (options: InboundOptions) => {
-  const { handle, markDirty, now, recorder } = options
+export const makeInbound = <R>(options: InboundOptions<R>) => {
+  const { markDirty, now, recorder } = options
+  const { handle, recover } = options.handling
 
   const startHandling = (peer: Peer): void => {
     if (peer.handling || peer.inbound.size === 0) return
@@ -42,37 +44,69 @@ export const makeInbound = (options: InboundOptions) => {
     })
   }
 
-  /** Handles what waits, in order. Runs while there is anything; the next frame starts it again. */
-  const drain = Effect.fnUntraced(function*(peer: Peer) {
+  /**
+   * Handles what waits, in order. Runs while there is anything; the next frame starts it again. One effect for all of
+   * it: a handler's failure ends it, is dealt with, and it begins again with the next.
+   */
+  const drain = (peer: Peer): Effect.Effect<void, unknown, R> => {
+    let current: Delivery | undefined
+    return Effect.catchCause(
+      drainUntilFailure(peer, (delivery) => {
+        current = delivery
+      }),
+      (cause) => {
+        if (current === undefined) return Effect.failCause(cause) // not a handler's
+        const failed = current
+        return Effect.flatMap(recover(peer, failed, cause), () => {
+          finish(peer, failed)
+          return drain(peer)
+        })
+      }
+    )
+  }
+
+  const drainUntilFailure = Effect.fnUntraced(function*(peer: Peer, handling: (delivery?: Delivery) => void) {
     const { window } = peer.core.options
     let committedAt = now()
     while (true) {
       const delivery = peer.inbound.front()
-      const { epoch, offset } = peer.uncommitted
-      if (offset > 0 && (delivery === undefined || (delivery.kind !== "loose" && delivery.epoch !== epoch))) {
+      const { uncommitted } = peer
+      if (
+        uncommitted.offset > 0 &&
+        (delivery === undefined || (delivery.kind !== "loose" && delivery.epoch !== uncommitted.epoch))
+      ) {
         yield* commit(peer)
         continue
       }
       if (delivery === undefined) return
+      handling(delivery)
       const effect = handle(peer, delivery)
-      if (!Exit.isExit(effect)) yield* effect
-      peer.inbound.popFront()
-      if (delivery.kind === "loose") {
-        recorder.count("messagesHandled")
-        if (peer.plain && peer.inbound.size === window.messages >> 1) peer.connection?.resume()
-        continue
-      }
-      const { uncommitted } = peer
-      uncommitted.epoch = delivery.epoch
-      uncommitted.offset = delivery.offset
-      if (delivery.kind === "message") uncommitted.messages++
+      // What is done already need not be run.
+      if (!(Exit.isExit(effect) && Exit.isSuccess(effect))) yield* effect
+      handling()
+      finish(peer, delivery)
       // Handlers that take their time are told of as they go, quick ones together.
-      if (uncommitted.messages >= window.messages >> 1 || now() - committedAt >= commitMillis) {
-        yield* commit(peer)
+      if (peer.uncommitted.messages >= window.messages >> 1 || now() - committedAt >= commitMillis) {
+        if (peer.uncommitted.offset > 0) yield* commit(peer)
         committedAt = now()
       }
     }
   })
+
+  /** The delivery at the front is done with, one way or the other. */
+  const finish = (peer: Peer, delivery: Delivery): void => {
+    // Not there any more if the session got another owner meanwhile.
+    if (peer.inbound.front() === delivery) peer.inbound.popFront()
+    if (delivery.kind === "loose") {
+      recorder.count("messagesHandled")
+      if (peer.plain && peer.inbound.size === peer.core.options.window.messages >> 1) peer.connection?.resume()
+      return
+    }
+    const { uncommitted } = peer
+    uncommitted.epoch = delivery.epoch
+    uncommitted.offset = delivery.offset
+    if (delivery.kind === "message") uncommitted.messages++
+  }
 
   const commit = Effect.fnUntraced(function*(peer: Peer) {
     const { epoch, messages, offset } = peer.uncommitted

@@ -4,14 +4,15 @@
  * Everything is synchronous inside one Effect, so there is nothing to lock. Sessions are found for expiry through a
  * heap that holds each at most a few times, by a lower bound of its earliest expiry: nothing is scanned.
  */
-import { Clock, Duration, Effect, Random } from "effect"
+import { Duration, Effect, Random } from "effect"
 import { Outbox, type OutboxMessage } from "../core/Outbox.ts"
-import type { Appended, Interface, NewMessage, Options, OverflowPolicy } from "../MessageQueue.ts"
+import type { Append, Appended, Interface, NewMessage, Options, OverflowPolicy } from "../MessageQueue.ts"
 import { MessageQueueError, QueueOverflowError } from "../WebSocketError.ts"
 import { DeadlineHeap } from "./deadlineHeap.ts"
 import { makeId } from "./ids.ts"
 import * as Option from "./options.ts"
 import { callbackLater } from "./signal.ts"
+import { makeTurnClock } from "./turnClock.ts"
 
 type Limit = QueueOverflowError["limit"]
 
@@ -49,7 +50,7 @@ const totalBytes = (messages: ReadonlyArray<NewMessage>): number => {
 }
 
 export const makeMemory = Effect.fnUntraced(function*(options: Options) {
-  const clock = yield* Clock.Clock
+  const now = yield* makeTurnClock
   const random = yield* Random.Random
   const bounds: Bounds = {
     maxMessages: Option.count("maxMessages", options.maxMessages, 1_000),
@@ -140,7 +141,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     size > Math.min(bounds.maxBytes, bounds.maxTotalBytes)
 
   const appendNow = (log: Log, batch: ReadonlyArray<NewMessage>, dropped: ReadonlyArray<OutboxMessage>): Appended => {
-    const now = clock.currentTimeMillisUnsafe()
+    const at = now()
     const { outbox } = log
     const first = outbox.last + 1
     const bytesBefore = outbox.bytes
@@ -151,8 +152,8 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         bytes: message.bytes,
         id: message.id,
         trace: message.trace,
-        enqueuedAt: now,
-        expiresAt: now + (message.ttlMillis ?? ttl)
+        enqueuedAt: at,
+        expiresAt: at + (message.ttlMillis ?? ttl)
       })
     }
     messages += batch.length
@@ -160,7 +161,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     totals.appended += batch.length
     scheduleExpiry(log)
     for (const listener of listeners) listener(log.session)
-    return { epoch: outbox.epoch, first, enqueuedAt: now, dropped }
+    return { epoch: outbox.epoch, first, enqueuedAt: at, dropped }
   }
 
   const scheduleExpiry = (log: Log): void => {
@@ -268,7 +269,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       return Effect.succeed({
         epoch: log.outbox.epoch,
         first: undefined,
-        enqueuedAt: clock.currentTimeMillisUnsafe(),
+        enqueuedAt: now(),
         dropped: none
       })
     }
@@ -277,6 +278,24 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     return dropped === undefined
       ? Effect.fail(overflowError(log, full))
       : Effect.succeed(appendNow(log, batch, dropped))
+  }
+
+  const append = (session: string, batch: ReadonlyArray<NewMessage>): ReturnType<Append> =>
+    Effect.suspend(() => {
+      const log = logs.get(session)
+      if (log === undefined) return Effect.fail(missing(session, "append"))
+      const size = totalBytes(batch)
+      const full = exceeded(log, batch.length, size)
+      if (full !== undefined) return appendFull(log, batch, size, full)
+      // Nobody overtakes a sender that waits.
+      if (log.waiters.size > 0) return suspendSender(log, batch, "messages")
+      return Effect.succeed(appendNow(log, batch, none))
+    })
+
+  const appendUnsafe = (session: string, batch: ReadonlyArray<NewMessage>): Appended | undefined => {
+    const log = logs.get(session)
+    if (log === undefined || log.waiters.size > 0) return undefined
+    return exceeded(log, batch.length, totalBytes(batch)) === undefined ? appendNow(log, batch, none) : undefined
   }
 
   const self: Interface = {
@@ -297,21 +316,11 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         return Effect.succeed(log.outbox.position)
       }),
 
-    append: (session, batch) =>
-      Effect.suspend(() => {
-        const log = logs.get(session)
-        if (log === undefined) return Effect.fail(missing(session, "append"))
-        const size = totalBytes(batch)
-        const full = exceeded(log, batch.length, size)
-        if (full !== undefined) return appendFull(log, batch, size, full)
-        // Nobody overtakes a sender that waits.
-        if (log.waiters.size > 0) return suspendSender(log, batch, "messages")
-        return Effect.succeed(appendNow(log, batch, none))
-      }),
+    append: Object.assign(append, { unsafe: appendUnsafe }),
 
     read: (session, generation, after, limit) =>
       owned(session, generation, "read", (log) => {
-        const result = tracked(log, (outbox) => outbox.read(after, limit, clock.currentTimeMillisUnsafe(), maxSent))
+        const result = tracked(log, (outbox) => outbox.read(after, limit, now(), maxSent))
         totals.expired += result.expired.length
         scheduleExpiry(log)
         return result
@@ -343,11 +352,11 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
 
     expire: (owns) =>
       Effect.sync(() => {
-        const now = clock.currentTimeMillisUnsafe()
+        const at = now()
         const result: Array<{ session: string; epoch: string; messages: ReadonlyArray<OutboxMessage> }> = []
         const others: Array<Log> = []
         while (true) {
-          const log = expiries.popDue(now)
+          const log = expiries.popDue(at)
           if (log === undefined) break
           log.scheduledAt = Infinity
           if (logs.get(log.session) !== log) continue
@@ -355,7 +364,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
             others.push(log)
             continue
           }
-          const expired = tracked(log, (outbox) => outbox.expire(now))
+          const expired = tracked(log, (outbox) => outbox.expire(at))
           totals.expired += expired.length
           if (expired.length > 0) {
             result.push({ session: log.session, epoch: log.outbox.epoch, messages: expired })

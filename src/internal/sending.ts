@@ -2,7 +2,7 @@
  * The way of a message from `send` to the queue, the same for server and client: encode, check, deduplicate, append,
  * and say what became of it.
  */
-import { Context, Duration, Effect, Exit, Option, Schema, Tracer } from "effect"
+import { Duration, Effect, Exit, type Fiber, Option, type Schema, type Tracer } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { defaultMessageId, type OutboxMessage } from "../core/Outbox.ts"
 import { highWaterBytes, maxIdLength } from "../core/Protocol.ts"
@@ -21,6 +21,7 @@ import {
 import { isCircuitOpen } from "./common.ts"
 import type { Peer } from "./peer.ts"
 import type { Tracked } from "./receipts.ts"
+import { makeEncoder } from "./schemas.ts"
 
 /** Volatile messages that may wait for one turn of the delivery worker. */
 const maxVolatile = 1_024
@@ -41,7 +42,7 @@ export interface SendingOptions<Out> {
 
 export const makeSending = <Out>(options: SendingOptions<Out>) => {
   const { breaker, deduplicator, queue, recorder } = options
-  const encode = Schema.encodeUnknownExit(options.outgoing)
+  const encode = makeEncoder(options.outgoing)
 
   const payloadError = (session: string, detail: string) => new PayloadError({ direction: "encode", detail, session })
 
@@ -108,9 +109,12 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
   const append = (
     peer: Peer,
     message: NewMessage
-  ): Effect.Effect<Receipt, MessageQueueError | QueueOverflowError> =>
-    Effect.flatMap(
-      Effect.tapError(queue.append(peer.key, [message]), (error) =>
+  ): Effect.Effect<Receipt, MessageQueueError | QueueOverflowError> => {
+    const batch = [message]
+    const now = queue.append.unsafe?.(peer.key, batch)
+    if (now !== undefined) return Effect.succeed(receiptOf(peer, now, message.id))
+    return Effect.flatMap(
+      Effect.tapError(queue.append(peer.key, batch), (error) =>
         Effect.sync(() => {
           if (error._tag === "QueueOverflowError") recorder.count("queueOverflows")
         })),
@@ -122,6 +126,7 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
         return Effect.as(options.onDropped(peer, appended.dropped), receipt)
       }
     )
+  }
 
   const duplicateOf = (
     peer: Peer,
@@ -158,39 +163,44 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
       const keep = Effect.forever(
         Effect.andThen(Effect.sleep(leaseMillis / 2), Effect.ignore(deduplicator.renew({ scope, key, token })))
       )
-      return yield* Effect.onExit(restore(Effect.raceFirst(append(peer, message), keep)), (exit) => {
-        const receipt = Exit.isSuccess(exit) ? exit.value : undefined
-        if (!(receipt instanceof Tracking)) return Effect.ignore(deduplicator.release({ scope, key, token }))
-        const { atMillis, epoch, offset } = receipt
-        return Effect.ignore(
-          deduplicator.commit({ scope, key, token, receipt: { messageId: key, epoch, offset, atMillis } })
-        )
-      })
+      return yield* Effect.onExit(
+        restore(Effect.raceFirst(Effect.suspend(() => append(peer, message)), keep)),
+        (exit) => {
+          const receipt = Exit.isSuccess(exit) ? exit.value : undefined
+          if (!(receipt instanceof Tracking)) return Effect.ignore(deduplicator.release({ scope, key, token }))
+          const { atMillis, epoch, offset } = receipt
+          return Effect.ignore(
+            deduplicator.commit({ scope, key, token, receipt: { messageId: key, epoch, offset, atMillis } })
+          )
+        }
+      )
     }))
 
+  /** Sends in the fiber that runs it, from inside its effect: what can be done at once is done now. */
   return (
+    fiber: Fiber.Fiber<unknown, unknown>,
     peer: Peer,
     message: Out,
     sendOptions: SendOptions | undefined
-  ): Effect.Effect<Receipt, SendError> =>
-    Effect.withFiber((fiber) => {
-      const serialized = serialize(peer.session, message, Math.min(options.maxPayload, peer.peerMaxPayload))
-      if (serialized instanceof PayloadError) return Effect.fail(serialized)
-      const { bytes, payload } = serialized
-      if (sendOptions?.volatile === true) return Effect.succeed(sendVolatile(peer, payload))
-      const id = sendOptions?.id ?? (sendOptions?.deduplicate === "content" ? contentKey(payload) : undefined)
-      if (id !== undefined && (id.length === 0 || id.length > maxIdLength)) {
-        return Effect.fail(payloadError(peer.session, `a message id has 1 to ${maxIdLength} characters`))
-      }
-      const trace = traceparent(fiber.context)
-      const ttlMillis = sendOptions?.ttl === undefined ? undefined : millisOf(sendOptions.ttl)
-      if (ttlMillis !== undefined && !(ttlMillis >= 0)) {
-        return Effect.fail(payloadError(peer.session, "the ttl must be a duration"))
-      }
-      return id === undefined
-        ? append(peer, { payload, bytes, trace, ttlMillis })
-        : sendOnce(peer, { payload, bytes, id, trace, ttlMillis })
-    })
+  ): Effect.Effect<Receipt, SendError> => {
+    const serialized = serialize(peer.session, message, Math.min(options.maxPayload, peer.peerMaxPayload))
+    if (serialized instanceof PayloadError) return Effect.fail(serialized)
+    const { bytes, payload } = serialized
+    const trace = traceparent(fiber.cache.span)
+    if (sendOptions === undefined) return append(peer, { payload, bytes, id: undefined, trace, ttlMillis: undefined })
+    if (sendOptions.volatile === true) return Effect.succeed(sendVolatile(peer, payload))
+    const id = sendOptions.id ?? (sendOptions.deduplicate === "content" ? contentKey(payload) : undefined)
+    if (id !== undefined && (id.length === 0 || id.length > maxIdLength)) {
+      return Effect.fail(payloadError(peer.session, `a message id has 1 to ${maxIdLength} characters`))
+    }
+    const ttlMillis = sendOptions.ttl === undefined ? undefined : millisOf(sendOptions.ttl)
+    if (ttlMillis !== undefined && !(ttlMillis >= 0)) {
+      return Effect.fail(payloadError(peer.session, "the ttl must be a duration"))
+    }
+    return id === undefined
+      ? append(peer, { payload, bytes, id, trace, ttlMillis })
+      : sendOnce(peer, { payload, bytes, id, trace, ttlMillis })
+  }
 }
 
 /** `handled` of what the other side is not asked about. */
@@ -260,12 +270,7 @@ const millisOf = (input: Duration.Input): number =>
   Option.getOrElse(Option.map(Duration.fromInput(input), Duration.toMillis), () => Number.NaN)
 
 /** The W3C form of the span that sends, if there is one. */
-const traceparent = (context: Context.Context<never>): string | undefined => {
-  const span = contextSpan(context)
-  return span === undefined
+const traceparent = (span: Tracer.AnySpan | undefined): string | undefined =>
+  span === undefined
     ? undefined
     : `00-${span.traceId.padStart(32, "0")}-${span.spanId}-${span.sampled ? "01" : "00"}`
-}
-
-const contextSpan = (context: Context.Context<never>): Tracer.AnySpan | undefined =>
-  Context.getOrUndefined(context, Tracer.ParentSpan)

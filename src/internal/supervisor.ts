@@ -15,16 +15,16 @@ export const defaultIntensity: Intensity = { restarts: 10, periodMillis: 60_000 
 
 const restartDelay = fullJitter(10, 1_000)
 
-export interface Worker {
+export interface Worker<R = never> {
   readonly name: string
-  readonly loop: Effect.Effect<unknown, unknown>
+  readonly loop: Effect.Effect<unknown, unknown, R>
   readonly intensity: Intensity
   readonly onRestart: (name: string) => void
   readonly onGiveUp: (name: string, cause: Cause.Cause<unknown>) => Effect.Effect<void>
 }
 
 /** The worker as an effect that never fails. It ends when the loop ends normally, or when it is given up. */
-export const supervised = (worker: Worker): Effect.Effect<void> =>
+export const supervised = <R = never>(worker: Worker<R>): Effect.Effect<void, never, R> =>
   Effect.suspend(() => {
     const { intensity, name } = worker
     const recent: Array<number> = []
