@@ -94,21 +94,16 @@ export interface Stats {
 }
 
 /**
- * Appends all messages or none. Fails with reason `unknownSession` when the outbox was never opened.
+ * An operation of a queue. One that is in memory may offer to do it there and then, without an effect: `unsafe` is
+ * called from inside a running effect, and returns undefined when the effect is needed after all, as for a failure, a
+ * decision or a wait.
  *
  * @since 0.1.0
  * @category models
  */
-export interface Append {
-  (
-    session: string,
-    messages: ReadonlyArray<NewMessage>
-  ): Effect.Effect<Appended, MessageQueueError | QueueOverflowError>
-  /**
-   * Does the same there and then, or returns undefined when that takes a decision or a wait. For queues in memory:
-   * senders call it inside the effect that they are, and spare the queue's.
-   */
-  readonly unsafe?: ((session: string, messages: ReadonlyArray<NewMessage>) => Appended | undefined) | undefined
+export interface Operation<Args extends ReadonlyArray<unknown>, A, E> {
+  (...args: Args): Effect.Effect<A, E>
+  readonly unsafe?: ((...args: Args) => A | undefined) | undefined
 }
 
 /** @since 0.1.0 @category services */
@@ -117,21 +112,24 @@ export interface Interface {
   readonly durable: boolean
   /** Opens (or creates, minting an epoch) the session's outbox for the owner of `generation`; fences older owners. */
   readonly open: (session: string, generation: number) => Effect.Effect<OutboxPosition, MessageQueueError>
-  readonly append: Append
+  /** Appends all messages or none. Fails with reason `unknownSession` when the outbox was never opened. */
+  readonly append: Operation<
+    [session: string, messages: ReadonlyArray<NewMessage>],
+    Appended,
+    MessageQueueError | QueueOverflowError
+  >
   /** Reads what comes after offset `after`, which is what the peer received. Expired messages come as gaps. */
-  readonly read: (
-    session: string,
-    generation: number,
-    after: number,
-    limit: ReadLimit
-  ) => Effect.Effect<ReadResult, MessageQueueError>
+  readonly read: Operation<
+    [session: string, generation: number, after: number, limit: ReadLimit],
+    ReadResult,
+    MessageQueueError
+  >
   /** The peer handled everything up to `upTo`, save `failed`. Idempotent. */
-  readonly ack: (
-    session: string,
-    generation: number,
-    upTo: number,
-    failed: ReadonlyArray<Failure>
-  ) => Effect.Effect<AckResult, MessageQueueError>
+  readonly ack: Operation<
+    [session: string, generation: number, upTo: number, failed: ReadonlyArray<Failure>],
+    AckResult,
+    MessageQueueError
+  >
   /** Takes out what the peer may or may not have handled, leaving a gap with reason `fresh`. */
   readonly giveBackSent: (
     session: string,

@@ -11,6 +11,7 @@ import { bulkFrameBytes, highWaterBytes } from "../core/Protocol.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
 import type { Connection } from "../Transport.ts"
+import type { MessageQueueError } from "../WebSocketError.ts"
 import { isCircuitOpen } from "./common.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import type { Peer } from "./peer.ts"
@@ -28,24 +29,24 @@ export const makeDelivery = (options: DeliveryOptions) => {
   const { breaker, deadLetters, markDirty, now, queue, recorder } = options
 
   /** Tells the queue what the peer handled, before anything else is read from it. */
-  const settle = Effect.fnUntraced(function*(peer: Peer) {
-    const pending = peer.pendingAck
-    if (pending === undefined) return
+  const settle = function*(
+    peer: Peer,
+    { failed, handled }: NonNullable<Peer["pendingAck"]>
+  ): Effect.fn.Return<void, MessageQueueError> {
     peer.pendingAck = undefined
-    const { handled } = pending
-    const result = yield* Effect.tapError(
-      queue.ack(peer.key, peer.generation, handled, pending.failed),
+    const result = queue.ack.unsafe?.(peer.key, peer.generation, handled, failed) ?? (yield* Effect.tapError(
+      queue.ack(peer.key, peer.generation, handled, failed),
       // Not lost: the next round tries again.
-      () => Effect.sync(() => peer.noteAck(handled, pending.failed))
-    )
+      () => Effect.sync(() => peer.noteAck(handled, failed))
+    ))
     recorder.count("messagesAcknowledged", result.released)
     if (result.newestEnqueuedAt !== undefined) recorder.handledAfter(now() - result.newestEnqueuedAt)
     for (const { message, reason } of result.failed) {
       yield* deadLetters.outgoing(peer.session, peer, peer.epoch, [message], reason, 0)
     }
-    if (pending.failed.length > 0) peer.control.push(encode({ t: "seen", o: handled }))
+    if (failed.length > 0) peer.control.push(encode({ t: "seen", o: handled }))
     peer.receipts.handled(handled)
-  })
+  }
 
   const writeControl = (peer: Peer, connection: Connection): void => {
     if (peer.control.length > 0) {
@@ -63,14 +64,17 @@ export const makeDelivery = (options: DeliveryOptions) => {
 
   /** What a read gave up: too old, or queued before the peer said how little it takes. */
   const bury = (peer: Peer, { expired, oversized }: ReadResult): Effect.Effect<void> => {
-    if (expired.length === 0 && oversized.length === 0) return Effect.void
     const give = (messages: ReadonlyArray<OutboxMessage>, reason: "expired" | "overflow") =>
       deadLetters.outgoing(peer.session, peer, peer.epoch, messages, reason, 0)
     return Effect.andThen(give(expired, "expired"), give(oversized, "overflow"))
   }
 
   /** Reads and writes until something says stop, and notes what. */
-  const deliver = Effect.fnUntraced(function*(peer: Peer, connection: Connection, flow: Flow) {
+  const deliver = function*(
+    peer: Peer,
+    connection: Connection,
+    flow: Flow
+  ): Effect.fn.Return<Peer["stalled"], MessageQueueError> {
     while (true) {
       const room = Math.min(flow.roomMessages, peer.slowStart - (flow.sent - flow.handled))
       if (room <= 0 || flow.roomBytes <= 0) return "window" as const
@@ -87,8 +91,9 @@ export const makeDelivery = (options: DeliveryOptions) => {
         maxBytes: Math.min(bulkFrameBytes, flow.roomBytes),
         maxMessageBytes: peer.peerMaxPayload
       }
-      const read = yield* queue.read(peer.key, peer.generation, before, limit)
-      yield* bury(peer, read)
+      const read = queue.read.unsafe?.(peer.key, peer.generation, before, limit) ??
+        (yield* queue.read(peer.key, peer.generation, before, limit))
+      if (read.expired.length > 0 || read.oversized.length > 0) yield* bury(peer, read)
       const { more, slots } = read
       // What was read and not sent is read again: the queue goes by what the peer received.
       if (peer.connection !== connection || slots.length === 0) return undefined
@@ -99,7 +104,7 @@ export const makeDelivery = (options: DeliveryOptions) => {
       countSent(peer, slots, flow.sent)
       if (!more && flow.sent > before && lastOf(slots) === flow.sent) return undefined
     }
-  })
+  }
 
   const countSent = (peer: Peer, slots: ReadonlyArray<Slot>, sent: number): void => {
     let first = 0
@@ -120,12 +125,15 @@ export const makeDelivery = (options: DeliveryOptions) => {
   }
 
   /** A peer without our protocol: a message counts as handled when the socket has taken it. */
-  const deliverPlain = Effect.fnUntraced(function*(peer: Peer, connection: Connection) {
+  const deliverPlain = function*(
+    peer: Peer,
+    connection: Connection
+  ): Effect.fn.Return<Peer["stalled"], MessageQueueError> {
     while (true) {
       if (connection.buffered() >= highWaterBytes) return "backlog" as const
       const limit = { maxMessages: 256, maxBytes: bulkFrameBytes }
       const read = yield* queue.read(peer.key, peer.generation, peer.plainSent, limit)
-      yield* bury(peer, read)
+      if (read.expired.length > 0 || read.oversized.length > 0) yield* bury(peer, read)
       const { slots } = read
       if (peer.connection !== connection || slots.length === 0) return undefined
       for (const slot of slots) {
@@ -143,10 +151,11 @@ export const makeDelivery = (options: DeliveryOptions) => {
       }
       countSent(peer, slots, peer.plainSent)
     }
-  })
+  }
 
-  return Effect.fnUntraced(function*(peer: Peer) {
-    if (peer.pendingAck !== undefined) yield* settle(peer)
+  /** A generator and not an effect: with a queue in memory it does all it does without one. */
+  return function*(peer: Peer): Effect.fn.Return<void, MessageQueueError> {
+    if (peer.pendingAck !== undefined) yield* settle(peer, peer.pendingAck)
     const { connection } = peer
     if (connection === undefined) return
     writeControl(peer, connection)
@@ -160,7 +169,7 @@ export const makeDelivery = (options: DeliveryOptions) => {
     if (connection.buffered() >= highWaterBytes) return
     const ack = peer.core.composeAck()
     if (ack !== undefined) connection.send(ack)
-  })
+  }
 }
 
 /** As many frames as it takes to keep each within the size of a bulk frame. */

@@ -5,7 +5,7 @@
  * An idle session costs no fiber and no timer: one worker delivers for all that have something to do, and one looks
  * at the clock for all.
  */
-import { type Cause, Effect, FiberSet, Random, Stream } from "effect"
+import { Cause, Effect, Exit, FiberSet, Random, Stream } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { session as circuitOf } from "../CircuitBreaker.ts"
 import { Deque } from "../core/Deque.ts"
@@ -94,11 +94,24 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
       }
     })
   )
-  // What it runs has the context of whoever makes the engine: handlers get theirs once and not with each message.
-  const fork = yield* FiberSet.makeRuntime<R, void>()
+  const fork = yield* FiberSet.makeRuntime<never, void>()
   /** Runs in the background until the scope closes. Nobody awaits it, so its failure is logged. */
   const run = (effect: Effect.Effect<unknown, unknown>): void => {
     fork(Effect.catchCause(Effect.asVoid(effect), (cause) => Effect.logError("background work failed", cause)))
+  }
+  const handlers = yield* FiberSet.make<void, unknown>()
+  const runHandler = Effect.runForkWith(yield* Effect.context<R>())
+  /** `fork` for handlers: what is done at once, as it mostly is, is spared all but its fiber. */
+  const forkHandler = (
+    effect: Effect.Effect<void, unknown, R>,
+    onExit: (exit: Exit.Exit<void, unknown>) => void
+  ): void => {
+    if (handlers.state._tag === "Closed") return
+    const fiber = runHandler(effect)
+    const exit = fiber.pollUnsafe()
+    if (exit !== undefined) return onExit(exit)
+    FiberSet.addUnsafe(handlers, fiber)
+    fiber.addObserver(onExit)
   }
   const peers = new Map<string, Peer>()
   const connected = new Set<Peer>()
@@ -137,47 +150,64 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     if (peer !== undefined) markDirty(peer)
   })
 
+  const isBusy = (before: number): boolean => appends - before >= busySenders && appends < enoughForFrame * dirty.size
+
   /** Lets senders that are writing to many sessions go on for a while, so that each session gets one larger frame. */
   const gather = Effect.gen(function*() {
     const until = now() + longestGathering
-    let before = 0
-    while (appends - before >= busySenders && appends < enoughForFrame * dirty.size && now() < until) {
+    for (let before = 0; isBusy(before) && now() < until;) {
       before = appends
       yield* Effect.yieldNow
     }
-    appends = 0
   })
 
   let flushing: Peer | undefined
+  let flushingGeneration = 0
+  /** Once through those that have something to do; who comes in meanwhile is for the next round. */
+  const flushDirty = Effect.gen(function*() {
+    for (let left = dirty.size; left > 0; left--) {
+      flushing = dirty.popFront()
+      if (flushing === undefined) return
+      flushing.dirty = false
+      flushingGeneration = flushing.generation
+      yield* flush(flushing)
+      pulse.notify()
+    }
+    flushing = undefined
+  })
+  const onFlushError = (error: MessageQueueError): Effect.Effect<void> => {
+    const peer = flushing
+    flushing = undefined
+    if (peer === undefined) return Effect.void
+    if (peer.generation === flushingGeneration) return onStoreError(peer, error)
+    // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
+    return Effect.sync(() => markDirty(peer))
+  }
   const deliveryLoop = Effect.gen(function*() {
     // A defect in the middle of a peer must not forget it.
     if (flushing !== undefined) markDirty(flushing)
     while (true) {
       if (dirty.size === 0) yield* work.wait
-      yield* gather
-      // Those that come in meanwhile are for the next round, with what is gathered until then.
-      for (let left = dirty.size; left > 0; left--) {
-        flushing = dirty.popFront()
-        if (flushing === undefined) break
-        const peer = flushing
-        peer.dirty = false
-        const { generation } = peer
-        yield* Effect.catch(flush(peer), (error) =>
-          // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
-          peer.generation === generation ? onStoreError(peer, error) : Effect.sync(() => markDirty(peer)))
-        pulse.notify()
-      }
-      flushing = undefined
+      if (isBusy(0)) yield* gather
+      appends = 0
+      yield* Effect.catch(flushDirty, onFlushError)
     }
   })
 
   // --- connections
 
-  const savePosition = (peer: Peer, epoch: string, offset: number): Effect.Effect<void> =>
-    Effect.suspend(() => {
-      if (peer.plain || epoch !== peer.core.inbox.epoch) return Effect.void
-      const { generation } = peer
-      return options.savePosition(peer, storedPosition(peer, epoch, offset)).pipe(
+  /** What to do when the store fails is put together when it does. */
+  const savePosition = (peer: Peer, epoch: string, offset: number): Effect.Effect<void> => {
+    if (peer.plain || epoch !== peer.core.inbox.epoch) return Effect.void
+    const { generation } = peer
+    const save = () => options.savePosition(peer, storedPosition(peer, epoch, offset))
+    return Effect.catch(save(), (first) => {
+      let next: Effect.Effect<void, WebSocketError> | undefined = Effect.fail(first)
+      return Effect.suspend(() => {
+        const attempt = next ?? save()
+        next = undefined
+        return attempt
+      }).pipe(
         Effect.retry({ schedule: storeRetry, while: isStoreFailure }),
         Effect.catch((error) => {
           // The newer owner is this peer itself, by a new connection.
@@ -189,6 +219,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
         })
       )
     })
+  }
 
   const inbound = makeInbound({
     recorder,
@@ -197,22 +228,21 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     handling: options.handling,
     savePosition: (peer, epoch, offset) => savePosition(peer, epoch, offset),
     run: (effect, onEnd) => {
-      // Supervised from its first failure on: until then that would only cost.
-      fork(effect.pipe(
-        Effect.catchCause((cause) => {
-          let first: Effect.Effect<void, unknown, R> | undefined = Effect.failCause(cause)
-          const loop = Effect.suspend(() => {
-            const next = first ?? effect
-            first = undefined
-            return next
-          })
-          return supervised({ ...worker, name: "handler", loop })
-        }),
-        Effect.ensuring(Effect.sync(() => {
-          onEnd()
-          pulse.notify()
-        }))
-      ))
+      const ended = () => {
+        onEnd()
+        pulse.notify()
+      }
+      forkHandler(effect, (exit) => {
+        if (Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause)) return ended()
+        // Supervised from its first failure on: until then that would only cost.
+        let first: Effect.Effect<void, unknown, R> | undefined = exit
+        const loop = Effect.suspend(() => {
+          const next = first ?? effect
+          first = undefined
+          return next
+        })
+        forkHandler(supervised({ ...worker, name: "handler", loop }), ended)
+      })
     },
     onAcked: (peer) => {
       if (peer.slowStart !== Infinity) {
@@ -406,7 +436,22 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   yield* supervise({ ...worker, name: "deduplicator", loop: rotationLoop })
   yield* supervise({ ...worker, name: "circuits", loop: circuitLoop })
 
-  return { peers, connected, open, now, run, worker, markDirty, attach, close, detach, remove, flush, isQuiet, settled }
+  return {
+    peers,
+    connected,
+    open,
+    now,
+    run,
+    worker,
+    markDirty,
+    attach,
+    close,
+    detach,
+    remove,
+    isQuiet,
+    settled,
+    flush: (peer: Peer) => Effect.gen(() => flush(peer))
+  }
 })
 
 /**

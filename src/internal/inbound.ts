@@ -108,14 +108,25 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     if (delivery.kind === "message") uncommitted.messages++
   }
 
-  const commit = Effect.fnUntraced(function*(peer: Peer) {
+  const commit = (peer: Peer): Effect.Effect<void, unknown> => {
     const { epoch, messages, offset } = peer.uncommitted
-    yield* options.savePosition(peer, epoch, offset)
+    // Before it is stored: what is handled meanwhile is for the next commit.
     peer.uncommitted = { epoch: "", offset: 0, messages: 0 }
-    recorder.count("messagesHandled", messages)
-    peer.core.handled(epoch, offset, messages)
-    markDirty(peer)
-  })
+    return Effect.matchCauseEffect(options.savePosition(peer, epoch, offset), {
+      onSuccess: () => {
+        recorder.count("messagesHandled", messages)
+        peer.core.handled(epoch, offset, messages)
+        markDirty(peer)
+        return Effect.void
+      },
+      onFailure: (cause) => {
+        const later = peer.uncommitted
+        if (later.offset === 0) peer.uncommitted = { epoch, offset, messages }
+        else if (later.epoch === epoch) later.messages += messages
+        return Effect.failCause(cause)
+      }
+    })
+  }
 
   const perform = (peer: Peer, action: Action, connection: Connection): void => {
     switch (action.t) {
@@ -190,28 +201,67 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     startHandling(peer)
   }
 
-  /** The sink of a connection that is attached to this peer. */
-  const sinkOf = (peer: Peer, connection: Connection): ConnectionSink => ({
-    frame: (data, bytes) => {
+  const events: SinkEvents = {
+    frame: (peer, connection, data, bytes) => {
       if (peer.connection !== connection) return
       peer.liveness?.heard(now())
       if (typeof data !== "string") options.onViolation(peer, new Violation("malformed", "a binary frame"))
       else if (peer.plain) receivePlain(peer, connection, data)
       else receive(peer, connection, data, bytes)
     },
-    drained: () => {
+    drained: (peer) => {
       peer.progressAt = now()
       markDirty(peer)
     },
-    alive: () => peer.liveness?.heard(now()),
-    closed: (code, reason) => options.onClosed(peer, connection, code, reason)
-  })
+    alive: (peer) => peer.liveness?.heard(now()),
+    closed: options.onClosed
+  }
+
+  /** The sink of a connection that is attached to this peer. */
+  const sinkOf = (peer: Peer, connection: Connection): ConnectionSink => new PeerSink(events, peer, connection)
 
   /** Stores and tells what is handled while the handler is at the next message for long. */
   const commitHandled = (peer: Peer): Effect.Effect<void, unknown> | undefined =>
     peer.uncommitted.offset === 0 ? undefined : commit(peer)
 
   return { sinkOf, startHandling, commitHandled }
+}
+
+/** What the connections of all peers report. */
+interface SinkEvents {
+  readonly frame: (peer: Peer, connection: Connection, data: string | Uint8Array, bytes: number) => void
+  readonly drained: (peer: Peer) => void
+  readonly alive: (peer: Peer) => void
+  readonly closed: (peer: Peer, connection: Connection, code: number, reason: string) => void
+}
+
+/** A class, as there is one for each connection: four closures would take 400 bytes. */
+class PeerSink implements ConnectionSink {
+  private readonly events: SinkEvents
+  private readonly peer: Peer
+  private readonly connection: Connection
+
+  constructor(events: SinkEvents, peer: Peer, connection: Connection) {
+    this.events = events
+    this.peer = peer
+    this.connection = connection
+  }
+
+  frame(data: string | Uint8Array, bytes: number): void {
+    this.events.frame(this.peer, this.connection, data, bytes)
+  }
+
+  drained(): void {
+    this.events.drained(this.peer)
+  }
+
+  alive(): void {
+    this.events.alive(this.peer)
+  }
+
+  closed(code: number, reason: string): void {
+    this.events.closed(this.peer, this.connection, code, reason)
+  }
 }
 
 /** Plain peers send JSON or any other text: what is not JSON is the text itself. */

@@ -5,8 +5,9 @@
  * heap that holds each at most a few times, by a lower bound of its earliest expiry: nothing is scanned.
  */
 import { Duration, Effect, Random } from "effect"
+import type { Failure } from "../core/Frame.ts"
 import { Outbox, type OutboxMessage } from "../core/Outbox.ts"
-import type { Append, Appended, Interface, NewMessage, Options, OverflowPolicy } from "../MessageQueue.ts"
+import type { Appended, Interface, NewMessage, Operation, Options, OverflowPolicy, ReadLimit } from "../MessageQueue.ts"
 import { MessageQueueError, QueueOverflowError } from "../WebSocketError.ts"
 import { DeadlineHeap } from "./deadlineHeap.ts"
 import { makeId } from "./ids.ts"
@@ -89,6 +90,22 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       }
       return Effect.succeed(use(log))
     })
+
+  /** `owned`, there and then if the caller is the owner. */
+  const ownedOperation = <Args extends ReadonlyArray<unknown>, A>(
+    operation: string,
+    use: (log: Log, ...args: Args) => A
+  ): Operation<[session: string, generation: number, ...args: Args], A, MessageQueueError> =>
+    Object.assign(
+      (session: string, generation: number, ...args: Args) =>
+        owned(session, generation, operation, (log) => use(log, ...args)),
+      {
+        unsafe: (session: string, generation: number, ...args: Args) => {
+          const log = logs.get(session)
+          return log?.generation === generation ? use(log, ...args) : undefined
+        }
+      }
+    )
 
   /** Applies `change` to the log's outbox and keeps the totals, and lets waiting senders in. */
   const tracked = <A>(log: Log, change: (outbox: Outbox) => A): A => {
@@ -280,7 +297,10 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       : Effect.succeed(appendNow(log, batch, dropped))
   }
 
-  const append = (session: string, batch: ReadonlyArray<NewMessage>): ReturnType<Append> =>
+  const append = (
+    session: string,
+    batch: ReadonlyArray<NewMessage>
+  ): Effect.Effect<Appended, MessageQueueError | QueueOverflowError> =>
     Effect.suspend(() => {
       const log = logs.get(session)
       if (log === undefined) return Effect.fail(missing(session, "append"))
@@ -318,20 +338,18 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
 
     append: Object.assign(append, { unsafe: appendUnsafe }),
 
-    read: (session, generation, after, limit) =>
-      owned(session, generation, "read", (log) => {
-        const result = tracked(log, (outbox) => outbox.read(after, limit, now(), maxSent))
-        totals.expired += result.expired.length
-        scheduleExpiry(log)
-        return result
-      }),
+    read: ownedOperation("read", (log, after: number, limit: ReadLimit) => {
+      const result = tracked(log, (outbox) => outbox.read(after, limit, now(), maxSent))
+      totals.expired += result.expired.length
+      scheduleExpiry(log)
+      return result
+    }),
 
-    ack: (session, generation, upTo, failed) =>
-      owned(session, generation, "ack", (log) => {
-        const result = tracked(log, (outbox) => outbox.ack(upTo, failed))
-        totals.acknowledged += result.released
-        return result
-      }),
+    ack: ownedOperation("ack", (log, upTo: number, failed: ReadonlyArray<Failure>) => {
+      const result = tracked(log, (outbox) => outbox.ack(upTo, failed))
+      totals.acknowledged += result.released
+      return result
+    }),
 
     giveBackSent: (session, generation) =>
       owned(session, generation, "giveBackSent", (log) => tracked(log, (outbox) => outbox.giveBackSent("fresh"))),
