@@ -5,7 +5,14 @@
  */
 import type { Duration, Effect } from "effect"
 import type { GapReason } from "./core/Protocol.ts"
-import type { DeadLetterError, DeadLetterReason } from "./WebSocketError.ts"
+import type {
+  DeadLetterError,
+  DeadLetterReason,
+  MessageQueueError,
+  PayloadError,
+  QueueOverflowError,
+  SessionNotFoundError
+} from "./WebSocketError.ts"
 
 /**
  * A message as its handler gets it, with the facts around it.
@@ -80,6 +87,52 @@ export type Receipt =
   /** `messageId`, `handled` and `firstAtMillis` are of the first send. */
   | (ReceiptBase & { readonly _tag: "Duplicate"; readonly firstAtMillis: number })
   | (ReceiptBase & { readonly _tag: "Skipped"; readonly reason: SkippedReason })
+
+/**
+ * Options of `sendAll`.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface SendAllOptions {
+  /** How long each message may wait to be sent. Default: the queue's TTL. */
+  readonly ttl?: Duration.Input | undefined
+}
+
+/**
+ * Options of `broadcast`.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface BroadcastOptions extends SendAllOptions {
+  /** To which sessions; one that is named twice gets the message once. Default: to all that the server has. */
+  readonly sessions?: Iterable<string> | undefined
+}
+
+/**
+ * A session that a broadcast could not be sent to.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface BroadcastFailure {
+  readonly session: string
+  readonly error: SessionNotFoundError | PayloadError | QueueOverflowError | MessageQueueError
+}
+
+/**
+ * What became of a broadcast: how many outboxes have it, how many full ones did not take it (the policy `dropNewest`),
+ * and which could not.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Broadcast {
+  readonly accepted: number
+  readonly skipped: number
+  readonly failures: ReadonlyArray<BroadcastFailure>
+}
 
 /**
  * A message that could not be delivered (`out`), or that arrived and could not be handled (`in`).

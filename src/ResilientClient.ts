@@ -43,12 +43,13 @@ import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
 import { makeId } from "./internal/ids.ts"
 import * as Option from "./internal/options.ts"
+import { makeSerialize } from "./internal/payload.ts"
 import { Peer } from "./internal/peer.ts"
 import { makeDecoder } from "./internal/schemas.ts"
 import { makeSending, type SendError } from "./internal/sending.ts"
 import { makeShutdown, type ShutdownReport } from "./internal/shutdown.ts"
 import { supervise } from "./internal/supervisor.ts"
-import type { DeadLetter, Incoming, MessageGap, Receipt, SendOptions } from "./Message.ts"
+import type { DeadLetter, Incoming, MessageGap, Receipt, SendAllOptions, SendOptions } from "./Message.ts"
 import { MessageQueue, type Stats as QueueStats } from "./MessageQueue.ts"
 import { makeRecorder, type Totals } from "./Metrics.ts"
 import { TransportClient } from "./Transport.ts"
@@ -84,6 +85,11 @@ export interface Stats {
 export interface ResilientClient<In, Out> {
   /** Puts a message in the outbox. Reliable unless `volatile`. */
   readonly send: (message: Out, options?: SendOptions) => Effect.Effect<Receipt, SendError | ShutdownError>
+  /** Sends many at once, in order: all of them are in the outbox, or none. More than its bounds hold never are. */
+  readonly sendAll: (
+    messages: Iterable<Out>,
+    options?: SendAllOptions
+  ) => Effect.Effect<ReadonlyArray<Receipt>, SendError | ShutdownError>
   /** Incoming messages, when there is no `onMessage`; each is acknowledged when the next one is asked for. */
   readonly messages: Stream.Stream<Incoming<In>>
   /** Messages given up, in both directions; the newest 1,024 also for late subscribers. */
@@ -301,12 +307,13 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     yield* openOutbox
   })
 
-  const send = makeSending<Out>({
+  const serialize = makeSerialize(options.outgoing)
+  const { send, sendAll } = makeSending<Out>({
     queue,
     deduplicator,
     breaker,
     recorder,
-    outgoing: options.outgoing,
+    serialize,
     maxPayload,
     markDirty: engine.markDirty,
     onDropped: (_, messages) => deadLetters.outgoing(peer.session, peer, peer.epoch, messages, "overflow", 0)
@@ -330,6 +337,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     send: (message, sendOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Receipt, SendError | ShutdownError> =>
         closing ? Effect.fail(new ShutdownError({ component: "client" })) : send(fiber, peer, message, sendOptions)
+      ),
+    sendAll: (messages, sendOptions) =>
+      Effect.withFiber((fiber): Effect.Effect<ReadonlyArray<Receipt>, SendError | ShutdownError> =>
+        closing ? Effect.fail(new ShutdownError({ component: "client" })) : sendAll(fiber, peer, messages, sendOptions)
       ),
     messages: handoff.stream,
     deadLetters: deadLetters.stream,

@@ -26,6 +26,7 @@ import { CircuitBreaker } from "./CircuitBreaker.ts"
 import { CloseCode, type Window, wireMillis } from "./core/Protocol.ts"
 import { Deduplicator } from "./Deduplicator.ts"
 import { type Handshake, type Identity, makeAcceptor, rejection } from "./internal/acceptor.ts"
+import { makeBroadcast } from "./internal/broadcast.ts"
 import {
   defaultHandlerRetry,
   forbidden,
@@ -45,11 +46,21 @@ import { makeEvents } from "./internal/events.ts"
 import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
 import * as Option from "./internal/options.ts"
+import { makeSerialize } from "./internal/payload.ts"
 import type { Peer } from "./internal/peer.ts"
 import { makeDecoder } from "./internal/schemas.ts"
-import { makeSending, type SendError } from "./internal/sending.ts"
+import { makeSending, type SendError, traceparent, ttlMillisOf } from "./internal/sending.ts"
 import { makeShutdown, type ShutdownReport } from "./internal/shutdown.ts"
-import type { DeadLetter, Incoming, MessageGap, Receipt, SendOptions } from "./Message.ts"
+import type {
+  Broadcast,
+  BroadcastOptions,
+  DeadLetter,
+  Incoming,
+  MessageGap,
+  Receipt,
+  SendAllOptions,
+  SendOptions
+} from "./Message.ts"
 import { MessageQueue, type Stats as QueueStats } from "./MessageQueue.ts"
 import { makeRecorder, type Totals } from "./Metrics.ts"
 import { SessionRegistry } from "./SessionRegistry.ts"
@@ -57,6 +68,7 @@ import { type Address, type Connection, TransportServer } from "./Transport.ts"
 import {
   type HandshakeError,
   type MessageQueueError,
+  PayloadError,
   ProtocolError,
   SessionNotFoundError,
   type SessionRegistryError,
@@ -116,6 +128,20 @@ export interface ResilientServer<In, Out> {
     message: Out,
     options?: SendOptions
   ) => Effect.Effect<Receipt, SendError | SessionNotFoundError | ShutdownError>
+  /** Sends many at once, in order: all of them are in the outbox, or none. More than its bounds hold never are. */
+  readonly sendAll: (
+    session: string,
+    messages: Iterable<Out>,
+    options?: SendAllOptions
+  ) => Effect.Effect<ReadonlyArray<Receipt>, SendError | SessionNotFoundError | ShutdownError>
+  /**
+   * Puts one message in the outboxes of many sessions, also of those that are away. A session that can't have it is
+   * reported and keeps nobody else from it; with the overflow policy `suspend` a full one is waited for.
+   */
+  readonly broadcast: (
+    message: Out,
+    options?: BroadcastOptions
+  ) => Effect.Effect<Broadcast, PayloadError | ShutdownError>
   /** Incoming messages, when there is no `onMessage`; each is acknowledged when the next one is asked for. */
   readonly messages: Stream.Stream<Incoming<In>>
   /** Messages given up, in both directions; the newest 1,024 also for late subscribers. */
@@ -359,14 +385,24 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     events.publish({ _tag: "Ended", session: peer.session })
   })
 
-  const send = makeSending<Out>({
+  const serialize = makeSerialize(options.outgoing)
+  const { send, sendAll } = makeSending<Out>({
     queue,
     deduplicator,
     breaker,
     recorder,
-    outgoing: options.outgoing,
+    serialize,
     maxPayload,
     markDirty: engine.markDirty,
+    onDropped: (peer, messages) => deadLetters.outgoing(peer.session, peer, peer.epoch, messages, "overflow", 0)
+  })
+
+  const broadcast = makeBroadcast<Out>({
+    queue,
+    recorder,
+    serialize,
+    maxPayload,
+    peers: engine.peers,
     onDropped: (peer, messages) => deadLetters.outgoing(peer.session, peer, peer.epoch, messages, "overflow", 0)
   })
 
@@ -413,6 +449,22 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         const peer = engine.peers.get(session)
         if (peer === undefined) return Effect.fail(new SessionNotFoundError({ session }))
         return send(fiber, peer, message, sendOptions)
+      }),
+    sendAll: (session, messages, sendOptions) =>
+      Effect.withFiber((
+        fiber
+      ): Effect.Effect<ReadonlyArray<Receipt>, SendError | SessionNotFoundError | ShutdownError> => {
+        if (closing) return Effect.fail(new ShutdownError({ component: "server" }))
+        const peer = engine.peers.get(session)
+        if (peer === undefined) return Effect.fail(new SessionNotFoundError({ session }))
+        return sendAll(fiber, peer, messages, sendOptions)
+      }),
+    broadcast: (message, broadcastOptions) =>
+      Effect.withFiber((fiber): Effect.Effect<Broadcast, PayloadError | ShutdownError> => {
+        if (closing) return Effect.fail(new ShutdownError({ component: "server" }))
+        const ttlMillis = ttlMillisOf("", broadcastOptions?.ttl)
+        if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
+        return broadcast(message, broadcastOptions?.sessions, { trace: traceparent(fiber), ttlMillis })
       }),
     messages: handoff.stream,
     deadLetters: deadLetters.stream,

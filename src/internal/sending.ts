@@ -2,13 +2,12 @@
  * The way of a message from `send` to the queue, the same for server and client: encode, check, deduplicate, append,
  * and say what became of it.
  */
-import { Duration, Effect, Exit, type Fiber, Option, type Schema, type Tracer } from "effect"
+import { Duration, Effect, Exit, type Fiber, Option } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { defaultMessageId, type OutboxMessage } from "../core/Outbox.ts"
 import { highWaterBytes, maxIdLength } from "../core/Protocol.ts"
-import { utf8Length } from "../core/utf8.ts"
 import { contentKey, type Deduplicator } from "../Deduplicator.ts"
-import type { QueuedReason, Receipt, SendOptions, SkippedReason } from "../Message.ts"
+import type { QueuedReason, Receipt, SendAllOptions, SendOptions, SkippedReason } from "../Message.ts"
 import type { Appended, MessageQueue, NewMessage } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
 import {
@@ -19,9 +18,9 @@ import {
   type QueueOverflowError
 } from "../WebSocketError.ts"
 import { isCircuitOpen } from "./common.ts"
+import { payloadError, type Serialize } from "./payload.ts"
 import type { Peer } from "./peer.ts"
 import type { Tracked } from "./receipts.ts"
-import { makeEncoder } from "./schemas.ts"
 
 /** Volatile messages that may wait for one turn of the delivery worker. */
 const maxVolatile = 1_024
@@ -33,7 +32,7 @@ export interface SendingOptions<Out> {
   readonly deduplicator: Deduplicator["Service"]
   readonly breaker: CircuitBreaker["Service"]
   readonly recorder: Recorder
-  readonly outgoing: Schema.Codec<Out, unknown>
+  readonly serialize: Serialize<Out>
   readonly maxPayload: number
   readonly markDirty: (peer: Peer) => void
   /** Messages that the policy dropped to make room. */
@@ -41,36 +40,7 @@ export interface SendingOptions<Out> {
 }
 
 export const makeSending = <Out>(options: SendingOptions<Out>) => {
-  const { breaker, deduplicator, queue, recorder } = options
-  const encode = makeEncoder(options.outgoing)
-
-  const payloadError = (session: string, detail: string) => new PayloadError({ direction: "encode", detail, session })
-
-  /** The message as JSON text, checked; or why not. */
-  const serialize = (
-    session: string,
-    message: Out,
-    limit: number
-  ): { payload: string; bytes: number } | PayloadError => {
-    const encoded = encode(message)
-    if (Exit.isFailure(encoded)) return payloadError(session, String(Exit.getCause(encoded)))
-    let payload: string | undefined
-    try {
-      payload = JSON.stringify(encoded.value)
-    } catch (cause) {
-      return payloadError(session, cause instanceof Error ? cause.message : String(cause))
-    }
-    if (payload === undefined) return payloadError(session, "JSON has no form for it")
-    const bytes = utf8Length(payload)
-    if (bytes <= limit) return { payload, bytes }
-    return new PayloadError({
-      direction: "encode",
-      detail: `${bytes} bytes are more than ${limit}`,
-      session,
-      sizeBytes: bytes,
-      limitBytes: limit
-    })
-  }
+  const { breaker, deduplicator, queue, recorder, serialize } = options
 
   const sendVolatile = (peer: Peer, payload: string): Receipt => {
     const reason: SkippedReason | undefined = peer.connection === undefined
@@ -106,26 +76,39 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     return new Waiting(peer, appended.epoch, appended.first, id, appended.enqueuedAt, reason)
   }
 
-  const append = (
-    peer: Peer,
-    message: NewMessage
-  ): Effect.Effect<Receipt, MessageQueueError | QueueOverflowError> => {
-    const batch = [message]
-    const now = queue.append.unsafe?.(peer.key, batch)
-    if (now !== undefined) return Effect.succeed(receiptOf(peer, now, message.id))
-    return Effect.flatMap(
-      Effect.tapError(queue.append(peer.key, batch), (error) =>
-        Effect.sync(() => {
-          if (error._tag === "QueueOverflowError") recorder.count("queueOverflows")
-        })),
-      (appended) => {
-        const receipt = receiptOf(peer, appended, message.id)
-        if (appended.first !== undefined && appended.dropped.length === 0) return Effect.succeed(receipt)
-        recorder.count("queueOverflows")
-        if (appended.dropped.length === 0) return Effect.succeed(receipt)
-        return Effect.as(options.onDropped(peer, appended.dropped), receipt)
-      }
+  /** The receipt of the message at `index` of what was appended. */
+  const receiptOfNth = (peer: Peer, appended: Appended, index: number, id: string | undefined): Receipt =>
+    receiptOf(
+      peer,
+      index === 0 || appended.first === undefined ? appended : { ...appended, first: appended.first + index },
+      id
     )
+
+  /** Appends in the queue's own effect: because it has to wait, to drop or to refuse something, or is a store. */
+  const appendSlowly = <A>(
+    peer: Peer,
+    batch: ReadonlyArray<NewMessage>,
+    then: (appended: Appended) => A
+  ): Effect.Effect<A, MessageQueueError | QueueOverflowError> =>
+    Effect.matchEffect(queue.append(peer.key, batch), {
+      onFailure: (error) => {
+        if (error._tag === "QueueOverflowError") recorder.count("queueOverflows")
+        return Effect.fail(error)
+      },
+      onSuccess: (appended) => {
+        const { dropped, first } = appended
+        const result = then(appended)
+        if (first === undefined || dropped.length > 0) recorder.count("queueOverflows")
+        return dropped.length === 0 ? Effect.succeed(result) : Effect.as(options.onDropped(peer, dropped), result)
+      }
+    })
+
+  const append = (peer: Peer, message: NewMessage): Effect.Effect<Receipt, MessageQueueError | QueueOverflowError> => {
+    const batch = [message]
+    const appended = queue.append.unsafe?.(peer.key, batch)
+    return appended === undefined
+      ? appendSlowly(peer, batch, (later) => receiptOf(peer, later, message.id))
+      : Effect.succeed(receiptOf(peer, appended, message.id))
   }
 
   const duplicateOf = (
@@ -176,31 +159,55 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
       )
     }))
 
-  /** Sends in the fiber that runs it, from inside its effect: what can be done at once is done now. */
-  return (
+  const limitOf = (peer: Peer): number => Math.min(options.maxPayload, peer.peerMaxPayload)
+
+  /** Sends from inside the effect of `fiber`: what can be done at once is done now. */
+  const send = (
     fiber: Fiber.Fiber<unknown, unknown>,
     peer: Peer,
     message: Out,
     sendOptions: SendOptions | undefined
   ): Effect.Effect<Receipt, SendError> => {
-    const serialized = serialize(peer.session, message, Math.min(options.maxPayload, peer.peerMaxPayload))
+    const serialized = serialize(peer.session, message, limitOf(peer))
     if (serialized instanceof PayloadError) return Effect.fail(serialized)
     const { bytes, payload } = serialized
-    const trace = traceparent(fiber.cache.span)
+    const trace = traceparent(fiber)
     if (sendOptions === undefined) return append(peer, { payload, bytes, id: undefined, trace, ttlMillis: undefined })
     if (sendOptions.volatile === true) return Effect.succeed(sendVolatile(peer, payload))
     const id = sendOptions.id ?? (sendOptions.deduplicate === "content" ? contentKey(payload) : undefined)
     if (id !== undefined && (id.length === 0 || id.length > maxIdLength)) {
       return Effect.fail(payloadError(peer.session, `a message id has 1 to ${maxIdLength} characters`))
     }
-    const ttlMillis = sendOptions.ttl === undefined ? undefined : millisOf(sendOptions.ttl)
-    if (ttlMillis !== undefined && !(ttlMillis >= 0)) {
-      return Effect.fail(payloadError(peer.session, "the ttl must be a duration"))
-    }
+    const ttlMillis = ttlMillisOf(peer.session, sendOptions.ttl)
+    if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
     return id === undefined
       ? append(peer, { payload, bytes, id, trace, ttlMillis })
       : sendOnce(peer, { payload, bytes, id, trace, ttlMillis })
   }
+
+  /** All of them or none: a message that can't be encoded, or has no room, keeps out the others. */
+  const sendAll = (
+    fiber: Fiber.Fiber<unknown, unknown>,
+    peer: Peer,
+    messages: Iterable<Out>,
+    sendOptions: SendAllOptions | undefined
+  ): Effect.Effect<ReadonlyArray<Receipt>, SendError> => {
+    const trace = traceparent(fiber)
+    const ttlMillis = ttlMillisOf(peer.session, sendOptions?.ttl)
+    if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
+    const batch: Array<NewMessage> = []
+    for (const message of messages) {
+      const serialized = serialize(peer.session, message, limitOf(peer))
+      if (serialized instanceof PayloadError) return Effect.fail(serialized)
+      batch.push({ payload: serialized.payload, bytes: serialized.bytes, id: undefined, trace, ttlMillis })
+    }
+    if (batch.length === 0) return Effect.succeed([])
+    const receipts = (appended: Appended) => batch.map((_, index) => receiptOfNth(peer, appended, index, undefined))
+    const appended = queue.append.unsafe?.(peer.key, batch)
+    return appended === undefined ? appendSlowly(peer, batch, receipts) : Effect.succeed(receipts(appended))
+  }
+
+  return { send, sendAll }
 }
 
 /** `handled` of what the other side is not asked about. */
@@ -269,8 +276,15 @@ class Waiting extends Tracking {
 const millisOf = (input: Duration.Input): number =>
   Option.getOrElse(Option.map(Duration.fromInput(input), Duration.toMillis), () => Number.NaN)
 
+/** A time to live in ms; undefined when none is given. */
+export const ttlMillisOf = (session: string, ttl: Duration.Input | undefined): number | undefined | PayloadError => {
+  if (ttl === undefined) return undefined
+  const millis = millisOf(ttl)
+  return millis >= 0 ? millis : payloadError(session, "the ttl must be a duration")
+}
+
 /** The W3C form of the span that sends, if there is one. */
-const traceparent = (span: Tracer.AnySpan | undefined): string | undefined =>
+export const traceparent = ({ cache: { span } }: Fiber.Fiber<unknown, unknown>): string | undefined =>
   span === undefined
     ? undefined
     : `00-${span.traceId.padStart(32, "0")}-${span.spanId}-${span.sampled ? "01" : "00"}`
