@@ -1,10 +1,13 @@
+/** What an empty deque has: never written to. */
+const noSlots: Array<never> = []
+
 /**
  * A double-ended queue on a power-of-two ring: every operation is O(1) amortised, unlike `Array.shift`.
  * It shrinks when seven eighths are empty, so that a burst leaves no memory behind.
  */
 export class Deque<A> {
   // A slot is undefined exactly when it is outside head .. head + size.
-  private slots: Array<A | undefined> = []
+  private slots: Array<A | undefined> = noSlots
   private head = 0
   size = 0
 
@@ -59,7 +62,7 @@ export class Deque<A> {
   }
 
   clear(): void {
-    this.slots = []
+    this.slots = noSlots
     this.head = 0
     this.size = 0
   }

@@ -37,13 +37,14 @@ interface Log {
   readonly session: string
   readonly outbox: Outbox
   generation: number
-  /** In order of arrival; one that gives up leaves nothing behind. */
-  readonly waiters: Set<Waiter>
+  /** In order of arrival; one that gives up leaves nothing behind. Made when the first one waits. */
+  waiters: Set<Waiter> | undefined
   /** The earliest time at which the heap will look at this log. */
   scheduledAt: number
 }
 
 const none: ReadonlyArray<never> = []
+const isAwaited = (log: Log): boolean => log.waiters !== undefined && log.waiters.size > 0
 const totalBytes = (messages: ReadonlyArray<NewMessage>): number => {
   let bytes = 0
   for (let i = 0; i < messages.length; i++) bytes += (messages[i] as NewMessage).bytes // in bounds
@@ -65,7 +66,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
 
   const logs = new Map<string, Log>()
   const expiries = new DeadlineHeap<Log>()
-  const listeners = new Set<(session: string) => void>()
+  let listeners: ReadonlyArray<(session: string) => void> = []
   const blockedByTotal = new Set<Log>()
   let messages = 0
   let bytes = 0
@@ -196,7 +197,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   const admitWaiters = (log: Log): void => {
     const { outbox } = log
     if (outbox.messages * 4 > bounds.maxMessages * 3 || outbox.bytes * 4 > bounds.maxBytes * 3) return
-    for (const waiter of log.waiters) {
+    for (const waiter of log.waiters ?? none) {
       const full = exceeded(log, waiter.messages.length, waiter.bytes)
       if (full !== undefined) {
         if (isTotal(full)) blockedByTotal.add(log)
@@ -215,7 +216,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
 
   /** Whether it was waiting still. */
   const leave = (log: Log, waiter: Waiter): boolean => {
-    const waited = log.waiters.delete(waiter)
+    const waited = log.waiters?.delete(waiter) === true
     if (waited) suspended--
     return waited
   }
@@ -237,6 +238,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
             resume(effect)
           }
         }
+        log.waiters ??= new Set()
         log.waiters.add(waiter)
         suspended++
         if (isTotal(full)) blockedByTotal.add(log)
@@ -308,13 +310,13 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       const full = exceeded(log, batch.length, size)
       if (full !== undefined) return appendFull(log, batch, size, full)
       // Nobody overtakes a sender that waits.
-      if (log.waiters.size > 0) return suspendSender(log, batch, "messages")
+      if (isAwaited(log)) return suspendSender(log, batch, "messages")
       return Effect.succeed(appendNow(log, batch, none))
     })
 
   const appendUnsafe = (session: string, batch: ReadonlyArray<NewMessage>): Appended | undefined => {
     const log = logs.get(session)
-    if (log === undefined || log.waiters.size > 0) return undefined
+    if (log === undefined || isAwaited(log)) return undefined
     return exceeded(log, batch.length, totalBytes(batch)) === undefined ? appendNow(log, batch, none) : undefined
   }
 
@@ -326,7 +328,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         const log = logs.get(session)
         if (log === undefined) {
           const outbox = new Outbox(makeId(random))
-          logs.set(session, { session, outbox, generation, waiters: new Set(), scheduledAt: Infinity })
+          logs.set(session, { session, outbox, generation, waiters: undefined, scheduledAt: Infinity })
           return Effect.succeed(outbox.position)
         }
         if (log.generation > generation) {
@@ -361,7 +363,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         logs.delete(session)
         blockedByTotal.delete(log)
         // Before the clearing, which would let them in: whoever waits has no session to send to.
-        for (const waiter of log.waiters) {
+        for (const waiter of log.waiters ?? none) {
           leave(log, waiter)
           waiter.resume(Effect.fail(missing(session, "append")))
         }
@@ -411,8 +413,13 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
 
     onAppend: (listener) =>
       Effect.acquireRelease(
-        Effect.sync(() => void listeners.add(listener)),
-        () => Effect.sync(() => void listeners.delete(listener))
+        Effect.sync(() => {
+          listeners = [...listeners, listener]
+        }),
+        () =>
+          Effect.sync(() => {
+            listeners = listeners.filter((other) => other !== listener)
+          })
       ),
 
     stats: Effect.sync(() => ({ sessions: logs.size, messages, bytes, suspended, ...totals }))
