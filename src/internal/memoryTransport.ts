@@ -24,9 +24,13 @@ class End implements Connection {
   private ended = false
   private awaitsDrain = false
 
-  constructor(protocol: string, request: Request) {
+  /** Runs a task in another turn of the event loop, or two ends that answer each other would let nothing else run. */
+  private readonly later: (task: () => void) => void
+
+  constructor(protocol: string, request: Request, later: (task: () => void) => void) {
     this.protocol = protocol
     this.request = request
+    this.later = later
   }
 
   open(sink: ConnectionSink): void {
@@ -80,7 +84,7 @@ class End implements Connection {
   private schedule(): void {
     if (this.flushing || this.sink === undefined || this.ended) return
     this.flushing = true
-    queueMicrotask(() => {
+    this.later(() => {
       this.flushing = false
       this.flush()
     })
@@ -118,9 +122,13 @@ class End implements Connection {
 }
 
 /** Two ends of one connection. */
-export const makePair = (request: Request, protocol: string = subprotocol): readonly [Connection, Connection] => {
-  const client = new End(protocol, request)
-  const server = new End(protocol, request)
+export const makePair = (
+  request: Request,
+  later: (task: () => void) => void,
+  protocol: string = subprotocol
+): readonly [Connection, Connection] => {
+  const client = new End(protocol, request, later)
+  const server = new End(protocol, request, later)
   client.peer = server
   server.peer = client
   return [client, server]
@@ -135,7 +143,9 @@ interface Dialler {
 }
 
 export const makeMemory = <A>(make: (server: Listener, client: Dialler) => A): Effect.Effect<A> =>
-  Effect.sync(() => {
+  Effect.withFiber((fiber) => {
+    const dispatcher = fiber.currentDispatcher
+    const later = (task: () => void) => dispatcher.scheduleTask(task, 0)
     let accept: ((connection: Connection) => void) | undefined
     const server: Listener = {
       listen: (onConnection) =>
@@ -157,10 +167,11 @@ export const makeMemory = <A>(make: (server: Listener, client: Dialler) => A): E
             return Effect.fail(new TransportError({ operation: "dial", detail: "nobody listens" }))
           }
           const headers = { ...options.headers }
-          const [near, far] = makePair({ url: options.url, headers, remoteAddress: "memory" }, options.protocol)
+          const request = { url: options.url, headers, remoteAddress: "memory" }
+          const [near, far] = makePair(request, later, options.protocol)
           accept(far)
           return Effect.succeed(near)
         })
     }
-    return make(server, client)
+    return Effect.succeed(make(server, client))
   })

@@ -1,8 +1,12 @@
 /**
  * Wakes fibers from synchronous code, in a task of their own: a latch opened there and then would run them inside
  * whoever opened it, in the middle of its work.
+ *
+ * Under Effect's own scheduler that is a microtask, when what runs now has run: its tasks are for the next turn of the
+ * event loop, and a message that nothing keeps back shall not wait for that. Any other scheduler, such as one of a test
+ * that puts all things in order, is asked. What delivers frames must not be a microtask: see `memoryTransport.ts`.
  */
-import { Effect, Latch } from "effect"
+import { Effect, type Fiber, Latch, Scheduler } from "effect"
 
 export interface Signal {
   /** Wakes who waits, and who comes to wait next. Many calls in one turn are one. */
@@ -11,8 +15,16 @@ export interface Signal {
   readonly wait: Effect.Effect<void>
 }
 
-export const makeSignal: Effect.Effect<Signal> = Effect.withFiber((fiber) => {
+type Schedule = (task: () => void) => void
+
+const scheduleOf = (fiber: Fiber.Fiber<unknown, unknown>): Schedule => {
+  if (fiber.cache.scheduler instanceof Scheduler.MixedScheduler) return queueMicrotask
   const dispatcher = fiber.currentDispatcher
+  return (task) => dispatcher.scheduleTask(task, 0)
+}
+
+export const makeSignal: Effect.Effect<Signal> = Effect.withFiber((fiber) => {
+  const schedule = scheduleOf(fiber)
   const latch = Latch.makeUnsafe(false)
   let scheduled = false
   const wake = () => {
@@ -23,7 +35,7 @@ export const makeSignal: Effect.Effect<Signal> = Effect.withFiber((fiber) => {
     notify: () => {
       if (scheduled) return
       scheduled = true
-      dispatcher.scheduleTask(wake, 0)
+      schedule(wake)
     },
     wait: Effect.andThen(latch.await, Effect.sync(() => latch.closeUnsafe()))
   })
@@ -33,8 +45,7 @@ export const makeSignal: Effect.Effect<Signal> = Effect.withFiber((fiber) => {
 export const callbackLater = <A, E = never>(
   register: (resume: (effect: Effect.Effect<A, E>) => void) => Effect.Effect<void>
 ): Effect.Effect<A, E> =>
-  Effect.withFiber((fiber) =>
-    Effect.callback<A, E>((resume) =>
-      register((effect) => fiber.currentDispatcher.scheduleTask(() => resume(effect), 0))
-    )
-  )
+  Effect.withFiber((fiber) => {
+    const schedule = scheduleOf(fiber)
+    return Effect.callback<A, E>((resume) => register((effect) => schedule(() => resume(effect))))
+  })
