@@ -130,6 +130,8 @@ export interface Interface {
   readonly changes: (key: string) => Stream.Stream<State>
   /** The transitions of all circuits from now on. A consumer that falls behind by 1,024 loses the oldest. */
   readonly transitions: Stream.Stream<Transition>
+  /** The same for a listener, which is called in the midst of them and must return at once; until the scope closes. */
+  readonly onTransition: (listener: (transition: Transition) => void) => Effect.Effect<void, never, Scope.Scope>
   /** Counts, now. Looks at every circuit: for a metrics endpoint, not for a hot path. */
   readonly stats: Effect.Effect<Stats>
   /** The timer that moves circuits on. `make` forks it in its scope; it may be run again if it ever dies. */
@@ -368,6 +370,11 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
       listeners.add(emit)
       return () => listeners.delete(emit)
     }),
+    onTransition: (listener) =>
+      Effect.acquireRelease(
+        Effect.sync(() => void listeners.add(listener)),
+        () => Effect.sync(() => void listeners.delete(listener))
+      ),
     stats: Effect.sync(() => circuits.stats(rejected)),
     worker
   })

@@ -8,19 +8,7 @@
  *
  * @since 0.1.0
  */
-import {
-  type Config,
-  Duration,
-  Effect,
-  Exit,
-  FiberSet,
-  Random,
-  type Schedule,
-  Schema,
-  Scope,
-  Stream,
-  SubscriptionRef
-} from "effect"
+import { type Config, Duration, Effect, Exit, Random, type Schedule, Schema, Scope, Stream } from "effect"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
 import { CloseCode, type Window } from "./core/Protocol.ts"
 import { Session } from "./core/Session.ts"
@@ -39,6 +27,7 @@ import {
 import { type ConnectionState, makeConnector, ownGeneration } from "./internal/connector.ts"
 import { makeDeadLetters } from "./internal/deadLetters.ts"
 import { type Engine, makeEngine } from "./internal/engine.ts"
+import { makeEvents } from "./internal/events.ts"
 import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
 import { makeId } from "./internal/ids.ts"
@@ -202,10 +191,16 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const transport = yield* TransportClient
   const recorder = yield* makeRecorder
   const context = yield* Effect.context<R>()
-  const state = yield* SubscriptionRef.make<ConnectionState>({ _tag: "Connecting", attempt: 0 })
+  let state: ConnectionState = { _tag: "Connecting", attempt: 0 }
+  // Who watches the state is told of each, however late: there is one now and then.
+  const states = yield* makeEvents<ConnectionState>({ replay: 1, capacity: Infinity })
+  const setState = (next: ConnectionState): void => {
+    state = next
+    states.publish(next)
+  }
+  setState(state)
   const scope = yield* Scope.fork(yield* Effect.scope)
   const handoff = yield* makeHandoff<Incoming<In>>().pipe(Scope.provide(scope))
-  const runOutside = yield* FiberSet.makeRuntime<never, void>()
   const instance = makeId(yield* Random.Random)
   let closing = false
 
@@ -251,6 +246,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onControl: (_, frame) => {
       if (frame.t === "drain") {
         peer.drained = true
+        peer.stalled = "backlog"
         connector.onDrain(frame.window, frame.endpoint)
       } else if (frame.t === "reject") connector.onReject(frame)
       else if (frame.t === "end") engine.run(ended)
@@ -270,7 +266,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onGiveUp: (name) =>
       Effect.andThen(
         Effect.logFatal(`the client closes because its worker ${name} can't go on`),
-        Effect.sync(() => runOutside(Effect.asVoid(shutdown)))
+        // Detached: the worker that says this lives in the scope that is to be closed.
+        Effect.asVoid(Effect.forkDetach(Effect.suspend(() => shutdown)))
       )
   }).pipe(Scope.provide(scope))
   engine.peers.set(peer.key, peer)
@@ -296,7 +293,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       baseMillis: Option.millis("reconnect.base", options.reconnect?.base, "1 second"),
       capMillis: Option.millis("reconnect.cap", options.reconnect?.cap, "60 seconds")
     },
-    setState: (next) => SubscriptionRef.set(state, next)
+    setState
   })
 
   /** The session is over: empty the outbox into dead letters, and start over with the next connection. */
@@ -330,7 +327,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       closing = true
     }),
     stopConnecting: Scope.close(connecting, Exit.void),
-    end: Effect.andThen(SubscriptionRef.set(state, { _tag: "Closed" }), Scope.close(scope, Exit.void))
+    end: Effect.andThen(Effect.sync(() => setState({ _tag: "Closed" })), Scope.close(scope, Exit.void))
   })
 
   const self: ResilientClient<In, Out> = {
@@ -342,11 +339,17 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       Effect.withFiber((fiber): Effect.Effect<ReadonlyArray<Receipt>, SendError | ShutdownError> =>
         closing ? Effect.fail(new ShutdownError({ component: "client" })) : sendAll(fiber, peer, messages, sendOptions)
       ),
-    messages: handoff.stream,
-    deadLetters: deadLetters.stream,
-    state: SubscriptionRef.get(state),
-    states: SubscriptionRef.changes(state),
-    awaitConnected: (awaitOptions) => awaitConnected(SubscriptionRef.changes(state), awaitOptions?.timeout),
+    get messages() {
+      return handoff.stream
+    },
+    get deadLetters() {
+      return deadLetters.stream
+    },
+    state: Effect.sync(() => state),
+    get states() {
+      return states.stream
+    },
+    awaitConnected: (awaitOptions) => awaitConnected(states.stream, awaitOptions?.timeout),
     reconnect: connector.reconnect,
     refreshToken: Effect.flatMap(token, (auth) =>
       Effect.sync(() => {

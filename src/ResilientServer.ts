@@ -16,7 +16,6 @@ import {
   type Duration,
   Effect,
   Exit,
-  FiberSet,
   type Schedule,
   Schema,
   Scope,
@@ -253,7 +252,6 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const context = yield* Effect.context<R>()
   const events = yield* makeEvents<ConnectionEvent>()
   const failed = yield* Deferred.make<never>()
-  const runOutside = yield* FiberSet.makeRuntime<never, void>()
   // The server lives in a scope of its own, so that it can end before its owner does.
   const scope = yield* Scope.fork(yield* Effect.scope)
   const handoff = yield* makeHandoff<Incoming<In>>().pipe(Scope.provide(scope))
@@ -342,7 +340,12 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     queue,
     registry,
     recorder,
-    authenticate: (handshake) => Effect.provideContext(authenticate(handshake), context),
+    authenticate: (handshake) => {
+      const identity = authenticate(handshake)
+      // What is decided already needs no services.
+      if (Exit.isExit(identity)) return identity as Exit.Exit<Identity, HandshakeError>
+      return Effect.provideContext(identity, context)
+    },
     acceptPlain: options.plainPeers !== "reject",
     window,
     maxPayload,
@@ -435,8 +438,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     Effect.gen(function*() {
       yield* Effect.logFatal(`the server closes because its worker ${name} can't go on`)
       yield* Deferred.die(failed, Cause.squash(cause))
-      // Not here: the worker that says this lives in the scope that is to be closed.
-      runOutside(Effect.asVoid(shutdown))
+      // Detached: the worker that says this lives in the scope that is to be closed.
+      yield* Effect.forkDetach(shutdown)
     })
 
   const self: ResilientServer<In, Out> = {
@@ -466,9 +469,15 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
         return broadcast(message, broadcastOptions?.sessions, { trace: traceparent(fiber), ttlMillis })
       }),
-    messages: handoff.stream,
-    deadLetters: deadLetters.stream,
-    connections: events.stream,
+    get messages() {
+      return handoff.stream
+    },
+    get deadLetters() {
+      return deadLetters.stream
+    },
+    get connections() {
+      return events.stream
+    },
     register: (connection, registerOptions) => acceptor.register(connection, registerOptions?.session),
     unregister: (connection) =>
       Effect.sync(() => {

@@ -1,6 +1,6 @@
 /** Background workers that die of a defect in a service: logged, counted, restarted; and what happens past the limit. */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Context, Effect, Exit, Fiber, Latch, Logger, Stream } from "effect"
+import { Cause, Context, Effect, Exit, Fiber, Latch, Logger } from "effect"
 import { CircuitBreaker, Deduplicator, MessageQueue, SessionRegistry, Transport } from "resilient-websocket"
 import * as H from "./support/harness.ts"
 import { makeNetwork } from "./support/harnessNetwork.ts"
@@ -56,14 +56,6 @@ const workers: Record<string, { readonly worker: string; readonly rig: Rig; read
         ...deduplicator,
         rotate: bomb.effect(deduplicator.rotate)
       })
-    }
-  },
-  circuits: {
-    worker: "circuits",
-    rig: (store, bomb) => {
-      const breaker = Context.get(store, CircuitBreaker.CircuitBreaker)
-      const transitions = Stream.tap(breaker.transitions, () => bomb.effect(Effect.void))
-      return Context.add(store, CircuitBreaker.CircuitBreaker, { ...breaker, transitions })
     }
   },
   handler: {

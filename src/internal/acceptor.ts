@@ -1,7 +1,7 @@
 /**
  * The server's half of the handshake (PROTOCOL.md §4): hello in, who is it, attach to the session, welcome out.
  */
-import { Clock, Effect, Random } from "effect"
+import { Clock, Effect, Exit, Random } from "effect"
 import { decode, encode } from "../core/Codec.ts"
 import type { Hello, Reject } from "../core/Frame.ts"
 import {
@@ -31,7 +31,7 @@ import {
 import type { Engine } from "./engine.ts"
 import { makeId } from "./ids.ts"
 import { Peer } from "./peer.ts"
-import { openPort } from "./port.ts"
+import { Port } from "./port.ts"
 import { hashToken, makeToken } from "./resume.ts"
 
 /** What the authentication hook is told. */
@@ -85,6 +85,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     phase: "handshake",
     afterMillis: options.handshakeTimeoutMillis
   })
+  const sessionOptions = { role: "server", window: options.window, maxPayload: options.maxPayload } as const
   let arrivals = 0
   /** Connections whose handshake is not done, and when their time is up. */
   const pending = new Map<Connection, { readonly until: number; readonly fail: (error: WebSocketError) => void }>()
@@ -136,7 +137,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         const frame = typeof data === "string" ? decode(data) : new Violation("malformed", "a binary frame")
         if (frame instanceof Violation) return step(connection, Effect.fail(protocolError(frame)))
         if (frame.t !== "hello") return step(connection, Effect.fail(malformed(`${frame.t} instead of hello`)))
-        step(connection, welcome(connection, frame, become, arrival))
+        step(connection, welcome(connection, frame, port, arrival))
       },
       drained: noop,
       alive: noop,
@@ -145,7 +146,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       }
     }
     expect(connection)
-    const { become } = openPort(connection, sink)
+    const port = new Port(connection, sink)
   }
 
   const expect = (connection: Connection): void => {
@@ -157,18 +158,24 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   const orDetach = (session: string, generation: number) => <A, E>(effect: Effect.Effect<A, E>) =>
     Effect.onError(effect, () => Effect.ignore(registry.detach(session, generation)))
 
-  const authenticate = (request: Request, auth: string | undefined, session: string | undefined, plain: boolean) =>
-    options.authenticate({ ...request, token: auth ?? tokenOf(request), session, plain }).pipe(
-      Effect.timeoutOrElse({
-        duration: options.handshakeTimeoutMillis,
-        orElse: () => Effect.fail(handshakeTimeout)
-      })
-    )
+  const authenticate = (
+    request: Request,
+    auth: string | undefined,
+    session: string | undefined,
+    plain: boolean
+  ): Effect.Effect<Identity, HandshakeError | ConnectionTimeoutError> => {
+    const identity = options.authenticate({ ...request, token: auth ?? tokenOf(request), session, plain })
+    if (Exit.isExit(identity)) return identity // nothing to wait for
+    return Effect.timeoutOrElse(identity, {
+      duration: options.handshakeTimeoutMillis,
+      orElse: () => Effect.fail(handshakeTimeout)
+    })
+  }
 
   const welcome = Effect.fnUntraced(function*(
     connection: Connection,
     hello: Hello,
-    become: (sink: ConnectionSink) => void,
+    port: Port,
     arrival: number
   ) {
     if (hello.version !== version) {
@@ -181,12 +188,14 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     // up the token that one was given.
     if ((engine.peers.get(session)?.arrival ?? 0) > arrival) return yield* replaced
     const token = makeToken()
+    const tokenHash = hashToken(token)
+    const presented = hello.token === undefined ? undefined : hashToken(hello.token)
     const attached = yield* registry.attach({
       session,
       principal: identity.principal,
       authorized: identity.session !== undefined,
-      tokenHash: hello.token === undefined ? undefined : hashToken(hello.token),
-      nextTokenHash: hashToken(token),
+      tokenHash: presented,
+      nextTokenHash: tokenHash,
       instance: hello.instance
     })
     yield* Effect.gen(function*() {
@@ -197,10 +206,9 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       // A session of this process knows its inbox best; one from a store goes on from what was stored.
       if (core.inbox.epoch === null && attached.position !== undefined) core.inbox.restore(attached.position)
       const hadPosition = core.inbox.epoch !== null
-      const presented = hello.token === undefined ? undefined : hashToken(hello.token)
       // The token of a welcome shows that the welcome has arrived.
       const told = core.inbox.told || (presented !== undefined && presented === peer.issuedToken)
-      peer.issuedToken = hashToken(token)
+      peer.issuedToken = tokenHash
       const out = yield* queue.open(session, attached.generation)
       peer.opened(out.epoch, out.acked)
       const resumedOut = resumeOutbox(out, hello.in)
@@ -235,7 +243,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         retention: wireMillis(registry.retentionMillis),
         jitter: wireMillis(options.jitterMillis)
       }))
-      become(engine.attach(peer, connection, {
+      port.become(engine.attach(peer, connection, {
         window: hello.window,
         position: resumedOut.position,
         announced: core.inbox.handled,
@@ -271,8 +279,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       peer = undefined
     }
     if (peer === undefined) {
-      const core = new Session({ role: "server", window: options.window, maxPayload: options.maxPayload })
-      peer = new Peer({ key: session, session, principal, core, plain })
+      peer = new Peer({ key: session, session, principal, core: new Session(sessionOptions), plain })
       if (ofOtherKind !== undefined) peer.inherit(ofOtherKind)
       engine.peers.set(session, peer)
     }
@@ -290,12 +297,12 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     if (!options.acceptPlain) return refuse(connection, malformed(`the subprotocol ${subprotocol} is required`))
     expect(connection)
     const closed = () => void pending.delete(connection)
-    const { become } = openPort(connection, { frame: noop, drained: noop, alive: noop, closed })
+    const port = new Port(connection, { frame: noop, drained: noop, alive: noop, closed })
     connection.pause()
     step(
       connection,
       Effect.gen(function*() {
-        const peer = yield* attachPlain(connection, session, become)
+        const peer = yield* attachPlain(connection, session, port)
         if (pending.delete(connection)) connection.resume()
         else engine.detach(peer, { code: 1006, reason: "", error: undefined })
       })
@@ -305,7 +312,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   const attachPlain = Effect.fnUntraced(function*(
     connection: Connection,
     wanted: string | undefined,
-    become: (sink: ConnectionSink) => void
+    port: Port
   ) {
     const identity: Identity = wanted === undefined
       ? yield* authenticate(connection.request, undefined, undefined, true)
@@ -323,7 +330,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     const out = yield* queue.open(session, attached.generation)
     peer.opened(out.epoch, out.acked)
     recorder.count(attached.known ? "connectionsResumed" : "connectionsFresh")
-    become(engine.attach(peer, connection, {
+    port.become(engine.attach(peer, connection, {
       window: options.window,
       position: { epoch: null, received: 0, handled: out.acked, failed: [], pending: { messages: 0, bytes: 0 } },
       announced: 0,
@@ -343,7 +350,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     if (!options.acceptPlain) return yield* malformed(`the subprotocol ${subprotocol} is required`)
     recorder.count("connectionsTotal")
     let gone = false
-    const { become } = openPort(connection, {
+    const port = new Port(connection, {
       frame: noop,
       drained: noop,
       alive: noop,
@@ -351,7 +358,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     })
     connection.pause() // what comes before it is attached waits in the socket
     const peer = yield* Effect.ensuring(
-      attachPlain(connection, session, become),
+      attachPlain(connection, session, port),
       Effect.sync(() => connection.resume())
     )
     if (gone) engine.detach(peer, { code: 1006, reason: "", error: undefined })

@@ -1,4 +1,4 @@
-/** The one backoff of the library: exponential with full jitter. */
+/** The one backoff of the library: exponential with full jitter; as a Schedule, and as a number. */
 import { Duration, Effect, Random, Schedule } from "effect"
 
 /**
@@ -12,3 +12,7 @@ export const fullJitter = (baseMillis: number, capMillis: number): Schedule.Sche
     ),
     Schedule.map(({ duration }) => Effect.succeed(duration))
   )
+
+/** What `fullJitter` waits after the given number of failures in a row, when `part` is drawn from [0, 1). In ms. */
+export const jitteredMillis = (baseMillis: number, capMillis: number, failures: number, part: number): number =>
+  part * Math.min(capMillis, baseMillis * 2 ** (failures - 1))

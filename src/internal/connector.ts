@@ -2,7 +2,7 @@
  * The client's half of the handshake (PROTOCOL.md §4), and the loop that keeps it connected: admit, dial, hello,
  * welcome, stay until the connection is lost, back off, again.
  */
-import { Cause, Deferred, Duration, Effect, Exit, Latch, Random, Schedule } from "effect"
+import { Cause, Deferred, Effect, Exit, Latch, Random } from "effect"
 import { type CircuitBreaker, endpoint as circuitOf, type Permit } from "../CircuitBreaker.ts"
 import { decode, encode } from "../core/Codec.ts"
 import type { Hello, OutboxPosition, Reject, Welcome } from "../core/Frame.ts"
@@ -20,11 +20,11 @@ import {
   TransportError,
   type WebSocketError
 } from "../WebSocketError.ts"
-import { fullJitter } from "./backoff.ts"
+import { jitteredMillis } from "./backoff.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import type { Agreement, Ending, Engine } from "./engine.ts"
 import type { Peer } from "./peer.ts"
-import { openPort } from "./port.ts"
+import { Port } from "./port.ts"
 
 /**
  * Whether the client is connected, and if not, why and what next.
@@ -62,7 +62,7 @@ export interface ConnectorOptions {
   readonly dialTimeoutMillis: number
   readonly handshakeTimeoutMillis: number
   readonly backoff: { readonly baseMillis: number; readonly capMillis: number }
-  readonly setState: (state: ConnectionState) => Effect.Effect<void>
+  readonly setState: (state: ConnectionState) => void
 }
 
 /** The generation of a client's own outbox: nobody else writes to it. */
@@ -78,27 +78,36 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
   let rejected: WebSocketError | undefined
   let drain: { readonly window: number; readonly endpoint: string | undefined } | undefined
 
+  const timeout = () => new ConnectionTimeoutError({ phase: "handshake", afterMillis: options.handshakeTimeoutMillis })
+  const token = Exit.isExit(options.token) ? options.token : Effect.timeoutOrElse(options.token, {
+    duration: options.handshakeTimeoutMillis,
+    orElse: () => Effect.fail(timeout())
+  })
+
   /** Opens the connection and says hello; ends with the server's welcome. */
-  const greet = Effect.fnUntraced(function*(connection: Connection, out: OutboxPosition) {
-    const answer = yield* Deferred.make<Welcome, WebSocketError>()
+  const greet = Effect.fnUntraced(function*(
+    connection: Connection,
+    out: OutboxPosition,
+    answer: Deferred.Deferred<Welcome, WebSocketError>
+  ) {
     const settle = (effect: Exit.Exit<Welcome, WebSocketError>) => Deferred.doneUnsafe(answer, effect)
-    const { become, hold } = openPort(connection, {
+    const port = new Port(connection, {
       frame: (data) => {
-        hold()
+        port.hold()
         settle(readAnswer(data))
       },
       drained: noop,
       alive: noop,
       closed: (code, reason) => settle(Exit.fail(closedBeforeWelcome(code, reason)))
     })
-    const token = yield* options.token
+    const auth = yield* token
     const { core } = peer
     const hello: Hello = {
       t: "hello",
       version,
       ...(resume === undefined ? {} : { session: resume.session, token: resume.token }),
       instance: options.instance,
-      ...(token === undefined ? {} : { auth: token }),
+      ...(auth === undefined ? {} : { auth }),
       out,
       in: core.inbox.position,
       window: core.options.window,
@@ -106,7 +115,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
     }
     connection.send(encode(hello))
     const welcome = yield* Deferred.await(answer)
-    return { welcome, become, announced: hello.in.handled }
+    return { welcome, port, announced: hello.in.handled }
   })
 
   /** Takes positions and credentials from the welcome. */
@@ -152,19 +161,22 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
       // What the server acknowledged is settled first, so that the position we name is the newest.
       yield* engine.flush(peer)
       const out = yield* queue.open(peer.key, ownGeneration)
-      const { announced, become, welcome } = yield* Effect.timeoutOrElse(greet(connection, out), {
-        duration: options.handshakeTimeoutMillis,
-        orElse: () => Effect.fail(handshakeTimeout(options.handshakeTimeoutMillis))
-      })
+      const answer = yield* Deferred.make<Welcome, WebSocketError>()
+      const late = Effect.suspend(() => Deferred.fail(answer, timeout()))
+      const timer = yield* after(options.handshakeTimeoutMillis, late)
+      const { announced, port, welcome } = yield* Effect.onExit(
+        greet(connection, out, answer),
+        () => Effect.sync(() => timer.interruptUnsafe())
+      )
       const agreement = yield* agree(welcome, out, announced)
       const ended = yield* Deferred.make<Ending>()
       lost = ended
-      become(engine.attach(peer, connection, agreement))
+      port.become(engine.attach(peer, connection, agreement))
       onConnected()
       yield* breaker.record(permit, { _tag: "Success" })
       recorder.count(welcome.result === "resumed" ? "connectionsResumed" : "connectionsFresh")
       const { reason, result, session } = welcome
-      yield* setState({ _tag: "Connected", session, result, reason })
+      setState({ _tag: "Connected", session, result, reason })
       return yield* Deferred.await(ended)
     }).pipe(
       Effect.onExit((exit) =>
@@ -177,7 +189,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
 
   const attempt = Effect.fnUntraced(function*(count: number, onConnected: () => void) {
     const url = drain?.endpoint ?? (yield* options.url)
-    yield* setState({ _tag: "Connecting", attempt: count })
+    setState({ _tag: "Connecting", attempt: count })
     circuit = circuitOf(url)
     const permit = yield* breaker.awaitAdmission(circuit)
     drain = undefined
@@ -190,8 +202,9 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
   })
 
   const loop = Effect.gen(function*() {
+    const { baseMillis, capMillis } = options.backoff
     let attempts = 0
-    let backoff = yield* Schedule.toStep(fullJitter(options.backoff.baseMillis, options.backoff.capMillis))
+    let failures = 0 // in a row, also over a stop
     while (true) {
       attempts++
       if (attempts > 1) recorder.count("retriesTried")
@@ -206,22 +219,25 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
       const error = Exit.isSuccess(exit) ? errorOf(peer.session, exit.value, rejected) : failureOf(exit.cause)
       if (connected) {
         attempts = 0
-        backoff = yield* Schedule.toStep(fullJitter(options.backoff.baseMillis, options.backoff.capMillis))
+        failures = 0
       }
       if (!comesBack(error, exit)) {
         again.closeUnsafe()
         stopped = true
-        yield* setState({ _tag: "Stopped", error })
+        setState({ _tag: "Stopped", error })
         yield* again.await
         attempts = 0
         continue
       }
+      const part = yield* Random.next
       const retryInMillis = drain === undefined
-        ? Duration.toMillis((yield* backoff(engine.now(), undefined).pipe(Effect.orDie))[1])
-        : (yield* Random.next) * drain.window
-      yield* setState({ _tag: "Disconnected", error, retryInMillis })
+        ? jitteredMillis(baseMillis, capMillis, ++failures, part)
+        : part * drain.window
+      setState({ _tag: "Disconnected", error, retryInMillis })
       again.closeUnsafe()
-      yield* Effect.raceFirst(Effect.sleep(retryInMillis), again.await)
+      const timer = yield* after(retryInMillis, again.open)
+      yield* again.await
+      timer.interruptUnsafe()
     }
   })
 
@@ -230,7 +246,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
     /** Ends a wait: for the next attempt, for an open circuit, or for ever. */
     reconnect: Effect.gen(function*() {
       // Who asks for the state next must not be told of the error from before.
-      if (stopped) yield* setState({ _tag: "Connecting", attempt: 1 })
+      if (stopped) setState({ _tag: "Connecting", attempt: 1 })
       stopped = false
       if (circuit !== undefined) yield* breaker.probe(circuit)
       again.openUnsafe()
@@ -252,7 +268,9 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
 
 const noop = (): void => {}
 
-const handshakeTimeout = (afterMillis: number) => new ConnectionTimeoutError({ phase: "handshake", afterMillis })
+/** A timer: half of what a race with a sleep would cost. Whoever starts it stops it. */
+const after = (millis: number, effect: Effect.Effect<unknown>) =>
+  Effect.forkChild(Effect.andThen(Effect.sleep(millis), effect), { startImmediately: true })
 
 const protocolError = ({ code, detail }: Violation) => new ProtocolError({ code, detail })
 

@@ -43,7 +43,7 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
     const decoded = decoder(value)
     return Exit.isSuccess(decoded) ? decoded.value : undefined
   }
-  const events = yield* makeEvents<DeadLetter<In | Out>>(kept)
+  const events = yield* makeEvents<DeadLetter<In | Out>>({ replay: kept })
 
   const publish = (letter: DeadLetter<In | Out>): void => {
     recorder.count("deadLetters")
@@ -68,7 +68,13 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
       publish({ ...letter, direction: "in", maybeHandled: false, atMillis: clock.currentTimeMillisUnsafe() })
     )
 
-  const self: DeadLetters<In | Out> = { stream: events.stream, incoming, outgoing }
+  const self: DeadLetters<In | Out> = {
+    get stream() {
+      return events.stream
+    },
+    incoming,
+    outgoing
+  }
   return self
 })
 

@@ -5,10 +5,9 @@
  * An idle session costs no fiber and no timer: one worker delivers for all that have something to do, and one looks
  * at the clock for all.
  */
-import { Cause, Effect, Exit, FiberSet, Random, Stream } from "effect"
+import { Cause, Effect, Exit, FiberSet, Random } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { session as circuitOf } from "../CircuitBreaker.ts"
-import { Deque } from "../core/Deque.ts"
 import type { Auth, Drain, End, InboxPosition, Reject } from "../core/Frame.ts"
 import { Liveness } from "../core/Liveness.ts"
 import { CloseCode, type Window } from "../core/Protocol.ts"
@@ -24,10 +23,12 @@ import {
   type WebSocketError
 } from "../WebSocketError.ts"
 import { fullJitter } from "./backoff.ts"
+import { doChores } from "./chores.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import { makeDelivery } from "./delivery.ts"
 import type { Handling } from "./handling.ts"
 import { makeInbound } from "./inbound.ts"
+import { makeOutbound } from "./outbound.ts"
 import { Peer, slowStartMessages } from "./peer.ts"
 import { makeSignal } from "./signal.ts"
 import { type Intensity, supervise, supervised } from "./supervisor.ts"
@@ -118,18 +119,9 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   /** Connections that were attached and whose socket is not gone, also those that were replaced or closed. */
   const open = new Set<Connection>()
 
-  // --- delivery: a queue of peers that have something to do, each in it once
-
-  const dirty = new Deque<Peer>()
-  const work = yield* makeSignal
   /** Given whenever something was delivered, handled or closed, for whoever waits for quiet. */
   const pulse = yield* makeSignal
-  const markDirty = (peer: Peer): void => {
-    if (peer.dirty) return
-    peer.dirty = true
-    dirty.pushBack(peer)
-    work.notify()
-  }
+  const markDirty = (peer: Peer): void => outbound.markDirty(peer)
   const flush = makeDelivery({ queue, breaker, recorder, deadLetters, now, markDirty })
 
   /** A store that fails is asked again later; an owner that lost its session lets go of it. */
@@ -143,56 +135,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const retryDelivery = (peer: Peer) =>
     Effect.flatMap(Random.next, (part) => Effect.delay(Effect.sync(() => markDirty(peer)), part * 1_000))
 
-  let appends = 0
-  yield* queue.onAppend((key) => {
-    appends++
-    const peer = peers.get(key)
-    if (peer !== undefined) markDirty(peer)
-  })
-
-  const isBusy = (before: number): boolean => appends - before >= busySenders && appends < enoughForFrame * dirty.size
-
-  /** Lets senders that are writing to many sessions go on for a while, so that each session gets one larger frame. */
-  const gather = Effect.gen(function*() {
-    const until = now() + longestGathering
-    for (let before = 0; isBusy(before) && now() < until;) {
-      before = appends
-      yield* Effect.yieldNow
-    }
-  })
-
-  let flushing: Peer | undefined
-  let flushingGeneration = 0
-  /** Once through those that have something to do; who comes in meanwhile is for the next round. */
-  const flushDirty = Effect.gen(function*() {
-    for (let left = dirty.size; left > 0; left--) {
-      flushing = dirty.popFront()
-      if (flushing === undefined) return
-      flushing.dirty = false
-      flushingGeneration = flushing.generation
-      yield* flush(flushing)
-      pulse.notify()
-    }
-    flushing = undefined
-  })
-  const onFlushError = (error: MessageQueueError): Effect.Effect<void> => {
-    const peer = flushing
-    flushing = undefined
-    if (peer === undefined) return Effect.void
-    if (peer.generation === flushingGeneration) return onStoreError(peer, error)
-    // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
-    return Effect.sync(() => markDirty(peer))
-  }
-  const deliveryLoop = Effect.gen(function*() {
-    // A defect in the middle of a peer must not forget it.
-    if (flushing !== undefined) markDirty(flushing)
-    while (true) {
-      if (dirty.size === 0) yield* work.wait
-      if (isBusy(0)) yield* gather
-      appends = 0
-      yield* Effect.catch(flushDirty, onFlushError)
-    }
-  })
+  const outbound = yield* makeOutbound({ queue, peers, flush, onError: onStoreError, now, pulse })
 
   // --- connections
 
@@ -356,45 +299,31 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const putOff = (error: WebSocketError) => Effect.logWarning("a sweep is put off", error)
 
   let letters = 0
-  const heartbeatLoop = Effect.gen(function*() {
-    while (true) {
-      yield* Effect.sleep(tickMillis)
-      const at = now()
-      for (const peer of connected) tickPeer(peer, at)
-      const lettersNow = recorder.totals.deadLetters
-      if (lettersNow > letters) yield* Effect.logWarning(`${lettersNow - letters} messages became dead letters`)
-      letters = lettersNow
-      const { bytes, messages } = yield* queue.stats
-      recorder.gauge("queueMessages", messages)
-      recorder.gauge("queueBytes", bytes)
-      yield* Effect.catch(options.onTick(at), putOff)
+  const heartbeat = Effect.gen(function*() {
+    const at = now()
+    for (const peer of connected) tickPeer(peer, at)
+    const lettersNow = recorder.totals.deadLetters
+    if (lettersNow > letters) yield* Effect.logWarning(`${lettersNow - letters} messages became dead letters`)
+    letters = lettersNow
+    const { bytes, messages } = yield* queue.stats
+    recorder.gauge("queueMessages", messages)
+    recorder.gauge("queueBytes", bytes)
+    yield* Effect.catch(options.onTick(at), putOff)
+  })
+
+  const expiry = Effect.gen(function*() {
+    const due = yield* Effect.catch(queue.expire((key) => peers.has(key)), (error) => Effect.as(putOff(error), []))
+    for (const { epoch, messages, session } of due) {
+      const peer = peers.get(session)
+      yield* deadLetters.outgoing(peer?.session ?? session, peer, epoch, messages, "expired", 0)
     }
   })
 
-  const expiryLoop = Effect.gen(function*() {
-    while (true) {
-      yield* Effect.sleep(times.expirySweep)
-      const due = yield* Effect.catch(queue.expire((key) => peers.has(key)), (error) => Effect.as(putOff(error), []))
-      for (const { epoch, messages, session } of due) {
-        const peer = peers.get(session)
-        yield* deadLetters.outgoing(peer?.session ?? session, peer, epoch, messages, "expired", 0)
-      }
-    }
+  yield* breaker.onTransition((transition) => {
+    recorder.count("breakerTransitions")
+    const peer = peers.get(transition.key.slice(circuitOf("").length))
+    if (peer?.connection !== undefined) markDirty(peer)
   })
-
-  const rotationLoop = Effect.gen(function*() {
-    while (true) {
-      yield* Effect.sleep(times.expirySweep)
-      yield* options.deduplicator.rotate
-    }
-  })
-
-  const circuitLoop = Stream.runForEach(breaker.transitions, (transition) =>
-    Effect.sync(() => {
-      recorder.count("breakerTransitions")
-      const peer = peers.get(transition.key.slice(circuitOf("").length))
-      if (peer !== undefined) markDirty(peer)
-    }))
 
   /** Ends a session at this side: its queue is emptied into dead letters. */
   const remove = Effect.fnUntraced(function*(peer: Peer, reason: DeadLetterReason) {
@@ -405,7 +334,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   /** Whether nothing waits to be delivered to, or handled for, those who are connected. */
   const isQuiet = Effect.gen(function*() {
-    if (dirty.size > 0) return false
+    if (!outbound.isIdle()) return false
     for (const peer of connected) {
       if (options.handlesIncoming() && (peer.inbound.size > 0 || peer.handling)) return false
       const { messages } = yield* queue.size(peer.key)
@@ -430,11 +359,12 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     onRestart: () => recorder.count("workerRestarts"),
     onGiveUp: options.onGiveUp
   }
-  yield* supervise({ ...worker, name: "delivery", loop: deliveryLoop })
-  yield* supervise({ ...worker, name: "heartbeat", loop: heartbeatLoop })
-  yield* supervise({ ...worker, name: "expiry", loop: expiryLoop })
-  yield* supervise({ ...worker, name: "deduplicator", loop: rotationLoop })
-  yield* supervise({ ...worker, name: "circuits", loop: circuitLoop })
+  yield* supervise({ ...worker, name: "delivery", loop: outbound.loop })
+  yield* doChores([
+    { ...worker, name: "heartbeat", loop: heartbeat, everyMillis: tickMillis },
+    { ...worker, name: "expiry", loop: expiry, everyMillis: times.expirySweep },
+    { ...worker, name: "deduplicator", loop: options.deduplicator.rotate, everyMillis: times.expirySweep }
+  ])
 
   return {
     peers,
@@ -453,14 +383,6 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     flush: (peer: Peer) => Effect.gen(() => flush(peer))
   }
 })
-
-/**
- * Senders are busy when they append so often in a turn of the event loop. Then a session's next frame may wait for so
- * many messages, or for so many ms. Who sends less, or to few sessions, waits for nothing.
- */
-const busySenders = 256
-const enoughForFrame = 32
-const longestGathering = 10
 
 /** A store that fails is asked again, for ever: nothing may be acknowledged that it does not have. */
 const storeRetry = fullJitter(100, 10_000)

@@ -4,14 +4,18 @@
  */
 import { type Cause, Effect, Queue, Stream } from "effect"
 
-/** How far a listener may fall behind. */
-const capacity = 1_024
+export interface EventsOptions {
+  /** How many events are kept for late listeners. Default none. */
+  readonly replay?: number
+  /** How far a listener may fall behind. Default 1,024. */
+  readonly capacity?: number
+}
 
 /**
- * `replay` is how many events are kept for late listeners. They are kept in a ring: in the linked list of a `PubSub` each
- * dead node keeps its younger successors alive until the next full collection, which at a million events costs 200 MB.
+ * Events are kept in a ring: in the linked list of a `PubSub` each dead node keeps its younger successors alive until
+ * the next full collection, which at a million events costs 200 MB.
  */
-export const makeEvents = Effect.fnUntraced(function*<A>(replay = 0) {
+export const makeEvents = Effect.fnUntraced(function*<A>({ capacity = 1_024, replay = 0 }: EventsOptions = {}) {
   const listeners = new Set<Queue.Queue<A, Cause.Done>>()
   const recent: Array<A> = []
   let published = 0
@@ -33,9 +37,10 @@ export const makeEvents = Effect.fnUntraced(function*<A>(replay = 0) {
     return published <= replay ? [...recent] : [...recent.slice(start), ...recent.slice(0, start)]
   }
 
-  const stream: Stream.Stream<A> = Stream.scoped(Stream.unwrap(Effect.gen(function*() {
+  const subscribe = Effect.gen(function*() {
     if (closed) return Stream.fromIterable(kept())
-    const listener = yield* Queue.sliding<A, Cause.Done>(capacity)
+    const listener =
+      yield* (capacity === Infinity ? Queue.unbounded<A, Cause.Done>() : Queue.sliding<A, Cause.Done>(capacity))
     const before = yield* Effect.acquireRelease(
       Effect.sync(() => {
         listeners.add(listener)
@@ -44,6 +49,12 @@ export const makeEvents = Effect.fnUntraced(function*<A>(replay = 0) {
       () => Effect.sync(() => listeners.delete(listener))
     )
     return Stream.concat(Stream.fromIterable(before), Stream.fromQueue(listener))
-  })))
-  return { publish, stream }
+  })
+  return {
+    publish,
+    /** Made when somebody asks for it: most clients have no listener. */
+    get stream(): Stream.Stream<A> {
+      return Stream.scoped(Stream.unwrap(subscribe))
+    }
+  }
 })

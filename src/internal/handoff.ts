@@ -25,7 +25,7 @@ export const makeHandoff = Effect.fnUntraced(function*<A>() {
     }
   })
 
-  const stream: Stream.Stream<A> = Stream.fromPull(Effect.gen(function*() {
+  const pull = Effect.gen(function*() {
     let current: Offer<A> | undefined
     const finish = (completed: boolean) =>
       Effect.suspend(() => {
@@ -43,7 +43,14 @@ export const makeHandoff = Effect.fnUntraced(function*<A>() {
       current = yield* Queue.take(offers)
       return [current.value] as const
     })
-  })).pipe(Stream.scoped)
+  })
 
-  return { offer, stream, hasConsumer: () => consumers > 0 }
+  return {
+    offer,
+    /** Made when somebody asks for it: many have a handler instead. */
+    get stream(): Stream.Stream<A> {
+      return Stream.scoped(Stream.fromPull(pull))
+    },
+    hasConsumer: () => consumers > 0
+  }
 })

@@ -1,34 +1,47 @@
 /** A connection whose sink can change: the handshake's first, the session's after it. */
 import type { Connection, ConnectionSink } from "../Transport.ts"
 
-export interface Port {
-  /** From now on events are kept, until `become`: between the handshake's last frame and the session, nothing is lost. */
-  readonly hold: () => void
-  /** From now on `sink` is told, first of what was kept. */
-  readonly become: (sink: ConnectionSink) => void
-}
-
-export const openPort = (connection: Connection, first: ConnectionSink): Port => {
-  let sink = first
+export class Port implements ConnectionSink {
+  private sink: ConnectionSink
   // What the other side sends before it hears from the session is bounded by the window that the handshake granted.
-  let kept: Array<(sink: ConnectionSink) => void> | undefined
-  connection.open({
-    frame: (data, bytes) =>
-      kept === undefined ? sink.frame(data, bytes) : void kept.push((to) => to.frame(data, bytes)),
-    drained: () => kept === undefined ? sink.drained() : void kept.push((to) => to.drained()),
-    alive: () => kept === undefined ? sink.alive() : void kept.push((to) => to.alive()),
-    closed: (code, reason) =>
-      kept === undefined ? sink.closed(code, reason) : void kept.push((to) => to.closed(code, reason))
-  })
-  return {
-    hold: () => {
-      kept = []
-    },
-    become: (next) => {
-      sink = next
-      const events = kept ?? []
-      kept = undefined
-      for (const event of events) event(next)
-    }
+  private kept: Array<(sink: ConnectionSink) => void> | undefined
+
+  /** Opens the connection. `first` is told of what comes. */
+  constructor(connection: Connection, first: ConnectionSink) {
+    this.sink = first
+    connection.open(this)
+  }
+
+  /** From now on events are kept, until `become`: between the handshake's last frame and the session, nothing is lost. */
+  hold(): void {
+    this.kept = []
+  }
+
+  /** From now on `sink` is told, first of what was kept. */
+  become(sink: ConnectionSink): void {
+    this.sink = sink
+    const events = this.kept ?? []
+    this.kept = undefined
+    for (const event of events) event(sink)
+  }
+
+  frame(data: string | Uint8Array, bytes: number): void {
+    if (this.kept === undefined) this.sink.frame(data, bytes)
+    else this.kept.push((to) => to.frame(data, bytes))
+  }
+
+  drained(): void {
+    if (this.kept === undefined) this.sink.drained()
+    else this.kept.push((to) => to.drained())
+  }
+
+  alive(): void {
+    if (this.kept === undefined) this.sink.alive()
+    else this.kept.push((to) => to.alive())
+  }
+
+  closed(code: number, reason: string): void {
+    if (this.kept === undefined) this.sink.closed(code, reason)
+    else this.kept.push((to) => to.closed(code, reason))
   }
 }

@@ -56,7 +56,7 @@ export class Receipts {
   private pending = new Deque<Tracked>() // by offset
   /** Of those in `pending`, how many died: they wait there until `handled` passes them, or they are too many. */
   private settledInside = 0
-  private readonly dead = new Map<number, Dead>()
+  private dead: Map<number, Dead> | undefined // few sessions have any
 
   constructor(settledUpTo: number) {
     this.settledUpTo = settledUpTo
@@ -67,7 +67,7 @@ export class Receipts {
     const back = this.pending.back()
     if (offset > this.settledUpTo && (back === undefined || back.offset < offset)) {
       const tracked = new Tracked(offset)
-      const dead = this.dead.get(offset)
+      const dead = this.dead?.get(offset)
       if (dead !== undefined) tracked.settle(dead)
       else this.pending.pushBack(tracked)
       return tracked
@@ -77,7 +77,7 @@ export class Receipts {
 
   /** What is known of the message at `offset`, which is no longer in the outbox. */
   stateOf(offset: number): "handled" | "unknown" {
-    return offset <= this.settledUpTo && !this.dead.has(offset) ? "handled" : "unknown"
+    return offset <= this.settledUpTo && this.dead?.has(offset) !== true ? "handled" : "unknown"
   }
 
   /** The peer handled everything up to `upTo`, save what died. */
@@ -95,10 +95,11 @@ export class Receipts {
 
   /** The message at `offset` became a dead letter. To be called before `handled` passes it. */
   died(offset: number, dead: Dead): void {
-    this.dead.set(offset, dead)
-    if (this.dead.size > rememberedDead) {
-      const oldest = this.dead.keys().next().value
-      if (oldest !== undefined) this.dead.delete(oldest)
+    const remembered = this.dead ??= new Map()
+    remembered.set(offset, dead)
+    if (remembered.size > rememberedDead) {
+      const oldest = remembered.keys().next().value
+      if (oldest !== undefined) remembered.delete(oldest)
     }
     const tracked = this.pending.at(this.indexOf(offset))
     if (tracked?.state !== "pending") return
@@ -122,7 +123,7 @@ export class Receipts {
     const found = this.pending.at(this.indexOf(offset))
     if (found !== undefined) return found
     const tracked = new Tracked(offset)
-    const dead = this.dead.get(offset)
+    const dead = this.dead?.get(offset)
     if (dead !== undefined || offset <= this.settledUpTo) {
       tracked.settle(dead ?? "handled")
       return tracked

@@ -1,5 +1,5 @@
 /** Who may resume a session: the one rule, for every store. And the resume token, which only its hash leaves here. */
-import { createHash, randomBytes, timingSafeEqual } from "node:crypto"
+import { hash, randomBytes, timingSafeEqual } from "node:crypto"
 import type { AttachRequest } from "../SessionRegistry.ts"
 import { HandshakeError } from "../WebSocketError.ts"
 
@@ -14,7 +14,7 @@ export interface ResumeRecord {
 export const makeToken = (): string => randomBytes(24).toString("base64url")
 
 /** Tokens are 192 random bits, so a plain hash is as good as a slow one. */
-export const hashToken = (token: string): string => createHash("sha256").update(token).digest("base64url")
+export const hashToken = (token: string): string => hash("sha256", token, "base64url")
 
 /** Refuses a request that may not have this session; undefined when it may. */
 export const refuseResume = (record: ResumeRecord, request: AttachRequest): HandshakeError | undefined => {

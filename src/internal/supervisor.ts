@@ -23,17 +23,32 @@ export interface Worker<R = never> {
   readonly onGiveUp: (name: string, cause: Cause.Cause<unknown>) => Effect.Effect<void>
 }
 
-/** The worker as an effect that never fails. It ends when the loop ends normally, or when it is given up. */
-export const supervised = <R = never>(worker: Worker<R>): Effect.Effect<void, never, R> =>
+/**
+ * The worker as an effect that never fails. It ends when the loop ends normally, or when it is given up. May be run
+ * again: then its failures count together.
+ */
+export const supervised = <R = never>(worker: Worker<R>): Effect.Effect<void, never, R> => {
+  const failedAt: Array<number> = []
+  // Until it fails for the first time, a worker needs nothing of what restarting takes.
+  return Effect.catchCause(Effect.asVoid(worker.loop), (cause) => restarting(worker, cause, failedAt))
+}
+
+/** Goes on after the first failure. `failedAt` is when it failed within the period. */
+const restarting = <R>(
+  worker: Worker<R>,
+  first: Cause.Cause<unknown>,
+  failedAt: Array<number>
+): Effect.Effect<void, never, R> =>
   Effect.suspend(() => {
     const { intensity, name } = worker
-    const recent: Array<number> = []
     const mayRestart = Effect.map(Clock.currentTimeMillis, (now) => {
-      while (recent.length > 0 && now - (recent[0] ?? now) > intensity.periodMillis) recent.shift()
-      recent.push(now)
-      return recent.length <= intensity.restarts
+      while (failedAt.length > 0 && now - (failedAt[0] ?? now) > intensity.periodMillis) failedAt.shift()
+      failedAt.push(now)
+      return failedAt.length <= intensity.restarts
     })
-    return worker.loop.pipe(
+    let attempts = 0
+    const loop = Effect.suspend(() => attempts++ === 0 ? Effect.failCause(first) : worker.loop)
+    return loop.pipe(
       Effect.sandbox,
       Effect.tapError((cause) =>
         Effect.andThen(

@@ -6,22 +6,35 @@ import type { Connection, ConnectionSink, Request } from "../Transport.ts"
 /** How long an orderly close may take before `ws` destroys the socket, in ms. */
 export const closeGraceMillis = 2_000
 
+/** Where a socket keeps its connection, so that all share the listeners below. */
+const owner = Symbol("resilient-websocket/connection")
+
+interface OwnedWebSocket extends WebSocket {
+  [owner]?: WsConnection | undefined
+}
+
 export class WsConnection implements Connection {
-  readonly protocol: string
   readonly request: Request
-  private readonly ws: WebSocket
+  private readonly ws: OwnedWebSocket
+  private readonly onEnd: (() => void) | undefined
   private sink: ConnectionSink | undefined
   private awaitsDrain = false
   private ended: { readonly code: number; readonly reason: string } | undefined
 
-  constructor(ws: WebSocket, request: Request) {
+  /** `onEnd` is called when the socket is gone. */
+  constructor(ws: OwnedWebSocket, request: Request, onEnd?: () => void) {
     this.ws = ws
-    this.protocol = ws.protocol
     this.request = request
+    this.onEnd = onEnd
+    ws[owner] = this
     // Nothing is lost before `open`: an end is remembered, and frames wait in the paused socket.
-    ws.on("close", this.onClose)
+    ws.on("close", onClose)
     ws.on("error", ignoreError)
     if (ws.readyState === ws.OPEN) ws.pause()
+  }
+
+  get protocol(): string {
+    return this.ws.protocol
   }
 
   open(sink: ConnectionSink): void {
@@ -31,8 +44,7 @@ export class WsConnection implements Connection {
       queueMicrotask(() => sink.closed(code, reason))
       return
     }
-    this.ws.on("message", this.onMessage)
-    this.ws.on("pong", this.onPong)
+    this.ws.on("message", onMessage)
     this.ws.resume()
   }
 
@@ -68,7 +80,10 @@ export class WsConnection implements Connection {
   }
 
   ping(): void {
-    if (this.ws.readyState === this.ws.OPEN) this.ws.ping()
+    if (this.ws.readyState !== this.ws.OPEN) return
+    // Most peers are never pinged.
+    if (!this.ws.listeners("pong").includes(onPong)) this.ws.on("pong", onPong)
+    this.ws.ping()
   }
 
   close(code: number, reason: string): void {
@@ -84,12 +99,30 @@ export class WsConnection implements Connection {
 
   /** Lets the socket go to somebody else: nothing is reported any more. */
   release(): WebSocket {
-    this.ws.off("message", this.onMessage)
-    this.ws.off("pong", this.onPong)
-    this.ws.off("close", this.onClose)
+    this.ws.off("message", onMessage)
+    this.ws.off("pong", onPong)
+    this.ws.off("close", onClose)
     this.ws.off("error", ignoreError)
+    this.ws[owner] = undefined
     this.sink = undefined
     return this.ws
+  }
+
+  // What the listeners below tell.
+
+  received(data: Buffer, isBinary: boolean): void {
+    this.sink?.frame(isBinary ? data : data.toString(), data.length)
+  }
+
+  alive(): void {
+    this.sink?.alive()
+  }
+
+  ending(code: number, reason: string): void {
+    if (this.ended !== undefined) return
+    this.ended = { code, reason }
+    this.onEnd?.()
+    this.sink?.closed(code, reason)
   }
 
   private checkDrain(): void {
@@ -97,20 +130,18 @@ export class WsConnection implements Connection {
     this.awaitsDrain = false
     this.sink?.drained()
   }
+}
 
-  private readonly onMessage = (data: Buffer, isBinary: boolean): void => {
-    this.sink?.frame(isBinary ? data : data.toString(), data.length)
-  }
+function onMessage(this: OwnedWebSocket, data: Buffer, isBinary: boolean): void {
+  this[owner]?.received(data, isBinary)
+}
 
-  private readonly onPong = (): void => {
-    this.sink?.alive()
-  }
+function onPong(this: OwnedWebSocket): void {
+  this[owner]?.alive()
+}
 
-  private readonly onClose = (code: number, reason: Buffer): void => {
-    if (this.ended !== undefined) return
-    this.ended = { code, reason: reason.toString() }
-    this.sink?.closed(code, this.ended.reason)
-  }
+function onClose(this: OwnedWebSocket, code: number, reason: Buffer): void {
+  this[owner]?.ending(code, reason.toString())
 }
 
 /** A close frame has room for 123 bytes of reason (RFC 6455 §5.5). */

@@ -120,6 +120,10 @@ const listen = Effect.fnUntraced(function*(
     ...closeTimeout
   })
   let open = 0
+  // Made here and not for each connection, where it would keep the whole upgrade request alive.
+  const onEnd = () => {
+    open--
+  }
   const onUpgrade = (message: IncomingMessage, socket: Duplex, head: Buffer): void => {
     if (options.path !== undefined && message.url?.split("?")[0] !== options.path) {
       // On a shared server another listener may want it.
@@ -129,8 +133,7 @@ const listen = Effect.fnUntraced(function*(
     if (open >= maxConnections) return refuse(socket, "503 Service Unavailable")
     webSockets.handleUpgrade(message, socket, head, (ws) => {
       open++
-      ws.once("close", () => open--)
-      accept(new WsConnection(ws, toRequest(message)))
+      accept(new WsConnection(ws, toRequest(message), onEnd))
     })
   }
   const server = options.server ?? createServer((_, response) => {
@@ -173,41 +176,46 @@ const stop = (server: Server): Effect.Effect<void> =>
   })
 
 const dial = (options: DialOptions): Effect.Effect<Connection, TransportError | ConnectionTimeoutError> =>
-  Effect.callback<Connection, TransportError>((resume) => {
-    const failed = (cause: unknown) => {
-      const detail = `${options.url}: ${cause instanceof Error ? cause.message : String(cause)}`
+  Effect.callback((resume) => {
+    const { headers, timeoutMillis, url } = options
+    const onError = (cause: unknown) => {
+      clearTimeout(timer)
+      const detail = `${url}: ${cause instanceof Error ? cause.message : String(cause)}`
       resume(Effect.fail(new TransportError({ operation: "dial", detail, cause })))
+    }
+    // Not `Effect.timeout`, which takes two fibers: there are thousands of dials a second when a server is back.
+    const timer = setTimeout(() => {
+      abandon()
+      resume(Effect.fail(new ConnectionTimeoutError({ phase: "dial", afterMillis: timeoutMillis })))
+    }, Math.min(timeoutMillis, longestTimer))
+    const abandon = () => {
+      clearTimeout(timer)
+      ws.off("error", onError)
+      ws.on("error", () => {}) // terminating a socket that is connecting is an error to it
+      ws.terminate()
     }
     let ws: WebSocket
     try {
-      ws = new WebSocket(options.url, options.protocol, {
-        headers: options.headers,
+      ws = new WebSocket(url, options.protocol, {
+        headers,
         perMessageDeflate: false,
         maxPayload: options.maxFrameBytes,
         ...closeTimeout
       })
     } catch (cause) {
-      return failed(cause) // an URL that can't be
+      return onError(cause) // an URL that can't be
     }
-    const onError = (cause: Error) => failed(cause)
     ws.once("error", onError)
     ws.once("open", () => {
+      clearTimeout(timer)
       ws.off("error", onError)
-      resume(
-        Effect.succeed(new WsConnection(ws, { url: options.url, headers: options.headers, remoteAddress: undefined }))
-      )
+      resume(Effect.succeed(new WsConnection(ws, { url, headers, remoteAddress: undefined })))
     })
-    return Effect.sync(() => {
-      ws.off("error", onError)
-      ws.on("error", () => {}) // terminating a socket that is connecting is an error to it
-      ws.terminate()
-    })
-  }).pipe(
-    Effect.timeoutOrElse({
-      duration: options.timeoutMillis,
-      orElse: () => Effect.fail(new ConnectionTimeoutError({ phase: "dial", afterMillis: options.timeoutMillis }))
-    })
-  )
+    return Effect.sync(abandon)
+  })
+
+/** `setTimeout` takes no more, in ms. */
+const longestTimer = 2 ** 31 - 1
 
 /** Known to `ws`, not yet to its types. */
 const closeTimeout: object = { closeTimeout: closeGraceMillis }
@@ -216,10 +224,19 @@ const refuse = (socket: Duplex, status: string): void => {
   socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`)
 }
 
+/** Headers that every upgrade has and that say nothing about the peer: what a connection keeps is kept for long. */
+const handshakeHeaders = new Set([
+  "connection",
+  "upgrade",
+  "sec-websocket-key",
+  "sec-websocket-version",
+  "sec-websocket-extensions"
+])
+
 const toRequest = (message: IncomingMessage | undefined): Request => {
   const headers: Record<string, string | undefined> = {}
   for (const [name, value] of Object.entries(message?.headers ?? {})) {
-    headers[name] = Array.isArray(value) ? value.join(", ") : value
+    if (!handshakeHeaders.has(name)) headers[name] = Array.isArray(value) ? value.join(", ") : value
   }
   return { url: message?.url ?? "/", headers, remoteAddress: message?.socket.remoteAddress }
 }
