@@ -2,47 +2,42 @@
  * Work that is due at intervals. One fiber looks at the clock for all of it; a chore has a fiber of its own only while
  * it runs, so that one that takes long or fails holds up no other. None runs twice at once.
  */
-import { Clock, Effect, type Scope } from "effect"
+import { Effect, type Scope } from "effect"
 import { supervised, type Worker } from "./supervisor.ts"
 
 export interface Chore extends Worker {
   readonly everyMillis: number
 }
 
-/** Does the chores until the scope closes; for the first time after their intervals. */
-export const doChores = Effect.fnUntraced(function*(
-  chores: ReadonlyArray<Chore>
-): Effect.fn.Return<void, never, Scope.Scope> {
-  const clock = yield* Clock.Clock
-  const now = () => clock.currentTimeMillisUnsafe()
+/** Does the chores until the scope closes; each for the first time after its interval. */
+export const doChores = (chores: ReadonlyArray<Chore>): Effect.Effect<void, never, Scope.Scope> => {
+  // Counted down by what was slept, so that a system clock that is set back holds up nothing.
   const rounds = chores.map((chore) => {
     const { everyMillis } = chore
     const finish = Effect.sync(() => {
-      round.dueAt = now() + everyMillis
+      round.left = everyMillis
     })
     const round = {
       everyMillis,
-      /** Infinity while it runs, and for ever when it was given up. */
-      dueAt: now() + everyMillis,
+      /** In ms; Infinity while it runs, and for ever when it was given up. */
+      left: everyMillis,
       run: supervised({ ...chore, loop: Effect.andThen(chore.loop, finish) })
     }
     return round
   })
   const loop = Effect.gen(function*() {
     while (true) {
-      const at = now()
-      let next = Infinity
+      let pause = Infinity
+      // Whether one is still running is looked at again after its interval.
+      for (const { everyMillis, left } of rounds) pause = Math.min(pause, left, everyMillis)
+      yield* Effect.sleep(pause)
       for (const round of rounds) {
-        if (round.dueAt <= at) {
-          round.dueAt = Infinity
-          yield* Effect.forkChild(round.run, { startImmediately: true })
-        }
-        // Who is still running is looked at again after its interval.
-        next = Math.min(next, round.dueAt, at + round.everyMillis)
+        round.left -= pause
+        if (round.left > 0) continue
+        round.left = Infinity
+        yield* Effect.forkChild(round.run, { startImmediately: true })
       }
-      // Rounded up: woken a rounding error too early, it would find nothing due and spin.
-      yield* Effect.sleep(Math.ceil(next - now()))
     }
   })
-  yield* Effect.forkScoped(loop, { startImmediately: true })
-})
+  return Effect.asVoid(Effect.forkScoped(loop, { startImmediately: true }))
+}

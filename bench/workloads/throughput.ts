@@ -1,0 +1,44 @@
+/** W1, W2, W3: how many messages a second, in one direction. */
+import { usualBytes } from "../harness/messages.ts"
+import { figures, measureThroughput } from "../harness/throughput.ts"
+import type { Scale, Workload } from "../harness/Workload.ts"
+import { describe, type PeerName, peerNames } from "../peers/index.ts"
+
+const counts: Record<Scale, number> = { full: 500_000, quick: 100_000 }
+
+/** The quick look takes one of each kind. */
+const peers = (scale: Scale): ReadonlyArray<PeerName> =>
+  scale === "full" ? peerNames : ["ws", "ws-batch", "effect-socket", "socketio", "mqtt", "resilient", "resilient-batch"]
+
+const notes = [
+  `Fewer messages, as they are slower: ${
+    peerNames.flatMap((name) => {
+      const { share } = describe(name)
+      return share === undefined ? [] : [`${name} ${share * 100} %`]
+    }).join(", ")
+  }. Rates are compared.`,
+  "mqtt's CPU is without the broker's, which is a third process."
+]
+
+const workload = (
+  name: string,
+  title: string,
+  direction: "toClient" | "toServer",
+  connections: number,
+  goal: number
+): Workload => ({
+  name,
+  title,
+  notes,
+  peers,
+  figures,
+  cases: (scale) => [{
+    label: "",
+    goals: [{ figure: "rate", text: `≥ ${goal.toFixed(1)} ×`, met: (ratio) => ratio >= goal }],
+    measure: (run) => measureThroughput(run, direction, { count: counts[scale], connections, bytes: usualBytes })
+  }]
+})
+
+export const w1 = workload("W1", "server → client, 1 connection", "toClient", 1, 5)
+export const w2 = workload("W2", "server → client, 100 connections, round robin", "toClient", 100, 1.8)
+export const w3 = workload("W3", "client → server, 1 connection", "toServer", 1, 4)
