@@ -80,8 +80,9 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
 
   /** Lets senders that are writing to many sessions go on for a while, so that each session gets one larger frame. */
   const gather = Effect.gen(function*() {
-    const until = now() + longestGathering
-    for (let before = 0; isBusy(before) && now() < until;) {
+    const since = now()
+    let before = 0
+    while (isBusy(before) && now() - since < Math.max(leastGathering, dirty.size * millisToWrite)) {
       before = appends
       yield* Effect.yieldNow
     }
@@ -136,9 +137,12 @@ const goOn = function*(steps: Flushing, first: Effect.Effect<unknown, MessageQue
 }
 
 /**
- * Senders are busy when they append so often in a turn of the event loop. Then a session's next frame may wait for so
- * many messages, or for so many ms. Who sends less, or to few sessions, waits for nothing.
+ * Senders are busy when they append so often in a turn of the event loop. Then a session's next frame may wait until
+ * there are so many messages for each, but no longer than it would take to write to them all, or a few ms. Who sends
+ * less, or to few sessions, waits for nothing.
  */
 const busySenders = 256
 const enoughForFrame = 32
-const longestGathering = 10
+const leastGathering = 10
+/** What a frame and its ack cost, in ms: system calls, mostly. */
+const millisToWrite = 0.03
