@@ -61,6 +61,7 @@ export interface AckResult {
 }
 
 const nothing: ReadonlyArray<never> = []
+const nothingToRead: ReadResult = { slots: nothing, expired: nothing, oversized: nothing, more: false }
 const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
 
 /** More gaps with different reasons than this are merged, so that they can't pile up while nobody reads. */
@@ -126,6 +127,7 @@ export class Outbox {
    */
   read(after: number, limit: ReadLimit, now: number, maxSent = Infinity): ReadResult {
     this.rewind(after)
+    if (this.gaps.size === 0 && this.waiting.size === 0) return nothingToRead
     const slots: Array<Slot> = []
     const expired: Array<OutboxMessage> = []
     const oversized: Array<OutboxMessage> = []

@@ -168,6 +168,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     recorder,
     now,
     markDirty,
+    markAckDue: outbound.markAckDue,
     handling: options.handling,
     savePosition: (peer, epoch, offset) => savePosition(peer, epoch, offset),
     run: (effect, onEnd) => {

@@ -17,6 +17,7 @@ export interface InboundOptions<R> {
   readonly recorder: Recorder
   readonly now: () => number
   readonly markDirty: (peer: Peer) => void
+  readonly markAckDue: (peer: Peer) => void
   readonly handling: Handling<R>
   /** Stores that everything up to `offset` of the log `epoch` was handled. */
   readonly savePosition: (peer: Peer, epoch: string, offset: number) => Effect.Effect<void, unknown>
@@ -32,7 +33,7 @@ export interface InboundOptions<R> {
 const commitMillis = 5
 
 export const makeInbound = <R>(options: InboundOptions<R>) => {
-  const { markDirty, now, recorder } = options
+  const { markAckDue, markDirty, now, recorder } = options
   const { handle, recover } = options.handling
 
   const startHandling = (peer: Peer): void => {
@@ -116,7 +117,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
       onSuccess: () => {
         recorder.count("messagesHandled", messages)
         peer.core.handled(epoch, offset, messages)
-        markDirty(peer)
+        markAckDue(peer)
         return Effect.void
       },
       onFailure: (cause) => {
@@ -188,7 +189,8 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     if ((peer.core.flow?.received ?? 0) > receivedBefore) peer.progressAt = now()
     for (let i = 0; i < result.length; i++) perform(peer, result[i] as Action, connection) // in bounds
     startHandling(peer)
-    if (peer.core.ackDue || peer.pendingAck !== undefined) markDirty(peer)
+    if (peer.pendingAck !== undefined) markDirty(peer)
+    else if (peer.core.ackDue) markAckDue(peer)
   }
 
   const receivePlain = (peer: Peer, connection: Connection, data: string): void => {

@@ -34,10 +34,19 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
   let begun: (() => Flushing) | undefined
 
   const markDirty = (peer: Peer): void => {
+    if (!peer.dirty) {
+      peer.dirty = true
+      dirty.pushBack(peer)
+    }
+    work.notify()
+  }
+
+  /** For acks: nobody waits for them as for a message, and a process with many connections reads those first. */
+  const markAckDue = (peer: Peer): void => {
     if (peer.dirty) return
     peer.dirty = true
     dirty.pushBack(peer)
-    work.notify()
+    work.notifyLater()
   }
 
   const begin = (peer: Peer): Flushing => {
@@ -65,14 +74,20 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
     work.notify()
   }
 
+  /**
+   * When nothing else was sent in this millisecond, and nothing is on its way to this peer, a message need not wait for
+   * the worker; but the answer of a handler waits for the ack of what it answers.
+   */
+  const mayGoNow = (peer: Peer): boolean =>
+    isParked && begun === undefined && !peer.dirty && !peer.handling && peer.core.flow?.idle !== false &&
+    now() > flushedAt
+
   yield* options.queue.onAppend((key) => {
     appends++
     const peer = peers.get(key)
     // Who has no connection is marked when it has one.
-    if (peer?.connection === undefined || peer.dirty) return
-    // When nothing else was sent in this millisecond, a message need not wait for the worker; but the answer of a
-    // handler waits for the ack of what it answers.
-    if (isParked && begun === undefined && !peer.handling && now() > flushedAt) flushNow(peer)
+    if (peer?.connection === undefined) return
+    if (mayGoNow(peer)) flushNow(peer)
     else markDirty(peer)
   })
 
@@ -127,7 +142,7 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
     }
   })
 
-  return { markDirty, loop, isIdle: () => dirty.size === 0 && flushing === undefined }
+  return { markDirty, markAckDue, loop, isIdle: () => dirty.size === 0 && flushing === undefined }
 })
 
 /** Does `first`, then the rest of what it is a step of. */

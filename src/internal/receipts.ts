@@ -33,7 +33,7 @@ export class Tracked {
   }
 
   /** Ends when the message is settled. */
-  handled(session: string, messageId: string): Effect.Effect<void, DeadLetterError> {
+  settled(session: string, messageId: string): Effect.Effect<void, DeadLetterError> {
     const outcome = Effect.suspend(() =>
       typeof this.state === "string"
         ? Effect.void
@@ -62,17 +62,23 @@ export class Receipts {
     this.settledUpTo = settledUpTo
   }
 
-  /** The one tracked receipt of this offset. */
-  track(offset: number): Tracked {
+  /** Follows what becomes of the message of a new receipt. */
+  add(tracked: Tracked): void {
+    const { offset } = tracked
     const back = this.pending.back()
-    if (offset > this.settledUpTo && (back === undefined || back.offset < offset)) {
-      const tracked = new Tracked(offset)
-      const dead = this.dead?.get(offset)
-      if (dead !== undefined) tracked.settle(dead)
-      else this.pending.pushBack(tracked)
-      return tracked
-    }
-    return this.trackLate(offset)
+    if (offset <= this.settledUpTo || (back !== undefined && back.offset >= offset)) return this.addLate(tracked)
+    const dead = this.dead?.get(offset)
+    if (dead !== undefined) tracked.settle(dead)
+    else this.pending.pushBack(tracked)
+  }
+
+  /** The receipt of this offset that is followed, or another one. */
+  find(offset: number): Tracked {
+    const found = this.pending.at(this.indexOf(offset))
+    if (found !== undefined) return found
+    const tracked = new Tracked(offset)
+    this.add(tracked)
+    return tracked
   }
 
   /** What is known of the message at `offset`, which is no longer in the outbox. */
@@ -119,15 +125,10 @@ export class Receipts {
   }
 
   /** A sender that waited for room may come here after a later one, or when its message has been handled. */
-  private trackLate(offset: number): Tracked {
-    const found = this.pending.at(this.indexOf(offset))
-    if (found !== undefined) return found
-    const tracked = new Tracked(offset)
+  private addLate(tracked: Tracked): void {
+    const { offset } = tracked
     const dead = this.dead?.get(offset)
-    if (dead !== undefined || offset <= this.settledUpTo) {
-      tracked.settle(dead ?? "handled")
-      return tracked
-    }
+    if (dead !== undefined || offset <= this.settledUpTo) return tracked.settle(dead ?? "handled")
     const later: Array<Tracked> = []
     let back = this.pending.back()
     while (back !== undefined && back.offset > offset) {
@@ -137,7 +138,6 @@ export class Receipts {
     }
     this.pending.pushBack(tracked)
     for (let next = later.pop(); next !== undefined; next = later.pop()) this.pending.pushBack(next)
-    return tracked
   }
 
   /** Index in `pending`, or -1. */

@@ -20,7 +20,7 @@ import {
 import { isCircuitOpen } from "./common.ts"
 import { payloadError, type Serialize } from "./payload.ts"
 import type { Peer } from "./peer.ts"
-import type { Tracked } from "./receipts.ts"
+import { Tracked } from "./receipts.ts"
 
 /** Volatile messages that may wait for one turn of the delivery worker. */
 const maxVolatile = 1_024
@@ -116,13 +116,13 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     first: { readonly messageId: string; readonly epoch: string; readonly offset: number; readonly atMillis: number }
   ): Receipt => {
     recorder.count("messagesDeduplicated")
-    const known = first.epoch === peer.epoch ? peer.receipts.track(first.offset) : undefined
+    const known = first.epoch === peer.epoch ? peer.receipts.find(first.offset) : undefined
     return {
       _tag: "Duplicate",
       session: peer.session,
       messageId: first.messageId,
       firstAtMillis: first.atMillis,
-      handled: known?.handled(peer.session, first.messageId) ?? Effect.void
+      handled: known?.settled(peer.session, first.messageId) ?? Effect.void
     }
   }
 
@@ -225,21 +225,19 @@ const skipped = (session: string, reason: SkippedReason): Receipt => ({
 })
 
 /** A receipt of a message in the queue: small, and what it can tell is worked out when asked. */
-abstract class Tracking {
+abstract class Tracking extends Tracked {
   readonly session: string
   readonly epoch: string
-  readonly offset: number
   readonly atMillis: number
   private readonly id: string | undefined
-  private readonly tracked: Tracked
 
   constructor(peer: Peer, epoch: string, offset: number, id: string | undefined, atMillis: number) {
+    super(offset)
     this.session = peer.session
     this.epoch = epoch
-    this.offset = offset
     this.atMillis = atMillis
     this.id = id
-    this.tracked = peer.receipts.track(offset)
+    peer.receipts.add(this)
   }
 
   get messageId(): string {
@@ -247,7 +245,7 @@ abstract class Tracking {
   }
 
   get handled(): Effect.Effect<void, DeadLetterError> {
-    return this.tracked.handled(this.session, this.messageId)
+    return this.settled(this.session, this.messageId)
   }
 }
 

@@ -11,6 +11,8 @@ import { Effect, type Fiber, Latch, Scheduler } from "effect"
 export interface Signal {
   /** Wakes who waits, and who comes to wait next. Many calls in one turn are one. */
   readonly notify: () => void
+  /** The same, in the next turn of the event loop: for what shall not keep others from being read meanwhile. */
+  readonly notifyLater: () => void
   /** Waits for the next `notify`, if none came since the last wait. */
   readonly wait: Effect.Effect<void>
 }
@@ -25,17 +27,28 @@ const scheduleOf = (fiber: Fiber.Fiber<unknown, unknown>): Schedule => {
 
 export const makeSignal: Effect.Effect<Signal> = Effect.withFiber((fiber) => {
   const schedule = scheduleOf(fiber)
+  const dispatcher = fiber.currentDispatcher
   const latch = Latch.makeUnsafe(false)
-  let scheduled = false
+  let isScheduled = false
+  let isScheduledLater = false
   const wake = () => {
-    scheduled = false
+    isScheduled = false
+    latch.openUnsafe()
+  }
+  const wakeLater = () => {
+    isScheduledLater = false
     latch.openUnsafe()
   }
   return Effect.succeed({
     notify: () => {
-      if (scheduled) return
-      scheduled = true
+      if (isScheduled) return
+      isScheduled = true
       schedule(wake)
+    },
+    notifyLater: () => {
+      if (isScheduled || isScheduledLater) return
+      isScheduledLater = true
+      dispatcher.scheduleTask(wakeLater, 0)
     },
     wait: Effect.andThen(latch.await, Effect.sync(() => latch.closeUnsafe()))
   })
