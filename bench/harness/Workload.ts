@@ -77,6 +77,8 @@ export interface Workload {
   readonly cases: (scale: Scale) => ReadonlyArray<Case>
   /** Fewer rounds than the command line says, for what takes long or varies little. Default: all. */
   readonly maxRounds?: number | undefined
+  /** Peers that take minutes, and are measured in the first round only. */
+  readonly once?: ReadonlyArray<PeerName> | undefined
   /** Verdicts over several cases; `spread` gives `undefined` for what was not measured. */
   readonly across?:
     | ((
