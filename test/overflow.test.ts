@@ -1,6 +1,6 @@
 /** What a sender gets from a full outbox, by policy: in messages and bytes, of a session and of all together. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber } from "effect"
+import { Effect, Exit, Fiber, Scheduler } from "effect"
 import type { Message, MessageQueue } from "resilient-websocket"
 import * as H from "./support/harness.ts"
 
@@ -228,4 +228,25 @@ describe("a sender that waits for room", () => {
       yield* (yield* server.send("alice", "last")).handled
       assert.deepStrictEqual(atClient.slice(4), ["once", "last"])
     }))
+
+  // Any operation may be the one before which a fiber yields, also the one between seeing that the queue is full and
+  // waiting for room: what comes meanwhile must not be waited for.
+  for (const ops of [3, 4, 5, 6, 7, 8, 9, 10]) {
+    it.effect(`never waits for what has come already, when its fiber yields every ${ops} operations`, () =>
+      Effect.gen(function*() {
+        const { atClient, server } = yield* connected({
+          serverStore: { queue: { maxMessages: 2, overflow: "suspend" } }
+        })
+        const texts = H.numbered(300)
+        const all = Effect.gen(function*() {
+          for (const [index, text] of texts.entries()) {
+            const { handled } = yield* server.send("alice", text)
+            if (index % 3 === 2) yield* handled
+          }
+        })
+        yield* Effect.provideService(all, Scheduler.MaxOpsBeforeYield, ops)
+        yield* until("all are handled", () => atClient.length === 300)
+        assert.deepStrictEqual(atClient, texts)
+      }))
+  }
 })

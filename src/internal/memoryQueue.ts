@@ -238,6 +238,15 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
             resume(effect)
           }
         }
+        // The fiber may have yielded since it found the queue full: what it waits for must be still to come.
+        if (logs.get(log.session) !== log) {
+          waiter.resume(Effect.fail(missing(log.session, "append")))
+          return Effect.void
+        }
+        if (!isAwaited(log) && exceeded(log, batch.length, waiter.bytes) === undefined) {
+          waiter.resume(Effect.succeed(appendNow(log, batch, none)))
+          return Effect.void
+        }
         log.waiters ??= new Set()
         log.waiters.add(waiter)
         suspended++

@@ -42,6 +42,11 @@ export class Tracked {
     return Effect.suspend(() =>
       this.state !== "pending" ? outcome : callbackLater<void, DeadLetterError>((resume) => {
         const wake = () => resume(outcome)
+        // The fiber may have yielded since it looked.
+        if (this.state !== "pending") {
+          wake()
+          return Effect.void
+        }
         if (this.waiters === undefined) this.waiters = new Set()
         this.waiters.add(wake)
         return Effect.sync(() => void this.waiters?.delete(wake))

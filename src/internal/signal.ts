@@ -54,7 +54,10 @@ export const makeSignal: Effect.Effect<Signal> = Effect.withFiber((fiber) => {
   })
 })
 
-/** `Effect.callback` whose resumption runs in a task of its own. */
+/**
+ * `Effect.callback` whose resumption runs in a task of its own. A fiber may yield before any of its operations, also
+ * between whatever made it wait and this: `register` has to look again whether there is still something to wait for.
+ */
 export const callbackLater = <A, E = never>(
   register: (resume: (effect: Effect.Effect<A, E>) => void) => Effect.Effect<void>
 ): Effect.Effect<A, E> =>

@@ -1,0 +1,44 @@
+/** The benchmarks still run: one of them, as a newcomer starts it, and what comes out. How fast is not asked. */
+import { assert, describe, it } from "@effect/vitest"
+import { execFile } from "node:child_process"
+import { mkdtempSync, readFileSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { promisify } from "node:util"
+
+const main = fileURLToPath(new URL("../bench/main.ts", import.meta.url))
+const run = (...args: ReadonlyArray<string>) => promisify(execFile)(process.execPath, [main, ...args])
+
+interface Figures {
+  readonly count: number
+  readonly rate: number
+}
+interface Document {
+  readonly measurements: ReadonlyArray<{ readonly peer: string; readonly error?: string; readonly figures: Figures }>
+}
+
+describe("the benchmarks", () => {
+  it("measure the library beside bare ws, verify every message, and say what was found", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "resilient-websocket-bench-"))
+    try {
+      const json = join(folder, "figures.json")
+      const { stdout } = await run("--quick", "--only", "W1", "--peers", "resilient", "--json", json)
+      assert.match(stdout, /W1, server → client, 1 connection, msgs\/s +≥ 5\.0 ×/)
+      const { measurements } = JSON.parse(readFileSync(json, "utf8")) as Document
+      assert.deepStrictEqual(measurements.map(({ peer }) => peer).sort(), ["resilient", "ws"])
+      for (const { error, figures } of measurements) {
+        assert.isUndefined(error)
+        assert.isAbove(figures.count, 0)
+        assert.isAbove(figures.rate, 0)
+      }
+    } finally {
+      rmSync(folder, { recursive: true, force: true })
+    }
+  }, 60_000)
+
+  it("refuse what they do not know, with what they do know", async () => {
+    const failed = await run("--only", "W99").then(() => undefined, (error: { readonly stderr: string }) => error)
+    assert.include(`${failed?.stderr}`, "W1")
+  }, 30_000)
+})
