@@ -14,9 +14,10 @@
 import { type Config, Config as ConfigModule, Context, Duration, Effect, Layer, type Scope } from "effect"
 import type { Failure, OutboxPosition } from "./core/Frame.ts"
 import type { AckResult, OutboxMessage, ReadLimit, ReadResult } from "./core/Outbox.ts"
+import type { Receipt } from "./Deduplicator.ts"
 import { makeMemory } from "./internal/memoryQueue.ts"
 import { checked } from "./internal/options.ts"
-import type { MessageQueueError, QueueOverflowError } from "./WebSocketError.ts"
+import type { DeadLetterReason, DeduplicationError, MessageQueueError, QueueOverflowError } from "./WebSocketError.ts"
 
 export type { AckResult, OutboxGap, OutboxMessage, ReadLimit, ReadResult } from "./core/Outbox.ts"
 
@@ -50,6 +51,36 @@ export interface Appended {
   readonly enqueuedAt: number
   /** What the policy `dropOldest` dropped to make room. */
   readonly dropped: ReadonlyArray<OutboxMessage>
+}
+
+/**
+ * What an append under a publish key did: the same as `append`, or nothing, as the key had been used.
+ *
+ * @since 0.2.0
+ * @category models
+ */
+export type AppendedOnce =
+  | { readonly _tag: "Appended"; readonly appended: Appended }
+  /** `receipt` is of the first append. */
+  | { readonly _tag: "Duplicate"; readonly receipt: Receipt }
+
+/**
+ * How far an outbox has come, for those who sent to it and don't deliver it.
+ *
+ * @since 0.2.0
+ * @category models
+ */
+export interface Progress {
+  readonly epoch: string
+  /** Everything up to here is done with. */
+  readonly acked: number
+  /** What was given up, as far as it is remembered: in no order. */
+  readonly dead: ReadonlyArray<{
+    readonly first: number
+    readonly end: number
+    readonly reason: DeadLetterReason
+    readonly maybeHandled: boolean
+  }>
 }
 
 /**
@@ -118,6 +149,18 @@ export interface Interface {
     Appended,
     MessageQueueError | QueueOverflowError
   >
+  /**
+   * Appends one message under its publish key, the `id`, in one step with the key: for stores that can. Fails with a
+   * `DeduplicationError` where the key is in use, or was used for something else. Others leave it out, and their key
+   * is claimed and committed around `append`, which a crash in between forgets.
+   */
+  readonly appendOnce?:
+    | ((
+      session: string,
+      message: NewMessage & { readonly id: string },
+      fingerprint: string
+    ) => Effect.Effect<AppendedOnce, MessageQueueError | QueueOverflowError | DeduplicationError>)
+    | undefined
   /** Reads what comes after offset `after`, which is what the peer received. Expired messages come as gaps. */
   readonly read: Operation<
     [session: string, generation: number, after: number, limit: ReadLimit],
@@ -130,6 +173,15 @@ export interface Interface {
     AckResult,
     MessageQueueError
   >
+  /**
+   * The peer has received up to `last`, which is more than there is: the store lost its newest messages. Their offsets
+   * are taken, and what comes next is for the peer to read.
+   */
+  readonly recover: (
+    session: string,
+    generation: number,
+    last: number
+  ) => Effect.Effect<OutboxPosition, MessageQueueError>
   /** Takes out what the peer may or may not have handled, leaving a gap with reason `fresh`. */
   readonly giveBackSent: (
     session: string,
@@ -159,6 +211,17 @@ export interface Interface {
    * listener must return at once and not throw. It is the wake-up of the owner's delivery.
    */
   readonly onAppend: (listener: (session: string) => void) => Effect.Effect<void, never, Scope.Scope>
+  /**
+   * Calls `listener` when an outbox that was opened here is opened for a newer generation, perhaps by another server;
+   * until the scope closes. A hint: who misses it is told by being `fenced`.
+   */
+  readonly onMoved: (
+    listener: (session: string, generation: number) => void
+  ) => Effect.Effect<void, never, Scope.Scope>
+  /** How far outboxes have come; undefined for one that is not there. What was given up is told of from `after` on. */
+  readonly progress: (
+    requests: ReadonlyArray<{ readonly session: string; readonly after: number }>
+  ) => Effect.Effect<ReadonlyArray<Progress | undefined>, MessageQueueError>
   readonly stats: Effect.Effect<Stats>
 }
 

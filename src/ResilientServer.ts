@@ -327,6 +327,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       for (const session of yield* registry.expire) {
         const peer = engine.peers.get(session)
         if (peer !== undefined) yield* engine.remove(peer, "sessionEnded")
+        yield* registry.remove(session)
         events.publish({ _tag: "Ended", session })
       }
       recorder.gauge("sessions", (yield* registry.count).sessions)
@@ -383,8 +384,9 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     peer.connection?.send(`{"t":"end"}`)
     engine.peers.delete(peer.key)
     engine.close(peer, CloseCode.sessionEnded, "the session ended")
-    yield* registry.remove(peer.key)
+    yield* registry.end(peer.key)
     yield* engine.remove(peer, "sessionEnded")
+    yield* registry.remove(peer.key)
     events.publish({ _tag: "Ended", session: peer.session })
   })
 

@@ -8,7 +8,7 @@
  *
  * @since 0.1.0
  */
-import { type Config, Config as ConfigModule, Context, type Duration, Effect, Layer } from "effect"
+import { type Config, Config as ConfigModule, Context, type Duration, Effect, Layer, type Scope } from "effect"
 import type { InboxPosition } from "./core/Frame.ts"
 import { makeMemory } from "./internal/memoryRegistry.ts"
 import { checked } from "./internal/options.ts"
@@ -34,6 +34,8 @@ export interface AttachRequest {
   readonly nextTokenHash: string
   /** The client instance, to tell a reconnect from a second tab. */
   readonly instance: string
+  /** The number of this dial of the instance: one that was overtaken by a later one is refused. Default: not checked. */
+  readonly attempt?: number | undefined
 }
 
 /** @since 0.1.0 @category models */
@@ -65,7 +67,11 @@ export interface Interface {
   readonly durable: boolean
   /** Session retention in ms. */
   readonly retentionMillis: number
-  /** Attaches, creating the session if it is not known; refuses a wrong token or principal, or when full. */
+  /**
+   * Attaches, creating the session if it is not known; refuses a wrong token or principal, an attempt that was
+   * overtaken, a session that is ending, or when full. If another server still has what the session received, that one
+   * is asked for it first (`onWanted`), for a while.
+   */
   readonly attach: (request: AttachRequest) => Effect.Effect<Attached, SessionRegistryError | HandshakeError>
   /** Stores the inbox position; must be done before the position is acknowledged. */
   readonly savePosition: (
@@ -73,10 +79,38 @@ export interface Interface {
     generation: number,
     position: InboxPosition
   ) => Effect.Effect<void, SessionRegistryError>
+  /**
+   * The same, for a handler that commits its work and the position together: in the caller's transaction if the store
+   * knows it, and only if the position is ahead of what is stored; else it fails with reason `fenced`, because somebody
+   * has handled the message already.
+   */
+  readonly commitPosition: (
+    session: string,
+    generation: number,
+    position: InboxPosition
+  ) => Effect.Effect<void, SessionRegistryError>
   /** The connection of this generation is gone: retention begins. A stale generation does nothing. */
   readonly detach: (session: string, generation: number) => Effect.Effect<void, SessionRegistryError>
-  /** Removes and returns the sessions whose retention has elapsed. */
+  /**
+   * This server has nothing any more that the session received and that is not handled: another one need not ask.
+   * After `detach`. A stale generation does nothing.
+   */
+  readonly release: (session: string, generation: number) => Effect.Effect<void, SessionRegistryError>
+  /**
+   * Calls `listener` when another server wants a session that was attached here: handle what is begun, store the
+   * position, and `release`; until the scope closes. It waits for that for a while only.
+   */
+  readonly onWanted: (
+    listener: (session: string) => void
+  ) => Effect.Effect<void, never, Scope.Scope>
+  /**
+   * Marks and returns sessions whose retention has elapsed: nobody can attach to them any more. Whoever gets one has to
+   * clear its outbox, then `remove` it; if that is not done in some time, somebody is given it again.
+   */
   readonly expire: Effect.Effect<ReadonlyArray<string>, SessionRegistryError>
+  /** Ends a session before its time: fences its owner and marks it as `expire` does. False when it is not known. */
+  readonly end: (session: string) => Effect.Effect<boolean, SessionRegistryError>
+  /** Removes a session for good. */
   readonly remove: (session: string) => Effect.Effect<boolean, SessionRegistryError>
   readonly find: (session: string) => Effect.Effect<SessionInfo | undefined, SessionRegistryError>
   readonly count: Effect.Effect<{ readonly sessions: number; readonly attached: number }, SessionRegistryError>

@@ -281,6 +281,19 @@ export class Outbox {
     return undefined
   }
 
+  /** The peer has up to `last`, and the log was shorter: those offsets are taken, and what it holds is at the peer. */
+  recover(last: number): void {
+    if (last <= this.last) return
+    this.last = last
+    while (true) {
+      const slot = this.gaps.front() ?? this.waiting.front()
+      if (slot === undefined) return
+      this.popUnsent()
+      this.sent.pushBack(slot)
+      if (slot.kind === "message") this.countWaiting(slot, -1)
+    }
+  }
+
   private rewind(after: number): void {
     let back = this.sent.back()
     if (back === undefined || endOf(back) <= after) return

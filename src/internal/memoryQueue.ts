@@ -5,9 +5,20 @@
  * heap that holds each at most a few times, by a lower bound of its earliest expiry: nothing is scanned.
  */
 import { Duration, Effect, Random } from "effect"
+import { Deque } from "../core/Deque.ts"
 import type { Failure } from "../core/Frame.ts"
 import { Outbox, type OutboxMessage } from "../core/Outbox.ts"
-import type { Appended, Interface, NewMessage, Operation, Options, OverflowPolicy, ReadLimit } from "../MessageQueue.ts"
+import type {
+  Appended,
+  Interface,
+  NewMessage,
+  Operation,
+  Options,
+  OverflowPolicy,
+  Progress,
+  ReadLimit
+} from "../MessageQueue.ts"
+import type { DeadLetterReason } from "../WebSocketError.ts"
 import { MessageQueueError, QueueOverflowError } from "../WebSocketError.ts"
 import { DeadlineHeap } from "./deadlineHeap.ts"
 import { makeId } from "./ids.ts"
@@ -41,7 +52,14 @@ interface Log {
   waiters: Set<Waiter> | undefined
   /** The earliest time at which the heap will look at this log. */
   scheduledAt: number
+  /** What was given up, for those who sent it from elsewhere: the newest. Made with the first. */
+  dead: Deque<Dead> | undefined
 }
+
+type Dead = Progress["dead"][number]
+
+/** How many given up messages of a session are remembered. */
+const rememberedDead = 1_024
 
 const none: ReadonlyArray<never> = []
 const isAwaited = (log: Log): boolean => log.waiters !== undefined && log.waiters.size > 0
@@ -67,6 +85,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   const logs = new Map<string, Log>()
   const expiries = new DeadlineHeap<Log>()
   let listeners: ReadonlyArray<(session: string) => void> = []
+  let moveListeners: ReadonlyArray<(session: string, generation: number) => void> = []
   const blockedByTotal = new Set<Log>()
   let messages = 0
   let bytes = 0
@@ -118,6 +137,20 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     bytes += outbox.bytes - bytesBefore
     if (suspended > 0 && outbox.messages < messagesBefore) admitWaiters(log)
     return result
+  }
+
+  const remember = (
+    log: Log,
+    messages: ReadonlyArray<OutboxMessage>,
+    reason: DeadLetterReason,
+    maybeHandled: number
+  ): void => {
+    for (let i = 0; i < messages.length; i++) {
+      const { offset } = messages[i] as OutboxMessage // in bounds
+      log.dead ??= new Deque()
+      log.dead.pushBack({ first: offset, end: offset, reason, maybeHandled: i < maybeHandled })
+      if (log.dead.size > rememberedDead) log.dead.popFront()
+    }
   }
 
   /** The bound that so much more would break. Not yet an error: errors are made only for those who get them. */
@@ -276,6 +309,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       if (oldest === undefined) break
       dropped.push(oldest)
     }
+    remember(log, dropped, "overflow", 0)
     return dropped
   }
 
@@ -337,13 +371,15 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         const log = logs.get(session)
         if (log === undefined) {
           const outbox = new Outbox(makeId(random))
-          logs.set(session, { session, outbox, generation, waiters: undefined, scheduledAt: Infinity })
+          logs.set(session, { session, outbox, generation, waiters: undefined, scheduledAt: Infinity, dead: undefined })
           return Effect.succeed(outbox.position)
         }
         if (log.generation > generation) {
           return Effect.fail(new MessageQueueError({ session, operation: "open", reason: "fenced" }))
         }
+        const isNewer = log.generation < generation
         log.generation = generation
+        if (isNewer) { for (const listener of moveListeners) listener(session, generation) }
         return Effect.succeed(log.outbox.position)
       }),
 
@@ -352,6 +388,8 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     read: ownedOperation("read", (log, after: number, limit: ReadLimit) => {
       const result = tracked(log, (outbox) => outbox.read(after, limit, now(), maxSent))
       totals.expired += result.expired.length
+      remember(log, result.expired, "expired", 0)
+      remember(log, result.oversized, "overflow", 0)
       scheduleExpiry(log)
       return result
     }),
@@ -359,11 +397,23 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     ack: ownedOperation("ack", (log, upTo: number, failed: ReadonlyArray<Failure>) => {
       const result = tracked(log, (outbox) => outbox.ack(upTo, failed))
       totals.acknowledged += result.released
+      for (const { message, reason } of result.failed) remember(log, [message], reason, 0)
       return result
     }),
 
+    recover: (session, generation, last) =>
+      owned(session, generation, "recover", (log) =>
+        tracked(log, (outbox) => {
+          outbox.recover(last)
+          return outbox.position
+        })),
+
     giveBackSent: (session, generation) =>
-      owned(session, generation, "giveBackSent", (log) => tracked(log, (outbox) => outbox.giveBackSent("fresh"))),
+      owned(session, generation, "giveBackSent", (log) => {
+        const given = tracked(log, (outbox) => outbox.giveBackSent("fresh"))
+        remember(log, given, "fresh", given.length)
+        return given
+      }),
 
     remove: (session) =>
       Effect.suspend(() => {
@@ -394,6 +444,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
             continue
           }
           const expired = tracked(log, (outbox) => outbox.expire(at))
+          remember(log, expired, "expired", 0)
           totals.expired += expired.length
           if (expired.length > 0) {
             result.push({ session: log.session, epoch: log.outbox.epoch, messages: expired })
@@ -429,6 +480,31 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
           Effect.sync(() => {
             listeners = listeners.filter((other) => other !== listener)
           })
+      ),
+
+    onMoved: (listener) =>
+      Effect.acquireRelease(
+        Effect.sync(() => {
+          moveListeners = [...moveListeners, listener]
+        }),
+        () =>
+          Effect.sync(() => {
+            moveListeners = moveListeners.filter((other) => other !== listener)
+          })
+      ),
+
+    progress: (requests) =>
+      Effect.sync(() =>
+        requests.map(({ after, session }) => {
+          const log = logs.get(session)
+          if (log === undefined) return undefined
+          const { acked, epoch } = log.outbox
+          const dead: Array<Dead> = []
+          log.dead?.forEach((fate) => {
+            if (fate.end > after) dead.push(fate)
+          })
+          return { epoch, acked, dead }
+        })
       ),
 
     stats: Effect.sync(() => ({ sessions: logs.size, messages, bytes, suspended, ...totals }))

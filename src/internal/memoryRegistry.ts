@@ -5,7 +5,7 @@ import type { InboxPosition } from "../core/Frame.ts"
 import type { Attached, AttachRequest, Interface, Options } from "../SessionRegistry.ts"
 import { HandshakeError, SessionRegistryError } from "../WebSocketError.ts"
 import * as Option from "./options.ts"
-import { refuseResume } from "./resume.ts"
+import { refuseAttach } from "./resume.ts"
 
 interface Session {
   readonly id: string
@@ -14,9 +14,11 @@ interface Session {
   previousTokenHash: string | undefined
   generation: number
   instance: string
+  attempt: number
   position: InboxPosition | undefined
   /** Undefined while attached. */
   detachedAt: number | undefined
+  ending: boolean
 }
 
 export const makeMemory = Effect.fnUntraced(function*(options: Options) {
@@ -27,6 +29,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   // All have one retention, so who detached first ends first; entries of sessions that attached again are skipped.
   const detached = new Deque<{ readonly session: Session; readonly at: number }>()
   let attached = 0
+  let ending = 0
 
   const create = (request: AttachRequest): Attached => {
     sessions.set(request.session, {
@@ -36,8 +39,10 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       previousTokenHash: undefined,
       generation: 1,
       instance: request.instance,
+      attempt: request.attempt ?? 0,
       position: undefined,
-      detachedAt: undefined
+      detachedAt: undefined,
+      ending: false
     })
     attached++
     return { generation: 1, known: false, position: undefined, replaced: false }
@@ -50,14 +55,31 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     session.tokenHash = request.nextTokenHash
     session.generation++
     session.instance = request.instance
+    session.attempt = request.attempt ?? 0
     session.detachedAt = undefined
     return { generation: session.generation, known: true, position: session.position, replaced }
   }
 
-  const remove = (session: Session): void => {
+  /** From here on it is as good as gone, and waits for `remove`. */
+  const end = (session: Session): void => {
     if (session.detachedAt === undefined) attached--
-    sessions.delete(session.id)
+    session.detachedAt ??= clock.currentTimeMillisUnsafe()
+    session.generation++
+    session.ending = true
+    ending++
   }
+
+  const fenced = (session: string, operation: string) =>
+    Effect.fail(new SessionRegistryError({ session, operation, reason: "fenced" }))
+
+  /** Runs `use` on the session if this generation owns it. */
+  const owned = (id: string, generation: number, use: (session: Session) => void): Effect.Effect<boolean> =>
+    Effect.sync(() => {
+      const session = sessions.get(id)
+      if (session?.generation !== generation) return false
+      use(session)
+      return true
+    })
 
   const self: Interface = {
     durable: false,
@@ -73,32 +95,43 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
               new HandshakeError({ reason: "overloaded", detail: `${maxSessions} sessions already`, retryable: true })
             )
         }
-        const refused = refuseResume(session, request)
+        const refused = refuseAttach(session, request)
         return refused === undefined ? Effect.succeed(attach(session, request)) : Effect.fail(refused)
       }),
 
     savePosition: (id, generation, position) =>
+      Effect.flatMap(
+        owned(id, generation, (session) => {
+          // Two fibers may store one session's position; what was handled stays handled.
+          const { position: stored } = session
+          if (stored?.epoch === position.epoch && stored.handled > position.handled) return
+          session.position = position
+        }),
+        (done) => done ? Effect.void : fenced(id, "savePosition")
+      ),
+
+    commitPosition: (id, generation, position) =>
       Effect.suspend(() => {
         const session = sessions.get(id)
-        if (session === undefined || session.generation !== generation) {
-          return Effect.fail(new SessionRegistryError({ session: id, operation: "savePosition", reason: "fenced" }))
+        if (session?.generation !== generation || !isAhead(position, session.position)) {
+          return fenced(id, "commitPosition")
         }
-        // Two fibers may store one session's position; what was handled stays handled.
-        const { position: stored } = session
-        if (stored?.epoch === position.epoch && stored.handled > position.handled) return Effect.void
         session.position = position
         return Effect.void
       }),
 
     detach: (id, generation) =>
-      Effect.sync(() => {
-        const session = sessions.get(id)
-        if (session === undefined || session.generation !== generation || session.detachedAt !== undefined) return
+      Effect.asVoid(owned(id, generation, (session) => {
+        if (session.detachedAt !== undefined) return
         const at = clock.currentTimeMillisUnsafe()
         session.detachedAt = at
         attached--
         detached.pushBack({ session, at })
-      }),
+      })),
+
+    // What is in this process's memory is in every server's.
+    release: () => Effect.void,
+    onWanted: () => Effect.void,
 
     expire: Effect.sync(() => {
       const due = clock.currentTimeMillisUnsafe() - retention
@@ -108,24 +141,34 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         if (oldest === undefined || oldest.at > due) return ended
         detached.popFront()
         const { at, session } = oldest
-        if (session.detachedAt !== at || sessions.get(session.id) !== session) continue
-        remove(session)
+        if (session.detachedAt !== at || session.ending || sessions.get(session.id) !== session) continue
+        end(session)
         ended.push(session.id)
       }
     }),
+
+    end: (id) =>
+      Effect.sync(() => {
+        const session = sessions.get(id)
+        if (session === undefined) return false
+        if (!session.ending) end(session)
+        return true
+      }),
 
     remove: (id) =>
       Effect.sync(() => {
         const session = sessions.get(id)
         if (session === undefined) return false
-        remove(session)
+        if (session.ending) ending--
+        else if (session.detachedAt === undefined) attached--
+        sessions.delete(id)
         return true
       }),
 
     find: (id) =>
       Effect.sync(() => {
         const session = sessions.get(id)
-        if (session === undefined) return undefined
+        if (session === undefined || session.ending) return undefined
         const { detachedAt, generation, instance, principal } = session
         return {
           session: id,
@@ -137,7 +180,11 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         }
       }),
 
-    count: Effect.sync(() => ({ sessions: sessions.size, attached }))
+    count: Effect.sync(() => ({ sessions: sessions.size - ending, attached }))
   }
   return self
 })
+
+/** Whether a position may follow the stored one. */
+const isAhead = (position: InboxPosition, stored: InboxPosition | undefined): boolean =>
+  stored === undefined || stored.epoch !== position.epoch || stored.handled < position.handled

@@ -16,6 +16,29 @@ export const makeToken = (): string => randomBytes(24).toString("base64url")
 /** Tokens are 192 random bits, so a plain hash is as good as a slow one. */
 export const hashToken = (token: string): string => hash("sha256", token, "base64url")
 
+/** What a store keeps of a session, as far as it decides who may attach. */
+export interface AttachRecord extends ResumeRecord {
+  readonly instance: string
+  readonly attempt: number
+  readonly ending: boolean
+}
+
+/**
+ * Refuses an attach to this session; undefined when it may go on. An attempt that a later one of the same client has
+ * overtaken must not use up the token that the later one was given.
+ */
+export const refuseAttach = (record: AttachRecord, request: AttachRequest): HandshakeError | undefined => {
+  const refused = refuseResume(record, request)
+  if (refused !== undefined) return refused
+  if (record.ending) {
+    return new HandshakeError({ reason: "overloaded", detail: "the session is just ending", retryable: true })
+  }
+  if (request.instance === record.instance && request.attempt !== undefined && request.attempt < record.attempt) {
+    return new HandshakeError({ reason: "replaced", detail: "a later attempt has the session", retryable: false })
+  }
+  return undefined
+}
+
 /** Refuses a request that may not have this session; undefined when it may. */
 export const refuseResume = (record: ResumeRecord, request: AttachRequest): HandshakeError | undefined => {
   if (record.principal !== request.principal) {

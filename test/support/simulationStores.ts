@@ -89,7 +89,10 @@ export const faultyQueue = (
     expire: (owns) => call(queue.expire(owns), error("", "expire"), (expired) => expired.length > 0),
     find: (session, messageId) => call(queue.find(session, messageId), error(session, "find")),
     size: (session) => call(queue.size(session), error(session, "size")),
+    recover: (session, generation, last) => call(queue.recover(session, generation, last), error(session, "recover")),
     onAppend: queue.onAppend,
+    onMoved: queue.onMoved,
+    progress: (requests) => call(queue.progress(requests), error("", "progress")),
     stats: queue.stats
   }
 }
@@ -115,7 +118,18 @@ export const faultyRegistry = (
         error(session, "savePosition")
       ),
     detach: (session, generation) => call(registry.detach(session, generation), error(session, "detach")),
+    commitPosition: (session, generation, position) =>
+      call(
+        Effect.tap(registry.commitPosition(session, generation, position), () =>
+          Effect.sync(() => {
+            if (position.epoch !== null) watch.onSaved(position.epoch, position.handled)
+          })),
+        error(session, "commitPosition")
+      ),
+    release: (session, generation) => call(registry.release(session, generation), error(session, "release")),
+    onWanted: registry.onWanted,
     expire: call(registry.expire, error("", "expire"), (ended) => ended.length > 0),
+    end: (session) => call(registry.end(session), error(session, "end")),
     remove: (session) => call(registry.remove(session), error(session, "remove")),
     find: (session) => call(registry.find(session), error(session, "find")),
     count: call(registry.count, error("", "count"))
