@@ -7,6 +7,7 @@ import { appendLaws, openingLaws, stampLaws } from "./driverLaws/appending.ts"
 import { giveUpLaws } from "./driverLaws/givingUp.ts"
 import { keyLaws } from "./driverLaws/keys.ts"
 import { lawOf, type MakePair } from "./driverLaws/kit.ts"
+import { likeMemory } from "./driverLaws/likeMemory.ts"
 import { publishLaws } from "./driverLaws/publishing.ts"
 import { ackLaws, ownerLaws, readLaws, removalLaws } from "./driverLaws/reading.ts"
 import { nodeLaws, positionLaws, sessionLaws } from "./driverLaws/sessions.ts"
@@ -21,7 +22,7 @@ export type { MakePair, Pair } from "./driverLaws/kit.ts"
 export const driverLaws = (
   name: string,
   make: MakePair,
-  _options?: {
+  options?: {
     /** How many random histories are compared with the memory driver. Default 30. */
     readonly runs?: number | undefined
   }
@@ -42,5 +43,6 @@ export const driverLaws = (
     describe("nodes and nudges", () => nodeLaws(law))
     describe("publish keys", () => keyLaws(law))
     describe("values", () => valueLaws(law))
+    describe("random histories", () => likeMemory(make, options?.runs ?? 30))
   })
 }
