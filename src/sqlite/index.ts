@@ -1,0 +1,6 @@
+/**
+ * SQLite: everything that a server keeps, in one file on its disk.
+ *
+ * @since 0.2.0
+ */
+export * as SqliteClient from "./SqliteClient.ts"

@@ -1,0 +1,38 @@
+/**
+ * Gives the space of removed rows back: pages that are free go from the file, and the write-ahead log into it. Both in
+ * short steps, since SQLite works on the event loop.
+ */
+import { Effect } from "effect"
+import type { DatabaseSync } from "node:sqlite"
+import type { Interface } from "./SqliteClient.ts"
+
+/** Free pages that may stay, for what comes next: 1 MiB of 4 KiB each. */
+const slackPages = 256
+
+/** Pages that one step gives back, in about a millisecond; and steps at a time, which makes 64 MiB. */
+const stepPages = 256
+const maxSteps = 64
+
+/** A file that was made by others without `auto_vacuum` only reuses its free pages; then there is nothing to do. */
+const freePages = (database: DatabaseSync): number =>
+  numberOf(database, "auto_vacuum") === 0 ? 0 : numberOf(database, "freelist_count")
+
+const numberOf = (database: DatabaseSync, pragma: string): number =>
+  Number(database.prepare(`PRAGMA ${pragma}`).get()?.[pragma])
+
+/** What can't be done now, as others use the file, is done next time. */
+export const tidy = (client: Interface): Effect.Effect<void> =>
+  Effect.gen(function*() {
+    // Both are impossible inside of a transaction, and whoever waits for this has none to lose by it.
+    if (yield* client.isInTransaction) return
+    for (let step = 0; step < maxSteps; step++) {
+      const left = yield* client.exclusively("vacuum", (database) => {
+        const pages = Math.min(stepPages, freePages(database) - slackPages)
+        if (pages > 0) database.exec(`PRAGMA incremental_vacuum(${pages})`)
+        return pages > 0
+      })
+      if (!left) break
+      yield* Effect.yieldNow
+    }
+    yield* client.exclusively("checkpoint", (database) => database.exec("PRAGMA wal_checkpoint(TRUNCATE)"))
+  }).pipe(Effect.ignore({ log: "Debug" }))

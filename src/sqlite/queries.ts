@@ -1,0 +1,48 @@
+/** Prepared statements of the driver, with the types of their rows. */
+import type { DatabaseSync, SQLInputValue, StatementSync } from "node:sqlite"
+
+/**
+ * A statement. A text that is not well-formed UTF-16 is refused: SQLite keeps UTF-8, where all lone surrogates are the
+ * same, so that different sessions would become one.
+ */
+export class Query<Row extends object> {
+  private readonly statement: StatementSync
+
+  constructor(statement: StatementSync) {
+    this.statement = statement
+  }
+
+  /** The first row. Runs the statement only so far: one that writes has written everything by then. */
+  get(...values: ReadonlyArray<SQLInputValue>): Row | undefined {
+    return this.statement.get(...wellFormed(values)) as Row | undefined
+  }
+
+  all(...values: ReadonlyArray<SQLInputValue>): ReadonlyArray<Row> {
+    return this.statement.all(...wellFormed(values)) as unknown as ReadonlyArray<Row>
+  }
+
+  /** Row after row, for as long as they are wanted. */
+  iterate(...values: ReadonlyArray<SQLInputValue>): Iterable<Row> {
+    return this.statement.iterate(...wellFormed(values)) as unknown as Iterable<Row>
+  }
+
+  /** How many rows it changed. */
+  run(...values: ReadonlyArray<SQLInputValue>): number {
+    return Number(this.statement.run(...wellFormed(values)).changes)
+  }
+}
+
+const wellFormed = (values: ReadonlyArray<SQLInputValue>): ReadonlyArray<SQLInputValue> => {
+  for (const value of values) {
+    if (typeof value === "string" && !value.isWellFormed()) {
+      throw new Error("the text has a lone surrogate, which SQLite can't store")
+    }
+  }
+  return values
+}
+
+/** Prepares a statement whose rows are `Row`: the one place where the SQL's columns are taken for what they are. */
+export const preparing = (database: DatabaseSync) => <Row extends object = never>(sql: string): Query<Row> =>
+  new Query<Row>(database.prepare(sql))
+
+export type Prepare = ReturnType<typeof preparing>

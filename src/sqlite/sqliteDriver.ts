@@ -1,0 +1,166 @@
+/**
+ * The database half of SqliteStore. Every operation is one synchronous transaction of prepared statements, so that it
+ * costs no turn of the event loop while it holds the file; in an open transaction of the calling fiber, all of it is a
+ * part of that. Servers on the same machine may share the file.
+ */
+import { Clock, type Config, type Duration, Effect, type Scope } from "effect"
+import type { DatabaseSync } from "node:sqlite"
+import { checked, millis } from "../internal/options.ts"
+import { type AppendRequest, type Stamp, type StoreDriver, StoreError } from "../internal/store/driver.ts"
+import { Keys } from "./keys.ts"
+import { tidy } from "./maintenance.ts"
+import { Nodes } from "./nodes.ts"
+import { Outboxes } from "./outboxes.ts"
+import { preparing } from "./queries.ts"
+import { migrate, namesOf } from "./schema.ts"
+import { Sessions } from "./sessions.ts"
+import { SqliteClient } from "./SqliteClient.ts"
+import { Totals } from "./totals.ts"
+
+/**
+ * Of the store's tables, not of the file.
+ *
+ * @since 0.2.0
+ * @category models
+ */
+export interface DriverOptions {
+  /** What the names of the store's tables begin with. Default `rws_`. */
+  readonly tablePrefix?: string | undefined
+  /** How often to look for what other processes on the same file did. Default 10 ms. */
+  readonly pollInterval?: Duration.Input | undefined
+}
+
+/** Makes the tables if need be, and the driver on them. */
+export const makeSqliteDriver = (
+  options: DriverOptions = {}
+): Effect.Effect<StoreDriver, StoreError | Config.ConfigError, SqliteClient> => checked(make(options))
+
+const make = Effect.fnUntraced(function*(options: DriverOptions) {
+  const { tablePrefix = "rws_" } = options
+  const pollMillis = millis("pollInterval", options.pollInterval, 10)
+  const client = yield* SqliteClient
+  const failed = (operation: string) => (cause: unknown) => new StoreError(operation, cause)
+
+  yield* Effect.mapError(client.atomically("migrate", (database) => migrate(database, tablePrefix)), failed("open"))
+  const { keys, nodes, outboxes, sessions, totals } = yield* Effect.mapError(
+    client.exclusively("prepare", (database) => {
+      const prepare = preparing(database)
+      const names = namesOf(tablePrefix)
+      const totals = new Totals(prepare, names)
+      const keys = new Keys(prepare, names, totals)
+      const nodes = new Nodes(prepare, names)
+      return {
+        totals,
+        keys,
+        nodes,
+        outboxes: new Outboxes(prepare, names, { keys, nodes, totals }),
+        sessions: new Sessions(prepare, names)
+      }
+    }),
+    failed("open")
+  )
+
+  const write = <A>(operation: string, work: () => A): Effect.Effect<A, StoreError> =>
+    Effect.mapError(
+      client.atomically(operation, () => {
+        // What an operation before this had gathered went with its rollback.
+        totals.forget()
+        const result = work()
+        totals.flush()
+        return result
+      }),
+      failed(operation)
+    )
+  const read = <A>(operation: string, work: () => A): Effect.Effect<A, StoreError> =>
+    Effect.mapError(client.reading(operation, work), failed(operation))
+
+  /** A sweep that removes less than it might is the last of its round: time to tidy up. */
+  const sweep = (operation: string, limit: number, work: () => number) =>
+    Effect.tap(write(operation, work), (swept) => swept < limit ? tidy(client) : Effect.void)
+
+  const append = (requests: ReadonlyArray<AppendRequest>, stamp: Stamp | undefined, node: string) => {
+    const before = stamp && nodes.doneBefore(stamp)
+    if (before !== undefined) return before
+    const results = requests.map((request) => outboxes.append(request, node))
+    if (stamp !== undefined) nodes.noteDone(stamp, results)
+    return results
+  }
+
+  const watch = (node: string, listener: () => void): Effect.Effect<void, never, Scope.Scope> => {
+    const look = Effect.flatMap(
+      read("watch", () => nodes.hasNudges(node)),
+      (isNudged) => isNudged ? Effect.sync(listener) : Effect.void
+    )
+    // A file that can't be read now is looked at again.
+    const round = Effect.andThen(Effect.sleep(pollMillis), Effect.ignore(look))
+    return Effect.asVoid(Effect.forkScoped(Effect.forever(round), { startImmediately: true }))
+  }
+
+  return {
+    name: "sqlite",
+    clock: Clock.currentTimeMillis,
+    transaction: {
+      isOpen: client.isInTransaction,
+      afterCommit: (effect) =>
+        Effect.flatMap(client.isInTransaction, (isOpen) => isOpen ? client.sql.afterCommit(effect) : effect)
+    },
+
+    openOutbox: (request) => write("openOutbox", () => outboxes.open(request)),
+    append: (requests, stamp, node) => write("append", () => append(requests, stamp, node)),
+    read: (request) => read("read", () => outboxes.read(request)),
+    ack: (requests) => write("ack", () => requests.map((request) => outboxes.ack(request))),
+    giveUp: (request) => write("giveUp", () => outboxes.giveUp(request)),
+    markSent: (request) => write("markSent", () => outboxes.markSent(request)),
+    advance: ({ generation, last, session }) => write("advance", () => outboxes.advance(session, generation, last)),
+    removeOutbox: (session, last) => write("removeOutbox", () => outboxes.remove(session, last)),
+    outboxes: (wanted) =>
+      read("outboxes", () =>
+        wanted.flatMap((session) => {
+          const state = outboxes.find(session)
+          return state === undefined ? [] : [state]
+        })),
+    fates: (session, first, end) => read("fates", () => outboxes.fates(session, first, end)),
+    sweepFates: (before, limit) => sweep("sweepFates", limit, () => outboxes.sweepFates(before, limit)),
+    totals: read("totals", () => {
+      const { bytes, messages, outboxes } = totals.sums
+      return { sessions: outboxes, messages, bytes }
+    }),
+
+    findSession: (id) => read("findSession", () => sessions.find(id)),
+    putSession: (row) => write("putSession", () => sessions.put(row)),
+    savePositions: (requests) =>
+      write("savePositions", () => requests.map((request) => sessions.savePosition(request))),
+    deleteSession: (id) => write("deleteSession", () => sessions.delete(id)),
+    detachedBefore: (at, limit) => read("detachedBefore", () => sessions.detachedBefore(at, limit)),
+    sessionsOf: (node, limit) => read("sessionsOf", () => sessions.of(node, limit)),
+    countSessions: read("countSessions", () => sessions.count()),
+
+    touchNode: (node, at) => write("touchNode", () => nodes.touch(node, at)),
+    nodes: read("nodes", () => nodes.all()),
+    forgetNode: (node) => write("forgetNode", () => nodes.forget(node)),
+
+    claimKey: (request) => write("claimKey", () => keys.claim(request)),
+    renewKey: (claim) => write("renewKey", () => keys.renew(claim)),
+    commitKey: (claim) => write("commitKey", () => keys.commit(claim)),
+    releaseKey: (claim) => write("releaseKey", () => keys.release(claim)),
+    lookupKey: (target, forgottenBefore) => read("lookupKey", () => keys.lookup(target, forgottenBefore)),
+    sweepKeys: (forgottenBefore, now, limit) =>
+      sweep("sweepKeys", limit, () => keys.sweep(forgottenBefore, now, limit)),
+    countKeys: (forgottenBefore, now) => read("countKeys", () => keys.count(forgottenBefore, now)),
+
+    nudge: (node, session) => write("nudge", () => nodes.nudge(node, session)),
+    takeNudges: (node, limit) => write("takeNudges", () => nodes.takeNudges(node, limit)),
+    watch,
+    warnings: Effect.mapError(client.exclusively("look at the settings", warningsOf), failed("warnings"))
+  } satisfies StoreDriver
+})
+
+const warningsOf = (database: DatabaseSync): ReadonlyArray<string> => {
+  const mode = String(database.prepare("PRAGMA journal_mode").get()?.["journal_mode"])
+  if (mode === "wal") return []
+  return [
+    mode === "memory"
+      ? "the SQLite database is in memory: nothing outlives the process"
+      : `the SQLite file is in journal mode ${mode}, since WAL can't be had where it is: slower, and readers wait`
+  ]
+}
