@@ -1,0 +1,6 @@
+/**
+ * Stores in Redis.
+ *
+ * @since 0.2.0
+ */
+export * as RedisClient from "./RedisClient.ts"

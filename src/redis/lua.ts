@@ -1,0 +1,82 @@
+/**
+ * Parts that scripts share. Lua has doubles only: numbers are read with `num` and written with `str`, which gives all
+ * 53 bits and never an exponent. "inf" is Infinity. A text that may be missing is "" or "=" and the text.
+ */
+
+export const numbers = `
+local function num(text)
+  if text == 'inf' then return math.huge end
+  if text == '-inf' then return -math.huge end
+  return tonumber(text)
+end
+local function str(number)
+  if number == math.huge then return 'inf' end
+  if number == -math.huge then return '-inf' end
+  if number == 0 then return '0' end -- also -0
+  return string.format('%.0f', number)
+end
+`
+
+/**
+ * Under `maxmemory` without eviction Redis refuses a script at its first command that may take memory, unless it has
+ * written before: so scripts that free memory, or finish what takes some, begin with a write that does nothing. Given
+ * the key of a partition's totals.
+ */
+export const evenWhenFull = (key: string): string => `
+redis.call('HDEL', ${key}, '')
+`
+
+/** The channel's messages say nothing: one is enough for all nudges that were not taken yet. */
+export const nudging = `
+local function nudge(tag, channel, node, session)
+  if redis.call('SADD', tag .. ':u:' .. node, session) == 1 then redis.call('PUBLISH', channel .. node, '') end
+end
+`
+
+/** Notes fates from ARGV[at]: first, end, reason, maybeHandled, time, each. One at the same offset replaces the old. */
+export const notingFates = `
+local function noteFates(tag, session, index, at, count)
+  local outbox, own = tag .. ':o:' .. session, tag .. ':f:' .. session
+  local longest = num(redis.call('HGET', outbox, 'w') or '0')
+  local before = longest
+  for i = at, at + (count - 1) * 5, 5 do
+    local first, finish = ARGV[i], ARGV[i + 1]
+    redis.call('ZREMRANGEBYSCORE', own, first, first)
+    redis.call('ZADD', own, first, table.concat({first, finish, ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]}, ':'))
+    redis.call('ZADD', index, ARGV[i + 4], first .. ':' .. session)
+    longest = math.max(longest, num(finish) - num(first) + 1)
+  end
+  if longest > before then redis.call('HSET', outbox, 'w', str(longest)) end
+end
+`
+
+/**
+ * Publish keys, packed as eight texts: token, fingerprint, end of the claim, when committed ("" when not), and the
+ * receipt's message, epoch, offset and time.
+ */
+export const publishKeys = `
+local function liveKey(keys, id, forgottenBefore, now)
+  local packed = redis.call('HGET', keys, id)
+  if not packed then return nil end
+  local key = cmsgpack.unpack(packed)
+  if key[4] == '' then
+    if num(key[3]) > now then return key end
+  elseif num(key[4]) >= forgottenBefore then
+    return key
+  end
+  return nil
+end
+local function usedKey(key, fingerprint)
+  local committed = key[4] ~= ''
+  if key[2] ~= '' and fingerprint ~= '' and key[2] ~= fingerprint then
+    if committed then return {'X', key[5], key[6], key[7], key[8]} end
+    return {'X'}
+  end
+  if committed then return {'D', key[5], key[6], key[7], key[8]} end
+  return {'I', key[3]}
+end
+local function keysFull(committed, claimed, forgottenBefore, now, maxKeys)
+  local kept = redis.call('ZCOUNT', committed, forgottenBefore, '+inf')
+  return kept + redis.call('ZCOUNT', claimed, '(' .. now, '+inf') >= maxKeys
+end
+`

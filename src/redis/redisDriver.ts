@@ -1,0 +1,72 @@
+/** The driver of stores in Redis: `StoreDriver` on Effect's `Redis` service, one server or a cluster. */
+import { Duration, Effect } from "effect"
+import { type StoreDriver, StoreError } from "../internal/store/driver.ts"
+import { makeConnection } from "./connection.ts"
+import { makeWarnings } from "./durability.ts"
+import { makeNodes } from "./nodes.ts"
+import { readFormat } from "./nodeScripts.ts"
+import { makeOutboxes } from "./outboxes.ts"
+import { makePartitions } from "./partitions.ts"
+import { makePublishKeys } from "./publishKeys.ts"
+import { text } from "./replies.ts"
+import { makeSessions } from "./sessions.ts"
+
+export interface RedisDriverOptions {
+  /** Begins the names of all keys, so that several stores can share a Redis. Without braces. Default: "rws". */
+  readonly prefix?: string | undefined
+  /**
+   * Over how many hash slots the data is spread, and so over how many masters of a cluster at most. It can't be
+   * changed once there is data. From 1 to 1024. Default: 16.
+   */
+  readonly partitions?: number | undefined
+  /** A command without an answer for longer has failed. Default: 5 seconds. */
+  readonly commandTimeout?: Duration.Input | undefined
+}
+
+/** How the data is laid out: to be raised when that changes. */
+const version = 1
+
+/**
+ * Makes the driver. Fails when Redis can't be reached, or has data of another number of partitions.
+ *
+ * **Gotchas**
+ *
+ * - A batch is atomic within each partition: a crash in the middle may have done it in some. Its retry, with the same
+ *   stamp, does the rest.
+ * - The bound on publish keys (`maxKeys`) holds for each partition by itself; all keys of a scope are in one.
+ * - The scope of an append's publish key must be its session.
+ */
+export const makeRedisDriver = Effect.fnUntraced(function*(options: RedisDriverOptions = {}) {
+  const { commandTimeout = "5 seconds", partitions: size = 16, prefix = "rws" } = options
+  if (!Number.isInteger(size) || size < 1 || size > 1024) return yield* refused(`partitions is ${size}, not 1 to 1024`)
+  if (/[{}]/.test(prefix)) return yield* refused(`the prefix ${JSON.stringify(prefix)} has braces`)
+
+  const connection = yield* makeConnection(Duration.fromInputUnsafe(commandTimeout))
+  const partitions = makePartitions(prefix, size)
+  const format = `${version}:${size}`
+  const found = yield* connection.call({
+    operation: "open",
+    script: readFormat,
+    keys: [`${partitions.first.tag}:format`],
+    args: [format],
+    decode: text
+  })
+  if (found !== format) {
+    return yield* refused(
+      `the data under ${JSON.stringify(prefix)} has format ${found}, not ${format} (version:partitions)`
+    )
+  }
+
+  const driver: StoreDriver = {
+    name: "redis",
+    transaction: undefined,
+    ...makeOutboxes(connection, partitions),
+    ...makeSessions(connection, partitions),
+    ...makePublishKeys(connection, partitions),
+    ...makeNodes(connection, partitions),
+    warnings: yield* makeWarnings(connection, partitions)
+  }
+  return driver
+})
+
+const refused = (why: string) => Effect.fail(new StoreError("open", new Error(why)))

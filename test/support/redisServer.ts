@@ -1,0 +1,238 @@
+/**
+ * Redis servers of the tests' own: on free loopback ports, in a temporary directory, stopped and removed with their
+ * scope. One can be restarted, killed and frozen; three make a real cluster.
+ */
+import { afterAll, beforeAll } from "@effect/vitest"
+import { Effect, Exit, Scope } from "effect"
+import { type ChildProcess, execFileSync, spawn } from "node:child_process"
+import { once } from "node:events"
+import { mkdtempSync, readFileSync, rmSync } from "node:fs"
+import { connect, createServer } from "node:net"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { setTimeout as wait } from "node:timers/promises"
+import { describeWithService, type Service } from "./services.ts"
+
+export interface RedisOptions {
+  /** `appendfsync` of an append-only file; "none" keeps nothing on disk, which is the default. */
+  readonly appendfsync?: "always" | "everysec" | "none"
+  /** Further arguments: `["--maxmemory", "8mb"]`. */
+  readonly config?: ReadonlyArray<string>
+}
+
+/** A server that runs, without a password. */
+export interface RedisServer {
+  readonly port: number
+  readonly url: string
+  /** Sends a command and gives its reply as it stands on the wire. */
+  readonly command: (...args: ReadonlyArray<string>) => Effect.Effect<string>
+  /** Stops it in an orderly way, and waits until it is gone. */
+  readonly stop: Effect.Effect<void>
+  /** kill -9, and waits until it is gone. */
+  readonly kill: Effect.Effect<void>
+  /** Starts it again on the same port, with what its files have. */
+  readonly start: Effect.Effect<void>
+  /** It answers nothing, and keeps its connections, until `thaw`. */
+  readonly freeze: Effect.Effect<void>
+  readonly thaw: Effect.Effect<void>
+}
+
+/** Redis, for `describeWithService`. */
+export const redis: Service = { name: "Redis", found: isInstalled(), install: "apt-get install redis-server" }
+
+/** Starts a server. */
+export const startRedis = (options: RedisOptions = {}): Effect.Effect<RedisServer, never, Scope.Scope> =>
+  Effect.map(
+    Effect.acquireRelease(
+      Effect.promise(() => Server.make(options)),
+      (server) => Effect.promise(() => server.remove())
+    ),
+    faceOf
+  )
+
+/** Starts three masters that share the slots of a cluster. */
+export const startRedisCluster = (
+  options: RedisOptions = {}
+): Effect.Effect<ReadonlyArray<RedisServer>, never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const start = Effect.acquireRelease(
+      Effect.promise(() => Server.make({ ...options, clusterPort: "free" })),
+      (server) => Effect.promise(() => server.remove())
+    )
+    const servers = yield* Effect.all([start, start, start], { concurrency: "unbounded" })
+    yield* Effect.promise(() => formCluster(servers))
+    return servers.map(faceOf)
+  })
+
+/** Like `describe`, with something that all tests in it share, made before the first. */
+const describeWithShared = <A>(
+  title: string,
+  make: Effect.Effect<A, never, Scope.Scope>,
+  tests: (shared: Effect.Effect<A>) => void
+): void =>
+  describeWithService(redis, title, () => {
+    const scope = Scope.makeUnsafe()
+    let made: { readonly value: A } | undefined
+    beforeAll(() =>
+      Effect.runPromise(Scope.provide(make, scope)).then((value) => {
+        made = { value }
+      })
+    )
+    afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+    tests(Effect.suspend(() => made === undefined ? Effect.die("Redis has not started") : Effect.succeed(made.value)))
+  })
+
+/** Like `describe`, with a server that all tests in it share. */
+export const describeWithRedis = (
+  title: string,
+  options: RedisOptions,
+  tests: (server: Effect.Effect<RedisServer>) => void
+): void => describeWithShared(title, startRedis(options), tests)
+
+/** Like `describe`, with a cluster that all tests in it share. */
+export const describeWithRedisCluster = (
+  title: string,
+  options: RedisOptions,
+  tests: (servers: Effect.Effect<ReadonlyArray<RedisServer>>) => void
+): void => describeWithShared(title, startRedisCluster(options), tests)
+
+const faceOf = (server: Server): RedisServer => ({
+  port: server.port,
+  url: `redis://127.0.0.1:${server.port}`,
+  command: (...args) => Effect.promise(() => server.command(args)),
+  stop: Effect.promise(() => server.end("SIGTERM")),
+  kill: Effect.promise(() => server.end("SIGKILL")),
+  start: Effect.promise(() => server.launch()),
+  freeze: Effect.sync(() => server.signal("SIGSTOP")),
+  thaw: Effect.sync(() => server.signal("SIGCONT"))
+})
+
+interface ServerOptions extends RedisOptions {
+  readonly clusterPort?: "free"
+}
+
+class Server {
+  readonly port: number
+  /** Of the cluster's bus; 0 without. */
+  readonly clusterPort: number
+  readonly #directory: string
+  readonly #arguments: ReadonlyArray<string>
+  #process: ChildProcess | undefined
+
+  static async make(options: ServerOptions): Promise<Server> {
+    const ports = [await freePort(), options.clusterPort === undefined ? 0 : await freePort()] as const
+    const server = new Server(ports, mkdtempSync(join(tmpdir(), "rws-redis-")), options)
+    try {
+      await server.launch()
+      return server
+    } catch (error) {
+      await server.remove()
+      throw error
+    }
+  }
+
+  constructor(
+    [port, clusterPort]: readonly [number, number],
+    directory: string,
+    { appendfsync = "none", config = [] }: RedisOptions
+  ) {
+    this.port = port
+    this.clusterPort = clusterPort
+    this.#directory = directory
+    const appendOnly = appendfsync === "none" ? ["no"] : ["yes", "--appendfsync", appendfsync]
+    this.#arguments = [
+      ...["--port", String(port), "--bind", "127.0.0.1", "--dir", directory, "--save", ""],
+      ...["--daemonize", "no", "--logfile", join(directory, "log"), "--appendonly", ...appendOnly],
+      ...(clusterPort === 0 ? [] : ["--cluster-enabled", "yes", "--cluster-port", String(clusterPort)]),
+      ...(clusterPort === 0 ? [] : ["--cluster-node-timeout", "2000"]),
+      ...config
+    ]
+  }
+
+  async launch(): Promise<void> {
+    const process_ = spawn("redis-server", this.#arguments, { stdio: "ignore" })
+    this.#process = process_
+    for (let attempt = 0; attempt < 500; attempt++) {
+      if (process_.exitCode !== null) break
+      if (await this.command(["PING"]).catch(() => "") === "+PONG") return
+      await wait(10)
+    }
+    throw new Error(`redis-server did not start:\n${readFileSync(join(this.#directory, "log"), "utf8")}`)
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    this.#process?.kill(signal)
+  }
+
+  async end(signal: NodeJS.Signals): Promise<void> {
+    const process_ = this.#process
+    this.#process = undefined
+    if (process_ === undefined || process_.exitCode !== null || process_.signalCode !== null) return
+    const gone = once(process_, "exit")
+    process_.kill(signal)
+    process_.kill("SIGCONT")
+    await gone
+  }
+
+  async remove(): Promise<void> {
+    await this.end("SIGKILL")
+    rmSync(this.#directory, { recursive: true, force: true, maxRetries: 5 })
+  }
+
+  /** The reply to one command on a connection of its own, without the last line break. */
+  command(args: ReadonlyArray<string>): Promise<string> {
+    return new Promise((resolve, reject) => {
+      const socket = connect(this.port, "127.0.0.1")
+      let reply = ""
+      socket.setEncoding("utf8")
+      socket.on("data", (data) => {
+        reply += String(data)
+      })
+      socket.on("error", reject)
+      socket.on("close", () => resolve(reply.trimEnd()))
+      const words = args.map((arg) => `$${Buffer.byteLength(arg)}\r\n${arg}\r\n`)
+      // Redis answers what it has read before it closes as well.
+      socket.end(`*${args.length}\r\n${words.join("")}`)
+    })
+  }
+}
+
+const formCluster = async (servers: ReadonlyArray<Server>): Promise<void> => {
+  const [first] = servers
+  if (first === undefined) return
+  const slots = 16384
+  for (const [i, server] of servers.entries()) {
+    const from = Math.ceil(slots * i / servers.length)
+    const to = Math.ceil(slots * (i + 1) / servers.length) - 1
+    await server.command(["CLUSTER", "ADDSLOTSRANGE", String(from), String(to)])
+    await server.command(["CLUSTER", "SET-CONFIG-EPOCH", String(i + 1)])
+    await server.command(["CLUSTER", "MEET", "127.0.0.1", String(first.port), String(first.clusterPort)])
+  }
+  for (const server of servers) {
+    for (let attempt = 0;; attempt++) {
+      const info = await server.command(["CLUSTER", "INFO"])
+      if (info.includes("cluster_state:ok") && info.includes(`cluster_known_nodes:${servers.length}`)) break
+      if (attempt === 1000) throw new Error(`the cluster did not form:\n${info}`)
+      await wait(20)
+    }
+  }
+}
+
+const freePort = async (): Promise<number> => {
+  const server = createServer().listen(0, "127.0.0.1")
+  await once(server, "listening")
+  const address = server.address()
+  server.close()
+  await once(server, "close")
+  if (address === null || typeof address === "string") throw new Error("no port")
+  return address.port
+}
+
+function isInstalled(): boolean {
+  try {
+    execFileSync("redis-server", ["--version"], { stdio: "ignore" })
+    return true
+  } catch {
+    return false
+  }
+}
