@@ -72,7 +72,7 @@ export class Keys {
     this.dropEnded = prepare(`DELETE FROM ${key} WHERE rowid IN (SELECT rowid ${ended} LIMIT ?)`)
   }
 
-  /** Why nothing may be appended under this key now; in the two steps between which the outbox's bounds are asked. */
+  /** Why nothing may be appended under this key now, whatever room there is. */
   appendRefusal(request: PublishKey, now: number): AppendResult | undefined {
     const used = this.used(request, this.find(request), now)
     return used?._tag === "Mismatch" ? { _tag: "Mismatch" } : used

@@ -83,7 +83,7 @@ export class Nodes {
   }
 }
 
-/** JSON has no `Infinity`, which `until` of a claim may be. */
+/** JSON has no `Infinity`, which `until` of a claim may be. What is decoded was encoded here. */
 const encode = (results: ReadonlyArray<AppendResult>): string =>
   JSON.stringify(results, (_, value: unknown) => value === Infinity ? "Infinity" : value)
 

@@ -63,11 +63,14 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
   const write = <A>(operation: string, work: () => A): Effect.Effect<A, StoreError> =>
     Effect.mapError(
       client.atomically(operation, () => {
-        // What an operation before this had gathered went with its rollback.
-        totals.forget()
-        const result = work()
-        totals.flush()
-        return result
+        try {
+          const result = work()
+          totals.flush()
+          return result
+        } finally {
+          // What failed work has gathered goes with its rollback.
+          totals.forget()
+        }
       }),
       failed(operation)
     )
