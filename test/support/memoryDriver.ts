@@ -199,7 +199,7 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     outbox.chunks = outbox.chunks.filter(({ last }) => !request.removeChunks.includes(last))
     outbox.gaps = [
       ...outbox.gaps.filter((gap) =>
-        !request.removeGaps.includes(gap.first) && !added.some((new_) => covers(new_, gap))
+        !request.removeGaps.includes(gap.first) && !added.some((cover) => covers(cover, gap))
       ),
       ...added
     ].sort(byFirst)

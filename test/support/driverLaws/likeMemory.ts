@@ -36,6 +36,8 @@ const key = Schema.Literals(KEYS)
 const token = Schema.Literals(["mine", "theirs"])
 const fingerprint = Schema.Literals(["", "x", "y"])
 const generation = int(1, 3)
+/** How many generations behind the stored one a caller is: mostly none. */
+const behind = Schema.Literals([0, 0, 0, 0, 1])
 
 const Append = Schema.Struct({
   session,
@@ -52,18 +54,18 @@ const Commands = [
   command("append", { items: Schema.Array(Append), node, stamp: Schema.Literals(["none", "next", "again"]) }),
   command("read", { session, after: int(0, 12), maxChunks: int(1, 4) }),
   command("ack", {
-    items: Schema.Array(Schema.Struct({ session, generation, upTo: int(0, 12), fails: Schema.Boolean }))
+    items: Schema.Array(Schema.Struct({ session, behind, more: int(-1, 4), fails: Schema.Boolean }))
   }),
   command("giveUp", {
     session,
-    generation: Schema.Literals([0, 1, 2, 3]),
+    behind: Schema.Literals([0, 0, 0, 1, "nobody"]),
     from: int(0, 4),
     more: int(0, 4),
     meanwhile: Schema.Literals(["nothing", "nothing", "ack", "append", "mark"]),
     by: int(1, 4)
   }),
-  command("markSent", { session, generation, sent: int(0, 12) }),
-  command("advance", { session, generation, by: int(1, 3) }),
+  command("markSent", { session, behind, sent: int(0, 12) }),
+  command("advance", { session, behind, by: int(1, 3) }),
   command("remove", { session, last: int(0, 20) }),
   command("sweepFates", {}),
   command("put", {
@@ -140,7 +142,8 @@ const giveUp = Effect.fnUntraced(
   function*(driver: StoreDriver, step: Step, options: Extract<Command, { t: "giveUp" }>) {
     const { by, from, meanwhile, more, session } = options
     const page = yield* look(driver, session)
-    const asked = { session, generation: options.generation === 0 ? undefined : options.generation }
+    const caller = options.behind === "nobody" ? undefined : (page?.state.generation ?? 1) - options.behind
+    const asked = { session, generation: caller }
     if (page === undefined) {
       const nothing = { removeGaps: [], addGaps: [], removeChunks: [], fates: [], expiresAt: undefined }
       return yield* driver.giveUp({ ...asked, revision: 1, ...nothing })
@@ -215,9 +218,11 @@ const run = Effect.fnUntraced(function*(driver: StoreDriver, step: Step, command
         )
       )
       const failed = new Set<string>()
-      return yield* driver.ack(command.items.map(({ fails, generation, session, upTo }) => {
+      return yield* driver.ack(command.items.map(({ behind, fails, more, session }) => {
         const page = pages.get(session)
-        const isThere = page !== undefined && upTo > page.state.acked && upTo <= page.state.last
+        const generation = (page?.state.generation ?? 1) - behind
+        const upTo = (page?.state.acked ?? 0) + more
+        const isThere = page !== undefined && more > 0 && upTo <= page.state.last
         const isNew = fails && isThere && !page.gaps.some(within(upTo)) && !failed.has(`${session} ${upTo}`)
         if (isNew) failed.add(`${session} ${upTo}`)
         const fate = { first: upTo, end: upTo, reason: "failed", maybeHandled: true, at: now } as const
@@ -227,13 +232,16 @@ const run = Effect.fnUntraced(function*(driver: StoreDriver, step: Step, command
     case "giveUp":
       return yield* giveUp(driver, step, command)
     case "markSent": {
-      const { generation, sent, session } = command
-      const revision = (yield* look(driver, session))?.state.revision ?? 1
+      const { behind, sent, session } = command
+      const state = (yield* look(driver, session))?.state
+      const [generation, revision] = [(state?.generation ?? 1) - behind, state?.revision ?? 1]
       return (yield* driver.markSent({ session, generation, revision, sent }))._tag
     }
     case "advance": {
-      const last = ((yield* look(driver, command.session))?.state.last ?? 0) + command.by
-      const state = yield* driver.advance({ session: command.session, generation: command.generation, last })
+      const { behind, by, session } = command
+      const before = (yield* look(driver, session))?.state
+      const [generation, last] = [(before?.generation ?? 1) - behind, (before?.last ?? 0) + by]
+      const state = yield* driver.advance({ session, generation, last })
       return state === undefined ? state : unrevised(state)
     }
     case "remove":
@@ -320,8 +328,10 @@ const everything = Effect.fnUntraced(function*(driver: StoreDriver, now: number)
 
 const compare = Effect.fnUntraced(function*(pair: Pair, commands: ReadonlyArray<Command>) {
   const memory = makeMemoryDriver(makeMemoryDatabase())
+  const item = { count: 3, bytes: 30, ttl: 1_000, bound: "none", key: "", fingerprint: "" } as const
   const begin: ReadonlyArray<Command> = SESSIONS.slice(0, 2).flatMap((session) => [
     { t: "open", session, generation: 1, node: NODE },
+    { t: "append", items: [{ session, ...item }, { session, ...item, count: 2 }], node: NODE, stamp: "none" },
     { t: "put", session, generation: 1, node: NODE, detached: false, stale: false }
   ])
   let step: Step = { now: T, batch: undefined }

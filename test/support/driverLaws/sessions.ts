@@ -145,10 +145,11 @@ export const positionLaws = (law: Law): void => {
       yield* driver.putSession(row("s"))
       assert.deepStrictEqual(yield* driver.savePositions([position("s", 3)]), ["Saved"])
       assert.deepStrictEqual(yield* other.putSession(row("s", { revision: 2 })), { _tag: "Stored", position: "at 3" })
+      assert.strictEqual(yield* positionOf(other, "s"), "at 3")
       assert.deepStrictEqual(yield* other.savePositions([position("s", 8)]), ["Saved"])
       assert.strictEqual(yield* positionOf(driver, "s"), "at 8")
       // Saving it is not a change of the row.
-      assert.strictEqual((yield* driver.findSession("s"))?.revision, 3)
+      assert.strictEqual((yield* driver.findSession("s"))?.revision, 4)
     })
   )
 
