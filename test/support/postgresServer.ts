@@ -25,6 +25,7 @@ import { createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { delimiter, dirname, join } from "node:path"
 import { promisify } from "node:util"
+import { makePostgresDriver, type PostgresDriverOptions } from "../../src/postgres/postgresDriver.ts"
 import { describeWithService, type Service } from "./services.ts"
 
 const run = promisify(execFile)
@@ -99,6 +100,13 @@ export const connectTo = (server: PostgresServer, options: Partial<PgClient.PgPo
     database: server.database,
     ...options
   }).pipe(Effect.provide(Reactivity.layer))
+
+/** A driver with a client of its own, as of a process of its own. */
+export const driverOn = (server: Effect.Effect<PostgresServer>, options: PostgresDriverOptions) =>
+  Effect.gen(function*() {
+    const client = yield* connectTo(yield* server)
+    return yield* Effect.provideService(makePostgresDriver(options), PgClient.PgClient, client)
+  })
 
 let schemas = 0
 

@@ -1,0 +1,54 @@
+/**
+ * How a batch gets done although some rows that it needs are locked, by transactions of the application that may take
+ * as long as they like. First everything at once, with a short wait for locks; if that was not enough, all that is free
+ * is done and committed; then a longer wait for what is left, and so on in turns until the deadline. So a locked
+ * session delays the batches that have it by the deadline at most, and never what else is in them.
+ *
+ * A batch is then not one transaction but several. Each request is atomic as ever; and the stamp of a batch of appends
+ * is stored with the results that there are, so whoever tries again goes on with the rest.
+ */
+import { Effect } from "effect"
+import type { StoreError } from "../internal/store/driver.ts"
+import { type Database, isLocked } from "./connection.ts"
+
+/** How to go about locks; for `skip` and `patience` see outboxFunctions.ts. */
+export interface Patience {
+  readonly millis: number
+  readonly skip: boolean
+}
+
+/** In the caller's own transaction: it waits as long as the deadline lets it. */
+export const unlimited: Patience = { millis: 0, skip: false }
+
+// All shorter than PostgreSQL's default `deadlock_timeout` of 1 s.
+const atFirst: Patience = { millis: 100, skip: false }
+const whatIsFree: Patience = { millis: 50, skip: true }
+const forTheRest: Patience = { millis: 500, skip: false }
+
+/**
+ * Asks until there is a result for each of `count` requests. `ask` gets the numbers of those that are still open, and
+ * returns undefined in the place of those that it could not do.
+ */
+export const untilDone = <Result>(
+  database: Database,
+  operation: string,
+  count: number,
+  ask: (open: ReadonlyArray<number>, patience: Patience) => Effect.Effect<ReadonlyArray<Result | undefined>, StoreError>
+): Effect.Effect<ReadonlyArray<Result>, StoreError> =>
+  database.deadline(
+    operation,
+    Effect.gen(function*() {
+      const results = Array.from<Result | undefined>({ length: count })
+      let patience = atFirst
+      while (true) {
+        const open = [...results.keys()].filter((at) => results[at] === undefined)
+        if (open.length === 0) return results.filter((result) => result !== undefined)
+        const answers = yield* Effect.catch(ask(open, patience), (error) =>
+          isLocked(error) ? Effect.undefined : Effect.fail(error))
+        open.forEach((at, place) => {
+          results[at] = answers?.[place]
+        })
+        patience = answers === undefined && !patience.skip ? whatIsFree : forTheRest
+      }
+    })
+  )

@@ -1,0 +1,174 @@
+/**
+ * How the driver speaks with PostgreSQL: the only file that knows Effect's SQL client. Statements run outside of a
+ * transaction that the calling fiber may be in, unless told otherwise; each has a deadline; all that can go wrong is a
+ * `StoreError`.
+ */
+import { PgClient, PgConnection } from "@effect/sql-pg"
+import { Context, Effect, Fiber, Queue, Scope } from "effect"
+import type { SqlError } from "effect/sql"
+import { StoreError } from "../internal/store/driver.ts"
+import type { Row } from "./values.ts"
+
+/** A statement to run. What it makes of its parameters and of the answer may throw: then it failed. */
+export interface Statement<A> {
+  readonly sql: string
+  readonly parameters: () => ReadonlyArray<unknown>
+  readonly decode: (rows: ReadonlyArray<Row>) => A
+}
+
+export interface Database {
+  /** The quoted name of the schema. */
+  readonly schema: string
+  /** Runs a statement, on a connection of its own, within the deadline. */
+  readonly query: <A>(operation: string, statement: Statement<A>) => Effect.Effect<A, StoreError>
+  /** Runs a statement in the caller's transaction. */
+  readonly queryInside: <A>(operation: string, statement: Statement<A>) => Effect.Effect<A, StoreError>
+  /** Like `query`, for one of several statements that have a deadline together. */
+  readonly queryWithin: <A>(operation: string, statement: Statement<A>) => Effect.Effect<A, StoreError>
+  /** Fails, and interrupts `effect`, when it takes longer than an operation may. */
+  readonly deadline: <A>(operation: string, effect: Effect.Effect<A, StoreError>) => Effect.Effect<A, StoreError>
+  /** Runs statements one after another in one transaction of their own. */
+  readonly atomically: <A>(operation: string, effect: Effect.Effect<A, StoreError>) => Effect.Effect<A, StoreError>
+  readonly isInTransaction: Effect.Effect<boolean>
+  readonly afterCommit: (effect: Effect.Effect<void>) => Effect.Effect<void>
+  /**
+   * Listens on a channel with a connection of its own; calls `listener` when it has `begun`, and after notifications.
+   * Fails when the connection does, or does not answer in time.
+   */
+  readonly listen: (
+    channel: string,
+    listener: () => void,
+    begun: Effect.Effect<void>
+  ) => Effect.Effect<never, StoreError>
+}
+
+/** How long nothing may come from a connection that listens before it is asked whether it is there. */
+const listenerPing = 10_000
+
+/** Whether the failure is that a lock was not to be had in time. */
+export const isLocked = (error: StoreError): boolean => {
+  const cause = error.cause
+  return isSqlError(cause) && cause.reason._tag === "LockTimeoutError"
+}
+
+const isSqlError = (cause: unknown): cause is SqlError.SqlError =>
+  typeof cause === "object" && cause !== null && "_tag" in cause && cause._tag === "SqlError"
+
+/** Real time, whatever clock the program runs by: the database knows of no other. */
+export const after = (millis: number): Effect.Effect<void> =>
+  Effect.callback<void>((resume) => {
+    const timer = setTimeout(() => resume(Effect.void), millis)
+    return Effect.sync(() => clearTimeout(timer))
+  })
+
+/** Makes the database's face from the `PgClient` of the context. Operations may take `timeoutMillis`. */
+export const makeDatabase = (
+  schema: string,
+  timeoutMillis: number
+): Effect.Effect<Database, never, PgClient.PgClient> =>
+  Effect.map(PgClient.PgClient, (sql): Database => {
+    const { transactionService } = sql
+
+    const isInTransaction = Effect.withFiber<boolean>((fiber) =>
+      Effect.succeed(Context.getOrUndefined(fiber.context, transactionService) !== undefined)
+    )
+
+    const outside = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+      Effect.flatMap(isInTransaction, (isInside) =>
+        isInside ? Effect.updateContext(effect, Context.omit(transactionService)) : effect)
+
+    const queryInside = <A>(operation: string, statement: Statement<A>): Effect.Effect<A, StoreError> =>
+      Effect.suspend(() =>
+        Effect.map(sql.unsafe(statement.sql, statement.parameters()).values, statement.decode)
+      ).pipe(
+        Effect.catch((error) => Effect.fail(new StoreError(operation, error))),
+        Effect.catchDefect((cause) => Effect.fail(new StoreError(operation, cause)))
+      )
+
+    const deadline = <A>(operation: string, effect: Effect.Effect<A, StoreError>) =>
+      withDeadline(effect, timeoutMillis, () =>
+        new StoreError(operation, new Error(`PostgreSQL did not answer in ${timeoutMillis} ms`)))
+
+    const queryWithin = <A>(operation: string, statement: Statement<A>) =>
+      outside(queryInside(operation, statement))
+
+    return {
+      schema,
+      query: (operation, statement) =>
+        deadline(operation, queryWithin(operation, statement)),
+      queryInside: (operation, statement) => deadline(operation, queryInside(operation, statement)),
+      queryWithin,
+      deadline,
+      atomically: (operation, effect) =>
+        outside(Effect.catchTag(sql.withTransaction(effect), "SqlError", (error) =>
+          Effect.fail(new StoreError(operation, error)))),
+      isInTransaction,
+      afterCommit: sql.afterCommit,
+      listen: (channel, listener, begun) =>
+        listenOn(sql.config, channel, listener, begun, timeoutMillis)
+    }
+  })
+
+/**
+ * Fails when `effect` takes too long, at once: that it is interrupted then may take longer still, if the server is
+ * gone without a word.
+ */
+const withDeadline = <A, E, E2>(
+  effect: Effect.Effect<A, E>,
+  millis: number,
+  tooLate: () => E2
+): Effect.Effect<A, E | E2> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(
+      Effect.forkDetach(Effect.interruptible(effect)),
+      (fiber) =>
+        restore(Effect.callback<A, E | E2>((resume) => {
+          const timer = setTimeout(() => {
+            resume(Effect.fail(tooLate()))
+            fiber.interruptUnsafe()
+          }, millis)
+          fiber.addObserver((exit) => {
+            clearTimeout(timer)
+            resume(exit)
+          })
+          return Effect.suspend(() => {
+            clearTimeout(timer)
+            return Fiber.interrupt(fiber)
+          })
+        }))
+    )
+  )
+
+/** Listens with a connection beside the pool. Its closing is not waited for: nothing may come from it any more. */
+const listenOn = (
+  config: PgConnection.Config,
+  channel: string,
+  listener: () => void,
+  begun: Effect.Effect<void>,
+  timeoutMillis: number
+): Effect.Effect<never, StoreError> => {
+  const listening = Effect.gen(function*() {
+    const connection = yield* Effect.flatMap(PgConnection.make(config), ({ pin }) => pin)
+    const notifications = yield* connection.listen(channel)
+    yield* begun
+    listener()
+    const ping = withDeadline(
+      connection.query("SELECT 1"),
+      timeoutMillis,
+      () => new StoreError("watch", new Error("the connection that listens is dead"))
+    )
+    while (true) {
+      const isQuiet = yield* Effect.raceFirst(
+        Effect.as(Queue.takeAll(notifications), false),
+        Effect.as(after(listenerPing), true)
+      )
+      if (isQuiet) yield* ping
+      else listener()
+    }
+  })
+  return Effect.acquireUseRelease(
+    Scope.make(),
+    (scope) => Scope.provide(listening, scope),
+    (scope, exit) => Effect.forkDetach(Scope.close(scope, exit))
+  ).pipe(Effect.catchTag("SqlError", (error) => Effect.fail(new StoreError("watch", error))))
+}

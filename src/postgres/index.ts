@@ -1,0 +1,6 @@
+/**
+ * The entry `resilient-websocket/postgres`: stores that servers share through PostgreSQL.
+ *
+ * @since 0.2.0
+ */
+export { makePostgresDriver, type PostgresDriverOptions } from "./postgresDriver.ts"

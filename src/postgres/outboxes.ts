@@ -1,0 +1,414 @@
+/** The part of the driver that keeps outboxes; the work is done by outboxFunctions.ts. */
+import { Effect } from "effect"
+import type { GapReason } from "../core/Protocol.ts"
+import type {
+  AckOutcome,
+  AckRequest,
+  AppendRequest,
+  AppendResult,
+  Chunk,
+  Conditional,
+  Fate,
+  Gap,
+  OutboxState,
+  ReadPage,
+  Stamp,
+  StoreDriver
+} from "../internal/store/driver.ts"
+import type { DeadLetterReason } from "../WebSocketError.ts"
+import { type Patience, unlimited, untilDone } from "./batches.ts"
+import type { Database, Statement } from "./connection.ts"
+import * as Codes from "./outboxFunctions.ts"
+import * as Values from "./values.ts"
+
+type Outboxes = Pick<
+  StoreDriver,
+  | "openOutbox"
+  | "append"
+  | "read"
+  | "ack"
+  | "giveUp"
+  | "markSent"
+  | "advance"
+  | "removeOutbox"
+  | "outboxes"
+  | "fates"
+  | "sweepFates"
+  | "totals"
+>
+
+export const makeOutboxes = (database: Database): Outboxes => {
+  const { schema } = database
+
+  const stateColumns = "session, generation::float8, epoch, acked::float8, last::float8, messages::float8, " +
+    "bytes::float8, sent::float8, revision::float8, expires_at, node"
+
+  const append = (
+    requests: ReadonlyArray<AppendRequest>,
+    patience: Patience,
+    stamp: Stamp | undefined,
+    node: string
+  ): Statement<ReadonlyArray<AppendResult | undefined>> => ({
+    sql: `SELECT * FROM ${schema}.append(${places(19)})`,
+    parameters: () => {
+      const { index, sessions } = distinct(requests)
+      const publishes = requests.some(({ publish }) => publish !== undefined)
+      const ofKeys = <A>(of: (request: AppendRequest) => A): ReadonlyArray<A> => publishes ? requests.map(of) : []
+      return [
+        Values.text(String(patience.millis)),
+        Values.boolean(patience.skip),
+        Values.text(stamp?.writer),
+        Values.number(stamp?.sequence),
+        Values.text(node),
+        Values.texts(sessions),
+        Values.integers(index),
+        Values.numbers(requests.map(({ count }) => count)),
+        Values.numbers(requests.map(({ bytes }) => bytes)),
+        Values.numbers(requests.map(({ enqueuedAt }) => enqueuedAt)),
+        Values.numbers(requests.map(({ expiresAt }) => expiresAt)),
+        Values.texts(requests.map(({ body }) => body)),
+        Values.numbers(requests.map(({ maxMessages }) => maxMessages)),
+        Values.numbers(requests.map(({ maxBytes }) => maxBytes)),
+        Values.texts(ofKeys(({ publish }) => publish?.scope)),
+        Values.texts(ofKeys(({ publish }) => publish?.key)),
+        Values.texts(ofKeys(({ publish }) => publish?.fingerprint)),
+        Values.numbers(ofKeys(({ publish }) => publish?.forgottenBefore ?? 0)),
+        Values.numbers(ofKeys(({ publish }) => publish?.maxKeys ?? 0))
+      ]
+    },
+    decode: (rows) => {
+      const [codes, epochs, firsts, seconds, ids] = Values.onlyRow(rows).map(Values.toArray)
+      return (codes ?? []).map((code, at) =>
+        appendResult(code, {
+          epoch: () => Values.toText(epochs?.[at]),
+          first: () => Values.toNumber(firsts?.[at]),
+          second: () => Values.toNumber(seconds?.[at]),
+          id: () => Values.toText(ids?.[at])
+        })
+      )
+    }
+  })
+
+  const ack = (
+    requests: ReadonlyArray<AckRequest>,
+    patience: Patience
+  ): Statement<ReadonlyArray<AckOutcome | undefined>> => ({
+    sql: `SELECT * FROM ${schema}.ack(${places(12)})`,
+    parameters: () => {
+      const { index, sessions } = distinct(requests)
+      const fates = newestFates(requests)
+      return [
+        Values.text(String(patience.millis)),
+        Values.boolean(patience.skip),
+        Values.texts(sessions),
+        Values.integers(index),
+        Values.numbers(requests.map(({ generation }) => generation)),
+        Values.numbers(requests.map(({ upTo }) => upTo)),
+        Values.integers(fates.map(({ request }) => request)),
+        ...fateColumns(fates.map(({ fate }) => fate))
+      ]
+    },
+    decode: (rows) => {
+      const [codes, released] = Values.onlyRow(rows).map(Values.toArray)
+      return (codes ?? []).map((code, at): AckOutcome | undefined => {
+        switch (code) {
+          case Codes.PENDING:
+            return undefined
+          case Codes.DONE:
+            return { _tag: "Acked", released: Values.toNumber(released?.[at]) }
+          case Codes.FENCED:
+            return { _tag: "Fenced" }
+          case Codes.MISSING:
+            return { _tag: "Missing" }
+          default:
+            throw new Values.Nonsense(`ack: ${String(code)}`)
+        }
+      })
+    }
+  })
+
+  return {
+    openOutbox: ({ generation, newEpoch, node, session }) =>
+      database.query("openOutbox", {
+        sql: `SELECT ${stateColumns} FROM ${schema}.open_outbox(${places(4)})`,
+        parameters: () => [Values.text(session), Values.number(generation), Values.text(node), Values.text(newEpoch)],
+        decode: (rows) => toState(Values.onlyRow(rows))
+      }),
+
+    append: (requests, stamp, node) => {
+      if (requests.length === 0) return Effect.succeed([])
+      const batch = untilDone(database, "append", requests.length, (open, patience) =>
+        stamp === undefined
+          ? database.queryWithin("append", append(pick(requests, open), patience, undefined, node))
+          : Effect.map(
+            database.queryWithin("append", append(requests, patience, stamp, node)),
+            (results) => open.map((at) => results[at])
+          ))
+      if (stamp !== undefined) return batch
+      return Effect.flatMap(database.isInTransaction, (isInside) =>
+        isInside
+          ? Effect.map(database.queryInside("append", append(requests, unlimited, undefined, node)), allDone)
+          : batch)
+    },
+
+    read: ({ after, maxBytes, maxChunks, session }) =>
+      database.query("read", {
+        sql: `SELECT * FROM ${schema}.read_outbox(${places(4)})`,
+        parameters: () => [
+          Values.text(session),
+          Values.number(after),
+          Values.number(maxChunks),
+          Values.number(maxBytes)
+        ],
+        decode: (rows) => toPage(session, rows)
+      }),
+
+    ack: (requests) =>
+      requests.length === 0 ?
+        Effect.succeed([]) :
+        untilDone(database, "ack", requests.length, (open, patience) =>
+          database.queryWithin("ack", ack(pick(requests, open), patience))),
+
+    giveUp: ({ addGaps, expiresAt, fates, generation, removeChunks, removeGaps, revision, session }) =>
+      database.query("giveUp", {
+        sql: `SELECT * FROM ${schema}.give_up(${places(14)})`,
+        parameters: () => [
+          Values.text(session),
+          Values.number(revision),
+          Values.number(generation),
+          Values.numbers(removeGaps),
+          Values.numbers(addGaps.map(({ first }) => first)),
+          Values.numbers(addGaps.map(({ end }) => end)),
+          Values.texts(addGaps.map(({ reason }) => reason)),
+          Values.numbers(removeChunks),
+          Values.number(expiresAt),
+          ...fateColumns(newestFates([{ session, fates }]).map(({ fate }) => fate))
+        ],
+        decode: toConditional
+      }),
+
+    markSent: ({ generation, revision, sent, session }) =>
+      database.query("markSent", {
+        sql: `SELECT * FROM ${schema}.mark_sent(${places(4)})`,
+        parameters: () => [
+          Values.text(session),
+          Values.number(generation),
+          Values.number(revision),
+          Values.number(sent)
+        ],
+        decode: toConditional
+      }),
+
+    advance: ({ generation, last, session }) =>
+      database.query("advance", {
+        sql: `SELECT ${stateColumns} FROM ${schema}.advance(${places(3)})`,
+        parameters: () => [Values.text(session), Values.number(generation), Values.number(last)],
+        decode: ([row]) => row === undefined ? undefined : toState(row)
+      }),
+
+    removeOutbox: (session, last) =>
+      database.query("removeOutbox", {
+        sql: `SELECT ${schema}.remove_outbox(${places(2)})`,
+        parameters: () => [Values.text(session), Values.number(last)],
+        decode: (rows) => Values.toBoolean(Values.onlyRow(rows)[0])
+      }),
+
+    outboxes: (sessions) =>
+      database.query("outboxes", {
+        sql: `SELECT ${stateColumns} FROM ${schema}.outboxes_of(${places(1)})`,
+        parameters: () => [Values.texts(sessions)],
+        decode: (rows) => rows.map(toState)
+      }),
+
+    fates: (session, first, end) =>
+      database.query("fates", {
+        sql: `SELECT first::float8, "end"::float8, reason, maybe_handled, at FROM ${schema}.fates_of(${places(3)})`,
+        parameters: () => [Values.text(session), Values.number(first), Values.number(end)],
+        decode: (rows) => rows.map(toFate)
+      }),
+
+    sweepFates: (before, limit) =>
+      database.query("sweepFates", {
+        sql: `SELECT ${schema}.sweep_fates(${places(2)})`,
+        parameters: () => [Values.number(before), Values.number(limit)],
+        decode: (rows) => Values.toNumber(Values.onlyRow(rows)[0])
+      }),
+
+    totals: database.query("totals", {
+      sql: `SELECT count(*)::float8, coalesce(sum(messages), 0)::float8, coalesce(sum(bytes), 0)::float8
+        FROM ${schema}.outboxes`,
+      parameters: () => [],
+      decode: (rows) => {
+        const [sessions, messages, bytes] = Values.onlyRow(rows).map(Values.toNumber)
+        return { sessions: sessions ?? 0, messages: messages ?? 0, bytes: bytes ?? 0 }
+      }
+    })
+  }
+}
+
+/** `$1, $2, …` */
+export const places = (count: number): string => Array.from({ length: count }, (_, at) => `$${at + 1}`).join(", ")
+
+/** The sessions of a batch, each once, and which of them (from 1) each request is about. */
+export const distinct = (requests: ReadonlyArray<{ readonly session: string }>) => {
+  const places = new Map<string, number>()
+  const index = requests.map(({ session }) => {
+    const place = places.get(session) ?? places.size + 1
+    places.set(session, place)
+    return place
+  })
+  return { sessions: [...places.keys()], index }
+}
+
+/** Those with these numbers. */
+export const pick = <A>(all: ReadonlyArray<A>, numbers: ReadonlyArray<number>): ReadonlyArray<A> =>
+  numbers.length === all.length ? all : numbers.flatMap((at) => all.slice(at, at + 1))
+
+/** In a transaction that waits for locks, nothing is left open. */
+export const allDone = <Result>(results: ReadonlyArray<Result | undefined>): ReadonlyArray<Result> =>
+  results.map((result) => {
+    if (result === undefined) throw new Values.Nonsense("a request without a result")
+    return result
+  })
+
+interface AppendColumns {
+  readonly epoch: () => string
+  readonly first: () => number
+  readonly second: () => number
+  readonly id: () => string
+}
+
+const appendResult = (code: unknown, of: AppendColumns): AppendResult | undefined => {
+  switch (code) {
+    case Codes.PENDING:
+      return undefined
+    case Codes.APPENDED:
+      return { _tag: "Appended", epoch: of.epoch(), first: of.first() }
+    case Codes.MISSING:
+      return { _tag: "Missing" }
+    case Codes.FULL_MESSAGES:
+      return { _tag: "Full", limit: "messages", messages: of.first(), bytes: of.second() }
+    case Codes.FULL_BYTES:
+      return { _tag: "Full", limit: "bytes", messages: of.first(), bytes: of.second() }
+    case Codes.DUPLICATE:
+      return {
+        _tag: "Duplicate",
+        receipt: { messageId: of.id(), epoch: of.epoch(), offset: of.first(), atMillis: of.second() }
+      }
+    case Codes.MISMATCH:
+      return { _tag: "Mismatch" }
+    case Codes.IN_FLIGHT:
+      return { _tag: "InFlight", until: of.first() }
+    case Codes.KEYS_FULL:
+      return { _tag: "KeysFull" }
+    default:
+      throw new Values.Nonsense(`append: ${String(code)}`)
+  }
+}
+
+/** The fates of a batch with the request (from 1) that they are of. Of those in one place, only the newest. */
+const newestFates = (requests: ReadonlyArray<{ readonly session: string; readonly fates: ReadonlyArray<Fate> }>) => {
+  const byPlace = new Map<string, { readonly request: number; readonly fate: Fate }>()
+  requests.forEach(({ fates, session }, at) => {
+    for (const fate of fates) byPlace.set(`${fate.first} ${session}`, { request: at + 1, fate })
+  })
+  return [...byPlace.values()]
+}
+
+const fateColumns = (fates: ReadonlyArray<Fate>) => [
+  Values.numbers(fates.map(({ first }) => first)),
+  Values.numbers(fates.map(({ end }) => end)),
+  Values.texts(fates.map(({ reason }) => reason)),
+  Values.booleans(fates.map(({ maybeHandled }) => maybeHandled)),
+  Values.numbers(fates.map(({ at }) => at))
+]
+
+const toState = (
+  [session, generation, epoch, acked, last, messages, bytes, sent, revision, expiresAt, node]: Values.Row
+): OutboxState => ({
+  session: Values.toText(session),
+  generation: Values.toNumber(generation),
+  epoch: Values.toText(epoch),
+  acked: Values.toNumber(acked),
+  last: Values.toNumber(last),
+  messages: Values.toNumber(messages),
+  bytes: Values.toNumber(bytes),
+  sent: Values.toNumber(sent),
+  revision: Values.toNumber(revision),
+  expiresAt: Values.toNumber(expiresAt),
+  node: Values.toOptionalText(node)
+})
+
+/** Rows of `read_outbox`, which come in the order: state, chunks, perhaps that there are more, gaps. */
+const toPage = (session: string, [head, ...rows]: ReadonlyArray<Values.Row>): ReadPage | undefined => {
+  if (head === undefined) return undefined
+  const [, numbers, epoch, node] = head
+  const [generation, ...counts] = Values.toArray(numbers)
+  const ofKind = (kind: number) => rows.filter(([k]) => k === kind)
+  return {
+    state: toState([session, generation, epoch, ...counts, node]),
+    chunks: ofKind(1).map(([, numbers, body]): Chunk => {
+      const [first, last, bytes, enqueuedAt, expiresAt] = Values.toArray(numbers)
+      return {
+        first: Values.toNumber(first),
+        last: Values.toNumber(last),
+        bytes: Values.toNumber(bytes),
+        enqueuedAt: Values.toNumber(enqueuedAt),
+        expiresAt: Values.toNumber(expiresAt),
+        body: Values.toText(body)
+      }
+    }),
+    gaps: ofKind(2).map(([, numbers, reason]): Gap => {
+      const [first, end] = Values.toArray(numbers)
+      return { first: Values.toNumber(first), end: Values.toNumber(end), reason: toGapReason(reason) }
+    }),
+    more: ofKind(3).length > 0
+  }
+}
+
+const toFate = ([first, end, reason, maybeHandled, at]: Values.Row): Fate => ({
+  first: Values.toNumber(first),
+  end: Values.toNumber(end),
+  reason: toDeadLetterReason(reason),
+  maybeHandled: Values.toBoolean(maybeHandled),
+  at: Values.toNumber(at)
+})
+
+const toConditional = (rows: ReadonlyArray<Values.Row>): Conditional => {
+  const [code, revision] = Values.onlyRow(rows)
+  switch (code) {
+    case Codes.DONE:
+      return { _tag: "Done", revision: Values.toNumber(revision) }
+    case Codes.MISSING:
+      return { _tag: "Missing" }
+    case Codes.FENCED:
+      return { _tag: "Fenced" }
+    case Codes.CONFLICT:
+      return { _tag: "Conflict" }
+    default:
+      throw new Values.Nonsense(`a code: ${String(code)}`)
+  }
+}
+
+const oneOf = <A extends string>(all: Readonly<Record<A, true>>) => {
+  const isOne = (value: string): value is A => Object.hasOwn(all, value)
+  return (value: unknown): A => {
+    const text = Values.toText(value)
+    if (!isOne(text)) throw new Values.Nonsense(`a reason: ${text}`)
+    return text
+  }
+}
+
+const toGapReason = oneOf<GapReason>({ expired: true, overflow: true, fresh: true, sessionEnded: true })
+
+const toDeadLetterReason = oneOf<DeadLetterReason>({
+  expired: true,
+  overflow: true,
+  failed: true,
+  undecodable: true,
+  sessionEnded: true,
+  fresh: true,
+  shutdown: true,
+  skipped: true,
+  volatile: true
+})

@@ -1,0 +1,62 @@
+/** A `StoreDriver` on PostgreSQL 13 or newer, through a `PgClient` that the application may share for its own work. */
+import type { PgClient } from "@effect/sql-pg"
+import { Duration, Effect } from "effect"
+import { type StoreDriver, StoreError } from "../internal/store/driver.ts"
+import { type Database, makeDatabase } from "./connection.ts"
+import { makeKeys } from "./keys.ts"
+import { makeNudges } from "./nudges.ts"
+import { makeOutboxes } from "./outboxes.ts"
+import { migrate, quoteSchema } from "./schema.ts"
+import { makeSessions } from "./sessions.ts"
+import * as Values from "./values.ts"
+
+export interface PostgresDriverOptions {
+  /** The schema with all tables and functions; it is made if it is not there. Default `resilient_websocket`. */
+  readonly schema?: string | undefined
+  /**
+   * How long an operation may take, a connection from the pool and waiting for locks included, before it is an error.
+   * Default 10 seconds.
+   */
+  readonly timeout?: Duration.Input | undefined
+}
+
+/** Makes the driver, and its schema if need be. */
+export const makePostgresDriver = Effect.fnUntraced(function*(
+  options: PostgresDriverOptions = {}
+): Effect.fn.Return<StoreDriver, StoreError, PgClient.PgClient> {
+  const schema = quoteSchema(options.schema ?? "resilient_websocket")
+  if (schema === undefined) {
+    return yield* Effect.fail(new StoreError("schema", new Error("a schema's name has letters, digits and _ only")))
+  }
+  const timeout = Duration.toMillis(Duration.fromInputUnsafe(options.timeout ?? "10 seconds"))
+  const database = yield* makeDatabase(schema, timeout)
+  yield* migrate(database)
+
+  return {
+    name: "postgres",
+    clock: database.query("clock", {
+      sql: "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::float8",
+      parameters: () => [],
+      decode: (rows) => Values.toNumber(Values.onlyRow(rows)[0])
+    }),
+    transaction: { isOpen: database.isInTransaction, afterCommit: database.afterCommit },
+    ...makeOutboxes(database),
+    ...makeSessions(database),
+    ...makeKeys(database),
+    ...makeNudges(database),
+    warnings: warnings(database)
+  }
+})
+
+const dangers: Readonly<Record<string, string>> = {
+  fsync: "fsync is off: a crash of the machine can destroy the whole database",
+  full_page_writes: "full_page_writes is off: a crash of the machine can destroy the whole database",
+  synchronous_commit: "synchronous_commit is off: a crash of the server loses the newest messages and acknowledgements"
+}
+
+const warnings = (database: Database): StoreDriver["warnings"] =>
+  database.query("warnings", {
+    sql: "SELECT name FROM pg_settings WHERE name = ANY($1) AND setting = 'off' ORDER BY name",
+    parameters: () => [Values.texts(Object.keys(dangers))],
+    decode: (rows) => rows.map(([name]) => dangers[Values.toText(name)] ?? Values.toText(name))
+  })

@@ -1,0 +1,75 @@
+/**
+ * Makes and upgrades the schema. A server that starts takes an advisory lock, so that of several that start at once one
+ * does it and the others wait. One that finds it as it should be changes nothing, and needs no right to.
+ *
+ * Each migration is a list of statements; what was released is never edited, a new version is added.
+ */
+import { Effect } from "effect"
+import { StoreError } from "../internal/store/driver.ts"
+import type { Database } from "./connection.ts"
+import { keyFunctions } from "./keyFunctions.ts"
+import { noteFates, outboxFunctions } from "./outboxFunctions.ts"
+import { sessionFunctions } from "./sessionFunctions.ts"
+import { tables } from "./tables.ts"
+import * as Values from "./values.ts"
+
+const migrations: ReadonlyArray<(schema: string) => ReadonlyArray<string>> = [
+  (schema) => [
+    ...tables(schema),
+    noteFates(schema),
+    ...keyFunctions(schema),
+    ...outboxFunctions(schema),
+    ...sessionFunctions(schema)
+  ]
+]
+
+/** The quoted name of a schema; undefined when it is none: names become part of functions, so they are plain. */
+export const quoteSchema = (name: string): string | undefined =>
+  /^[A-Za-z_][A-Za-z0-9_]{0,62}$/.test(name) && !/^pg_/i.test(name) ? `"${name}"` : undefined
+
+/** Brings the schema to the newest version. */
+export const migrate = Effect.fnUntraced(function*(database: Database) {
+  const { schema } = database
+
+  const run = (sql: string): Effect.Effect<void, StoreError> =>
+    database.queryInside("migrate", { sql, parameters: () => [], decode: () => undefined })
+
+  const version = (ask: Database["query"]) =>
+    Effect.gen(function*() {
+      const isThere = yield* ask("migrate", {
+        sql: "SELECT to_regclass($1) IS NOT NULL",
+        parameters: () => [Values.text(`${schema}.migrations`)],
+        decode: (rows) => Values.toBoolean(Values.onlyRow(rows)[0])
+      })
+      if (!isThere) return 0
+      return yield* ask("migrate", {
+        sql: `SELECT coalesce(max(version), 0) FROM ${schema}.migrations`,
+        parameters: () => [],
+        decode: (rows) => Values.toNumber(Values.onlyRow(rows)[0])
+      })
+    })
+
+  const upgrade = Effect.gen(function*() {
+    yield* run(`SELECT pg_advisory_xact_lock(hashtextextended('resilient-websocket/${schema}', 0))`)
+    const from = yield* version(database.queryInside)
+    if (from === 0) {
+      yield* run(`CREATE SCHEMA IF NOT EXISTS ${schema}`)
+      yield* run(
+        `CREATE TABLE ${schema}.migrations (version integer PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())`
+      )
+    }
+    for (const [at, statements] of migrations.entries()) {
+      if (at < from) continue
+      for (const statement of statements(schema)) yield* run(statement)
+      yield* run(`INSERT INTO ${schema}.migrations (version) VALUES (${at + 1})`)
+    }
+  })
+
+  const found = yield* version(database.query)
+  if (found > migrations.length) {
+    return yield* Effect.fail(
+      new StoreError("migrate", new Error(`the schema ${schema} is of a newer version (${found}) of this library`))
+    )
+  }
+  if (found < migrations.length) yield* database.atomically("migrate", upgrade)
+})

@@ -1,0 +1,114 @@
+/**
+ * The database's side of sessions, nodes and nudges, in PL/pgSQL; see outboxFunctions.ts on how batches work.
+ */
+import { byKeys, DONE, FENCED, MISSING, patient, PENDING } from "./outboxFunctions.ts"
+
+/** The other thing that may come of a position. */
+export const BEHIND = 5
+
+/** Statements that make the functions in `schema` (quoted). */
+export const sessionFunctions = (schema: string): ReadonlyArray<string> => [
+  `CREATE FUNCTION ${schema}.save_positions(
+    p_patience text, p_skip boolean, p_sessions text[], p_index integer[], p_generations double precision[],
+    p_positions text[], p_epochs text[], p_handled double precision[], p_strict boolean[],
+    OUT codes integer[]
+  ) LANGUAGE plpgsql ${patient} ${byKeys} AS $body$
+  DECLARE
+    n integer := cardinality(p_index);
+    m integer := cardinality(p_sessions);
+    i integer;
+    s integer;
+    r record;
+    v_sessions text[] := p_sessions;
+    v_generations bigint[] := array_fill(NULL::bigint, ARRAY[m]);
+    v_positions text[] := array_fill(NULL::text, ARRAY[m]);
+    v_epochs text[] := v_positions;
+    v_handled float8[] := array_fill(NULL::float8, ARRAY[m]);
+    v_touched boolean[] := array_fill(false, ARRAY[m]);
+  BEGIN
+    PERFORM set_config('lock_timeout', p_patience, true);
+    codes := array_fill(${PENDING}, ARRAY[n]);
+    IF p_skip THEN
+      WITH free AS (
+        SELECT o.id FROM unnest(p_sessions) AS t(id) JOIN ${schema}.sessions o ON o.id = t.id
+        ORDER BY o.id FOR UPDATE OF o SKIP LOCKED
+      ) SELECT array_agg(free.id ORDER BY t.ord) INTO v_sessions
+        FROM unnest(p_sessions) WITH ORDINALITY AS t(id, ord) LEFT JOIN free ON free.id = t.id;
+    END IF;
+    FOR r IN
+      SELECT o.generation, o.position, o.position_epoch, o.handled, t.ord::integer
+      FROM unnest(v_sessions) WITH ORDINALITY AS t(id, ord)
+      JOIN ${schema}.sessions o ON o.id = t.id ORDER BY o.id FOR UPDATE OF o
+    LOOP
+      s := r.ord;
+      v_generations[s] := r.generation;
+      v_positions[s] := r.position;
+      v_epochs[s] := r.position_epoch;
+      v_handled[s] := r.handled;
+    END LOOP;
+
+    FOR i IN 1..n LOOP
+      s := p_index[i];
+      IF v_generations[s] IS NULL THEN
+        IF NOT p_skip OR NOT EXISTS (SELECT FROM ${schema}.sessions o WHERE o.id = p_sessions[s]) THEN
+          codes[i] := ${MISSING};
+        END IF;
+        CONTINUE;
+      END IF;
+      IF v_generations[s] > p_generations[i] THEN
+        codes[i] := ${FENCED};
+      ELSIF v_epochs[s] = p_epochs[i] AND
+        (v_handled[s] > p_handled[i] OR (p_strict[i] AND v_handled[s] = p_handled[i])) THEN
+        codes[i] := ${BEHIND};
+      ELSE
+        codes[i] := ${DONE};
+        v_positions[s] := p_positions[i];
+        v_epochs[s] := p_epochs[i];
+        v_handled[s] := p_handled[i];
+        v_touched[s] := true;
+      END IF;
+    END LOOP;
+
+    UPDATE ${schema}.sessions o SET position = t.position, position_epoch = t.epoch, handled = t.handled
+    FROM unnest(p_sessions, v_touched, v_positions, v_epochs, v_handled) AS t(id, touched, position, epoch, handled)
+    WHERE t.touched AND o.id = t.id;
+  END $body$`,
+
+  // Rows by their indexes, also when the statistics are of a table that was small.
+  `CREATE FUNCTION ${schema}.detached_before(p_at double precision, p_limit double precision)
+  RETURNS SETOF ${schema}.sessions LANGUAGE plpgsql STABLE ${byKeys} AS $body$
+  BEGIN
+    RETURN QUERY SELECT * FROM ${schema}.sessions s WHERE s.detached_at <= p_at
+      ORDER BY s.detached_at LIMIT p_limit::bigint;
+  END $body$`,
+
+  `CREATE FUNCTION ${schema}.sessions_of(p_node text, p_limit double precision)
+  RETURNS SETOF ${schema}.sessions LANGUAGE plpgsql STABLE ${byKeys} AS $body$
+  BEGIN
+    RETURN QUERY SELECT * FROM ${schema}.sessions s WHERE s.node = p_node ORDER BY s.id LIMIT p_limit::bigint;
+  END $body$`,
+
+  `CREATE FUNCTION ${schema}.forget_node(p_node text) RETURNS void LANGUAGE plpgsql ${byKeys} AS $body$
+  BEGIN
+    DELETE FROM ${schema}.nodes x WHERE x.node = p_node;
+    DELETE FROM ${schema}.nudges x WHERE x.node = p_node;
+    DELETE FROM ${schema}.writers x WHERE x.writer = p_node;
+    -- As bytes, "0" comes right after "/".
+    DELETE FROM ${schema}.writers x WHERE x.writer > p_node || '/' AND x.writer < p_node || '0';
+  END $body$`,
+
+  // The oldest first. Those that a transaction is adding to again are left for after its commit; \`more\` says that
+  // there are such, or others beyond the limit.
+  `CREATE FUNCTION ${schema}.take_nudges(p_node text, p_limit double precision, OUT taken text[], OUT more boolean)
+  LANGUAGE plpgsql ${byKeys} AS $body$
+  BEGIN
+    WITH gone AS (
+      DELETE FROM ${schema}.nudges x USING (
+        SELECT y.session FROM ${schema}.nudges y WHERE y.node = p_node ORDER BY y.id
+        LIMIT p_limit::bigint FOR UPDATE SKIP LOCKED
+      ) AS d WHERE x.node = p_node AND x.session = d.session
+      RETURNING x.id, x.session
+    ) SELECT coalesce(array_agg(gone.session ORDER BY gone.id), '{}') INTO taken FROM gone;
+    more := EXISTS (SELECT FROM ${schema}.nudges x WHERE x.node = p_node);
+  END $body$`
+]

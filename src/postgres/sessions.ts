@@ -1,0 +1,197 @@
+/** The part of the driver that keeps sessions and who lives; the work is done by sessionFunctions.ts. */
+import { Effect } from "effect"
+import type { PositionOutcome, PositionRequest, PutOutcome, SessionRow, StoreDriver } from "../internal/store/driver.ts"
+import { type Patience, unlimited, untilDone } from "./batches.ts"
+import type { Database, Statement } from "./connection.ts"
+import { allDone, distinct, pick, places } from "./outboxes.ts"
+import * as Codes from "./outboxFunctions.ts"
+import { BEHIND } from "./sessionFunctions.ts"
+import * as Values from "./values.ts"
+
+type Sessions = Pick<
+  StoreDriver,
+  | "findSession"
+  | "putSession"
+  | "savePositions"
+  | "deleteSession"
+  | "detachedBefore"
+  | "sessionsOf"
+  | "countSessions"
+  | "touchNode"
+  | "nodes"
+  | "forgetNode"
+>
+
+const columns = "id, principal, token_hash, previous_token_hash, generation, instance, attempt, node, detached_at, " +
+  "wanted_by, ending, revision"
+
+const selected = columns.replace("generation", "generation::float8").replace("attempt", "attempt::float8")
+  .replace("revision", "revision::float8")
+
+export const makeSessions = (database: Database): Sessions => {
+  const { schema } = database
+
+  const savePositions = (
+    requests: ReadonlyArray<PositionRequest>,
+    patience: Patience
+  ): Statement<ReadonlyArray<PositionOutcome | undefined>> => ({
+    sql: `SELECT ${schema}.save_positions(${places(9)})`,
+    parameters: () => {
+      const { index, sessions } = distinct(requests)
+      return [
+        Values.text(String(patience.millis)),
+        Values.boolean(patience.skip),
+        Values.texts(sessions),
+        Values.integers(index),
+        Values.numbers(requests.map(({ generation }) => generation)),
+        Values.texts(requests.map(({ position }) => position)),
+        Values.texts(requests.map(({ epoch }) => epoch)),
+        Values.numbers(requests.map(({ handled }) => handled)),
+        Values.booleans(requests.map(({ strict }) => strict))
+      ]
+    },
+    decode: (rows) => Values.toArray(Values.onlyRow(rows)[0]).map(toPositionOutcome)
+  })
+
+  return {
+    findSession: (id) =>
+      database.query("findSession", {
+        sql: `SELECT ${selected} FROM ${schema}.sessions WHERE id = $1`,
+        parameters: () => [Values.text(id)],
+        decode: ([row]) => row === undefined ? undefined : toSession(row)
+      }),
+
+    putSession: (row) =>
+      database.query("putSession", {
+        sql: row.revision === 1
+          ? `INSERT INTO ${schema}.sessions (${columns}) VALUES (${
+            places(12)
+          }) ON CONFLICT DO NOTHING RETURNING position`
+          : `UPDATE ${schema}.sessions SET (${columns}) = (${places(12)}) WHERE id = $1 AND revision = $12 - 1
+            RETURNING position`,
+        parameters: () => [
+          Values.text(row.id),
+          Values.text(row.principal),
+          Values.text(row.tokenHash),
+          Values.text(row.previousTokenHash),
+          Values.number(row.generation),
+          Values.text(row.instance),
+          Values.number(row.attempt),
+          Values.text(row.node),
+          Values.number(row.detachedAt),
+          Values.text(row.wantedBy),
+          Values.boolean(row.ending),
+          Values.number(row.revision)
+        ],
+        decode: ([stored]): PutOutcome =>
+          stored === undefined
+            ? { _tag: "Conflict" }
+            : { _tag: "Stored", position: Values.toOptionalText(stored[0]) }
+      }),
+
+    savePositions: (requests) => {
+      if (requests.length === 0) return Effect.succeed([])
+      return Effect.flatMap(database.isInTransaction, (isInside) =>
+        isInside
+          ? Effect.map(database.queryInside("savePositions", savePositions(requests, unlimited)), allDone)
+          : untilDone(database, "savePositions", requests.length, (open, patience) =>
+            database.queryWithin("savePositions", savePositions(pick(requests, open), patience))))
+    },
+
+    deleteSession: (id) =>
+      database.query("deleteSession", {
+        sql: `DELETE FROM ${schema}.sessions WHERE id = $1 RETURNING true`,
+        parameters: () => [Values.text(id)],
+        decode: (rows) => rows.length > 0
+      }),
+
+    detachedBefore: (at, limit) =>
+      database.query("detachedBefore", {
+        sql: `SELECT ${selected} FROM ${schema}.detached_before(${places(2)})`,
+        parameters: () => [Values.number(at), Values.number(limit)],
+        decode: (rows) => rows.map(toSession)
+      }),
+
+    sessionsOf: (node, limit) =>
+      database.query("sessionsOf", {
+        sql: `SELECT ${selected} FROM ${schema}.sessions_of(${places(2)})`,
+        parameters: () => [Values.text(node), Values.number(limit)],
+        decode: (rows) => rows.map(toSession)
+      }),
+
+    countSessions: database.query("countSessions", {
+      sql: `SELECT count(*)::float8, count(*) FILTER (WHERE detached_at IS NULL)::float8 FROM ${schema}.sessions`,
+      parameters: () => [],
+      decode: (rows) => {
+        const [sessions, attached] = Values.onlyRow(rows)
+        return { sessions: Values.toNumber(sessions), attached: Values.toNumber(attached) }
+      }
+    }),
+
+    touchNode: (node, at) =>
+      database.query("touchNode", {
+        sql: `INSERT INTO ${schema}.nodes (node, seen_at) VALUES ($1, $2)
+          ON CONFLICT (node) DO UPDATE SET seen_at = excluded.seen_at`,
+        parameters: () => [Values.text(node), Values.number(at)],
+        decode: () => undefined
+      }),
+
+    nodes: database.query("nodes", {
+      sql: `SELECT node, seen_at FROM ${schema}.nodes`,
+      parameters: () => [],
+      decode: (rows) => rows.map(([node, seenAt]) => ({ node: Values.toText(node), seenAt: Values.toNumber(seenAt) }))
+    }),
+
+    forgetNode: (node) =>
+      database.query("forgetNode", {
+        sql: `SELECT ${schema}.forget_node($1)`,
+        parameters: () => [Values.text(node)],
+        decode: () => undefined
+      })
+  }
+}
+
+const toSession = ([
+  id,
+  principal,
+  tokenHash,
+  previousTokenHash,
+  generation,
+  instance,
+  attempt,
+  node,
+  detachedAt,
+  wantedBy,
+  ending,
+  revision
+]: Values.Row): SessionRow => ({
+  id: Values.toText(id),
+  principal: Values.toOptionalText(principal),
+  tokenHash: Values.toText(tokenHash),
+  previousTokenHash: Values.toOptionalText(previousTokenHash),
+  generation: Values.toNumber(generation),
+  instance: Values.toText(instance),
+  attempt: Values.toNumber(attempt),
+  node: Values.toOptionalText(node),
+  detachedAt: Values.toOptionalNumber(detachedAt),
+  wantedBy: Values.toOptionalText(wantedBy),
+  ending: Values.toBoolean(ending),
+  revision: Values.toNumber(revision)
+})
+
+const toPositionOutcome = (code: unknown): PositionOutcome | undefined => {
+  switch (code) {
+    case Codes.PENDING:
+      return undefined
+    case Codes.DONE:
+      return "Saved"
+    case Codes.MISSING:
+      return "Missing"
+    case Codes.FENCED:
+      return "Fenced"
+    case BEHIND:
+      return "Behind"
+    default:
+      throw new Values.Nonsense(`savePositions: ${String(code)}`)
+  }
+}

@@ -1,0 +1,134 @@
+/**
+ * The tables, as statements of the first migration.
+ *
+ * - Names are compared as bytes (`COLLATE "C"`): quicker, and the same on every server whatever its locale.
+ * - Counts and offsets are `bigint`; times are `double precision`, which has "never" as its infinity.
+ * - What belongs to an outbox has its short `id` instead of its name, so its indexes stay small, and an outbox that is
+ *   made anew can't find what is left of the one before.
+ * - No foreign keys: the functions remove what belongs together, and checks would cost every append a lock more.
+ */
+
+/** Rows that are updated often have room on their page for the next version, which then needs no index entries. */
+const updatedOften = "fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0"
+
+/** What is inserted and deleted in bulk is vacuumed soon, and its page statistics follow: the indexes stay short. */
+const passingThrough = "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, " +
+  "autovacuum_analyze_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0"
+
+/** Statements that make the tables in `schema` (quoted). */
+export const tables = (schema: string): ReadonlyArray<string> => [
+  `CREATE TABLE ${schema}.outboxes (
+    session text COLLATE "C" PRIMARY KEY,
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    generation bigint NOT NULL,
+    epoch text NOT NULL,
+    acked bigint NOT NULL DEFAULT 0,
+    last bigint NOT NULL DEFAULT 0,
+    messages bigint NOT NULL DEFAULT 0,
+    bytes bigint NOT NULL DEFAULT 0,
+    sent bigint NOT NULL DEFAULT 0,
+    revision bigint NOT NULL,
+    expires_at double precision NOT NULL DEFAULT 'Infinity',
+    node text COLLATE "C"
+  ) WITH (${updatedOften})`,
+
+  // Bodies of up to nearly a page stay in the row: neither compressed nor moved away, which would double the work for
+  // what is written once, read once and deleted. Larger ones go out of line as they are.
+  `CREATE TABLE ${schema}.chunks (
+    outbox bigint NOT NULL,
+    first bigint NOT NULL,
+    last bigint NOT NULL,
+    bytes bigint NOT NULL,
+    enqueued_at double precision NOT NULL,
+    expires_at double precision NOT NULL,
+    body text NOT NULL,
+    PRIMARY KEY (outbox, last)
+  ) WITH (toast_tuple_target = 8160, toast.autovacuum_vacuum_cost_delay = 0, ${passingThrough})`,
+  `ALTER TABLE ${schema}.chunks ALTER COLUMN body SET STORAGE EXTERNAL`,
+
+  `CREATE TABLE ${schema}.gaps (
+    outbox bigint NOT NULL,
+    first bigint NOT NULL,
+    "end" bigint NOT NULL,
+    reason text NOT NULL,
+    PRIMARY KEY (outbox, first)
+  ) WITH (${passingThrough})`,
+
+  `CREATE TABLE ${schema}.fates (
+    outbox bigint NOT NULL,
+    first bigint NOT NULL,
+    "end" bigint NOT NULL,
+    reason text NOT NULL,
+    maybe_handled boolean NOT NULL,
+    at double precision NOT NULL,
+    PRIMARY KEY (outbox, first)
+  ) WITH (${passingThrough})`,
+  `CREATE INDEX fates_at ON ${schema}.fates (at)`,
+
+  // The newest batch of each writer and what came of it, in the form in which \`append\` returns it.
+  `CREATE TABLE ${schema}.writers (
+    writer text COLLATE "C" PRIMARY KEY,
+    sequence double precision,
+    codes integer[],
+    epochs text[],
+    firsts double precision[],
+    seconds double precision[],
+    ids text[]
+  ) WITH (${updatedOften})`,
+
+  `CREATE TABLE ${schema}.sessions (
+    id text COLLATE "C" PRIMARY KEY,
+    principal text,
+    token_hash text NOT NULL,
+    previous_token_hash text,
+    generation bigint NOT NULL,
+    instance text NOT NULL,
+    attempt bigint NOT NULL,
+    node text COLLATE "C",
+    detached_at double precision,
+    wanted_by text,
+    ending boolean NOT NULL,
+    revision bigint NOT NULL,
+    position text,
+    position_epoch text,
+    handled bigint
+  ) WITH (${updatedOften})`,
+  `CREATE INDEX sessions_detached ON ${schema}.sessions (detached_at) WHERE detached_at IS NOT NULL`,
+  `CREATE INDEX sessions_node ON ${schema}.sessions (node, id) WHERE node IS NOT NULL`,
+
+  // A key is claimed while \`committed_at\` is null.
+  `CREATE TABLE ${schema}.keys (
+    scope text COLLATE "C" NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    fingerprint text,
+    token text,
+    until double precision NOT NULL,
+    committed_at double precision,
+    message_id text,
+    epoch text,
+    first double precision,
+    at double precision,
+    PRIMARY KEY (scope, key)
+  ) WITH (${passingThrough})`,
+  `CREATE INDEX keys_committed ON ${schema}.keys (committed_at) WHERE committed_at IS NOT NULL`,
+  `CREATE INDEX keys_claimed ON ${schema}.keys (until) WHERE committed_at IS NULL`,
+
+  // How many rows \`keys\` has is the sum of these: each transaction changes one that no other is changing.
+  `CREATE TABLE ${schema}.key_counts (
+    shard bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    kept bigint NOT NULL
+  ) WITH (${updatedOften})`,
+
+  `CREATE TABLE ${schema}.nodes (
+    node text COLLATE "C" PRIMARY KEY,
+    seen_at double precision NOT NULL
+  ) WITH (${updatedOften})`,
+
+  `CREATE TABLE ${schema}.nudges (
+    node text COLLATE "C" NOT NULL,
+    session text COLLATE "C" NOT NULL,
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    PRIMARY KEY (node, session)
+  ) WITH (${passingThrough})`,
+  `CREATE INDEX nudges_oldest ON ${schema}.nudges (node, id)`
+]
