@@ -6,9 +6,10 @@
  *
  * @since 0.1.0
  */
-import { Duration, Layer, Option } from "effect"
+import { Layer } from "effect"
 import * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as Deduplicator from "./Deduplicator.ts"
+import { deduplicatorOptions } from "./internal/windows.ts"
 import * as MessageQueue from "./MessageQueue.ts"
 import * as SessionRegistry from "./SessionRegistry.ts"
 
@@ -46,21 +47,3 @@ export const layer = (options?: Options) =>
     SessionRegistry.layerMemory(options?.registry),
     CircuitBreaker.layer(options?.breaker)
   )
-
-/** A publish key must outlive every retry of its message, so that its window follows the times given for the others. */
-const deduplicatorOptions = ({ deduplicator, queue, registry }: Options): Deduplicator.Options => {
-  const ttl = millis(queue?.ttl, defaultTtl)
-  const retention = millis(registry?.retention, defaultRetention)
-  // What may be retried for ever can't be remembered for ever: then the window is the user's choice.
-  if (!Number.isFinite(ttl + retention)) return deduplicator ?? {}
-  const retryHorizon = deduplicator?.retryHorizon ?? ttl + retention
-  const window = deduplicator?.window ?? Math.max(defaultWindow, ttl + retention)
-  return { ...deduplicator, window, retryHorizon }
-}
-
-const defaultTtl = 5 * 60_000
-const defaultRetention = 10 * 60_000
-const defaultWindow = 15 * 60_000
-
-const millis = (input: Duration.Input | undefined, fallback: number): number =>
-  Option.getOrElse(Option.map(Duration.fromInput(input ?? fallback), Duration.toMillis), () => Number.NaN)

@@ -16,7 +16,9 @@ import {
   type Transport
 } from "resilient-websocket"
 import { NodeTransport } from "resilient-websocket/node"
+import { layerOf } from "../../src/internal/store/layer.ts"
 import { makeNetwork, type Network } from "./harnessNetwork.ts"
+import { makeMemoryDatabase, makeMemoryDriver } from "./memoryDriver.ts"
 
 export type Server = ResilientServer.ResilientServer<string, string>
 export type Client = ResilientClient.ResilientClient<string, string>
@@ -94,11 +96,17 @@ export const collect = Effect.fnUntraced(function*<A>(stream: Stream.Stream<A, u
   return items
 })
 
+/** `STORE=stored vitest run …`: the same behaviour on the stored layers, over a database in memory. */
+const storeLayer = (options?: MemoryStore.Options): Layer.Layer<StoreServices, unknown> =>
+  process.env["STORE"] === "stored"
+    ? layerOf(Effect.sync(() => makeMemoryDriver(makeMemoryDatabase())), 2, options ?? {})
+    : MemoryStore.layer(options)
+
 export const makeStore = (
   options?: MemoryStore.Options,
   swap?: (services: Layer.Layer<StoreServices>) => Layer.Layer<StoreServices>
 ): Effect.Effect<Store, never, Scope.Scope> => {
-  const layer = Layer.orDie(MemoryStore.layer(options))
+  const layer = Layer.orDie(storeLayer(options))
   return Layer.build(swap === undefined ? layer : swap(layer))
 }
 

@@ -1,0 +1,598 @@
+/**
+ * Appends to a stored queue: what many senders append at once is committed together, bounds and overflow policies are
+ * kept, and a batch whose outcome is not known is tried again under the same stamp, so that it is done once.
+ */
+import { Duration, Effect, Schedule } from "effect"
+import type { OutboxMessage } from "../../core/Outbox.ts"
+import type { Receipt } from "../../Deduplicator.ts"
+import type { Appended, AppendedOnce, NewMessage, OverflowPolicy } from "../../MessageQueue.ts"
+import { DeduplicationError, MessageQueueError, QueueOverflowError } from "../../WebSocketError.ts"
+import { fullJitter } from "../backoff.ts"
+import { callbackLater } from "../signal.ts"
+import { makeBatcher } from "./batcher.ts"
+import type { Calls } from "./calls.ts"
+import { encodeBody } from "./chunk.ts"
+import type { AppendRequest, AppendResult, StoreDriver, StoreError } from "./driver.ts"
+import type { Extent } from "./storedLog.ts"
+
+/** A chunk is filled up to this, so that a page of a few is a frame. */
+const maxChunkMessages = 256
+const maxChunkBytes = 64 * 1024
+/** What one commit takes at most. */
+const maxBatchRequests = 4_096
+const maxBatchBytes = 8 * 1024 * 1024
+/** How often making room by dropping is tried before the queue counts as full. */
+const maxRounds = 16
+/** A waiting sender looks for room that other servers made. */
+const waitMillis = 250
+
+export interface AppendingOptions {
+  readonly driver: StoreDriver
+  readonly call: Calls
+  readonly node: string
+  readonly now: () => number
+  readonly lanes: number
+  readonly ttlMillis: number
+  readonly overflow: OverflowPolicy
+  readonly suspendTimeoutMillis: number
+  readonly appendTimeoutMillis: number
+  readonly bounds: {
+    readonly maxMessages: number
+    readonly maxBytes: number
+    readonly maxTotalMessages: number
+    readonly maxTotalBytes: number
+  }
+  readonly keys: { readonly windowMillis: () => number; readonly maxKeys: number }
+  /** The bound that so much more would break, for an outbox that is known here: that spares asking the store. */
+  readonly isFull: (
+    session: string,
+    count: number,
+    bytes: number
+  ) => { readonly limit: "messages" | "bytes"; readonly size: number } | undefined
+  /** Messages and bytes of all outboxes together, as far as known. */
+  readonly totals: () => { readonly messages: number; readonly bytes: number }
+  readonly onAppended: (
+    session: string,
+    epoch: string,
+    messages: ReadonlyArray<OutboxMessage>,
+    extents: ReadonlyArray<Extent>,
+    expiresAt: number
+  ) => void
+  readonly onOverflow: () => void
+  /** Drops the oldest that may be dropped, so that so much more has room; what was dropped, or undefined if it can't. */
+  readonly makeRoom: (
+    session: string,
+    count: number,
+    bytes: number
+  ) => Effect.Effect<ReadonlyArray<OutboxMessage> | undefined, StoreError>
+}
+
+type Limit = QueueOverflowError["limit"]
+
+interface PublishOnce {
+  readonly id: string
+  readonly fingerprint: string
+}
+
+/** What one sender appends, all or none. */
+interface Draft {
+  readonly session: string
+  readonly messages: ReadonlyArray<NewMessage>
+  readonly bytes: number
+  readonly publish: PublishOnce | undefined
+  /** Whether it was refused together with others, and is now tried by itself. */
+  alone: boolean
+  /** Whether it was tried and nothing is known of it. */
+  inDoubt: boolean
+}
+
+type Outcome =
+  | { readonly _tag: "Appended"; readonly epoch: string; readonly first: number; readonly at: number }
+  | { readonly _tag: "Again" }
+  | Exclude<AppendResult, { readonly _tag: "Appended" }>
+
+/** Drafts of one session that make one sequence of messages. */
+interface Unit {
+  readonly drafts: Array<number>
+  readonly messages: Array<NewMessage>
+  bytes: number
+  readonly first: Draft
+}
+
+/** A sender that waits for room. */
+interface Waiter {
+  isWoken: boolean
+  wake: () => void
+}
+
+/** Those who wait for room in one outbox, in order of arrival. Only the first one tries. */
+interface Line {
+  readonly waiters: Set<Waiter>
+  isTrying: boolean
+  /** There was room again since the first one began its try. */
+  mayTryAgain: boolean
+}
+
+const firstOf = (line: Line): Waiter | undefined => line.waiters.values().next().value
+
+const bytesOf = (messages: ReadonlyArray<NewMessage>): number => {
+  let bytes = 0
+  for (let i = 0; i < messages.length; i++) bytes += (messages[i] as NewMessage).bytes // in bounds
+  return bytes
+}
+
+export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptions) {
+  const { bounds, call, driver, lanes, node, now, overflow } = options
+  /** Senders that wait for room. */
+  const lines = new Map<string, Line>()
+  /** Sessions whose first in line waits for the bound on all together. */
+  const blockedByTotal = new Set<string>()
+  let suspended = 0
+
+  const failed = (draft: Pick<Draft, "session" | "inDoubt">, cause: StoreError) =>
+    new MessageQueueError({
+      session: draft.session,
+      operation: "append",
+      reason: "store",
+      cause: cause.cause,
+      ...(draft.inDoubt ? { inDoubt: true } : {})
+    })
+
+  // --- one batch
+
+  const ttlOf = (message: NewMessage): number => message.ttlMillis ?? options.ttlMillis
+
+  const unite = (drafts: ReadonlyArray<Draft>): ReadonlyArray<Unit> => {
+    const units: Array<Unit> = []
+    const open = new Map<string, Unit>()
+    drafts.forEach((draft, index) => {
+      const unit = open.get(draft.session)
+      const joins = unit !== undefined && draft.publish === undefined && !draft.alone &&
+        unit.messages.length + draft.messages.length <= maxChunkMessages && unit.bytes + draft.bytes <= maxChunkBytes
+      if (joins) {
+        unit.drafts.push(index)
+        for (const message of draft.messages) unit.messages.push(message)
+        unit.bytes += draft.bytes
+        return
+      }
+      const next: Unit = { drafts: [index], messages: [...draft.messages], bytes: draft.bytes, first: draft }
+      units.push(next)
+      if (draft.publish === undefined && !draft.alone) open.set(draft.session, next)
+      else open.delete(draft.session) // nothing may overtake it
+    })
+    return units
+  }
+
+  /** The chunks of a unit: the first has room only if all of them have. */
+  const requestsOf = (unit: Unit, at: number): ReadonlyArray<AppendRequest> => {
+    const { first: { publish, session }, messages } = unit
+    const requests: Array<AppendRequest> = []
+    let start = 0
+    let restCount = messages.length
+    let restBytes = unit.bytes
+    while (start < messages.length) {
+      const ttl = ttlOf(messages[start] as NewMessage) // in bounds
+      let bytes = 0
+      let end = start
+      while (end < messages.length && end - start < maxChunkMessages) {
+        const message = messages[end] as NewMessage // in bounds
+        if (end > start && (bytes + message.bytes > maxChunkBytes || ttlOf(message) !== ttl)) break
+        bytes += message.bytes
+        end++
+      }
+      const part = messages.slice(start, end)
+      restCount -= part.length
+      restBytes -= bytes
+      requests.push({
+        session,
+        count: part.length,
+        bytes,
+        enqueuedAt: at,
+        expiresAt: at + ttl,
+        body: encodeBody(part),
+        maxMessages: bounds.maxMessages - restCount,
+        maxBytes: bounds.maxBytes - restBytes,
+        publish: publish === undefined ? undefined : {
+          scope: session,
+          key: publish.id,
+          fingerprint: publish.fingerprint,
+          forgottenBefore: at - options.keys.windowMillis(),
+          maxKeys: options.keys.maxKeys
+        }
+      })
+      start = end
+    }
+    return requests
+  }
+
+  const tell = (unit: Unit, requests: ReadonlyArray<AppendRequest>, epoch: string, first: number, at: number): void => {
+    const messages = unit.messages.map((message, index): OutboxMessage => ({
+      kind: "message",
+      offset: first + index,
+      payload: message.payload,
+      bytes: message.bytes,
+      id: message.id,
+      trace: message.trace,
+      enqueuedAt: at,
+      expiresAt: at + ttlOf(message)
+    }))
+    let offset = first
+    let expiresAt = Infinity
+    const extents = requests.map(({ bytes, count, expiresAt: partExpiresAt }): Extent => {
+      expiresAt = Math.min(expiresAt, partExpiresAt)
+      const extent = { first: offset, last: offset + count - 1, bytes }
+      offset += count
+      return extent
+    })
+    options.onAppended(unit.first.session, epoch, messages, extents, expiresAt)
+  }
+
+  /** Does the drafts' appends by `append`, and says what came of each draft. */
+  const commit = (
+    drafts: ReadonlyArray<Draft>,
+    append: (requests: ReadonlyArray<AppendRequest>) => Effect.Effect<ReadonlyArray<AppendResult>, StoreError>,
+    onDone: (tellAll: () => void) => Effect.Effect<void>
+  ): Effect.Effect<ReadonlyArray<Outcome>, StoreError> =>
+    Effect.suspend(() => {
+      const at = now()
+      const units = unite(drafts)
+      const requests = units.map((unit) => requestsOf(unit, at))
+      return Effect.flatMap(append(requests.flat()), (results) => {
+        const outcomes: Array<Outcome> = []
+        const tellings: Array<() => void> = []
+        let index = 0
+        units.forEach((unit, u) => {
+          const parts = requests[u] as ReadonlyArray<AppendRequest> // one for each
+          const result = results[index] as AppendResult // one for each
+          index += parts.length
+          if (result._tag !== "Appended") {
+            const isShared = unit.drafts.length > 1 && result._tag === "Full"
+            for (const draft of unit.drafts) outcomes[draft] = isShared ? { _tag: "Again" } : result
+            return
+          }
+          let { first } = result
+          tellings.push(() => tell(unit, parts, result.epoch, result.first, at))
+          for (const draft of unit.drafts) {
+            outcomes[draft] = { _tag: "Appended", epoch: result.epoch, first, at }
+            first += (drafts[draft] as Draft).messages.length // of this batch
+          }
+        })
+        return Effect.as(onDone(() => tellings.forEach((tellOne) => tellOne())), outcomes)
+      })
+    })
+
+  // --- group commit
+
+  const makeLane = Effect.fnUntraced(function*(index: number) {
+    const writer = `${node}/${index}`
+    let sequence = 0
+    return yield* makeBatcher<Draft, Outcome>({
+      name: "append",
+      maxBatch: maxBatchRequests,
+      weigh: (draft) => draft.bytes,
+      maxWeight: maxBatchBytes,
+      run: (drafts, isWanted) => {
+        const stamp = { writer, sequence: ++sequence }
+        return commit(
+          drafts,
+          (requests) =>
+            call("append", driver.append(requests, stamp, node)).pipe(
+              Effect.tapError(() => Effect.sync(() => drafts.forEach((draft) => (draft.inDoubt = true)))),
+              // The same batch under the same stamp: done once, whatever became of the tries before.
+              Effect.retry({ schedule: appendRetry, while: isWanted })
+            ),
+          (tellAll) => Effect.sync(tellAll)
+        )
+      }
+    })
+  })
+  const laneOf: Array<(draft: Draft) => Effect.Effect<Outcome, StoreError>> = []
+  for (let i = 0; i < lanes; i++) laneOf.push(yield* makeLane(i))
+
+  const committed = (draft: Draft): Effect.Effect<Outcome, MessageQueueError> => {
+    const lane = laneOf[lanes === 1 ? 0 : hash(draft.session) % lanes] as (draft: Draft) => Effect.Effect<
+      Outcome,
+      StoreError
+    > // in bounds
+    return Effect.suspend(() => lane(draft)).pipe(
+      Effect.timeoutOrElse({
+        duration: Duration.millis(options.appendTimeoutMillis),
+        orElse: () => Effect.fail(failed(draft, closedTooLong(options.appendTimeoutMillis)))
+      }),
+      Effect.mapError((error) => error._tag === "MessageQueueError" ? error : failed(draft, error))
+    )
+  }
+
+  // --- overflow
+
+  const overflowError = (session: string, limit: Limit, size: number): QueueOverflowError => {
+    const bound = {
+      messages: bounds.maxMessages,
+      bytes: bounds.maxBytes,
+      totalMessages: bounds.maxTotalMessages,
+      totalBytes: bounds.maxTotalBytes
+    }[limit]
+    const { stackTraceLimit } = Error
+    Error.stackTraceLimit = 0 // a sender that is refused a million times needs none
+    try {
+      return new QueueOverflowError({ session, limit, bound, size })
+    } finally {
+      Error.stackTraceLimit = stackTraceLimit
+    }
+  }
+
+  const neverFits = ({ bytes, messages }: Draft): boolean =>
+    messages.length > Math.min(bounds.maxMessages, bounds.maxTotalMessages) ||
+    bytes > Math.min(bounds.maxBytes, bounds.maxTotalBytes)
+
+  /** The bound on all together that would be broken. */
+  const exceedsTotal = ({ bytes, messages }: Draft): { readonly limit: Limit; readonly size: number } | undefined => {
+    const totals = options.totals()
+    if (totals.messages + messages.length > bounds.maxTotalMessages) {
+      return { limit: "totalMessages", size: totals.messages }
+    }
+    return totals.bytes + bytes > bounds.maxTotalBytes ? { limit: "totalBytes", size: totals.bytes } : undefined
+  }
+
+  const leave = (session: string, waiter: Waiter): void => {
+    const line = lines.get(session)
+    if (line === undefined) return
+    const wasFirst = firstOf(line) === waiter
+    line.waiters.delete(waiter)
+    if (line.waiters.size === 0) {
+      lines.delete(session)
+      blockedByTotal.delete(session)
+    } else if (wasFirst) {
+      // Room for one may be room for another.
+      line.isTrying = false
+      wakeFirst(session)
+    }
+  }
+
+  /** There is room in this session's outbox, and so in all together: the first of those who wait may try. */
+  const wake = (session: string): void => {
+    wakeFirst(session)
+    for (const blocked of blockedByTotal) {
+      blockedByTotal.delete(blocked)
+      wakeFirst(blocked)
+    }
+  }
+
+  const wakeFirst = (session: string): void => {
+    const line = lines.get(session)
+    if (line === undefined) return
+    if (line.isTrying) line.mayTryAgain = true
+    else firstOf(line)?.wake()
+  }
+
+  /** Until this waiter is the first in line, and there may be room: told so, or after a while, as others make room too. */
+  const awaitTurn = (line: Line, waiter: Waiter): Effect.Effect<void> => {
+    const woken = callbackLater<void>((resume) => {
+      waiter.wake = () => {
+        waiter.isWoken = true
+        resume(Effect.void)
+      }
+      if (waiter.isWoken) resume(Effect.void)
+      return Effect.void
+    })
+    return Effect.flatMap(
+      Effect.raceFirst(woken, Effect.sleep(waitMillis)),
+      () => firstOf(line) === waiter ? Effect.void : awaitTurn(line, waiter)
+    )
+  }
+
+  const suspendSender = (
+    draft: Draft,
+    limit: Limit,
+    size: number
+  ): Effect.Effect<Outcome, MessageQueueError | QueueOverflowError> => {
+    const { session } = draft
+    const attempt = (line: Line, waiter: Waiter): Effect.Effect<Outcome, MessageQueueError> =>
+      Effect.flatMap(awaitTurn(line, waiter), () => {
+        waiter.isWoken = false
+        line.mayTryAgain = false
+        if (exceedsTotal(draft) !== undefined) {
+          blockedByTotal.add(session)
+          return attempt(line, waiter)
+        }
+        line.isTrying = true
+        return Effect.flatMap(committed(draft), (outcome) => {
+          line.isTrying = false
+          if (outcome._tag !== "Full" && outcome._tag !== "Again") return Effect.succeed(outcome)
+          waiter.isWoken = line.mayTryAgain
+          return attempt(line, waiter)
+        })
+      })
+    const waiting = Effect.suspend(() => {
+      suspended++
+      const waiter: Waiter = { isWoken: false, wake: () => void (waiter.isWoken = true) }
+      const line = lines.get(session) ?? { waiters: new Set(), isTrying: false, mayTryAgain: false }
+      lines.set(session, line)
+      line.waiters.add(waiter)
+      if (limit === "totalMessages" || limit === "totalBytes") blockedByTotal.add(session)
+      return Effect.ensuring(
+        attempt(line, waiter),
+        Effect.sync(() => {
+          suspended--
+          leave(session, waiter)
+        })
+      )
+    })
+    if (options.suspendTimeoutMillis === Infinity) return waiting
+    return Effect.timeoutOrElse(waiting, {
+      duration: Duration.millis(options.suspendTimeoutMillis),
+      orElse: () => Effect.fail(overflowError(session, limit, size))
+    })
+  }
+
+  const dropAndAppend = Effect.fnUntraced(function*(draft: Draft, limit: Limit, size: number) {
+    const dropped: Array<OutboxMessage> = []
+    for (let round = 0; round < maxRounds; round++) {
+      const made = yield* Effect.mapError(
+        options.makeRoom(draft.session, draft.messages.length, draft.bytes),
+        (error) => failed(draft, error)
+      )
+      if (made === undefined) break
+      dropped.push(...made)
+      const outcome = yield* committed(draft)
+      if (outcome._tag !== "Full" && outcome._tag !== "Again") return { outcome, dropped }
+    }
+    // Nobody can be told of what was dropped but by an append that succeeds: so this one counts as dropped itself.
+    if (dropped.length > 0) return { outcome: full(limit, size), dropped }
+    return yield* overflowError(draft.session, limit, size)
+  })
+
+  interface Settled {
+    readonly outcome: Outcome
+    readonly dropped: ReadonlyArray<OutboxMessage>
+  }
+
+  const overflowing = (
+    draft: Draft,
+    limit: Limit,
+    size: number
+  ): Effect.Effect<Settled, MessageQueueError | QueueOverflowError> => {
+    options.onOverflow()
+    if (overflow === "reject" || neverFits(draft)) return Effect.fail(overflowError(draft.session, limit, size))
+    if (overflow === "dropNewest") return Effect.succeed({ outcome: full(limit, size), dropped: [] })
+    if (overflow === "suspend") {
+      return Effect.map(suspendSender(draft, limit, size), (outcome) => ({ outcome, dropped: [] }))
+    }
+    return dropAndAppend(draft, limit, size)
+  }
+
+  // --- what senders call
+
+  const settle = (draft: Draft): Effect.Effect<Settled, MessageQueueError | QueueOverflowError> =>
+    Effect.suspend(() => {
+      const known = options.isFull(draft.session, draft.messages.length, draft.bytes) ?? exceedsTotal(draft)
+      if (known !== undefined) return overflowing(draft, known.limit, known.size)
+      // Nobody overtakes a sender that waits.
+      if (lines.has(draft.session)) return overflowing(draft, "messages", bounds.maxMessages)
+      return Effect.flatMap(committed(draft), (outcome) => {
+        if (outcome._tag === "Again") {
+          draft.alone = true
+          return settle(draft)
+        }
+        if (outcome._tag !== "Full") return Effect.succeed({ outcome, dropped: [] })
+        return overflowing(draft, outcome.limit, outcome[outcome.limit])
+      })
+    })
+
+  /** In the transaction of the caller, who can't wait in it for room. */
+  const settleInTransaction = (draft: Draft): Effect.Effect<Settled, MessageQueueError | QueueOverflowError> =>
+    Effect.suspend(() => {
+      const total = exceedsTotal(draft)
+      if (total !== undefined) return Effect.fail(overflowError(draft.session, total.limit, total.size))
+      const afterCommit = driver.transaction?.afterCommit ?? ((effect: Effect.Effect<void>) => effect)
+      return commit(
+        [draft],
+        (requests) => driver.append(requests, undefined, node),
+        (tellAll) => afterCommit(Effect.sync(tellAll))
+      ).pipe(
+        Effect.mapError((error) => failed(draft, error)),
+        Effect.flatMap(([outcome]): Effect.Effect<Settled, QueueOverflowError> => {
+          if (outcome === undefined || outcome._tag === "Again") return Effect.die("a draft without an outcome")
+          if (outcome._tag !== "Full") return Effect.succeed({ outcome, dropped: [] })
+          options.onOverflow()
+          return Effect.fail(overflowError(draft.session, outcome.limit, outcome[outcome.limit]))
+        })
+      )
+    })
+
+  const isInTransaction = driver.transaction?.isOpen ?? Effect.succeed(false)
+
+  const settled = (draft: Draft) =>
+    driver.transaction === undefined
+      ? settle(draft)
+      : Effect.flatMap(isInTransaction, (isOpen) => isOpen ? settleInTransaction(draft) : settle(draft))
+
+  const draftOf = (
+    session: string,
+    messages: ReadonlyArray<NewMessage>,
+    publish: PublishOnce | undefined
+  ): Draft => ({
+    session,
+    messages,
+    bytes: bytesOf(messages),
+    publish,
+    alone: false,
+    inDoubt: false
+  })
+
+  const missing = (session: string) => new MessageQueueError({ session, operation: "append", reason: "unknownSession" })
+
+  const append = (
+    session: string,
+    messages: ReadonlyArray<NewMessage>
+  ): Effect.Effect<Appended, MessageQueueError | QueueOverflowError> =>
+    Effect.suspend(() =>
+      Effect.flatMap(settled(draftOf(session, messages, undefined)), ({ dropped, outcome }) => {
+        if (outcome._tag === "Missing") return Effect.fail(missing(session))
+        return Effect.succeed(appendedOf(outcome, dropped, now()))
+      })
+    )
+
+  const appendOnce = (
+    session: string,
+    message: NewMessage & { readonly id: string },
+    fingerprint: string
+  ): Effect.Effect<AppendedOnce, MessageQueueError | QueueOverflowError | DeduplicationError> =>
+    Effect.suspend(() => {
+      const key = { scope: session, key: message.id }
+      return Effect.flatMap(
+        settled(draftOf(session, [message], { id: message.id, fingerprint })),
+        ({ dropped, outcome }): Effect.Effect<AppendedOnce, MessageQueueError | DeduplicationError> => {
+          switch (outcome._tag) {
+            case "Missing":
+              return Effect.fail(missing(session))
+            case "Duplicate":
+              return Effect.succeed<{ _tag: "Duplicate"; receipt: Receipt }>({
+                _tag: "Duplicate",
+                receipt: outcome.receipt
+              })
+            case "Mismatch":
+              return Effect.fail(new DeduplicationError({ ...key, reason: "mismatch" }))
+            case "InFlight": {
+              const retryAfterMillis = Math.max(0, outcome.until - now())
+              return Effect.fail(new DeduplicationError({ ...key, reason: "inFlight", retryAfterMillis }))
+            }
+            case "KeysFull":
+              return Effect.fail(new DeduplicationError({ ...key, reason: "full" }))
+            default:
+              return Effect.succeed({ _tag: "Appended", appended: appendedOf(outcome, dropped, now()) })
+          }
+        }
+      )
+    })
+
+  return { append, appendOnce, wake, suspended: () => suspended }
+})
+
+const full = (limit: Limit, size: number): Outcome => ({
+  _tag: "Full",
+  limit: limit === "bytes" || limit === "totalBytes" ? "bytes" : "messages",
+  messages: size,
+  bytes: size
+})
+
+const appendedOf = (outcome: Outcome, dropped: ReadonlyArray<OutboxMessage>, at: number): Appended =>
+  outcome._tag === "Appended"
+    ? { epoch: outcome.epoch, first: outcome.first, enqueuedAt: outcome.at, dropped }
+    : { epoch: "", first: undefined, enqueuedAt: at, dropped }
+
+/** A batch that failed is tried again soon; the circuit and each sender's own limit keep that within bounds. */
+const appendRetry: Schedule.Schedule<unknown, unknown> = fullJitter(50, 2_000)
+
+const closedTooLong = (millis: number): StoreError => ({
+  _tag: "StoreError",
+  operation: "append",
+  cause: new Error(`not stored within ${millis} ms`)
+})
+
+/** FNV-1a, 32 bits. */
+const hash = (text: string): number => {
+  let value = 0x811c9dc5
+  for (let i = 0; i < text.length; i++) value = Math.imul(value ^ text.charCodeAt(i), 0x01000193)
+  return value >>> 0
+}

@@ -1,0 +1,48 @@
+/**
+ * Calls of a store, with a limit of time and behind the store's own circuit: a store that is down is not asked by
+ * everybody at once, and is asked again by itself. What fails here may or may not have been done.
+ */
+import { Clock, Duration, Effect } from "effect"
+import { type CircuitBreaker, endpoint } from "../../CircuitBreaker.ts"
+import { StoreError } from "./driver.ts"
+
+export interface CallOptions {
+  readonly breaker: CircuitBreaker["Service"]
+  /** Of the driver. */
+  readonly name: string
+  readonly timeoutMillis: number
+}
+
+export interface Calls {
+  <A>(operation: string, effect: Effect.Effect<A, StoreError>): Effect.Effect<A, StoreError>
+}
+
+export const makeCalls = Effect.fnUntraced(function*({ breaker, name, timeoutMillis }: CallOptions) {
+  const clock = yield* Clock.Clock
+  const circuit = endpoint(`store:${name}`)
+  const duration = Duration.millis(timeoutMillis)
+  const refused = (operation: string) => (cause: unknown) => new StoreError(operation, cause)
+
+  const call: Calls = (operation, effect) =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(
+        Effect.mapError(breaker.admit(circuit), refused(operation)),
+        (permit) => {
+          const startedAt = clock.currentTimeMillisUnsafe()
+          const limited = Effect.timeoutOrElse(effect, {
+            duration,
+            orElse: () => Effect.fail(new StoreError(operation, new Error(`no answer within ${timeoutMillis} ms`)))
+          })
+          return Effect.onExit(restore(limited), (exit) => {
+            if (exit._tag === "Success") {
+              const latencyMillis = clock.currentTimeMillisUnsafe() - startedAt
+              return breaker.record(permit, { _tag: "Success", latencyMillis })
+            }
+            const failed = exit.cause.reasons.some((reason) => reason._tag !== "Interrupt")
+            return breaker.record(permit, failed ? { _tag: "Failure" } : { _tag: "Ignored" })
+          })
+        }
+      )
+    )
+  return call
+})

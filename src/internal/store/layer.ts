@@ -1,0 +1,128 @@
+/** The services of a stored server, made of a database driver: what SqliteStore, PostgresStore and RedisStore share. */
+import { type Config, Context, Duration, Effect, Layer, type Scope } from "effect"
+import * as CircuitBreaker from "../../CircuitBreaker.ts"
+import { Deduplicator, type Options as DeduplicatorOptions } from "../../Deduplicator.ts"
+import { MessageQueue, type Options as QueueOptions } from "../../MessageQueue.ts"
+import { type Options as RegistryOptions, SessionRegistry } from "../../SessionRegistry.ts"
+import { MessageQueueError } from "../../WebSocketError.ts"
+import * as Option from "../options.ts"
+import { deduplicatorOptions } from "../windows.ts"
+import { makeCalls } from "./calls.ts"
+import type { StoreDriver, StoreError } from "./driver.ts"
+import { makeMembers } from "./members.ts"
+import { checkWindow, makeStoredDeduplicator, type Windows } from "./storedDeduplicator.ts"
+import { makeStoredQueue } from "./storedQueue.ts"
+import { makeStoredRegistry } from "./storedRegistry.ts"
+
+/**
+ * What the durable stores have in common: the bounds and times of their services, and how they deal with the database.
+ *
+ * @since 0.2.0
+ * @category models
+ */
+export interface StoreOptions {
+  /** Bounds, TTL and overflow policy of the outboxes. The bounds on all of them together are kept to within seconds. */
+  readonly queue?: QueueOptions | undefined
+  /** Window and bounds of the publish keys. */
+  readonly deduplicator?: DeduplicatorOptions | undefined
+  /** Retention and number of sessions; the number is kept to within seconds. */
+  readonly registry?: RegistryOptions | undefined
+  /** When circuits open, and for how long; the store's own is one of the endpoints. */
+  readonly breaker?: CircuitBreaker.Options | undefined
+  /** How long one call of the database may take before it counts as failed. Default 5 s. */
+  readonly callTimeout?: Duration.Input | undefined
+  /**
+   * How long a send waits for its commit, tries included, before it fails with a `MessageQueueError` that says whether
+   * it may be stored all the same. Default 10 s.
+   */
+  readonly appendTimeout?: Duration.Input | undefined
+  /**
+   * How long a server waits for another one to let go of a session whose client has come here, before it takes it by
+   * force. Default 2 s.
+   */
+  readonly handoffTimeout?: Duration.Input | undefined
+  /** A server that has not shown itself in the database for this long counts as dead. Default 5 s. */
+  readonly nodeTimeout?: Duration.Input | undefined
+  /** How often news from other servers is looked for when no nudge came. Default 1 s. */
+  readonly pollInterval?: Duration.Input | undefined
+  /** Messages kept in memory for sending, of all sessions together. Default 64 MiB. */
+  readonly cacheBytes?: number | undefined
+}
+
+export type Services =
+  | MessageQueue
+  | Deduplicator
+  | SessionRegistry
+  | CircuitBreaker.CircuitBreaker
+
+/** The layer of a store's services. `lanes` is how many commits may be under way at once. */
+export const layerOf = <E, R>(
+  makeDriver: Effect.Effect<StoreDriver, E, R>,
+  lanes: number,
+  options: StoreOptions
+): Layer.Layer<Services, E | MessageQueueError | Config.ConfigError, Exclude<R, Scope.Scope>> =>
+  Layer.provideMerge(
+    Layer.effectContext(Option.checked(build(makeDriver, lanes, options))),
+    CircuitBreaker.layer(options.breaker)
+  )
+
+const build = Effect.fnUntraced(function*<E, R>(
+  makeDriver: Effect.Effect<StoreDriver, E, R>,
+  lanes: number,
+  options: StoreOptions
+) {
+  const breaker = yield* CircuitBreaker.CircuitBreaker
+  const dedup = deduplicatorOptions(options)
+  const windowMillis = yield* checkWindow(
+    dedup.window ?? "15 minutes",
+    dedup.retryHorizon === undefined ? undefined : Option.millis("retryHorizon", dedup.retryHorizon, "15 minutes")
+  )
+  const windows: Windows = {
+    windowMillis,
+    retryHorizonMillis: dedup.retryHorizon === undefined
+      ? undefined
+      : Option.millis("retryHorizon", dedup.retryHorizon, "15 minutes"),
+    maxKeys: Option.count("maxKeys", dedup.maxKeys, 1_000_000)
+  }
+  const leaseMillis = Option.millis("lease", dedup.lease, "30 seconds")
+  const nodeTimeoutMillis = Option.millis("nodeTimeout", options.nodeTimeout, "5 seconds")
+  const appendTimeoutMillis = Option.millis("appendTimeout", options.appendTimeout, "10 seconds")
+  const handoffTimeoutMillis = Option.millis("handoffTimeout", options.handoffTimeout, "2 seconds")
+  const timeoutMillis = Option.millis("callTimeout", options.callTimeout, "5 seconds")
+  const pollMillis = Option.millis("pollInterval", options.pollInterval, "1 second")
+  const cacheBytes = Option.count("cacheBytes", options.cacheBytes, 64 * 1024 * 1024)
+
+  const driver = yield* makeDriver
+  return yield* Effect.gen(function*() {
+    for (const warning of yield* driver.warnings) yield* Effect.logWarning(`the store ${driver.name}: ${warning}`)
+    const call = yield* makeCalls({ breaker, name: driver.name, timeoutMillis })
+    const members = yield* makeMembers({ driver, call, pollMillis, nodeTimeoutMillis })
+    const keys = { windowMillis: () => windows.windowMillis, maxKeys: windows.maxKeys }
+    const queue = yield* makeStoredQueue({
+      driver,
+      call,
+      members,
+      queue: options.queue ?? {},
+      lanes,
+      appendTimeoutMillis,
+      cacheBytes,
+      keys
+    })
+    const registry = yield* makeStoredRegistry({
+      driver,
+      call,
+      members,
+      registry: options.registry ?? {},
+      handoffTimeoutMillis
+    })
+    const deduplicator = yield* makeStoredDeduplicator({ driver, call, members, windows, leaseMillis })
+    return Context.make(MessageQueue, queue).pipe(
+      Context.add(SessionRegistry, registry),
+      Context.add(Deduplicator, deduplicator)
+    )
+  }).pipe(
+    Effect.mapError((error: StoreError) =>
+      new MessageQueueError({ session: "", operation: "start", reason: "store", cause: error.cause })
+    )
+  )
+})

@@ -1,0 +1,97 @@
+/**
+ * This process among those that share a store: it shows that it lives, hears what others have to tell it, and tells
+ * them. Nudges are kept in the store until they are taken, so that one that is missed is found at the next look.
+ */
+import { Clock, Effect, Random } from "effect"
+import { makeId } from "../ids.ts"
+import { makeSignal } from "../signal.ts"
+import type { Calls } from "./calls.ts"
+import type { StoreDriver, StoreError } from "./driver.ts"
+
+export interface MembersOptions {
+  readonly driver: StoreDriver
+  readonly call: Calls
+  /** How often nudges are looked for without being told. */
+  readonly pollMillis: number
+  /** A node that has not shown itself for this long is dead. */
+  readonly nodeTimeoutMillis: number
+}
+
+export type Members = Effect.Success<ReturnType<typeof makeMembers>>
+
+const maxNudges = 1_000
+/** How long the list of nodes is believed. */
+const listMillis = 500
+
+export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) {
+  const { call, driver, nodeTimeoutMillis } = options
+  const clock = yield* Clock.Clock
+  const node = makeId(yield* Random.Random)
+  const offset = (yield* Effect.mapError(driver.clock, (error) => error)) - clock.currentTimeMillisUnsafe()
+  /** The store's time. */
+  const now = (): number => clock.currentTimeMillisUnsafe() + offset
+  const listeners: Array<(sessions: ReadonlyArray<string>) => Effect.Effect<void>> = []
+  const work = yield* makeSignal
+  let seen: { readonly at: number; readonly nodes: ReadonlyMap<string, number> } = { at: -Infinity, nodes: new Map() }
+  let touchedAt = now()
+
+  yield* call("touchNode", driver.touchNode(node, touchedAt))
+  // Dead from here on, and found so by others without a wait; what it still has is swept up by them.
+  yield* Effect.addFinalizer(() => Effect.ignore(driver.touchNode(node, now() - nodeTimeoutMillis - 1)))
+
+  const takeAll = Effect.gen(function*() {
+    while (true) {
+      const sessions = yield* call("takeNudges", driver.takeNudges(node, maxNudges))
+      if (sessions.length > 0) { for (const listener of listeners) yield* listener(sessions) }
+      if (sessions.length < maxNudges) return
+    }
+  })
+
+  const loop = Effect.gen(function*() {
+    while (true) {
+      yield* Effect.raceFirst(work.wait, Effect.sleep(options.pollMillis))
+      // A store that is down is asked again at the next look.
+      yield* Effect.catchCause(takeAll, (cause) => Effect.logDebug("nudges are put off", cause))
+    }
+  })
+
+  yield* driver.watch(node, work.notify)
+  yield* Effect.forkScoped(loop, { startImmediately: true })
+
+  const nodes = Effect.suspend(() => {
+    if (now() - seen.at < listMillis) return Effect.succeed(seen.nodes)
+    return Effect.map(call("nodes", driver.nodes), (list) => {
+      seen = { at: now(), nodes: new Map(list.map((entry) => [entry.node, entry.seenAt])) }
+      return seen.nodes
+    })
+  })
+
+  return {
+    node,
+    now,
+    /** Shows that this node lives. False when others may have taken it for dead since the last time. */
+    touch: Effect.suspend(() => {
+      const at = now()
+      return Effect.map(call("touchNode", driver.touchNode(node, at)), () => {
+        const wasAlive = at - touchedAt < nodeTimeoutMillis
+        touchedAt = at
+        return wasAlive
+      })
+    }),
+    isAlive: (other: string): Effect.Effect<boolean, StoreError> =>
+      Effect.map(nodes, (list) => (list.get(other) ?? -Infinity) > now() - nodeTimeoutMillis),
+    /** Nodes that have not shown themselves for too long, and when they last did. */
+    dead: Effect.map(
+      nodes,
+      (list) => [...list].filter(([other, seenAt]) => other !== node && seenAt <= now() - nodeTimeoutMillis)
+    ),
+    nudge: (other: string | undefined, session: string): Effect.Effect<void, StoreError> =>
+      other === undefined || other === node ? Effect.void : call("nudge", driver.nudge(other, session)),
+    /** Calls `listener` with sessions that something happened to, for as long as the store lives. */
+    onNudges: (listener: (sessions: ReadonlyArray<string>) => Effect.Effect<void>): void => {
+      listeners.push(listener)
+    },
+    /** Sessions that were taken from a node, which is to be told when the outbox has been opened here. */
+    takenFrom: new Map<string, string>()
+  }
+})

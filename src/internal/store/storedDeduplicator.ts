@@ -1,0 +1,148 @@
+/** Deduplicator over a database driver: keys hold across servers and restarts. */
+import { Config, Duration, Effect, Option, Random, Schema } from "effect"
+import * as Deduplicator from "../../Deduplicator.ts"
+import { DeduplicationError } from "../../WebSocketError.ts"
+import { makeId } from "../ids.ts"
+import type { Calls } from "./calls.ts"
+import type { KeyTarget, StoreDriver, StoreError } from "./driver.ts"
+import type { Members } from "./members.ts"
+
+export interface StoredDeduplicatorOptions {
+  readonly driver: StoreDriver
+  readonly call: Calls
+  readonly members: Members
+  readonly windows: Windows
+  readonly leaseMillis: number
+}
+
+/** The window that appends with a publish key use too. */
+export interface Windows {
+  windowMillis: number
+  readonly retryHorizonMillis: number | undefined
+  readonly maxKeys: number
+}
+
+/** Keys that a sweep forgets at a time, and how many times. */
+const sweepSize = 1_000
+const maxSweeps = 100
+
+export const makeStoredDeduplicator = Effect.fnUntraced(function*(options: StoredDeduplicatorOptions) {
+  const { call, driver, leaseMillis, members: { now }, windows } = options
+  const random = yield* Random.Random
+  const totals = { claims: 0, duplicates: 0, mismatches: 0, earlyRotations: 0 }
+  let counted = { keys: 0, inFlight: 0 }
+
+  const failed = ({ key, scope }: KeyTarget) => (error: StoreError) =>
+    new DeduplicationError({ scope, key, reason: "store", cause: error.cause })
+  const forgottenBefore = () => now() - windows.windowMillis
+
+  const claim: Deduplicator.Store["claim"] = (request) =>
+    Effect.suspend(() => {
+      const at = now()
+      const { fingerprint, key, scope } = request
+      const token = makeId(random)
+      return call(
+        "claimKey",
+        driver.claimKey({
+          scope,
+          key,
+          fingerprint,
+          token,
+          now: at,
+          until: at + leaseMillis,
+          forgottenBefore: at - windows.windowMillis,
+          maxKeys: windows.maxKeys
+        })
+      ).pipe(
+        Effect.mapError(failed(request)),
+        Effect.flatMap((result): Effect.Effect<Deduplicator.Claim, DeduplicationError> => {
+          switch (result._tag) {
+            case "Claimed":
+              totals.claims++
+              return Effect.succeed({ _tag: "Claimed", token, leaseMillis })
+            case "InFlight":
+              return Effect.succeed({ _tag: "InFlight", retryAfterMillis: Math.max(0, result.until - at) })
+            case "Duplicate":
+              totals.duplicates++
+              return Effect.succeed(result)
+            case "Mismatch":
+              totals.mismatches++
+              return Effect.succeed(result)
+            case "Full":
+              return Effect.fail(new DeduplicationError({ scope, key, reason: "full" }))
+          }
+        })
+      )
+    })
+
+  /** A bounded part of what is over; the rest is for the next time. A store that is down is asked again then. */
+  const sweep = Effect.gen(function*() {
+    for (let i = 0; i < maxSweeps; i++) {
+      const keys = yield* call("sweepKeys", driver.sweepKeys(forgottenBefore(), now(), sweepSize))
+      if (keys < sweepSize) break
+    }
+    for (let i = 0; i < maxSweeps; i++) {
+      const fates = yield* call("sweepFates", driver.sweepFates(forgottenBefore(), sweepSize))
+      if (fates < sweepSize) break
+    }
+    counted = yield* call("countKeys", driver.countKeys(forgottenBefore(), now()))
+  })
+
+  return Deduplicator.make({
+    claim,
+    renew: (held) =>
+      Effect.suspend(() => {
+        const at = now()
+        return call(
+          "renewKey",
+          driver.renewKey({ ...targetOf(held), token: held.token, now: at, until: at + leaseMillis })
+        )
+      }).pipe(Effect.mapError(failed(held))),
+    commit: (held) =>
+      Effect.suspend(() => {
+        const { atMillis, epoch, messageId, offset } = held.receipt
+        const receipt = { messageId, epoch, offset, atMillis }
+        return call("commitKey", driver.commitKey({ ...targetOf(held), token: held.token, now: now(), receipt }))
+      }).pipe(Effect.mapError(failed(held))),
+    release: (held) =>
+      Effect.mapError(
+        Effect.suspend(() => call("releaseKey", driver.releaseKey({ ...targetOf(held), token: held.token }))),
+        failed(held)
+      ),
+    lookup: (target) =>
+      Effect.suspend(() => call("lookupKey", driver.lookupKey(targetOf(target), forgottenBefore()))).pipe(
+        Effect.map(Option.fromUndefinedOr),
+        Effect.mapError(failed(target))
+      ),
+    window: Effect.sync(() => Duration.millis(windows.windowMillis)),
+    setWindow: (input) =>
+      Effect.map(checkWindow(input, windows.retryHorizonMillis), (millis) => {
+        windows.windowMillis = millis
+      }),
+    rotate: Effect.catch(sweep, (error) => Effect.logWarning("forgetting old keys is put off", error.cause)),
+    stats: Effect.suspend(() =>
+      Effect.map(
+        // As of now, or as of the last sweep while the store does not answer.
+        Effect.orElseSucceed(call("countKeys", driver.countKeys(forgottenBefore(), now())), () => counted),
+        (count) => ({ ...count, ...totals, windowMillis: windows.windowMillis })
+      )
+    )
+  })
+})
+
+const targetOf = ({ key, scope }: KeyTarget): KeyTarget => ({ scope, key })
+
+const Window = Schema.Finite.check(Schema.isGreaterThan(0))
+
+/** A window in ms: finite, and not shorter than anything may still retry. */
+export const checkWindow = (
+  input: Duration.Input,
+  retryHorizonMillis: number | undefined
+): Effect.Effect<number, Config.ConfigError> => {
+  const millis = Option.getOrElse(Option.map(Duration.fromInput(input), Duration.toMillis), () => Number.NaN)
+  const schema = Window.check(Schema.makeFilter((window) =>
+    window >= (retryHorizonMillis ?? 0) ||
+    `a window of ${window} ms is shorter than the retry horizon, ${retryHorizonMillis} ms: late retries pass`
+  ))
+  return Effect.mapError(Schema.decodeUnknownEffect(schema)(millis), (error) => new Config.ConfigError(error))
+}

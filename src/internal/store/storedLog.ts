@@ -1,0 +1,269 @@
+/**
+ * What a server remembers of one stored outbox that it owns: where it stands, and a part of its messages, so that what
+ * was just appended or read need not be read again. Pure; the store is the truth, and this may lag behind it, but is
+ * never ahead: a write that it would get wrong is refused there as fenced or conflicting.
+ */
+import { Deque } from "../../core/Deque.ts"
+import type { OutboxGap, OutboxMessage, ReadLimit, Slot } from "../../core/Outbox.ts"
+import type { Gap, OutboxState } from "./driver.ts"
+
+const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
+
+/** A chunk in the store: offsets and what it counts. */
+export interface Extent {
+  readonly first: number
+  readonly last: number
+  readonly bytes: number
+}
+
+/** What a read from the cache found. */
+export interface Served {
+  readonly slots: Array<Slot>
+  readonly expired: Array<OutboxMessage>
+  readonly oversized: Array<OutboxMessage>
+  /** Whether the limit ended it before the cache did. */
+  readonly more: boolean
+}
+
+export class StoredLog {
+  readonly session: string
+  generation: number
+  epoch: string
+  acked: number
+  last: number
+  revision: number
+  /**
+   * Everything up to here may be at the peer: it can't expire. Of messages from before this log was opened here that
+   * is known only when a read has said where the peer is.
+   */
+  sent: number
+  bytes: number
+  /** A lower bound of the earliest expiry. */
+  expiresAt: number
+  /** When the sweep will look at it next. */
+  scheduledAt = Infinity
+  /** Offsets after `acked` that are in gaps. */
+  private gapped: number
+  private readonly slots = new Deque<Slot>()
+  private readonly extents = new Deque<Extent>()
+  cachedBytes = 0
+  /** Messages that the peer could not handle, until the store knows. */
+  failing: Map<number, OutboxMessage> | undefined
+
+  constructor(state: OutboxState) {
+    this.session = state.session
+    this.generation = state.generation
+    this.epoch = state.epoch
+    this.acked = state.acked
+    this.last = state.last
+    this.revision = state.revision
+    this.bytes = state.bytes
+    this.expiresAt = state.expiresAt
+    this.gapped = state.last - state.acked - state.messages
+    this.sent = state.messages === 0 ? state.last : Infinity
+  }
+
+  get messages(): number {
+    return Math.max(0, this.last - this.acked - this.gapped)
+  }
+
+  /** Takes over what the store says. Returns whether anything was appended that was not known here. */
+  refresh(state: OutboxState): boolean {
+    if (state.epoch !== this.epoch) {
+      this.forget()
+      this.epoch = state.epoch
+      this.acked = 0
+      this.last = 0
+      this.sent = Infinity
+    }
+    if (state.revision !== this.revision) this.forget()
+    this.revision = state.revision
+    const grew = state.last > this.last
+    // A state that was read before an append or an ack of ours was known to be done is older than what we know.
+    if (state.last >= this.last && state.acked >= this.acked) {
+      this.gapped = state.last - state.acked - state.messages
+      this.bytes = state.bytes
+    }
+    this.last = Math.max(this.last, state.last)
+    this.advance(state.acked)
+    this.expiresAt = Math.min(this.expiresAt, state.expiresAt)
+    return grew
+  }
+
+  /** Forgets the messages, not the position. */
+  forget(): void {
+    this.slots.clear()
+    this.extents.clear()
+    this.cachedBytes = 0
+  }
+
+  /** The cache has what comes after this, or there is nothing. */
+  covers(after: number): boolean {
+    if (after >= this.last) return true
+    const front = this.slots.front()
+    const back = this.slots.back()
+    if (front === undefined || back === undefined) return false
+    return front.offset <= after + 1 && endOf(back) > after
+  }
+
+  /** Whether what comes next in the log can be added behind what is cached. */
+  private continues(first: number): boolean {
+    const back = this.slots.back()
+    return back === undefined ? true : endOf(back) === first - 1
+  }
+
+  /** Adds messages that were just appended. */
+  appended(messages: ReadonlyArray<OutboxMessage>, extents: ReadonlyArray<Extent>, expiresAt: number): void {
+    const first = messages[0]?.offset ?? 0
+    const end = messages[messages.length - 1]?.offset ?? 0
+    if (end <= this.last) return // a state read meanwhile had it already
+    // Only what goes on where the cache ends, and nothing of a long log that nobody reads.
+    const isRead = this.slots.size > 0 || this.acked >= first - 1 || this.sent === first - 1
+    if (first === this.last + 1 && isRead && this.continues(first)) {
+      for (const message of messages) this.push(message)
+      for (const extent of extents) this.extents.pushBack(extent)
+    }
+    this.last = end
+    for (const { bytes } of extents) this.bytes += bytes
+    this.expiresAt = Math.min(this.expiresAt, expiresAt)
+  }
+
+  /** Adds a page that was read behind `after`, which replaces what is cached unless it goes on there. */
+  loaded(slots: ReadonlyArray<Slot>, extents: ReadonlyArray<Extent>): void {
+    const first = slots[0]
+    if (first === undefined) return
+    if (this.slots.size > 0 && !this.continues(first.offset)) this.forget()
+    for (const slot of slots) this.push(slot)
+    for (const extent of extents) this.extents.pushBack(extent)
+  }
+
+  private push(slot: Slot): void {
+    if (endOf(slot) <= this.acked) return
+    this.slots.pushBack(slot)
+    if (slot.kind === "message") this.cachedBytes += slotBytes(slot)
+  }
+
+  /** Everything up to `upTo` is done with. Returns the newest message that went, if it was cached. */
+  advance(upTo: number): OutboxMessage | undefined {
+    let newest: OutboxMessage | undefined
+    while (true) {
+      const slot = this.slots.front()
+      if (slot === undefined || slot.offset > upTo) break
+      this.slots.popFront()
+      if (slot.kind === "gap") {
+        if (slot.end > upTo) this.slots.pushFront({ ...slot, offset: upTo + 1 })
+        if (slot.end > upTo) break
+        continue
+      }
+      newest = slot
+      this.cachedBytes -= slotBytes(slot)
+    }
+    while (true) {
+      const extent = this.extents.front()
+      if (extent === undefined || extent.last > upTo) break
+      this.extents.popFront()
+      this.bytes = Math.max(0, this.bytes - extent.bytes)
+    }
+    if (upTo > this.acked) this.acked = upTo
+    return newest
+  }
+
+  /** An ack is stored: `released` messages went with it. */
+  acknowledged(upTo: number, released: number): OutboxMessage | undefined {
+    const to = Math.min(upTo, this.last)
+    if (to > this.acked) this.gapped = Math.max(0, this.gapped - (to - this.acked - released))
+    const newest = this.advance(to)
+    if (this.messages === 0) this.bytes = 0
+    return newest
+  }
+
+  /** These are gaps in the store now. */
+  gaveUp(messages: ReadonlyArray<OutboxMessage>): void {
+    for (const { bytes } of messages) this.bytes = Math.max(0, this.bytes - bytes)
+    this.gapped += messages.length
+  }
+
+  /** The cached message at this offset. */
+  messageAt(offset: number): OutboxMessage | undefined {
+    const slot = this.slots.at(this.indexOf(offset))
+    return slot?.kind === "message" ? slot : undefined
+  }
+
+  /** What comes after `after`, of what is cached; what is too old or too large is set apart and must be given up. */
+  serve(after: number, limit: ReadLimit, now: number, maxSent: number): Served {
+    const slots: Array<Slot> = []
+    const expired: Array<OutboxMessage> = []
+    const oversized: Array<OutboxMessage> = []
+    const { maxBytes, maxMessageBytes = Infinity } = limit
+    const maxMessages = Math.min(limit.maxMessages, maxSent)
+    let messages = 0
+    let bytes = 0
+    let more = false
+    for (let i = this.indexOf(after + 1); i < this.slots.size; i++) {
+      const slot = this.slots.at(i) as Slot // in bounds
+      if (slot.kind === "gap") {
+        slots.push(slot.offset > after ? slot : { ...slot, offset: after + 1 })
+      } else if (slot.expiresAt <= now) expired.push(slot)
+      else if (slot.bytes > maxMessageBytes) oversized.push(slot)
+      else {
+        more = messages >= maxMessages || (messages > 0 && bytes + slot.bytes > maxBytes)
+        if (more) break
+        messages++
+        bytes += slot.bytes
+        slots.push(slot)
+      }
+    }
+    if (!more) more = this.slots.size > 0 && endOf(this.slots.back() as Slot) < this.last // not empty
+    return { slots, expired, oversized, more }
+  }
+
+  /** Cached messages after `after`. */
+  messagesAfter(after: number): ReadonlyArray<OutboxMessage> {
+    const found: Array<OutboxMessage> = []
+    for (let i = this.indexOf(after + 1); i < this.slots.size; i++) {
+      const slot = this.slots.at(i)
+      if (slot?.kind === "message") found.push(slot)
+    }
+    return found
+  }
+
+  /** The index of the slot that has `offset`, or of the first one after it. */
+  private indexOf(offset: number): number {
+    let low = 0
+    let high = this.slots.size
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if (endOf(this.slots.at(middle) as Slot) < offset) low = middle + 1 // in bounds
+      else high = middle
+    }
+    return low
+  }
+}
+
+/** What a message costs in memory, about: strings have two bytes a unit where they are not Latin-1. */
+const slotBytes = (message: OutboxMessage): number => message.payload.length + 120
+
+/** Slots of decoded messages with the gaps laid over them, from `after` on and within `first..end` of what was read. */
+export const overlay = (
+  messages: ReadonlyArray<OutboxMessage>,
+  gaps: ReadonlyArray<Gap>,
+  after: number,
+  end: number
+): ReadonlyArray<Slot> => {
+  const slots: Array<Slot> = []
+  let g = 0
+  const pushGap = (gap: Gap): void => {
+    const offset = Math.max(gap.first, after + 1)
+    const last = Math.min(gap.end, end)
+    if (offset <= last) slots.push({ kind: "gap", offset, end: last, reason: gap.reason } satisfies OutboxGap)
+  }
+  for (const message of messages) {
+    if (message.offset <= after) continue
+    while (g < gaps.length && (gaps[g] as Gap).end < message.offset) pushGap(gaps[g++] as Gap) // in bounds
+    const gap = gaps[g]
+    if (gap !== undefined && gap.first <= message.offset) continue
+    slots.push(message)
+  }
+  for (; g < gaps.length; g++) pushGap(gaps[g] as Gap) // in bounds
+  return slots
+}

@@ -1,0 +1,841 @@
+/**
+ * MessageQueue over a database driver: what is appended is committed before anybody is told, what is read comes from
+ * memory where it can, and what fails half-way is found out at the next look.
+ */
+import { Duration, Effect, Random } from "effect"
+import type { Failure } from "../../core/Frame.ts"
+import {
+  type AckResult,
+  defaultMessageId,
+  type OutboxMessage,
+  type ReadLimit,
+  type ReadResult,
+  type Slot
+} from "../../core/Outbox.ts"
+import type { GapReason } from "../../core/Protocol.ts"
+import type { Interface, Located, Options } from "../../MessageQueue.ts"
+import { type DeadLetterReason, MessageQueueError } from "../../WebSocketError.ts"
+import { DeadlineHeap } from "../deadlineHeap.ts"
+import { makeId } from "../ids.ts"
+import * as Option from "../options.ts"
+import { makeAppending } from "./appending.ts"
+import { makeBatcher } from "./batcher.ts"
+import type { Calls } from "./calls.ts"
+import { decodeChunk } from "./chunk.ts"
+import {
+  type AckOutcome,
+  type AckRequest,
+  type Chunk,
+  type Fate,
+  type Gap,
+  type OutboxState,
+  type StoreDriver,
+  StoreError
+} from "./driver.ts"
+import type { Members } from "./members.ts"
+import { overlay, type Served, StoredLog } from "./storedLog.ts"
+
+export interface StoredQueueOptions {
+  readonly driver: StoreDriver
+  readonly call: Calls
+  readonly members: Members
+  readonly queue: Options
+  readonly lanes: number
+  readonly appendTimeoutMillis: number
+  readonly cacheBytes: number
+  readonly keys: { readonly windowMillis: () => number; readonly maxKeys: number }
+}
+
+/** A page read from the store. */
+const pageChunks = 64
+const pageBytes = 256 * 1024
+/** Conflicts with other servers are settled by looking again, this often at most. */
+const maxLooks = 16
+/** How often the totals of all outboxes are asked for. */
+const totalsMillis = 5_000
+
+export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueOptions) {
+  const { call, driver, members } = options
+  const { node, now } = members
+  const random = yield* Random.Random
+  const overflow = options.queue.overflow ?? "reject"
+  const bounds = {
+    maxMessages: Option.count("maxMessages", options.queue.maxMessages, 1_000),
+    maxBytes: Option.count("maxBytes", options.queue.maxBytes, 16 * 1024 * 1024),
+    maxTotalMessages: Option.count("maxTotalMessages", options.queue.maxTotalMessages, 1_000_000),
+    maxTotalBytes: Option.count("maxTotalBytes", options.queue.maxTotalBytes, 256 * 1024 * 1024)
+  }
+  /** With this policy others drop what was not sent, so the store has to know what was; and half of it stays unsent. */
+  const marksSent = overflow === "dropOldest"
+  const maxSent = marksSent ? Math.ceil(bounds.maxMessages / 2) : Infinity
+
+  const logs = new Map<string, StoredLog>()
+  /** Logs with something cached, the least recently used first. */
+  const cached = new Set<StoredLog>()
+  let cachedBytes = 0
+  const expiries = new DeadlineHeap<StoredLog>()
+  let listeners: ReadonlyArray<(session: string) => void> = []
+  let moveListeners: ReadonlyArray<(session: string, generation: number) => void> = []
+  /** Results of removals of which it is not known whether they were done. */
+  const removals = new Map<string, Removed>()
+  const totals = { appended: 0, acknowledged: 0, expired: 0, overflows: 0 }
+  let known = yield* call("totals", driver.totals)
+  let since = { messages: 0, bytes: 0 }
+
+  // --- errors
+
+  const storeFailed = (session: string, operation: string) => (error: StoreError) =>
+    new MessageQueueError({ session, operation, reason: "store", cause: error.cause })
+  const refuse = (session: string, operation: string, reason: "fenced" | "unknownSession") =>
+    new MessageQueueError({ session, operation, reason })
+
+  /** The log, if it is this generation's as far as known here. */
+  const ownLog = (session: string, generation: number, operation: string): StoredLog | MessageQueueError => {
+    const log = logs.get(session)
+    if (log === undefined) return refuse(session, operation, "unknownSession")
+    return log.generation === generation ? log : refuse(session, operation, "fenced")
+  }
+
+  const owning = <A>(
+    session: string,
+    generation: number,
+    operation: string,
+    use: (log: StoredLog) => Effect.Effect<A, StoreError | MessageQueueError>
+  ): Effect.Effect<A, MessageQueueError> =>
+    Effect.suspend(() => {
+      const log = ownLog(session, generation, operation)
+      if (log instanceof MessageQueueError) return Effect.fail(log)
+      return Effect.mapError(use(log), (error) =>
+        error._tag === "StoreError" ? storeFailed(session, operation)(error) : error)
+    })
+
+  const forget = (session: string): void => {
+    const log = logs.get(session)
+    if (log === undefined) return
+    logs.delete(session)
+    cachedBytes -= log.cachedBytes
+    cached.delete(log)
+  }
+
+  // --- the cache
+
+  /** Runs a change of the log's cache and keeps within the bound of all caches. */
+  const tracked = <A>(log: StoredLog, change: () => A): A => {
+    const before = log.cachedBytes
+    const result = change()
+    if (logs.get(log.session) !== log) return result
+    cachedBytes += log.cachedBytes - before
+    if (log.cachedBytes === 0) cached.delete(log)
+    else if (before === 0) cached.add(log)
+    if (cachedBytes > options.cacheBytes) evict(log)
+    return result
+  }
+
+  const evict = (used: StoredLog): void => {
+    for (const log of cached) {
+      if (cachedBytes <= options.cacheBytes) return
+      if (log === used && cached.size > 1) continue
+      cachedBytes -= log.cachedBytes
+      cached.delete(log)
+      log.forget()
+    }
+  }
+
+  const touch = (log: StoredLog): void => {
+    if (cached.delete(log)) cached.add(log)
+  }
+
+  const schedule = (log: StoredLog): void => {
+    if (log.expiresAt < log.scheduledAt) {
+      log.scheduledAt = log.expiresAt
+      expiries.push(log.expiresAt, log)
+    }
+  }
+
+  // --- looking into the store
+
+  interface Page {
+    readonly slots: ReadonlyArray<Slot>
+    readonly chunks: ReadonlyArray<Chunk>
+    readonly more: boolean
+    readonly end: number
+    readonly state: OutboxState
+    readonly gaps: ReadonlyArray<Gap>
+  }
+
+  const readPage = (session: string, after: number): Effect.Effect<Page | undefined, StoreError> =>
+    Effect.flatMap(
+      call("read", driver.read({ session, after, maxChunks: pageChunks, maxBytes: pageBytes })),
+      (page): Effect.Effect<Page | undefined, StoreError> => {
+        if (page === undefined) return Effect.succeed(undefined)
+        const { chunks, gaps, more, state } = page
+        const messages: Array<OutboxMessage> = []
+        for (const chunk of chunks) {
+          const decoded = decodeChunk(chunk)
+          if (decoded instanceof StoreError) return Effect.fail(decoded)
+          for (const message of decoded) messages.push(message)
+        }
+        const end = more ? chunks[chunks.length - 1]?.last ?? after : state.last
+        return Effect.succeed({ slots: overlay(messages, gaps, after, end), chunks, more, end, state, gaps })
+      }
+    )
+
+  /** A page into the log's cache. */
+  const load = (log: StoredLog, after: number): Effect.Effect<Page, StoreError | MessageQueueError> =>
+    Effect.flatMap(readPage(log.session, after), (page): Effect.Effect<Page, MessageQueueError> => {
+      if (page === undefined) return Effect.fail(refuse(log.session, "read", "unknownSession"))
+      if (page.state.generation > log.generation) return Effect.fail(refuse(log.session, "read", "fenced"))
+      tracked(log, () => {
+        log.refresh(page.state)
+        log.loaded(page.slots, page.chunks)
+      })
+      schedule(log)
+      return Effect.succeed(page)
+    })
+
+  /** All messages of the outbox that are not done with, and how it stood then; undefined when there is none. */
+  const readAll = Effect.fnUntraced(function*(session: string) {
+    for (let look = 0; look < maxLooks; look++) {
+      const messages: Array<OutboxMessage> = []
+      const chunks: Array<Chunk> = []
+      let page = yield* readPage(session, 0)
+      const revision = page?.state.revision
+      while (page !== undefined && page.state.revision === revision) {
+        for (const slot of page.slots) if (slot.kind === "message") messages.push(slot)
+        for (const chunk of page.chunks) chunks.push({ ...chunk, body: "" })
+        if (!page.more) {
+          const { gaps, state } = page
+          return { messages: messages.filter(({ offset }) => offset > state.acked), chunks, state, gaps }
+        }
+        page = yield* readPage(session, page.end)
+      }
+      if (page === undefined) return undefined
+    }
+    return yield* Effect.fail(new StoreError("read", new Error("others change the outbox all the time")))
+  })
+
+  // --- giving up
+
+  interface GivenUp {
+    readonly reason: DeadLetterReason
+    readonly message: OutboxMessage
+  }
+
+  const gapReasonOf = (reason: DeadLetterReason): GapReason =>
+    reason === "expired" || reason === "overflow" || reason === "fresh" ? reason : "sessionEnded"
+
+  /**
+   * Gives up those messages of the outbox that `pick` names, leaving gaps. `maxLooks` times, as others may change it
+   * meanwhile. What was given up and never reported, because the store failed just then, is reported now.
+   */
+  const giveUp = Effect.fnUntraced(function*(
+    session: string,
+    generation: number | undefined,
+    doubts: Array<GivenUp>,
+    pick: (
+      messages: ReadonlyArray<OutboxMessage>,
+      state: OutboxState
+    ) => ReadonlyArray<GivenUp> | undefined
+  ): Effect.fn.Return<
+    { readonly given: ReadonlyArray<GivenUp>; readonly state: OutboxState } | "fenced" | "missing" | "refused" | "busy",
+    StoreError
+  > {
+    const reported: Array<GivenUp> = []
+    for (let look = 0; look < maxLooks; look++) {
+      const all = yield* readAll(session)
+      if (all === undefined) return "missing"
+      const { chunks, gaps, messages, state } = all
+      if (generation !== undefined && state.generation !== generation) return "fenced"
+      // Those in doubt that are gaps now were given up; the others are still there.
+      for (const doubt of doubts.splice(0)) {
+        const { offset } = doubt.message
+        if (gaps.some(({ end, first }) => first <= offset && offset <= end)) reported.push(doubt)
+      }
+      const picked = pick(messages, state)
+      if (picked === undefined) return "refused"
+      const gone = new Set(picked.map(({ message }) => message))
+      let expiresAt = Infinity
+      for (const message of messages) if (!gone.has(message)) expiresAt = Math.min(expiresAt, message.expiresAt)
+      if (picked.length === 0 && expiresAt === state.expiresAt) return { given: reported, state }
+      doubts.push(...picked)
+      const merged = mergeGaps(
+        gaps,
+        picked.map(({ message, reason }): Gap => ({
+          first: message.offset,
+          end: message.offset,
+          reason: gapReasonOf(reason)
+        })),
+        state.acked
+      )
+      const outcome = yield* call(
+        "giveUp",
+        driver.giveUp({
+          session,
+          revision: state.revision,
+          generation,
+          removeGaps: merged.removed,
+          addGaps: merged.added,
+          removeChunks: coveredChunks(chunks, merged.all, state.acked),
+          fates: picked.map(({ message, reason }): Fate => ({
+            first: message.offset,
+            end: message.offset,
+            reason,
+            maybeHandled: reason === "fresh",
+            at: now()
+          })),
+          expiresAt
+        })
+      )
+      if (outcome._tag === "Fenced") return "fenced"
+      if (outcome._tag === "Missing") return "missing"
+      if (outcome._tag === "Conflict") continue
+      doubts.length = 0
+      reported.push(...picked)
+      since.messages -= picked.length
+      for (const { message } of picked) since.bytes -= message.bytes
+      return { given: reported, state: { ...state, revision: outcome.revision, expiresAt } }
+    }
+    return "busy"
+  })
+
+  /** `giveUp` for the owner's log, which then reads anew. */
+  const giveUpOwn = Effect.fnUntraced(function*(
+    log: StoredLog,
+    pick: (messages: ReadonlyArray<OutboxMessage>) => ReadonlyArray<GivenUp>
+  ): Effect.fn.Return<ReadonlyArray<GivenUp>, StoreError | MessageQueueError> {
+    const result = yield* giveUp(log.session, log.generation, doubtsOf(log), pick)
+    tracked(log, () => log.forget())
+    if (result === "fenced") return yield* refuse(log.session, "giveUp", "fenced")
+    if (result === "missing") return yield* refuse(log.session, "giveUp", "unknownSession")
+    if (result === "refused") return []
+    if (result === "busy") {
+      return yield* Effect.fail(new StoreError("giveUp", new Error("others change the outbox all the time")))
+    }
+    log.expiresAt = result.state.expiresAt
+    log.scheduledAt = Infinity
+    log.revision = result.state.revision
+    log.gaveUp(result.given.map(({ message }) => message))
+    schedule(log)
+    return result.given
+  })
+
+  const doubted = new Map<StoredLog, Array<GivenUp>>()
+  const doubtsOf = (log: StoredLog): Array<GivenUp> => {
+    const doubts = doubted.get(log) ?? []
+    doubted.set(log, doubts)
+    return doubts
+  }
+  const settleDoubts = (log: StoredLog): void => {
+    if (doubted.get(log)?.length === 0) doubted.delete(log)
+  }
+
+  // --- appending
+
+  const onAppended: Parameters<typeof makeAppending>[0]["onAppended"] = (
+    session,
+    epoch,
+    messages,
+    extents,
+    expiresAt
+  ) => {
+    totals.appended += messages.length
+    since.messages += messages.length
+    for (const { bytes } of extents) since.bytes += bytes
+    const log = logs.get(session)
+    if (log !== undefined && log.epoch === epoch) {
+      tracked(log, () => log.appended(messages, extents, expiresAt))
+      schedule(log)
+    }
+    for (const listener of listeners) listener(session)
+  }
+
+  const totalsNow = () => ({ messages: known.messages + since.messages, bytes: known.bytes + since.bytes })
+
+  const roomDoubts = new Map<string, Array<GivenUp>>()
+  const makeRoom = Effect.fnUntraced(function*(session: string, count: number, bytes: number) {
+    const doubts = roomDoubts.get(session) ?? []
+    roomDoubts.set(session, doubts)
+    const attempt = Effect.suspend(() =>
+      giveUp(session, undefined, doubts, (messages, state) => {
+        const all = totalsNow()
+        let overMessages = Math.max(
+          state.messages + count - bounds.maxMessages,
+          all.messages + count - bounds.maxTotalMessages
+        )
+        let overBytes = Math.max(state.bytes + bytes - bounds.maxBytes, all.bytes + bytes - bounds.maxTotalBytes)
+        const picked: Array<GivenUp> = []
+        for (const message of messages) {
+          if (overMessages <= 0 && overBytes <= 0) break
+          if (message.offset <= state.sent) continue // it may be at the peer
+          picked.push({ reason: "overflow", message })
+          overMessages--
+          overBytes -= message.bytes
+        }
+        return overMessages <= 0 && overBytes <= 0 ? picked : undefined
+      })
+    )
+    const result = yield* attempt
+    if (doubts.length === 0) roomDoubts.delete(session)
+    if (typeof result === "string") return undefined
+    const log = logs.get(session)
+    if (log !== undefined) {
+      tracked(log, () => {
+        log.forget()
+        log.gaveUp(result.given.map(({ message }) => message))
+      })
+    }
+    return result.given.map(({ message }) => message)
+  })
+
+  const appending = yield* makeAppending({
+    driver,
+    call,
+    node,
+    now,
+    lanes: options.lanes,
+    ttlMillis: Option.millis("ttl", options.queue.ttl, "5 minutes"),
+    overflow,
+    suspendTimeoutMillis: Option.millis("suspendTimeout", options.queue.suspendTimeout, Infinity),
+    appendTimeoutMillis: options.appendTimeoutMillis,
+    bounds,
+    keys: options.keys,
+    isFull: (session, count, bytes) => {
+      const log = logs.get(session)
+      if (log === undefined) return undefined
+      if (log.messages + count > bounds.maxMessages) return { limit: "messages", size: log.messages }
+      return log.bytes + bytes > bounds.maxBytes ? { limit: "bytes", size: log.bytes } : undefined
+    },
+    totals: totalsNow,
+    onAppended,
+    onOverflow: () => void totals.overflows++,
+    makeRoom
+  })
+
+  // --- acks
+
+  const ackBatch = yield* makeBatcher<AckRequest, AckOutcome>({
+    name: "ack",
+    maxBatch: 1_024,
+    run: (requests) => call("ack", driver.ack(requests))
+  })
+
+  /** The messages that the peer could not handle, kept until the ack is stored: after that they are gone there. */
+  const loadFailing = Effect.fnUntraced(function*(
+    log: StoredLog,
+    failed: ReadonlyArray<Failure>
+  ): Effect.fn.Return<Map<number, OutboxMessage>, StoreError | MessageQueueError> {
+    log.failing ??= new Map()
+    const { failing } = log
+    for (const [offset] of failed) {
+      if (offset <= log.acked || failing.has(offset)) continue
+      const message = log.messageAt(offset)
+      if (message !== undefined) {
+        failing.set(offset, message)
+        continue
+      }
+      const page = yield* readPage(log.session, offset - 1)
+      if (page === undefined) return yield* refuse(log.session, "ack", "unknownSession")
+      const [slot] = page.slots
+      if (slot?.kind === "message" && slot.offset === offset) failing.set(offset, slot)
+    }
+    return failing
+  })
+
+  const ack = Effect.fnUntraced(function*(
+    log: StoredLog,
+    upTo: number,
+    failed: ReadonlyArray<Failure>
+  ): Effect.fn.Return<AckResult, StoreError | MessageQueueError> {
+    const { generation, session } = log
+    const failing = failed.length === 0 ? undefined : yield* loadFailing(log, failed)
+    const fates = failed.map(([offset, reason]): Fate => ({
+      first: offset,
+      end: offset,
+      reason,
+      maybeHandled: false,
+      at: now()
+    }))
+    const outcome = yield* ackBatch({ session, generation, upTo, fates })
+    if (outcome._tag === "Fenced") return yield* refuse(session, "ack", "fenced")
+    if (outcome._tag === "Missing") return yield* refuse(session, "ack", "unknownSession")
+    const { released } = outcome
+    const bytesBefore = log.bytes
+    const newest = tracked(log, () => log.acknowledged(upTo, released))
+    since.messages -= released
+    since.bytes -= Math.max(0, bytesBefore - log.bytes)
+    totals.acknowledged += released
+    if (released > 0) appending.wake(session)
+    const dead: Array<{ message: OutboxMessage; reason: Failure[1] }> = []
+    for (const [offset, reason] of failed) {
+      const message = failing?.get(offset)
+      if (message === undefined) continue
+      failing?.delete(offset)
+      dead.push({ message, reason })
+    }
+    if (failing?.size === 0) log.failing = undefined
+    return { released, newestEnqueuedAt: newest?.enqueuedAt, failed: dead }
+  })
+
+  // --- reading
+
+  const plain = ({ more, slots }: Served): ReadResult => ({ slots, expired: nothing, oversized: nothing, more })
+  const sentLimit = (log: StoredLog): number => maxSent === Infinity ? Infinity : maxSent - (log.sent - log.acked)
+
+  const readUnsafe = (session: string, generation: number, after: number, limit: ReadLimit): ReadResult | undefined => {
+    const log = logs.get(session)
+    if (log?.generation !== generation || marksSent || !log.covers(after) || doubted.has(log)) return undefined
+    log.sent = after
+    if (after >= log.last) return nothingToRead
+    const served = log.serve(after, limit, now(), Infinity)
+    if (served.expired.length > 0 || served.oversized.length > 0) return undefined
+    touch(log)
+    log.sent = endOfSlots(served.slots) ?? after
+    return plain(served)
+  }
+
+  const read = Effect.fnUntraced(function*(
+    log: StoredLog,
+    after: number,
+    limit: ReadLimit
+  ): Effect.fn.Return<ReadResult, StoreError | MessageQueueError> {
+    const expired: Array<OutboxMessage> = []
+    const oversized: Array<OutboxMessage> = []
+    log.sent = after
+    for (let look = 0; look < maxLooks; look++) {
+      if (!log.covers(after)) yield* load(log, after)
+      if (after >= log.last && !doubted.has(log)) return { slots: nothing, expired, oversized, more: false }
+      const at = now()
+      const served = log.serve(after, limit, at, sentLimit(log))
+      if (served.expired.length > 0 || served.oversized.length > 0 || doubted.has(log)) {
+        const { maxMessageBytes = Infinity } = limit
+        const given = yield* giveUpOwn(log, (messages) =>
+          messages.flatMap((message): ReadonlyArray<GivenUp> => {
+            if (message.offset <= after) return []
+            if (message.expiresAt <= at) return [{ reason: "expired", message }]
+            return message.bytes > maxMessageBytes ? [{ reason: "overflow", message }] : []
+          }))
+        settleDoubts(log)
+        for (const { message, reason } of given) (reason === "expired" ? expired : oversized).push(message)
+        totals.expired += given.filter(({ reason }) => reason === "expired").length
+        continue
+      }
+      const sent = endOfSlots(served.slots) ?? after
+      if (marksSent && served.slots.length > 0) {
+        const { generation, revision, session } = log
+        const outcome = yield* call("markSent", driver.markSent({ session, generation, revision, sent }))
+        if (outcome._tag === "Fenced") return yield* refuse(session, "read", "fenced")
+        if (outcome._tag === "Missing") return yield* refuse(session, "read", "unknownSession")
+        if (outcome._tag === "Conflict") {
+          tracked(log, () => log.forget())
+          yield* load(log, after)
+          continue
+        }
+        log.revision = outcome.revision
+      }
+      touch(log)
+      log.sent = sent
+      return { slots: served.slots, expired, oversized, more: served.more }
+    }
+    // What was given up must be reported all the same.
+    return { slots: nothing, expired, oversized, more: true }
+  })
+
+  // --- ends
+
+  const remove = Effect.fnUntraced(
+    function*(session: string): Effect.fn.Return<Removed, StoreError | MessageQueueError> {
+      const sent = logs.get(session)?.sent
+      for (let look = 0; look < maxLooks; look++) {
+        const all = yield* readAll(session)
+        if (all === undefined) {
+          // Gone; by our own hand if an earlier try has failed after it was done.
+          const done = removals.get(session)
+          removals.delete(session)
+          forget(session)
+          if (done !== undefined) return done
+          return yield* refuse(session, "remove", "unknownSession")
+        }
+        const { messages, state } = all
+        // Of an outbox that others have delivered from it is not known what they sent.
+        const maybeHandled = sent === undefined
+          ? messages.length
+          : messages.filter(({ offset }) => offset <= sent).length
+        const removed: Removed = { messages, maybeHandled, epoch: state.epoch }
+        removals.set(session, removed)
+        if (!(yield* call("removeOutbox", driver.removeOutbox(session, state.last)))) continue
+        removals.delete(session)
+        forget(session)
+        since.messages -= messages.length
+        for (const { bytes } of messages) since.bytes -= bytes
+        appending.wake(session)
+        return removed
+      }
+      return yield* Effect.fail(new StoreError("remove", new Error("others append all the time")))
+    }
+  )
+
+  const expire = Effect.fnUntraced(function*(owns: (session: string) => boolean) {
+    const at = now()
+    const result: Array<{ session: string; epoch: string; messages: ReadonlyArray<OutboxMessage> }> = []
+    const due: Array<StoredLog> = []
+    while (true) {
+      const log = expiries.popDue(at)
+      if (log === undefined) break
+      log.scheduledAt = Infinity
+      if (logs.get(log.session) === log) due.push(log)
+    }
+    const sweep = (log: StoredLog): Effect.Effect<void, StoreError> =>
+      Effect.matchEffect(
+        giveUpOwn(log, (messages) =>
+          messages.flatMap((message): ReadonlyArray<GivenUp> =>
+            message.expiresAt <= at && message.offset > log.sent ? [{ reason: "expired", message }] : []
+          )),
+        {
+          onFailure: (error) => {
+            // Of a session that moved away or ended, others take care.
+            if (error._tag !== "StoreError") {
+              return Effect.void
+            }
+            schedule(log)
+            return Effect.fail(error)
+          },
+          onSuccess: (given) =>
+            Effect.sync(() => {
+              settleDoubts(log)
+              if (given.length === 0) {
+                return
+              }
+              totals.expired += given.length
+              result.push({
+                session: log.session,
+                epoch: log.epoch,
+                messages: given.map(({ message }) =>
+                  message
+                )
+              })
+              for (const listener of listeners) listener(log.session) // the owner has a gap to tell
+            })
+        }
+      )
+    const own = due.filter((log) => owns(log.session))
+    for (const log of due) if (!owns(log.session)) schedule(log)
+    const exit = yield* Effect.exit(
+      Effect.forEach(own, (log) => Effect.tapError(sweep(log), () => Effect.sync(() => own.forEach(schedule))), {
+        concurrency: 16,
+        discard: true
+      })
+    )
+    // What was given up is told all the same.
+    if (exit._tag === "Failure" && result.length === 0) {
+      yield* Effect.mapError(exit, storeFailed("", "expire"))
+    }
+    return result
+  })
+
+  // --- what others did
+
+  members.onNudges((sessions) =>
+    Effect.suspend(() => {
+      const mine = sessions.filter((session) => logs.has(session))
+      if (mine.length === 0) return Effect.void
+      return Effect.ignore(Effect.map(call("outboxes", driver.outboxes(mine)), (states) => {
+        for (const state of states) {
+          const log = logs.get(state.session)
+          if (log === undefined) continue
+          if (state.generation > log.generation) {
+            for (const listener of moveListeners) listener(state.session, state.generation)
+          } else if (state.generation === log.generation) {
+            tracked(log, () => log.refresh(state))
+            schedule(log)
+            for (const listener of listeners) listener(state.session)
+          }
+        }
+      }))
+    })
+  )
+
+  yield* Effect.forkScoped(
+    Effect.forever(Effect.andThen(
+      Effect.sleep(Duration.millis(totalsMillis)),
+      Effect.ignore(Effect.map(call("totals", driver.totals), (fresh) => {
+        known = fresh
+        since = { messages: 0, bytes: 0 }
+      }))
+    )),
+    { startImmediately: true }
+  )
+
+  const subscribe = <A>(get: () => ReadonlyArray<A>, set: (list: ReadonlyArray<A>) => void) => (listener: A) =>
+    Effect.acquireRelease(
+      Effect.sync(() => set([...get(), listener])),
+      () => Effect.sync(() => set(get().filter((other) => other !== listener)))
+    )
+
+  const self: Interface = {
+    durable: true,
+
+    open: (session, generation) =>
+      Effect.suspend(() => {
+        const request = { session, generation, node, newEpoch: makeId(random) }
+        return call("openOutbox", driver.openOutbox(request)).pipe(
+          Effect.mapError(storeFailed(session, "open")),
+          Effect.flatMap((state) => {
+            if (state.generation > generation) return Effect.fail(refuse(session, "open", "fenced"))
+            const log = logs.get(session)
+            if (log === undefined) logs.set(session, new StoredLog(state))
+            else {
+              tracked(log, () => {
+                // Nobody else had it in between: what is cached holds.
+                if (state.epoch === log.epoch && state.revision === log.revision + 1) log.revision = state.revision
+                else log.sent = Infinity
+                log.refresh(state)
+              })
+              log.generation = generation
+            }
+            schedule(logs.get(session) ?? new StoredLog(state))
+            const position = { epoch: state.epoch, acked: state.acked, last: state.last }
+            const before = members.takenFrom.get(session)
+            members.takenFrom.delete(session)
+            return Effect.as(Effect.ignore(members.nudge(before, session)), position)
+          })
+        )
+      }),
+
+    append: appending.append,
+    appendOnce: appending.appendOnce,
+
+    read: Object.assign(
+      (session: string, generation: number, after: number, limit: ReadLimit) =>
+        owning(session, generation, "read", (log) => read(log, after, limit)),
+      { unsafe: readUnsafe }
+    ),
+
+    ack: (session, generation, upTo, failed) => owning(session, generation, "ack", (log) => ack(log, upTo, failed)),
+
+    recover: (session, generation, last) =>
+      owning(
+        session,
+        generation,
+        "recover",
+        (log) =>
+          Effect.flatMap(call("advance", driver.advance({ session, generation, last })), (state) => {
+            if (state === undefined) return Effect.fail(refuse(session, "recover", "fenced"))
+            tracked(log, () => log.refresh(state))
+            return Effect.succeed({ epoch: state.epoch, acked: state.acked, last: state.last })
+          })
+      ),
+
+    giveBackSent: (session, generation) =>
+      owning(session, generation, "giveBackSent", (log) =>
+        Effect.map(
+          giveUpOwn(log, (messages) =>
+            messages.flatMap((message): ReadonlyArray<GivenUp> =>
+              message.offset <= log.sent ? [{ reason: "fresh", message }] : []
+            )),
+          (given) =>
+            given.map(({ message }) => message)
+        )),
+
+    remove: (session) =>
+      Effect.mapError(
+        remove(session),
+        (error) => error._tag === "StoreError" ? storeFailed(session, "remove")(error) : error
+      ),
+
+    expire,
+
+    find: (session, messageId) =>
+      Effect.mapError(readAll(session), storeFailed(session, "find")).pipe(
+        Effect.map((all): Located | undefined => {
+          const found = all?.messages.find((message) =>
+            (message.id ?? defaultMessageId(all.state.epoch, message.offset)) === messageId
+          )
+          if (found === undefined) return undefined
+          const { enqueuedAt, offset } = found
+          return { state: offset <= (logs.get(session)?.sent ?? 0) ? "sent" : "waiting", offset, enqueuedAt }
+        })
+      ),
+
+    size: (session) =>
+      Effect.suspend(() => {
+        const log = logs.get(session)
+        if (log !== undefined) return Effect.succeed({ messages: log.messages, bytes: log.bytes })
+        return Effect.flatMap(
+          Effect.mapError(call("outboxes", driver.outboxes([session])), storeFailed(session, "size")),
+          ([state]) =>
+            state === undefined
+              ? Effect.fail(refuse(session, "size", "unknownSession"))
+              : Effect.succeed({ messages: state.messages, bytes: state.bytes })
+        )
+      }),
+
+    onAppend: subscribe(() => listeners, (list) => (listeners = list)),
+    onMoved: subscribe(() => moveListeners, (list) => (moveListeners = list)),
+
+    progress: (requests) =>
+      Effect.gen(function*() {
+        const states = yield* call("outboxes", driver.outboxes(requests.map(({ session }) => session)))
+        const bySession = new Map(states.map((state) => [state.session, state]))
+        return yield* Effect.forEach(requests, ({ after, session }) => {
+          const state = bySession.get(session)
+          if (state === undefined) return Effect.succeed(undefined)
+          const { acked, epoch, last } = state
+          return Effect.map(
+            call("fates", driver.fates(session, after + 1, Math.max(after + 1, last))),
+            (dead) => ({ epoch, acked, dead })
+          )
+        }, { concurrency: 8 })
+      }).pipe(Effect.mapError(storeFailed("", "progress"))),
+
+    stats: Effect.sync(() => ({
+      sessions: known.sessions,
+      messages: Math.max(0, known.messages + since.messages),
+      bytes: Math.max(0, known.bytes + since.bytes),
+      suspended: appending.suspended(),
+      ...totals
+    }))
+  }
+  return self
+})
+
+interface Removed {
+  readonly messages: ReadonlyArray<OutboxMessage>
+  readonly maybeHandled: number
+  readonly epoch: string
+}
+
+const nothing: ReadonlyArray<never> = []
+const nothingToRead: ReadResult = { slots: nothing, expired: nothing, oversized: nothing, more: false }
+
+const endOfSlots = (slots: ReadonlyArray<Slot>): number | undefined => {
+  const last = slots[slots.length - 1]
+  return last === undefined ? undefined : last.kind === "gap" ? last.end : last.offset
+}
+
+/** The gaps with new ones among them, neighbours with one reason made one. */
+const mergeGaps = (gaps: ReadonlyArray<Gap>, added: ReadonlyArray<Gap>, acked: number) => {
+  const sorted = [...gaps, ...added].sort((a, b) => a.first - b.first)
+  const all: Array<Gap> = []
+  for (const gap of sorted) {
+    if (gap.end <= acked) continue
+    const previous = all[all.length - 1]
+    if (previous !== undefined && previous.reason === gap.reason && previous.end + 1 === gap.first) {
+      all[all.length - 1] = { ...previous, end: gap.end }
+    } else all.push(gap)
+  }
+  const isIn = (list: ReadonlyArray<Gap>, gap: Gap): boolean =>
+    list.some((other) => other.first === gap.first && other.end === gap.end && other.reason === gap.reason)
+  return {
+    all,
+    added: all.filter((gap) => !isIn(gaps, gap)),
+    removed: gaps.filter((gap) => !isIn(all, gap)).map(({ first }) => first)
+  }
+}
+
+/** `last` of chunks of which nothing is left but what is acked or in gaps. */
+const coveredChunks = (chunks: ReadonlyArray<Chunk>, gaps: ReadonlyArray<Gap>, acked: number): ReadonlyArray<number> =>
+  chunks.filter(({ first, last }) => {
+    let next = Math.max(first, acked + 1)
+    for (const gap of gaps) if (gap.first <= next && gap.end >= next) next = gap.end + 1
+    return next > last
+  }).map(({ last }) => last)

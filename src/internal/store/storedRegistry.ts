@@ -1,0 +1,399 @@
+/**
+ * SessionRegistry over a database driver, for several servers at once. A session's row is changed by compare-and-set;
+ * its position is written by its owner's generation alone. A server that wants a session which another one still has
+ * messages of asks for it first, and takes it by force only when there is no answer.
+ */
+import { Effect, Exit, Schema } from "effect"
+import type { InboxPosition } from "../../core/Frame.ts"
+import type { Attached, AttachRequest, Interface, Options, SessionInfo } from "../../SessionRegistry.ts"
+import { HandshakeError, SessionRegistryError } from "../../WebSocketError.ts"
+import * as Option from "../options.ts"
+import { refuseAttach } from "../resume.ts"
+import { makeBatcher } from "./batcher.ts"
+import type { Calls } from "./calls.ts"
+import { type PositionOutcome, type PositionRequest, type SessionRow, type StoreDriver, StoreError } from "./driver.ts"
+import type { Members } from "./members.ts"
+
+export interface StoredRegistryOptions {
+  readonly driver: StoreDriver
+  readonly call: Calls
+  readonly members: Members
+  readonly registry: Options
+  /** How long a server that wants a session waits for the one that has it. */
+  readonly handoffTimeoutMillis: number
+}
+
+/** Compare-and-set is tried this often; others don't change one session for ever. */
+const maxTries = 16
+/** How often a server that wants a session looks whether it may have it. */
+const lookMillis = 10
+/** Sessions that one sweep takes at most. */
+const sweepSize = 256
+/** Whoever ends a session has this long for it, before another server is asked to. */
+const endingMillis = 30_000
+/** How long the number of sessions is believed. */
+const countMillis = 5_000
+
+export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredRegistryOptions) {
+  const { call, driver, members } = options
+  const { node, now } = members
+  const retention = Option.millis("retention", options.registry.retention, "10 minutes")
+  const maxSessions = Option.count("maxSessions", options.registry.maxSessions, 100_000)
+  const sweepMillis = Math.min(5_000, Math.max(100, retention / 20))
+  let counted = { at: -Infinity, sessions: 0, attached: 0 }
+  let sweptAt = now()
+  let listeners: ReadonlyArray<(session: string) => void> = []
+  /** Sessions attached here, by generation, so that they can be claimed again after this node was taken for dead. */
+  const here = new Map<string, number>()
+
+  const failed = (session: string, operation: string) => (error: StoreError) =>
+    new SessionRegistryError({ session, operation, reason: "store", cause: error.cause })
+  const fenced = (session: string, operation: string) =>
+    new SessionRegistryError({ session, operation, reason: "fenced" })
+
+  const find = (id: string) => call("findSession", driver.findSession(id))
+  const put = (row: SessionRow) => call("putSession", driver.putSession(row))
+
+  /** Changes a session's row, if `change` gives another one; looks again when somebody else has changed it. */
+  const update = (
+    id: string,
+    change: (row: SessionRow) => Omit<SessionRow, "revision"> | undefined
+  ): Effect.Effect<SessionRow | undefined, StoreError> => {
+    const attempt = (tries: number): Effect.Effect<SessionRow | undefined, StoreError> =>
+      Effect.flatMap(find(id), (row) => {
+        const changed = row === undefined ? undefined : change(row)
+        if (row === undefined || changed === undefined) return Effect.succeed(undefined)
+        const next = { ...changed, revision: row.revision + 1 }
+        return Effect.flatMap(put(next), (outcome) => {
+          if (outcome._tag === "Stored") return Effect.succeed(next)
+          return tries < maxTries ? attempt(tries + 1) : Effect.fail(contended(id))
+        })
+      })
+    return attempt(1)
+  }
+
+  const count = Effect.suspend(() => {
+    if (now() - counted.at < countMillis) return Effect.succeed(counted)
+    return Effect.map(call("countSessions", driver.countSessions), (fresh) => {
+      counted = { at: now(), ...fresh }
+      return counted
+    })
+  })
+
+  // --- attaching
+
+  const create = (request: AttachRequest): Effect.Effect<Attached | "again", StoreError | HandshakeError> =>
+    Effect.gen(function*() {
+      if ((yield* count).sessions >= maxSessions) {
+        const detail = `${maxSessions} sessions already`
+        return yield* new HandshakeError({ reason: "overloaded", detail, retryable: true })
+      }
+      // Higher than of any session before it with the same id: servers may still hold things of that one.
+      const generation = Math.max(1, Math.floor(now() / 1_000))
+      const outcome = yield* put({
+        id: request.session,
+        principal: request.principal,
+        tokenHash: request.nextTokenHash,
+        previousTokenHash: undefined,
+        generation,
+        instance: request.instance,
+        attempt: request.attempt ?? 0,
+        node,
+        detachedAt: undefined,
+        wantedBy: undefined,
+        ending: false,
+        revision: 1
+      })
+      if (outcome._tag === "Conflict") return "again"
+      counted = { ...counted, sessions: counted.sessions + 1, attached: counted.attached + 1 }
+      here.set(request.session, generation)
+      return { generation, known: false, position: undefined, replaced: false }
+    })
+
+  /** Asks the server that has the session for it. Whether it may be taken now: it was let go, or nobody answers. */
+  const askFor = Effect.fnUntraced(function*(row: SessionRow, until: number) {
+    const { node: owner } = row
+    if (owner === undefined || owner === node) return true
+    if (now() >= until || !(yield* members.isAlive(owner))) return true
+    if (row.wantedBy !== node) {
+      const outcome = yield* put({ ...row, wantedBy: node, revision: row.revision + 1 })
+      if (outcome._tag === "Conflict") return false
+      yield* members.nudge(owner, row.id)
+    }
+    yield* Effect.sleep(lookMillis)
+    return false
+  })
+
+  const take = (row: SessionRow, request: AttachRequest): Effect.Effect<Attached | "again", StoreError> => {
+    const generation = row.generation + 1
+    return Effect.flatMap(
+      put({
+        ...row,
+        tokenHash: request.nextTokenHash,
+        previousTokenHash: request.tokenHash ?? row.tokenHash,
+        generation,
+        instance: request.instance,
+        attempt: request.attempt ?? 0,
+        node,
+        detachedAt: undefined,
+        wantedBy: undefined,
+        revision: row.revision + 1
+      }),
+      (outcome): Effect.Effect<Attached | "again", StoreError> => {
+        if (outcome._tag === "Conflict") return Effect.succeed("again")
+        if (row.node !== undefined && row.node !== node) members.takenFrom.set(row.id, row.node)
+        here.set(row.id, generation)
+        const replaced = row.detachedAt === undefined && row.instance !== request.instance
+        const position = outcome.position === undefined ? Exit.succeed(undefined) : readPosition(outcome.position)
+        if (Exit.isFailure(position)) {
+          return Effect.fail(new StoreError("attach", new Error(`the position of session ${row.id} is damaged`)))
+        }
+        return Effect.succeed({ generation, known: true, position: position.value, replaced })
+      }
+    )
+  }
+
+  const attach = Effect.fnUntraced(function*(request: AttachRequest) {
+    const until = now() + options.handoffTimeoutMillis
+    let tries = 0
+    while (tries < maxTries) {
+      const row = yield* find(request.session)
+      if (row !== undefined) {
+        const refused = refuseAttach(row, request)
+        if (refused !== undefined) return yield* refused
+        if (!(yield* askFor(row, until))) continue // ends with `until`
+      }
+      tries++
+      const attached = yield* row === undefined ? create(request) : take(row, request)
+      if (attached !== "again") return attached
+    }
+    return yield* Effect.fail(contended(request.session))
+  })
+
+  // --- positions
+
+  const savePositions = yield* makeBatcher<PositionRequest, PositionOutcome>({
+    name: "savePosition",
+    maxBatch: 1_024,
+    run: (requests) => call("savePositions", driver.savePositions(requests))
+  })
+
+  const requestOf = (
+    session: string,
+    generation: number,
+    position: InboxPosition,
+    strict: boolean
+  ): PositionRequest => ({
+    session,
+    generation,
+    position: JSON.stringify(position),
+    epoch: position.epoch ?? "",
+    handled: position.handled,
+    strict
+  })
+
+  const accept =
+    (session: string, operation: string, strict: boolean) =>
+    (outcome: PositionOutcome | undefined): Effect.Effect<void, SessionRegistryError> => {
+      if (outcome === "Saved" || (outcome === "Behind" && !strict)) return Effect.void
+      return Effect.fail(fenced(session, operation))
+    }
+
+  const isInTransaction = driver.transaction?.isOpen ?? Effect.succeed(false)
+
+  // --- ends
+
+  /** From here on nobody attaches to it, and whoever owned it is fenced. Due again if it is not removed in time. */
+  const ended = (row: SessionRow): Omit<SessionRow, "revision"> => ({
+    ...row,
+    generation: row.ending ? row.generation : row.generation + 1,
+    ending: true,
+    node: undefined,
+    wantedBy: undefined,
+    detachedAt: now() - retention + endingMillis
+  })
+
+  /** Sessions of nodes that are dead begin their retention when those were last seen. */
+  const sweepDead = Effect.gen(function*() {
+    for (const [dead, seenAt] of yield* members.dead) {
+      const rows = yield* call("sessionsOf", driver.sessionsOf(dead, sweepSize))
+      yield* Effect.forEach(
+        rows,
+        ({ id }) =>
+          update(
+            id,
+            (row) => row.node === dead ? { ...row, node: undefined, detachedAt: row.detachedAt ?? seenAt } : undefined
+          ),
+        {
+          concurrency: 16,
+          discard: true
+        }
+      )
+      if (rows.length < sweepSize) yield* call("forgetNode", driver.forgetNode(dead))
+    }
+  })
+
+  /** After a pause in which others may have taken this node for dead: what is attached here is so still. */
+  const reclaim = Effect.suspend(() =>
+    Effect.forEach(
+      [...here],
+      ([id, generation]) =>
+        update(id, (row) =>
+          row.generation === generation && !row.ending && (row.detachedAt !== undefined || row.node !== node)
+            ? { ...row, node, detachedAt: undefined }
+            : undefined),
+      { concurrency: 16, discard: true }
+    )
+  )
+
+  const expire = Effect.gen(function*() {
+    if (!(yield* members.touch)) yield* reclaim
+    if (now() - sweptAt < sweepMillis) return []
+    sweptAt = now()
+    yield* sweepDead
+    const due = now() - retention
+    const found: Array<string> = []
+    const rows = yield* call("detachedBefore", driver.detachedBefore(due, sweepSize))
+    // More than fit into one sweep: the next tick goes on.
+    if (rows.length === sweepSize) sweptAt = -Infinity
+    yield* Effect.forEach(rows, ({ id }) =>
+      Effect.map(
+        update(id, (row) => row.detachedAt !== undefined && row.detachedAt <= due ? ended(row) : undefined),
+        (row) => {
+          if (row !== undefined) found.push(id)
+        }
+      ), { concurrency: 16, discard: true })
+    return found
+  })
+
+  members.onNudges((sessions) =>
+    Effect.suspend(() => {
+      const mine = sessions.filter((session) => here.has(session))
+      return Effect.ignore(Effect.forEach(mine, (session) =>
+        Effect.map(find(session), (row) => {
+          if (row?.wantedBy === undefined || row.node !== node) return
+          for (const listener of listeners) listener(session)
+        }), { concurrency: 16, discard: true }))
+    })
+  )
+
+  const ownUpdate = (
+    session: string,
+    generation: number,
+    operation: string,
+    change: (row: SessionRow) => Omit<SessionRow, "revision"> | undefined
+  ) =>
+    Effect.mapError(
+      Effect.asVoid(update(session, (row) => row.generation === generation ? change(row) : undefined)),
+      failed(session, operation)
+    )
+
+  const self: Interface = {
+    durable: true,
+    retentionMillis: retention,
+
+    attach: (request) =>
+      Effect.mapError(
+        attach(request),
+        (error) => error._tag === "StoreError" ? failed(request.session, "attach")(error) : error
+      ),
+
+    savePosition: (session, generation, position) =>
+      Effect.flatMap(
+        Effect.mapError(
+          savePositions(requestOf(session, generation, position, false)),
+          failed(session, "savePosition")
+        ),
+        accept(session, "savePosition", false)
+      ),
+
+    commitPosition: (session, generation, position) => {
+      const request = requestOf(session, generation, position, true)
+      return Effect.flatMap(isInTransaction, (isOpen) =>
+        Effect.flatMap(
+          Effect.mapError(
+            isOpen ? Effect.map(driver.savePositions([request]), ([outcome]) => outcome) : savePositions(request),
+            failed(session, "commitPosition")
+          ),
+          accept(session, "commitPosition", true)
+        ))
+    },
+
+    detach: (session, generation) =>
+      Effect.suspend(() => {
+        if (here.get(session) === generation) here.delete(session)
+        return ownUpdate(session, generation, "detach", (row) =>
+          row.detachedAt === undefined ? { ...row, detachedAt: now() } : undefined)
+      }),
+
+    release: (session, generation) =>
+      ownUpdate(session, generation, "release", (row) =>
+        row.node === node
+          ? { ...row, node: undefined, wantedBy: undefined, detachedAt: row.detachedAt ?? now() }
+          : undefined),
+
+    onWanted: (listener) =>
+      Effect.acquireRelease(
+        Effect.sync(() => {
+          listeners = [...listeners, listener]
+        }),
+        () =>
+          Effect.sync(() => {
+            listeners = listeners.filter((other) => other !== listener)
+          })
+      ),
+
+    expire: Effect.mapError(expire, failed("", "expire")),
+
+    end: (session) =>
+      Effect.mapError(
+        Effect.map(update(session, ended), (row) => row !== undefined),
+        failed(session, "end")
+      ),
+
+    remove: (session) =>
+      Effect.suspend(() => {
+        here.delete(session)
+        return Effect.map(
+          Effect.mapError(call("deleteSession", driver.deleteSession(session)), failed(session, "remove")),
+          (isRemoved) => {
+            if (isRemoved) counted = { ...counted, sessions: Math.max(0, counted.sessions - 1) }
+            return isRemoved
+          }
+        )
+      }),
+
+    find: (session) =>
+      Effect.map(
+        Effect.mapError(find(session), failed(session, "find")),
+        (row): SessionInfo | undefined =>
+          row === undefined || row.ending ? undefined : {
+            session,
+            principal: row.principal,
+            generation: row.generation,
+            instance: row.instance,
+            attached: row.detachedAt === undefined,
+            endsAtMillis: row.detachedAt === undefined ? undefined : row.detachedAt + retention
+          }
+      ),
+
+    count: Effect.map(Effect.mapError(count, failed("", "count")), ({ attached, sessions }) => ({ sessions, attached }))
+  }
+  return self
+})
+
+const contended = (id: string) => new StoreError("attach", new Error(`others change session ${id} all the time`))
+
+const Offset = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))
+
+/** A position as this library stored it. */
+const Position = Schema.fromJsonString(Schema.Struct({
+  epoch: Schema.NullOr(Schema.String),
+  received: Offset,
+  handled: Offset,
+  failed: Schema.Array(Schema.Tuple([Offset, Schema.Literals(["failed", "undecodable"])])),
+  pending: Schema.Struct({ messages: Offset, bytes: Offset }),
+  told: Schema.optionalKey(Schema.Boolean)
+}))
+
+const readPosition: (text: string) => Exit.Exit<InboxPosition, unknown> = Schema.decodeUnknownExit(Position)
