@@ -1,15 +1,24 @@
 /** The driver for PostgreSQL keeps the laws of all store drivers. What only it has is in the other files here. */
-import { Effect } from "effect"
+import { afterAll } from "@effect/vitest"
+import { Effect, Exit, Scope } from "effect"
 import { driverLaws } from "../support/driverLaws.ts"
-import { describeWithPostgres } from "../support/postgresServer.ts"
-import { driverOn, newSchema } from "../support/postgresServer.ts"
+import { describeWithPostgres, emptySchema, newSchema, processOn } from "../support/postgresServer.ts"
 
 describeWithPostgres("PostgreSQL", {}, (server) => {
+  const scope = Scope.makeUnsafe()
+  const schema = newSchema()
+  const processes = Effect.runSync(Effect.cached(Scope.provide(
+    Effect.all([processOn(server, { schema }), processOn(server, { schema })]),
+    scope
+  )))
+  afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+
   driverLaws(
     "postgres",
     Effect.gen(function*() {
-      const options = { schema: newSchema() }
-      return { driver: yield* driverOn(server, options), other: yield* driverOn(server, options) }
+      const [one, other] = yield* processes
+      yield* emptySchema(one.sql, schema)
+      return { driver: one.driver, other: other.driver }
     })
   )
 })

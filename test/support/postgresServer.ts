@@ -102,11 +102,33 @@ export const connectTo = (server: PostgresServer, options: Partial<PgClient.PgPo
   }).pipe(Effect.provide(Reactivity.layer))
 
 /** A driver with a client of its own, as of a process of its own. */
-export const driverOn = (server: Effect.Effect<PostgresServer>, options: PostgresDriverOptions) =>
+export const driverOn = (
+  server: Effect.Effect<PostgresServer>,
+  options: PostgresDriverOptions,
+  client: Partial<PgClient.PgPoolConfig> = {}
+) => Effect.map(processOn(server, options, client), ({ driver }) => driver)
+
+/** A driver with its client. */
+export const processOn = (
+  server: Effect.Effect<PostgresServer>,
+  options: PostgresDriverOptions,
+  client: Partial<PgClient.PgPoolConfig> = {}
+) =>
   Effect.gen(function*() {
-    const client = yield* connectTo(yield* server)
-    return yield* Effect.provideService(makePostgresDriver(options), PgClient.PgClient, client)
+    const sql = yield* connectTo(yield* server, client)
+    return { sql, driver: yield* Effect.provideService(makePostgresDriver(options), PgClient.PgClient, sql) }
   })
+
+/** Removes everything that is stored in a schema: much faster than to make another one. */
+export const emptySchema = (sql: PgClient.PgClient, schema: string) =>
+  Effect.asVoid(sql.unsafe(`DO $$
+    DECLARE
+      name text;
+    BEGIN
+      FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = '${schema}' AND tablename <> 'migrations' LOOP
+        EXECUTE format('DELETE FROM %I.%I', '${schema}', name);
+      END LOOP;
+    END $$`))
 
 let schemas = 0
 
