@@ -4,3 +4,4 @@
  * @since 0.2.0
  */
 export * as SqliteClient from "./SqliteClient.ts"
+export * as SqliteStore from "./SqliteStore.ts"

@@ -41,7 +41,6 @@ export class Keys {
   private readonly releaseClaim
   private readonly forgottenUpTo
   private readonly endedUpTo
-  private readonly committed
   private readonly claimed
   private readonly dropForgotten
   private readonly dropEnded
@@ -66,7 +65,6 @@ export class Keys {
     const ended = `FROM ${key} WHERE committed_at IS NULL AND until <= ?`
     this.forgottenUpTo = prepare<Count>(`SELECT count(*) AS count FROM (SELECT 1 ${forgotten} LIMIT ?)`)
     this.endedUpTo = prepare<Count>(`SELECT count(*) AS count FROM (SELECT 1 ${ended} LIMIT ?)`)
-    this.committed = prepare<Count>(`SELECT count(*) AS count FROM ${key} WHERE committed_at >= ?`)
     this.claimed = prepare<Count>(`SELECT count(*) AS count FROM ${key} WHERE committed_at IS NULL AND until > ?`)
     this.dropForgotten = prepare(`DELETE FROM ${key} WHERE rowid IN (SELECT rowid ${forgotten} LIMIT ?)`)
     this.dropEnded = prepare(`DELETE FROM ${key} WHERE rowid IN (SELECT rowid ${ended} LIMIT ?)`)
@@ -130,11 +128,10 @@ export class Keys {
     return swept
   }
 
+  /** Costs what is claimed or over, not what is kept. */
   count(forgottenBefore: number, now: number): { readonly keys: number; readonly inFlight: number } {
-    return {
-      keys: this.committed.get(forgottenBefore)?.count ?? 0,
-      inFlight: this.claimed.get(now)?.count ?? 0
-    }
+    const inFlight = this.claimed.get(now)?.count ?? 0
+    return { keys: this.totals.sums.keys - inFlight - this.countOver(forgottenBefore, now, all), inFlight }
   }
 
   private find({ key, scope }: KeyTarget): KeyRow | undefined {
@@ -182,10 +179,17 @@ export class Keys {
   private isFull({ forgottenBefore, maxKeys }: PublishKey, now: number): boolean {
     const excess = this.totals.sums.keys - maxKeys + 1
     if (excess <= 0) return false
-    const forgotten = this.forgottenUpTo.get(forgottenBefore, excess)?.count ?? 0
-    return forgotten < excess && forgotten + (this.endedUpTo.get(now, excess - forgotten)?.count ?? 0) < excess
+    return this.countOver(forgottenBefore, now, excess) < excess
+  }
+
+  private countOver(forgottenBefore: number, now: number, limit: number): number {
+    const forgotten = this.forgottenUpTo.get(forgottenBefore, limit)?.count ?? 0
+    return forgotten === limit ? limit : forgotten + (this.endedUpTo.get(now, limit)?.count ?? 0)
   }
 }
+
+/** No limit, in SQL. */
+const all = -1
 
 const receiptOf = (row: KeyRow): Receipt | undefined =>
   row.message_id === null || row.epoch === null || row.message_offset === null || row.at_millis === null

@@ -13,9 +13,12 @@ type Work<A> = (database: DatabaseSync) => A
 type Result<A> = Effect.Effect<A, SqlError.SqlError>
 type Sleeping = (sleep: Effect.Effect<void>) => Effect.Effect<void>
 
-/** Pauses between tries at a locked file, in ms: from about one, for a commit of another process, to tens of them. */
-const pauseBase = 2
-const pauseCap = 40
+/**
+ * Pauses between tries at a locked file, in ms. A try costs microseconds and others hold the lock for milliseconds, so
+ * short ones: whoever sleeps for long finds it locked again, by a process that never pauses.
+ */
+const pauseBase = 1
+const pauseCap = 5
 
 /** Rows that a stream takes from the database at once. */
 const streamChunk = 128
@@ -57,30 +60,24 @@ export class SqliteConnection {
   }
 
   /** Lends the connection for statements, each a transaction of its own. */
-  readonly borrow: SqlConnection.Borrower = (use) => this.semaphore.withPermit(Effect.suspend(() => use(this.plain)))
+  readonly borrow: SqlConnection.Borrower = (use) =>
+    this.semaphore.withPermit(Effect.flatMap(this.rollBack(), () => use(this.plain)))
 
   /** Lends the connection until the scope closes, and rolls back what is open by then. */
   lease(restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>) {
-    return Effect.map(
-      Effect.andThen(
-        restore(this.semaphore.takeScoped(1)),
-        Effect.acquireRelease(
-          Effect.sync((): Lease => ({ inTransaction: false, lost: false, over: false })),
-          (lease) =>
-            Effect.ignore(
-              Effect.try(() => {
-                lease.over = true
-                this.rollback()
-              }),
-              { log: "Warn" }
-            )
-        )
-      ),
-      (lease) => {
+    const lease: Lease = { inTransaction: false, lost: false, over: false }
+    const leave = Effect.suspend(() => {
+      lease.over = true
+      return Effect.ignore(this.rollBack(), { log: "Warn" })
+    })
+    return restore(this.semaphore.takeScoped(1)).pipe(
+      Effect.andThen(Effect.addFinalizer(() => leave)),
+      Effect.andThen(this.rollBack()),
+      Effect.map(() => {
         const connection = this.connect(lease)
         this.leases.set(connection, lease)
         return connection
-      }
+      })
     )
   }
 
@@ -96,7 +93,10 @@ export class SqliteConnection {
     return this.database.isTransaction
   }
 
-  /** Rolls the transaction of this connection back, unless SQLite has done so already. */
+  /**
+   * Rolls back what is open, which SQLite may have done already. Also before each new use: something is open then only
+   * if its rollback failed, and must not mix with what comes.
+   */
   readonly rollBack = (): Result<void> => this.patiently("roll back", () => this.rollback())
 
   /** Writes in one step, as a part of the transaction that the connection `within` was leased for if there is one. */
@@ -143,7 +143,11 @@ export class SqliteConnection {
       this.database.exec("COMMIT")
       return result
     } catch (cause) {
-      this.rollback()
+      try {
+        this.rollback()
+      } catch {
+        // What it failed of first says more, and the next use rolls back before anything else.
+      }
       throw cause
     }
   }
@@ -163,7 +167,6 @@ export class SqliteConnection {
   }
 
   private beginNow(statement: string) {
-    // Something is open only if its rollback failed before: it must not mix with what begins now.
     this.rollback()
     this.database.exec(statement)
   }

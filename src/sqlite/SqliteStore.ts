@@ -1,0 +1,92 @@
+/**
+ * Everything that a server keeps, in one SQLite file: queue, deduplicator, sessions. It survives a killed process, and
+ * with `synchronous: "full"` a loss of power. Several servers on one machine may share the file.
+ *
+ * **Details.** Commits of all sessions that come together are one transaction of the file. `SqlClient` comes with it,
+ * so that your own tables and the store can change in one transaction.
+ *
+ * **Gotchas.** A file has one writer: keep your own transactions short, the server waits for them.
+ *
+ * @since 0.2.0
+ */
+import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
+import type { SqlClient, SqlError } from "effect/sql"
+import { layerOf, type Services, type StoreOptions } from "../internal/store/layer.ts"
+import type { MessageQueueError } from "../WebSocketError.ts"
+import * as SqliteClient from "./SqliteClient.ts"
+import { type DriverOptions, makeSqliteDriver } from "./sqliteDriver.ts"
+
+/**
+ * How the store uses its file, without saying which one.
+ *
+ * @since 0.2.0
+ * @category models
+ */
+export interface ClientOptions extends StoreOptions {
+  /** What the names of the store's tables begin with. Default `rws_`. */
+  readonly tablePrefix?: DriverOptions["tablePrefix"]
+  /** How often to look for what other processes on the same file did. Default 10 ms. */
+  readonly watchInterval?: DriverOptions["pollInterval"]
+}
+
+/**
+ * Which file, and how the store uses it.
+ *
+ * @since 0.2.0
+ * @category models
+ */
+export interface Options extends ClientOptions, SqliteClient.Options {}
+
+/**
+ * The store in a file that it opens itself. `SqlClient` and `SqliteClient` for the same file come with it.
+ *
+ * **Example** (A server that survives being killed)
+ *
+ * ```ts
+ * import { Effect, Layer, Schema } from "effect"
+ * import { Contract } from "resilient-websocket"
+ * import { NodeTransport } from "resilient-websocket/node"
+ * import { SqliteStore } from "resilient-websocket/sqlite"
+ *
+ * const Chat = Contract.make("app/Chat", { toServer: Schema.String, toClient: Schema.String })
+ *
+ * const Server = Chat.layerServer({ onMessage: (text) => Effect.log(text) }).pipe(
+ *   Layer.provide(SqliteStore.layer({ filename: "chat.db" })),
+ *   Layer.provide(NodeTransport.layerServer({ port: 8080 }))
+ * )
+ * ```
+ *
+ * @since 0.2.0
+ * @category layers
+ */
+export const layer = (
+  options: Options
+): Layer.Layer<
+  Services | SqliteClient.SqliteClient | SqlClient.SqlClient,
+  MessageQueueError | SqlError.SqlError | Config.ConfigError
+> => Layer.provideMerge(layerClient(options), SqliteClient.layer(options))
+
+/**
+ * `layer` with its options read from `Config`.
+ *
+ * @since 0.2.0
+ * @category layers
+ */
+export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof layer> =>
+  Layer.unwrap(Effect.map(ConfigModule.unwrap(options), layer))
+
+/**
+ * The store in the file of a `SqliteClient` that the program has.
+ *
+ * @since 0.2.0
+ * @category layers
+ */
+export const layerClient = (
+  options?: ClientOptions
+): Layer.Layer<Services, MessageQueueError | Config.ConfigError, SqliteClient.SqliteClient> =>
+  // One writer: more commits at once would only wait for each other.
+  layerOf(
+    makeSqliteDriver({ tablePrefix: options?.tablePrefix, pollInterval: options?.watchInterval }),
+    1,
+    options ?? {}
+  )
