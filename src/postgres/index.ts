@@ -4,3 +4,4 @@
  * @since 0.2.0
  */
 export { makePostgresDriver, type PostgresDriverOptions } from "./postgresDriver.ts"
+export * as PostgresStore from "./PostgresStore.ts"

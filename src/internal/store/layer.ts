@@ -55,22 +55,21 @@ export type Services =
   | SessionRegistry
   | CircuitBreaker.CircuitBreaker
 
+type MakeDriver<R> = Effect.Effect<StoreDriver, StoreError | Config.ConfigError, R>
+
 /** The layer of a store's services. `lanes` is how many commits may be under way at once. */
-export const layerOf = <E, R>(
-  makeDriver: Effect.Effect<StoreDriver, E, R>,
+export const layerOf = <R>(
+  makeDriver: MakeDriver<R>,
   lanes: number,
   options: StoreOptions
-): Layer.Layer<Services, E | MessageQueueError | Config.ConfigError, Exclude<R, Scope.Scope>> =>
+): Layer.Layer<Services, MessageQueueError | Config.ConfigError, Exclude<R, Scope.Scope>> =>
   Layer.provideMerge(
     Layer.effectContext(Option.checked(build(makeDriver, lanes, options))),
     CircuitBreaker.layer(options.breaker)
-  )
+    // Beside R it needs the breaker and a scope, which are there: the compiler does not see that in a generic R.
+  ) as Layer.Layer<Services, MessageQueueError | Config.ConfigError, Exclude<R, Scope.Scope>>
 
-const build = Effect.fnUntraced(function*<E, R>(
-  makeDriver: Effect.Effect<StoreDriver, E, R>,
-  lanes: number,
-  options: StoreOptions
-) {
+const build = Effect.fnUntraced(function*<R>(makeDriver: MakeDriver<R>, lanes: number, options: StoreOptions) {
   const breaker = yield* CircuitBreaker.CircuitBreaker
   const dedup = deduplicatorOptions(options)
   const windowMillis = yield* checkWindow(
@@ -92,7 +91,7 @@ const build = Effect.fnUntraced(function*<E, R>(
   const pollMillis = Option.millis("pollInterval", options.pollInterval, "1 second")
   const cacheBytes = Option.count("cacheBytes", options.cacheBytes, 64 * 1024 * 1024)
 
-  const driver = yield* makeDriver
+  const driver = yield* Effect.mapError(makeDriver, notStarted)
   return yield* Effect.gen(function*() {
     for (const warning of yield* driver.warnings) yield* Effect.logWarning(`the store ${driver.name}: ${warning}`)
     const call = yield* makeCalls({ breaker, name: driver.name, timeoutMillis })
@@ -120,9 +119,11 @@ const build = Effect.fnUntraced(function*<E, R>(
       Context.add(SessionRegistry, registry),
       Context.add(Deduplicator, deduplicator)
     )
-  }).pipe(
-    Effect.mapError((error: StoreError) =>
-      new MessageQueueError({ session: "", operation: "start", reason: "store", cause: error.cause })
-    )
-  )
+  }).pipe(Effect.mapError(notStarted))
 })
+
+/** A store that can't be had at the start is no store: its user is told at once. */
+const notStarted = (error: StoreError | Config.ConfigError): MessageQueueError | Config.ConfigError =>
+  error._tag === "StoreError"
+    ? new MessageQueueError({ session: "", operation: "start", reason: "store", cause: error.cause })
+    : error

@@ -1,0 +1,87 @@
+/**
+ * Everything that servers keep, in PostgreSQL: queue, deduplicator, sessions. Any number of servers share it; a session
+ * resumes on whichever its client reaches, also when the one it had was killed, or its machine is gone.
+ *
+ * **Details.** Commits of all sessions that come together are one statement. `PgClient` and `SqlClient` come with it, so
+ * that your own tables and the store can change in one transaction.
+ *
+ * **Gotchas.** A transaction that sends to a session locks that session's outbox until it ends. LISTEN needs a
+ * connection of its own: through PgBouncer in transaction mode news from other servers comes by polling.
+ *
+ * @since 0.2.0
+ */
+import { PgClient } from "@effect/sql-pg"
+import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
+import type { SqlClient, SqlError } from "effect/sql"
+import { layerOf, type Services, type StoreOptions } from "../internal/store/layer.ts"
+import type { MessageQueueError } from "../WebSocketError.ts"
+import { makePostgresDriver, type PostgresDriverOptions } from "./postgresDriver.ts"
+
+/**
+ * How the store uses its database, without saying which one.
+ *
+ * @since 0.2.0
+ * @category models
+ */
+export interface ClientOptions extends StoreOptions {
+  /** The schema with the store's tables and functions; it is made if it is not there. Default `resilient_websocket`. */
+  readonly schema?: PostgresDriverOptions["schema"]
+}
+
+/**
+ * Which database, and how the store uses it: what `PgClient` takes (`url`, or `host`, `database`, `username`, …,
+ * `maxConnections`), and the store's own.
+ *
+ * @since 0.2.0
+ * @category models
+ */
+export interface Options extends ClientOptions, PgClient.PgPoolConfig {}
+
+/**
+ * The store in a database that it connects to itself. `PgClient` and `SqlClient` for it come with it.
+ *
+ * **Example**
+ *
+ * ```ts
+ * import { Redacted } from "effect"
+ * import { PostgresStore } from "resilient-websocket/postgres"
+ *
+ * const Store = PostgresStore.layer({ url: Redacted.make("postgres://app:secret@db.internal/app"), maxConnections: 10 })
+ * ```
+ *
+ * @since 0.2.0
+ * @category layers
+ */
+export const layer = (
+  options: Options
+): Layer.Layer<
+  Services | PgClient.PgClient | SqlClient.SqlClient,
+  MessageQueueError | SqlError.SqlError | Config.ConfigError
+> => Layer.provideMerge(layerClient(options), PgClient.layer(options))
+
+/**
+ * `layer` with its options read from `Config`.
+ *
+ * @since 0.2.0
+ * @category layers
+ */
+export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof layer> =>
+  Layer.unwrap(Effect.map(ConfigModule.unwrap(options), layer))
+
+/**
+ * The store in the database of a `PgClient` that the program has.
+ *
+ * @since 0.2.0
+ * @category layers
+ */
+export const layerClient = (
+  options?: ClientOptions
+): Layer.Layer<Services, MessageQueueError | Config.ConfigError, PgClient.PgClient> =>
+  layerOf(
+    makePostgresDriver({ schema: options?.schema, timeout: options?.callTimeout ?? "5 seconds" }),
+    lanes,
+    options ?? {}
+  )
+
+/** Commits under way at once: while one waits for the disk, the next are on their way. */
+const lanes = 4

@@ -1,0 +1,120 @@
+/**
+ * Everything that servers keep, in Redis (7.0 or newer) or a Redis Cluster: queue, deduplicator, sessions. Any number of
+ * servers share it; a session resumes on whichever its client reaches, also when the one it had is gone.
+ *
+ * **Details.** Messages are entries of one stream a session; all keys of a session are in one hash slot.
+ *
+ * **Gotchas.** What Redis loses is lost: with `appendfsync everysec` a crash of Redis loses up to a second, a failover
+ * what was not replicated, an eviction policy other than `noeviction` anything. The store warns of such settings at the
+ * start. There are no transactions with your own data: make handlers idempotent by `messageId`.
+ *
+ * @since 0.2.0
+ */
+import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
+import type { Redis } from "effect/persistence"
+import { layerOf, type Services, type StoreOptions } from "../internal/store/layer.ts"
+import type { MessageQueueError } from "../WebSocketError.ts"
+import * as RedisClient from "./RedisClient.ts"
+import { makeRedisDriver, type RedisDriverOptions } from "./redisDriver.ts"
+
+/**
+ * How the store uses its Redis, without saying which one.
+ *
+ * @since 0.2.0
+ * @category models
+ */
+export interface ClientOptions extends StoreOptions {
+  /** Begins the names of all keys, so that several stores can share a Redis. Without braces. Default `rws`. */
+  readonly prefix?: RedisDriverOptions["prefix"]
+  /**
+   * Over how many hash slots the data is spread, and so over how many masters of a cluster at most. It can't be
+   * changed once there is data. Default 16.
+   */
+  readonly partitions?: RedisDriverOptions["partitions"]
+}
+
+/**
+ * Which Redis, and how the store uses it.
+ *
+ * @since 0.2.0
+ * @category models
+ */
+export interface Options extends ClientOptions {
+  /** `redis://` or `rediss://`, with user and password if need be. Default `redis://localhost:6379`. */
+  readonly url?: string | undefined
+  /** Other options of the connection, as node-redis has them. */
+  readonly client?: Omit<RedisClient.ClientOptions, "url"> | undefined
+}
+
+/**
+ * Which cluster, and how the store uses it.
+ *
+ * @since 0.2.0
+ * @category models
+ */
+export interface ClusterOptions extends ClientOptions {
+  readonly cluster: RedisClient.ClusterOptions
+}
+
+type Provided = Services | Redis.Redis | RedisClient.RedisClient
+type Failure = MessageQueueError | Redis.RedisError | Config.ConfigError
+
+/**
+ * The store in one Redis server, or the master that a proxy or sentinel leads to.
+ *
+ * **Example**
+ *
+ * ```ts
+ * import { RedisStore } from "resilient-websocket/redis"
+ *
+ * const Store = RedisStore.layer({ url: "redis://redis.internal:6379", queue: { ttl: "1 hour" } })
+ * ```
+ *
+ * @since 0.2.0
+ * @category layers
+ */
+export const layer = (options: Options): Layer.Layer<Provided, Failure> =>
+  Layer.provideMerge(
+    layerClient(options),
+    RedisClient.layer({ ...options.client, ...(options.url === undefined ? {} : { url: options.url }) })
+  )
+
+/**
+ * `layer` with its options read from `Config`.
+ *
+ * @since 0.2.0
+ * @category layers
+ */
+export const layerConfig = (options: Config.Wrap<Options>): Layer.Layer<Provided, Failure> =>
+  Layer.unwrap(Effect.map(ConfigModule.unwrap(options), layer))
+
+/**
+ * The store in a Redis Cluster.
+ *
+ * @since 0.2.0
+ * @category layers
+ */
+export const layerCluster = (options: ClusterOptions): Layer.Layer<Provided, Failure> =>
+  Layer.provideMerge(layerClient(options), RedisClient.layerCluster(options.cluster))
+
+/**
+ * The store on any `Redis` service of the program.
+ *
+ * @since 0.2.0
+ * @category layers
+ */
+export const layerClient = (
+  options?: ClientOptions
+): Layer.Layer<Services, MessageQueueError | Config.ConfigError, Redis.Redis> =>
+  layerOf(
+    makeRedisDriver({
+      prefix: options?.prefix,
+      partitions: options?.partitions,
+      commandTimeout: options?.callTimeout ?? "5 seconds"
+    }),
+    lanes,
+    options ?? {}
+  )
+
+/** Commits under way at once. */
+const lanes = 2
