@@ -9,9 +9,9 @@ import type { Interface } from "./SqliteClient.ts"
 /** Free pages that may stay, for what comes next: 1 MiB of 4 KiB each. */
 const slackPages = 256
 
-/** Pages that one step gives back, in about a millisecond; and steps at a time, which makes 64 MiB. */
+/** Pages that one step gives back, in about two milliseconds; and steps at a time, which makes 256 MiB. */
 const stepPages = 256
-const maxSteps = 64
+const maxSteps = 256
 
 /** A file that was made by others without `auto_vacuum` only reuses its free pages; then there is nothing to do. */
 const freePages = (database: DatabaseSync): number =>
