@@ -37,8 +37,8 @@ export interface Connection {
     StoreError
   >
   /**
-   * Calls `listener` after messages on the channel, once for those that come together, for as long as the scope.
-   * Subscribes again, after a while, when the client gives up; messages in between are missed.
+   * Calls `listener` when it has subscribed to the channel, and after messages on it (once for those that come
+   * together), for as long as the scope. Subscribes again, after a while, when that failed or the client gave up.
    */
   readonly listen: (channel: string, listener: () => void) => Effect.Effect<void, never, Scope.Scope>
 }
@@ -81,13 +81,14 @@ export const makeConnection = Effect.fnUntraced(function*(commandTimeout: Durati
       Effect.gen(function*() {
         const messages = yield* redis.subscribe(channel)
         while (true) {
-          yield* Queue.takeAll(messages)
+          // At first too, for what came before the subscription.
           listener()
+          yield* Queue.takeAll(messages)
         }
       })
     )
 
-  return {
+  const connection: Connection = {
     call,
     limit,
     send: (operation, command, ...args) => limit(operation, redis.send(command, ...args)),
@@ -98,7 +99,8 @@ export const makeConnection = Effect.fnUntraced(function*(commandTimeout: Durati
         Effect.forkScoped,
         Effect.asVoid
       )
-  } satisfies Connection as Connection
+  }
+  return connection
 })
 
 const isWellFormed = (text: string): boolean => text.isWellFormed()

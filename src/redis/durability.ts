@@ -23,7 +23,10 @@ export const makeWarnings = Effect.fnUntraced(function*(connection: Connection, 
       Effect.map((infos) => {
         const servers = new Map(infos.map((info) => [field(info, "run_id"), info]))
         return [...servers.values()].flatMap(infoWarnings)
-      })
+      }),
+      Effect.orElseSucceed(() => [
+        "it could not be checked whether Redis evicts (INFO is not allowed): its maxmemory-policy should be noeviction"
+      ])
     )
 
   const ofConfig = (where: string, send: Connection["send"]): Effect.Effect<ReadonlyArray<string>> =>
@@ -56,12 +59,12 @@ export const makeWarnings = Effect.fnUntraced(function*(connection: Connection, 
 
 const field = (info: string, name: string): string => new RegExp(`^${name}:(.*?)\\r?$`, "m").exec(info)?.[1] ?? ""
 
+/** Keys of the store never expire by themselves, so policies that evict only those that do leave them alone. */
 const infoWarnings = (info: string): ReadonlyArray<string> => {
   const policy = field(info, "maxmemory_policy")
-  if (policy === "noeviction" || policy === "") return []
-  const port = field(info, "tcp_port")
+  if (!policy.startsWith("allkeys")) return []
   return [
-    `Redis on port ${port} may evict messages and sessions when its memory is full: ` +
+    `Redis on port ${field(info, "tcp_port")} evicts messages and sessions when its memory is full: ` +
     `maxmemory-policy is ${policy} and should be noeviction`
   ]
 }

@@ -22,9 +22,7 @@ end
  * written before: so scripts that free memory, or finish what takes some, begin with a write that does nothing. Given
  * the key of a partition's totals.
  */
-export const evenWhenFull = (key: string): string => `
-redis.call('HDEL', ${key}, '')
-`
+export const evenWhenFull = (key: string): string => ` redis.call('HDEL', ${key}, '') `
 
 /** The channel's messages say nothing: one is enough for all nudges that were not taken yet. */
 export const nudging = `

@@ -9,8 +9,10 @@ return redis.call('TIME')
 
 /** KEYS: format. ARGV: what it must be. Answers what it is: the first to ask decides. */
 export const readFormat = luaScript(`
-redis.call('SETNX', KEYS[1], ARGV[1])
-return redis.call('GET', KEYS[1])
+local format = redis.call('GET', KEYS[1])
+if format then return format end
+redis.call('SET', KEYS[1], ARGV[1])
+return ARGV[1]
 `)
 
 /** KEYS: nodes, totals. ARGV: node, at. */

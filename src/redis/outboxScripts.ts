@@ -17,6 +17,7 @@ if not stored[1] then
     'x', 'inf', 'n', ARGV[2])
   redis.call('HINCRBY', KEYS[2], 'o', 1)
 elseif num(stored[1]) <= num(ARGV[1]) then
+  ${evenWhenFull("KEYS[2]")}
   redis.call('HSET', KEYS[1], 'g', ARGV[1], 'n', ARGV[2], 'r', str(num(stored[2]) + 1))
 end
 return redis.call('HMGET', KEYS[1], unpack(fields))

@@ -29,7 +29,7 @@ local id, revision = ARGV[2], num(ARGV[13])
 local old = redis.call('HMGET', KEYS[1], 'r', 'n', 'q')
 if revision ~= num(old[1] or '0') + 1 then return {'C'} end
 -- A session that is stored must be let go also when memory is full.
-if old[1] then redis.call('HDEL', KEYS[2], '') end
+if old[1] then ${evenWhenFull("KEYS[2]")} end
 local fields = {}
 for i, name in ipairs(row) do
   fields[#fields + 1] = name

@@ -1,42 +1,26 @@
-/** The driver of Redis stores: the laws on a server and on a cluster, and what happens when servers fail. */
-import { Effect, Layer } from "effect"
-import { RedisClient } from "resilient-websocket/redis"
-import { makeRedisDriver, type RedisDriverOptions } from "../../src/redis/redisDriver.ts"
+/** The driver of Redis stores keeps the laws, on a server and on a cluster. */
+import { Effect } from "effect"
 import { driverLaws, type MakePair } from "../support/driverLaws.ts"
-import { describeWithRedis, describeWithRedisCluster, type RedisServer } from "../support/redisServer.ts"
-
-let prefixes = 0
-
-/** A prefix that no other test of this file has. */
-const newPrefix = (): string => `test${++prefixes}`
-
-/** A driver as a process of its own has it. */
-const connect = (server: RedisServer, options: RedisDriverOptions = {}) =>
-  Effect.flatMap(
-    Layer.build(RedisClient.layer({ url: server.url })),
-    (services) => Effect.provideContext(makeRedisDriver(options), services)
-  )
-
-const connectToCluster = (servers: ReadonlyArray<RedisServer>, options: RedisDriverOptions = {}) =>
-  Effect.flatMap(
-    Layer.build(RedisClient.layerCluster({ nodes: servers.map(({ url }) => url) })),
-    (services) => Effect.provideContext(makeRedisDriver(options), services)
-  )
+import { connectDriver, connectDriverToCluster, newPrefix } from "../support/redisDrivers.ts"
+import { describeWithRedis, describeWithRedisCluster } from "../support/redisServer.ts"
 
 describeWithRedis("Redis, one server", {}, (server) => {
   const make: MakePair = Effect.gen(function*() {
     const options = { prefix: newPrefix() }
     const redis = yield* server
-    return { driver: yield* connect(redis, options), other: yield* connect(redis, options) }
+    return { driver: yield* connectDriver(redis, options), other: yield* connectDriver(redis, options) }
   })
   driverLaws("Redis", make)
 })
 
-describeWithRedisCluster("Redis, a cluster", {}, (servers) => {
+describeWithRedisCluster("Redis, a cluster of three", {}, (servers) => {
   const make: MakePair = Effect.gen(function*() {
     const options = { prefix: newPrefix() }
     const redis = yield* servers
-    return { driver: yield* connectToCluster(redis, options), other: yield* connectToCluster(redis, options) }
+    return {
+      driver: yield* connectDriverToCluster(redis, options),
+      other: yield* connectDriverToCluster(redis, options)
+    }
   })
-  driverLaws("Redis cluster", make)
+  driverLaws("Redis cluster", make, { runs: 10 })
 })
