@@ -140,13 +140,20 @@ class Server {
     this.clusterPort = clusterPort
     this.#directory = directory
     const appendOnly = appendfsync === "none" ? ["no"] : ["yes", "--appendfsync", appendfsync]
-    this.#arguments = [
-      ...["--port", String(port), "--bind", "127.0.0.1", "--dir", directory, "--save", ""],
-      ...["--daemonize", "no", "--logfile", join(directory, "log"), "--appendonly", ...appendOnly],
-      ...(clusterPort === 0 ? [] : ["--cluster-enabled", "yes", "--cluster-port", String(clusterPort)]),
-      ...(clusterPort === 0 ? [] : ["--cluster-node-timeout", "2000"]),
-      ...config
+    const cluster = [
+      "--cluster-enabled",
+      "yes",
+      "--cluster-port",
+      String(clusterPort),
+      "--cluster-node-timeout",
+      "1000"
     ]
+    this.#arguments = [
+      ["--port", String(port), "--bind", "127.0.0.1", "--dir", directory, "--save", ""],
+      ["--daemonize", "no", "--logfile", join(directory, "log"), "--appendonly", ...appendOnly],
+      clusterPort === 0 ? [] : cluster,
+      config
+    ].flat()
   }
 
   async launch(): Promise<void> {
