@@ -254,6 +254,29 @@ describe("SqliteClient beside other processes", () => {
       assert.strictEqual(error.reason._tag, "LockTimeoutError")
     }))
 
+  it.effect("lets nobody write between what a transaction reads and writes", () =>
+    Effect.gen(function*() {
+      const { client, filename, sql } = yield* withTable()
+      const other = yield* otherProcess(filename)
+      const tryToWrite = () => assert.throws(() => other.exec("INSERT INTO t (a) VALUES (1)"), /locked/)
+      yield* client.atomically("look", tryToWrite)
+      yield* sql.withTransaction(Effect.sync(tryToWrite))
+    }))
+
+  it.effect("shows one state of the database to work that reads, while others write", () =>
+    Effect.gen(function*() {
+      const { all, client, filename } = yield* withTable()
+      const other = yield* otherProcess(filename)
+      const counts = yield* client.reading("look", (database) => {
+        const count = () => database.prepare("SELECT count(*) AS n FROM t").get()?.["n"]
+        const before = count()
+        other.exec("INSERT INTO t (a) VALUES (1)")
+        return [before, count()]
+      })
+      assert.deepStrictEqual(counts, [0, 0])
+      assert.deepStrictEqual(yield* all, [1])
+    }))
+
   it.effect("sees what others wrote", () =>
     Effect.gen(function*() {
       const { all, filename, sql } = yield* withTable()
