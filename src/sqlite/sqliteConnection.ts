@@ -6,7 +6,7 @@ import { Cause, Effect, Random, type Scope, Semaphore, Stream } from "effect"
 import { SqlClient, type SqlConnection, SqlError } from "effect/sql"
 import type { DatabaseSync, StatementSync } from "node:sqlite"
 import { jitteredMillis } from "../internal/backoff.ts"
-import { type FileOptions, isLocked, open, resultCode, StatementCache, toBindable } from "./sqliteFile.ts"
+import { type FileSettings, isLocked, open, resultCode, StatementCache, toBindable } from "./sqliteFile.ts"
 
 type Connection = SqlConnection.Connection
 type Work<A> = (database: DatabaseSync) => A
@@ -266,7 +266,7 @@ type Row = Record<string, unknown>
 
 /** Opens the file, which closes with the scope. */
 export const openSqlite = (
-  options: FileOptions,
+  options: FileSettings,
   busyTimeoutMillis: number
 ): Effect.Effect<SqliteConnection, SqlError.SqlError, Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>

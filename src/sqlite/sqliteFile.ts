@@ -13,7 +13,7 @@ const walSizeLimit = 16 * 1024 * 1024
 /** Page cache, in KiB. SQLite's own 2 MiB hold too little of the indexes of a hundred thousand sessions. */
 const cacheKibibytes = 16 * 1024
 
-export interface FileOptions {
+export interface FileSettings {
   readonly filename: string
   readonly synchronous: "normal" | "full"
 }
@@ -22,7 +22,7 @@ export interface FileOptions {
  * Opens the file. The busy timeout stays 0, since SQLite's own waiting would stop the event loop: a file that is
  * locked throws at once, and the caller comes again.
  */
-export const open = ({ filename, synchronous }: FileOptions): DatabaseSync => {
+export const open = ({ filename, synchronous }: FileSettings): DatabaseSync => {
   const database = new DatabaseSync(filename)
   try {
     // Only in this order: a file that has pages, as one in WAL mode, can't get another auto_vacuum.
