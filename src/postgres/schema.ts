@@ -36,9 +36,10 @@ export const migrate = Effect.fnUntraced(function*(database: Database) {
 
   const version = (ask: Database["query"]) =>
     Effect.gen(function*() {
+      // Not `to_regclass`, which may not have heard yet of what was committed while we waited for the lock.
       const isThere = yield* ask("migrate", {
-        sql: "SELECT to_regclass($1) IS NOT NULL",
-        parameters: () => [Values.text(`${schema}.migrations`)],
+        sql: "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = $1 AND tablename = 'migrations')",
+        parameters: () => [Values.text(schema.slice(1, -1))],
         decode: (rows) => Values.toBoolean(Values.onlyRow(rows)[0])
       })
       if (!isThere) return 0
