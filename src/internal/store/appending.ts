@@ -128,6 +128,13 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
   /** Sessions whose first in line waits for the bound on all together. */
   const blockedByTotal = new Set<string>()
   let suspended = 0
+  let isClosed = false
+  yield* Effect.addFinalizer(() =>
+    Effect.sync(() => {
+      isClosed = true
+      for (const { waiters } of lines.values()) for (const waiter of waiters) waiter.wake()
+    })
+  )
 
   const failed = (draft: Pick<Draft, "session" | "inDoubt">, cause: StoreError) =>
     new MessageQueueError({
@@ -297,7 +304,7 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
     return Effect.suspend(() => lane(draft)).pipe(
       Effect.timeoutOrElse({
         duration: Duration.millis(options.appendTimeoutMillis),
-        orElse: () => Effect.fail(failed(draft, closedTooLong(options.appendTimeoutMillis)))
+        orElse: () => Effect.fail(failed(draft, notInTime(options.appendTimeoutMillis)))
       }),
       Effect.mapError((error) => error._tag === "MessageQueueError" ? error : failed(draft, error))
     )
@@ -377,7 +384,7 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
     })
     return Effect.flatMap(
       Effect.raceFirst(woken, Effect.sleep(waitMillis)),
-      () => firstOf(line) === waiter ? Effect.void : awaitTurn(line, waiter)
+      () => isClosed || firstOf(line) === waiter ? Effect.void : awaitTurn(line, waiter)
     )
   }
 
@@ -389,6 +396,7 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
     const { session } = draft
     const attempt = (line: Line, waiter: Waiter): Effect.Effect<Outcome, MessageQueueError> =>
       Effect.flatMap(awaitTurn(line, waiter), () => {
+        if (isClosed) return Effect.fail(failed(draft, closed))
         waiter.isWoken = false
         line.mayTryAgain = false
         if (exceedsTotal(draft) !== undefined) {
@@ -584,7 +592,9 @@ const appendedOf = (outcome: Outcome, dropped: ReadonlyArray<OutboxMessage>, at:
 /** A batch that failed is tried again soon; the circuit and each sender's own limit keep that within bounds. */
 const appendRetry: Schedule.Schedule<unknown, unknown> = fullJitter(50, 2_000)
 
-const closedTooLong = (millis: number): StoreError => ({
+const closed: StoreError = { _tag: "StoreError", operation: "append", cause: new Error("the store is closed") }
+
+const notInTime = (millis: number): StoreError => ({
   _tag: "StoreError",
   operation: "append",
   cause: new Error(`not stored within ${millis} ms`)

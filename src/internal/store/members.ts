@@ -72,6 +72,7 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
     /** Shows that this node lives. False when others may have taken it for dead since the last time. */
     touch: Effect.suspend(() => {
       const at = now()
+      if (at - touchedAt < nodeTimeoutMillis / 5) return Effect.succeed(true)
       return Effect.map(call("touchNode", driver.touchNode(node, at)), () => {
         const wasAlive = at - touchedAt < nodeTimeoutMillis
         touchedAt = at

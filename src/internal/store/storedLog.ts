@@ -21,8 +21,9 @@ export interface Served {
   readonly slots: Array<Slot>
   readonly expired: Array<OutboxMessage>
   readonly oversized: Array<OutboxMessage>
-  /** Whether the limit ended it before the cache did. */
   readonly more: boolean
+  /** When it was the cache that ended, and there is more in the store: behind this. */
+  readonly next: number | undefined
 }
 
 export class StoredLog {
@@ -213,8 +214,10 @@ export class StoredLog {
         slots.push(slot)
       }
     }
-    if (!more) more = this.slots.size > 0 && endOf(this.slots.back() as Slot) < this.last // not empty
-    return { slots, expired, oversized, more }
+    const back = this.slots.back()
+    const end = back === undefined ? after : Math.max(after, endOf(back))
+    const next = !more && end < this.last ? end : undefined
+    return { slots, expired, oversized, more: more || next !== undefined, next }
   }
 
   /** Cached messages after `after`. */

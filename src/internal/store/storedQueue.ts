@@ -134,7 +134,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   const evict = (used: StoredLog): void => {
     for (const log of cached) {
       if (cachedBytes <= options.cacheBytes) return
-      if (log === used && cached.size > 1) continue
+      if (log === used) continue // a page of it is about to be read
       cachedBytes -= log.cachedBytes
       cached.delete(log)
       log.forget()
@@ -241,6 +241,11 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     StoreError
   > {
     const reported: Array<GivenUp> = []
+    const report = (given: GivenUp): void => {
+      reported.push(given)
+      since.messages--
+      since.bytes -= given.message.bytes
+    }
     for (let look = 0; look < maxLooks; look++) {
       const all = yield* readAll(session)
       if (all === undefined) return "missing"
@@ -249,7 +254,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       // Those in doubt that are gaps now were given up; the others are still there.
       for (const doubt of doubts.splice(0)) {
         const { offset } = doubt.message
-        if (gaps.some(({ end, first }) => first <= offset && offset <= end)) reported.push(doubt)
+        if (gaps.some(({ end, first }) => first <= offset && offset <= end)) report(doubt)
       }
       const picked = pick(messages, state)
       if (picked === undefined) return "refused"
@@ -290,9 +295,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       if (outcome._tag === "Missing") return "missing"
       if (outcome._tag === "Conflict") continue
       doubts.length = 0
-      reported.push(...picked)
-      since.messages -= picked.length
-      for (const { message } of picked) since.bytes -= message.bytes
+      for (const given of picked) report(given)
       return { given: reported, state: { ...state, revision: outcome.revision, expiresAt } }
     }
     return "busy"
@@ -517,6 +520,10 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
         settleDoubts(log)
         for (const { message, reason } of given) (reason === "expired" ? expired : oversized).push(message)
         totals.expired += given.filter(({ reason }) => reason === "expired").length
+        continue
+      }
+      if (served.next !== undefined && look < maxLooks - 1) {
+        yield* load(log, served.next)
         continue
       }
       const sent = endOfSlots(served.slots) ?? after

@@ -1,0 +1,296 @@
+/** The queue on a database: what it does when calls fail, in doubt or not, and when other servers are at work. */
+import { assert, describe, it } from "@effect/vitest"
+import { Context, Effect, Exit, Fiber, Layer } from "effect"
+import { TestClock } from "effect/testing"
+import { Deduplicator, type MemoryStore, MessageQueue, SessionRegistry } from "resilient-websocket"
+import { type StoreDriver, StoreError } from "../../src/internal/store/driver.ts"
+import { layerOf, type StoreOptions } from "../../src/internal/store/layer.ts"
+import { makeMemoryDatabase, makeMemoryDriver } from "../support/memoryDriver.ts"
+
+const text = (payload: string) => ({ payload: JSON.stringify(payload), bytes: payload.length + 2 })
+const all = { maxMessages: 1_000, maxBytes: 1_000_000 }
+
+/** A server's store on a database; `faults` replaces operations of its driver. */
+const open = Effect.fnUntraced(function*(
+  database: ReturnType<typeof makeMemoryDatabase>,
+  options: StoreOptions = {},
+  faults: (driver: StoreDriver) => Partial<StoreDriver> = () => ({})
+) {
+  const driver = makeMemoryDriver(database)
+  const context = yield* Layer.build(layerOf(Effect.succeed({ ...driver, ...faults(driver) }), 1, options))
+  return {
+    queue: Context.get(context, MessageQueue.MessageQueue),
+    registry: Context.get(context, SessionRegistry.SessionRegistry),
+    deduplicator: Context.get(context, Deduplicator.Deduplicator)
+  }
+})
+
+/** Fails so many times, after it was done. */
+const failingAfter = <Args extends ReadonlyArray<unknown>, A>(
+  times: number,
+  call: (...args: Args) => Effect.Effect<A, StoreError>
+) => {
+  let left = times
+  return (...args: Args): Effect.Effect<A, StoreError> =>
+    Effect.flatMap(
+      call(...args),
+      (result) =>
+        left-- > 0 ? Effect.fail(new StoreError("test", new Error("the answer was lost"))) : Effect.succeed(result)
+    )
+}
+
+const payloadsOf = (result: MessageQueue.ReadResult) =>
+  result.slots.map((slot) => slot.kind === "message" ? JSON.parse(slot.payload) as unknown : `gap ${slot.reason}`)
+
+const readAll = (queue: MessageQueue.Interface, session: string, generation: number, after = 0) =>
+  Effect.map(queue.read(session, generation, after, all), payloadsOf)
+
+const letTimePass = Effect.forkChild(Effect.forever(Effect.andThen(TestClock.adjust("100 millis"), Effect.yieldNow)))
+
+describe("an append whose answer was lost", () => {
+  it.effect("is tried again, and is in the queue once", () =>
+    Effect.gen(function*() {
+      const { queue } = yield* open(makeMemoryDatabase(), {}, ({ append }) => ({ append: failingAfter(3, append) }))
+      yield* queue.open("s", 1)
+      const time = yield* letTimePass
+      const { first } = yield* queue.append("s", [text("a"), text("b")])
+      yield* Fiber.interrupt(time)
+      assert.strictEqual(first, 1)
+      assert.deepStrictEqual(yield* readAll(queue, "s", 1), ["a", "b"])
+    }))
+
+  it.effect("and never comes fails with an error that says it is in doubt", () =>
+    Effect.gen(function*() {
+      const { queue } = yield* open(
+        makeMemoryDatabase(),
+        { appendTimeout: "1 second" },
+        ({ append }) => ({ append: failingAfter(1_000, append) })
+      )
+      yield* queue.open("s", 1)
+      const time = yield* letTimePass
+      const error = yield* Effect.flip(queue.append("s", [text("a")]))
+      yield* Fiber.interrupt(time)
+      assert.deepInclude(error, { _tag: "MessageQueueError", reason: "store" })
+      assert.deepInclude(yield* queue.size("s"), { messages: 0 })
+    }))
+})
+
+describe("messages that were given up when the answer was lost", () => {
+  it.effect("are reported as expired at the next read", () =>
+    Effect.gen(function*() {
+      const { queue } = yield* open(
+        makeMemoryDatabase(),
+        { queue: { ttl: "1 second" } },
+        ({ giveUp }) => ({ giveUp: failingAfter(1, giveUp) })
+      )
+      yield* queue.open("s", 1)
+      yield* queue.append("s", [text("a"), text("b")])
+      yield* TestClock.adjust("2 seconds")
+      const first = yield* Effect.exit(queue.read("s", 1, 0, all))
+      assert.isTrue(Exit.isFailure(first))
+      const { expired, slots } = yield* queue.read("s", 1, 0, all)
+      assert.deepStrictEqual(expired.map(({ offset }) => offset), [1, 2])
+      assert.deepStrictEqual(slots, [{ kind: "gap", offset: 1, end: 2, reason: "expired" }])
+      assert.deepInclude(yield* queue.stats, { messages: 0, expired: 2 })
+    }))
+
+  it.effect("are reported once by the sweep", () =>
+    Effect.gen(function*() {
+      const { queue } = yield* open(
+        makeMemoryDatabase(),
+        { queue: { ttl: "1 second" } },
+        ({ giveUp }) => ({ giveUp: failingAfter(1, giveUp) })
+      )
+      yield* queue.open("s", 1)
+      yield* queue.append("s", [text("a")])
+      yield* TestClock.adjust("2 seconds")
+      yield* Effect.exit(queue.expire(() => true))
+      const again = yield* queue.expire(() => true)
+      assert.deepStrictEqual(again.flatMap(({ messages }) => messages.map(({ offset }) => offset)), [1])
+      assert.deepStrictEqual(yield* queue.expire(() => true), [])
+    }))
+})
+
+describe("a failed message", () => {
+  it.effect("is given back once, though the ack's answer was lost", () =>
+    Effect.gen(function*() {
+      const { queue } = yield* open(makeMemoryDatabase(), {}, ({ ack }) => ({ ack: failingAfter(1, ack) }))
+      yield* queue.open("s", 1)
+      yield* queue.append("s", [text("a"), text("b")])
+      yield* queue.read("s", 1, 0, all)
+      assert.isTrue(Exit.isFailure(yield* Effect.exit(queue.ack("s", 1, 2, [[2, "failed"]]))))
+      const { failed } = yield* queue.ack("s", 1, 2, [[2, "failed"]])
+      assert.deepStrictEqual(failed.map(({ message, reason }) => [message.offset, reason]), [[2, "failed"]])
+      assert.deepStrictEqual((yield* queue.ack("s", 1, 2, [[2, "failed"]])).failed, [])
+    }))
+})
+
+describe("a removal whose answer was lost", () => {
+  it.effect("gives the messages at the next try", () =>
+    Effect.gen(function*() {
+      const { queue } = yield* open(makeMemoryDatabase(), {}, (driver) => ({
+        removeOutbox: failingAfter(1, driver.removeOutbox)
+      }))
+      yield* queue.open("s", 1)
+      yield* queue.append("s", [text("a")])
+      assert.isTrue(Exit.isFailure(yield* Effect.exit(queue.remove("s"))))
+      const { messages } = yield* queue.remove("s")
+      assert.deepStrictEqual(messages.map(({ offset }) => offset), [1])
+      assert.deepInclude(yield* Effect.flip(queue.remove("s")), { reason: "unknownSession" })
+    }))
+})
+
+describe("two servers on one database", () => {
+  it.effect("append to one log without holes, and the owner hears of it", () =>
+    Effect.gen(function*() {
+      const database = makeMemoryDatabase()
+      const one = yield* open(database)
+      const two = yield* open(database)
+      const heard: Array<string> = []
+      yield* one.queue.onAppend((session) => heard.push(session))
+      yield* one.queue.open("s", 1)
+      yield* one.queue.append("s", [text("a")])
+      yield* two.queue.append("s", [text("b")])
+      yield* one.queue.append("s", [text("c")])
+      yield* TestClock.adjust("2 seconds")
+      assert.deepStrictEqual(yield* readAll(one.queue, "s", 1), ["a", "b", "c"])
+      assert.deepInclude(yield* one.queue.size("s"), { messages: 3 })
+      assert.isAtLeast(heard.length, 3)
+    }))
+
+  it.effect("fence each other: the older owner reads and acknowledges nothing, and is told", () =>
+    Effect.gen(function*() {
+      const database = makeMemoryDatabase()
+      const one = yield* open(database)
+      const two = yield* open(database)
+      const attach = (registry: SessionRegistry.Interface, token: string, next: string) =>
+        registry.attach({
+          session: "s",
+          principal: undefined,
+          authorized: false,
+          tokenHash: token,
+          nextTokenHash: next,
+          instance: "client"
+        })
+      const moved: Array<string> = []
+      yield* one.queue.onMoved((session, generation) => moved.push(`${session} ${generation}`))
+      const first = yield* attach(one.registry, "", "t1")
+      yield* one.queue.open("s", first.generation)
+      yield* one.queue.append("s", [text("a")])
+      yield* one.registry.detach("s", first.generation)
+      yield* one.registry.release("s", first.generation)
+      const second = yield* attach(two.registry, "t1", "t2")
+      assert.strictEqual(second.generation, first.generation + 1)
+      yield* two.queue.open("s", second.generation)
+      assert.deepStrictEqual(yield* readAll(two.queue, "s", second.generation), ["a"])
+      assert.deepInclude(yield* Effect.flip(one.queue.ack("s", first.generation, 1, [])), { reason: "fenced" })
+      assert.deepInclude(
+        yield* Effect.flip(one.registry.savePosition("s", first.generation, {
+          epoch: "e",
+          received: 1,
+          handled: 1,
+          failed: [],
+          pending: { messages: 0, bytes: 0 }
+        })),
+        { reason: "fenced" }
+      )
+    }))
+
+  it.effect("wait for each other when one still has something of the session, but not for ever", () =>
+    Effect.gen(function*() {
+      const database = makeMemoryDatabase()
+      const one = yield* open(database)
+      const two = yield* open(database, { handoffTimeout: "1 second" })
+      const wanted: Array<string> = []
+      yield* one.registry.onWanted((session) => wanted.push(session))
+      const request = (token: string, next: string) => ({
+        session: "s",
+        principal: undefined,
+        authorized: false,
+        tokenHash: token,
+        nextTokenHash: next,
+        instance: "client"
+      })
+      const first = yield* one.registry.attach(request("", "t1"))
+      const taking = yield* Effect.forkChild(two.registry.attach(request("t1", "t2")))
+      yield* TestClock.adjust("100 millis")
+      assert.deepStrictEqual(wanted, ["s"])
+      assert.isUndefined(taking.pollUnsafe())
+      yield* one.registry.release("s", first.generation)
+      yield* TestClock.adjust("100 millis")
+      const second = yield* Fiber.join(taking)
+      assert.strictEqual(second.generation, first.generation + 1)
+      // Now the other way round, and nobody answers.
+      const back = yield* Effect.forkChild(one.registry.attach(request("t2", "t3")))
+      yield* TestClock.adjust("1 second")
+      assert.isUndefined(back.pollUnsafe())
+      yield* TestClock.adjust("2 seconds")
+      assert.strictEqual((yield* Fiber.join(back)).generation, second.generation + 1)
+    }))
+
+  it.effect("find a session of a server that died, and end it after its retention", () =>
+    Effect.gen(function*() {
+      const database = makeMemoryDatabase()
+      const options = { registry: { retention: "1 minute" }, nodeTimeout: "5 seconds" } satisfies StoreOptions
+      const dead = yield* open(database, options)
+      yield* dead.registry.attach({
+        session: "s",
+        principal: undefined,
+        authorized: true,
+        tokenHash: undefined,
+        nextTokenHash: "t",
+        instance: "client"
+      })
+      const alive = yield* open(database, options)
+      const ended: Array<string> = []
+      for (let second = 0; second < 80; second++) {
+        yield* TestClock.adjust("1 second")
+        ended.push(...(yield* alive.registry.expire))
+      }
+      assert.deepStrictEqual(ended, ["s"])
+      assert.isUndefined(yield* alive.registry.find("s"))
+      assert.isTrue(yield* alive.registry.remove("s"))
+    }))
+})
+
+describe("a publish key", () => {
+  it.effect("and its message are one step: the same again gives the first receipt, from any server", () =>
+    Effect.gen(function*() {
+      const database = makeMemoryDatabase()
+      const one = yield* open(database, {}, ({ append }) => ({ append: failingAfter(1, append) }))
+      const two = yield* open(database)
+      yield* one.queue.open("s", 1)
+      const message = { ...text("a"), id: "order-1" }
+      const time = yield* letTimePass
+      const first = yield* one.queue.appendOnce?.("s", message, "f") ?? Effect.die("not offered")
+      yield* Fiber.interrupt(time)
+      const second = yield* two.queue.appendOnce?.("s", message, "f") ?? Effect.die("not offered")
+      assert.strictEqual(first._tag, "Appended")
+      assert.deepInclude(second, { _tag: "Duplicate" })
+      const other = yield* Effect.flip(two.queue.appendOnce?.("s", message, "g") ?? Effect.die("not offered"))
+      assert.deepInclude(other, { _tag: "DeduplicationError", reason: "mismatch" })
+      assert.deepInclude(yield* two.deduplicator.claim({ scope: "s", key: "order-1" }), { _tag: "Duplicate" })
+      assert.deepStrictEqual(yield* readAll(one.queue, "s", 1), ["a"])
+    }))
+})
+
+describe("what is cached", () => {
+  it.effect("is bounded: the rest is read from the store in pages", () =>
+    Effect.gen(function*() {
+      const { queue } = yield* open(makeMemoryDatabase(), {
+        cacheBytes: 10_000,
+        queue: { maxMessages: 5_000 } satisfies MemoryStore.Options["queue"]
+      })
+      yield* queue.open("s", 1)
+      const texts = Array.from({ length: 3_000 }, (_, i) => `message ${i}`)
+      for (let i = 0; i < texts.length; i += 100) yield* queue.append("s", texts.slice(i, i + 100).map(text))
+      const got: Array<unknown> = []
+      while (got.length < texts.length) {
+        const page = yield* queue.read("s", 1, got.length, { maxMessages: 64, maxBytes: 100_000 })
+        got.push(...payloadsOf(page))
+        assert.strictEqual(page.more, got.length < texts.length)
+        if (got.length % 256 === 0) yield* queue.ack("s", 1, got.length, [])
+      }
+      assert.deepStrictEqual(got, texts)
+    }))
+})

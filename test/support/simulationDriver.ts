@@ -1,0 +1,46 @@
+/** A store driver that misbehaves: its calls are slow, fail before they did anything, or fail after they did it. */
+import { Duration, Effect } from "effect"
+import { type StoreDriver, StoreError } from "../../src/internal/store/driver.ts"
+import type { Store } from "./simulationStores.ts"
+
+const storeDown = new Error("the database is down")
+
+type Call = Effect.Effect<unknown, StoreError>
+
+/** What is no call of the database. */
+const apart = new Set<string>(["name", "transaction", "watch"])
+
+/** `watched` is told of each call that was done. */
+export const faultyDriver = (
+  store: Store,
+  driver: StoreDriver,
+  watched?: (operation: string, args: ReadonlyArray<unknown>, result: unknown) => void
+): StoreDriver => {
+  const unreliable = (operation: string, args: ReadonlyArray<unknown>, call: Call): Call =>
+    Effect.suspend(() => {
+      const { after, before, slow, slowMillis } = store.faults()
+      const { rng } = store
+      const pause = Effect.suspend(() =>
+        rng.chance(slow) ? Effect.sleep(Duration.millis(rng.int(1, slowMillis))) : Effect.void
+      )
+      const failing = (chance: number) =>
+        Effect.suspend(() => rng.chance(chance) ? Effect.fail(new StoreError(operation, storeDown)) : Effect.void)
+      return Effect.gen(function*() {
+        yield* pause
+        yield* failing(before)
+        const result = yield* call
+        watched?.(operation, args, result)
+        yield* pause
+        yield* failing(after)
+        return result
+      })
+    })
+  const wrapped = Object.entries(driver).map(([operation, member]): [string, unknown] => {
+    if (apart.has(operation)) return [operation, member]
+    if (typeof member !== "function") return [operation, unreliable(operation, [], member as Call)]
+    // Every function of a driver but `watch` makes a call.
+    const make = member as (...args: ReadonlyArray<unknown>) => Call
+    return [operation, (...args: ReadonlyArray<unknown>) => unreliable(operation, args, make(...args))]
+  })
+  return Object.fromEntries(wrapped) as unknown as StoreDriver // the same members
+}
