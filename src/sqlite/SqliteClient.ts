@@ -59,6 +59,8 @@ export interface Interface {
   readonly reading: <A>(operation: string, work: Work<A>) => Effect.Effect<A, SqlError.SqlError>
   /** Runs synchronous work outside of any transaction, as a checkpoint needs it. Not from inside of one. */
   readonly exclusively: <A>(operation: string, work: Work<A>) => Effect.Effect<A, SqlError.SqlError>
+  /** Runs one statement that reads without waiting for a turn. It may see what is not committed yet, if it ever is. */
+  readonly glance: <A>(operation: string, work: Work<A>) => Effect.Effect<A, SqlError.SqlError>
   /** Whether the calling fiber is in an open transaction of this client. */
   readonly isInTransaction: Effect.Effect<boolean>
 }
@@ -170,6 +172,7 @@ const make = Effect.fnUntraced(function*(
     atomically: (operation, work) => Effect.flatMap(within, (on) => connection.write(operation, work, on)),
     reading: (operation, work) => Effect.flatMap(within, (on) => connection.read(operation, work, on)),
     exclusively: (operation, work) => connection.exclusively(operation, work),
+    glance: (operation, work) => connection.glance(operation, work),
     isInTransaction: Effect.map(within, (on) => connection.isLive(on))
   }
 })

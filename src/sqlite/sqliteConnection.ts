@@ -122,6 +122,10 @@ export class SqliteConnection {
     })
   }
 
+  glance<A>(operation: string, work: Work<A>): Result<A> {
+    return this.patiently(operation, () => work(this.database))
+  }
+
   /** Whether the transaction that this connection was leased for goes on. */
   isLive(connection: Connection | undefined): boolean {
     return this.liveLease(connection) !== undefined

@@ -90,10 +90,9 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
   }
 
   const watch = (node: string, listener: () => void): Effect.Effect<void, never, Scope.Scope> => {
-    const look = Effect.flatMap(
-      read("watch", () => nodes.hasNudges(node)),
-      (isNudged) => isNudged ? Effect.sync(listener) : Effect.void
-    )
+    const look = Effect.map(client.glance("watch", () => nodes.hasNudges(node)), (isNudged) => {
+      if (isNudged) listener()
+    })
     // A file that can't be read now is looked at again.
     const round = Effect.andThen(Effect.sleep(pollMillis), Effect.ignore(look))
     return Effect.asVoid(Effect.forkScoped(Effect.forever(round), { startImmediately: true }))
