@@ -16,6 +16,7 @@ import {
   numbers,
   open,
   OTHER,
+  position,
   publishKey,
   readAll,
   row,
@@ -277,17 +278,36 @@ describeWithService(redis, "a Redis server that fails", () => {
       const redis = yield* startRedis({ config: ["--maxmemory", "6mb", "--maxmemory-policy", "noeviction"] })
       const driver = yield* connectDriver(redis, { partitions: 2 })
       yield* open(driver, "a")
+      yield* driver.putSession(row("a"))
       const body = "x".repeat(100_000)
-      const appending = append(driver, "a", { body }).pipe(Effect.repeat({ times: 100 }))
-      const error = yield* Effect.flip(appending)
+      const error = yield* Effect.flip(Effect.repeat(append(driver, "a", { body }), { times: 100 }))
       assert.include(String(error.cause), "OOM")
-      // Everything that frees memory or lets go works.
       const state = yield* stateOf(driver, "a")
       assert.isAbove(state.last, 5)
-      yield* driver.markSent({ session: "a", generation: 1, revision: state.revision, sent: 1 })
-      yield* open(yield* connectDriver(redis, { partitions: 2 }), "a", 1)
+
+      // Also when it is fuller than full.
+      yield* redis.command("CONFIG", "SET", "maxmemory", "1mb")
+      yield* failsAsStore(append(driver, "a"))
+      yield* failsAsStore(driver.putSession(row("b")))
+      const again = yield* Effect.flatMap(connectDriver(redis, { partitions: 2 }), (other) => open(other, "a"))
+      yield* driver.markSent({ session: "a", generation: 1, revision: again.revision, sent: 2 })
       assert.deepStrictEqual(yield* ack(driver, "a", 1), { _tag: "Acked", released: 1 })
-      assert.deepStrictEqual(yield* ack(driver, "a", state.last), { _tag: "Acked", released: state.last - 1 })
+      yield* giveUp(driver, yield* stateOf(driver, "a"), {
+        addGaps: [gap(2, 2)],
+        removeChunks: [2],
+        fates: [fate(2, 2)]
+      })
+      assert.deepStrictEqual(yield* driver.savePositions([position("a", 1)]), ["Saved"])
+      assert.deepStrictEqual(yield* driver.putSession(row("a", { detachedAt: T, revision: 2 })), {
+        _tag: "Stored",
+        position: "at 1"
+      })
+      assert.deepStrictEqual(yield* ack(driver, "a", state.last), { _tag: "Acked", released: state.last - 2 })
+      assert.isTrue(yield* driver.removeOutbox("a", state.last))
+      assert.isTrue(yield* driver.deleteSession("a"))
+
+      yield* redis.command("CONFIG", "SET", "maxmemory", "6mb")
+      yield* open(driver, "a")
       assert.strictEqual((yield* append(driver, "a", { body }))._tag, "Appended")
     }))
 
