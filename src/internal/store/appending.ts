@@ -8,23 +8,18 @@ import type { Receipt } from "../../Deduplicator.ts"
 import type { Appended, AppendedOnce, NewMessage, OverflowPolicy } from "../../MessageQueue.ts"
 import { DeduplicationError, MessageQueueError, QueueOverflowError } from "../../WebSocketError.ts"
 import { fullJitter } from "../backoff.ts"
-import { callbackLater } from "../signal.ts"
 import { makeBatcher } from "./batcher.ts"
 import type { Calls } from "./calls.ts"
-import { encodeBody } from "./chunk.ts"
+import { type Draft, makeDrafts, type PublishOnce, type Unit } from "./drafts.ts"
 import type { AppendRequest, AppendResult, StoreDriver, StoreError } from "./driver.ts"
 import type { Extent } from "./storedLog.ts"
+import { makeWaitingLines, type Tried } from "./waitingLines.ts"
 
-/** A chunk is filled up to this, so that a page of a few is a frame. */
-const maxChunkMessages = 256
-const maxChunkBytes = 64 * 1024
 /** What one commit takes at most. */
 const maxBatchRequests = 4_096
 const maxBatchBytes = 8 * 1024 * 1024
 /** How often making room by dropping is tried before the queue counts as full. */
 const maxRounds = 16
-/** A waiting sender looks for room that other servers made. */
-const waitMillis = 250
 
 export interface AppendingOptions {
   readonly driver: StoreDriver
@@ -69,51 +64,10 @@ export interface AppendingOptions {
 
 type Limit = QueueOverflowError["limit"]
 
-interface PublishOnce {
-  readonly id: string
-  readonly fingerprint: string
-}
-
-/** What one sender appends, all or none. */
-interface Draft {
-  readonly session: string
-  readonly messages: ReadonlyArray<NewMessage>
-  readonly bytes: number
-  readonly publish: PublishOnce | undefined
-  /** Whether it was refused together with others, and is now tried by itself. */
-  alone: boolean
-  /** Whether it was tried and nothing is known of it. */
-  inDoubt: boolean
-}
-
 type Outcome =
   | { readonly _tag: "Appended"; readonly epoch: string; readonly first: number; readonly at: number }
   | { readonly _tag: "Again" }
   | Exclude<AppendResult, { readonly _tag: "Appended" }>
-
-/** Drafts of one session that make one sequence of messages. */
-interface Unit {
-  readonly drafts: Array<number>
-  readonly messages: Array<NewMessage>
-  bytes: number
-  readonly first: Draft
-}
-
-/** A sender that waits for room. */
-interface Waiter {
-  isWoken: boolean
-  wake: () => void
-}
-
-/** Those who wait for room in one outbox, in order of arrival. Only the first one tries. */
-interface Line {
-  readonly waiters: Set<Waiter>
-  isTrying: boolean
-  /** There was room again since the first one began its try. */
-  mayTryAgain: boolean
-}
-
-const firstOf = (line: Line): Waiter | undefined => line.waiters.values().next().value
 
 const bytesOf = (messages: ReadonlyArray<NewMessage>): number => {
   let bytes = 0
@@ -123,18 +77,8 @@ const bytesOf = (messages: ReadonlyArray<NewMessage>): number => {
 
 export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptions) {
   const { bounds, call, driver, lanes, node, now, overflow } = options
-  /** Senders that wait for room. */
-  const lines = new Map<string, Line>()
-  /** Sessions whose first in line waits for the bound on all together. */
-  const blockedByTotal = new Set<string>()
-  let suspended = 0
-  let isClosed = false
-  yield* Effect.addFinalizer(() =>
-    Effect.sync(() => {
-      isClosed = true
-      for (const { waiters } of lines.values()) for (const waiter of waiters) waiter.wake()
-    })
-  )
+  const lines = yield* makeWaitingLines
+  const { requestsOf, ttlOf, unite } = makeDrafts(options)
 
   const failed = (draft: Pick<Draft, "session" | "inDoubt">, cause: StoreError) =>
     new MessageQueueError({
@@ -146,71 +90,6 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
     })
 
   // --- one batch
-
-  const ttlOf = (message: NewMessage): number => message.ttlMillis ?? options.ttlMillis
-
-  const unite = (drafts: ReadonlyArray<Draft>): ReadonlyArray<Unit> => {
-    const units: Array<Unit> = []
-    const open = new Map<string, Unit>()
-    drafts.forEach((draft, index) => {
-      const unit = open.get(draft.session)
-      const joins = unit !== undefined && draft.publish === undefined && !draft.alone &&
-        unit.messages.length + draft.messages.length <= maxChunkMessages && unit.bytes + draft.bytes <= maxChunkBytes
-      if (joins) {
-        unit.drafts.push(index)
-        for (const message of draft.messages) unit.messages.push(message)
-        unit.bytes += draft.bytes
-        return
-      }
-      const next: Unit = { drafts: [index], messages: [...draft.messages], bytes: draft.bytes, first: draft }
-      units.push(next)
-      if (draft.publish === undefined && !draft.alone) open.set(draft.session, next)
-      else open.delete(draft.session) // nothing may overtake it
-    })
-    return units
-  }
-
-  /** The chunks of a unit: the first has room only if all of them have. */
-  const requestsOf = (unit: Unit, at: number): ReadonlyArray<AppendRequest> => {
-    const { first: { publish, session }, messages } = unit
-    const requests: Array<AppendRequest> = []
-    let start = 0
-    let restCount = messages.length
-    let restBytes = unit.bytes
-    while (start < messages.length) {
-      const ttl = ttlOf(messages[start] as NewMessage) // in bounds
-      let bytes = 0
-      let end = start
-      while (end < messages.length && end - start < maxChunkMessages) {
-        const message = messages[end] as NewMessage // in bounds
-        if (end > start && (bytes + message.bytes > maxChunkBytes || ttlOf(message) !== ttl)) break
-        bytes += message.bytes
-        end++
-      }
-      const part = messages.slice(start, end)
-      restCount -= part.length
-      restBytes -= bytes
-      requests.push({
-        session,
-        count: part.length,
-        bytes,
-        enqueuedAt: at,
-        expiresAt: at + ttl,
-        body: encodeBody(part),
-        maxMessages: bounds.maxMessages - restCount,
-        maxBytes: bounds.maxBytes - restBytes,
-        publish: publish === undefined ? undefined : {
-          scope: session,
-          key: publish.id,
-          fingerprint: publish.fingerprint,
-          forgottenBefore: at - options.keys.windowMillis(),
-          maxKeys: options.keys.maxKeys
-        }
-      })
-      start = end
-    }
-    return requests
-  }
 
   const tell = (unit: Unit, requests: ReadonlyArray<AppendRequest>, epoch: string, first: number, at: number): void => {
     const messages = unit.messages.map((message, index): OutboxMessage => ({
@@ -341,95 +220,30 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
     return totals.bytes + bytes > bounds.maxTotalBytes ? { limit: "totalBytes", size: totals.bytes } : undefined
   }
 
-  const leave = (session: string, waiter: Waiter): void => {
-    const line = lines.get(session)
-    if (line === undefined) return
-    const wasFirst = firstOf(line) === waiter
-    line.waiters.delete(waiter)
-    if (line.waiters.size === 0) {
-      lines.delete(session)
-      blockedByTotal.delete(session)
-    } else if (wasFirst) {
-      // Room for one may be room for another.
-      line.isTrying = false
-      wakeFirst(session)
-    }
-  }
-
-  /** There is room in this session's outbox, and so in all together: the first of those who wait may try. */
-  const wake = (session: string): void => {
-    wakeFirst(session)
-    for (const blocked of blockedByTotal) {
-      blockedByTotal.delete(blocked)
-      wakeFirst(blocked)
-    }
-  }
-
-  const wakeFirst = (session: string): void => {
-    const line = lines.get(session)
-    if (line === undefined) return
-    if (line.isTrying) line.mayTryAgain = true
-    else firstOf(line)?.wake()
-  }
-
-  /** Until this waiter is the first in line, and there may be room: told so, or after a while, as others make room too. */
-  const awaitTurn = (line: Line, waiter: Waiter): Effect.Effect<void> => {
-    const woken = callbackLater<void>((resume) => {
-      waiter.wake = () => {
-        waiter.isWoken = true
-        resume(Effect.void)
-      }
-      if (waiter.isWoken) resume(Effect.void)
-      return Effect.void
-    })
-    return Effect.flatMap(
-      Effect.raceFirst(woken, Effect.sleep(waitMillis)),
-      () => isClosed || firstOf(line) === waiter ? Effect.void : awaitTurn(line, waiter)
-    )
-  }
-
   const suspendSender = (
     draft: Draft,
     limit: Limit,
     size: number
   ): Effect.Effect<Outcome, MessageQueueError | QueueOverflowError> => {
-    const { session } = draft
-    const attempt = (line: Line, waiter: Waiter): Effect.Effect<Outcome, MessageQueueError> =>
-      Effect.flatMap(awaitTurn(line, waiter), () => {
-        if (isClosed) return Effect.fail(failed(draft, closed))
-        waiter.isWoken = false
-        line.mayTryAgain = false
-        if (exceedsTotal(draft) !== undefined) {
-          blockedByTotal.add(session)
-          return attempt(line, waiter)
-        }
-        line.isTrying = true
-        return Effect.flatMap(committed(draft), (outcome) => {
-          line.isTrying = false
-          if (outcome._tag !== "Full" && outcome._tag !== "Again") return Effect.succeed(outcome)
-          waiter.isWoken = line.mayTryAgain
-          return attempt(line, waiter)
-        })
-      })
-    const waiting = Effect.suspend(() => {
-      suspended++
-      const waiter: Waiter = { isWoken: false, wake: () => void (waiter.isWoken = true) }
-      const line = lines.get(session) ?? { waiters: new Set(), isTrying: false, mayTryAgain: false }
-      lines.set(session, line)
-      line.waiters.add(waiter)
-      if (limit === "totalMessages" || limit === "totalBytes") blockedByTotal.add(session)
-      return Effect.ensuring(
-        attempt(line, waiter),
-        Effect.sync(() => {
-          suspended--
-          leave(session, waiter)
-        })
-      )
+    const waiting = lines.wait<Outcome, MessageQueueError>({
+      session: draft.session,
+      isTotal: limit === "totalMessages" || limit === "totalBytes",
+      attempt: Effect.suspend(() => {
+        if (exceedsTotal(draft) !== undefined) return Effect.succeed<Tried<Outcome>>({ _tag: "NoRoom", isTotal: true })
+        return Effect.map(
+          committed(draft),
+          (outcome): Tried<Outcome> =>
+            outcome._tag === "Full" || outcome._tag === "Again"
+              ? { _tag: "NoRoom", isTotal: false }
+              : { _tag: "Done", value: outcome }
+        )
+      }),
+      closed: () => failed(draft, closed)
     })
     if (options.suspendTimeoutMillis === Infinity) return waiting
     return Effect.timeoutOrElse(waiting, {
       duration: Duration.millis(options.suspendTimeoutMillis),
-      orElse: () => Effect.fail(overflowError(session, limit, size))
+      orElse: () => Effect.fail(overflowError(draft.session, limit, size))
     })
   }
 
@@ -574,7 +388,7 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
       )
     })
 
-  return { append, appendOnce, wake, suspended: () => suspended }
+  return { append, appendOnce, wake: lines.wake, suspended: lines.suspended }
 })
 
 const full = (limit: Limit, size: number): Outcome => ({

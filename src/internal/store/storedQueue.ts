@@ -12,28 +12,19 @@ import {
   type ReadResult,
   type Slot
 } from "../../core/Outbox.ts"
-import type { GapReason } from "../../core/Protocol.ts"
 import type { Interface, Located, Options } from "../../MessageQueue.ts"
-import { type DeadLetterReason, MessageQueueError } from "../../WebSocketError.ts"
-import { DeadlineHeap } from "../deadlineHeap.ts"
+import { MessageQueueError } from "../../WebSocketError.ts"
 import { makeId } from "../ids.ts"
 import * as Option from "../options.ts"
 import { makeAppending } from "./appending.ts"
 import { makeBatcher } from "./batcher.ts"
 import type { Calls } from "./calls.ts"
-import { decodeChunk } from "./chunk.ts"
-import {
-  type AckOutcome,
-  type AckRequest,
-  type Chunk,
-  type Fate,
-  type Gap,
-  type OutboxState,
-  type StoreDriver,
-  StoreError
-} from "./driver.ts"
+import { type AckOutcome, type AckRequest, type Fate, type StoreDriver, StoreError } from "./driver.ts"
+import { type GivenUp, type GiveUpOptions, makeGivingUp } from "./givingUp.ts"
+import { makeLogs } from "./logs.ts"
 import type { Members } from "./members.ts"
-import { overlay, type Served, StoredLog } from "./storedLog.ts"
+import { makeOutboxReader, type Page } from "./outboxReader.ts"
+import { type Served, StoredLog } from "./storedLog.ts"
 
 export interface StoredQueueOptions {
   readonly driver: StoreDriver
@@ -46,9 +37,6 @@ export interface StoredQueueOptions {
   readonly keys: { readonly windowMillis: () => number; readonly maxKeys: number }
 }
 
-/** A page read from the store. */
-const pageChunks = 64
-const pageBytes = 256 * 1024
 /** Conflicts with other servers are settled by looking again, this often at most. */
 const maxLooks = 16
 /** How often the totals of all outboxes are asked for. */
@@ -69,11 +57,8 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   const marksSent = overflow === "dropOldest"
   const maxSent = marksSent ? Math.ceil(bounds.maxMessages / 2) : Infinity
 
-  const logs = new Map<string, StoredLog>()
-  /** Logs with something cached, the least recently used first. */
-  const cached = new Set<StoredLog>()
-  let cachedBytes = 0
-  const expiries = new DeadlineHeap<StoredLog>()
+  const logs = makeLogs(options.cacheBytes)
+  const { forget, schedule, touch, tracked } = logs
   let listeners: ReadonlyArray<(session: string) => void> = []
   let moveListeners: ReadonlyArray<(session: string, generation: number) => void> = []
   /** Results of removals of which it is not known whether they were done. */
@@ -81,6 +66,19 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   const totals = { appended: 0, acknowledged: 0, expired: 0, overflows: 0 }
   let known = yield* call("totals", driver.totals)
   let since = { messages: 0, bytes: 0 }
+
+  const reader = makeOutboxReader(driver, call)
+  const { readAll, readPage } = reader
+  const giveUp = makeGivingUp({
+    driver,
+    call,
+    now,
+    reader,
+    onGivenUp: ({ bytes }) => {
+      since.messages--
+      since.bytes -= bytes
+    }
+  })
 
   // --- errors
 
@@ -109,77 +107,6 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
         error._tag === "StoreError" ? storeFailed(session, operation)(error) : error)
     })
 
-  const forget = (session: string): void => {
-    const log = logs.get(session)
-    if (log === undefined) return
-    logs.delete(session)
-    cachedBytes -= log.cachedBytes
-    cached.delete(log)
-  }
-
-  // --- the cache
-
-  /** Runs a change of the log's cache and keeps within the bound of all caches. */
-  const tracked = <A>(log: StoredLog, change: () => A): A => {
-    const before = log.cachedBytes
-    const result = change()
-    if (logs.get(log.session) !== log) return result
-    cachedBytes += log.cachedBytes - before
-    if (log.cachedBytes === 0) cached.delete(log)
-    else if (before === 0) cached.add(log)
-    if (cachedBytes > options.cacheBytes) evict(log)
-    return result
-  }
-
-  const evict = (used: StoredLog): void => {
-    for (const log of cached) {
-      if (cachedBytes <= options.cacheBytes) return
-      if (log === used) continue // a page of it is about to be read
-      cachedBytes -= log.cachedBytes
-      cached.delete(log)
-      log.forget()
-    }
-  }
-
-  const touch = (log: StoredLog): void => {
-    if (cached.delete(log)) cached.add(log)
-  }
-
-  const schedule = (log: StoredLog): void => {
-    if (log.expiresAt < log.scheduledAt) {
-      log.scheduledAt = log.expiresAt
-      expiries.push(log.expiresAt, log)
-    }
-  }
-
-  // --- looking into the store
-
-  interface Page {
-    readonly slots: ReadonlyArray<Slot>
-    readonly chunks: ReadonlyArray<Chunk>
-    readonly more: boolean
-    readonly end: number
-    readonly state: OutboxState
-    readonly gaps: ReadonlyArray<Gap>
-  }
-
-  const readPage = (session: string, after: number): Effect.Effect<Page | undefined, StoreError> =>
-    Effect.flatMap(
-      call("read", driver.read({ session, after, maxChunks: pageChunks, maxBytes: pageBytes })),
-      (page): Effect.Effect<Page | undefined, StoreError> => {
-        if (page === undefined) return Effect.succeed(undefined)
-        const { chunks, gaps, more, state } = page
-        const messages: Array<OutboxMessage> = []
-        for (const chunk of chunks) {
-          const decoded = decodeChunk(chunk)
-          if (decoded instanceof StoreError) return Effect.fail(decoded)
-          for (const message of decoded) messages.push(message)
-        }
-        const end = more ? chunks[chunks.length - 1]?.last ?? after : state.last
-        return Effect.succeed({ slots: overlay(messages, gaps, after, end), chunks, more, end, state, gaps })
-      }
-    )
-
   /** A page into the log's cache. */
   const load = (log: StoredLog, after: number): Effect.Effect<Page, StoreError | MessageQueueError> =>
     Effect.flatMap(readPage(log.session, after), (page): Effect.Effect<Page, MessageQueueError> => {
@@ -193,120 +120,13 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       return Effect.succeed(page)
     })
 
-  /** All messages of the outbox that are not done with, and how it stood then; undefined when there is none. */
-  const readAll = Effect.fnUntraced(function*(session: string) {
-    for (let look = 0; look < maxLooks; look++) {
-      const messages: Array<OutboxMessage> = []
-      const chunks: Array<Chunk> = []
-      let page = yield* readPage(session, 0)
-      const revision = page?.state.revision
-      while (page !== undefined && page.state.revision === revision) {
-        for (const slot of page.slots) if (slot.kind === "message") messages.push(slot)
-        for (const chunk of page.chunks) chunks.push({ ...chunk, body: "" })
-        if (!page.more) {
-          const { gaps, state } = page
-          return { messages: messages.filter(({ offset }) => offset > state.acked), chunks, state, gaps }
-        }
-        page = yield* readPage(session, page.end)
-      }
-      if (page === undefined) return undefined
-    }
-    return yield* Effect.fail(new StoreError("read", new Error("others change the outbox all the time")))
-  })
-
-  // --- giving up
-
-  interface GivenUp {
-    readonly reason: DeadLetterReason
-    readonly message: OutboxMessage
-  }
-
-  const gapReasonOf = (reason: DeadLetterReason): GapReason =>
-    reason === "expired" || reason === "overflow" || reason === "fresh" ? reason : "sessionEnded"
-
-  /**
-   * Gives up those messages of the outbox that `pick` names, leaving gaps. `maxLooks` times, as others may change it
-   * meanwhile. What was given up and never reported, because the store failed just then, is reported now.
-   */
-  const giveUp = Effect.fnUntraced(function*(
-    session: string,
-    generation: number | undefined,
-    doubts: Array<GivenUp>,
-    pick: (
-      messages: ReadonlyArray<OutboxMessage>,
-      state: OutboxState
-    ) => ReadonlyArray<GivenUp> | undefined
-  ): Effect.fn.Return<
-    { readonly given: ReadonlyArray<GivenUp>; readonly state: OutboxState } | "fenced" | "missing" | "refused" | "busy",
-    StoreError
-  > {
-    const reported: Array<GivenUp> = []
-    const report = (given: GivenUp): void => {
-      reported.push(given)
-      since.messages--
-      since.bytes -= given.message.bytes
-    }
-    for (let look = 0; look < maxLooks; look++) {
-      const all = yield* readAll(session)
-      if (all === undefined) return "missing"
-      const { chunks, gaps, messages, state } = all
-      if (generation !== undefined && state.generation !== generation) return "fenced"
-      // Those in doubt that are gaps now were given up; the others are still there.
-      for (const doubt of doubts.splice(0)) {
-        const { offset } = doubt.message
-        if (gaps.some(({ end, first }) => first <= offset && offset <= end)) report(doubt)
-      }
-      const picked = pick(messages, state)
-      if (picked === undefined) return "refused"
-      const gone = new Set(picked.map(({ message }) => message))
-      let expiresAt = Infinity
-      for (const message of messages) if (!gone.has(message)) expiresAt = Math.min(expiresAt, message.expiresAt)
-      if (picked.length === 0 && expiresAt === state.expiresAt) return { given: reported, state }
-      doubts.push(...picked)
-      const merged = mergeGaps(
-        gaps,
-        picked.map(({ message, reason }): Gap => ({
-          first: message.offset,
-          end: message.offset,
-          reason: gapReasonOf(reason)
-        })),
-        state.acked
-      )
-      const outcome = yield* call(
-        "giveUp",
-        driver.giveUp({
-          session,
-          revision: state.revision,
-          generation,
-          removeGaps: merged.removed,
-          addGaps: merged.added,
-          removeChunks: coveredChunks(chunks, merged.all, state.acked),
-          fates: picked.map(({ message, reason }): Fate => ({
-            first: message.offset,
-            end: message.offset,
-            reason,
-            maybeHandled: reason === "fresh",
-            at: now()
-          })),
-          expiresAt
-        })
-      )
-      if (outcome._tag === "Fenced") return "fenced"
-      if (outcome._tag === "Missing") return "missing"
-      if (outcome._tag === "Conflict") continue
-      doubts.length = 0
-      for (const given of picked) report(given)
-      return { given: reported, state: { ...state, revision: outcome.revision, expiresAt } }
-    }
-    return "busy"
-  })
-
   /** `giveUp` for the owner's log, which then reads anew. */
   const giveUpOwn = Effect.fnUntraced(function*(
     log: StoredLog,
     pick: (messages: ReadonlyArray<OutboxMessage>) => ReadonlyArray<GivenUp>
   ): Effect.fn.Return<ReadonlyArray<GivenUp>, StoreError | MessageQueueError> {
-    const result = yield* giveUp(log.session, log.generation, doubtsOf(log), pick)
+    const { generation, session } = log
+    const result = yield* giveUp({ session, generation, doubts: doubtsOf(log), pick, settlesExpiry: true })
     tracked(log, () => log.forget())
     if (result === "fenced") return yield* refuse(log.session, "giveUp", "fenced")
     if (result === "missing") return yield* refuse(log.session, "giveUp", "unknownSession")
@@ -358,26 +178,24 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   const makeRoom = Effect.fnUntraced(function*(session: string, count: number, bytes: number) {
     const doubts = roomDoubts.get(session) ?? []
     roomDoubts.set(session, doubts)
-    const attempt = Effect.suspend(() =>
-      giveUp(session, undefined, doubts, (messages, state) => {
-        const all = totalsNow()
-        let overMessages = Math.max(
-          state.messages + count - bounds.maxMessages,
-          all.messages + count - bounds.maxTotalMessages
-        )
-        let overBytes = Math.max(state.bytes + bytes - bounds.maxBytes, all.bytes + bytes - bounds.maxTotalBytes)
-        const picked: Array<GivenUp> = []
-        for (const message of messages) {
-          if (overMessages <= 0 && overBytes <= 0) break
-          if (message.offset <= state.sent) continue // it may be at the peer
-          picked.push({ reason: "overflow", message })
-          overMessages--
-          overBytes -= message.bytes
-        }
-        return overMessages <= 0 && overBytes <= 0 ? picked : undefined
-      })
-    )
-    const result = yield* attempt
+    const pick: GiveUpOptions["pick"] = (messages, state) => {
+      const all = totalsNow()
+      let overMessages = Math.max(
+        state.messages + count - bounds.maxMessages,
+        all.messages + count - bounds.maxTotalMessages
+      )
+      let overBytes = Math.max(state.bytes + bytes - bounds.maxBytes, all.bytes + bytes - bounds.maxTotalBytes)
+      const picked: Array<GivenUp> = []
+      for (const message of messages) {
+        if (overMessages <= 0 && overBytes <= 0) break
+        if (message.offset <= state.sent) continue // it may be at the peer
+        picked.push({ reason: "overflow", message })
+        overMessages--
+        overBytes -= message.bytes
+      }
+      return overMessages <= 0 && overBytes <= 0 ? picked : undefined
+    }
+    const result = yield* giveUp({ session, generation: undefined, doubts, pick, settlesExpiry: false })
     if (doubts.length === 0) roomDoubts.delete(session)
     if (typeof result === "string") return undefined
     const log = logs.get(session)
@@ -584,13 +402,6 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   const expire = Effect.fnUntraced(function*(owns: (session: string) => boolean) {
     const at = now()
     const result: Array<{ session: string; epoch: string; messages: ReadonlyArray<OutboxMessage> }> = []
-    const due: Array<StoredLog> = []
-    while (true) {
-      const log = expiries.popDue(at)
-      if (log === undefined) break
-      log.scheduledAt = Infinity
-      if (logs.get(log.session) === log) due.push(log)
-    }
     const sweep = (log: StoredLog): Effect.Effect<void, StoreError> =>
       Effect.matchEffect(
         giveUpOwn(log, (messages) =>
@@ -624,6 +435,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
             })
         }
       )
+    const due = logs.takeDue(at)
     const own = due.filter((log) => owns(log.session))
     for (const log of due) if (!owns(log.session)) schedule(log)
     const exit = yield* Effect.exit(
@@ -643,7 +455,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
 
   members.onNudges((sessions) =>
     Effect.suspend(() => {
-      const mine = sessions.filter((session) => logs.has(session))
+      const mine = sessions.filter((session) => logs.get(session) !== undefined)
       if (mine.length === 0) return Effect.void
       return Effect.ignore(Effect.map(call("outboxes", driver.outboxes(mine)), (states) => {
         for (const state of states) {
@@ -689,7 +501,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
           Effect.flatMap((state) => {
             if (state.generation > generation) return Effect.fail(refuse(session, "open", "fenced"))
             const log = logs.get(session)
-            if (log === undefined) logs.set(session, new StoredLog(state))
+            if (log === undefined) logs.add(new StoredLog(state))
             else {
               tracked(log, () => {
                 // Nobody else had it in between: what is cached holds.
@@ -818,31 +630,3 @@ const endOfSlots = (slots: ReadonlyArray<Slot>): number | undefined => {
   const last = slots[slots.length - 1]
   return last === undefined ? undefined : last.kind === "gap" ? last.end : last.offset
 }
-
-/** The gaps with new ones among them, neighbours with one reason made one. */
-const mergeGaps = (gaps: ReadonlyArray<Gap>, added: ReadonlyArray<Gap>, acked: number) => {
-  const sorted = [...gaps, ...added].sort((a, b) => a.first - b.first)
-  const all: Array<Gap> = []
-  for (const gap of sorted) {
-    if (gap.end <= acked) continue
-    const previous = all[all.length - 1]
-    if (previous !== undefined && previous.reason === gap.reason && previous.end + 1 === gap.first) {
-      all[all.length - 1] = { ...previous, end: gap.end }
-    } else all.push(gap)
-  }
-  const isIn = (list: ReadonlyArray<Gap>, gap: Gap): boolean =>
-    list.some((other) => other.first === gap.first && other.end === gap.end && other.reason === gap.reason)
-  return {
-    all,
-    added: all.filter((gap) => !isIn(gaps, gap)),
-    removed: gaps.filter((gap) => !isIn(all, gap)).map(({ first }) => first)
-  }
-}
-
-/** `last` of chunks of which nothing is left but what is acked or in gaps. */
-const coveredChunks = (chunks: ReadonlyArray<Chunk>, gaps: ReadonlyArray<Gap>, acked: number): ReadonlyArray<number> =>
-  chunks.filter(({ first, last }) => {
-    let next = Math.max(first, acked + 1)
-    for (const gap of gaps) if (gap.first <= next && gap.end >= next) next = gap.end + 1
-    return next > last
-  }).map(({ last }) => last)

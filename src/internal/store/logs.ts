@@ -1,0 +1,75 @@
+/** The outboxes that a server has opened: what is cached of all of them within one bound, and when each is to be swept. */
+import { DeadlineHeap } from "../deadlineHeap.ts"
+import type { StoredLog } from "./storedLog.ts"
+
+export type Logs = ReturnType<typeof makeLogs>
+
+export const makeLogs = (maxCachedBytes: number) => {
+  const logs = new Map<string, StoredLog>()
+  /** Logs with something cached, the least recently used first. */
+  const cached = new Set<StoredLog>()
+  let cachedBytes = 0
+  const expiries = new DeadlineHeap<StoredLog>()
+
+  const forget = (session: string): void => {
+    const log = logs.get(session)
+    if (log === undefined) return
+    logs.delete(session)
+    cachedBytes -= log.cachedBytes
+    cached.delete(log)
+  }
+
+  /** Runs a change of the log's cache and keeps within the bound of all caches. */
+  const tracked = <A>(log: StoredLog, change: () => A): A => {
+    const before = log.cachedBytes
+    const result = change()
+    if (logs.get(log.session) !== log) return result
+    cachedBytes += log.cachedBytes - before
+    if (log.cachedBytes === 0) cached.delete(log)
+    else if (before === 0) cached.add(log)
+    if (cachedBytes > maxCachedBytes) evict(log)
+    return result
+  }
+
+  const evict = (used: StoredLog): void => {
+    for (const log of cached) {
+      if (cachedBytes <= maxCachedBytes) return
+      if (log === used) continue // a page of it is about to be read
+      cachedBytes -= log.cachedBytes
+      cached.delete(log)
+      log.forget()
+    }
+  }
+
+  const touch = (log: StoredLog): void => {
+    if (cached.delete(log)) cached.add(log)
+  }
+
+  const schedule = (log: StoredLog): void => {
+    if (log.expiresAt < log.scheduledAt) {
+      log.scheduledAt = log.expiresAt
+      expiries.push(log.expiresAt, log)
+    }
+  }
+
+  /** Logs that may have something that is too old, each once. */
+  const takeDue = (now: number): ReadonlyArray<StoredLog> => {
+    const due: Array<StoredLog> = []
+    while (true) {
+      const log = expiries.popDue(now)
+      if (log === undefined) return due
+      log.scheduledAt = Infinity
+      if (logs.get(log.session) === log) due.push(log)
+    }
+  }
+
+  return {
+    get: (session: string): StoredLog | undefined => logs.get(session),
+    add: (log: StoredLog): void => void logs.set(log.session, log),
+    forget,
+    tracked,
+    touch,
+    schedule,
+    takeDue
+  }
+}

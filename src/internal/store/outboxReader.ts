@@ -1,0 +1,79 @@
+/** Reads stored outboxes: chunks decoded, with the gaps laid over them. */
+import { Effect } from "effect"
+import type { OutboxMessage, Slot } from "../../core/Outbox.ts"
+import type { Calls } from "./calls.ts"
+import { decodeChunk } from "./chunk.ts"
+import { type Chunk, type Gap, type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
+import { overlay } from "./storedLog.ts"
+
+/** Some of an outbox, from somewhere on. */
+export interface Page {
+  readonly state: OutboxState
+  readonly slots: ReadonlyArray<Slot>
+  readonly chunks: ReadonlyArray<Chunk>
+  /** All gaps beyond where the page begins. */
+  readonly gaps: ReadonlyArray<Gap>
+  readonly more: boolean
+  /** The offset where the next page begins is after this. */
+  readonly end: number
+}
+
+/** All of an outbox that is not done with. Chunks without their bodies. */
+export interface Contents {
+  readonly state: OutboxState
+  readonly messages: ReadonlyArray<OutboxMessage>
+  readonly chunks: ReadonlyArray<Chunk>
+  readonly gaps: ReadonlyArray<Gap>
+}
+
+export interface OutboxReader {
+  readonly readPage: (session: string, after: number) => Effect.Effect<Page | undefined, StoreError>
+  /** Undefined when there is no such outbox. */
+  readonly readAll: (session: string) => Effect.Effect<Contents | undefined, StoreError>
+}
+
+const pageChunks = 64
+const pageBytes = 256 * 1024
+/** Others may change an outbox while it is read: it is begun again, this often at most. */
+const maxLooks = 16
+
+export const makeOutboxReader = (driver: StoreDriver, call: Calls): OutboxReader => {
+  const readPage = (session: string, after: number): Effect.Effect<Page | undefined, StoreError> =>
+    Effect.flatMap(
+      call("read", driver.read({ session, after, maxChunks: pageChunks, maxBytes: pageBytes })),
+      (page): Effect.Effect<Page | undefined, StoreError> => {
+        if (page === undefined) return Effect.succeed(undefined)
+        const { chunks, gaps, more, state } = page
+        const messages: Array<OutboxMessage> = []
+        for (const chunk of chunks) {
+          const decoded = decodeChunk(chunk)
+          if (decoded instanceof StoreError) return Effect.fail(decoded)
+          for (const message of decoded) messages.push(message)
+        }
+        const end = more ? chunks[chunks.length - 1]?.last ?? after : state.last
+        return Effect.succeed({ slots: overlay(messages, gaps, after, end), chunks, more, end, state, gaps })
+      }
+    )
+
+  const readAll = Effect.fnUntraced(function*(session: string): Effect.fn.Return<Contents | undefined, StoreError> {
+    for (let look = 0; look < maxLooks; look++) {
+      const messages: Array<OutboxMessage> = []
+      const chunks: Array<Chunk> = []
+      let page = yield* readPage(session, 0)
+      const revision = page?.state.revision
+      while (page !== undefined && page.state.revision === revision) {
+        for (const slot of page.slots) if (slot.kind === "message") messages.push(slot)
+        for (const chunk of page.chunks) chunks.push({ ...chunk, body: "" })
+        if (!page.more) {
+          const { gaps, state } = page
+          return { messages: messages.filter(({ offset }) => offset > state.acked), chunks, state, gaps }
+        }
+        page = yield* readPage(session, page.end)
+      }
+      if (page === undefined) return undefined
+    }
+    return yield* Effect.fail(new StoreError("read", new Error("others change the outbox all the time")))
+  })
+
+  return { readPage, readAll }
+}
