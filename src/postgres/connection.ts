@@ -42,9 +42,6 @@ export interface Database {
   ) => Effect.Effect<never, StoreError>
 }
 
-/** How long nothing may come from a connection that listens before it is asked whether it is there. */
-const listenerPing = 10_000
-
 /** Whether the failure is that a lock was not to be had in time. */
 export const isLocked = (error: StoreError): boolean => {
   const cause = error.cause
@@ -147,20 +144,22 @@ const listenOn = (
   begun: Effect.Effect<void>,
   timeoutMillis: number
 ): Effect.Effect<never, StoreError> => {
-  const listening = Effect.gen(function*() {
-    const connection = yield* Effect.flatMap(PgConnection.make(config), ({ pin }) => pin)
-    const notifications = yield* connection.listen(channel)
+  const inTime = <A, E>(effect: Effect.Effect<A, E>) =>
+    withDeadline(effect, timeoutMillis, () => new StoreError("watch", new Error(`no answer in ${timeoutMillis} ms`)))
+
+  const listenIn = Effect.fnUntraced(function*(scope: Scope.Scope) {
+    const connection = yield* inTime(
+      Scope.provide(Effect.flatMap(PgConnection.make(config), ({ pin }) => pin), scope)
+    )
+    const notifications = yield* inTime(Scope.provide(connection.listen(channel), scope))
     yield* begun
     listener()
-    const ping = withDeadline(
-      connection.query("SELECT 1"),
-      timeoutMillis,
-      () => new StoreError("watch", new Error("the connection that listens is dead"))
-    )
+    // Asked whether it is still there when nothing came for as long as an operation may take.
+    const ping = inTime(connection.query("SELECT 1"))
     while (true) {
       const isQuiet = yield* Effect.raceFirst(
         Effect.as(Queue.takeAll(notifications), false),
-        Effect.as(after(listenerPing), true)
+        Effect.as(after(timeoutMillis), true)
       )
       if (isQuiet) yield* ping
       else listener()
@@ -168,7 +167,7 @@ const listenOn = (
   })
   return Effect.acquireUseRelease(
     Scope.make(),
-    (scope) => Scope.provide(listening, scope),
+    listenIn,
     (scope, exit) => Effect.forkDetach(Scope.close(scope, exit))
   ).pipe(Effect.catchTag("SqlError", (error) => Effect.fail(new StoreError("watch", error))))
 }

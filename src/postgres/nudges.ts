@@ -65,7 +65,8 @@ export const makeNudges = (database: Database): Nudges => {
         (error) =>
           Effect.gen(function*() {
             if (pause === reconnecting.first) {
-              yield* Effect.logWarning("PostgreSQL: no notifications, until it can be connected to again", error.cause)
+              const reason = error.cause instanceof Error ? error.cause.message : String(error.cause)
+              yield* Effect.logWarning(`PostgreSQL sends no notifications, until it can be reached again: ${reason}`)
             }
             yield* Deferred.succeed(tried, undefined)
             yield* after(pause * (0.5 + (yield* Random.next) / 2))
