@@ -349,6 +349,29 @@ describeWithService(redis, "a Redis cluster that fails", () => {
       yield* untilItWorks(driver.totals)
       yield* assertExactlyThose(driver, accepted)
     }))
+
+  it.live("goes on with the replica of a master that is gone, and tells of nudges there", () =>
+    Effect.gen(function*() {
+      const servers = yield* startRedisCluster({ replicas: true })
+      const [first = assert.fail("no server")] = servers
+      const driver = yield* connectDriverToCluster(servers)
+      const other = yield* connectDriverToCluster(servers)
+      yield* openAll(driver)
+      yield* Effect.forEach(servers.slice(0, 3), (master) => master.command("WAIT", "1", "1000"))
+      const accepted = yield* appendBatches(driver, "one", 40, (batch) => batch === 20 ? first.kill : Effect.void)
+      // What was not replicated in time may be lost, but it leaves no hole.
+      for (const session of sessions) {
+        const { chunks, state } = yield* readAll(driver, session)
+        assert.deepStrictEqual(chunks.map(({ first }) => first), numbers(1, state.last))
+        assert.isAtLeast(state.last, 39)
+      }
+      assert.lengthOf(accepted, 40 * sessions.length)
+      const called = yield* Deferred.make<void>()
+      yield* other.watch(OTHER, () => Deferred.doneUnsafe(called, Exit.void))
+      yield* Effect.forEach(sessions, (session) => driver.nudge(OTHER, session))
+      yield* Deferred.await(called)
+      assert.sameMembers([...yield* other.takeNudges(OTHER, 10)], sessions)
+    }))
 })
 
 describe("how Redis is set up", () => {

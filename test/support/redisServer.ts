@@ -50,18 +50,21 @@ export const startRedis = (options: RedisOptions = {}): Effect.Effect<RedisServe
     faceOf
   )
 
-/** Starts three masters that share the slots of a cluster. */
+/** Starts three masters that share the slots of a cluster, and a replica of each if asked for (after the masters). */
 export const startRedisCluster = (
-  options: RedisOptions = {}
+  options: RedisOptions & { readonly replicas?: boolean } = {}
 ): Effect.Effect<ReadonlyArray<RedisServer>, never, Scope.Scope> =>
   Effect.gen(function*() {
     const start = Effect.acquireRelease(
       Effect.promise(() => Server.make({ ...options, clusterPort: "free" })),
       (server) => Effect.promise(() => server.remove())
     )
-    const servers = yield* Effect.all([start, start, start], { concurrency: "unbounded" })
-    yield* Effect.promise(() => formCluster(servers))
-    return servers.map(faceOf)
+    const masters = yield* Effect.all([start, start, start], { concurrency: "unbounded" })
+    const replicas = options.replicas === true
+      ? yield* Effect.all([start, start, start], { concurrency: "unbounded" })
+      : []
+    yield* Effect.promise(() => formCluster(masters, replicas))
+    return [...masters, ...replicas].map(faceOf)
   })
 
 /** Like `describe`, with something that all tests in it share, made before the first. */
@@ -151,6 +154,7 @@ class Server {
     this.#arguments = [
       ["--port", String(port), "--bind", "127.0.0.1", "--dir", directory, "--save", ""],
       ["--daemonize", "no", "--logfile", join(directory, "log"), "--appendonly", ...appendOnly],
+      ["--repl-diskless-sync-delay", "0"],
       clusterPort === 0 ? [] : cluster,
       config
     ].flat()
@@ -204,25 +208,44 @@ class Server {
   }
 }
 
-const formCluster = async (servers: ReadonlyArray<Server>): Promise<void> => {
-  const [first] = servers
+const formCluster = async (masters: ReadonlyArray<Server>, replicas: ReadonlyArray<Server>): Promise<void> => {
+  const all = [...masters, ...replicas]
+  const [first] = masters
   if (first === undefined) return
   const slots = 16384
-  for (const [i, server] of servers.entries()) {
-    const from = Math.ceil(slots * i / servers.length)
-    const to = Math.ceil(slots * (i + 1) / servers.length) - 1
+  for (const [i, server] of masters.entries()) {
+    const from = Math.ceil(slots * i / masters.length)
+    const to = Math.ceil(slots * (i + 1) / masters.length) - 1
     await server.command(["CLUSTER", "ADDSLOTSRANGE", String(from), String(to)])
+  }
+  for (const [i, server] of all.entries()) {
     await server.command(["CLUSTER", "SET-CONFIG-EPOCH", String(i + 1)])
     await server.command(["CLUSTER", "MEET", "127.0.0.1", String(first.port), String(first.clusterPort)])
   }
-  for (const server of servers) {
-    for (let attempt = 0;; attempt++) {
-      const info = await server.command(["CLUSTER", "INFO"])
-      if (info.includes("cluster_state:ok") && info.includes(`cluster_known_nodes:${servers.length}`)) break
-      if (attempt === 1000) throw new Error(`the cluster did not form:\n${info}`)
-      await wait(20)
-    }
+  const knows = (...states: ReadonlyArray<string>) => (info: string) => states.every((state) => info.includes(state))
+  for (const server of all) {
+    await answers(server, ["CLUSTER", "INFO"], knows("cluster_state:ok", `cluster_known_nodes:${all.length}`))
   }
+  for (const [i, replica] of replicas.entries()) {
+    const master = (await masters[i]?.command(["CLUSTER", "MYID"]) ?? "").split("\r\n").at(-1) ?? ""
+    await replica.command(["CLUSTER", "REPLICATE", master])
+  }
+  for (const replica of replicas) await answers(replica, ["INFO", "replication"], knows("master_link_status:up"))
+}
+
+/** Asks until the answer is right. */
+const answers = async (
+  server: Server,
+  command: ReadonlyArray<string>,
+  isRight: (answer: string) => boolean
+): Promise<void> => {
+  let answer = ""
+  for (let attempt = 0; attempt < 1_000; attempt++) {
+    answer = await server.command(command)
+    if (isRight(answer)) return
+    await wait(20)
+  }
+  throw new Error(`Redis still answers ${command.join(" ")} with:\n${answer}`)
 }
 
 const freePort = async (): Promise<number> => {
