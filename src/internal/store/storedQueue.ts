@@ -501,6 +501,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
           Effect.flatMap((state) => {
             if (state.generation > generation) return Effect.fail(refuse(session, "open", "fenced"))
             const log = logs.get(session)
+            const isNewer = log !== undefined && generation > log.generation
             if (log === undefined) logs.add(new StoredLog(state))
             else {
               tracked(log, () => {
@@ -512,6 +513,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
               log.generation = generation
             }
             schedule(logs.get(session) ?? new StoredLog(state))
+            if (isNewer) { for (const listener of moveListeners) listener(session, generation) }
             const position = { epoch: state.epoch, acked: state.acked, last: state.last }
             const before = members.takenFrom.get(session)
             members.takenFrom.delete(session)

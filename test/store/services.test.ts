@@ -1,0 +1,78 @@
+/**
+ * The laws of stores on the services of each stored layer: over a database in memory, and over the real ones. What the
+ * drivers below do by themselves is tried by `driverLaws`.
+ */
+import { it } from "@effect/vitest"
+import { Effect, Layer } from "effect"
+import { TestClock } from "effect/testing"
+import { join } from "node:path"
+import { PostgresStore } from "resilient-websocket/postgres"
+import { RedisStore } from "resilient-websocket/redis"
+import { SqliteStore } from "resilient-websocket/sqlite"
+import { StoreLaws } from "resilient-websocket/testing"
+import { layerOf, type StoreOptions } from "../../src/internal/store/layer.ts"
+import { makeMemoryDatabase, makeMemoryDriver } from "../support/memoryDriver.ts"
+import { connectTo, describeWithPostgres, emptySchema, newSchema } from "../support/postgresServer.ts"
+import { newPrefix } from "../support/redisDrivers.ts"
+import { describeWithRedis, describeWithRedisCluster } from "../support/redisServer.ts"
+import { storeLaws } from "../support/storeLaws.ts"
+import { temporaryDirectory } from "../support/temporary.ts"
+
+storeLaws("MemoryDriver", (options) => layerOf(Effect.sync(() => makeMemoryDriver(makeMemoryDatabase())), 2, options))
+storeLaws("SqliteStore", (options) =>
+  Layer.unwrap(
+    Effect.map(temporaryDirectory, (directory) => SqliteStore.layer({ ...options, filename: join(directory, "db") }))
+  ))
+
+/**
+ * A database takes real time, of which the test's clock knows nothing: however far that is moved, no answer is late.
+ */
+const patient: StoreOptions = { callTimeout: "1 day", appendTimeout: "1 day" }
+
+const realMillis = (millis: number) =>
+  Effect.promise(() => new Promise<void>((resolve) => void setTimeout(resolve, millis)))
+
+/** Moves the test's clock in steps, and lets the database answer in between. */
+const passTime = (millis: number): Effect.Effect<void> =>
+  Effect.gen(function*() {
+    for (let passed = 0; passed < millis; passed += 1_000) {
+      yield* TestClock.adjust(Math.min(1_000, millis - passed))
+      yield* realMillis(2)
+    }
+  })
+
+const lawsOn = <E>(layer: StoreLaws.Subject<E, never>["layer"]): void => {
+  for (const law of StoreLaws.all) it.effect(law.name, () => StoreLaws.check(law, { layer, passTime }))
+}
+
+describeWithPostgres("PostgresStore keeps the laws of stores", {}, (server) => {
+  const schema = newSchema()
+  lawsOn((options) =>
+    Layer.unwrap(Effect.gen(function*() {
+      const { database, host, port, username } = yield* server
+      const emptied = Layer.effectDiscard(Effect.flatMap(connectTo(yield* server), (sql) => emptySchema(sql, schema)))
+      const store = PostgresStore.layer({ ...options, ...patient, schema, host, port, username, database })
+      return Layer.provide(store, emptied)
+    }))
+  )
+})
+
+describeWithRedis("RedisStore keeps the laws of stores", {}, (server) => {
+  lawsOn((options) =>
+    Layer.unwrap(
+      Effect.map(server, ({ url }) => RedisStore.layer({ ...options, ...patient, url, prefix: newPrefix() }))
+    )
+  )
+})
+
+describeWithRedisCluster("RedisStore on a cluster keeps the laws of stores", {}, (servers) => {
+  lawsOn((options) =>
+    Layer.unwrap(Effect.map(servers, (all) =>
+      RedisStore.layerCluster({
+        ...options,
+        ...patient,
+        cluster: { nodes: all.map(({ url }) => url) },
+        prefix: newPrefix()
+      })))
+  )
+})
