@@ -1,5 +1,5 @@
 /** Nodes, nudges and the clock in Redis: the arguments and replies of nodeScripts.ts. */
-import { Effect } from "effect"
+import { Effect, Result } from "effect"
 import type { StoreDriver, StoreError } from "../internal/store/driver.ts"
 import type { Connection } from "./connection.ts"
 import * as Scripts from "./nodeScripts.ts"
@@ -29,7 +29,10 @@ export const makeNodes = (connection: Connection, partitions: Partitions): NodeO
       decode: (reply) => list(reply).map(text)
     })
 
-  /** Asks all partitions at once for an even share, then those that had that many for what is left of the limit. */
+  /**
+   * Asks all partitions at once for an even share, then those that had that many for what is left of the limit. What
+   * was taken would be lost with an error: when some partitions fail, what the others gave is the result.
+   */
   const takeNudges = Effect.fnUntraced(function*(node: string, limit: number) {
     const taken: Array<string> = []
     turn = (turn + 1) % partitions.all.length
@@ -40,13 +43,21 @@ export const makeNodes = (connection: Connection, partitions: Partitions): NodeO
       const asked = candidates.slice(0, Math.floor(left / share))
       const shares = yield* Effect.forEach(
         asked,
-        (partition) => take(partition, node, share),
+        (partition) => Effect.result(take(partition, node, share)),
         { concurrency: "unbounded" }
       )
-      taken.push(...shares.flat())
+      const [failure] = shares.filter(Result.isFailure)
+      taken.push(...shares.filter(Result.isSuccess).flatMap(({ success }) => success))
+      if (failure !== undefined) {
+        if (taken.length === 0) return yield* Effect.fail(failure.failure)
+        break
+      }
       candidates = [
         ...candidates.slice(asked.length),
-        ...asked.filter((_, i) => shares[i]?.length === share)
+        ...asked.filter((_, i) => {
+          const given = shares[i]
+          return given !== undefined && Result.isSuccess(given) && given.success.length === share
+        })
       ]
     }
     return taken
