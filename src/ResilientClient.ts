@@ -262,7 +262,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onFenced: (_, error) =>
       Effect.sync(() => engine.close(peer, CloseCode.internal, "the outbox has another owner", error)),
     onDetached: (_, ending) => connector.onDetached(ending),
-    onTick: () => Effect.void,
+    onTick: () => {},
     onGiveUp: (name) =>
       Effect.andThen(
         Effect.logFatal(`the client closes because its worker ${name} can't go on`),

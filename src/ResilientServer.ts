@@ -26,6 +26,7 @@ import { CloseCode, type Window, wireMillis } from "./core/Protocol.ts"
 import { Deduplicator } from "./Deduplicator.ts"
 import { type Handshake, type Identity, makeAcceptor, rejection } from "./internal/acceptor.ts"
 import { makeBroadcast } from "./internal/broadcast.ts"
+import { HandlerContext, makeCommitting } from "./internal/committing.ts"
 import {
   defaultHandlerRetry,
   forbidden,
@@ -40,6 +41,7 @@ import {
   timesOf
 } from "./internal/common.ts"
 import { makeDeadLetters } from "./internal/deadLetters.ts"
+import { codeOfOwner, makeDeparture } from "./internal/departure.ts"
 import { type Engine, makeEngine } from "./internal/engine.ts"
 import { makeEvents } from "./internal/events.ts"
 import { makeHandling } from "./internal/handling.ts"
@@ -170,6 +172,44 @@ export interface ResilientServer<In, Out> {
 }
 
 /**
+ * What a handler is told beside the message.
+ *
+ * @since 0.2.0
+ * @category models
+ */
+export interface MessageContext<In, Out> {
+  readonly session: string
+  readonly incoming: Incoming<In>
+  readonly server: ResilientServer<In, Out>
+  /**
+   * Stores that this message is handled: for handlers that do it in one transaction with their own writes. Then these
+   * are made exactly once, also if the process dies or the session goes to another server at that moment.
+   *
+   * ```ts
+   * import { Effect } from "effect"
+   * import type { ResilientServer } from "resilient-websocket"
+   * import type { SqlClient } from "effect/sql"
+   *
+   * declare const sql: SqlClient.SqlClient
+   * declare const write: (message: string) => Effect.Effect<void>
+   *
+   * const onMessage: ResilientServer.Options<string, string>["onMessage"] = (message, context) =>
+   *   sql.withTransaction(Effect.gen(function*() {
+   *     yield* write(message)
+   *     yield* context.commit
+   *   }))
+   * ```
+   *
+   * It is part of the transaction if the store is that of the `SessionRegistry`; elsewhere it is stored at once. When
+   * it fails with reason `fenced`, let it fail: the transaction rolls back, and the message is not tried again here,
+   * because it has been handled, by the session's new owner or by an earlier attempt that failed after its transaction.
+   * The message is acknowledged when the handler has succeeded, as always; one that fails is retried. For volatile
+   * messages and plain peers, which have no position, it does nothing.
+   */
+  readonly commit: Effect.Effect<void, SessionRegistryError>
+}
+
+/**
  * Options of a server. Everything has a default but the Schemas.
  *
  * @since 0.1.0
@@ -182,10 +222,7 @@ export interface Options<In, Out, R = never> {
   readonly outgoing: Schema.Codec<Out, unknown>
   /** Handles a message; it is acknowledged when this succeeds. One at a time a session. */
   readonly onMessage?:
-    | ((
-      message: In,
-      context: { readonly session: string; readonly incoming: Incoming<In>; readonly server: ResilientServer<In, Out> }
-    ) => Effect.Effect<unknown, unknown, R>)
+    | ((message: In, context: MessageContext<In, Out>) => Effect.Effect<unknown, unknown, R>)
     | undefined
   /** Told, in the order of the messages, of those that will never come. Default: logs a warning. */
   readonly onGap?: ((gap: MessageGap) => Effect.Effect<unknown, unknown, R>) | undefined
@@ -271,14 +308,26 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
 
   const handling = makeHandling<In, R>({
     decode: makeDecoder(options.incoming),
-    onMessage: (incoming) =>
+    onMessage: (incoming, peer, delivery) =>
       options.onMessage === undefined
         ? handoff.offer(incoming)
-        : options.onMessage(incoming.message, { session: incoming.session, incoming, server: self }),
+        : options.onMessage(incoming.message, new HandlerContext(incoming, self, committing.commit, peer, delivery)),
+    verdict: (peer) => committing.verdict(peer),
     onGap: options.onGap ?? logGap,
     retry: options.handlerRetry ?? defaultHandlerRetry,
     recorder,
     deadLetters
+  })
+
+  /** The session has a newer owner: what was received here is for that one. */
+  const letGo = Effect.fnUntraced(function*(peer: Peer, error: WebSocketError) {
+    const { connection, instance } = peer
+    // An attachment of our own may have succeeded without saying so.
+    if (!peer.inDoubt) engine.forfeit(peer)
+    if (connection === undefined) return
+    const owner = yield* Effect.orElseSucceed(registry.find(peer.key), () => undefined)
+    if (peer.connection !== connection) return
+    engine.close(peer, codeOfOwner(owner, instance), "the session has another owner", error)
   })
 
   const engine: Engine = yield* makeEngine({
@@ -309,31 +358,35 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       engine.close(peer, CloseCode.protocol, code, error)
       engine.run(Effect.logWarning("a client broke the protocol", error))
     },
-    onFenced: Effect.fnUntraced(function*(peer, error) {
-      const { connection, instance } = peer
-      const owner = yield* Effect.orElseSucceed(registry.find(peer.key), () => undefined)
-      if (peer.connection !== connection) return
-      // A client that was overtaken by an older attempt of its own must come back; one that was replaced by another
-      // instance, such as a second tab, must not, or the two would replace each other for ever.
-      const code = owner === undefined || owner.instance === instance ? CloseCode.moved : CloseCode.replaced
-      engine.close(peer, code, "the session has another owner", error)
-    }),
+    onFenced: letGo,
+    onIdle: (peer) => departure.idle(peer),
     onDetached: (peer, ending) => {
       events.publish({ _tag: "Disconnected", session: peer.session, ...ending })
-      if (engine.peers.get(peer.key) === peer) engine.run(registry.detach(peer.key, peer.generation))
+      if (engine.peers.get(peer.key) === peer) departure.depart(peer)
     },
-    onTick: Effect.fnUntraced(function*(now): Effect.fn.Return<void, WebSocketError> {
-      acceptor.tick(now)
-      for (const session of yield* registry.expire) {
-        const peer = engine.peers.get(session)
-        if (peer !== undefined) yield* engine.remove(peer, "sessionEnded")
-        yield* registry.remove(session)
-        events.publish({ _tag: "Ended", session })
-      }
+    onTick: (now) => acceptor.tick(now),
+    sweep: Effect.gen(function*() {
+      const ended = yield* registry.expire
+      yield* Effect.forEach(ended, (session) =>
+        Effect.catch(
+          departure.ended(session),
+          (error) => Effect.logWarning(`the end of session ${session} is put off`, error)
+        ), { concurrency: 16, discard: true })
+      yield* departure.forgetEnded
       recorder.gauge("sessions", (yield* registry.count).sessions)
     }),
     onGiveUp: (name, cause) => giveUp(name, cause)
   }).pipe(Scope.provide(scope))
+
+  const departure = makeDeparture({
+    engine,
+    queue,
+    registry,
+    deadLetters,
+    onEnded: (session) => events.publish({ _tag: "Ended", session })
+  })
+  yield* registry.onWanted(departure.wanted).pipe(Scope.provide(scope))
+  const committing = makeCommitting({ engine, registry, onFenced: letGo })
 
   const authenticate = options.authenticate ?? (() => Effect.succeed<Identity>({}))
   const acceptor = yield* makeAcceptor({
@@ -355,6 +408,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     handshakeTimeoutMillis,
     maxHandshakes: Option.count("maxHandshakes", options.maxHandshakes, 10_000),
     isClosing: () => closing,
+    abandon: departure.abandon,
     onAttached: (peer) => events.publish({ _tag: "Connected", session: peer.session, principal: peer.principal })
   })
 

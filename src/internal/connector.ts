@@ -72,6 +72,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
   const { breaker, engine, peer, queue, recorder, setState } = options
   const again = yield* Latch.make(false)
   let circuit: string | undefined // of the endpoint dialled last
+  let dials = 0
   let stopped = false
   let resume: { readonly session: string; readonly token: string } | undefined
   let lost: Deferred.Deferred<Ending> | undefined
@@ -93,6 +94,8 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
     const settle = (effect: Exit.Exit<Welcome, WebSocketError>) => Deferred.doneUnsafe(answer, effect)
     const port = new Port(connection, {
       frame: (data) => {
+        // A server whose welcome was lost may probe before this side has given up.
+        if (isPing(data)) return
         port.hold()
         settle(readAnswer(data))
       },
@@ -107,6 +110,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
       version,
       ...(resume === undefined ? {} : { session: resume.session, token: resume.token }),
       instance: options.instance,
+      attempt: ++dials,
       ...(auth === undefined ? {} : { auth }),
       out,
       in: core.inbox.position,
@@ -273,6 +277,8 @@ const after = (millis: number, effect: Effect.Effect<unknown>) =>
   Effect.forkChild(Effect.andThen(Effect.sleep(millis), effect), { startImmediately: true })
 
 const protocolError = ({ code, detail }: Violation) => new ProtocolError({ code, detail })
+
+const isPing = (data: string | Uint8Array): boolean => typeof data === "string" && decode(data).t === "ping"
 
 const readAnswer = (data: string | Uint8Array): Exit.Exit<Welcome, WebSocketError> => {
   const frame = typeof data === "string" ? decode(data) : new Violation("malformed", "a binary frame")

@@ -9,6 +9,7 @@ import { Cause, Effect, Exit, FiberSet, Random } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { session as circuitOf } from "../CircuitBreaker.ts"
 import type { Auth, Drain, End, InboxPosition, Reject } from "../core/Frame.ts"
+import type { StoredPosition } from "../core/Inbox.ts"
 import { Liveness } from "../core/Liveness.ts"
 import { CloseCode, type Window } from "../core/Protocol.ts"
 import type { Violation } from "../core/Violation.ts"
@@ -54,15 +55,19 @@ export interface EngineOptions<R> {
   readonly handling: Handling<R>
   /** Whether anybody takes incoming messages now; else there is no use in waiting until they are handled. */
   readonly handlesIncoming: () => boolean
-  readonly savePosition: (peer: Peer, position: InboxPosition) => Effect.Effect<void, WebSocketError>
+  readonly savePosition: (peer: Peer, position: StoredPosition) => Effect.Effect<void, WebSocketError>
   readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
   readonly onViolation: (peer: Peer, violation: Violation) => void
   /** The store says that the session has a newer owner: this one's connection has to go. */
   readonly onFenced: (peer: Peer, error: WebSocketError) => Effect.Effect<void>
+  /** Nothing of what the peer received waits any more to be handled, or for its position to be stored. */
+  readonly onIdle?: ((peer: Peer) => void) | undefined
   /** The peer has no connection any more. */
   readonly onDetached: (peer: Peer, ending: Ending) => void
   /** Runs with each look at the clock. */
-  readonly onTick: (now: number) => Effect.Effect<void, WebSocketError>
+  readonly onTick: (now: number) => void
+  /** What is asked of the store at intervals: it may hang, and must not keep anybody from looking at the clock. */
+  readonly sweep?: Effect.Effect<void, WebSocketError> | undefined
   readonly onGiveUp: (name: string, cause: Cause.Cause<unknown>) => Effect.Effect<void>
 }
 
@@ -104,6 +109,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const runHandler = Effect.runForkWith(yield* Effect.context<R>())
   /** `fork` for handlers: what is done at once, as it mostly is, is spared all but its fiber. */
   const forkHandler = (
+    peer: Peer,
     effect: Effect.Effect<void, unknown, R>,
     onExit: (exit: Exit.Exit<void, unknown>) => void
   ): void => {
@@ -112,7 +118,11 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) return onExit(exit)
     FiberSet.addUnsafe(handlers, fiber)
-    fiber.addObserver(onExit)
+    peer.handler = fiber
+    fiber.addObserver((exit) => {
+      peer.handler = undefined
+      onExit(exit)
+    })
   }
   const peers = new Map<string, Peer>()
   const connected = new Set<Peer>()
@@ -139,11 +149,27 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   // --- connections
 
+  /**
+   * Waits until no attachment of this session is under way, or it is `until`. Whether a write was refused because of
+   * one is known only then.
+   */
+  const attached = (peer: Peer, until: number): Effect.Effect<void> =>
+    Effect.suspend(() =>
+      peer.attaching === 0 || now() >= until
+        ? Effect.void
+        : Effect.flatMap(Effect.sleep(attachingMillis), () => attached(peer, until))
+    )
+
   /** What to do when the store fails is put together when it does. */
-  const savePosition = (peer: Peer, epoch: string, offset: number): Effect.Effect<void> => {
-    if (peer.plain || epoch !== peer.core.inbox.epoch) return Effect.void
+  const savePosition = (
+    peer: Peer,
+    epoch: string,
+    offset: number,
+    tenure = peer.tenure
+  ): Effect.Effect<void> => {
+    if (peer.plain || epoch !== peer.core.inbox.epoch || peer.tenure !== tenure) return Effect.void
     const { generation } = peer
-    const save = () => options.savePosition(peer, storedPosition(peer, epoch, offset))
+    const save = () => options.savePosition(peer, peer.storedPosition(epoch, offset))
     return Effect.catch(save(), (first) => {
       let next: Effect.Effect<void, WebSocketError> | undefined = Effect.fail(first)
       return Effect.suspend(() => {
@@ -151,15 +177,21 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
         next = undefined
         return attempt
       }).pipe(
-        Effect.retry({ schedule: storeRetry, while: isStoreFailure }),
-        Effect.catch((error) => {
-          // The newer owner is this peer itself, by a new connection.
-          if (peer.generation !== generation) return savePosition(peer, epoch, offset)
-          // Another owner has the session, and will be given what waits here; or this one, if it is attaching just now.
-          peer.inbound.clear()
-          peer.core.inbox.rewind(offset)
-          return options.onFenced(peer, error)
-        })
+        Effect.retry({ schedule: storeRetry, while: (error) => isStoreFailure(error) && peer.tenure === tenure }),
+        Effect.catch((error) =>
+          Effect.flatMap(attached(peer, Infinity), () => {
+            if (peer.tenure !== tenure) return Effect.void
+            // The newer owner is this peer itself, by a new connection.
+            if (peer.generation !== generation) return savePosition(peer, epoch, offset, tenure)
+            const gone = options.onFenced(peer, error)
+            if (!peer.inDoubt) return gone
+            // Perhaps it is so without knowing it: the next attachment will tell.
+            return Effect.andThen(
+              gone,
+              Effect.delay(Effect.suspend(() => savePosition(peer, epoch, offset, tenure)), doubtMillis)
+            )
+          })
+        )
       )
     })
   }
@@ -171,12 +203,13 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     markAckDue: outbound.markAckDue,
     handling: options.handling,
     savePosition: (peer, epoch, offset) => savePosition(peer, epoch, offset),
-    run: (effect, onEnd) => {
+    onIdle: (peer) => options.onIdle?.(peer),
+    run: (peer, effect, onEnd) => {
       const ended = () => {
         onEnd()
         pulse.notify()
       }
-      forkHandler(effect, (exit) => {
+      forkHandler(peer, effect, (exit) => {
         if (Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause)) return ended()
         // Supervised from its first failure on: until then that would only cost.
         let first: Effect.Effect<void, unknown, R> | undefined = exit
@@ -185,7 +218,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
           first = undefined
           return next
         })
-        forkHandler(supervised({ ...worker, name: "handler", loop }), ended)
+        forkHandler(peer, supervised({ ...worker, name: "handler", loop }), ended)
       })
     },
     onAcked: (peer) => {
@@ -309,7 +342,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     const { bytes, messages } = yield* queue.stats
     recorder.gauge("queueMessages", messages)
     recorder.gauge("queueBytes", bytes)
-    yield* Effect.catch(options.onTick(at), putOff)
+    options.onTick(at)
   })
 
   const expiry = Effect.gen(function*() {
@@ -329,7 +362,14 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   /** Ends a session at this side: its queue is emptied into dead letters. */
   const remove = Effect.fnUntraced(function*(peer: Peer, reason: DeadLetterReason) {
     peers.delete(peer.key)
-    const { epoch, maybeHandled, messages } = yield* queue.remove(peer.key)
+    const { epoch, maybeHandled, messages } = yield* Effect.tapError(
+      queue.remove(peer.key),
+      // Somebody else may have removed it. Else it is tried again, and those who wait for receipts are told then.
+      ({ reason }) =>
+        Effect.sync(() => {
+          if (reason === "store" && !peers.has(peer.key)) peers.set(peer.key, peer)
+        })
+    )
     yield* deadLetters.outgoing(peer.session, peer, epoch, messages, reason, maybeHandled)
   })
 
@@ -363,6 +403,9 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   yield* supervise({ ...worker, name: "delivery", loop: outbound.loop })
   yield* doChores([
     { ...worker, name: "heartbeat", loop: heartbeat, everyMillis: tickMillis },
+    ...(options.sweep === undefined
+      ? []
+      : [{ ...worker, name: "sessions", loop: Effect.catch(options.sweep, putOff), everyMillis: tickMillis }]),
     { ...worker, name: "expiry", loop: expiry, everyMillis: times.expirySweep },
     { ...worker, name: "deduplicator", loop: options.deduplicator.rotate, everyMillis: times.expirySweep }
   ])
@@ -379,6 +422,12 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     close,
     detach,
     remove,
+    isIdle: inbound.isIdle,
+    commitHandled: inbound.commitHandled,
+    leave: inbound.leave,
+    forfeit: inbound.forfeit,
+    attached,
+    notify: pulse.notify,
     isQuiet,
     settled,
     flush: (peer: Peer) => Effect.gen(() => flush(peer))
@@ -386,7 +435,13 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 })
 
 /** A store that fails is asked again, for ever: nothing may be acknowledged that it does not have. */
-const storeRetry = fullJitter(100, 10_000)
+export const storeRetry = fullJitter(100, 10_000)
+
+/** How often it is looked whether an attachment is done, in ms. */
+const attachingMillis = 20
+
+/** How often a position is stored again that may have been refused for this side's own sake, in ms. */
+const doubtMillis = 1_000
 
 const ping = `{"t":"ping"}`
 
@@ -397,14 +452,5 @@ const timeoutCodes = {
   idle: CloseCode.idle
 }
 
-/** What a restarted process may go on from: everything received and not handled is gone with this one. */
-const storedPosition = (peer: Peer, epoch: string, offset: number): InboxPosition => ({
-  epoch,
-  received: offset,
-  handled: offset,
-  failed: peer.core.inbox.position.failed,
-  pending: { messages: 0, bytes: 0 }
-})
-
-const isStoreFailure = (error: WebSocketError): boolean =>
+export const isStoreFailure = (error: WebSocketError): boolean =>
   error._tag === "SessionRegistryError" && error.reason === "store"

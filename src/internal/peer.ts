@@ -2,9 +2,11 @@
  * One session's runtime state at this side: its protocol core, the connection it has now, what waits to be handled,
  * and who waits for what. Plain data with a few synchronous helpers; the engine does the work.
  */
+import type { Fiber } from "effect"
 import { session as circuitOf } from "../CircuitBreaker.ts"
 import { Deque } from "../core/Deque.ts"
 import type { Failure } from "../core/Frame.ts"
+import type { StoredPosition } from "../core/Inbox.ts"
 import type { Liveness } from "../core/Liveness.ts"
 import type { GapReason } from "../core/Protocol.ts"
 import type { Session } from "../core/Session.ts"
@@ -47,8 +49,6 @@ export class Peer {
   generation = 0
   /** The client instance that is, or was last, attached. */
   instance = ""
-  /** Hash of the resume token that went out with the last welcome. */
-  issuedToken: string | undefined
   /** Which connection of the server this session was attached by last: they are numbered as they come. */
   arrival = 0
   /** Of our outbox. */
@@ -62,8 +62,30 @@ export class Peer {
   /** The other side asked for no new messages. */
   drained = false
 
+  /** Attachments of this session that are under way: a write that is refused meanwhile may be so by one of them. */
+  attaching = 0
+  /** Whether the last attachment failed in a way that may have raised the generation all the same. */
+  inDoubt = false
+  /** The generation whose connection is gone, until the session is released: 0 when there is nothing to release. */
+  departed = 0
+
   readonly inbound = new Deque<Delivery>()
   handling = false
+  /** The fiber that handles, if it has to wait for something. */
+  handler: Fiber.Fiber<void, unknown> | undefined
+  /**
+   * Raised when what was received here is given up, because another server has the session, or had it meanwhile. What
+   * began before must not be stored or acknowledged any more.
+   */
+  tenure = 0
+  /** Another server wants the session: no new handler starts. */
+  leaving = false
+  /** Positions being stored. */
+  saving = 0
+  /** The delivery whose handler stores the position itself, in a transaction perhaps, and is not done. */
+  committing: Delivery | undefined
+  /** The delivery whose position the store refused to its handler. */
+  refused: { readonly delivery: Delivery; readonly generation: number } | undefined
   /** Handled and not stored: of which log, up to where (0 when there is nothing), how many messages. */
   uncommitted = { epoch: "", offset: 0, messages: 0 }
 
@@ -125,6 +147,13 @@ export class Peer {
     this.receipts = receipts
     this.pendingAck = pendingAck
     this.highestSent = highestSent
+  }
+
+  /** What a restarted process may go on from: everything received and not handled is gone with this one. */
+  storedPosition(epoch: string, offset: number): StoredPosition {
+    const { position: { failed }, told } = this.core.inbox
+    const pending = { messages: 0, bytes: 0 }
+    return { epoch, received: offset, handled: offset, failed, pending, ...(told ? {} : { told }) }
   }
 
   get connected(): boolean {

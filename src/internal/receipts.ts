@@ -119,6 +119,14 @@ export class Receipts {
     if (this.settledInside > 64 && this.settledInside * 2 > this.pending.size) this.compact()
   }
 
+  /** The session is over, and somebody else has the messages: those who wait are told so. */
+  ended(): void {
+    const { pending } = this
+    this.pending = new Deque()
+    this.settledInside = 0
+    pending.forEach((tracked) => tracked.settle({ reason: "sessionEnded", maybeHandled: true }))
+  }
+
   /** Leaves out who died: a queue that drops its oldest for ever must not keep a receipt of each. */
   private compact(): void {
     const live = new Deque<Tracked>()
