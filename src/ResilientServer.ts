@@ -487,6 +487,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       for (const peer of engine.connected) if (!peer.plain) peer.connection?.send(drain)
       return Scope.close(listening, Exit.void)
     }),
+    handOver: registry.durable ? departure.handOver : undefined,
     end: Scope.close(scope, Exit.void)
   })
 

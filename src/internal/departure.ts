@@ -101,6 +101,7 @@ export const makeDeparture = (options: DepartureOptions) => {
   const makeRoom = Effect.fnUntraced(function*(peer: Peer): Effect.fn.Return<void, SessionRegistryError> {
     const { connection, generation, instance, session } = peer
     engine.leave(peer)
+    engine.storeHandled(peer)
     if (connection === undefined) return yield* release(peer)
     const error = new SessionRegistryError({ session, operation: "attach", reason: "fenced" })
     engine.detach(peer, { code: CloseCode.moved, reason: wanted, error })
@@ -167,10 +168,7 @@ export const makeDeparture = (options: DepartureOptions) => {
     const peers = busy()
     for (const peer of peers) engine.leave(peer)
     return Effect.gen(function*() {
-      for (const peer of peers) {
-        const commit = engine.commitHandled(peer)
-        if (commit !== undefined) engine.run(commit)
-      }
+      for (const peer of peers) engine.storeHandled(peer)
       yield* engine.settled(Effect.sync(() => peers.every((peer) => peer.saving === 0)), until)
       for (const peer of peers) if (peer.handling) engine.forfeit(peer)
       yield* engine.settled(Effect.sync(() => departing === 0 && busy().length === 0), until)

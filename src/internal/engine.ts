@@ -126,6 +126,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   }
   const peers = new Map<string, Peer>()
   const connected = new Set<Peer>()
+  /** Those without a connection whose handler is not done: their positions are stored all the same. */
+  const lingering = new Set<Peer>()
   /** Connections that were attached and whose socket is not gone, also those that were replaced or closed. */
   const open = new Set<Connection>()
 
@@ -282,6 +284,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     peer.volatileOut = []
     connected.delete(peer)
     recorder.gauge("connectionsActive", connected.size)
+    storeHandled(peer)
+    if (peer.handling) lingering.add(peer)
     // A connection that broke with messages in flight is a soft failure; silence and the like were reported as hard ones.
     if (lost && ending.error === undefined && ending.code !== CloseCode.normal) {
       peer.suspect = true
@@ -324,8 +328,20 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
       return closeSilent(peer, connection.buffered() > 0 ? "flush" : "ack", times.ackTimeout)
     }
     if (peer.stalled === "circuitOpen") markDirty(peer)
+    storeHandled(peer)
+  }
+
+  /** Stores, while a handler takes long, what was handled before it. */
+  const storeHandled = (peer: Peer): void => {
     const commit = inbound.commitHandled(peer)
     if (commit !== undefined) run(commit)
+  }
+
+  const tickLingering = (): void => {
+    for (const peer of lingering) {
+      if (peer.handling && peer.connection === undefined) storeHandled(peer)
+      else lingering.delete(peer)
+    }
   }
 
   const tickMillis = Math.min(1_000, times.heartbeat / 10, times.heartbeatTimeout / 4)
@@ -336,6 +352,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const heartbeat = Effect.gen(function*() {
     const at = now()
     for (const peer of connected) tickPeer(peer, at)
+    tickLingering()
     const lettersNow = recorder.totals.deadLetters
     if (lettersNow > letters) yield* Effect.logWarning(`${lettersNow - letters} messages became dead letters`)
     letters = lettersNow
@@ -373,11 +390,20 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     yield* deadLetters.outgoing(peer.session, peer, epoch, messages, reason, maybeHandled)
   })
 
-  /** Whether nothing waits to be delivered to, or handled for, those who are connected. */
+  /**
+   * Whether nothing waits to be delivered to, or handled for, those who are connected. What a durable store has may
+   * wait, unless it is on its way; but what was received by whomever is handled here, or will be again elsewhere.
+   */
   const isQuiet = Effect.gen(function*() {
     if (!outbound.isIdle()) return false
-    for (const peer of connected) {
+    for (const peer of queue.durable ? peers.values() : connected) {
       if (options.handlesIncoming() && (peer.inbound.size > 0 || peer.handling)) return false
+    }
+    for (const peer of connected) {
+      if (queue.durable) {
+        if (peer.core.flow?.idle === false) return false
+        continue
+      }
       const { messages } = yield* queue.size(peer.key)
       if (messages > 0) return false
     }
@@ -423,7 +449,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     detach,
     remove,
     isIdle: inbound.isIdle,
-    commitHandled: inbound.commitHandled,
+    storeHandled,
     leave: inbound.leave,
     forfeit: inbound.forfeit,
     attached,
