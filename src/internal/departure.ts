@@ -19,8 +19,8 @@ export interface DepartureOptions {
   readonly onEnded: (session: string) => void
 }
 
-/** How long a connection whose session another server wanted waits for that one to be its owner, in ms. */
-const ownerMillis = 2_000
+/** How long it is looked for the server that wanted a session to be its owner, in ms: longer than that one waits. */
+const ownerMillis = 3_000
 const ownerLookMillis = 200
 
 /** How long after its retention a session is expected to be gone, in ms; and how many are looked at in a round. */
@@ -102,11 +102,16 @@ export const makeDeparture = (options: DepartureOptions) => {
     const { connection, generation, instance, session } = peer
     engine.leave(peer)
     engine.storeHandled(peer)
-    if (connection === undefined) return yield* release(peer)
-    const error = new SessionRegistryError({ session, operation: "attach", reason: "fenced" })
-    engine.detach(peer, { code: CloseCode.moved, reason: wanted, error })
+    if (connection === undefined) yield* release(peer)
+    else {
+      const error = new SessionRegistryError({ session, operation: "attach", reason: "fenced" })
+      engine.detach(peer, { code: CloseCode.moved, reason: wanted, error })
+    }
+    if (connection === undefined && engine.isIdle(peer)) return
     const owner = yield* Effect.orElseSucceed(nextOwner(peer, generation), () => undefined)
-    connection.close(codeOfOwner(owner, instance), wanted)
+    connection?.close(codeOfOwner(owner, instance), wanted)
+    const isTaken = owner !== undefined && owner.generation !== generation && peer.generation === generation
+    if (isTaken && !peer.inDoubt) engine.forfeit(peer)
   })
 
   /** A session that is over leaves nothing. If the store fails half-way, whoever asks next is given it again. */
