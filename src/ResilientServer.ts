@@ -24,6 +24,7 @@ import {
 import { CircuitBreaker } from "./CircuitBreaker.ts"
 import { CloseCode, type Window, wireMillis } from "./core/Protocol.ts"
 import { Deduplicator } from "./Deduplicator.ts"
+import { makeAbsentees } from "./internal/absentees.ts"
 import { type Handshake, type Identity, makeAcceptor, rejection } from "./internal/acceptor.ts"
 import { makeBroadcast } from "./internal/broadcast.ts"
 import { HandlerContext, makeCommitting } from "./internal/committing.ts"
@@ -48,9 +49,9 @@ import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
 import * as Option from "./internal/options.ts"
 import { makeSerialize } from "./internal/payload.ts"
-import type { Peer } from "./internal/peer.ts"
+import { Peer } from "./internal/peer.ts"
 import { makeDecoder } from "./internal/schemas.ts"
-import { makeSending, type SendError, traceparent, ttlMillisOf } from "./internal/sending.ts"
+import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisOf } from "./internal/sending.ts"
 import { makeShutdown, type ShutdownReport } from "./internal/shutdown.ts"
 import type {
   Broadcast,
@@ -122,7 +123,7 @@ export interface ResilientServer<In, Out> {
   readonly address: Address
   /**
    * Puts a message in the session's outbox. Reliable unless `volatile`. A session that never connected, or has ended,
-   * is not found.
+   * is not found. Where the stores are shared, the session may be at any server, or at none right now.
    */
   readonly send: (
     session: string,
@@ -157,14 +158,15 @@ export interface ResilientServer<In, Out> {
   ) => Effect.Effect<string | undefined, WebSocketError>
   /** Lets go of a connection without closing it; its session is kept for the retention time. */
   readonly unregister: (connection: Connection) => Effect.Effect<boolean>
-  /** Ends a session for good: the client is told, and what waits becomes dead letters. */
+  /** Ends a session for good, wherever it is: the client is told, and what waits becomes dead letters. */
   readonly endSession: (
     session: string
   ) => Effect.Effect<void, SessionNotFoundError | MessageQueueError | SessionRegistryError>
   /** Where is the message with this id? O(messages of the session). */
   readonly locate: (session: string, messageId: string) => Effect.Effect<MessageState, WebSocketError>
   readonly stats: Effect.Effect<Stats>
-  readonly sessionStats: (session: string) => Effect.Effect<SessionStats, SessionNotFoundError>
+  /** Of one session; where the stores are shared, also of one that another server has: what the stores know of it. */
+  readonly sessionStats: (session: string) => Effect.Effect<SessionStats, SessionNotFoundError | SessionRegistryError>
   /** Drains and closes. Idempotent: later calls get the same report. The scope's finalizer does the same. */
   readonly shutdown: Effect.Effect<ShutdownReport>
   /** Waits for ever, and dies when a background worker was given up and the server closed itself. */
@@ -321,13 +323,20 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
 
   /** The session has a newer owner: what was received here is for that one. */
   const letGo = Effect.fnUntraced(function*(peer: Peer, error: WebSocketError) {
-    const { connection, instance } = peer
+    const { connection, generation, instance } = peer
     // An attachment of our own may have succeeded without saying so.
     if (!peer.inDoubt) engine.forfeit(peer)
-    if (connection === undefined) return
-    const owner = yield* Effect.orElseSucceed(registry.find(peer.key), () => undefined)
-    if (peer.connection !== connection) return
-    engine.close(peer, codeOfOwner(owner, instance), "the session has another owner", error)
+    if (connection !== undefined) {
+      const owner = yield* Effect.orElseSucceed(registry.find(peer.key), () => "unknown" as const)
+      if (peer.generation !== generation) return
+      if (peer.connection === connection && owner === undefined) closeEnded(peer)
+      else if (peer.connection === connection) {
+        const code = codeOfOwner(owner === "unknown" ? undefined : owner, instance)
+        engine.close(peer, code, "the session has another owner", error)
+      }
+    }
+    // What the registry refuses may be for an attachment of our own that is still under way, which needs the peer.
+    if (error._tag === "MessageQueueError") engine.forget(peer)
   })
 
   const engine: Engine = yield* makeEngine({
@@ -432,17 +441,35 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     )
   }
 
+  const closeEnded = (peer: Peer): void => {
+    peer.connection?.send(`{"t":"end"}`)
+    engine.close(peer, CloseCode.sessionEnded, "the session ended")
+  }
+
   const end = Effect.fnUntraced(function*(
     peer: Peer
   ): Effect.fn.Return<void, MessageQueueError | SessionRegistryError> {
-    peer.connection?.send(`{"t":"end"}`)
     engine.peers.delete(peer.key)
-    engine.close(peer, CloseCode.sessionEnded, "the session ended")
+    closeEnded(peer)
     yield* registry.end(peer.key)
     yield* engine.remove(peer, "sessionEnded")
     yield* registry.remove(peer.key)
     events.publish({ _tag: "Ended", session: peer.session })
   })
+
+  const absentees = makeAbsentees({
+    queue,
+    registry,
+    breaker,
+    deadLetters,
+    peers: engine.peers,
+    followers: engine.followers,
+    onEnded: (session) => events.publish({ _tag: "Ended", session })
+  })
+  const { sendingTo, targetOf } = absentees
+
+  const onDropped: OnDropped = (target, epoch, messages) =>
+    deadLetters.outgoing(target.session, target instanceof Peer ? target : undefined, epoch, messages, "overflow", 0)
 
   const serialize = makeSerialize(options.outgoing)
   const { send, sendAll } = makeSending<Out>({
@@ -453,7 +480,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     serialize,
     maxPayload,
     markDirty: engine.markDirty,
-    onDropped: (peer, messages) => deadLetters.outgoing(peer.session, peer, peer.epoch, messages, "overflow", 0)
+    ownerOf: absentees.ownerOf,
+    onDropped
   })
 
   const broadcast = makeBroadcast<Out>({
@@ -462,13 +490,11 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     serialize,
     maxPayload,
     peers: engine.peers,
-    onDropped: (peer, messages) => deadLetters.outgoing(peer.session, peer, peer.epoch, messages, "overflow", 0)
+    find: targetOf,
+    onDropped
   })
 
-  const find = (session: string): Effect.Effect<Peer, SessionNotFoundError> => {
-    const peer = engine.peers.get(session)
-    return peer === undefined ? Effect.fail(new SessionNotFoundError({ session })) : Effect.succeed(peer)
-  }
+  const sizeOf = (session: string) => Effect.orElseSucceed(queue.size(session), () => ({ messages: 0, bytes: 0 }))
 
   const shutdown = yield* makeShutdown({
     engine,
@@ -506,18 +532,18 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     send: (session, message, sendOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Receipt, SendError | SessionNotFoundError | ShutdownError> => {
         if (closing) return Effect.fail(new ShutdownError({ component: "server" }))
-        const peer = engine.peers.get(session)
-        if (peer === undefined) return Effect.fail(new SessionNotFoundError({ session }))
-        return send(fiber, peer, message, sendOptions)
+        const target = targetOf(session)
+        if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
+        return sendingTo(target, send(fiber, target, message, sendOptions))
       }),
     sendAll: (session, messages, sendOptions) =>
       Effect.withFiber((
         fiber
       ): Effect.Effect<ReadonlyArray<Receipt>, SendError | SessionNotFoundError | ShutdownError> => {
         if (closing) return Effect.fail(new ShutdownError({ component: "server" }))
-        const peer = engine.peers.get(session)
-        if (peer === undefined) return Effect.fail(new SessionNotFoundError({ session }))
-        return sendAll(fiber, peer, messages, sendOptions)
+        const target = targetOf(session)
+        if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
+        return sendingTo(target, sendAll(fiber, target, messages, sendOptions))
       }),
     broadcast: (message, broadcastOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Broadcast, PayloadError | ShutdownError> => {
@@ -546,18 +572,25 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         }
         return false
       }),
-    endSession: (session) => Effect.flatMap(find(session), (peer) => end(peer)),
-    locate: Effect.fnUntraced(function*(session, messageId) {
-      const peer = yield* find(session)
-      return yield* locate(queue, deduplicator, peer, messageId)
-    }),
+    endSession: (session) =>
+      Effect.suspend(() => {
+        const peer = engine.peers.get(session)
+        return peer === undefined ? absentees.end(session) : end(peer)
+      }),
+    locate: (session, messageId) =>
+      Effect.suspend(() => {
+        const peer = engine.peers.get(session)
+        if (peer === undefined && !queue.durable) return Effect.fail(new SessionNotFoundError({ session }))
+        return locate(queue, deduplicator, session, peer, messageId)
+      }),
     stats: Effect.gen(function*() {
       const { sessions } = yield* Effect.orElseSucceed(registry.count, () => ({ sessions: engine.peers.size }))
       return { sessions, connections: engine.connected.size, queue: yield* queue.stats, totals: { ...recorder.totals } }
     }),
     sessionStats: Effect.fnUntraced(function*(session) {
-      const peer = yield* find(session)
-      const { bytes, messages } = yield* Effect.orElseSucceed(queue.size(peer.key), () => ({ messages: 0, bytes: 0 }))
+      const peer = engine.peers.get(session)
+      if (peer === undefined) return yield* absentees.stats(session)
+      const { bytes, messages } = yield* sizeOf(session)
       return statsOf(peer, messages, bytes, breaker)
     }),
     shutdown,

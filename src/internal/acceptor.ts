@@ -288,7 +288,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   const openOutbox = Effect.fnUntraced(function*(peer: Peer, hello: Hello) {
     const { generation, key } = peer
     const out = yield* queue.open(key, generation)
-    peer.opened(out.epoch, out.acked)
+    engine.opened(peer, out)
     const resumedOut = resumeOutbox(out, hello.in)
     if (!(resumedOut instanceof Violation)) return { out, resumedOut }
     const { received } = hello.in
@@ -380,7 +380,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       instance: makeId(random)
     }, true)
     const out = yield* queue.open(session, attached.generation)
-    peer.opened(out.epoch, out.acked)
+    engine.opened(peer, out)
     recorder.count(attached.known ? "connectionsResumed" : "connectionsFresh")
     port.become(engine.attach(peer, connection, {
       window: options.window,

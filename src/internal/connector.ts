@@ -130,7 +130,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
     if (!resumedOut.continued) return yield* protocolError(new Violation("malformed", "the welcome is for another log"))
     // What the server has handled is no longer in doubt.
     peer.noteAck(resumedOut.position.handled, resumedOut.position.failed)
-    yield* engine.flush(peer)
+    yield* engine.tellAcks(peer)
     // Before our position says that we know: should this be interrupted, the server tells us again.
     if (!welcome.continued.in && options.onFresh === "deadLetter") {
       const given = yield* queue.giveBackSent(peer.key, ownGeneration)
@@ -163,7 +163,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
     recorder.count("connectionsTotal")
     return yield* Effect.gen(function*() {
       // What the server acknowledged is settled first, so that the position we name is the newest.
-      yield* engine.flush(peer)
+      yield* engine.tellAcks(peer)
       const out = yield* queue.open(peer.key, ownGeneration)
       const answer = yield* Deferred.make<Welcome, WebSocketError>()
       const late = Effect.suspend(() => Deferred.fail(answer, timeout()))

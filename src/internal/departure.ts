@@ -141,7 +141,7 @@ export const makeDeparture = (options: DepartureOptions) => {
         options.deadLetters.outgoing(session, undefined, epoch, messages, "sessionEnded", maybeHandled)
     )
 
-  /** Forgets sessions that ended by another server's doing. */
+  /** Forgets sessions that ended by another server's doing, or are at another one, and nobody has told. */
   const forgetEnded = Effect.gen(function*() {
     const now = engine.now()
     const overdue: Array<Peer> = []
@@ -154,10 +154,8 @@ export const makeDeparture = (options: DepartureOptions) => {
         const owner = yield* registry.find(peer.key)
         away.delete(peer)
         if (engine.peers.get(peer.key) !== peer || peer.connection !== undefined) return
-        if (owner !== undefined) {
-          away.set(peer, now)
-          return
-        }
+        if (owner !== undefined && owner.generation > peer.generation) return engine.forget(peer)
+        if (owner !== undefined) return void away.set(peer, now)
         engine.peers.delete(peer.key)
         engine.forfeit(peer)
         peer.receipts.ended()

@@ -8,7 +8,7 @@
 import { Cause, Effect, Exit, FiberSet, Random } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { session as circuitOf } from "../CircuitBreaker.ts"
-import type { Auth, Drain, End, InboxPosition, Reject } from "../core/Frame.ts"
+import type { Auth, Drain, End, InboxPosition, OutboxPosition, Reject } from "../core/Frame.ts"
 import type { StoredPosition } from "../core/Inbox.ts"
 import { Liveness } from "../core/Liveness.ts"
 import { CloseCode, type Window } from "../core/Protocol.ts"
@@ -20,13 +20,15 @@ import type { Connection, ConnectionSink } from "../Transport.ts"
 import {
   ConnectionTimeoutError,
   type DeadLetterReason,
-  type MessageQueueError,
+  MessageQueueError,
   type WebSocketError
 } from "../WebSocketError.ts"
-import { fullJitter } from "./backoff.ts"
+import { makeAcking } from "./acking.ts"
+import { fullJitter, jitteredMillis } from "./backoff.ts"
 import { doChores } from "./chores.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import { makeDelivery } from "./delivery.ts"
+import { makeFollowers } from "./elsewhere.ts"
 import type { Handling } from "./handling.ts"
 import { makeInbound } from "./inbound.ts"
 import { makeOutbound } from "./outbound.ts"
@@ -134,20 +136,75 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   /** Given whenever something was delivered, handled or closed, for whoever waits for quiet. */
   const pulse = yield* makeSignal
   const markDirty = (peer: Peer): void => outbound.markDirty(peer)
-  const flush = makeDelivery({ queue, breaker, recorder, deadLetters, now, markDirty })
+
+  /** Runs it after a pause that grows with the number of failures in a row. */
+  const later = (failures: number, retry: () => void): void =>
+    run(
+      Effect.flatMap(Random.next, (part) =>
+        Effect.delay(Effect.sync(retry), jitteredMillis(retryBase, retryCap, failures, part)))
+    )
 
   /** A store that fails is asked again later; an owner that lost its session lets go of it. */
   const onStoreError = (peer: Peer, error: MessageQueueError): Effect.Effect<void> => {
-    if (error.reason !== "store") {
-      return options.onFenced(peer, error)
-    }
-    run(retryDelivery(peer))
+    if (error.reason !== "store") return options.onFenced(peer, error)
+    later(++peer.flushFailures, () => markDirty(peer))
     return Effect.logWarning(`delivery to session ${peer.session} is put off`, error)
   }
-  const retryDelivery = (peer: Peer) =>
-    Effect.flatMap(Random.next, (part) => Effect.delay(Effect.sync(() => markDirty(peer)), part * 1_000))
 
-  const outbound = yield* makeOutbound({ queue, peers, flush, onError: onStoreError, now, pulse })
+  const acking = yield* makeAcking({
+    queue,
+    recorder,
+    deadLetters,
+    now,
+    markDirty,
+    onFenced: options.onFenced,
+    later,
+    onDefect: (peer, cause) => outbound.die(peer, cause),
+    onEnd: pulse.notify
+  })
+  const flush = makeDelivery({ queue, breaker, recorder, deadLetters, now, markDirty, tellAcks: acking.tell })
+  const outbound = yield* makeOutbound({
+    queue,
+    peers,
+    flush,
+    onError: onStoreError,
+    isBusy: acking.isBusy,
+    now,
+    pulse
+  })
+
+  // --- sessions that are, or were, at another server
+
+  /** Who waits for messages that others deliver; only what outlives this process is shared with others. */
+  const followers = queue.durable ? yield* makeFollowers({ queue, now }) : undefined
+
+  /** The peer's outbox is open for it. */
+  const opened = (peer: Peer, out: OutboxPosition): void =>
+    peer.opened(out, followers && ((epoch) => followers.of(peer.key, epoch)))
+
+  const leaveReceipts = (peer: Peer): void => {
+    if (followers !== undefined) peer.receipts.leaveTo(followers.of(peer.key, peer.epoch))
+  }
+
+  /** Another server has the session now, or nobody. Nothing of it is kept, and who waits is told by the store. */
+  const forget = (peer: Peer): void => {
+    if (followers === undefined || peers.get(peer.key) !== peer) return
+    peers.delete(peer.key)
+    peer.inbound.clear()
+    peer.pendingAck = undefined
+    peer.control = []
+    leaveReceipts(peer)
+    pulse.notify()
+  }
+
+  if (followers !== undefined) {
+    yield* queue.onMoved((key, generation) => {
+      const peer = peers.get(key)
+      if (peer === undefined || peer.generation >= generation) return
+      peer.inbound.clear() // the new owner is given it
+      run(options.onFenced(peer, new MessageQueueError({ session: key, operation: "open", reason: "fenced" })))
+    })
+  }
 
   // --- connections
 
@@ -260,7 +317,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     if (!peer.plain) {
       peer.core.open(agreement.window, agreement.position, agreement.announced)
       const { failed, handled } = agreement.position
-      peer.noteAck(handled, failed)
+      if (handled > peer.acked || failed.length > 0) peer.noteAck(handled, failed)
     }
     if (breaker.stateUnsafe(peer.circuit)._tag === "Closed") peer.slowStart = Infinity
     else {
@@ -381,10 +438,11 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     peers.delete(peer.key)
     const { epoch, maybeHandled, messages } = yield* Effect.tapError(
       queue.remove(peer.key),
-      // Somebody else may have removed it. Else it is tried again, and those who wait for receipts are told then.
       ({ reason }) =>
         Effect.sync(() => {
-          if (reason === "store" && !peers.has(peer.key)) peers.set(peer.key, peer)
+          // It is tried again, and those who wait for receipts are told then; or somebody else has removed it.
+          if (reason !== "store") leaveReceipts(peer)
+          else if (!peers.has(peer.key)) peers.set(peer.key, peer)
         })
     )
     yield* deadLetters.outgoing(peer.session, peer, epoch, messages, reason, maybeHandled)
@@ -427,6 +485,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     onGiveUp: options.onGiveUp
   }
   yield* supervise({ ...worker, name: "delivery", loop: outbound.loop })
+  if (followers !== undefined) yield* supervise({ ...worker, name: "followers", loop: followers.loop })
   yield* doChores([
     { ...worker, name: "heartbeat", loop: heartbeat, everyMillis: tickMillis },
     ...(options.sweep === undefined
@@ -456,9 +515,17 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     notify: pulse.notify,
     isQuiet,
     settled,
-    flush: (peer: Peer) => Effect.gen(() => flush(peer))
+    opened,
+    forget,
+    followers,
+    /** Tells the queue what the peer acknowledged, and waits for it. */
+    tellAcks: acking.tellAll
   }
 })
+
+/** Backoff of what the store failed at, in ms. */
+const retryBase = 500
+const retryCap = 10_000
 
 /** A store that fails is asked again, for ever: nothing may be acknowledged that it does not have. */
 export const storeRetry = fullJitter(100, 10_000)

@@ -234,8 +234,8 @@ class World {
 
   // --- processes
 
-  private store(faults: StoreFaults, durable: boolean): Store {
-    return { rng: this.rng.fork(), faults: () => this.healed ? reliable : faults, durable }
+  private store(faults: StoreFaults, durable: boolean, node: Node): Store {
+    return { rng: this.rng.fork(), faults: () => this.healed ? reliable : faults, durable, node }
   }
 
   private makeNode(name: string): Node {
@@ -284,12 +284,12 @@ class World {
       living(breakerLayer),
       Effect.provideService(
         MessageQueue.MessageQueue,
-        faultyQueue(this.store(scenario.stores, durable), stores.queue, { onAppended: this.onAppended })
+        faultyQueue(this.store(scenario.stores, durable, node), stores.queue, { onAppended: this.onAppended })
       ),
       Effect.provideService(
         SessionRegistry.SessionRegistry,
         faultyRegistry(
-          this.store(scenario.stores, durable),
+          this.store(scenario.stores, durable, node),
           stores.registry,
           {
             onSaved: (epoch, handled) => history.saved(epoch, handled)
@@ -323,7 +323,7 @@ class World {
     const program = Effect.gen({ self: this }, function*() {
       const queueContext = yield* Layer.build(Layer.fresh(MessageQueue.layerMemory(this.queueOptions)))
       const queue = faultyQueue(
-        this.store(scenario.clientStores, false),
+        this.store(scenario.clientStores, false, node),
         Context.get(queueContext, MessageQueue.MessageQueue),
         { onAppended: this.onAppended }
       )
@@ -607,8 +607,6 @@ class World {
       if (isReplaced) continue
       if (process.kind === "client" && process.state !== "Connected") return `${name} is ${process.state}`
       if (process.sending) return `${name} sends`
-      // Of two servers on one store, the one that sent a message need not be the one that is told of its handling.
-      if (process.kind === "server" && this.scenario.servers > 1) continue
       for (const sent of this.history.sent.values()) {
         if (sent.process !== name || sent.volatile) continue
         if (sent.status === "accepted" && sent.outcome === "pending") return `the receipt of ${sent.key}`

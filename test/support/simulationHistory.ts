@@ -48,8 +48,7 @@ export interface Allowed {
   /** A message whose handling was not committed may be handled again by another process. */
   readonly uncommittedAgain: boolean
   /**
-   * Two servers: one that has lost a session may go on until its next write of the position is refused, and is not
-   * told what became of what it sent.
+   * Two servers: one that has lost a session may go on until its next write of the position is refused.
    */
   readonly staleOwner: boolean
   /** The session changes between client processes or loses its state: positions may jump forwards. */
@@ -249,9 +248,7 @@ export class History {
       if (letter?.reason === "failed" && !failures.has(key)) {
         this.violated(`${key} came back as failed, and no handler gave it up`)
       }
-      if (allowed.staleOwner && !sent.fromClient) {
-        // Its receipt may be told by nobody.
-      } else if (sent.outcome === "handled" && !isHandled) {
+      if (sent.outcome === "handled" && !isHandled) {
         this.violated(`the receipt of ${key} says handled, and no handler was done with it`)
       } else if (sent.outcome !== "pending" && sent.outcome !== "handled" && letter?.reason !== sent.outcome) {
         this.violated(`the receipt of ${key} says ${sent.outcome}, its dead letter ${letter?.reason ?? "is missing"}`)

@@ -7,7 +7,7 @@ import { Duration, Effect } from "effect"
 import type * as MessageQueue from "../../src/MessageQueue.ts"
 import type * as SessionRegistry from "../../src/SessionRegistry.ts"
 import { MessageQueueError, SessionRegistryError } from "../../src/WebSocketError.ts"
-import type { Rng } from "./simulationNode.ts"
+import type { Node, Rng } from "./simulationNode.ts"
 
 /** Chances of a call, and how slow a slow one is. */
 export interface StoreFaults {
@@ -25,7 +25,16 @@ export interface Store {
   readonly faults: () => StoreFaults
   /** Whether the data outlives the process. */
   readonly durable: boolean
+  /** The process that uses it: what it listens to reaches it only while it runs. */
+  readonly node: Node
 }
+
+/** A listener of this process, called from whichever. */
+const at =
+  <Args extends ReadonlyArray<unknown>>({ node }: Store, listener: (...args: Args) => void) => (...args: Args) => {
+    if (node.state === "running") listener(...args)
+    else node.later(() => listener(...args))
+  }
 
 const unreliable = (store: Store) =>
 <A, E, F>(
@@ -90,8 +99,8 @@ export const faultyQueue = (
     find: (session, messageId) => call(queue.find(session, messageId), error(session, "find")),
     size: (session) => call(queue.size(session), error(session, "size")),
     recover: (session, generation, last) => call(queue.recover(session, generation, last), error(session, "recover")),
-    onAppend: queue.onAppend,
-    onMoved: queue.onMoved,
+    onAppend: (listener) => queue.onAppend(at(store, listener)),
+    onMoved: (listener) => queue.onMoved(at(store, listener)),
     progress: (requests) => call(queue.progress(requests), error("", "progress")),
     stats: queue.stats
   }
