@@ -69,6 +69,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   /** Gives up what was received: a handler is interrupted, what waits is dropped, nothing is acknowledged. */
   const forfeit = (peer: Peer): void => {
     peer.tenure++
+    peer.saves = []
     peer.inbound.clear()
     peer.uncommitted = { epoch: "", offset: 0, messages: 0 }
     peer.core.inbox.rewind(peer.core.inbox.handled)
@@ -148,10 +149,11 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   }
 
   const commit = (peer: Peer): Effect.Effect<void, unknown> => {
-    const { tenure } = peer
-    const { epoch, messages, offset } = peer.uncommitted
+    const { tenure, uncommitted: save } = peer
+    const { epoch, messages, offset } = save
     // Before it is stored: what is handled meanwhile is for the next commit.
     peer.uncommitted = { epoch: "", offset: 0, messages: 0 }
+    peer.saves.push(save)
     peer.saving++
     const stored = Effect.onExit(options.savePosition(peer, epoch, offset), () => {
       peer.saving--
@@ -159,20 +161,35 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     })
     return Effect.matchCauseEffect(stored, {
       onSuccess: () => {
-        if (peer.tenure !== tenure) return Effect.void
-        recorder.count("messagesHandled", messages)
-        peer.core.handled(epoch, offset, messages)
+        const stored = peer.tenure === tenure ? takeSaved(peer, save) : undefined
+        if (stored === undefined) return Effect.void
+        recorder.count("messagesHandled", stored)
+        peer.core.handled(epoch, offset, stored)
         markAckDue(peer)
         return Effect.void
       },
       onFailure: (cause) => {
-        if (peer.tenure !== tenure) return Effect.void
+        // What a later save has stored as well need not be stored again.
+        if (peer.tenure !== tenure || !peer.saves.includes(save)) return Effect.void
+        peer.saves = peer.saves.filter((other) => other !== save)
         const later = peer.uncommitted
         if (later.offset === 0) peer.uncommitted = { epoch, offset, messages }
         else if (later.epoch === epoch) later.messages += messages
         return Effect.failCause(cause)
       }
     })
+  }
+
+  /** How many messages are stored with this position: a later one may be stored before an earlier one, and for both. */
+  const takeSaved = (peer: Peer, save: Peer["uncommitted"]): number | undefined => {
+    if (!peer.saves.includes(save)) return undefined
+    let messages = 0
+    peer.saves = peer.saves.filter((other) => {
+      if (other.epoch !== save.epoch || other.offset > save.offset) return true
+      messages += other.messages
+      return false
+    })
+    return messages
   }
 
   const perform = (peer: Peer, action: Action, connection: Connection): void => {

@@ -96,6 +96,8 @@ export class Peer {
   refused: { readonly delivery: Delivery; readonly generation: number } | undefined
   /** Handled and not stored: of which log, up to where (0 when there is nothing), how many messages. */
   uncommitted = { epoch: "", offset: 0, messages: 0 }
+  /** The same, of what is being stored. */
+  saves: Array<Peer["uncommitted"]> = []
 
   /** Has something for the delivery worker to do. */
   dirty = false

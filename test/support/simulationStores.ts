@@ -25,14 +25,14 @@ export interface Store {
   readonly faults: () => StoreFaults
   /** Whether the data outlives the process. */
   readonly durable: boolean
-  /** The process that uses it: what it listens to reaches it only while it runs. */
-  readonly node: Node
+  /** The process that uses it, if it may stand still or die: what it listens to reaches it only while it runs. */
+  readonly node?: Node | undefined
 }
 
 /** A listener of this process, called from whichever. */
 const at =
   <Args extends ReadonlyArray<unknown>>({ node }: Store, listener: (...args: Args) => void) => (...args: Args) => {
-    if (node.state === "running") listener(...args)
+    if (node === undefined || node.state === "running") listener(...args)
     else node.later(() => listener(...args))
   }
 
