@@ -50,12 +50,13 @@ export interface SendOptions {
 }
 
 /**
- * Why a message waits instead of going out at once.
+ * Why a message waits instead of going out at once. `elsewhere`: the session is at another server, or at none right
+ * now, and this server has put the message in its outbox (only where the queue is shared, since 0.2.0).
  *
  * @since 0.1.0
  * @category models
  */
-export type QueuedReason = "disconnected" | "circuitOpen" | "window" | "backlog"
+export type QueuedReason = "disconnected" | "circuitOpen" | "window" | "backlog" | "elsewhere"
 
 /**
  * Why a message was not sent at all.

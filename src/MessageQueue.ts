@@ -212,8 +212,8 @@ export interface Interface {
    */
   readonly onAppend: (listener: (session: string) => void) => Effect.Effect<void, never, Scope.Scope>
   /**
-   * Calls `listener` when an outbox that was opened here is opened for a newer generation, perhaps by another server;
-   * until the scope closes. A hint: who misses it is told by being `fenced`.
+   * Calls `listener` when an outbox that was opened here is opened for a newer generation, perhaps by another server,
+   * or removed (generation `Infinity`); until the scope closes. A hint: who misses it is told by being refused.
    */
   readonly onMoved: (
     listener: (session: string, generation: number) => void

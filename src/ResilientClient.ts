@@ -262,7 +262,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onFenced: (_, error) =>
       Effect.sync(() => engine.close(peer, CloseCode.internal, "the outbox has another owner", error)),
     onDetached: (_, ending) => connector.onDetached(ending),
-    onTick: () => Effect.void,
+    onTick: () => {},
     onGiveUp: (name) =>
       Effect.andThen(
         Effect.logFatal(`the client closes because its worker ${name} can't go on`),
@@ -272,7 +272,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   }).pipe(Scope.provide(scope))
   engine.peers.set(peer.key, peer)
 
-  const openOutbox = Effect.map(queue.open(peer.key, ownGeneration), ({ acked, epoch }) => peer.opened(epoch, acked))
+  const openOutbox = Effect.map(queue.open(peer.key, ownGeneration), (out) => peer.opened(out))
 
   const connector = yield* makeConnector({
     engine,
@@ -313,7 +313,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     serialize,
     maxPayload,
     markDirty: engine.markDirty,
-    onDropped: (_, messages) => deadLetters.outgoing(peer.session, peer, peer.epoch, messages, "overflow", 0)
+    onDropped: (_, epoch, messages) => deadLetters.outgoing(peer.session, peer, epoch, messages, "overflow", 0)
   })
 
   const connecting = yield* Scope.fork(scope)
@@ -360,7 +360,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       engine.close(peer, CloseCode.sessionEnded, "the session ended")
       return ended
     }),
-    locate: (messageId) => locate(queue, deduplicator, peer, messageId),
+    locate: (messageId) => locate(queue, deduplicator, peer.key, peer, messageId),
     stats: Effect.gen(function*() {
       const { bytes, messages } = yield* Effect.orElseSucceed(queue.size(peer.key), () => ({ messages: 0, bytes: 0 }))
       return {

@@ -24,8 +24,10 @@ import {
 import { CircuitBreaker } from "./CircuitBreaker.ts"
 import { CloseCode, type Window, wireMillis } from "./core/Protocol.ts"
 import { Deduplicator } from "./Deduplicator.ts"
+import { makeAbsentees } from "./internal/absentees.ts"
 import { type Handshake, type Identity, makeAcceptor, rejection } from "./internal/acceptor.ts"
 import { makeBroadcast } from "./internal/broadcast.ts"
+import { HandlerContext, makeCommitting } from "./internal/committing.ts"
 import {
   defaultHandlerRetry,
   forbidden,
@@ -40,15 +42,16 @@ import {
   timesOf
 } from "./internal/common.ts"
 import { makeDeadLetters } from "./internal/deadLetters.ts"
+import { codeOfOwner, makeDeparture } from "./internal/departure.ts"
 import { type Engine, makeEngine } from "./internal/engine.ts"
 import { makeEvents } from "./internal/events.ts"
 import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
 import * as Option from "./internal/options.ts"
 import { makeSerialize } from "./internal/payload.ts"
-import type { Peer } from "./internal/peer.ts"
+import { Peer } from "./internal/peer.ts"
 import { makeDecoder } from "./internal/schemas.ts"
-import { makeSending, type SendError, traceparent, ttlMillisOf } from "./internal/sending.ts"
+import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisOf } from "./internal/sending.ts"
 import { makeShutdown, type ShutdownReport } from "./internal/shutdown.ts"
 import type {
   Broadcast,
@@ -120,7 +123,7 @@ export interface ResilientServer<In, Out> {
   readonly address: Address
   /**
    * Puts a message in the session's outbox. Reliable unless `volatile`. A session that never connected, or has ended,
-   * is not found.
+   * is not found. Where the stores are shared, the session may be at any server, or at none right now.
    */
   readonly send: (
     session: string,
@@ -155,18 +158,57 @@ export interface ResilientServer<In, Out> {
   ) => Effect.Effect<string | undefined, WebSocketError>
   /** Lets go of a connection without closing it; its session is kept for the retention time. */
   readonly unregister: (connection: Connection) => Effect.Effect<boolean>
-  /** Ends a session for good: the client is told, and what waits becomes dead letters. */
+  /** Ends a session for good, wherever it is: the client is told, and what waits becomes dead letters. */
   readonly endSession: (
     session: string
   ) => Effect.Effect<void, SessionNotFoundError | MessageQueueError | SessionRegistryError>
   /** Where is the message with this id? O(messages of the session). */
   readonly locate: (session: string, messageId: string) => Effect.Effect<MessageState, WebSocketError>
   readonly stats: Effect.Effect<Stats>
-  readonly sessionStats: (session: string) => Effect.Effect<SessionStats, SessionNotFoundError>
+  /** Of one session; where the stores are shared, also of one that another server has: what the stores know of it. */
+  readonly sessionStats: (session: string) => Effect.Effect<SessionStats, SessionNotFoundError | SessionRegistryError>
   /** Drains and closes. Idempotent: later calls get the same report. The scope's finalizer does the same. */
   readonly shutdown: Effect.Effect<ShutdownReport>
   /** Waits for ever, and dies when a background worker was given up and the server closed itself. */
   readonly awaitFailure: Effect.Effect<never>
+}
+
+/**
+ * What a handler is told beside the message.
+ *
+ * @since 0.2.0
+ * @category models
+ */
+export interface MessageContext<In, Out> {
+  readonly session: string
+  readonly incoming: Incoming<In>
+  readonly server: ResilientServer<In, Out>
+  /**
+   * Stores that this message is handled: for handlers that do it in one transaction with their own writes. Then these
+   * are made exactly once, also if the process dies or the session goes to another server at that moment.
+   *
+   * ```ts
+   * import { Effect } from "effect"
+   * import type { ResilientServer } from "resilient-websocket"
+   * import type { SqlClient } from "effect/sql"
+   *
+   * declare const sql: SqlClient.SqlClient
+   * declare const write: (message: string) => Effect.Effect<void>
+   *
+   * const onMessage: ResilientServer.Options<string, string>["onMessage"] = (message, context) =>
+   *   sql.withTransaction(Effect.gen(function*() {
+   *     yield* write(message)
+   *     yield* context.commit
+   *   }))
+   * ```
+   *
+   * It is part of the transaction if the store is that of the `SessionRegistry`; elsewhere it is stored at once. When
+   * it fails with reason `fenced`, let it fail: the transaction rolls back, and the message is not tried again here,
+   * because it has been handled, by the session's new owner or by an earlier attempt that failed after its transaction.
+   * The message is acknowledged when the handler has succeeded, as always; one that fails is retried. For volatile
+   * messages and plain peers, which have no position, it does nothing.
+   */
+  readonly commit: Effect.Effect<void, SessionRegistryError>
 }
 
 /**
@@ -182,10 +224,7 @@ export interface Options<In, Out, R = never> {
   readonly outgoing: Schema.Codec<Out, unknown>
   /** Handles a message; it is acknowledged when this succeeds. One at a time a session. */
   readonly onMessage?:
-    | ((
-      message: In,
-      context: { readonly session: string; readonly incoming: Incoming<In>; readonly server: ResilientServer<In, Out> }
-    ) => Effect.Effect<unknown, unknown, R>)
+    | ((message: In, context: MessageContext<In, Out>) => Effect.Effect<unknown, unknown, R>)
     | undefined
   /** Told, in the order of the messages, of those that will never come. Default: logs a warning. */
   readonly onGap?: ((gap: MessageGap) => Effect.Effect<unknown, unknown, R>) | undefined
@@ -271,14 +310,33 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
 
   const handling = makeHandling<In, R>({
     decode: makeDecoder(options.incoming),
-    onMessage: (incoming) =>
+    onMessage: (incoming, peer, delivery) =>
       options.onMessage === undefined
         ? handoff.offer(incoming)
-        : options.onMessage(incoming.message, { session: incoming.session, incoming, server: self }),
+        : options.onMessage(incoming.message, new HandlerContext(incoming, self, committing.commit, peer, delivery)),
+    verdict: (peer) => committing.verdict(peer),
     onGap: options.onGap ?? logGap,
     retry: options.handlerRetry ?? defaultHandlerRetry,
     recorder,
     deadLetters
+  })
+
+  /** The session has a newer owner: what was received here is for that one. */
+  const letGo = Effect.fnUntraced(function*(peer: Peer, error: WebSocketError) {
+    const { connection, generation, instance } = peer
+    // An attachment of our own may have succeeded without saying so.
+    if (!peer.inDoubt) engine.forfeit(peer)
+    if (connection !== undefined) {
+      const owner = yield* Effect.orElseSucceed(registry.find(peer.key), () => "unknown" as const)
+      if (peer.generation !== generation) return
+      if (peer.connection === connection && owner === undefined) closeEnded(peer)
+      else if (peer.connection === connection) {
+        const code = codeOfOwner(owner === "unknown" ? undefined : owner, instance)
+        engine.close(peer, code, "the session has another owner", error)
+      }
+    }
+    // What the registry refuses may be for an attachment of our own that is still under way, which needs the peer.
+    if (error._tag === "MessageQueueError") engine.forget(peer)
   })
 
   const engine: Engine = yield* makeEngine({
@@ -309,31 +367,35 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       engine.close(peer, CloseCode.protocol, code, error)
       engine.run(Effect.logWarning("a client broke the protocol", error))
     },
-    onFenced: Effect.fnUntraced(function*(peer, error) {
-      const { connection, instance } = peer
-      const owner = yield* Effect.orElseSucceed(registry.find(peer.key), () => undefined)
-      if (peer.connection !== connection) return
-      // A client that was overtaken by an older attempt of its own must come back; one that was replaced by another
-      // instance, such as a second tab, must not, or the two would replace each other for ever.
-      const code = owner === undefined || owner.instance === instance ? CloseCode.moved : CloseCode.replaced
-      engine.close(peer, code, "the session has another owner", error)
-    }),
+    onFenced: letGo,
+    onIdle: (peer) => departure.idle(peer),
     onDetached: (peer, ending) => {
       events.publish({ _tag: "Disconnected", session: peer.session, ...ending })
-      if (engine.peers.get(peer.key) === peer) engine.run(registry.detach(peer.key, peer.generation))
+      if (engine.peers.get(peer.key) === peer) departure.depart(peer)
     },
-    onTick: Effect.fnUntraced(function*(now): Effect.fn.Return<void, WebSocketError> {
-      acceptor.tick(now)
-      for (const session of yield* registry.expire) {
-        const peer = engine.peers.get(session)
-        if (peer !== undefined) yield* engine.remove(peer, "sessionEnded")
-        yield* registry.remove(session)
-        events.publish({ _tag: "Ended", session })
-      }
+    onTick: (now) => acceptor.tick(now),
+    sweep: Effect.gen(function*() {
+      const ended = yield* registry.expire
+      yield* Effect.forEach(ended, (session) =>
+        Effect.catch(
+          departure.ended(session),
+          (error) => Effect.logWarning(`the end of session ${session} is put off`, error)
+        ), { concurrency: 16, discard: true })
+      yield* departure.forgetEnded
       recorder.gauge("sessions", (yield* registry.count).sessions)
     }),
     onGiveUp: (name, cause) => giveUp(name, cause)
   }).pipe(Scope.provide(scope))
+
+  const departure = makeDeparture({
+    engine,
+    queue,
+    registry,
+    deadLetters,
+    onEnded: (session) => events.publish({ _tag: "Ended", session })
+  })
+  yield* registry.onWanted(departure.wanted).pipe(Scope.provide(scope))
+  const committing = makeCommitting({ engine, registry, onFenced: letGo })
 
   const authenticate = options.authenticate ?? (() => Effect.succeed<Identity>({}))
   const acceptor = yield* makeAcceptor({
@@ -355,6 +417,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     handshakeTimeoutMillis,
     maxHandshakes: Option.count("maxHandshakes", options.maxHandshakes, 10_000),
     isClosing: () => closing,
+    abandon: departure.abandon,
     onAttached: (peer) => events.publish({ _tag: "Connected", session: peer.session, principal: peer.principal })
   })
 
@@ -378,17 +441,35 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     )
   }
 
+  const closeEnded = (peer: Peer): void => {
+    peer.connection?.send(`{"t":"end"}`)
+    engine.close(peer, CloseCode.sessionEnded, "the session ended")
+  }
+
   const end = Effect.fnUntraced(function*(
     peer: Peer
   ): Effect.fn.Return<void, MessageQueueError | SessionRegistryError> {
-    peer.connection?.send(`{"t":"end"}`)
     engine.peers.delete(peer.key)
-    engine.close(peer, CloseCode.sessionEnded, "the session ended")
+    closeEnded(peer)
     yield* registry.end(peer.key)
     yield* engine.remove(peer, "sessionEnded")
     yield* registry.remove(peer.key)
     events.publish({ _tag: "Ended", session: peer.session })
   })
+
+  const absentees = makeAbsentees({
+    queue,
+    registry,
+    breaker,
+    deadLetters,
+    peers: engine.peers,
+    followers: engine.followers,
+    onEnded: (session) => events.publish({ _tag: "Ended", session })
+  })
+  const { sendingTo, targetOf } = absentees
+
+  const onDropped: OnDropped = (target, epoch, messages) =>
+    deadLetters.outgoing(target.session, target instanceof Peer ? target : undefined, epoch, messages, "overflow", 0)
 
   const serialize = makeSerialize(options.outgoing)
   const { send, sendAll } = makeSending<Out>({
@@ -399,7 +480,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     serialize,
     maxPayload,
     markDirty: engine.markDirty,
-    onDropped: (peer, messages) => deadLetters.outgoing(peer.session, peer, peer.epoch, messages, "overflow", 0)
+    ownerOf: absentees.ownerOf,
+    onDropped
   })
 
   const broadcast = makeBroadcast<Out>({
@@ -408,13 +490,11 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     serialize,
     maxPayload,
     peers: engine.peers,
-    onDropped: (peer, messages) => deadLetters.outgoing(peer.session, peer, peer.epoch, messages, "overflow", 0)
+    find: targetOf,
+    onDropped
   })
 
-  const find = (session: string): Effect.Effect<Peer, SessionNotFoundError> => {
-    const peer = engine.peers.get(session)
-    return peer === undefined ? Effect.fail(new SessionNotFoundError({ session })) : Effect.succeed(peer)
-  }
+  const sizeOf = (session: string) => Effect.orElseSucceed(queue.size(session), () => ({ messages: 0, bytes: 0 }))
 
   const shutdown = yield* makeShutdown({
     engine,
@@ -433,6 +513,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       for (const peer of engine.connected) if (!peer.plain) peer.connection?.send(drain)
       return Scope.close(listening, Exit.void)
     }),
+    handOver: registry.durable ? departure.handOver : undefined,
     end: Scope.close(scope, Exit.void)
   })
 
@@ -451,18 +532,18 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     send: (session, message, sendOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Receipt, SendError | SessionNotFoundError | ShutdownError> => {
         if (closing) return Effect.fail(new ShutdownError({ component: "server" }))
-        const peer = engine.peers.get(session)
-        if (peer === undefined) return Effect.fail(new SessionNotFoundError({ session }))
-        return send(fiber, peer, message, sendOptions)
+        const target = targetOf(session)
+        if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
+        return sendingTo(target, send(fiber, target, message, sendOptions))
       }),
     sendAll: (session, messages, sendOptions) =>
       Effect.withFiber((
         fiber
       ): Effect.Effect<ReadonlyArray<Receipt>, SendError | SessionNotFoundError | ShutdownError> => {
         if (closing) return Effect.fail(new ShutdownError({ component: "server" }))
-        const peer = engine.peers.get(session)
-        if (peer === undefined) return Effect.fail(new SessionNotFoundError({ session }))
-        return sendAll(fiber, peer, messages, sendOptions)
+        const target = targetOf(session)
+        if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
+        return sendingTo(target, sendAll(fiber, target, messages, sendOptions))
       }),
     broadcast: (message, broadcastOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Broadcast, PayloadError | ShutdownError> => {
@@ -491,18 +572,25 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         }
         return false
       }),
-    endSession: (session) => Effect.flatMap(find(session), (peer) => end(peer)),
-    locate: Effect.fnUntraced(function*(session, messageId) {
-      const peer = yield* find(session)
-      return yield* locate(queue, deduplicator, peer, messageId)
-    }),
+    endSession: (session) =>
+      Effect.suspend(() => {
+        const peer = engine.peers.get(session)
+        return peer === undefined ? absentees.end(session) : end(peer)
+      }),
+    locate: (session, messageId) =>
+      Effect.suspend(() => {
+        const peer = engine.peers.get(session)
+        if (peer === undefined && !queue.durable) return Effect.fail(new SessionNotFoundError({ session }))
+        return locate(queue, deduplicator, session, peer, messageId)
+      }),
     stats: Effect.gen(function*() {
       const { sessions } = yield* Effect.orElseSucceed(registry.count, () => ({ sessions: engine.peers.size }))
       return { sessions, connections: engine.connected.size, queue: yield* queue.stats, totals: { ...recorder.totals } }
     }),
     sessionStats: Effect.fnUntraced(function*(session) {
-      const peer = yield* find(session)
-      const { bytes, messages } = yield* Effect.orElseSucceed(queue.size(peer.key), () => ({ messages: 0, bytes: 0 }))
+      const peer = engine.peers.get(session)
+      if (peer === undefined) return yield* absentees.stats(session)
+      const { bytes, messages } = yield* sizeOf(session)
       return statsOf(peer, messages, bytes, breaker)
     }),
     shutdown,

@@ -9,12 +9,13 @@
  * @since 0.1.0
  */
 import { type Config, Config as ConfigModule, Context, type Duration, Effect, Layer, type Scope } from "effect"
-import type { InboxPosition } from "./core/Frame.ts"
+import type { StoredPosition } from "./core/Inbox.ts"
 import { makeMemory } from "./internal/memoryRegistry.ts"
 import { checked } from "./internal/options.ts"
 import type { HandshakeError, SessionRegistryError } from "./WebSocketError.ts"
 
 export type { InboxPosition } from "./core/Frame.ts"
+export type { StoredPosition } from "./core/Inbox.ts"
 
 /**
  * A request to attach a connection to a session.
@@ -44,9 +45,16 @@ export interface Attached {
   /** Whether the session existed. */
   readonly known: boolean
   /** The inbox position stored for it, if any. */
-  readonly position: InboxPosition | undefined
+  readonly position: StoredPosition | undefined
   /** Whether another client instance was attached before. */
   readonly replaced: boolean
+  /** Whether the token presented is the newest one, so that the client did get the welcome which carried it. */
+  readonly current: boolean
+  /**
+   * Whether this very server attached it last, and has not released it: then what it has in memory of the session is
+   * the newest. Undefined where the registry can't tell; then generations without a hole between them say so.
+   */
+  readonly here?: boolean | undefined
 }
 
 /** @since 0.1.0 @category models */
@@ -77,7 +85,7 @@ export interface Interface {
   readonly savePosition: (
     session: string,
     generation: number,
-    position: InboxPosition
+    position: StoredPosition
   ) => Effect.Effect<void, SessionRegistryError>
   /**
    * The same, for a handler that commits its work and the position together: in the caller's transaction if the store
@@ -87,7 +95,7 @@ export interface Interface {
   readonly commitPosition: (
     session: string,
     generation: number,
-    position: InboxPosition
+    position: StoredPosition
   ) => Effect.Effect<void, SessionRegistryError>
   /** The connection of this generation is gone: retention begins. A stale generation does nothing. */
   readonly detach: (session: string, generation: number) => Effect.Effect<void, SessionRegistryError>

@@ -13,7 +13,9 @@ const Count = Schema.Number
 const Cause = Schema.optional(Schema.Defect())
 
 /**
- * The message queue's store failed, or refused a write of a stale owner (`reason: "fenced"`).
+ * The message queue's store failed, or refused a write of a stale owner (`reason: "fenced"`). With `inDoubt`, it failed
+ * in such a way that nobody knows whether it did what it was asked: a message that was to be sent may have been stored
+ * all the same. Who sends it again should do so under the same `id`.
  *
  * @since 0.1.0
  * @category errors
@@ -24,11 +26,14 @@ export class MessageQueueError extends Schema.TaggedError<MessageQueueError>("re
     session: Schema.String,
     operation: Schema.String,
     reason: Schema.Literals(["store", "fenced", "unknownSession"]),
+    /** It may have been done all the same. Default: it was not. */
+    inDoubt: Schema.optional(Schema.Boolean),
     cause: Cause
   }
 ) {
   override get message() {
-    return `message queue: ${this.operation} failed for session ${this.session} (${this.reason})`
+    const doubt = this.inDoubt === true ? ", and may have been done all the same" : ""
+    return `message queue: ${this.operation} failed for session ${this.session} (${this.reason}${doubt})`
   }
 }
 

@@ -46,7 +46,7 @@ const rigRegistry =
 const workers: Record<string, { readonly worker: string; readonly rig: Rig; readonly count?: number }> = {
   "delivery, reading": { worker: "delivery", rig: rigQueue(({ read }, bomb) => ({ read: bomb.call(read) })) },
   "delivery, acknowledging": { worker: "delivery", rig: rigQueue(({ ack }, bomb) => ({ ack: bomb.call(ack) })) },
-  heartbeat: { worker: "heartbeat", rig: rigRegistry(({ expire }, bomb) => ({ expire: bomb.effect(expire) })) },
+  sessions: { worker: "sessions", rig: rigRegistry(({ expire }, bomb) => ({ expire: bomb.effect(expire) })) },
   expiry: { worker: "expiry", rig: rigQueue(({ expire }, bomb) => ({ expire: bomb.call(expire) })) },
   deduplicator: {
     worker: "deduplicator",
@@ -192,7 +192,7 @@ describe("a server whose worker keeps dying", () => {
       yield* advanceUntil("its client has left", () => Effect.map(client.state, ({ _tag }) => _tag !== "Connected"))
       assert.strictEqual(yield* H.tagOf(server.send("alice", "too late")), "ShutdownError")
       assert.strictEqual((yield* server.shutdown).closed, 1)
-      assert.isTrue(logs.some((log) => log.startsWith("Fatal") && log.includes("heartbeat")))
+      assert.isTrue(logs.some((log) => log.startsWith("Fatal") && log.includes("sessions")))
     }).pipe(Effect.provide(layer))
   })
 

@@ -155,6 +155,8 @@ const isId = (value: unknown): value is string => isText(value, maxIdLength)
 
 const isOptionalText = (value: unknown, max: number): boolean => value === undefined || isText(value, max)
 
+const isOptionalOffset = (value: unknown): boolean => value === undefined || isOffset(value)
+
 const isAck = (value: unknown): boolean =>
   Array.isArray(value) && value.length === 2 && isPosition(value[0]) && isPosition(value[1]) && value[1] <= value[0]
 
@@ -197,8 +199,9 @@ const isPending = (value: unknown): boolean =>
   isObject(value) && isPosition(value["messages"]) && isPosition(value["bytes"])
 
 const isHello = (value: Fields): boolean =>
-  isPosition(value["version"]) && isId(value["instance"]) && isOptionalText(value["session"], maxIdLength) &&
-  isOptionalText(value["token"], maxIdLength) && isOptionalText(value["auth"], maxAuthLength) &&
+  isPosition(value["version"]) && isId(value["instance"]) && isOptionalOffset(value["attempt"]) &&
+  isOptionalText(value["session"], maxIdLength) && isOptionalText(value["token"], maxIdLength) &&
+  isOptionalText(value["auth"], maxAuthLength) &&
   isOutbox(value["out"]) && isInbox(value["in"]) && isWindow(value["window"]) && isOffset(value["maxPayload"])
 
 const isWelcome = (value: Fields): boolean =>

@@ -39,6 +39,8 @@ export interface Hello {
   readonly session?: string
   readonly token?: string
   readonly instance: string
+  /** The number of this dial of the instance: so that a hello which was overtaken is not taken for the newest. */
+  readonly attempt?: number
   readonly auth?: string
   readonly out: OutboxPosition
   readonly in: InboxPosition

@@ -9,6 +9,15 @@ import type { Failure, InboxPosition } from "./Frame.ts"
 import type { FailureReason, Window } from "./Protocol.ts"
 import { Violation } from "./Violation.ts"
 
+/** A position as a store keeps it. */
+export interface StoredPosition extends InboxPosition {
+  /**
+   * Whether the sender has had an answer since the log was taken up there, and so knows that it was: see `told` of
+   * {@link Inbox}. Default true.
+   */
+  readonly told?: boolean
+}
+
 /** A received frame whose messages are not all handled: its bytes stay in the window until they are. */
 interface InFlight {
   readonly end: number
@@ -52,11 +61,17 @@ export class Inbox {
     this.inFlightMessages = 0
   }
 
+  /** Forgets the position: it is not the newest any more. */
+  forget(): void {
+    this.adopt("", 0)
+    this.epoch = null
+  }
+
   /** Restores a stored position: what was received and not handled is gone with the process that had it. */
-  restore(position: InboxPosition): void {
+  restore(position: StoredPosition): void {
     if (position.epoch === null) return
     this.adopt(position.epoch, position.handled)
-    this.told = true
+    this.told = position.told ?? true
     // What failed and was not settled is handled again, perhaps with success.
     this.failures = position.failed.filter(([offset]) => offset <= position.handled)
   }

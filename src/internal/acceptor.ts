@@ -1,9 +1,10 @@
 /**
  * The server's half of the handshake (PROTOCOL.md §4): hello in, who is it, attach to the session, welcome out.
  */
-import { Clock, Effect, Exit, Random } from "effect"
+import { type Cause, Clock, Effect, Exit, Random } from "effect"
 import { decode, encode } from "../core/Codec.ts"
 import type { Hello, Reject } from "../core/Frame.ts"
+import type { Inbox } from "../core/Inbox.ts"
 import {
   CloseCode,
   closeCodeOf,
@@ -17,7 +18,7 @@ import { maxFrameBytes, resumeInbox, resumeOutbox, Session } from "../core/Sessi
 import { Violation } from "../core/Violation.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
-import type { SessionRegistry } from "../SessionRegistry.ts"
+import type { Attached, AttachRequest, SessionRegistry } from "../SessionRegistry.ts"
 import type { Connection, ConnectionSink, Request } from "../Transport.ts"
 import {
   ConnectionTimeoutError,
@@ -66,6 +67,8 @@ export interface AcceptorOptions {
   readonly handshakeTimeoutMillis: number
   readonly maxHandshakes: number
   readonly isClosing: () => boolean
+  /** A session was attached for nothing. */
+  readonly abandon: (session: string, generation: number) => Effect.Effect<void>
   readonly onAttached: (peer: Peer) => void
 }
 
@@ -154,9 +157,33 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     pending.set(connection, { until, fail: (error) => refuse(connection, error) })
   }
 
-  /** A session that was attached for nothing begins its retention again. */
-  const orDetach = (session: string, generation: number) => <A, E>(effect: Effect.Effect<A, E>) =>
-    Effect.onError(effect, () => Effect.ignore(registry.detach(session, generation)))
+  const orAbandon = (session: string, generation: number) => <A, E>(effect: Effect.Effect<A, E>) =>
+    Effect.onError(effect, () => options.abandon(session, generation))
+
+  /**
+   * Attaches to the session, and makes its runtime that of the new generation. What its peer here writes meanwhile may
+   * be refused because of that.
+   */
+  const own = (
+    request: AttachRequest,
+    plain: boolean
+  ): Effect.Effect<{ readonly attached: Attached; readonly peer: Peer }, SessionRegistryError | HandshakeError> =>
+    Effect.suspend(() => {
+      const known = engine.peers.get(request.session)
+      if (known !== undefined) known.attaching++
+      return registry.attach(request).pipe(
+        Effect.flatMap((attached) => {
+          const peer = openPeer(request, attached, plain)
+          return peer === undefined ? Effect.fail(replaced) : Effect.succeed({ attached, peer })
+        }),
+        Effect.onExit((exit) => {
+          if (known === undefined) return Effect.void
+          known.attaching--
+          if (Exit.isFailure(exit) && isStoreFailure(exit.cause)) known.inDoubt = true
+          return Effect.void
+        })
+      )
+    })
 
   const authenticate = (
     request: Request,
@@ -188,37 +215,38 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     // up the token that one was given.
     if ((engine.peers.get(session)?.arrival ?? 0) > arrival) return yield* replaced
     const token = makeToken()
-    const tokenHash = hashToken(token)
     const presented = hello.token === undefined ? undefined : hashToken(hello.token)
-    const attached = yield* registry.attach({
+    const { attached, peer } = yield* own({
       session,
       principal: identity.principal,
       authorized: identity.session !== undefined,
       tokenHash: presented,
-      nextTokenHash: tokenHash,
-      instance: hello.instance
-    })
+      nextTokenHash: hashToken(token),
+      instance: hello.instance,
+      attempt: hello.attempt
+    }, false)
     yield* Effect.gen(function*() {
-      const peer = yield* openPeer(session, identity.principal, attached.generation, false)
       peer.arrival = arrival
       peer.instance = hello.instance
       const { core } = peer
       // A session of this process knows its inbox best; one from a store goes on from what was stored.
       if (core.inbox.epoch === null && attached.position !== undefined) core.inbox.restore(attached.position)
-      const hadPosition = core.inbox.epoch !== null
+      const lost = positionLost(core.inbox, hello)
       // The token of a welcome shows that the welcome has arrived.
-      const told = core.inbox.told || (presented !== undefined && presented === peer.issuedToken)
-      peer.issuedToken = tokenHash
-      const out = yield* queue.open(session, attached.generation)
-      peer.opened(out.epoch, out.acked)
-      const resumedOut = resumeOutbox(out, hello.in)
-      if (resumedOut instanceof Violation) return yield* protocolError(resumedOut, session)
+      if (attached.current) core.inbox.told = true
+      const { told } = core.inbox
+      const { out, resumedOut } = yield* openOutbox(peer, hello)
       const resumedIn = resumeInbox(core.inbox, hello.out)
       if (resumedIn instanceof Violation) return yield* protocolError(resumedIn, session)
+      if (!resumedIn && registry.durable) {
+        // Else another server would not know where the log was taken up, and the client had to give up what it sent.
+        const stored = peer.storedPosition(hello.out.epoch, core.inbox.handled)
+        yield* registry.savePosition(session, attached.generation, stored)
+      }
       // Gone, or overtaken by a newer connection of the same session, while this one was being looked at.
       if (!pending.delete(connection) || peer.generation !== attached.generation) {
         connection.terminate()
-        return yield* registry.detach(session, attached.generation)
+        return yield* options.abandon(session, attached.generation)
       }
 
       // A welcome that told the client of a new position may have been lost: until we have heard from it, tell it again.
@@ -229,7 +257,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       connection.send(encode({
         t: "welcome",
         result: resumed ? "resumed" : "fresh",
-        ...(resumed ? {} : { reason: freshReason(hello, attached.known, hadPosition, knowsPosition) }),
+        ...(resumed ? {} : { reason: freshReason(hello, attached.known, lost, knowsPosition) }),
         session,
         token,
         generation: attached.generation,
@@ -250,7 +278,27 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         maxPayload: hello.maxPayload
       }))
       options.onAttached(peer)
-    }).pipe(orDetach(session, attached.generation))
+    }).pipe(orAbandon(session, attached.generation))
+  })
+
+  /**
+   * Opens the session's outbox, and compares it with what the client has of it. A client that has more than there is
+   * shows that a durable store has lost its newest messages: those offsets are taken, and what comes next goes on.
+   */
+  const openOutbox = Effect.fnUntraced(function*(peer: Peer, hello: Hello) {
+    const { generation, key } = peer
+    const out = yield* queue.open(key, generation)
+    engine.opened(peer, out)
+    const resumedOut = resumeOutbox(out, hello.in)
+    if (!(resumedOut instanceof Violation)) return { out, resumedOut }
+    const { received } = hello.in
+    if (!queue.durable || received - out.last > maxRecovered) return yield* protocolError(resumedOut, key)
+    yield* Effect.logWarning(
+      `the store has lost messages of session ${key}: its log ends at ${out.last}, and the client has received ${received}`
+    )
+    const recovered = yield* queue.recover(key, generation, received)
+    const again = resumeOutbox(recovered, hello.in)
+    return again instanceof Violation ? yield* protocolError(again, key) : { out: recovered, resumedOut: again }
   })
 
   /**
@@ -265,13 +313,10 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   })
 
   /** The session's runtime, owned by this generation; whatever connection it had is closed. */
-  const openPeer = Effect.fnUntraced(function*(
-    session: string,
-    principal: string | undefined,
-    generation: number,
-    plain: boolean
-  ) {
+  const openPeer = (request: AttachRequest, { generation, here }: Attached, plain: boolean): Peer | undefined => {
+    const { principal, session } = request
     let peer = engine.peers.get(session)
+    if (peer !== undefined && peer.generation > generation) return undefined
     let ofOtherKind: Peer | undefined
     if (peer !== undefined && peer.plain !== plain) {
       engine.close(peer, CloseCode.replaced, "replaced by a connection of another kind")
@@ -283,15 +328,23 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       if (ofOtherKind !== undefined) peer.inherit(ofOtherKind)
       engine.peers.set(session, peer)
     }
-    if (peer.generation > generation) return yield* replaced
-    peer.generation = generation
+    // As the one of the generation before, so that nothing is detached but that.
     if (peer.connection !== undefined) {
       recorder.count("connectionsReplaced")
       if (!peer.plain) peer.connection.send(encode(rejection(replaced).reject))
       engine.close(peer, CloseCode.replaced, "replaced by a newer connection", replaced)
     }
+    const next = peer.generation + 1
+    if (peer.generation > 0 && generation !== next && !(here ?? generation <= peer.generation + peer.attaching)) {
+      // Another server had the session meanwhile: what is here is not the newest.
+      engine.forfeit(peer)
+      peer.core.inbox.forget()
+    }
+    peer.generation = generation
+    peer.leaving = false
+    peer.inDoubt = false
     return peer
-  })
+  }
 
   const acceptPlain = (connection: Connection, session: string | undefined): void => {
     if (!options.acceptPlain) return refuse(connection, malformed(`the subprotocol ${subprotocol} is required`))
@@ -318,17 +371,16 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       ? yield* authenticate(connection.request, undefined, undefined, true)
       : { session: wanted }
     const session = identity.session ?? makeId(random)
-    const attached = yield* registry.attach({
+    const { attached, peer } = yield* own({
       session,
       principal: identity.principal,
       authorized: true,
       tokenHash: undefined,
       nextTokenHash: hashToken(makeToken()),
       instance: makeId(random)
-    })
-    const peer = yield* openPeer(session, identity.principal, attached.generation, true)
+    }, true)
     const out = yield* queue.open(session, attached.generation)
-    peer.opened(out.epoch, out.acked)
+    engine.opened(peer, out)
     recorder.count(attached.known ? "connectionsResumed" : "connectionsFresh")
     port.become(engine.attach(peer, connection, {
       window: options.window,
@@ -383,6 +435,9 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   return { accept, register, tick, close, maxFrameBytes: maxFrameBytes(options.maxPayload) }
 })
 
+/** More messages than a store may have lost: a client that is further ahead is wrong. */
+const maxRecovered = 1_000_000
+
 const noop = (): void => {}
 
 const closing = new HandshakeError({ reason: "draining", detail: "the server is closing", retryable: true })
@@ -398,11 +453,21 @@ const malformed = (detail: string) => new ProtocolError({ code: "unexpected", de
 const protocolError = (violation: Violation, session?: string) =>
   new ProtocolError({ code: violation.code, detail: violation.detail, ...(session === undefined ? {} : { session }) })
 
-const freshReason = (hello: Hello, known: boolean, hadPosition: boolean, continuedIn: boolean): FreshReason => {
+const freshReason = (hello: Hello, known: boolean, lost: boolean, continuedIn: boolean): FreshReason => {
   if (!known) return hello.session === undefined ? "new" : "unknownSession"
-  if (hello.in.epoch === null || (hadPosition && !continuedIn)) return "peerStateLost"
-  return hadPosition ? "unknownEpoch" : "positionLost"
+  if (hello.in.epoch === null) return "peerStateLost"
+  if (lost) return "positionLost"
+  return continuedIn ? "unknownEpoch" : "peerStateLost"
 }
+
+/** Whether this side has no position, or is behind what the client was told in this very log. */
+const positionLost = ({ epoch, handled }: Inbox, { out }: Hello): boolean =>
+  epoch === null || (epoch === out.epoch && handled < out.acked)
+
+const isStoreFailure = (cause: Cause.Cause<WebSocketError>): boolean =>
+  cause.reasons.some((reason) =>
+    reason._tag === "Fail" && reason.error._tag === "SessionRegistryError" && reason.error.reason === "store"
+  )
 
 /** How an error is told to the peer. */
 export const rejection = (error: WebSocketError): { readonly code: number; readonly reject: Reject } => {

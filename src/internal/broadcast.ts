@@ -1,6 +1,5 @@
 /** One message to many sessions: serialized once, and each session's queue shares the text. */
 import { Effect, Exit } from "effect"
-import type { OutboxMessage } from "../core/Outbox.ts"
 import type { Broadcast, BroadcastFailure } from "../Message.ts"
 import type { Appended, MessageQueue, NewMessage } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
@@ -10,8 +9,10 @@ import {
   type QueueOverflowError,
   SessionNotFoundError
 } from "../WebSocketError.ts"
+import { Absent, notFoundIn, type Target } from "./absentees.ts"
 import { type Serialize, tooLarge } from "./payload.ts"
 import type { Peer } from "./peer.ts"
+import type { OnDropped } from "./sending.ts"
 
 export interface BroadcastOptions<Out> {
   readonly queue: MessageQueue["Service"]
@@ -19,14 +20,16 @@ export interface BroadcastOptions<Out> {
   readonly serialize: Serialize<Out>
   readonly maxPayload: number
   readonly peers: ReadonlyMap<string, Peer>
-  readonly onDropped: (peer: Peer, messages: ReadonlyArray<OutboxMessage>) => Effect.Effect<void>
+  /** The session here or elsewhere; undefined when it can only be here, and is not. */
+  readonly find: (session: string) => Target | undefined
+  readonly onDropped: OnDropped
 }
 
 /** After so many sessions the delivery worker has its turn: the first can have the message before the last is served. */
 const turn = 128
 
 export const makeBroadcast = <Out>(options: BroadcastOptions<Out>) => {
-  const { peers, queue, recorder } = options
+  const { find, peers, queue, recorder } = options
 
   return Effect.fnUntraced(function*(
     message: Out,
@@ -42,11 +45,11 @@ export const makeBroadcast = <Out>(options: BroadcastOptions<Out>) => {
     const failures: Array<BroadcastFailure> = []
     const waiting: Array<Effect.Effect<void>> = []
 
-    const count = (peer: Peer, { dropped, first }: Appended): Effect.Effect<void> => {
+    const count = (peer: Target, { dropped, epoch, first }: Appended): Effect.Effect<void> => {
       if (first === undefined) skipped++
       else accepted++
       if (first === undefined || dropped.length > 0) recorder.count("queueOverflows")
-      return dropped.length === 0 ? Effect.void : options.onDropped(peer, dropped)
+      return dropped.length === 0 ? Effect.void : options.onDropped(peer, epoch, dropped)
     }
 
     const fail = (session: string, error: BroadcastFailure["error"]): Effect.Effect<void> =>
@@ -55,14 +58,15 @@ export const makeBroadcast = <Out>(options: BroadcastOptions<Out>) => {
         failures.push({ session, error })
       })
 
-    const append = (peer: Peer): Effect.Effect<void> =>
+    const append = (peer: Target): Effect.Effect<void> =>
       Effect.matchEffect(queue.append(peer.key, batch), {
         onSuccess: (appended) => count(peer, appended),
-        onFailure: (error: MessageQueueError | QueueOverflowError) => fail(peer.session, error)
+        onFailure: (error: MessageQueueError | QueueOverflowError) =>
+          fail(peer.session, peer instanceof Absent ? notFoundIn(error) : error)
       })
 
     const give = (session: string): Effect.Effect<void> => {
-      const peer = peers.get(session)
+      const peer = find(session)
       if (peer === undefined) return fail(session, new SessionNotFoundError({ session }))
       if (bytes > peer.peerMaxPayload) return fail(session, tooLarge(session, bytes, peer.peerMaxPayload))
       const appended = queue.append.unsafe?.(peer.key, batch)

@@ -5,8 +5,9 @@ import { defaultMaxPayloadBytes, defaultWindow, type Window, wireCount } from ".
 import type { Deduplicator } from "../Deduplicator.ts"
 import type { MessageGap } from "../Message.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
-import { HandshakeError, type WebSocketError } from "../WebSocketError.ts"
+import { HandshakeError, SessionNotFoundError, type WebSocketError } from "../WebSocketError.ts"
 import { fullJitter } from "./backoff.ts"
+import { fateOf } from "./elsewhere.ts"
 import * as Check from "./options.ts"
 import type { Peer } from "./peer.ts"
 import { defaultIntensity, type Intensity } from "./supervisor.ts"
@@ -115,22 +116,44 @@ export const statsOf = (
   circuit: breaker.stateUnsafe(peer.circuit)._tag
 })
 
+/** `peer` is undefined for a session that is elsewhere. */
 export const locate = Effect.fnUntraced(function*(
   queue: MessageQueue["Service"],
   deduplicator: Deduplicator["Service"],
-  peer: Peer,
+  session: string,
+  peer: Peer | undefined,
   messageId: string
 ): Effect.fn.Return<MessageState, WebSocketError> {
-  const found = yield* queue.find(peer.key, messageId)
+  const found = yield* queue.find(session, messageId)
   if (found !== undefined) return found.state
-  const receipt = Option.getOrUndefined(yield* deduplicator.lookup({ scope: peer.key, key: messageId }))
-  const offset = receipt?.offset ?? offsetOf(peer.epoch, messageId)
-  return offset === undefined ? "unknown" : peer.receipts.stateOf(offset)
+  const receipt = Option.getOrUndefined(yield* deduplicator.lookup({ scope: session, key: messageId }))
+  const target = receipt ?? positionIn(messageId)
+  // Another server may have had the session, and know more: the store knows what each has told it.
+  if (peer === undefined || queue.durable) return yield* stateInStore(queue, session, target)
+  return target?.epoch === peer.epoch ? peer.receipts.stateOf(target.offset) : "unknown"
 })
 
-/** The offset in a default message id of this log. */
-const offsetOf = (epoch: string, messageId: string): number | undefined => {
-  if (!messageId.startsWith(`${epoch}-`)) return undefined
-  const offset = Number(messageId.slice(epoch.length + 1))
-  return Number.isSafeInteger(offset) && offset > 0 ? offset : undefined
+const stateInStore = Effect.fnUntraced(function*(
+  queue: MessageQueue["Service"],
+  session: string,
+  target: Position | undefined
+): Effect.fn.Return<MessageState, WebSocketError> {
+  const [progress] = yield* queue.progress([{ session, after: (target?.offset ?? 1) - 1 }])
+  if (progress === undefined) return yield* new SessionNotFoundError({ session })
+  if (target?.epoch !== progress.epoch) return "unknown"
+  return fateOf(target.offset, progress) === "handled" ? "handled" : "unknown"
+})
+
+interface Position {
+  readonly epoch: string
+  readonly offset: number
+}
+
+/** Where the message of a default id is. */
+const positionIn = (messageId: string): Position | undefined => {
+  const dash = messageId.lastIndexOf("-")
+  const offset = Number(messageId.slice(dash + 1))
+  return dash > 0 && Number.isSafeInteger(offset) && offset > 0
+    ? { epoch: messageId.slice(0, dash), offset }
+    : undefined
 }

@@ -72,6 +72,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
   const { breaker, engine, peer, queue, recorder, setState } = options
   const again = yield* Latch.make(false)
   let circuit: string | undefined // of the endpoint dialled last
+  let dials = 0
   let stopped = false
   let resume: { readonly session: string; readonly token: string } | undefined
   let lost: Deferred.Deferred<Ending> | undefined
@@ -93,6 +94,8 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
     const settle = (effect: Exit.Exit<Welcome, WebSocketError>) => Deferred.doneUnsafe(answer, effect)
     const port = new Port(connection, {
       frame: (data) => {
+        // A server whose welcome was lost may probe before this side has given up.
+        if (isPing(data)) return
         port.hold()
         settle(readAnswer(data))
       },
@@ -107,6 +110,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
       version,
       ...(resume === undefined ? {} : { session: resume.session, token: resume.token }),
       instance: options.instance,
+      attempt: ++dials,
       ...(auth === undefined ? {} : { auth }),
       out,
       in: core.inbox.position,
@@ -126,7 +130,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
     if (!resumedOut.continued) return yield* protocolError(new Violation("malformed", "the welcome is for another log"))
     // What the server has handled is no longer in doubt.
     peer.noteAck(resumedOut.position.handled, resumedOut.position.failed)
-    yield* engine.flush(peer)
+    yield* engine.tellAcks(peer)
     // Before our position says that we know: should this be interrupted, the server tells us again.
     if (!welcome.continued.in && options.onFresh === "deadLetter") {
       const given = yield* queue.giveBackSent(peer.key, ownGeneration)
@@ -159,7 +163,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
     recorder.count("connectionsTotal")
     return yield* Effect.gen(function*() {
       // What the server acknowledged is settled first, so that the position we name is the newest.
-      yield* engine.flush(peer)
+      yield* engine.tellAcks(peer)
       const out = yield* queue.open(peer.key, ownGeneration)
       const answer = yield* Deferred.make<Welcome, WebSocketError>()
       const late = Effect.suspend(() => Deferred.fail(answer, timeout()))
@@ -273,6 +277,8 @@ const after = (millis: number, effect: Effect.Effect<unknown>) =>
   Effect.forkChild(Effect.andThen(Effect.sleep(millis), effect), { startImmediately: true })
 
 const protocolError = ({ code, detail }: Violation) => new ProtocolError({ code, detail })
+
+const isPing = (data: string | Uint8Array): boolean => typeof data === "string" && decode(data).t === "ping"
 
 const readAnswer = (data: string | Uint8Array): Exit.Exit<Welcome, WebSocketError> => {
   const frame = typeof data === "string" ? decode(data) : new Violation("malformed", "a binary frame")

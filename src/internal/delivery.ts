@@ -4,9 +4,9 @@
  */
 import { Effect } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
-import { encode, encodeVolatile } from "../core/Codec.ts"
+import { encodeVolatile } from "../core/Codec.ts"
 import type { Flow } from "../core/Flow.ts"
-import type { OutboxMessage, ReadResult, Slot } from "../core/Outbox.ts"
+import type { OutboxGap, OutboxMessage, ReadResult, Slot } from "../core/Outbox.ts"
 import { bulkFrameBytes, highWaterBytes } from "../core/Protocol.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
@@ -23,30 +23,12 @@ export interface DeliveryOptions {
   readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
   readonly now: () => number
   readonly markDirty: (peer: Peer) => void
+  /** Tells the queue what the peer handled. */
+  readonly tellAcks: (peer: Peer) => Effect.fn.Return<void>
 }
 
 export const makeDelivery = (options: DeliveryOptions) => {
-  const { breaker, deadLetters, markDirty, now, queue, recorder } = options
-
-  /** Tells the queue what the peer handled, before anything else is read from it. */
-  const settle = function*(
-    peer: Peer,
-    { failed, handled }: NonNullable<Peer["pendingAck"]>
-  ): Effect.fn.Return<void, MessageQueueError> {
-    peer.pendingAck = undefined
-    const result = queue.ack.unsafe?.(peer.key, peer.generation, handled, failed) ?? (yield* Effect.tapError(
-      queue.ack(peer.key, peer.generation, handled, failed),
-      // Not lost: the next round tries again.
-      () => Effect.sync(() => peer.noteAck(handled, failed))
-    ))
-    recorder.count("messagesAcknowledged", result.released)
-    if (result.newestEnqueuedAt !== undefined) recorder.handledAfter(now() - result.newestEnqueuedAt)
-    for (const { message, reason } of result.failed) {
-      yield* deadLetters.outgoing(peer.session, peer, peer.epoch, [message], reason, 0)
-    }
-    if (failed.length > 0) peer.control.push(encode({ t: "seen", o: handled }))
-    peer.receipts.handled(handled)
-  }
+  const { breaker, deadLetters, markDirty, now, queue, recorder, tellAcks } = options
 
   const writeControl = (peer: Peer, connection: Connection): void => {
     if (peer.control.length > 0) {
@@ -96,7 +78,9 @@ export const makeDelivery = (options: DeliveryOptions) => {
       if (read.expired.length > 0 || read.oversized.length > 0) yield* bury(peer, read)
       const { more, slots } = read
       // What was read and not sent is read again: the queue goes by what the peer received.
-      if (peer.connection !== connection || slots.length === 0) return undefined
+      if (peer.connection !== connection) return undefined
+      // A queue that gives out only so much goes on when it is told of an ack.
+      if (slots.length === 0) return more ? "window" as const : undefined
       if (flow.idle) peer.progressAt = now()
       const frames = peer.core.compose(slots, flow)
       if (frames.length === 0) return "window" as const
@@ -106,12 +90,20 @@ export const makeDelivery = (options: DeliveryOptions) => {
     }
   }
 
+  /** Who waits for messages that were given up, perhaps by another server, learns it from their gap. */
+  const tellGap = (peer: Peer, { end, offset, reason }: OutboxGap): void =>
+    peer.receipts.lost(offset, end, { reason, maybeHandled: reason === "fresh" || reason === "sessionEnded" })
+
   const countSent = (peer: Peer, slots: ReadonlyArray<Slot>, sent: number): void => {
     let first = 0
     let again = 0
     let enqueuedAt: number | undefined
     for (const slot of slots) {
-      if (slot.kind === "gap" || slot.offset > sent) continue
+      if (slot.kind === "gap") {
+        if (queue.durable) tellGap(peer, slot)
+        continue
+      }
+      if (slot.offset > sent) continue
       if (slot.offset <= peer.highestSent) again++
       else {
         first++
@@ -155,7 +147,8 @@ export const makeDelivery = (options: DeliveryOptions) => {
 
   /** A generator and not an effect: with a queue in memory it does all it does without one. */
   return function*(peer: Peer): Effect.fn.Return<void, MessageQueueError> {
-    if (peer.pendingAck !== undefined) yield* settle(peer, peer.pendingAck)
+    // First, as it makes room in the queue.
+    if (peer.pendingAck !== undefined) yield* tellAcks(peer)
     const { connection } = peer
     if (connection === undefined) return
     writeControl(peer, connection)

@@ -8,7 +8,8 @@
 import { Cause, Effect, Exit, FiberSet, Random } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { session as circuitOf } from "../CircuitBreaker.ts"
-import type { Auth, Drain, End, InboxPosition, Reject } from "../core/Frame.ts"
+import type { Auth, Drain, End, InboxPosition, OutboxPosition, Reject } from "../core/Frame.ts"
+import type { StoredPosition } from "../core/Inbox.ts"
 import { Liveness } from "../core/Liveness.ts"
 import { CloseCode, type Window } from "../core/Protocol.ts"
 import type { Violation } from "../core/Violation.ts"
@@ -19,13 +20,15 @@ import type { Connection, ConnectionSink } from "../Transport.ts"
 import {
   ConnectionTimeoutError,
   type DeadLetterReason,
-  type MessageQueueError,
+  MessageQueueError,
   type WebSocketError
 } from "../WebSocketError.ts"
-import { fullJitter } from "./backoff.ts"
+import { makeAcking } from "./acking.ts"
+import { fullJitter, jitteredMillis } from "./backoff.ts"
 import { doChores } from "./chores.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import { makeDelivery } from "./delivery.ts"
+import { makeFollowers } from "./elsewhere.ts"
 import type { Handling } from "./handling.ts"
 import { makeInbound } from "./inbound.ts"
 import { makeOutbound } from "./outbound.ts"
@@ -54,15 +57,19 @@ export interface EngineOptions<R> {
   readonly handling: Handling<R>
   /** Whether anybody takes incoming messages now; else there is no use in waiting until they are handled. */
   readonly handlesIncoming: () => boolean
-  readonly savePosition: (peer: Peer, position: InboxPosition) => Effect.Effect<void, WebSocketError>
+  readonly savePosition: (peer: Peer, position: StoredPosition) => Effect.Effect<void, WebSocketError>
   readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
   readonly onViolation: (peer: Peer, violation: Violation) => void
   /** The store says that the session has a newer owner: this one's connection has to go. */
   readonly onFenced: (peer: Peer, error: WebSocketError) => Effect.Effect<void>
+  /** Nothing of what the peer received waits any more to be handled, or for its position to be stored. */
+  readonly onIdle?: ((peer: Peer) => void) | undefined
   /** The peer has no connection any more. */
   readonly onDetached: (peer: Peer, ending: Ending) => void
   /** Runs with each look at the clock. */
-  readonly onTick: (now: number) => Effect.Effect<void, WebSocketError>
+  readonly onTick: (now: number) => void
+  /** What is asked of the store at intervals: it may hang, and must not keep anybody from looking at the clock. */
+  readonly sweep?: Effect.Effect<void, WebSocketError> | undefined
   readonly onGiveUp: (name: string, cause: Cause.Cause<unknown>) => Effect.Effect<void>
 }
 
@@ -104,6 +111,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const runHandler = Effect.runForkWith(yield* Effect.context<R>())
   /** `fork` for handlers: what is done at once, as it mostly is, is spared all but its fiber. */
   const forkHandler = (
+    peer: Peer,
     effect: Effect.Effect<void, unknown, R>,
     onExit: (exit: Exit.Exit<void, unknown>) => void
   ): void => {
@@ -112,38 +120,115 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) return onExit(exit)
     FiberSet.addUnsafe(handlers, fiber)
-    fiber.addObserver(onExit)
+    peer.handler = fiber
+    fiber.addObserver((exit) => {
+      peer.handler = undefined
+      onExit(exit)
+    })
   }
   const peers = new Map<string, Peer>()
   const connected = new Set<Peer>()
+  /** Those without a connection whose handler is not done: their positions are stored all the same. */
+  const lingering = new Set<Peer>()
   /** Connections that were attached and whose socket is not gone, also those that were replaced or closed. */
   const open = new Set<Connection>()
 
   /** Given whenever something was delivered, handled or closed, for whoever waits for quiet. */
   const pulse = yield* makeSignal
   const markDirty = (peer: Peer): void => outbound.markDirty(peer)
-  const flush = makeDelivery({ queue, breaker, recorder, deadLetters, now, markDirty })
+
+  /** Runs it after a pause that grows with the number of failures in a row. */
+  const later = (failures: number, retry: () => void): void =>
+    run(
+      Effect.flatMap(Random.next, (part) =>
+        Effect.delay(Effect.sync(retry), jitteredMillis(retryBase, retryCap, failures, part)))
+    )
 
   /** A store that fails is asked again later; an owner that lost its session lets go of it. */
   const onStoreError = (peer: Peer, error: MessageQueueError): Effect.Effect<void> => {
-    if (error.reason !== "store") {
-      return options.onFenced(peer, error)
-    }
-    run(retryDelivery(peer))
+    if (error.reason !== "store") return options.onFenced(peer, error)
+    later(++peer.flushFailures, () => markDirty(peer))
     return Effect.logWarning(`delivery to session ${peer.session} is put off`, error)
   }
-  const retryDelivery = (peer: Peer) =>
-    Effect.flatMap(Random.next, (part) => Effect.delay(Effect.sync(() => markDirty(peer)), part * 1_000))
 
-  const outbound = yield* makeOutbound({ queue, peers, flush, onError: onStoreError, now, pulse })
+  const acking = yield* makeAcking({
+    queue,
+    recorder,
+    deadLetters,
+    now,
+    markDirty,
+    onFenced: options.onFenced,
+    later,
+    onDefect: (peer, cause) => outbound.die(peer, cause),
+    onEnd: pulse.notify
+  })
+  const flush = makeDelivery({ queue, breaker, recorder, deadLetters, now, markDirty, tellAcks: acking.tell })
+  const outbound = yield* makeOutbound({
+    queue,
+    peers,
+    flush,
+    onError: onStoreError,
+    isBusy: acking.isBusy,
+    now,
+    pulse
+  })
+
+  // --- sessions that are, or were, at another server
+
+  /** Who waits for messages that others deliver; only what outlives this process is shared with others. */
+  const followers = queue.durable ? yield* makeFollowers({ queue, now }) : undefined
+
+  /** The peer's outbox is open for it. */
+  const opened = (peer: Peer, out: OutboxPosition): void =>
+    peer.opened(out, followers && ((epoch) => followers.of(peer.key, epoch)))
+
+  const leaveReceipts = (peer: Peer): void => {
+    if (followers !== undefined) peer.receipts.leaveTo(followers.of(peer.key, peer.epoch))
+  }
+
+  /** Another server has the session now, or nobody. Nothing of it is kept, and who waits is told by the store. */
+  const forget = (peer: Peer): void => {
+    if (followers === undefined || peers.get(peer.key) !== peer) return
+    peers.delete(peer.key)
+    peer.inbound.clear()
+    peer.pendingAck = undefined
+    peer.control = []
+    leaveReceipts(peer)
+    pulse.notify()
+  }
+
+  if (followers !== undefined) {
+    yield* queue.onMoved((key, generation) => {
+      const peer = peers.get(key)
+      if (peer === undefined || peer.generation >= generation) return
+      peer.inbound.clear() // the new owner is given it
+      run(options.onFenced(peer, new MessageQueueError({ session: key, operation: "open", reason: "fenced" })))
+    })
+  }
 
   // --- connections
 
+  /**
+   * Waits until no attachment of this session is under way, or it is `until`. Whether a write was refused because of
+   * one is known only then.
+   */
+  const attached = (peer: Peer, until: number): Effect.Effect<void> =>
+    Effect.suspend(() =>
+      peer.attaching === 0 || now() >= until
+        ? Effect.void
+        : Effect.flatMap(Effect.sleep(attachingMillis), () => attached(peer, until))
+    )
+
   /** What to do when the store fails is put together when it does. */
-  const savePosition = (peer: Peer, epoch: string, offset: number): Effect.Effect<void> => {
-    if (peer.plain || epoch !== peer.core.inbox.epoch) return Effect.void
+  const savePosition = (
+    peer: Peer,
+    epoch: string,
+    offset: number,
+    tenure = peer.tenure
+  ): Effect.Effect<void> => {
+    if (peer.plain || epoch !== peer.core.inbox.epoch || peer.tenure !== tenure) return Effect.void
     const { generation } = peer
-    const save = () => options.savePosition(peer, storedPosition(peer, epoch, offset))
+    const save = () => options.savePosition(peer, peer.storedPosition(epoch, offset))
     return Effect.catch(save(), (first) => {
       let next: Effect.Effect<void, WebSocketError> | undefined = Effect.fail(first)
       return Effect.suspend(() => {
@@ -151,15 +236,21 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
         next = undefined
         return attempt
       }).pipe(
-        Effect.retry({ schedule: storeRetry, while: isStoreFailure }),
-        Effect.catch((error) => {
-          // The newer owner is this peer itself, by a new connection.
-          if (peer.generation !== generation) return savePosition(peer, epoch, offset)
-          // Another owner has the session, and will be given what waits here; or this one, if it is attaching just now.
-          peer.inbound.clear()
-          peer.core.inbox.rewind(offset)
-          return options.onFenced(peer, error)
-        })
+        Effect.retry({ schedule: storeRetry, while: (error) => isStoreFailure(error) && peer.tenure === tenure }),
+        Effect.catch((error) =>
+          Effect.flatMap(attached(peer, Infinity), () => {
+            if (peer.tenure !== tenure) return Effect.void
+            // The newer owner is this peer itself, by a new connection.
+            if (peer.generation !== generation) return savePosition(peer, epoch, offset, tenure)
+            const gone = options.onFenced(peer, error)
+            if (!peer.inDoubt) return gone
+            // Perhaps it is so without knowing it: the next attachment will tell.
+            return Effect.andThen(
+              gone,
+              Effect.delay(Effect.suspend(() => savePosition(peer, epoch, offset, tenure)), doubtMillis)
+            )
+          })
+        )
       )
     })
   }
@@ -171,12 +262,13 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     markAckDue: outbound.markAckDue,
     handling: options.handling,
     savePosition: (peer, epoch, offset) => savePosition(peer, epoch, offset),
-    run: (effect, onEnd) => {
+    onIdle: (peer) => options.onIdle?.(peer),
+    run: (peer, effect, onEnd) => {
       const ended = () => {
         onEnd()
         pulse.notify()
       }
-      forkHandler(effect, (exit) => {
+      forkHandler(peer, effect, (exit) => {
         if (Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause)) return ended()
         // Supervised from its first failure on: until then that would only cost.
         let first: Effect.Effect<void, unknown, R> | undefined = exit
@@ -185,7 +277,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
           first = undefined
           return next
         })
-        forkHandler(supervised({ ...worker, name: "handler", loop }), ended)
+        forkHandler(peer, supervised({ ...worker, name: "handler", loop }), ended)
       })
     },
     onAcked: (peer) => {
@@ -225,7 +317,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     if (!peer.plain) {
       peer.core.open(agreement.window, agreement.position, agreement.announced)
       const { failed, handled } = agreement.position
-      peer.noteAck(handled, failed)
+      if (handled > peer.acked || failed.length > 0) peer.noteAck(handled, failed)
     }
     if (breaker.stateUnsafe(peer.circuit)._tag === "Closed") peer.slowStart = Infinity
     else {
@@ -249,6 +341,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     peer.volatileOut = []
     connected.delete(peer)
     recorder.gauge("connectionsActive", connected.size)
+    storeHandled(peer)
+    if (peer.handling) lingering.add(peer)
     // A connection that broke with messages in flight is a soft failure; silence and the like were reported as hard ones.
     if (lost && ending.error === undefined && ending.code !== CloseCode.normal) {
       peer.suspect = true
@@ -291,8 +385,20 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
       return closeSilent(peer, connection.buffered() > 0 ? "flush" : "ack", times.ackTimeout)
     }
     if (peer.stalled === "circuitOpen") markDirty(peer)
+    storeHandled(peer)
+  }
+
+  /** Stores, while a handler takes long, what was handled before it. */
+  const storeHandled = (peer: Peer): void => {
     const commit = inbound.commitHandled(peer)
     if (commit !== undefined) run(commit)
+  }
+
+  const tickLingering = (): void => {
+    for (const peer of lingering) {
+      if (peer.handling && peer.connection === undefined) storeHandled(peer)
+      else lingering.delete(peer)
+    }
   }
 
   const tickMillis = Math.min(1_000, times.heartbeat / 10, times.heartbeatTimeout / 4)
@@ -303,13 +409,14 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const heartbeat = Effect.gen(function*() {
     const at = now()
     for (const peer of connected) tickPeer(peer, at)
+    tickLingering()
     const lettersNow = recorder.totals.deadLetters
     if (lettersNow > letters) yield* Effect.logWarning(`${lettersNow - letters} messages became dead letters`)
     letters = lettersNow
     const { bytes, messages } = yield* queue.stats
     recorder.gauge("queueMessages", messages)
     recorder.gauge("queueBytes", bytes)
-    yield* Effect.catch(options.onTick(at), putOff)
+    options.onTick(at)
   })
 
   const expiry = Effect.gen(function*() {
@@ -329,15 +436,32 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   /** Ends a session at this side: its queue is emptied into dead letters. */
   const remove = Effect.fnUntraced(function*(peer: Peer, reason: DeadLetterReason) {
     peers.delete(peer.key)
-    const { epoch, maybeHandled, messages } = yield* queue.remove(peer.key)
+    const { epoch, maybeHandled, messages } = yield* Effect.tapError(
+      queue.remove(peer.key),
+      ({ reason }) =>
+        Effect.sync(() => {
+          // It is tried again, and those who wait for receipts are told then; or somebody else has removed it.
+          if (reason !== "store") leaveReceipts(peer)
+          else if (!peers.has(peer.key)) peers.set(peer.key, peer)
+        })
+    )
     yield* deadLetters.outgoing(peer.session, peer, epoch, messages, reason, maybeHandled)
   })
 
-  /** Whether nothing waits to be delivered to, or handled for, those who are connected. */
+  /**
+   * Whether nothing waits to be delivered to, or handled for, those who are connected. What a durable store has may
+   * wait, unless it is on its way; but what was received by whomever is handled here, or will be again elsewhere.
+   */
   const isQuiet = Effect.gen(function*() {
     if (!outbound.isIdle()) return false
-    for (const peer of connected) {
+    for (const peer of queue.durable ? peers.values() : connected) {
       if (options.handlesIncoming() && (peer.inbound.size > 0 || peer.handling)) return false
+    }
+    for (const peer of connected) {
+      if (queue.durable) {
+        if (peer.core.flow?.idle === false) return false
+        continue
+      }
       const { messages } = yield* queue.size(peer.key)
       if (messages > 0) return false
     }
@@ -361,8 +485,12 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     onGiveUp: options.onGiveUp
   }
   yield* supervise({ ...worker, name: "delivery", loop: outbound.loop })
+  if (followers !== undefined) yield* supervise({ ...worker, name: "followers", loop: followers.loop })
   yield* doChores([
     { ...worker, name: "heartbeat", loop: heartbeat, everyMillis: tickMillis },
+    ...(options.sweep === undefined
+      ? []
+      : [{ ...worker, name: "sessions", loop: Effect.catch(options.sweep, putOff), everyMillis: tickMillis }]),
     { ...worker, name: "expiry", loop: expiry, everyMillis: times.expirySweep },
     { ...worker, name: "deduplicator", loop: options.deduplicator.rotate, everyMillis: times.expirySweep }
   ])
@@ -379,14 +507,34 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     close,
     detach,
     remove,
+    isIdle: inbound.isIdle,
+    storeHandled,
+    leave: inbound.leave,
+    forfeit: inbound.forfeit,
+    attached,
+    notify: pulse.notify,
     isQuiet,
     settled,
-    flush: (peer: Peer) => Effect.gen(() => flush(peer))
+    opened,
+    forget,
+    followers,
+    /** Tells the queue what the peer acknowledged, and waits for it. */
+    tellAcks: acking.tellAll
   }
 })
 
+/** Backoff of what the store failed at, in ms. */
+const retryBase = 500
+const retryCap = 10_000
+
 /** A store that fails is asked again, for ever: nothing may be acknowledged that it does not have. */
-const storeRetry = fullJitter(100, 10_000)
+export const storeRetry = fullJitter(100, 10_000)
+
+/** How often it is looked whether an attachment is done, in ms. */
+const attachingMillis = 20
+
+/** How often a position is stored again that may have been refused for this side's own sake, in ms. */
+const doubtMillis = 1_000
 
 const ping = `{"t":"ping"}`
 
@@ -397,14 +545,5 @@ const timeoutCodes = {
   idle: CloseCode.idle
 }
 
-/** What a restarted process may go on from: everything received and not handled is gone with this one. */
-const storedPosition = (peer: Peer, epoch: string, offset: number): InboxPosition => ({
-  epoch,
-  received: offset,
-  handled: offset,
-  failed: peer.core.inbox.position.failed,
-  pending: { messages: 0, bytes: 0 }
-})
-
-const isStoreFailure = (error: WebSocketError): boolean =>
+export const isStoreFailure = (error: WebSocketError): boolean =>
   error._tag === "SessionRegistryError" && error.reason === "store"

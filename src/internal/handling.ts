@@ -13,8 +13,10 @@ import type { Delivery, Peer } from "./peer.ts"
 export interface HandlingOptions<In, R> {
   /** Decodes a payload; the failure says why not. */
   readonly decode: (value: unknown) => Exit.Exit<In, unknown>
-  readonly onMessage: (incoming: Incoming<In>, peer: Peer) => Effect.Effect<unknown, unknown, R>
+  readonly onMessage: (incoming: Incoming<In>, peer: Peer, delivery: Delivery) => Effect.Effect<unknown, unknown, R>
   readonly onGap: (gap: MessageGap) => Effect.Effect<unknown, unknown, R>
+  /** What it means that the store refused the position of a message to its handler; that one is not retried. */
+  readonly verdict?: ((peer: Peer) => Effect.Effect<"done" | "again">) | undefined
   readonly retry: Schedule.Schedule<unknown, unknown>
   readonly recorder: Recorder
   readonly deadLetters: Pick<DeadLetters<In>, "incoming">
@@ -31,9 +33,9 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
   const { deadLetters, recorder } = options
 
   /** The handler's effect; what it throws is a defect of it. */
-  const call = (incoming: Incoming<In>, peer: Peer): Effect.Effect<unknown, unknown, R> => {
+  const call = (incoming: Incoming<In>, peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> => {
     try {
-      return options.onMessage(incoming, peer)
+      return options.onMessage(incoming, peer, delivery)
     } catch (defect) {
       return Effect.die(defect)
     }
@@ -77,7 +79,7 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
     if (delivery.kind === "gap") return handleGap(peer, delivery)
     const decoded = options.decode(delivery.value)
     if (Exit.isFailure(decoded)) return undecodable(peer, delivery, decoded.cause)
-    const effect = call(incomingOf(decoded.value, peer.session, delivery), peer)
+    const effect = call(incomingOf(decoded.value, peer.session, delivery), peer, delivery)
     return delivery.kind === "message" && delivery.trace !== undefined ? traced(effect, delivery.trace) : effect
   }
 
@@ -91,17 +93,25 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
     const decoded = options.decode(delivery.value)
     if (Exit.isFailure(decoded)) return undecodable(peer, delivery, decoded.cause)
     const incoming = incomingOf(decoded.value, peer.session, delivery)
+    const isRefused = () => peer.refused?.delivery === delivery
     let attempts = 0
     return Effect.suspend(() => {
+      peer.committing = undefined // the transaction of the attempt before is over
       if (attempts++ === 0) return Effect.failCause(firstCause)
       recorder.count("retriesTried")
-      return call(incoming, peer)
+      return call(incoming, peer, delivery)
     }).pipe(
       Effect.sandbox,
-      Effect.retry(options.retry),
+      Effect.retry({ schedule: options.retry, while: () => !isRefused() }),
       Effect.matchEffect({
         onSuccess: () => Effect.sync(() => recorder.count("retriesSucceeded")),
         onFailure: (cause) => {
+          if (isRefused() && options.verdict !== undefined) {
+            return Effect.flatMap(
+              options.verdict(peer),
+              (verdict) => verdict === "done" ? Effect.void : recover(peer, delivery, cause)
+            )
+          }
           recorder.count("retriesFailed")
           return giveUp(peer, delivery, "failed", incoming.message, Cause.squash(cause))
         }

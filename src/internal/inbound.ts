@@ -21,8 +21,10 @@ export interface InboundOptions<R> {
   readonly handling: Handling<R>
   /** Stores that everything up to `offset` of the log `epoch` was handled. */
   readonly savePosition: (peer: Peer, epoch: string, offset: number) => Effect.Effect<void, unknown>
-  /** Runs a handler fiber, supervised. */
-  readonly run: (effect: Effect.Effect<void, unknown, R>, onEnd: () => void) => void
+  /** Runs a handler fiber, supervised, as `peer.handler`. */
+  readonly run: (peer: Peer, effect: Effect.Effect<void, unknown, R>, onEnd: () => void) => void
+  /** Nothing waits to be handled or stored. */
+  readonly onIdle: (peer: Peer) => void
   readonly onAcked: (peer: Peer) => void
   readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
   readonly onViolation: (peer: Peer, violation: Violation) => void
@@ -37,40 +39,74 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   const { handle, recover } = options.handling
 
   const startHandling = (peer: Peer): void => {
-    if (peer.handling || peer.inbound.size === 0) return
+    if (peer.handling || peer.leaving || peer.inbound.size === 0) return
     peer.handling = true
-    options.run(drain(peer), () => {
+    options.run(peer, drain(peer, peer.tenure), () => {
       peer.handling = false
       startHandling(peer)
+      stopIfLeaving(peer)
+      if (isIdle(peer)) options.onIdle(peer)
     })
+  }
+
+  /** Whether this side has nothing that was received and is not handled and stored. */
+  const isIdle = (peer: Peer): boolean =>
+    !peer.handling && peer.saving === 0 && peer.inbound.size === 0 && peer.uncommitted.offset === 0
+
+  /** Who leaves handles no more: what waits has to come again, there or here. */
+  const stopIfLeaving = (peer: Peer): void => {
+    if (!peer.leaving || peer.handling) return
+    peer.inbound.clear()
+    peer.core.inbox.rewind(peer.core.inbox.handled)
+  }
+
+  /** No new handler starts; when the one that runs has ended, `onIdle` is told. */
+  const leave = (peer: Peer): void => {
+    peer.leaving = true
+    stopIfLeaving(peer)
+  }
+
+  /** Gives up what was received: a handler is interrupted, what waits is dropped, nothing is acknowledged. */
+  const forfeit = (peer: Peer): void => {
+    peer.tenure++
+    peer.saves = []
+    peer.inbound.clear()
+    peer.uncommitted = { epoch: "", offset: 0, messages: 0 }
+    peer.core.inbox.rewind(peer.core.inbox.handled)
+    peer.handler?.interruptUnsafe()
   }
 
   /**
    * Handles what waits, in order. Runs while there is anything; the next frame starts it again. One effect for all of
    * it: a handler's failure ends it, is dealt with, and it begins again with the next.
    */
-  const drain = (peer: Peer): Effect.Effect<void, unknown, R> => {
+  const drain = (peer: Peer, tenure: number): Effect.Effect<void, unknown, R> => {
     let current: Delivery | undefined
     return Effect.catchCause(
-      drainUntilFailure(peer, (delivery) => {
+      drainUntilFailure(peer, tenure, (delivery) => {
         current = delivery
       }),
       (cause) => {
         if (current === undefined) return Effect.failCause(cause) // not a handler's
         const failed = current
         return Effect.flatMap(recover(peer, failed, cause), () => {
-          finish(peer, failed)
-          return drain(peer)
+          finish(peer, failed, tenure)
+          return drain(peer, tenure)
         })
       }
     )
   }
 
-  const drainUntilFailure = Effect.fnUntraced(function*(peer: Peer, handling: (delivery?: Delivery) => void) {
+  const drainUntilFailure = Effect.fnUntraced(function*(
+    peer: Peer,
+    tenure: number,
+    handling: (delivery?: Delivery) => void
+  ) {
     const { window } = peer.core.options
     let committedAt = now()
     while (true) {
-      const delivery = peer.inbound.front()
+      if (peer.tenure !== tenure) return
+      const delivery = peer.leaving ? undefined : peer.inbound.front()
       const { uncommitted } = peer
       if (
         uncommitted.offset > 0 &&
@@ -85,7 +121,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
       // What is done already need not be run.
       if (!(Exit.isExit(effect) && Exit.isSuccess(effect))) yield* effect
       handling()
-      finish(peer, delivery)
+      finish(peer, delivery, tenure)
       // Handlers that take their time are told of as they go, quick ones together.
       if (peer.uncommitted.messages >= window.messages >> 1 || now() - committedAt >= commitMillis) {
         if (peer.uncommitted.offset > 0) yield* commit(peer)
@@ -95,7 +131,10 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   })
 
   /** The delivery at the front is done with, one way or the other. */
-  const finish = (peer: Peer, delivery: Delivery): void => {
+  const finish = (peer: Peer, delivery: Delivery, tenure: number): void => {
+    peer.committing = undefined
+    peer.refused = undefined
+    if (peer.tenure !== tenure) return
     // Not there any more if the session got another owner meanwhile.
     if (peer.inbound.front() === delivery) peer.inbound.popFront()
     if (delivery.kind === "loose") {
@@ -110,23 +149,47 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   }
 
   const commit = (peer: Peer): Effect.Effect<void, unknown> => {
-    const { epoch, messages, offset } = peer.uncommitted
+    const { tenure, uncommitted: save } = peer
+    const { epoch, messages, offset } = save
     // Before it is stored: what is handled meanwhile is for the next commit.
     peer.uncommitted = { epoch: "", offset: 0, messages: 0 }
-    return Effect.matchCauseEffect(options.savePosition(peer, epoch, offset), {
+    peer.saves.push(save)
+    peer.saving++
+    const stored = Effect.onExit(options.savePosition(peer, epoch, offset), () => {
+      peer.saving--
+      return Effect.void
+    })
+    return Effect.matchCauseEffect(stored, {
       onSuccess: () => {
-        recorder.count("messagesHandled", messages)
-        peer.core.handled(epoch, offset, messages)
+        const stored = peer.tenure === tenure ? takeSaved(peer, save) : undefined
+        if (stored === undefined) return Effect.void
+        recorder.count("messagesHandled", stored)
+        peer.core.handled(epoch, offset, stored)
         markAckDue(peer)
         return Effect.void
       },
       onFailure: (cause) => {
+        // What a later save has stored as well need not be stored again.
+        if (peer.tenure !== tenure || !peer.saves.includes(save)) return Effect.void
+        peer.saves = peer.saves.filter((other) => other !== save)
         const later = peer.uncommitted
         if (later.offset === 0) peer.uncommitted = { epoch, offset, messages }
         else if (later.epoch === epoch) later.messages += messages
         return Effect.failCause(cause)
       }
     })
+  }
+
+  /** How many messages are stored with this position: a later one may be stored before an earlier one, and for both. */
+  const takeSaved = (peer: Peer, save: Peer["uncommitted"]): number | undefined => {
+    if (!peer.saves.includes(save)) return undefined
+    let messages = 0
+    peer.saves = peer.saves.filter((other) => {
+      if (other.epoch !== save.epoch || other.offset > save.offset) return true
+      messages += other.messages
+      return false
+    })
+    return messages
   }
 
   const perform = (peer: Peer, action: Action, connection: Connection): void => {
@@ -224,9 +287,13 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
 
   /** Stores and tells what is handled while the handler is at the next message for long. */
   const commitHandled = (peer: Peer): Effect.Effect<void, unknown> | undefined =>
-    peer.uncommitted.offset === 0 ? undefined : commit(peer)
+    // A handler's own transaction may hold what this would wait for, with the positions of others.
+    peer.uncommitted.offset === 0 || peer.committing !== undefined ? undefined : Effect.tap(commit(peer), () => {
+      if (isIdle(peer)) options.onIdle(peer)
+      return Effect.void
+    })
 
-  return { sinkOf, startHandling, commitHandled }
+  return { sinkOf, startHandling, commitHandled, isIdle, leave, forfeit }
 }
 
 /** What the connections of all peers report. */

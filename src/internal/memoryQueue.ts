@@ -426,6 +426,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
           leave(log, waiter)
           waiter.resume(Effect.fail(missing(session, "append")))
         }
+        for (const listener of moveListeners) listener(session, Infinity)
         return Effect.succeed({ ...tracked(log, (outbox) => outbox.clear()), epoch: log.outbox.epoch })
       }),
 

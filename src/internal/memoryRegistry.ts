@@ -1,7 +1,7 @@
 /** The memory layer of SessionRegistry. */
 import { Clock, Effect } from "effect"
 import { Deque } from "../core/Deque.ts"
-import type { InboxPosition } from "../core/Frame.ts"
+import type { StoredPosition } from "../core/Inbox.ts"
 import type { Attached, AttachRequest, Interface, Options } from "../SessionRegistry.ts"
 import { HandshakeError, SessionRegistryError } from "../WebSocketError.ts"
 import * as Option from "./options.ts"
@@ -15,7 +15,7 @@ interface Session {
   generation: number
   instance: string
   attempt: number
-  position: InboxPosition | undefined
+  position: StoredPosition | undefined
   /** Undefined while attached. */
   detachedAt: number | undefined
   ending: boolean
@@ -28,6 +28,8 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   const sessions = new Map<string, Session>()
   // All have one retention, so who detached first ends first; entries of sessions that attached again are skipped.
   const detached = new Deque<{ readonly session: Session; readonly at: number }>()
+  /** Those that end and wait for `remove`, and since when somebody is about it. */
+  const ended = new Deque<{ readonly session: Session; readonly at: number }>()
   let attached = 0
   let ending = 0
 
@@ -45,28 +47,31 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       ending: false
     })
     attached++
-    return { generation: 1, known: false, position: undefined, replaced: false }
+    return { generation: 1, known: false, position: undefined, replaced: false, current: false }
   }
 
   const attach = (session: Session, request: AttachRequest): Attached => {
     if (session.detachedAt !== undefined) attached++
     const replaced = session.detachedAt === undefined && session.instance !== request.instance
+    const current = request.tokenHash === session.tokenHash
     session.previousTokenHash = request.tokenHash ?? session.tokenHash
     session.tokenHash = request.nextTokenHash
     session.generation++
     session.instance = request.instance
     session.attempt = request.attempt ?? 0
     session.detachedAt = undefined
-    return { generation: session.generation, known: true, position: session.position, replaced }
+    return { generation: session.generation, known: true, position: session.position, replaced, current }
   }
 
   /** From here on it is as good as gone, and waits for `remove`. */
   const end = (session: Session): void => {
     if (session.detachedAt === undefined) attached--
-    session.detachedAt ??= clock.currentTimeMillisUnsafe()
+    const at = clock.currentTimeMillisUnsafe()
+    session.detachedAt ??= at
     session.generation++
     session.ending = true
     ending++
+    ended.pushBack({ session, at })
   }
 
   const fenced = (session: string, operation: string) =>
@@ -134,16 +139,25 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     onWanted: () => Effect.void,
 
     expire: Effect.sync(() => {
-      const due = clock.currentTimeMillisUnsafe() - retention
-      const ended: Array<string> = []
+      const now = clock.currentTimeMillisUnsafe()
+      const due: Array<string> = []
+      for (let left = ended.size; left > 0; left--) {
+        const oldest = ended.front()
+        if (oldest === undefined || oldest.at > now - againMillis) break
+        ended.popFront()
+        const { session } = oldest
+        if (sessions.get(session.id) !== session) continue
+        ended.pushBack({ session, at: now })
+        due.push(session.id)
+      }
       while (true) {
         const oldest = detached.front()
-        if (oldest === undefined || oldest.at > due) return ended
+        if (oldest === undefined || oldest.at > now - retention) return due
         detached.popFront()
         const { at, session } = oldest
         if (session.detachedAt !== at || session.ending || sessions.get(session.id) !== session) continue
         end(session)
-        ended.push(session.id)
+        due.push(session.id)
       }
     }),
 
@@ -185,6 +199,9 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   return self
 })
 
+/** Who was given an ended session and did not remove it in this time, in ms, failed: somebody is given it again. */
+const againMillis = 10_000
+
 /** Whether a position may follow the stored one. */
-const isAhead = (position: InboxPosition, stored: InboxPosition | undefined): boolean =>
+const isAhead = (position: StoredPosition, stored: StoredPosition | undefined): boolean =>
   stored === undefined || stored.epoch !== position.epoch || stored.handled < position.handled

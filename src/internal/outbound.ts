@@ -1,11 +1,13 @@
 /**
  * Which sessions have something to send, and the worker that sends it: one for all, so that a session costs no fiber,
- * and what is appended in one turn of the event loop leaves in one frame.
+ * and what is appended in one turn of the event loop leaves in one frame. Where a session has to wait for the store,
+ * a fiber of its own does, for that time, and nobody else waits with it.
  */
-import { Effect } from "effect"
+import { Cause, Effect, Exit } from "effect"
 import { Deque } from "../core/Deque.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { MessageQueueError } from "../WebSocketError.ts"
+import { makeLanes } from "./lanes.ts"
 import type { Peer } from "./peer.ts"
 import { makeSignal, type Signal } from "./signal.ts"
 
@@ -16,6 +18,8 @@ export interface OutboundOptions {
   readonly peers: ReadonlyMap<string, Peer>
   readonly flush: (peer: Peer) => Flushing
   readonly onError: (peer: Peer, error: MessageQueueError) => Effect.Effect<void>
+  /** What else keeps the worker from being idle. */
+  readonly isBusy: () => boolean
   readonly now: () => number
   /** Notified whenever something was sent. */
   readonly pulse: Signal
@@ -28,15 +32,16 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
   const work = yield* makeSignal
   let appends = 0
   let isParked = false
-  let flushing: { readonly peer: Peer; readonly generation: number } | undefined
   let flushedAt = 0
-  /** What `flushNow` began and could not end. */
-  let begun: (() => Flushing) | undefined
+  const lanes = yield* makeLanes(maxWaiting)
+  /** A defect that ends the worker, which is restarted: where it was met, nobody could be told. */
+  let defect: Cause.Cause<never> | undefined
 
   const markDirty = (peer: Peer): void => {
     if (!peer.dirty) {
       peer.dirty = true
-      dirty.pushBack(peer)
+      // Else it is looked at when the flush that goes on has ended.
+      if (!peer.flushing) dirty.pushBack(peer)
     }
     work.notify()
   }
@@ -45,33 +50,56 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
   const markAckDue = (peer: Peer): void => {
     if (peer.dirty) return
     peer.dirty = true
+    if (peer.flushing) return
     dirty.pushBack(peer)
     work.notifyLater()
   }
 
-  const begin = (peer: Peer): Flushing => {
-    peer.dirty = false
-    flushing = { peer, generation: peer.generation }
-    flushedAt = now()
-    return flush(peer)
+  /** The peer is not forgotten, and the worker dies of it. */
+  const die = (peer: Peer, cause: Cause.Cause<never>): void => {
+    if (Cause.hasInterruptsOnly(cause)) return
+    defect ??= cause
+    markDirty(peer)
   }
 
-  const end = (): void => {
-    flushing = undefined
-    pulse.notify()
+  const onError = (peer: Peer, generation: number, error: MessageQueueError): Effect.Effect<void> =>
+    // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
+    peer.generation === generation ? options.onError(peer, error) : Effect.sync(() => markDirty(peer))
+
+  /** Goes on with a flush that has to wait for `first`, and for whatever it comes to. */
+  const waitFor = (peer: Peer, steps: Flushing, first: Effect.Effect<unknown, MessageQueueError>): void => {
+    const { generation } = peer
+    peer.flushing = true
+    const rest = Effect.matchEffect(Effect.gen(() => goOn(steps, first)), {
+      onFailure: (error) => onError(peer, generation, error),
+      onSuccess: () => {
+        peer.flushFailures = 0
+        return Effect.void
+      }
+    })
+    lanes.run(rest, (exit) => {
+      peer.flushing = false
+      if (peer.dirty) {
+        dirty.pushBack(peer)
+        work.notify()
+      }
+      if (Exit.isFailure(exit)) die(peer, exit.cause)
+      pulse.notify()
+    })
   }
 
-  /** Sends here and now; if the queue needs an effect for it, the worker goes on with that. */
+  /** Sends here and now, as far as nothing has to be waited for. Does not throw. */
   const flushNow = (peer: Peer): void => {
-    const steps = begin(peer)
+    peer.dirty = false
+    flushedAt = now()
     try {
+      const steps = flush(peer)
       const step = steps.next()
-      if (step.done === true) return end()
-      begun = () => goOn(steps, step.value)
-    } catch (defect) {
-      begun = () => goOn(steps, Effect.die(defect)) // the worker's, not the sender's
+      if (step.done === true) pulse.notify()
+      else waitFor(peer, steps, step.value)
+    } catch (thrown) {
+      die(peer, Cause.die(thrown))
     }
-    work.notify()
   }
 
   /**
@@ -79,7 +107,7 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
    * the worker; but the answer of a handler waits for the ack of what it answers.
    */
   const mayGoNow = (peer: Peer): boolean =>
-    isParked && begun === undefined && !peer.dirty && !peer.handling && peer.core.flow?.idle !== false &&
+    isParked && !peer.dirty && !peer.flushing && !peer.handling && peer.core.flow?.idle !== false &&
     now() > flushedAt
 
   yield* options.queue.onAppend((key) => {
@@ -104,45 +132,39 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
   })
 
   /** Once through those that have something to do; who comes in meanwhile is for the next round. */
-  const flushDirty = Effect.gen(function*() {
-    if (begun !== undefined) {
-      const goesOn = begun()
-      begun = undefined
-      yield* goesOn
-      end()
-    }
+  const flushDirty = Effect.sync(() => {
     for (let left = dirty.size; left > 0; left--) {
       const peer = dirty.popFront()
-      if (peer === undefined) return
-      yield* begin(peer)
-      end()
+      // One whose flush made it dirty and then had to wait comes back when that has ended.
+      if (peer?.flushing === false) flushNow(peer)
     }
   })
 
-  const onError = (error: MessageQueueError): Effect.Effect<void> => {
-    if (flushing === undefined) return Effect.void
-    const { generation, peer } = flushing
-    flushing = undefined
-    // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
-    return peer.generation === generation ? options.onError(peer, error) : Effect.sync(() => markDirty(peer))
-  }
-
   const loop = Effect.gen(function*() {
-    // A defect in the middle of a peer must not forget it.
-    if (flushing !== undefined) markDirty(flushing.peer)
     while (true) {
-      if (dirty.size === 0 && begun === undefined) {
+      if (defect !== undefined) {
+        const cause = defect
+        defect = undefined
+        yield* Effect.failCause(cause)
+      }
+      if (dirty.size === 0) {
         isParked = true
         yield* work.wait
         isParked = false
       }
       if (isBusy(0)) yield* gather
       appends = 0
-      yield* Effect.catch(flushDirty, onError)
+      yield* flushDirty
     }
   })
 
-  return { markDirty, markAckDue, loop, isIdle: () => dirty.size === 0 && flushing === undefined }
+  return {
+    markDirty,
+    markAckDue,
+    die,
+    loop,
+    isIdle: () => dirty.size === 0 && !lanes.isBusy() && !options.isBusy()
+  }
 })
 
 /** Does `first`, then the rest of what it is a step of. */
@@ -150,6 +172,9 @@ const goOn = function*(steps: Flushing, first: Effect.Effect<unknown, MessageQue
   let step = steps.next(yield* first)
   while (step.done !== true) step = steps.next(yield* step.value)
 }
+
+/** Sessions that wait for the store at once; the others wait in line. */
+const maxWaiting = 256
 
 /**
  * Senders are busy when they append so often in a turn of the event loop. Then a session's next frame may wait until

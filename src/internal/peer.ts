@@ -2,14 +2,16 @@
  * One session's runtime state at this side: its protocol core, the connection it has now, what waits to be handled,
  * and who waits for what. Plain data with a few synchronous helpers; the engine does the work.
  */
+import type { Fiber } from "effect"
 import { session as circuitOf } from "../CircuitBreaker.ts"
 import { Deque } from "../core/Deque.ts"
-import type { Failure } from "../core/Frame.ts"
+import type { Failure, OutboxPosition } from "../core/Frame.ts"
+import type { StoredPosition } from "../core/Inbox.ts"
 import type { Liveness } from "../core/Liveness.ts"
 import type { GapReason } from "../core/Protocol.ts"
 import type { Session } from "../core/Session.ts"
 import type { Connection } from "../Transport.ts"
-import { Receipts } from "./receipts.ts"
+import { type Elsewhere, Receipts } from "./receipts.ts"
 
 /** Something received that waits for its handler. */
 export type Delivery =
@@ -31,6 +33,12 @@ export type Delivery =
   /** Without a position: a volatile message, or one of a plain peer. */
   | { readonly kind: "loose"; readonly value: unknown; readonly volatile: boolean }
 
+/** What the other side has handled, and what of it it could not. */
+export interface Ack {
+  readonly handled: number
+  readonly failed: ReadonlyArray<Failure>
+}
+
 /** Messages that may go before the first ack after trouble; doubles with each ack. */
 export const slowStartMessages = 16
 
@@ -47,12 +55,12 @@ export class Peer {
   generation = 0
   /** The client instance that is, or was last, attached. */
   instance = ""
-  /** Hash of the resume token that went out with the last welcome. */
-  issuedToken: string | undefined
   /** Which connection of the server this session was attached by last: they are numbered as they come. */
   arrival = 0
   /** Of our outbox. */
   epoch = ""
+  /** For which generation it was opened last. */
+  private openedFor = 0
   receipts: Receipts
 
   connection: Connection | undefined
@@ -62,15 +70,48 @@ export class Peer {
   /** The other side asked for no new messages. */
   drained = false
 
+  /** Attachments of this session that are under way: a write that is refused meanwhile may be so by one of them. */
+  attaching = 0
+  /** Whether the last attachment failed in a way that may have raised the generation all the same. */
+  inDoubt = false
+  /** The generation whose connection is gone, until the session is released: 0 when there is nothing to release. */
+  departed = 0
+
   readonly inbound = new Deque<Delivery>()
   handling = false
+  /** The fiber that handles, if it has to wait for something. */
+  handler: Fiber.Fiber<void, unknown> | undefined
+  /**
+   * Raised when what was received here is given up, because another server has the session, or had it meanwhile. What
+   * began before must not be stored or acknowledged any more.
+   */
+  tenure = 0
+  /** Another server wants the session: no new handler starts. */
+  leaving = false
+  /** Positions being stored. */
+  saving = 0
+  /** The delivery whose handler stores the position itself, in a transaction perhaps, and is not done. */
+  committing: Delivery | undefined
+  /** The delivery whose position the store refused to its handler. */
+  refused: { readonly delivery: Delivery; readonly generation: number } | undefined
   /** Handled and not stored: of which log, up to where (0 when there is nothing), how many messages. */
   uncommitted = { epoch: "", offset: 0, messages: 0 }
+  /** The same, of what is being stored. */
+  saves: Array<Peer["uncommitted"]> = []
 
-  /** Queued for the delivery worker. */
+  /** Has something for the delivery worker to do. */
   dirty = false
+  /** A flush waits for the store. */
+  flushing = false
+  /** How often in a row the store failed it. */
+  flushFailures = 0
+  /** Up to here the queue is known to have been told. */
+  acked = 0
   /** Acks that the queue has not been told of. */
-  pendingAck: { handled: number; failed: ReadonlyArray<Failure> } | undefined
+  pendingAck: Ack | undefined
+  /** What the queue is being told, or will be again; never two at once. */
+  acking: Ack | undefined
+  ackFailures = 0
   /** Frames to go before everything else. */
   control: Array<string> = []
   volatileOut: Array<string> = []
@@ -103,28 +144,44 @@ export class Peer {
     this.receipts = new Receipts(0)
   }
 
-  /** The outbox is open: receipts before its position are settled. */
-  opened(epoch: string, acked: number): void {
-    if (epoch === this.epoch) return
-    const first = this.epoch === ""
+  /**
+   * The outbox is open: receipts before its position are settled. Where other servers may have had it, `elsewhere` says
+   * of an outbox how one learns what became of its messages: of those that were sent before now only that can tell.
+   */
+  opened({ acked, epoch, last }: OutboxPosition, elsewhere?: (epoch: string) => Elsewhere): void {
+    const { epoch: known, openedFor } = this
+    this.openedFor = this.generation
+    this.acked = acked
+    if (epoch === known && (elsewhere === undefined || this.generation <= openedFor + 1)) return
     this.epoch = epoch
-    if (first) {
+    if (elsewhere !== undefined) {
+      this.receipts.leaveTo(elsewhere(known === "" ? epoch : known))
+      this.receipts = new Receipts(last, elsewhere(epoch))
+    } else if (known === "") {
       // Somebody may have sent while the outbox was being opened, and holds a receipt.
       this.receipts.handled(acked)
       return
-    }
-    this.receipts = new Receipts(acked)
+    } else this.receipts = new Receipts(acked)
+    if (epoch === known) return
     // Offsets of another log mean nothing in this one.
     this.pendingAck = undefined
     this.highestSent = 0
   }
 
   /** Takes over from a peer of the other kind: the outbox is the same, and so are those who wait for it. */
-  inherit({ epoch, highestSent, pendingAck, receipts }: Peer): void {
+  inherit({ acking, epoch, highestSent, openedFor, pendingAck, receipts }: Peer): void {
     this.epoch = epoch
+    this.openedFor = openedFor
     this.receipts = receipts
-    this.pendingAck = pendingAck
+    this.pendingAck = merge(acking, pendingAck) // to be told twice does no harm
     this.highestSent = highestSent
+  }
+
+  /** What a restarted process may go on from: everything received and not handled is gone with this one. */
+  storedPosition(epoch: string, offset: number): StoredPosition {
+    const { position: { failed }, told } = this.core.inbox
+    const pending = { messages: 0, bytes: 0 }
+    return { epoch, received: offset, handled: offset, failed, pending, ...(told ? {} : { told }) }
   }
 
   get connected(): boolean {
@@ -133,9 +190,17 @@ export class Peer {
 
   /** Adds an ack to what the queue has to be told. */
   noteAck(handled: number, failed: ReadonlyArray<Failure>): void {
-    const pending = this.pendingAck
-    this.pendingAck = pending === undefined
-      ? { handled, failed }
-      : { handled, failed: failed.length === 0 ? pending.failed : [...pending.failed, ...failed] }
+    this.pendingAck = merge(this.pendingAck, { handled, failed })
   }
+}
+
+/** Both together: the newest position, and each failure once. */
+export const merge = <A extends Ack | undefined>(first: Ack | undefined, second: A): Ack | A => {
+  if (first === undefined) return second
+  if (second === undefined) return first
+  const known = second.failed.length === 0 ? undefined : new Set(first.failed.map(([offset]) => offset))
+  const failed = known === undefined
+    ? first.failed
+    : [...first.failed, ...second.failed.filter(([offset]) => !known.has(offset))]
+  return { handled: Math.max(first.handled, second.handled), failed }
 }

@@ -7,9 +7,15 @@ import { Deque } from "../core/Deque.ts"
 import { DeadLetterError, type DeadLetterReason } from "../WebSocketError.ts"
 import { callbackLater } from "./signal.ts"
 
-interface Dead {
+export interface Dead {
   readonly reason: DeadLetterReason
   readonly maybeHandled: boolean
+}
+
+/** Finds out what became of messages that are not delivered from here, as long as somebody waits for one. */
+export interface Elsewhere {
+  readonly watch: (tracked: Tracked) => void
+  readonly unwatch: (tracked: Tracked) => void
 }
 
 /** How many dead letters a session remembers for those who ask late. */
@@ -17,7 +23,7 @@ const rememberedDead = 1_024
 
 export class Tracked {
   readonly offset: number
-  state: "pending" | "handled" | Dead = "pending"
+  state: "pending" | "handled" | Dead | Elsewhere = "pending"
   private waiters: Set<() => void> | undefined
 
   constructor(offset: number) {
@@ -25,46 +31,67 @@ export class Tracked {
   }
 
   settle(state: "handled" | Dead): void {
-    if (this.state !== "pending") return
+    if (!isOpen(this.state)) return
     this.state = state
     const { waiters } = this
     this.waiters = undefined
     if (waiters !== undefined) { for (const wake of waiters) wake() }
   }
 
+  /** From now on its message is not this server's to deliver. */
+  leaveTo(elsewhere: Elsewhere): void {
+    if (this.state !== "pending") return
+    this.state = elsewhere
+    if (this.waiters !== undefined && this.waiters.size > 0) elsewhere.watch(this)
+  }
+
   /** Ends when the message is settled. */
   settled(session: string, messageId: string): Effect.Effect<void, DeadLetterError> {
     const outcome = Effect.suspend(() =>
-      typeof this.state === "string"
-        ? Effect.void
-        : Effect.fail(new DeadLetterError({ session, messageId, ...this.state }))
+      typeof this.state === "object" && !("watch" in this.state)
+        ? Effect.fail(new DeadLetterError({ session, messageId, ...this.state }))
+        : Effect.void
     )
     return Effect.suspend(() =>
-      this.state !== "pending" ? outcome : callbackLater<void, DeadLetterError>((resume) => {
+      !isOpen(this.state) ? outcome : callbackLater<void, DeadLetterError>((resume) => {
         const wake = () => resume(outcome)
         // The fiber may have yielded since it looked.
-        if (this.state !== "pending") {
+        if (!isOpen(this.state)) {
           wake()
           return Effect.void
         }
         if (this.waiters === undefined) this.waiters = new Set()
         this.waiters.add(wake)
-        return Effect.sync(() => void this.waiters?.delete(wake))
+        if (typeof this.state === "object") this.state.watch(this)
+        return Effect.sync(() => this.giveUp(wake))
       })
     )
   }
+
+  private giveUp(wake: () => void): void {
+    this.waiters?.delete(wake)
+    if (this.waiters?.size === 0 && typeof this.state === "object" && "watch" in this.state) this.state.unwatch(this)
+  }
 }
 
+const isOpen = (state: Tracked["state"]): state is "pending" | Elsewhere =>
+  state === "pending" || (typeof state === "object" && "watch" in state)
+
 export class Receipts {
-  /** Everything up to here is settled. */
+  /** Everything up to here is settled, or was sent before this server had the session. */
   private settledUpTo: number
+  /** What was sent before this server had the session, up to here, is asked for elsewhere. */
+  private readonly foreignUpTo: number
+  private readonly elsewhere: Elsewhere | undefined
   private pending = new Deque<Tracked>() // by offset
   /** Of those in `pending`, how many died: they wait there until `handled` passes them, or they are too many. */
   private settledInside = 0
   private dead: Map<number, Dead> | undefined // few sessions have any
 
-  constructor(settledUpTo: number) {
+  constructor(settledUpTo: number, elsewhere?: Elsewhere) {
     this.settledUpTo = settledUpTo
+    this.foreignUpTo = elsewhere === undefined ? 0 : settledUpTo
+    this.elsewhere = elsewhere
   }
 
   /** Follows what becomes of the message of a new receipt. */
@@ -104,6 +131,24 @@ export class Receipts {
     }
   }
 
+  /** The messages at `first..end` were given up, perhaps by somebody else. */
+  lost(first: number, end: number, dead: Dead): void {
+    for (let i = this.firstFrom(first); i < this.pending.size; i++) {
+      const tracked = this.pending.at(i)
+      if (tracked === undefined || tracked.offset > end) return
+      if (tracked.state !== "pending") continue
+      tracked.settle(dead)
+      this.settledInside++
+    }
+  }
+
+  /** The messages are no longer delivered from here. */
+  leaveTo(elsewhere: Elsewhere): void {
+    this.pending.forEach((tracked) => tracked.leaveTo(elsewhere))
+    this.pending = new Deque()
+    this.settledInside = 0
+  }
+
   /** The message at `offset` became a dead letter. To be called before `handled` passes it. */
   died(offset: number, dead: Dead): void {
     const remembered = this.dead ??= new Map()
@@ -117,6 +162,14 @@ export class Receipts {
     tracked.settle(dead)
     this.settledInside++
     if (this.settledInside > 64 && this.settledInside * 2 > this.pending.size) this.compact()
+  }
+
+  /** The session is over, and somebody else has the messages: those who wait are told so. */
+  ended(): void {
+    const { pending } = this
+    this.pending = new Deque()
+    this.settledInside = 0
+    pending.forEach((tracked) => tracked.settle({ reason: "sessionEnded", maybeHandled: true }))
   }
 
   /** Leaves out who died: a queue that drops its oldest for ever must not keep a receipt of each. */
@@ -133,6 +186,7 @@ export class Receipts {
   private addLate(tracked: Tracked): void {
     const { offset } = tracked
     const dead = this.dead?.get(offset)
+    if (this.elsewhere !== undefined && offset <= this.foreignUpTo) return tracked.leaveTo(this.elsewhere)
     if (dead !== undefined || offset <= this.settledUpTo) return tracked.settle(dead ?? "handled")
     const later: Array<Tracked> = []
     let back = this.pending.back()
@@ -147,15 +201,19 @@ export class Receipts {
 
   /** Index in `pending`, or -1. */
   private indexOf(offset: number): number {
+    const index = this.firstFrom(offset)
+    return this.pending.at(index)?.offset === offset ? index : -1
+  }
+
+  /** Index in `pending` of the first one at or beyond `offset`. */
+  private firstFrom(offset: number): number {
     let low = 0
-    let high = this.pending.size - 1
-    while (low <= high) {
+    let high = this.pending.size
+    while (low < high) {
       const middle = (low + high) >> 1
-      const found = this.pending.at(middle)?.offset ?? Infinity
-      if (found === offset) return middle
-      if (found < offset) low = middle + 1
-      else high = middle - 1
+      if ((this.pending.at(middle)?.offset ?? Infinity) < offset) low = middle + 1
+      else high = middle
     }
-    return -1
+    return low
   }
 }

@@ -17,6 +17,7 @@ import {
   PayloadError,
   type QueueOverflowError
 } from "../WebSocketError.ts"
+import { Absent, type Target } from "./absentees.ts"
 import { isCircuitOpen } from "./common.ts"
 import { payloadError, type Serialize } from "./payload.ts"
 import type { Peer } from "./peer.ts"
@@ -35,24 +36,30 @@ export interface SendingOptions<Out> {
   readonly serialize: Serialize<Out>
   readonly maxPayload: number
   readonly markDirty: (peer: Peer) => void
+  /**
+   * Whose outbox of this epoch it is by now, for queues that are shared: between an append and its answer the session
+   * may have moved.
+   */
+  readonly ownerOf?: ((session: string, epoch: string) => Target) | undefined
   /** Messages that the policy dropped to make room. */
-  readonly onDropped: (peer: Peer, messages: ReadonlyArray<OutboxMessage>) => Effect.Effect<void>
+  readonly onDropped: OnDropped
 }
+
+export type OnDropped = (target: Target, epoch: string, messages: ReadonlyArray<OutboxMessage>) => Effect.Effect<void>
 
 export const makeSending = <Out>(options: SendingOptions<Out>) => {
   const { breaker, deduplicator, queue, recorder, serialize } = options
 
-  const sendVolatile = (peer: Peer, payload: string): Receipt => {
-    const reason: SkippedReason | undefined = peer.connection === undefined
-      ? "disconnected"
-      : isCircuitOpen(breaker, peer)
-      ? "circuitOpen"
-      : peer.connection.buffered() >= highWaterBytes || peer.volatileOut.length >= maxVolatile
-      ? "backpressure"
-      : undefined
-    if (reason !== undefined) {
-      recorder.count("messagesVolatileSkipped")
-      return skipped(peer.session, reason)
+  const skipVolatile = (peer: Target, reason: SkippedReason): Receipt => {
+    recorder.count("messagesVolatileSkipped")
+    return skipped(peer.session, reason)
+  }
+
+  const sendVolatile = (peer: Target, payload: string): Receipt => {
+    if (peer.connection === undefined) return skipVolatile(peer, "disconnected")
+    if (isCircuitOpen(breaker, peer)) return skipVolatile(peer, "circuitOpen")
+    if (peer.connection.buffered() >= highWaterBytes || peer.volatileOut.length >= maxVolatile) {
+      return skipVolatile(peer, "backpressure")
     }
     peer.volatileOut.push(payload)
     options.markDirty(peer)
@@ -65,10 +72,12 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
   }
 
   /** What keeps a message from going out at once. */
-  const waitsFor = (peer: Peer): QueuedReason | undefined =>
-    peer.connection === undefined ? "disconnected" : isCircuitOpen(breaker, peer) ? "circuitOpen" : peer.stalled
+  const waitsFor = (peer: Target): QueuedReason | undefined => {
+    if (peer.connection === undefined) return peer instanceof Absent ? "elsewhere" : "disconnected"
+    return isCircuitOpen(breaker, peer) ? "circuitOpen" : peer.stalled
+  }
 
-  const receiptOf = (peer: Peer, appended: Appended, id: string | undefined): Receipt => {
+  const receiptOf = (peer: Target, appended: Appended, id: string | undefined): Receipt => {
     if (appended.first === undefined) return skipped(peer.session, "overflow")
     const reason = waitsFor(peer)
     if (reason === undefined) return new Accepted(peer, appended.epoch, appended.first, id, appended.enqueuedAt)
@@ -77,46 +86,64 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
   }
 
   /** The receipt of the message at `index` of what was appended. */
-  const receiptOfNth = (peer: Peer, appended: Appended, index: number, id: string | undefined): Receipt =>
+  const receiptOfNth = (peer: Target, appended: Appended, index: number, id: string | undefined): Receipt =>
     receiptOf(
       peer,
       index === 0 || appended.first === undefined ? appended : { ...appended, first: appended.first + index },
       id
     )
 
+  const ownerOf = (peer: Target, epoch: string): Target => options.ownerOf?.(peer.key, epoch) ?? peer
+
+  /** What follows from an append that took its time. */
+  const settle = <A>(
+    peer: Target,
+    appended: Appended,
+    then: (owner: Target, appended: Appended) => A
+  ): Effect.Effect<A> => {
+    const { dropped, epoch, first } = appended
+    const owner = ownerOf(peer, epoch)
+    const result = then(owner, appended)
+    if (first === undefined || dropped.length > 0) recorder.count("queueOverflows")
+    return dropped.length === 0 ? Effect.succeed(result) : Effect.as(options.onDropped(owner, epoch, dropped), result)
+  }
+
+  const countOverflow = (error: { readonly _tag: string }): void => {
+    if (error._tag === "QueueOverflowError") recorder.count("queueOverflows")
+  }
+
   /** Appends in the queue's own effect: because it has to wait, to drop or to refuse something, or is a store. */
   const appendSlowly = <A>(
-    peer: Peer,
+    peer: Target,
     batch: ReadonlyArray<NewMessage>,
-    then: (appended: Appended) => A
+    then: (owner: Target, appended: Appended) => A
   ): Effect.Effect<A, MessageQueueError | QueueOverflowError> =>
     Effect.matchEffect(queue.append(peer.key, batch), {
       onFailure: (error) => {
-        if (error._tag === "QueueOverflowError") recorder.count("queueOverflows")
+        countOverflow(error)
         return Effect.fail(error)
       },
-      onSuccess: (appended) => {
-        const { dropped, first } = appended
-        const result = then(appended)
-        if (first === undefined || dropped.length > 0) recorder.count("queueOverflows")
-        return dropped.length === 0 ? Effect.succeed(result) : Effect.as(options.onDropped(peer, dropped), result)
-      }
+      onSuccess: (appended) => settle(peer, appended, then)
     })
 
-  const append = (peer: Peer, message: NewMessage): Effect.Effect<Receipt, MessageQueueError | QueueOverflowError> => {
+  const append = (
+    peer: Target,
+    message: NewMessage
+  ): Effect.Effect<Receipt, MessageQueueError | QueueOverflowError> => {
     const batch = [message]
     const appended = queue.append.unsafe?.(peer.key, batch)
     return appended === undefined
-      ? appendSlowly(peer, batch, (later) => receiptOf(peer, later, message.id))
+      ? appendSlowly(peer, batch, (owner, later) => receiptOf(owner, later, message.id))
       : Effect.succeed(receiptOf(peer, appended, message.id))
   }
 
   const duplicateOf = (
-    peer: Peer,
+    peer: Target,
     first: { readonly messageId: string; readonly epoch: string; readonly offset: number; readonly atMillis: number }
   ): Receipt => {
     recorder.count("messagesDeduplicated")
-    const known = first.epoch === peer.epoch ? peer.receipts.find(first.offset) : undefined
+    const owner = ownerOf(peer, first.epoch)
+    const known = first.epoch === owner.epoch ? owner.receipts.find(first.offset) : undefined
     return {
       _tag: "Duplicate",
       session: peer.session,
@@ -126,9 +153,26 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     }
   }
 
+  /** Sends under a publish key to a queue that stores both in one step. */
+  const sendOnceAtomically = (
+    peer: Target,
+    message: NewMessage & { readonly id: string },
+    appendOnce: NonNullable<MessageQueue["Service"]["appendOnce"]>
+  ): Effect.Effect<Receipt, SendError> =>
+    Effect.matchEffect(appendOnce(peer.key, message, contentKey(message.payload)), {
+      onFailure: (error) => {
+        countOverflow(error)
+        return Effect.fail(error)
+      },
+      onSuccess: (result) =>
+        result._tag === "Duplicate"
+          ? Effect.succeed(duplicateOf(peer, result.receipt))
+          : settle(peer, result.appended, (owner, appended) => receiptOf(owner, appended, message.id))
+    })
+
   /** Sends under a publish key: the key is marked only when the message is in the queue, and released when it isn't. */
   const sendOnce = (
-    peer: Peer,
+    peer: Target,
     message: NewMessage & { readonly id: string }
   ): Effect.Effect<Receipt, SendError> =>
     Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore): Effect.fn.Return<Receipt, SendError> {
@@ -159,12 +203,12 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
       )
     }))
 
-  const limitOf = (peer: Peer): number => Math.min(options.maxPayload, peer.peerMaxPayload)
+  const limitOf = (peer: Target): number => Math.min(options.maxPayload, peer.peerMaxPayload)
 
   /** Sends from inside the effect of `fiber`: what can be done at once is done now. */
   const send = (
     fiber: Fiber.Fiber<unknown, unknown>,
-    peer: Peer,
+    peer: Target,
     message: Out,
     sendOptions: SendOptions | undefined
   ): Effect.Effect<Receipt, SendError> => {
@@ -180,15 +224,15 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     }
     const ttlMillis = ttlMillisOf(peer.session, sendOptions.ttl)
     if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
-    return id === undefined
-      ? append(peer, { payload, bytes, id, trace, ttlMillis })
-      : sendOnce(peer, { payload, bytes, id, trace, ttlMillis })
+    if (id === undefined) return append(peer, { payload, bytes, id, trace, ttlMillis })
+    const keyed = { payload, bytes, id, trace, ttlMillis }
+    return queue.appendOnce === undefined ? sendOnce(peer, keyed) : sendOnceAtomically(peer, keyed, queue.appendOnce)
   }
 
   /** All of them or none: a message that can't be encoded, or has no room, keeps out the others. */
   const sendAll = (
     fiber: Fiber.Fiber<unknown, unknown>,
-    peer: Peer,
+    peer: Target,
     messages: Iterable<Out>,
     sendOptions: SendAllOptions | undefined
   ): Effect.Effect<ReadonlyArray<Receipt>, SendError> => {
@@ -202,9 +246,10 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
       batch.push({ payload: serialized.payload, bytes: serialized.bytes, id: undefined, trace, ttlMillis })
     }
     if (batch.length === 0) return Effect.succeed([])
-    const receipts = (appended: Appended) => batch.map((_, index) => receiptOfNth(peer, appended, index, undefined))
+    const receipts = (owner: Target, appended: Appended) =>
+      batch.map((_, index) => receiptOfNth(owner, appended, index, undefined))
     const appended = queue.append.unsafe?.(peer.key, batch)
-    return appended === undefined ? appendSlowly(peer, batch, receipts) : Effect.succeed(receipts(appended))
+    return appended === undefined ? appendSlowly(peer, batch, receipts) : Effect.succeed(receipts(peer, appended))
   }
 
   return { send, sendAll }
@@ -231,7 +276,7 @@ abstract class Tracking extends Tracked {
   readonly atMillis: number
   private readonly id: string | undefined
 
-  constructor(peer: Peer, epoch: string, offset: number, id: string | undefined, atMillis: number) {
+  constructor(peer: Target, epoch: string, offset: number, id: string | undefined, atMillis: number) {
     super(offset)
     this.session = peer.session
     this.epoch = epoch
@@ -258,7 +303,7 @@ class Waiting extends Tracking {
   readonly reason: QueuedReason
 
   constructor(
-    peer: Peer,
+    peer: Target,
     epoch: string,
     offset: number,
     id: string | undefined,

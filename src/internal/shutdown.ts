@@ -30,6 +30,9 @@ const flushPart = 0.7
 /** How long sockets get to close before they are destroyed, in ms. */
 const closeMillis = 1_000
 
+/** Outboxes in a durable store whose size is asked for at once. */
+const askedAtOnce = 32
+
 export interface ShutdownOptions {
   readonly engine: Engine
   readonly queue: MessageQueue["Service"]
@@ -40,6 +43,8 @@ export interface ShutdownOptions {
   readonly begin: Effect.Effect<void>
   /** Flushing is over: no new connections from here on. */
   readonly stopConnecting?: Effect.Effect<void> | undefined
+  /** Leaves what a durable store has to other servers, once all connections are closed. */
+  readonly handOver?: Effect.Effect<unknown> | undefined
   /** Ends the background work. */
   readonly end: Effect.Effect<void>
 }
@@ -51,16 +56,21 @@ export const makeShutdown = Effect.fnUntraced(function*(options: ShutdownOptions
 
   /** Messages of this server's or client's own sessions: the store may be shared. */
   const outstanding = Effect.gen(function*() {
-    let messages = 0
-    for (const peer of engine.peers.values()) {
-      messages += (yield* Effect.orElseSucceed(queue.size(peer.key), () => ({ messages: 0 }))).messages
-    }
-    return messages
+    let total = 0
+    yield* Effect.forEach(
+      engine.peers.values(),
+      ({ key }) =>
+        Effect.map(Effect.orElseSucceed(queue.size(key), () => ({ messages: 0 })), ({ messages }) => {
+          total += messages
+        }),
+      { concurrency: queue.durable ? askedAtOnce : 1, discard: true }
+    )
+    return total
   })
 
   const run = Effect.gen(function*() {
     const startedAt = engine.now()
-    const acknowledged = recorder.totals.messagesAcknowledged
+    const { messagesAcknowledged: acknowledged, messagesExpired: expired } = recorder.totals
     const before = yield* outstanding
     yield* options.begin
     yield* engine.settled(engine.isQuiet, startedAt + options.timeoutMillis * flushPart)
@@ -73,6 +83,7 @@ export const makeShutdown = Effect.fnUntraced(function*(options: ShutdownOptions
     yield* engine.settled(Effect.sync(() => engine.open.size === 0), engine.now() + closeMillis)
     for (const connection of engine.open) connection.terminate()
     const left = yield* outstanding
+    if (options.handOver !== undefined) yield* options.handOver
     if (!queue.durable) {
       for (const peer of engine.peers.values()) yield* Effect.ignore(engine.remove(peer, "shutdown"))
     }
@@ -83,7 +94,8 @@ export const makeShutdown = Effect.fnUntraced(function*(options: ShutdownOptions
     const flushed = recorder.totals.messagesAcknowledged - acknowledged
     // Counting takes time, in which some are acknowledged; and senders that waited for room may have come in since.
     const pending = Math.max(before, flushed + left)
-    const retained = queue.durable ? left : 0
+    // Of what was in a durable store, another server may have delivered some by now.
+    const retained = queue.durable ? Math.max(0, pending - flushed - (recorder.totals.messagesExpired - expired)) : 0
     return {
       pending,
       flushed,

@@ -94,6 +94,7 @@ const frames = <
       t: Schema.Literal("hello"),
       version: position,
       instance: id,
+      attempt: Schema.optionalKey(offset),
       session: Schema.optionalKey(id),
       token: Schema.optionalKey(id),
       auth: Schema.optionalKey(text(16 * 1024)),

@@ -3,6 +3,18 @@ import { Context, Deferred, Effect } from "effect"
 import { Transport } from "resilient-websocket"
 import type { Network } from "./harnessNetwork.ts"
 
+interface Answer {
+  readonly t: string
+  readonly code?: string
+  readonly result?: string
+  readonly reason?: string
+  readonly token: string
+  readonly session: string
+  readonly out?: object
+  readonly in?: object
+  readonly continued?: object
+}
+
 /** Says hello by hand; gives what the server answers. */
 export const sayHello = Effect.fnUntraced(function*(network: Network, fields: object, delayMillis = 0) {
   const dialler = Context.get(network.context, Transport.TransportClient)
@@ -13,7 +25,7 @@ export const sayHello = Effect.fnUntraced(function*(network: Network, fields: ob
     timeoutMillis: 1_000,
     maxFrameBytes: 1_000_000
   })
-  const answer = yield* Deferred.make<{ t: string; code?: string; result?: string; token: string; session: string }>()
+  const answer = yield* Deferred.make<Answer>()
   const closed = yield* Deferred.make<number>()
   connection.open({
     frame: (data) => void Deferred.doneUnsafe(answer, Effect.succeed(JSON.parse(String(data)))),

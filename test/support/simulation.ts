@@ -19,7 +19,7 @@ import type { WebSocketError } from "../../src/WebSocketError.ts"
 import { type Allowed, History, type Sent } from "./simulationHistory.ts"
 import { type NetworkFaults, type NetworkShape, noFaults, SimulatedNetwork } from "./simulationNetwork.ts"
 import { type Machine, Node, Rng, SeededScheduler } from "./simulationNode.ts"
-import { faultyQueue, faultyRegistry, reliable, type Store, type StoreFaults } from "./simulationStores.ts"
+import { faultyQueue, faultyRegistry, reliable, type Store, type StoreFaults, Tenancy } from "./simulationStores.ts"
 
 /** A mix of faults, and what the programs do meanwhile. Functions are asked once a seed. */
 export interface Scenario {
@@ -142,6 +142,7 @@ class World {
   private machine: Machine | undefined
   private networkOrNone: SimulatedNetwork | undefined
   private stores: Stores | undefined
+  private tenancy = new Tenancy()
   private healed = false
   private started = 0
   private now: () => number = () => 0
@@ -152,7 +153,7 @@ class World {
     this.scenario = scenario
     this.rng = new Rng(seed)
     this.scheduler = scheduler
-    this.history = new History(allowedIn(scenario), (text) => this.note(text))
+    this.history = new History(allowedIn(scenario), (text) => this.note(text), () => this.now())
     this.queueOptions = scenario.queue(this.rng)
     this.windowMessages = scenario.windowMessages(this.rng)
     this.named = scenario.takeover || this.rng.chance(0.5)
@@ -233,8 +234,8 @@ class World {
 
   // --- processes
 
-  private store(faults: StoreFaults, durable: boolean): Store {
-    return { rng: this.rng.fork(), faults: () => this.healed ? reliable : faults, durable }
+  private store(faults: StoreFaults, durable: boolean, node: Node): Store {
+    return { rng: this.rng.fork(), faults: () => this.healed ? reliable : faults, durable, node }
   }
 
   private makeNode(name: string): Node {
@@ -283,13 +284,19 @@ class World {
       living(breakerLayer),
       Effect.provideService(
         MessageQueue.MessageQueue,
-        faultyQueue(this.store(scenario.stores, durable), stores.queue, { onAppended: this.onAppended })
+        faultyQueue(this.store(scenario.stores, durable, node), stores.queue, { onAppended: this.onAppended })
       ),
       Effect.provideService(
         SessionRegistry.SessionRegistry,
-        faultyRegistry(this.store(scenario.stores, durable), stores.registry, {
-          onSaved: (epoch, handled) => history.saved(epoch, handled)
-        })
+        faultyRegistry(
+          this.store(scenario.stores, durable, node),
+          stores.registry,
+          {
+            onSaved: (epoch, handled) => history.saved(epoch, handled)
+          },
+          this.tenancy,
+          (task) => node.later(task)
+        )
       ),
       Effect.provideService(Deduplicator.Deduplicator, stores.deduplicator),
       Effect.provideService(TransportServer, this.network.server(node, host)),
@@ -316,7 +323,7 @@ class World {
     const program = Effect.gen({ self: this }, function*() {
       const queueContext = yield* Layer.build(Layer.fresh(MessageQueue.layerMemory(this.queueOptions)))
       const queue = faultyQueue(
-        this.store(scenario.clientStores, false),
+        this.store(scenario.clientStores, false, node),
         Context.get(queueContext, MessageQueue.MessageQueue),
         { onAppended: this.onAppended }
       )
@@ -515,11 +522,13 @@ class World {
     const node = alive[rng.int(0, alive.length - 1)]?.node
     if (node === undefined || node.state !== "running") return Effect.void
     this.note(`${node.name} stands still`)
+    this.history.disturbed(node.name)
     node.freeze()
     return Effect.asVoid(Effect.forkDetach(
       Effect.delay(
         Effect.sync(() => {
           this.note(`${node.name} goes on`)
+          this.history.disturbed(node.name)
           node.thaw()
         }),
         Duration.millis(rng.int(200, 12_000))
@@ -535,7 +544,11 @@ class World {
     victim.node.kill()
     this.network.killed(victim.node)
     this.history.process(victim.node.name).killed = true
-    if (this.scenario.crash === "storesLost") this.stores = yield* this.makeStores()
+    this.history.disturbed(victim.node.name)
+    if (this.scenario.crash === "storesLost") {
+      this.stores = yield* this.makeStores()
+      this.tenancy = new Tenancy()
+    }
     yield* Effect.sleep(Duration.millis(rng.int(1, 4_000)))
     this.startServer(victim.host)
   })
@@ -553,10 +566,13 @@ class World {
     })
 
   private heal(): void {
-    this.note("no more faults")
+    this.note(`no more faults; sessions moved ${this.tenancy.moved} times, ${this.tenancy.forced} by force`)
     this.healed = true
     this.network.faults = noFaults
-    for (const { node } of this.processes) node.thaw()
+    for (const { node } of this.processes) {
+      if (node.state === "frozen") this.history.disturbed(node.name)
+      node.thaw()
+    }
     const hosts = new Set(this.alive().map((process) => process.kind === "server" ? process.host : ""))
     for (let i = 0; i < this.scenario.servers; i++) if (!hosts.has(`host${i}`)) this.startServer(`host${i}`)
   }
@@ -591,8 +607,6 @@ class World {
       if (isReplaced) continue
       if (process.kind === "client" && process.state !== "Connected") return `${name} is ${process.state}`
       if (process.sending) return `${name} sends`
-      // Of two servers on one store, the one that sent a message need not be the one that is told of its handling.
-      if (process.kind === "server" && this.scenario.servers > 1) continue
       for (const sent of this.history.sent.values()) {
         if (sent.process !== name || sent.volatile) continue
         if (sent.status === "accepted" && sent.outcome === "pending") return `the receipt of ${sent.key}`

@@ -36,6 +36,10 @@ interface ProcessLog {
   readonly events: Map<string, Array<Event>>
   /** Where the handler is. */
   readonly state: Map<string, "failed" | "running" | "done">
+  /** When the handler was called first. */
+  readonly startedAt: Map<string, number>
+  /** When it last stood still, went on or was killed. */
+  disturbedAt: number
   killed: boolean
 }
 
@@ -44,8 +48,7 @@ export interface Allowed {
   /** A message whose handling was not committed may be handled again by another process. */
   readonly uncommittedAgain: boolean
   /**
-   * Two servers: one that has lost a session may go on until its next write of the position is refused, and is not
-   * told what became of what it sent.
+   * Two servers: one that has lost a session may go on until its next write of the position is refused.
    */
   readonly staleOwner: boolean
   /** The session changes between client processes or loses its state: positions may jump forwards. */
@@ -53,6 +56,9 @@ export interface Allowed {
   /** What a killed process had accepted may be gone with it. */
   readonly lostWithProcess: boolean
 }
+
+/** How long before a message is handled twice the disturbance may have been that leads to it, in ms. */
+const takeoverMillis = 2_500
 
 export class History {
   readonly sent = new Map<string, Sent>()
@@ -64,12 +70,19 @@ export class History {
   /** Those that came; `failed` until the retry of their handler. */
   private readonly volatileHandled = new Map<string, "taken" | "failed">()
   private readonly note: (text: string) => void
+  private readonly now: () => number
 
   private readonly allowed: Allowed
 
-  constructor(allowed: Allowed, note: (text: string) => void) {
+  constructor(allowed: Allowed, note: (text: string) => void, now: () => number) {
     this.allowed = allowed
     this.note = note
+    this.now = now
+  }
+
+  /** The process stands still, goes on, or is killed. */
+  disturbed(name: string): void {
+    this.process(name).disturbedAt = this.now()
   }
 
   violated(text: string): void {
@@ -80,7 +93,7 @@ export class History {
   process(name: string): ProcessLog {
     let log = this.processes.get(name)
     if (log === undefined) {
-      log = { events: new Map(), state: new Map(), killed: false }
+      log = { events: new Map(), state: new Map(), startedAt: new Map(), disturbedAt: -Infinity, killed: false }
       this.processes.set(name, log)
     }
     return log
@@ -116,7 +129,11 @@ export class History {
     const state = log.state.get(key)
     log.state.set(key, "running")
     if (state === "failed") return // a retry
+    // It went on after a stand, for a moment as the owner that it was no more, and then became it again.
+    if (state !== undefined && this.allowed.staleOwner && this.wasDisturbed(log, key)) return
     if (state !== undefined) return this.violated(`${process} was given ${key} (${messageId}) again, ${state}`)
+    log.startedAt.set(key, this.now())
+    if (sent.fromClient) this.checkHandledOnce(process, log, key, messageId)
     if (messageId === key) {
       this.add(process, session, { t: "keyed" })
       return
@@ -131,6 +148,23 @@ export class History {
       if (offset <= committed && !this.allowed.staleOwner) {
         this.violated(`${process} was given ${key} (${messageId}), committed by ${name}`)
       }
+    }
+  }
+
+  /** Whether the process stood still at some time since shortly before its handler began. */
+  private wasDisturbed(log: ProcessLog, key: string): boolean {
+    return log.disturbedAt >= (log.startedAt.get(key) ?? Infinity) - takeoverMillis
+  }
+
+  /**
+   * Of two living servers only one handles a message, also when the session moves between them; one that stands still
+   * for longer than the other waits loses it half-way, and does not know that when it goes on.
+   */
+  private checkHandledOnce(process: string, log: ProcessLog, key: string, messageId: string): void {
+    for (const [name, other] of this.processes) {
+      if (other === log || !other.startedAt.has(key)) continue
+      if (this.wasDisturbed(other, key) || log.disturbedAt >= (other.startedAt.get(key) ?? 0) - takeoverMillis) continue
+      this.violated(`${process} was given ${key} (${messageId}), which ${name} has ${other.state.get(key)}`)
     }
   }
 
@@ -214,9 +248,7 @@ export class History {
       if (letter?.reason === "failed" && !failures.has(key)) {
         this.violated(`${key} came back as failed, and no handler gave it up`)
       }
-      if (allowed.staleOwner && !sent.fromClient) {
-        // Its receipt may be told by nobody.
-      } else if (sent.outcome === "handled" && !isHandled) {
+      if (sent.outcome === "handled" && !isHandled) {
         this.violated(`the receipt of ${key} says handled, and no handler was done with it`)
       } else if (sent.outcome !== "pending" && sent.outcome !== "handled" && letter?.reason !== sent.outcome) {
         this.violated(`the receipt of ${key} says ${sent.outcome}, its dead letter ${letter?.reason ?? "is missing"}`)

@@ -7,7 +7,7 @@ import { Duration, Effect } from "effect"
 import type * as MessageQueue from "../../src/MessageQueue.ts"
 import type * as SessionRegistry from "../../src/SessionRegistry.ts"
 import { MessageQueueError, SessionRegistryError } from "../../src/WebSocketError.ts"
-import type { Rng } from "./simulationNode.ts"
+import type { Node, Rng } from "./simulationNode.ts"
 
 /** Chances of a call, and how slow a slow one is. */
 export interface StoreFaults {
@@ -25,7 +25,16 @@ export interface Store {
   readonly faults: () => StoreFaults
   /** Whether the data outlives the process. */
   readonly durable: boolean
+  /** The process that uses it, if it may stand still or die: what it listens to reaches it only while it runs. */
+  readonly node?: Node | undefined
 }
+
+/** A listener of this process, called from whichever. */
+const at =
+  <Args extends ReadonlyArray<unknown>>({ node }: Store, listener: (...args: Args) => void) => (...args: Args) => {
+    if (node === undefined || node.state === "running") listener(...args)
+    else node.later(() => listener(...args))
+  }
 
 const unreliable = (store: Store) =>
 <A, E, F>(
@@ -90,44 +99,100 @@ export const faultyQueue = (
     find: (session, messageId) => call(queue.find(session, messageId), error(session, "find")),
     size: (session) => call(queue.size(session), error(session, "size")),
     recover: (session, generation, last) => call(queue.recover(session, generation, last), error(session, "recover")),
-    onAppend: queue.onAppend,
-    onMoved: queue.onMoved,
+    onAppend: (listener) => queue.onAppend(at(store, listener)),
+    onMoved: (listener) => queue.onMoved(at(store, listener)),
     progress: (requests) => call(queue.progress(requests), error("", "progress")),
     stats: queue.stats
   }
 }
 
+/** Sessions as the servers on one store have them: whose process has what was received and not handled. */
+export class Tenancy {
+  readonly owners = new Map<string, { readonly tenant: Tenant; readonly generation: number }>()
+  /** How often a session changed between two servers, and how often the one before had not let go of it. */
+  moved = 0
+  forced = 0
+}
+
+/** One server, as the others on its store know it. */
+export interface Tenant {
+  /** Runs in that server's process. */
+  readonly later: (task: () => void) => void
+  readonly listeners: Set<(session: string) => void>
+}
+
+/** How long a server waits for another one to let go of a session, in ms. */
+const releaseMillis = 2_000
+const lookMillis = 20
+
+/** Asks the owner for the session, if it is another one, and waits for a while. */
+const awaitRelease = (tenancy: Tenancy, tenant: Tenant, session: string): Effect.Effect<void> =>
+  Effect.gen(function*() {
+    const owner = tenancy.owners.get(session)
+    if (owner === undefined || owner.tenant === tenant) return
+    for (const listener of owner.tenant.listeners) owner.tenant.later(() => listener(session))
+    for (let waited = 0; waited < releaseMillis; waited += lookMillis) {
+      if (tenancy.owners.get(session) !== owner) return
+      yield* Effect.sleep(Duration.millis(lookMillis))
+    }
+  })
+
 export const faultyRegistry = (
   store: Store,
   registry: SessionRegistry.Interface,
-  watch: { readonly onSaved: (epoch: string, handled: number) => void }
+  watch: { readonly onSaved: (epoch: string, handled: number) => void },
+  tenancy: Tenancy,
+  later: (task: () => void) => void
 ): SessionRegistry.Interface => {
   const call = unreliable(store)
+  const tenant: Tenant = { later, listeners: new Set() }
   const error = (session: string, operation: string) => () =>
     new SessionRegistryError({ session, operation, reason: "store", cause: storeDown })
+  const saved = (position: SessionRegistry.StoredPosition) =>
+    Effect.sync(() => {
+      if (position.epoch !== null) watch.onSaved(position.epoch, position.handled)
+    })
+  const own = (request: SessionRegistry.AttachRequest) =>
+    Effect.map(registry.attach(request), (attached) => {
+      const { session } = request
+      const before = tenancy.owners.get(session)?.tenant
+      if (before !== undefined && before !== tenant) tenancy.forced++
+      if (before !== tenant) tenancy.moved++
+      tenancy.owners.set(session, { tenant, generation: attached.generation })
+      return { ...attached, here: before === tenant }
+    })
   return {
     durable: store.durable,
     retentionMillis: registry.retentionMillis,
-    attach: (request) => call(registry.attach(request), error(request.session, "attach")),
+    attach: (request) =>
+      call(
+        Effect.andThen(awaitRelease(tenancy, tenant, request.session), own(request)),
+        error(request.session, "attach")
+      ),
     savePosition: (session, generation, position) =>
       call(
-        Effect.tap(registry.savePosition(session, generation, position), () =>
-          Effect.sync(() => {
-            if (position.epoch !== null) watch.onSaved(position.epoch, position.handled)
-          })),
+        Effect.tap(registry.savePosition(session, generation, position), () => saved(position)),
         error(session, "savePosition")
       ),
     detach: (session, generation) => call(registry.detach(session, generation), error(session, "detach")),
     commitPosition: (session, generation, position) =>
       call(
-        Effect.tap(registry.commitPosition(session, generation, position), () =>
-          Effect.sync(() => {
-            if (position.epoch !== null) watch.onSaved(position.epoch, position.handled)
-          })),
+        Effect.tap(registry.commitPosition(session, generation, position), () => saved(position)),
         error(session, "commitPosition")
       ),
-    release: (session, generation) => call(registry.release(session, generation), error(session, "release")),
-    onWanted: registry.onWanted,
+    release: (session, generation) =>
+      call(
+        Effect.sync(() => {
+          const owner = tenancy.owners.get(session)
+          if (owner?.tenant === tenant && owner.generation === generation) tenancy.owners.delete(session)
+        }),
+        error(session, "release")
+      ),
+    onWanted: (listener) =>
+      Effect.asVoid(Effect.acquireRelease(
+        Effect.sync(() => void tenant.listeners.add(listener)),
+        () => Effect.sync(() => void tenant.listeners.delete(listener))
+      )),
     expire: call(registry.expire, error("", "expire"), (ended) => ended.length > 0),
     end: (session) => call(registry.end(session), error(session, "end")),
     remove: (session) => call(registry.remove(session), error(session, "remove")),

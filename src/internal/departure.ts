@@ -1,0 +1,206 @@
+/**
+ * How a session leaves this server: its connection is lost, another server wants it or has taken it, this one closes,
+ * or it ends. A session of which nothing waits here to be handled is released, so that any server may have it at once.
+ */
+import { Effect } from "effect"
+import { CloseCode } from "../core/Protocol.ts"
+import type { MessageQueue } from "../MessageQueue.ts"
+import type { SessionInfo, SessionRegistry } from "../SessionRegistry.ts"
+import { type MessageQueueError, SessionRegistryError } from "../WebSocketError.ts"
+import type { DeadLetters } from "./deadLetters.ts"
+import { type Engine, isStoreFailure, storeRetry } from "./engine.ts"
+import type { Peer } from "./peer.ts"
+
+export interface DepartureOptions {
+  readonly engine: Engine
+  readonly queue: MessageQueue["Service"]
+  readonly registry: SessionRegistry["Service"]
+  readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
+  readonly onEnded: (session: string) => void
+}
+
+/** How long it is looked for the server that wanted a session to be its owner, in ms: longer than that one waits. */
+const ownerMillis = 3_000
+const ownerLookMillis = 200
+
+/** How long after its retention a session is expected to be gone, in ms; and how many are looked at in a round. */
+const overdueMillis = 15_000
+const overdueAtOnce = 64
+
+/** How long the last positions may take to be stored, and the last sessions to be released, in ms. */
+const handOverMillis = 2_000
+
+export const makeDeparture = (options: DepartureOptions) => {
+  const { engine, queue, registry } = options
+  /** Detachments and releases under way. */
+  let departing = 0
+  /** Peers without a connection, by when they lost it: another server may be the one that ends their sessions. */
+  const away = new Map<Peer, number>()
+
+  /** A store that fails is asked again for as long as it matters: until the session has a newer owner. */
+  const insist = (peer: Peer, generation: number, effect: Effect.Effect<void, SessionRegistryError>) =>
+    Effect.suspend(() => {
+      departing++
+      return Effect.retry(effect, {
+        schedule: storeRetry,
+        while: (error) => isStoreFailure(error) && peer.generation === generation
+      })
+    }).pipe(
+      Effect.catch((error) => Effect.logDebug(`session ${peer.session} has left in another way`, error)),
+      Effect.onExit(() => {
+        departing--
+        engine.notify()
+        return Effect.void
+      })
+    )
+
+  const release = (peer: Peer): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      const { departed, generation } = peer
+      if (departed !== generation || peer.connection !== undefined || !engine.isIdle(peer)) return Effect.void
+      peer.departed = 0
+      return insist(peer, generation, registry.release(peer.key, generation))
+    })
+
+  /** The connection of this generation is gone: retention begins. */
+  const depart = (peer: Peer, generation: number): Effect.Effect<void> =>
+    Effect.flatMap(insist(peer, generation, registry.detach(peer.key, generation)), () => {
+      if (peer.generation !== generation || peer.connection !== undefined) return Effect.void
+      peer.departed = generation
+      if (registry.durable && registry.retentionMillis < Infinity) {
+        away.delete(peer)
+        away.set(peer, engine.now())
+      }
+      return release(peer)
+    })
+
+  /** A session that was attached for nothing begins its retention again. */
+  const abandon = (session: string, generation: number): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      const peer = engine.peers.get(session)
+      if (peer === undefined) return Effect.ignore(registry.detach(session, generation))
+      return peer.generation === generation && peer.connection === undefined ? depart(peer, generation) : Effect.void
+    })
+
+  /** The one who owns the session after us, if there is one soon. */
+  const nextOwner = Effect.fnUntraced(function*(
+    { key }: Peer,
+    generation: number
+  ): Effect.fn.Return<SessionInfo | undefined, SessionRegistryError> {
+    for (let waited = 0;; waited += ownerLookMillis) {
+      const owner = yield* registry.find(key)
+      if (owner === undefined || owner.generation !== generation || waited >= ownerMillis) return owner
+      yield* Effect.sleep(ownerLookMillis)
+    }
+  })
+
+  /**
+   * Another server wants the session. The handler that runs may end, and if that takes too long the other one takes
+   * the session all the same. What the client is told depends on who comes, so its connection is closed after that.
+   */
+  const makeRoom = Effect.fnUntraced(function*(peer: Peer): Effect.fn.Return<void, SessionRegistryError> {
+    const { connection, generation, instance, session } = peer
+    engine.leave(peer)
+    engine.storeHandled(peer)
+    if (connection === undefined) yield* release(peer)
+    else {
+      const error = new SessionRegistryError({ session, operation: "attach", reason: "fenced" })
+      engine.detach(peer, { code: CloseCode.moved, reason: wanted, error })
+    }
+    if (connection === undefined && engine.isIdle(peer)) return
+    const owner = yield* Effect.orElseSucceed(nextOwner(peer, generation), () => undefined)
+    connection?.close(codeOfOwner(owner, instance), wanted)
+    const isTaken = owner !== undefined && owner.generation !== generation && peer.generation === generation
+    if (isTaken && !peer.inDoubt) engine.forfeit(peer)
+  })
+
+  /** A session that is over leaves nothing. If the store fails half-way, whoever asks next is given it again. */
+  const ended = Effect.fnUntraced(function*(
+    session: string
+  ): Effect.fn.Return<void, MessageQueueError | SessionRegistryError> {
+    const peer = engine.peers.get(session)
+    if (peer !== undefined) {
+      engine.forfeit(peer)
+      away.delete(peer)
+    }
+    yield* Effect.catchIf(
+      peer === undefined ? removeQueue(session) : engine.remove(peer, "sessionEnded"),
+      ({ reason }) => reason === "unknownSession",
+      () => Effect.void
+    )
+    if (peer !== undefined) engine.close(peer, CloseCode.sessionEnded, "the session ended")
+    peer?.receipts.ended()
+    yield* registry.remove(session)
+    options.onEnded(session)
+  })
+
+  const removeQueue = (session: string) =>
+    Effect.flatMap(
+      queue.remove(session),
+      ({ epoch, maybeHandled, messages }) =>
+        options.deadLetters.outgoing(session, undefined, epoch, messages, "sessionEnded", maybeHandled)
+    )
+
+  /** Forgets sessions that ended by another server's doing, or are at another one, and nobody has told. */
+  const forgetEnded = Effect.gen(function*() {
+    const now = engine.now()
+    const overdue: Array<Peer> = []
+    for (const [peer, at] of away) {
+      if (at + registry.retentionMillis + overdueMillis > now || overdue.length >= overdueAtOnce) break
+      overdue.push(peer)
+    }
+    yield* Effect.forEach(overdue, (peer) =>
+      Effect.gen(function*() {
+        const owner = yield* registry.find(peer.key)
+        away.delete(peer)
+        if (engine.peers.get(peer.key) !== peer || peer.connection !== undefined) return
+        if (owner !== undefined && owner.generation > peer.generation) return engine.forget(peer)
+        if (owner !== undefined) return void away.set(peer, now)
+        engine.peers.delete(peer.key)
+        engine.forfeit(peer)
+        peer.receipts.ended()
+        options.onEnded(peer.session)
+      }), { concurrency: 16, discard: true })
+  })
+
+  const busy = (): ReadonlyArray<Peer> => [...engine.peers.values()].filter((peer) => !engine.isIdle(peer))
+
+  /** Leaves the sessions to other servers: what is handled is stored, handlers that are not done are interrupted. */
+  const handOver = Effect.suspend(() => {
+    const until = engine.now() + handOverMillis
+    const peers = busy()
+    for (const peer of peers) engine.leave(peer)
+    return Effect.gen(function*() {
+      for (const peer of peers) engine.storeHandled(peer)
+      yield* engine.settled(Effect.sync(() => peers.every((peer) => peer.saving === 0)), until)
+      for (const peer of peers) if (peer.handling) engine.forfeit(peer)
+      yield* engine.settled(Effect.sync(() => departing === 0 && busy().length === 0), until)
+    })
+  })
+
+  return {
+    abandon,
+    depart: (peer: Peer) => engine.run(depart(peer, peer.generation)),
+    /** Nothing waits any more for a handler or for its position to be stored. */
+    idle: (peer: Peer) => {
+      if (peer.departed === peer.generation) engine.run(release(peer))
+    },
+    wanted: (session: string) => {
+      const peer = engine.peers.get(session)
+      // One that is just attaching here will be told who has it.
+      if (peer !== undefined && peer.attaching === 0) engine.run(makeRoom(peer))
+    },
+    ended,
+    forgetEnded,
+    handOver
+  }
+}
+
+const wanted = "the session goes to another server"
+
+/**
+ * A client that was overtaken by an older attempt of its own must come back; one that was replaced by another instance,
+ * such as a second tab, must not, or the two would replace each other for ever.
+ */
+export const codeOfOwner = (owner: SessionInfo | undefined, instance: string): number =>
+  owner === undefined || owner.instance === instance ? CloseCode.moved : CloseCode.replaced
