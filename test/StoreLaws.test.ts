@@ -2,11 +2,31 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Layer, Option } from "effect"
 import { TestClock } from "effect/testing"
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { Deduplicator, MemoryStore, MessageQueue, SessionRegistry } from "resilient-websocket"
+import { SqliteStore } from "resilient-websocket/sqlite"
 import { StoreLaws } from "resilient-websocket/testing"
+import { layerOf } from "../src/internal/store/layer.ts"
+import { makeMemoryDatabase, makeMemoryDriver } from "./support/memoryDriver.ts"
 import { storeLaws } from "./support/storeLaws.ts"
 
 storeLaws("MemoryStore", MemoryStore.layer)
+
+storeLaws("a store on a driver", (options) => {
+  const database = makeMemoryDatabase()
+  return layerOf(Effect.sync(() => makeMemoryDriver(database)), 2, options)
+})
+
+storeLaws("SqliteStore", (options) =>
+  Layer.unwrap(Effect.map(
+    Effect.acquireRelease(
+      Effect.sync(() => mkdtempSync(join(tmpdir(), "resilient-websocket-"))),
+      (folder) => Effect.sync(() => rmSync(folder, { recursive: true }))
+    ),
+    (folder) => SqliteStore.layer({ ...options, filename: join(folder, "store.db") })
+  )))
 
 type Layers = ReturnType<typeof MemoryStore.layer>
 type Change = (layer: Layers) => Layers
@@ -90,6 +110,18 @@ const mistakes: ReadonlyArray<readonly [name: string, change: Change, laws: Read
     "tells nobody of appends",
     queue(() => ({ onAppend: () => Effect.void })),
     ["an append needs no ownership"]
+  ],
+  [
+    "tells of moves that were none",
+    queue((inner) => {
+      const listeners: Array<(session: string, generation: number) => void> = []
+      return {
+        onMoved: (listener) => Effect.sync(() => void listeners.push(listener)),
+        open: (...args) =>
+          Effect.tap(inner.open(...args), () => Effect.sync(() => listeners.forEach((tell) => tell(...args))))
+      }
+    }),
+    ["news of moves"]
   ],
   [
     "does not say what it dropped",

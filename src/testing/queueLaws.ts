@@ -91,13 +91,20 @@ const opening: ReadonlyArray<StoreLaw> = [
   ),
 
   law(
-    "a move to a newer generation is told to whoever had the outbox open",
+    "news of moves, which a store may miss, tell of outboxes that have moved",
     Effect.scoped(Effect.gen(function*() {
       const { queue } = yield* opened()
-      const moves: Array<string> = []
-      yield* queue.onMoved((session, generation) => void moves.push(`${session} ${generation}`))
+      const passTime = yield* PassTime
+      const moves = new Set<string>()
+      yield* queue.open("t", 2)
+      yield* queue.onMoved((session, generation) => void moves.add(`${session} ${generation}`))
       yield* queue.open("s", 3)
-      yield* eventually("news of the move", Effect.sync(() => moves.includes("s 3")))
+      yield* queue.open("s", 3)
+      yield* queue.open("new", 5)
+      yield* refused("open by an older generation", queue.open("t", 1), fenced)
+      yield* passTime(100)
+      moves.delete("s 3")
+      yield* same("what is told beside the move", [...moves], [])
     }))
   )
 ]
