@@ -159,13 +159,21 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
       maxWeight: maxBatchBytes,
       run: (drafts, isWanted) => {
         const stamp = { writer, sequence: ++sequence }
+        const setInDoubt = (inDoubt: boolean) => drafts.forEach((draft) => (draft.inDoubt = inDoubt))
         return commit(
           drafts,
           (requests) =>
-            call("append", driver.append(requests, stamp, node)).pipe(
-              Effect.tapError(() => Effect.sync(() => drafts.forEach((draft) => (draft.inDoubt = true)))),
+            call(
+              "append",
+              Effect.suspend(() => {
+                // A try that reaches the store may be done, whatever it comes to; one that the circuit refuses is not.
+                setInDoubt(true)
+                return driver.append(requests, stamp, node)
+              })
+            ).pipe(
               // The same batch under the same stamp: done once, whatever became of the tries before.
-              Effect.retry({ schedule: appendRetry, while: isWanted })
+              Effect.retry({ schedule: appendRetry, while: isWanted }),
+              Effect.tap(() => Effect.sync(() => setInDoubt(false)))
             ),
           (tellAll) => Effect.sync(tellAll)
         )
