@@ -36,8 +36,14 @@ export type Mix = Readonly<Record<FaultKind, number>>
 
 export const defaultMix: Mix = { cut: 70, stall: 15, halfOpen: 5, refuse: 10 }
 
+export interface Target {
+  readonly host: string
+  readonly port: number
+}
+
 export interface Options {
-  readonly target: { readonly host: string; readonly port: number }
+  /** Or what picks one for each new connection, as a load balancer does; without any the dial fails. */
+  readonly target: Target | (() => Target | undefined)
   /** A whole number, of which the low 32 bits count; the same seed gives the same faults. */
   readonly seed: number
   /** The mean rate, 0 for none but those asked for by `faultNow`. */
@@ -162,7 +168,14 @@ export const make = Effect.fnUntraced(
           client.destroy()
           return
         }
-        const link = new Link(client, Net.connect({ ...options.target, allowHalfOpen: true, noDelay: true }), {
+        const target = typeof options.target === "function" ? options.target() : options.target
+        if (target === undefined) {
+          counts.unreachable++
+          client.destroy()
+          return
+        }
+        const upstream = Net.connect({ host: target.host, port: target.port, allowHalfOpen: true, noDelay: true })
+        const link = new Link(client, upstream, {
           opened: () => {
             counts.connections++
             // Faults that wait for a connection must not strike it the moment it is there: with few clients none

@@ -1,6 +1,7 @@
 /** The demo's command line: flags, their ranges and defaults, and what `--help` says of them. */
 import { Effect, Option, Random } from "effect"
 import { Command, Flag } from "effect/cli"
+import type { DurableKind } from "./Ipc.ts"
 
 /** What the user asked for; every number is within its range. */
 export interface Options {
@@ -10,6 +11,13 @@ export interface Options {
   /** Faults of all kinds a minute, on average. */
   readonly cutsPerMinute: number
   readonly seed: number
+  readonly store: "memory" | DurableKind
+  /** Undefined: a store of the demo's own. */
+  readonly storeUrl: string | undefined
+  /** Server processes. With `memory` the only server is in the demo's own process. */
+  readonly servers: number
+  /** Servers killed a minute, on average. */
+  readonly killsPerMinute: number
   /** An absolute path. */
   readonly file: string | undefined
   readonly json: boolean
@@ -49,6 +57,31 @@ const flags = {
     Flag.withDefault(Random.nextIntBetween(0, maxSeed)),
     Flag.withDescription(`Makes the same faults again, 0 to ${maxSeed} (default: random; printed)`)
   ),
+  store: Flag.Literals("store", ["memory", "sqlite", "postgres", "redis"]).pipe(
+    Flag.withDefault("memory"),
+    Flag.withDescription(
+      "Where the servers keep sessions and messages; all but memory survive a killed server. With sqlite and postgres a " +
+        "handler commits its work and its position in one transaction; with redis it must recognize a message that it is " +
+        "given again (default: memory)"
+    )
+  ),
+  storeUrl: Flag.String("store-url").pipe(
+    Flag.optional,
+    Flag.withDescription(
+      "URL of a postgres or redis to use, where the demo keeps everything under a name of its own and removes it (default: " +
+        "one that the demo starts, from PATH)"
+    )
+  ),
+  servers: whole("servers", { min: 1, max: 16 }).pipe(
+    Flag.withDefault(1),
+    Flag.withDescription("Servers that share the store, each a process of its own, 1 to 16; memory: 1 (default: 1)")
+  ),
+  killsPerMinute: whole("kills-per-minute", { min: 0, max: 600 }).pipe(
+    Flag.withDefault(0),
+    Flag.withDescription(
+      "Servers killed with SIGKILL, and started again, a minute on average, 0 to 600; memory: 0 (default: 0)"
+    )
+  ),
   file: Flag.Path("file").pipe(
     Flag.optional,
     Flag.withDescription(
@@ -61,15 +94,29 @@ const flags = {
   )
 }
 
+/** Why these options don't go together, in a sentence; undefined if they do. */
+export const contradiction = (options: Options): string | undefined => {
+  const { killsPerMinute, servers, store, storeUrl } = options
+  if (storeUrl !== undefined && (store === "memory" || store === "sqlite")) {
+    return `--store-url is for postgres and redis, not for ${store}`
+  }
+  if (store !== "memory") return undefined
+  const durable = "choose sqlite, postgres or redis"
+  if (killsPerMinute > 0) return `--kills-per-minute: a store in memory dies with its server; ${durable}`
+  if (servers > 1) return `--servers: a store in memory can't be shared between processes; ${durable}`
+  return undefined
+}
+
 /** The command, with what it is to do. Run it with `Command.run` or, given the arguments, `Command.runWith`. */
 export const command = <E, R>(handler: (options: Options) => Effect.Effect<void, E, R>) =>
   Command.make(
     "resilient-websocket-demo",
     flags,
-    ({ file, ...rest }) => handler({ ...rest, file: Option.getOrUndefined(file) })
+    ({ file, storeUrl, ...rest }) =>
+      handler({ ...rest, file: Option.getOrUndefined(file), storeUrl: Option.getOrUndefined(storeUrl) })
   ).pipe(
     Command.withDescription(
-      "Sends lines both ways between a server and its clients while a proxy breaks their connections, and checks " +
+      "Sends lines both ways between servers and clients while a proxy breaks their connections, and checks " +
         "that each was handled exactly once and in order. Exits with 0 only if so."
     ),
     Command.withExamples([
@@ -77,6 +124,10 @@ export const command = <E, R>(handler: (options: Options) => Effect.Effect<void,
       {
         command: "npm start -- --clients 2 --messages 100000 --cuts-per-minute 600 --seed 7",
         description: "A long run"
+      },
+      {
+        command: "npm start -- --store sqlite --servers 2 --kills-per-minute 60 --clients 8",
+        description: "Two servers that share a file, and are killed once a second"
       },
       { command: "npm start -- --file notes.txt --json", description: "Lines of a file, the result as JSON" }
     ])

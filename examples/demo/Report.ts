@@ -9,6 +9,8 @@ import { Effect } from "effect"
 import type { Scope } from "effect"
 import type { Direction, Finding, Tally, Verdict } from "./Checker.ts"
 import type { Counts } from "./FaultProxy.ts"
+import type { Counts as FleetCounts } from "./Fleet.ts"
+import type { DurableKind } from "./Ipc.ts"
 
 /** The faults that are shown, out of the proxy's counts. */
 export type Faults = Pick<Counts, "faults" | "cuts" | "stalls" | "halfOpens" | "refusedDials">
@@ -22,22 +24,36 @@ export interface Progress {
   readonly toClient: Pick<Tally, "sent" | "handled">
   readonly faults: Faults
   readonly reconnects: number
+  /** Of servers that are processes of their own. */
+  readonly fleet?: Pick<FleetCounts, "kills" | "moves"> | undefined
 }
 
-/** All there is to say about a run that has ended. */
-export interface Summary {
-  readonly seed: number
-  readonly clients: number
-  /** Where the lines came from, in words. */
-  readonly source: string
-  readonly elapsedMillis: number
-  readonly verdict: Verdict
+/** What a run says of itself when it has ended. */
+export interface Run {
   readonly faults: Faults
   readonly reconnects: number
   /** Messages put on the wire again after a reconnect, by direction; as the library counts them. */
   readonly redelivered: Readonly<Record<Direction, number>>
   /** Why the run ended before all was handled, if it did. */
   readonly aborted?: string | undefined
+  /** Undefined if the only server was in the demo's own process, with a store in memory. */
+  readonly fleet?: FleetSummary | undefined
+}
+
+/** Of servers that are processes of their own. */
+export interface FleetSummary extends Omit<FleetCounts, "redelivered"> {
+  readonly store: DurableKind
+  readonly servers: number
+}
+
+/** All there is to say about a run that has ended. */
+export interface Summary extends Run {
+  readonly seed: number
+  readonly clients: number
+  /** Where the lines came from, in words. */
+  readonly source: string
+  readonly elapsedMillis: number
+  readonly verdict: Verdict
 }
 
 export interface Look {
@@ -51,7 +67,7 @@ export const isSuccess = (summary: Summary): boolean => summary.verdict.ok && su
 
 /** One line without a line break; what does not fit is left out, the most telling parts last. */
 export const renderProgress = (progress: Progress, look: Look): string => {
-  const { elapsedMillis, faults, goal, reconnects, toClient, toServer } = progress
+  const { elapsedMillis, faults, fleet, goal, reconnects, toClient, toServer } = progress
   const handled = toServer.handled + toClient.handled
   const share = goal === 0 ? 1 : Math.min(1, handled / goal)
   const parts = [
@@ -60,8 +76,10 @@ export const renderProgress = (progress: Progress, look: Look): string => {
     seconds(elapsedMillis),
     `handled ${count(handled)} of ${count(goal)}`,
     plural(faults.faults, "fault"),
+    ...(fleet === undefined ? [] : [plural(fleet.kills, "kill")]),
     plural(reconnects, "reconnect"),
     `${count(perSecond(handled, elapsedMillis))} msgs/s`,
+    ...(fleet === undefined ? [] : [plural(fleet.moves, "move")]),
     `${count(faults.cuts)} cut, ${count(faults.stalls)} stalled, ${count(faults.halfOpens)} half-open`
   ]
   let line = ""
@@ -75,7 +93,7 @@ export const renderProgress = (progress: Progress, look: Look): string => {
 
 /** The table, the verdict and, if there are any, the findings; lines joined by line breaks. */
 export const renderSummary = (summary: Summary, look: Look): string => {
-  const run = `seed ${summary.seed}, ${plural(summary.clients, "client")}, ${summary.source}`
+  const run = [`seed ${summary.seed}`, ...inWords(summary), summary.source].join(", ")
   const verdictStyle = isSuccess(summary) ? "green" : "red"
   return [
     ...renderTable(summary, look),
@@ -86,14 +104,20 @@ export const renderSummary = (summary: Summary, look: Look): string => {
   ].join("\n")
 }
 
+const inWords = ({ clients, fleet }: Summary): ReadonlyArray<string> => [
+  plural(clients, "client"),
+  ...(fleet === undefined ? [] : [plural(fleet.servers, "server"), fleet.store])
+]
+
 /** What came of it, in a sentence. */
 export const renderVerdict = (summary: Summary): string => {
-  const { faults, seed, verdict } = summary
+  const { faults, fleet, seed, verdict } = summary
   const { corrupted, duplicated, lost, reordered, sent } = verdict.total
   if (isSuccess(summary)) {
+    const kills = fleet === undefined || fleet.kills === 0 ? "" : ` and ${plural(fleet.kills, "killed server")}`
     return `OK: ${plural(sent, "message")} handled exactly once and in order, through ${
       plural(faults.faults, "fault")
-    }.`
+    }${kills}.`
   }
   const broken = [
     [lost, "lost"],
@@ -123,6 +147,7 @@ export const renderJson = (summary: Summary): string =>
     },
     faults: summary.faults,
     reconnects: summary.reconnects,
+    ...(summary.fleet === undefined ? { store: "memory", servers: 1, kills: 0, handedAgain: 0 } : summary.fleet),
     failures: summary.verdict.failures,
     ...(summary.aborted === undefined ? {} : { aborted: summary.aborted })
   })
@@ -143,7 +168,7 @@ interface Row {
   readonly isBad: boolean
 }
 
-const messageRows = ({ elapsedMillis, redelivered, verdict }: Summary): ReadonlyArray<Row> => {
+const messageRows = ({ elapsedMillis, fleet, redelivered, verdict }: Summary): ReadonlyArray<Row> => {
   const row = (label: string, toServer: number, toClient: number, total: number): Row => ({
     label,
     toServer: count(toServer),
@@ -166,11 +191,12 @@ const messageRows = ({ elapsedMillis, redelivered, verdict }: Summary): Readonly
     promisedZero("out of order", "reordered"),
     promisedZero("corrupted", "corrupted"),
     row("redelivered", toServer, toClient, toServer + toClient),
+    ...(fleet === undefined ? [] : [row("handed again", fleet.handedAgain, 0, fleet.handedAgain)]),
     tallied("msgs/s", (tally) => perSecond(tally.handled, elapsedMillis))
   ]
 }
 
-const runRows = ({ elapsedMillis, faults, reconnects }: Summary): ReadonlyArray<Row> => {
+const runRows = ({ elapsedMillis, faults, fleet, reconnects }: Summary): ReadonlyArray<Row> => {
   const row = (label: string, total: string): Row => ({ label, toServer: "", toClient: "", total, isBad: false })
   return [
     row("cuts", count(faults.cuts)),
@@ -178,8 +204,14 @@ const runRows = ({ elapsedMillis, faults, reconnects }: Summary): ReadonlyArray<
     row("half-opens", count(faults.halfOpens)),
     row("refused dials", count(faults.refusedDials)),
     row("reconnects", count(reconnects)),
+    ...(fleet === undefined ? [] : fleetRows(fleet)),
     row("time", seconds(elapsedMillis))
   ]
+}
+
+const fleetRows = ({ kills, moves, starts }: FleetSummary): ReadonlyArray<Row> => {
+  const row = (label: string, n: number): Row => ({ label, toServer: "", toClient: "", total: count(n), isBad: false })
+  return [row("servers killed", kills), row("servers started", starts), row("sessions moved", moves)]
 }
 
 const head: Row = { label: "", toServer: "to server", toClient: "to clients", total: "total", isBad: false }

@@ -1,0 +1,117 @@
+/**
+ * One of the demo's servers, as a process that may be killed at any moment: `Fleet.ts` starts it, tells it where the
+ * store is, and asks it to send. It ends when its parent does.
+ */
+import { NodeRuntime } from "@effect/platform-node"
+import { Context, Effect, Exit, Layer, Logger, Queue, References, Schedule, Stream } from "effect"
+import { WebSocketError } from "../../src/index.ts"
+import { NodeTransport } from "../../src/node/index.ts"
+import type { FromServer, Place, SendRequest, ToServer } from "./Ipc.ts"
+import { Ledger } from "./Ledger.ts"
+import { Lines, times } from "./Lines.ts"
+import * as Stores from "./stores.ts"
+
+/** How often the parent hears the figures. */
+const figuresMillis = 100
+
+/** A store that fails is no reason to give a message up. */
+const handlerRetry = Schedule.spaced("200 millis")
+
+const tell = (message: FromServer): void => {
+  if (process.connected) process.send?.(message)
+}
+
+/** What the parent says, from its first word on. */
+const orders = Effect.gen(function*() {
+  const queue = yield* Queue.unbounded<ToServer>()
+  // The parent is this very program, so what comes is what the type says; and it has few requests under way.
+  process.on("message", (message) => Queue.offerUnsafe(queue, message as ToServer))
+  process.on("disconnect", () => process.exit(1))
+  return queue
+})
+
+const isFenced = (error: unknown): boolean =>
+  error instanceof WebSocketError.SessionRegistryError && error.reason === "fenced"
+
+const serve = Effect.fnUntraced(function*(place: Place, queue: Queue.Queue<ToServer>) {
+  let handedAgain = 0
+  const store = yield* Layer.build(Stores.forServer(place))
+  const ledger = Context.get(store, Ledger)
+  const layer = Lines.layerServer({
+    ...times,
+    handlerRetry,
+    authenticate: ({ token }) => Effect.succeed({ session: token ?? "nobody", principal: token ?? "nobody" }),
+    onMessage: ({ i, text }, { commit, incoming, session }) =>
+      Effect.tapError(
+        Effect.map(ledger.write({ session, i, text }, incoming.messageId ?? "", commit), (isWritten) => {
+          if (!isWritten) handedAgain++
+        }),
+        (error) => Effect.sync(() => isFenced(error) && handedAgain++)
+      )
+  }).pipe(
+    Layer.provide(Layer.succeedContext(store)),
+    Layer.provide(NodeTransport.layerServer({ port: 0, host: "127.0.0.1" }))
+  )
+  const server = Context.get(yield* Layer.build(layer), Lines.Server)
+
+  const figures = Effect.map(
+    server.stats,
+    ({ totals }) => tell({ t: "figures", figures: { redelivered: totals.messagesRedelivered, handedAgain } })
+  )
+  yield* Effect.forkScoped(Effect.repeat(figures, Schedule.spaced(figuresMillis)))
+  yield* Effect.forkScoped(
+    Stream.runForEach(
+      server.connections,
+      (event) => Effect.sync(() => event._tag === "Connected" && tell({ t: "connected", session: event.session }))
+    ),
+    { startImmediately: true }
+  )
+
+  /**
+   * All at once, and so in this order and in few commits. What follows the first that failed counts as not sent: asked
+   * for again, those that were are recognized by their keys.
+   */
+  const send = Effect.fnUntraced(function*({ first, session, texts }: SendRequest) {
+    const exits = yield* Effect.forEach(
+      texts,
+      (text, k) => Effect.exit(server.send(session, { i: first + k, text }, { id: String(first + k) })),
+      { concurrency: "unbounded" }
+    )
+    const failed = exits.findIndex(Exit.isFailure)
+    const exit = exits[failed]
+    return exit === undefined || Exit.isSuccess(exit)
+      ? { accepted: texts.length }
+      : { accepted: failed, error: String(exit.cause) }
+  })
+
+  const obey = Effect.gen(function*() {
+    while (true) {
+      const order = yield* Queue.take(queue)
+      if (order.t === "stop") return
+      if (order.t !== "send") continue
+      yield* Effect.forkScoped(
+        Effect.map(send(order), (sent) => tell({ t: "sent", id: order.id, ...sent })),
+        { startImmediately: true }
+      )
+    }
+  })
+  tell({ t: "listening", ...server.address })
+  yield* Effect.raceFirst(obey, server.awaitFailure)
+  yield* server.shutdown
+  yield* figures
+})
+
+const main = Effect.gen(function*() {
+  const queue = yield* orders
+  const first = yield* Queue.take(queue)
+  if (first.t === "start") yield* Effect.scoped(serve(first.place, queue))
+  process.removeAllListeners("disconnect")
+  process.disconnect()
+})
+
+main.pipe(
+  // Kills and faults are the point: what the library logs about them would only hide the result.
+  Effect.provideService(References.MinimumLogLevel, "Error"),
+  Effect.provide(Logger.layer([Logger.withConsoleError(Logger.formatLogFmt)])),
+  NodeRuntime.runMain
+)
