@@ -19,7 +19,14 @@ import * as Option from "../options.ts"
 import { makeAppending } from "./appending.ts"
 import { makeBatcher } from "./batcher.ts"
 import type { Calls } from "./calls.ts"
-import { type AckOutcome, type AckRequest, type Fate, type StoreDriver, StoreError } from "./driver.ts"
+import {
+  type AckOutcome,
+  type AckRequest,
+  type Fate,
+  type OutboxState,
+  type StoreDriver,
+  StoreError
+} from "./driver.ts"
 import { type GivenUp, type GiveUpOptions, makeGivingUp } from "./givingUp.ts"
 import { makeLogs } from "./logs.ts"
 import type { Members } from "./members.ts"
@@ -39,6 +46,8 @@ export interface StoredQueueOptions {
 
 /** Conflicts with other servers are settled by looking again, this often at most. */
 const maxLooks = 16
+/** How long a session that moved away is remembered as that. */
+const lostMillis = 60_000
 /** How often the totals of all outboxes are asked for. */
 const totalsMillis = 5_000
 
@@ -61,6 +70,8 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   const { forget, schedule, touch, tracked } = logs
   let listeners: ReadonlyArray<(session: string) => void> = []
   let moveListeners: ReadonlyArray<(session: string, generation: number) => void> = []
+  /** Logs of sessions that have another owner, and since when that is known. */
+  const lost = new Map<StoredLog, number>()
   /** Results of removals of which it is not known whether they were done. */
   const removals = new Map<string, Removed>()
   const totals = { appended: 0, acknowledged: 0, expired: 0, overflows: 0 }
@@ -103,8 +114,11 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     Effect.suspend(() => {
       const log = ownLog(session, generation, operation)
       if (log instanceof MessageQueueError) return Effect.fail(log)
-      return Effect.mapError(use(log), (error) =>
-        error._tag === "StoreError" ? storeFailed(session, operation)(error) : error)
+      return Effect.mapError(use(log), (error) => {
+        if (error._tag === "StoreError") return storeFailed(session, operation)(error)
+        if (log.generation === generation && !lost.has(log)) lost.set(log, now())
+        return error
+      })
     })
 
   /** A page into the log's cache. */
@@ -458,20 +472,34 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       const mine = sessions.filter((session) => logs.get(session) !== undefined)
       if (mine.length === 0) return Effect.void
       return Effect.ignore(Effect.map(call("outboxes", driver.outboxes(mine)), (states) => {
-        for (const state of states) {
-          const log = logs.get(state.session)
-          if (log === undefined) continue
-          if (state.generation > log.generation) {
-            for (const listener of moveListeners) listener(state.session, state.generation)
-          } else if (state.generation === log.generation) {
-            tracked(log, () => log.refresh(state))
-            schedule(log)
-            for (const listener of listeners) listener(state.session)
-          }
-        }
+        const found = new Map(states.map((state) => [state.session, state]))
+        for (const session of mine) hear(session, found.get(session))
       }))
     })
   )
+
+  const hear = (session: string, state: OutboxState | undefined): void => {
+    const log = logs.get(session)
+    if (log === undefined) return
+    const generation = state?.generation ?? Infinity
+    if (state !== undefined && generation === log.generation) {
+      tracked(log, () => log.refresh(state))
+      schedule(log)
+      for (const listener of listeners) listener(session)
+    } else if (generation > log.generation) {
+      lost.set(log, now())
+      for (const listener of moveListeners) listener(session, generation)
+    }
+  }
+
+  /** Forgets the logs of sessions that others have had for a while: until then, who asks is told that it is fenced. */
+  const forgetLost = (): void => {
+    for (const [log, at] of lost) {
+      if (at > now() - lostMillis) return
+      lost.delete(log)
+      if (logs.get(log.session) === log) forget(log.session)
+    }
+  }
 
   yield* Effect.forkScoped(
     Effect.forever(Effect.andThen(
@@ -479,6 +507,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       Effect.ignore(Effect.map(call("totals", driver.totals), (fresh) => {
         known = fresh
         since = { messages: 0, bytes: 0 }
+        forgetLost()
       }))
     )),
     { startImmediately: true }
@@ -511,6 +540,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
                 log.refresh(state)
               })
               log.generation = generation
+              lost.delete(log)
             }
             schedule(logs.get(session) ?? new StoredLog(state))
             if (isNewer) { for (const listener of moveListeners) listener(session, generation) }

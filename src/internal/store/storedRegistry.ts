@@ -4,8 +4,7 @@
  * messages of asks for it first, and takes it by force only when there is no answer.
  */
 import { Effect, Exit, Schema } from "effect"
-import type { InboxPosition } from "../../core/Frame.ts"
-import type { Attached, AttachRequest, Interface, Options, SessionInfo } from "../../SessionRegistry.ts"
+import type { Attached, AttachRequest, Interface, Options, SessionInfo, StoredPosition } from "../../SessionRegistry.ts"
 import { HandshakeError, SessionRegistryError } from "../../WebSocketError.ts"
 import * as Option from "../options.ts"
 import { refuseAttach } from "../resume.ts"
@@ -107,7 +106,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       if (outcome._tag === "Conflict") return "again"
       counted = { ...counted, sessions: counted.sessions + 1, attached: counted.attached + 1 }
       here.set(request.session, generation)
-      return { generation, known: false, position: undefined, replaced: false }
+      return { generation, known: false, position: undefined, replaced: false, current: false, here: false }
     })
 
   /** Asks the server that has the session for it. Whether it may be taken now: it was let go, or nobody answers. */
@@ -148,7 +147,14 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
         if (Exit.isFailure(position)) {
           return Effect.fail(new StoreError("attach", new Error(`the position of session ${row.id} is damaged`)))
         }
-        return Effect.succeed({ generation, known: true, position: position.value, replaced })
+        return Effect.succeed({
+          generation,
+          known: true,
+          position: position.value,
+          replaced,
+          current: request.tokenHash === row.tokenHash,
+          here: row.node === node
+        })
       }
     )
   }
@@ -181,7 +187,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
   const requestOf = (
     session: string,
     generation: number,
-    position: InboxPosition,
+    position: StoredPosition,
     strict: boolean
   ): PositionRequest => ({
     session,
@@ -396,4 +402,4 @@ const Position = Schema.fromJsonString(Schema.Struct({
   told: Schema.optionalKey(Schema.Boolean)
 }))
 
-const readPosition: (text: string) => Exit.Exit<InboxPosition, unknown> = Schema.decodeUnknownExit(Position)
+const readPosition: (text: string) => Exit.Exit<StoredPosition, unknown> = Schema.decodeUnknownExit(Position)
