@@ -6,7 +6,7 @@
  * transaction at a time claim anything. Claims that run at the same time don't see each other's counts, so `maxKeys`
  * can be passed by as many as run at once.
  */
-import { APPENDED, byKeys, DUPLICATE, IN_FLIGHT, KEYS_FULL, MISMATCH } from "./outboxFunctions.ts"
+import { APPENDED, DUPLICATE, IN_FLIGHT, inOrder, KEYS_FULL, MISMATCH } from "./outboxFunctions.ts"
 
 /** What a full table is searched for at once: keys that are over and were not swept yet. */
 const roomAtOnce = 1000
@@ -22,6 +22,9 @@ const refuse = `
         epoch := k.epoch; first := k.first; at := k.at; message_id := k.message_id; until := k.until;
         RETURN;`
 
+const lockKey = (schema: string): string =>
+  `SELECT * INTO k FROM ${schema}.keys x WHERE x.scope = p_scope AND x.key = p_key FOR UPDATE;`
+
 /** Statements that make the functions in `schema` (quoted). */
 export const keyFunctions = (schema: string): ReadonlyArray<string> => [
   `CREATE FUNCTION ${schema}.count_keys(p_more bigint) RETURNS void LANGUAGE plpgsql AS $body$
@@ -34,7 +37,7 @@ export const keyFunctions = (schema: string): ReadonlyArray<string> => [
   END $body$`,
 
   `CREATE FUNCTION ${schema}.sweep_keys(p_forgotten double precision, p_now double precision, p_limit double precision)
-  RETURNS integer LANGUAGE plpgsql ${byKeys} AS $body$
+  RETURNS integer LANGUAGE plpgsql ${inOrder} AS $body$
   DECLARE
     v_committed bigint;
     v_claimed bigint;
@@ -80,7 +83,7 @@ export const keyFunctions = (schema: string): ReadonlyArray<string> => [
   BEGIN
     added := 0;
     LOOP
-      SELECT * INTO k FROM ${schema}.keys x WHERE x.scope = p_scope AND x.key = p_key FOR UPDATE;
+      ${lockKey(schema)}
       v_found := FOUND;
       IF v_found AND ${isLive} THEN ${refuse}
       END IF;
@@ -113,7 +116,7 @@ export const keyFunctions = (schema: string): ReadonlyArray<string> => [
     v_again boolean := false;
   BEGIN
     LOOP
-      SELECT * INTO k FROM ${schema}.keys x WHERE x.scope = p_scope AND x.key = p_key FOR UPDATE;
+      ${lockKey(schema)}
       IF FOUND THEN
         v_again := k.committed_at IS NULL AND k.token = p_token AND k.until > p_now;
         IF ${isLive} AND NOT v_again THEN ${refuse}
@@ -131,5 +134,50 @@ export const keyFunctions = (schema: string): ReadonlyArray<string> => [
       EXIT;
     END LOOP;
     IF v_added <> 0 THEN PERFORM ${schema}.count_keys(v_added); END IF;
+  END $body$`,
+
+  // These look the row up by its key first, and at the claim then: the planner may not think of another index.
+  `CREATE FUNCTION ${schema}.renew_key(
+    p_scope text, p_key text, p_token text, p_now double precision, p_until double precision
+  ) RETURNS boolean LANGUAGE plpgsql AS $body$
+  DECLARE
+    k ${schema}.keys;
+  BEGIN
+    ${lockKey(schema)}
+    IF k.token = p_token AND k.committed_at IS NULL AND k.until > p_now THEN
+      UPDATE ${schema}.keys x SET until = p_until WHERE x.scope = p_scope AND x.key = p_key;
+      RETURN true;
+    END IF;
+    RETURN false;
+  END $body$`,
+
+  // The same again succeeds again: the token stays with the key.
+  `CREATE FUNCTION ${schema}.commit_key(
+    p_scope text, p_key text, p_token text, p_now double precision,
+    p_message_id text, p_epoch text, p_first double precision, p_at double precision
+  ) RETURNS boolean LANGUAGE plpgsql AS $body$
+  DECLARE
+    k ${schema}.keys;
+  BEGIN
+    ${lockKey(schema)}
+    IF k.token = p_token AND k.committed_at IS NULL AND k.until > p_now THEN
+      UPDATE ${schema}.keys x
+      SET committed_at = p_now, message_id = p_message_id, epoch = p_epoch, first = p_first, at = p_at
+      WHERE x.scope = p_scope AND x.key = p_key;
+      RETURN true;
+    END IF;
+    RETURN coalesce(k.token = p_token AND k.committed_at IS NOT NULL, false);
+  END $body$`,
+
+  `CREATE FUNCTION ${schema}.release_key(p_scope text, p_key text, p_token text) RETURNS void
+  LANGUAGE plpgsql AS $body$
+  DECLARE
+    k ${schema}.keys;
+  BEGIN
+    ${lockKey(schema)}
+    IF k.token = p_token AND k.committed_at IS NULL THEN
+      DELETE FROM ${schema}.keys x WHERE x.scope = p_scope AND x.key = p_key;
+      PERFORM ${schema}.count_keys(-1);
+    END IF;
   END $body$`
 ]

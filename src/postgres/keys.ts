@@ -13,7 +13,6 @@ type Keys = Pick<
 
 export const makeKeys = (database: Database): Keys => {
   const { schema } = database
-  const mine = "scope = $1 AND key = $2 AND token = $3"
 
   return {
     claimKey: ({ fingerprint, forgottenBefore, key, maxKeys, now, scope, token, until }) =>
@@ -34,26 +33,20 @@ export const makeKeys = (database: Database): Keys => {
 
     renewKey: ({ key, now, scope, token, until }) =>
       database.query("renewKey", {
-        sql:
-          `UPDATE ${schema}.keys SET until = $4 WHERE ${mine} AND committed_at IS NULL AND until > $5 RETURNING true`,
+        sql: `SELECT ${schema}.renew_key(${places(5)})`,
         parameters: () => [
           Values.text(scope),
           Values.text(key),
           Values.text(token),
-          Values.number(until),
-          Values.number(now)
+          Values.number(now),
+          Values.number(until)
         ],
-        decode: (rows) => rows.length > 0
+        decode: (rows) => Values.toBoolean(Values.onlyRow(rows)[0])
       }),
 
-    // The same again succeeds again: the token stays with the key.
     commitKey: ({ key, now, receipt, scope, token }) =>
       database.query("commitKey", {
-        sql: `WITH done AS (
-            UPDATE ${schema}.keys SET committed_at = $4, message_id = $5, epoch = $6, first = $7, at = $8
-            WHERE ${mine} AND committed_at IS NULL AND until > $4 RETURNING true
-          ) SELECT EXISTS (SELECT FROM done)
-            OR EXISTS (SELECT FROM ${schema}.keys WHERE ${mine} AND committed_at IS NOT NULL)`,
+        sql: `SELECT ${schema}.commit_key(${places(8)})`,
         parameters: () => [
           Values.text(scope),
           Values.text(key),
@@ -69,18 +62,22 @@ export const makeKeys = (database: Database): Keys => {
 
     releaseKey: ({ key, scope, token }) =>
       database.query("releaseKey", {
-        sql: `WITH gone AS (DELETE FROM ${schema}.keys WHERE ${mine} AND committed_at IS NULL RETURNING true)
-          SELECT ${schema}.count_keys(-1) FROM gone`,
+        sql: `SELECT ${schema}.release_key(${places(3)})`,
         parameters: () => [Values.text(scope), Values.text(key), Values.text(token)],
         decode: () => undefined
       }),
 
     lookupKey: ({ key, scope }, forgottenBefore) =>
       database.query("lookupKey", {
-        sql: `SELECT message_id, epoch, first, at FROM ${schema}.keys
-          WHERE scope = $1 AND key = $2 AND committed_at >= $3`,
-        parameters: () => [Values.text(scope), Values.text(key), Values.number(forgottenBefore)],
-        decode: ([row]) => row === undefined ? undefined : toReceipt(row)
+        sql: `SELECT committed_at, message_id, epoch, first, at FROM ${schema}.keys WHERE scope = $1 AND key = $2`,
+        parameters: () => [Values.text(scope), Values.text(key)],
+        decode: ([row]) => {
+          if (row === undefined) return undefined
+          const [committedAt, ...receipt] = row
+          return committedAt !== null && Values.toNumber(committedAt) >= forgottenBefore
+            ? toReceipt(receipt)
+            : undefined
+        }
       }),
 
     sweepKeys: (forgottenBefore, now, limit) =>

@@ -36,8 +36,11 @@ export const STALE_BATCH = "RW001"
  * that was empty when they were made), and there is no planning at each call.
  */
 export const byKeys = `
-  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+  SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
   SET jit = off SET plan_cache_mode = force_generic_plan`
+
+/** For functions that read a few of many rows in the order of an index, and must not read and sort all. */
+export const inOrder = `${byKeys} SET enable_sort = off`
 
 /** For functions that call `set_config` with their patience: it holds until they return. */
 export const patient = "SET lock_timeout = 0"
@@ -118,7 +121,7 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
   END $body$`,
 
   `CREATE FUNCTION ${schema}.remove_outbox(p_session text, p_last double precision) RETURNS boolean
-  LANGUAGE plpgsql AS $body$
+  LANGUAGE plpgsql ${byKeys} AS $body$
   DECLARE
     o ${schema}.outboxes;
   BEGIN
@@ -137,7 +140,7 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
   `CREATE FUNCTION ${schema}.read_outbox(
     p_session text, p_after double precision, p_chunks double precision, p_bytes double precision
   ) RETURNS TABLE (kind integer, numbers double precision[], body text, extra text)
-  LANGUAGE plpgsql STABLE ${byKeys} AS $body$
+  LANGUAGE plpgsql STABLE ${inOrder} AS $body$
   DECLARE
     o ${schema}.outboxes;
     c ${schema}.chunks;
@@ -184,7 +187,7 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
   END $body$`,
 
   `CREATE FUNCTION ${schema}.sweep_fates(p_before double precision, p_limit double precision) RETURNS integer
-  LANGUAGE plpgsql ${byKeys} AS $body$
+  LANGUAGE plpgsql ${inOrder} AS $body$
   DECLARE
     v_count integer;
   BEGIN

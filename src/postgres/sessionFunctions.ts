@@ -1,7 +1,7 @@
 /**
  * The database's side of sessions, nodes and nudges, in PL/pgSQL; see outboxFunctions.ts on how batches work.
  */
-import { byKeys, DONE, FENCED, MISSING, patient, PENDING } from "./outboxFunctions.ts"
+import { byKeys, DONE, FENCED, inOrder, MISSING, patient, PENDING } from "./outboxFunctions.ts"
 
 /** The other thing that may come of a position. */
 export const BEHIND = 5
@@ -76,14 +76,14 @@ export const sessionFunctions = (schema: string): ReadonlyArray<string> => [
 
   // Rows by their indexes, also when the statistics are of a table that was small.
   `CREATE FUNCTION ${schema}.detached_before(p_at double precision, p_limit double precision)
-  RETURNS SETOF ${schema}.sessions LANGUAGE plpgsql STABLE ${byKeys} AS $body$
+  RETURNS SETOF ${schema}.sessions LANGUAGE plpgsql STABLE ${inOrder} AS $body$
   BEGIN
     RETURN QUERY SELECT * FROM ${schema}.sessions s WHERE s.detached_at <= p_at
       ORDER BY s.detached_at LIMIT p_limit::bigint;
   END $body$`,
 
   `CREATE FUNCTION ${schema}.sessions_of(p_node text, p_limit double precision)
-  RETURNS SETOF ${schema}.sessions LANGUAGE plpgsql STABLE ${byKeys} AS $body$
+  RETURNS SETOF ${schema}.sessions LANGUAGE plpgsql STABLE ${inOrder} AS $body$
   BEGIN
     RETURN QUERY SELECT * FROM ${schema}.sessions s WHERE s.node = p_node ORDER BY s.id LIMIT p_limit::bigint;
   END $body$`,
@@ -100,7 +100,7 @@ export const sessionFunctions = (schema: string): ReadonlyArray<string> => [
   // The oldest first. Those that a transaction is adding to again are left for after its commit; \`more\` says that
   // there are such, or others beyond the limit.
   `CREATE FUNCTION ${schema}.take_nudges(p_node text, p_limit double precision, OUT taken text[], OUT more boolean)
-  LANGUAGE plpgsql ${byKeys} AS $body$
+  LANGUAGE plpgsql ${inOrder} AS $body$
   BEGIN
     WITH gone AS (
       DELETE FROM ${schema}.nudges x USING (
