@@ -1,6 +1,6 @@
 /** A `StoreDriver` on PostgreSQL 13 or newer, through a `PgClient` that the application may share for its own work. */
 import type { PgClient } from "@effect/sql-pg"
-import { Duration, Effect } from "effect"
+import { Duration, Effect, Option } from "effect"
 import { type StoreDriver, StoreError } from "../internal/store/driver.ts"
 import { type Database, makeDatabase } from "./connection.ts"
 import { makeKeys } from "./keys.ts"
@@ -20,6 +20,9 @@ export interface PostgresDriverOptions {
   readonly timeout?: Duration.Input | undefined
 }
 
+/** What Node's timers can do: 24 days. */
+const longestTimer = 2 ** 31 - 1
+
 /** Makes the driver, and its schema if need be. */
 export const makePostgresDriver = Effect.fnUntraced(function*(
   options: PostgresDriverOptions = {}
@@ -28,8 +31,11 @@ export const makePostgresDriver = Effect.fnUntraced(function*(
   if (schema === undefined) {
     return yield* Effect.fail(new StoreError("schema", new Error("a schema's name has letters, digits and _ only")))
   }
-  const timeout = Duration.toMillis(Duration.fromInputUnsafe(options.timeout ?? "10 seconds"))
-  const database = yield* makeDatabase(schema, timeout)
+  const timeout = Duration.fromInput(options.timeout ?? "10 seconds")
+  if (Option.isNone(timeout) || !(Duration.toMillis(timeout.value) >= 1)) {
+    return yield* Effect.fail(new StoreError("timeout", new Error("a timeout is 1 ms or more")))
+  }
+  const database = yield* makeDatabase(schema, Math.min(Duration.toMillis(timeout.value), longestTimer))
   yield* migrate(database)
 
   return {

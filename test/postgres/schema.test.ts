@@ -43,6 +43,15 @@ describeWithPostgres("the schema in PostgreSQL", {}, (server) => {
       }
     }))
 
+  it.live("a timeout that is none is an error; one that never ends is as long as can be", () =>
+    Effect.gen(function*() {
+      for (const timeout of [0, -1, Number.NaN]) {
+        assert.propertyVal(yield* Effect.flip(driverOn(server, { timeout })), "operation", "timeout")
+      }
+      const driver = yield* driverOn(server, { timeout: Infinity })
+      assert.isAbove(yield* driver.clock, 1_700_000_000_000)
+    }))
+
   it.live("is used by a role that may not make one, once it is there", () =>
     Effect.gen(function*() {
       const schema = newSchema()
