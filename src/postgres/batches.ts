@@ -35,20 +35,27 @@ export const untilDone = <Result>(
   count: number,
   ask: (open: ReadonlyArray<number>, patience: Patience) => Effect.Effect<ReadonlyArray<Result | undefined>, StoreError>
 ): Effect.Effect<ReadonlyArray<Result>, StoreError> =>
-  database.deadline(
-    operation,
-    Effect.gen(function*() {
-      const results = Array.from<Result | undefined>({ length: count })
-      let patience = atFirst
-      while (true) {
-        const open = [...results.keys()].filter((at) => results[at] === undefined)
-        if (open.length === 0) return results.filter((result) => result !== undefined)
+  Effect.suspend(() => {
+    const results = Array.from<Result | undefined>({ length: count })
+    const stillOpen = () => [...results.keys()].filter((at) => results[at] === undefined)
+    let patience = atFirst
+    const work = Effect.gen(function*() {
+      let open = stillOpen()
+      while (open.length > 0) {
         const answers = yield* Effect.catch(ask(open, patience), (error) =>
           isLocked(error) ? Effect.undefined : Effect.fail(error))
         open.forEach((at, place) => {
           results[at] = answers?.[place]
         })
         patience = answers === undefined && !patience.skip ? whatIsFree : forTheRest
+        open = stillOpen()
       }
+      return results.filter((result) =>
+        result !== undefined
+      )
     })
-  )
+    return database.deadline(operation, work, () =>
+      patience === atFirst
+        ? "PostgreSQL did not answer"
+        : `other transactions did not let go of ${stillOpen().length} of ${count} sessions`)
+  })

@@ -25,8 +25,12 @@ export interface Database {
   readonly queryInside: <A>(operation: string, statement: Statement<A>) => Effect.Effect<A, StoreError>
   /** Like `query`, for one of several statements that have a deadline together. */
   readonly queryWithin: <A>(operation: string, statement: Statement<A>) => Effect.Effect<A, StoreError>
-  /** Fails, and interrupts `effect`, when it takes longer than an operation may. */
-  readonly deadline: <A>(operation: string, effect: Effect.Effect<A, StoreError>) => Effect.Effect<A, StoreError>
+  /** Fails, and interrupts `effect`, when it takes longer than an operation may; says `what` did not happen. */
+  readonly deadline: <A>(
+    operation: string,
+    effect: Effect.Effect<A, StoreError>,
+    what?: () => string
+  ) => Effect.Effect<A, StoreError>
   /** Runs statements one after another in one transaction of their own. */
   readonly atomically: <A>(operation: string, effect: Effect.Effect<A, StoreError>) => Effect.Effect<A, StoreError>
   readonly isInTransaction: Effect.Effect<boolean>
@@ -82,23 +86,30 @@ export const makeDatabase = (
         Effect.catchDefect((cause) => Effect.fail(new StoreError(operation, cause)))
       )
 
-    const deadline = <A>(operation: string, effect: Effect.Effect<A, StoreError>) =>
-      withDeadline(effect, timeoutMillis, () =>
-        new StoreError(operation, new Error(`PostgreSQL did not answer in ${timeoutMillis} ms`)))
+    const deadline = <A>(
+      operation: string,
+      effect: Effect.Effect<A, StoreError>,
+      what = () => "PostgreSQL did not answer"
+    ) =>
+      withDeadline(
+        effect,
+        timeoutMillis,
+        () => new StoreError(operation, new Error(`${what()} in ${timeoutMillis} ms`))
+      )
 
-    const queryWithin = <A>(operation: string, statement: Statement<A>) =>
-      outside(queryInside(operation, statement))
+    const queryWithin = <A>(operation: string, statement: Statement<A>) => outside(queryInside(operation, statement))
 
     return {
       schema,
-      query: (operation, statement) =>
-        deadline(operation, queryWithin(operation, statement)),
+      query: (operation, statement) => deadline(operation, queryWithin(operation, statement)),
       queryInside: (operation, statement) => deadline(operation, queryInside(operation, statement)),
       queryWithin,
       deadline,
       atomically: (operation, effect) =>
-        outside(Effect.catchTag(sql.withTransaction(effect), "SqlError", (error) =>
-          Effect.fail(new StoreError(operation, error)))),
+        outside(
+          Effect.catchTag(sql.withTransaction(effect), "SqlError", (error) =>
+            Effect.fail(new StoreError(operation, error)))
+        ),
       isInTransaction,
       afterCommit: sql.afterCommit,
       listen: (channel, listener, begun) =>

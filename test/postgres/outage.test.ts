@@ -107,7 +107,7 @@ describeWithPostgres("outages of PostgreSQL", { fsync: true }, (server) => {
       const schema = newSchema()
       const direct = yield* driverOn(server, { schema })
       const proxy = yield* silenceable(yield* server)
-      const driver = yield* driverOn(server, { schema, timeout: 300 }, { port: proxy.port, maxConnections: 2 })
+      const driver = yield* driverOn(server, { schema, timeout: "1 second" }, { port: proxy.port, maxConnections: 2 })
       yield* open(driver, "a", "here")
       const calls = yield* watch(driver, "here")
       yield* Queue.takeAll(calls)
@@ -118,8 +118,8 @@ describeWithPostgres("outages of PostgreSQL", { fsync: true }, (server) => {
         Array.from({ length: 5 }, () => Effect.flip(driver.findSession("a"))),
         { concurrency: "unbounded" }
       )
-      assert.isBelow(performance.now() - before, 2_000)
-      assert.include(String(errors[0]?.cause), "did not answer in 300 ms")
+      assert.isBelow(performance.now() - before, 5_000)
+      assert.include(String(errors[0]?.cause), "did not answer in 1000 ms")
       // The connection that listens is found dead too, though nothing is ever said on it.
       yield* direct.append([message("a")], undefined, "there")
       proxy.speak()
@@ -131,12 +131,12 @@ describeWithPostgres("outages of PostgreSQL", { fsync: true }, (server) => {
     Effect.gen(function*() {
       const schema = newSchema()
       const { sql } = yield* processOn(server, { schema })
-      const driver = yield* driverOn(server, { schema, timeout: 200 }, { maxConnections: 1 })
+      const driver = yield* driverOn(server, { schema, timeout: "1 second" }, { maxConnections: 1 })
       yield* sql.withTransaction(Effect.gen(function*() {
         yield* sql.unsafe(`LOCK TABLE ${schema}.outboxes IN ACCESS EXCLUSIVE MODE`)
         const error = yield* Effect.flip(driver.outboxes(["a"]))
         assert.strictEqual(error._tag, "StoreError")
-        assert.include(String(error.cause), "did not answer in 200 ms")
+        assert.include(String(error.cause), "did not answer in 1000 ms")
       }))
       assert.deepStrictEqual(yield* Effect.eventually(driver.outboxes(["a"])), [])
     }))

