@@ -14,7 +14,7 @@ export interface Options {
   readonly seed: number
   /** Servers killed a minute, on average; 0 for none. */
   readonly killsPerMinute: number
-  /** A directory for compiled code: servers start in half the time. */
+  /** A directory for compiled code. */
   readonly cache: string
 }
 
@@ -56,6 +56,12 @@ const sendStream = 0xffff_fff1
 const killStream = 0xffff_fff2
 /** After a pause of this process, at most this much of the missed kills is caught up in a burst. */
 const catchUpMillis = 1_000
+/** A kill waits until all servers listen, and then for a random time up to this: else a busy machine never had any. */
+const graceMillis = 300
+/** How often a kill takes all servers at once. */
+const outageShare = 0.1
+/** Processes that wait for their turn. */
+const spareServers = 2
 /** How long an orderly end may take. */
 const stopTimeout = "15 seconds"
 
@@ -64,7 +70,7 @@ const entry = fileURLToPath(new URL("./server.ts", import.meta.url))
 /** Starts the servers, and waits until all of them listen. They end with the scope, in whatever way. */
 export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Return<Fleet, string, Scope.Scope> {
   const failed = yield* Deferred.make<never, string>()
-  const listening = new Listening()
+  const listening = new Listening(options.servers)
   const owners = new Map<string, Server>()
   const past = { redelivered: 0, handedAgain: 0 }
   const totals = { kills: 0, starts: 0, moves: 0 }
@@ -89,23 +95,35 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
     }
   }
 
-  /** One process, from its start to its end. */
+  /** Processes that have loaded their code, so that a killed server has a successor at once. */
+  const spares: Array<Server> = []
+  const fork = (): Server => {
+    const server = new Server(options.cache, heard)
+    alive.add(server)
+    server.tell({ t: "load", kind: options.place.kind })
+    return server
+  }
+  const end = (server: Server): Effect.Effect<unknown> =>
+    Effect.suspend(() => {
+      server.process.kill("SIGKILL")
+      alive.delete(server)
+      listening.delete(server)
+      past.redelivered += server.figures.redelivered
+      past.handedAgain += server.figures.handedAgain
+      return server.awaitEnd
+    })
+  yield* Effect.addFinalizer(() => Effect.forEach(spares, end, { concurrency: "unbounded" }))
+
+  /** One server, from its start to its end. */
   const live = Effect.acquireUseRelease(
     Effect.sync(() => {
-      const server = new Server(options, heard)
-      alive.add(server)
+      const server = spares.shift() ?? fork()
+      if (options.killsPerMinute > 0 && totals.starts > 0) { while (spares.length < spareServers) spares.push(fork()) }
+      server.tell({ t: "start", place: options.place, keepsCode: totals.starts === 0 })
       return server
     }),
     (server) => server.awaitEnd,
-    (server) =>
-      Effect.suspend(() => {
-        server.process.kill("SIGKILL")
-        alive.delete(server)
-        listening.delete(server)
-        past.redelivered += server.figures.redelivered
-        past.handedAgain += server.figures.handedAgain
-        return server.awaitEnd
-      })
+    end
   )
 
   /** One process after the other. */
@@ -114,32 +132,40 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
     return wasKilled ? keepAlive : Effect.asVoid(Deferred.fail(failed, `a server ended by itself (${how})`))
   })
 
-  const slots = yield* FiberSet.make<unknown, never>()
-  for (let i = 0; i < options.servers; i++) yield* FiberSet.run(slots, keepAlive)
-
   const kills = Prng.make(options.seed, killStream)
-  const killOne = Effect.gen(function*() {
-    const server = yield* listening.await(kills)
-    totals.kills++
-    listening.delete(server)
-    server.kill()
+  /** Kills one server; at times all of them, so that there is none for a while. */
+  const kill = Effect.gen(function*() {
+    yield* listening.all
+    yield* Effect.sleep(kills.next() * graceMillis)
+    const isOutage = kills.next() < outageShare
+    const victim = listening.pick(kills)
+    const struck = listening.servers.filter((server) => isOutage || server === victim)
+    for (const server of struck) {
+      totals.kills++
+      listening.delete(server)
+      server.kill()
+    }
+    return struck.length
   })
   const killing = Effect.gen(function*() {
     const mean = 60_000 / options.killsPerMinute
-    let due = performance.now()
+    let due = performance.now() + kills.exponential() * mean
     while (true) {
-      due = Math.max(due, performance.now() - catchUpMillis) + kills.exponential() * mean
       yield* Effect.sleep(Math.max(0, due - performance.now()))
-      yield* killOne
+      const killed = yield* kill
+      due = Math.max(due, performance.now() - catchUpMillis) + kills.exponential() * mean * killed
     }
   })
 
-  const allListen = Effect.repeat(Effect.sync(() => listening.size === options.servers), {
-    until: (all) => all,
-    schedule: Schedule.spaced("10 millis")
-  })
   const awaitFailure = Deferred.await(failed)
-  yield* Effect.raceFirst(allListen, awaitFailure)
+  const slots = yield* FiberSet.make<unknown, never>()
+  // The first one by itself, so that the others find its compiled code.
+  for (const wanted of new Set([1, options.servers])) {
+    while ((yield* FiberSet.size(slots)) < wanted) yield* FiberSet.run(slots, keepAlive)
+    const isUp = Effect.sync(() => listening.servers.length === wanted)
+    const up = Effect.repeat(isUp, { until: (all) => all, schedule: Schedule.spaced("10 millis") })
+    yield* Effect.raceFirst(up, awaitFailure)
+  }
   const killers = yield* FiberSet.make<void, never>()
   if (options.killsPerMinute > 0) yield* FiberSet.run(killers, killing)
 
@@ -179,7 +205,7 @@ class Server {
   #requests = 0
   readonly #pending = new Map<number, (sent: Sent) => void>()
 
-  constructor({ cache, place }: Options, heard: (server: Server, message: FromServer) => void) {
+  constructor(cache: string, heard: (server: Server, message: FromServer) => void) {
     this.process = fork(entry, {
       env: { ...process.env, NODE_COMPILE_CACHE: cache, NODE_NO_WARNINGS: "1" },
       stdio: ["ignore", "ignore", "inherit", "ipc"]
@@ -195,7 +221,6 @@ class Server {
       return { how, wasKilled: this.#wasKilled }
     })
     this.awaitEnd = Effect.promise(() => ended)
-    this.tell({ t: "start", place })
   }
 
   tell(message: ToServer): void {
@@ -224,25 +249,38 @@ class Server {
   }
 }
 
-/** The servers that listen. */
+/** The servers that listen, `wanted` at most. */
 class Listening {
   readonly #servers: Array<Server> = []
+  readonly #wanted: number
   readonly #some = Latch.makeUnsafe(false)
+  readonly #all = Latch.makeUnsafe(false)
 
-  get size(): number {
-    return this.#servers.length
+  constructor(wanted: number) {
+    this.#wanted = wanted
+  }
+
+  get servers(): ReadonlyArray<Server> {
+    return this.#servers
+  }
+
+  /** Waits until all do. */
+  get all(): Effect.Effect<void> {
+    return this.#all.await
   }
 
   add(server: Server, { host, port }: Address): void {
     server.address = { host, port }
     this.#servers.push(server)
     this.#some.openUnsafe()
+    if (this.#servers.length === this.#wanted) this.#all.openUnsafe()
   }
 
   delete(server: Server): void {
     const index = this.#servers.indexOf(server)
     if (index >= 0) this.#servers.splice(index, 1)
     if (this.#servers.length === 0) this.#some.closeUnsafe()
+    if (this.#servers.length < this.#wanted) this.#all.closeUnsafe()
   }
 
   pick(random: Prng.Prng): Server | undefined {

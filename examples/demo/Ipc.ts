@@ -20,7 +20,14 @@ export interface SendRequest {
 }
 
 export type ToServer =
-  | { readonly t: "start"; readonly place: Place }
+  /** To load its code, and wait: the first thing that it is told. */
+  | { readonly t: "load"; readonly kind: DurableKind }
+  | {
+    readonly t: "start"
+    readonly place: Place
+    /** Whether to keep the compiled code, with which later servers start in half the time, before it listens. */
+    readonly keepsCode: boolean
+  }
   | ({ readonly t: "send"; readonly id: number } & SendRequest)
   /** To end in an orderly way. */
   | { readonly t: "stop" }

@@ -71,11 +71,13 @@ export const run = Effect.fnUntraced(function*(
       Effect.all([senders, Clients.awaitHandled(handled, goal)], { concurrency: 2, discard: true })
     )
   }))
+  const elapsedMillis = performance.now() - startedAt
   yield* proxy.stop
   // Clients first: what they have not been told of comes now, and would be found as a duplicate.
   yield* Effect.forEach(clients, (client) => client.shutdown, { concurrency: "unbounded", discard: true })
   yield* server.shutdown
   return {
+    elapsedMillis,
     aborted: Exit.isSuccess(outcome) ? undefined : String(Exit.getCause(outcome)),
     faults: yield* proxy.counts,
     reconnects: yield* Clients.reconnectsOf(clients),

@@ -30,6 +30,8 @@ export interface Progress {
 
 /** What a run says of itself when it has ended. */
 export interface Run {
+  /** From when the servers listened until all was handled. */
+  readonly elapsedMillis: number
   readonly faults: Faults
   readonly reconnects: number
   /** Messages put on the wire again after a reconnect, by direction; as the library counts them. */
@@ -52,7 +54,6 @@ export interface Summary extends Run {
   readonly clients: number
   /** Where the lines came from, in words. */
   readonly source: string
-  readonly elapsedMillis: number
   readonly verdict: Verdict
 }
 

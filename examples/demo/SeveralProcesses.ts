@@ -111,6 +111,7 @@ export const run = Effect.fnUntraced(function*(
       Effect.exit
     )
   }))
+  const elapsedMillis = performance.now() - startedAt
 
   yield* fleet.stopKilling
   yield* proxy.stop
@@ -120,6 +121,7 @@ export const run = Effect.fnUntraced(function*(
   yield* ledger.read(({ i, session, text }) => checker.stream("toServer", session).handled(i, text))
   const { redelivered, ...counts } = fleet.counts()
   return {
+    elapsedMillis,
     aborted: Exit.isSuccess(outcome) ? undefined : String(Exit.getCause(outcome)),
     faults: yield* proxy.counts,
     reconnects: yield* Clients.reconnectsOf(clients),

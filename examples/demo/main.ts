@@ -21,7 +21,6 @@ const run = Effect.fnUntraced(function*(options: Options.Options, report: Report
   yield* report.note(
     `${options.messages} lines each way, ${options.clients} clients, seed ${options.seed}, from ${input.source}`
   )
-  const startedAt = performance.now()
   const { store } = options
   const finished = yield* Effect.scoped(
     store === "memory"
@@ -32,7 +31,6 @@ const run = Effect.fnUntraced(function*(options: Options.Options, report: Report
     seed: options.seed,
     clients: options.clients,
     source: input.source,
-    elapsedMillis: performance.now() - startedAt,
     verdict: checker.verdict(),
     ...finished
   }

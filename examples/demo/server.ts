@@ -4,9 +4,10 @@
  */
 import { NodeRuntime } from "@effect/platform-node"
 import { Context, Effect, Exit, Layer, Logger, Queue, References, Schedule, Stream } from "effect"
+import { flushCompileCache } from "node:module"
 import { WebSocketError } from "../../src/index.ts"
 import { NodeTransport } from "../../src/node/index.ts"
-import type { FromServer, Place, SendRequest, ToServer } from "./Ipc.ts"
+import type { FromServer, SendRequest, ToServer } from "./Ipc.ts"
 import { Ledger } from "./Ledger.ts"
 import { Lines, times } from "./Lines.ts"
 import * as Stores from "./stores.ts"
@@ -17,12 +18,14 @@ const figuresMillis = 100
 /** A store that fails is no reason to give a message up. */
 const handlerRetry = Schedule.spaced("200 millis")
 
+type Start = Extract<ToServer, { readonly t: "start" }>
+
 const tell = (message: FromServer): void => {
   if (process.connected) process.send?.(message)
 }
 
 /** What the parent says, from its first word on. */
-const orders = Effect.gen(function*() {
+const listen = Effect.gen(function*() {
   const queue = yield* Queue.unbounded<ToServer>()
   // The parent is this very program, so what comes is what the type says; and it has few requests under way.
   process.on("message", (message) => Queue.offerUnsafe(queue, message as ToServer))
@@ -33,7 +36,7 @@ const orders = Effect.gen(function*() {
 const isFenced = (error: unknown): boolean =>
   error instanceof WebSocketError.SessionRegistryError && error.reason === "fenced"
 
-const serve = Effect.fnUntraced(function*(place: Place, queue: Queue.Queue<ToServer>) {
+const serve = Effect.fnUntraced(function*({ keepsCode, place }: Start, orders: Queue.Queue<ToServer>) {
   let handedAgain = 0
   const store = yield* Layer.build(Stores.forServer(place))
   const ledger = Context.get(store, Ledger)
@@ -86,7 +89,7 @@ const serve = Effect.fnUntraced(function*(place: Place, queue: Queue.Queue<ToSer
 
   const obey = Effect.gen(function*() {
     while (true) {
-      const order = yield* Queue.take(queue)
+      const order = yield* Queue.take(orders)
       if (order.t === "stop") return
       if (order.t !== "send") continue
       yield* Effect.forkScoped(
@@ -95,6 +98,7 @@ const serve = Effect.fnUntraced(function*(place: Place, queue: Queue.Queue<ToSer
       )
     }
   })
+  if (keepsCode) flushCompileCache()
   tell({ t: "listening", ...server.address })
   yield* Effect.raceFirst(obey, server.awaitFailure)
   yield* server.shutdown
@@ -102,9 +106,13 @@ const serve = Effect.fnUntraced(function*(place: Place, queue: Queue.Queue<ToSer
 })
 
 const main = Effect.gen(function*() {
-  const queue = yield* orders
-  const first = yield* Queue.take(queue)
-  if (first.t === "start") yield* Effect.scoped(serve(first.place, queue))
+  const orders = yield* listen
+  let order = yield* Queue.take(orders)
+  if (order.t === "load") {
+    yield* Stores.load(order.kind)
+    order = yield* Queue.take(orders)
+  }
+  if (order.t === "start") yield* Effect.scoped(serve(order, orders))
   process.removeAllListeners("disconnect")
   process.disconnect()
 })
