@@ -5,6 +5,7 @@ import type { Calls } from "./calls.ts"
 import { decodeChunk } from "./chunk.ts"
 import { type Chunk, type Gap, type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
 import { overlay } from "./storedLog.ts"
+import { ifStorable } from "./texts.ts"
 
 /** Some of an outbox, from somewhere on. */
 export interface Page {
@@ -40,7 +41,11 @@ const maxLooks = 16
 export const makeOutboxReader = (driver: StoreDriver, call: Calls): OutboxReader => {
   const readPage = (session: string, after: number): Effect.Effect<Page | undefined, StoreError> =>
     Effect.flatMap(
-      call("read", driver.read({ session, after, maxChunks: pageChunks, maxBytes: pageBytes })),
+      ifStorable(
+        "read",
+        [session],
+        call("read", driver.read({ session, after, maxChunks: pageChunks, maxBytes: pageBytes }))
+      ),
       (page): Effect.Effect<Page | undefined, StoreError> => {
         if (page === undefined) return Effect.succeed(undefined)
         const { chunks, gaps, more, state } = page

@@ -6,6 +6,7 @@ import { makeId } from "../ids.ts"
 import type { Calls } from "./calls.ts"
 import type { KeyTarget, StoreDriver, StoreError } from "./driver.ts"
 import type { Members } from "./members.ts"
+import { ifStorable } from "./texts.ts"
 
 export interface StoredDeduplicatorOptions {
   readonly driver: StoreDriver
@@ -41,7 +42,7 @@ export const makeStoredDeduplicator = Effect.fnUntraced(function*(options: Store
       const at = now()
       const { fingerprint, key, scope } = request
       const token = makeId(random)
-      return call(
+      const claiming = call(
         "claimKey",
         driver.claimKey({
           scope,
@@ -53,7 +54,8 @@ export const makeStoredDeduplicator = Effect.fnUntraced(function*(options: Store
           forgottenBefore: at - windows.windowMillis,
           maxKeys: windows.maxKeys
         })
-      ).pipe(
+      )
+      return ifStorable("claimKey", [scope, key, fingerprint], claiming).pipe(
         Effect.mapError(failed(request)),
         Effect.flatMap((result): Effect.Effect<Deduplicator.Claim, DeduplicationError> => {
           switch (result._tag) {
@@ -102,7 +104,11 @@ export const makeStoredDeduplicator = Effect.fnUntraced(function*(options: Store
       Effect.suspend(() => {
         const { atMillis, epoch, messageId, offset } = held.receipt
         const receipt = { messageId, epoch, offset, atMillis }
-        return call("commitKey", driver.commitKey({ ...targetOf(held), token: held.token, now: now(), receipt }))
+        return ifStorable(
+          "commitKey",
+          [messageId, epoch],
+          call("commitKey", driver.commitKey({ ...targetOf(held), token: held.token, now: now(), receipt }))
+        )
       }).pipe(Effect.mapError(failed(held))),
     release: (held) =>
       Effect.mapError(
@@ -110,7 +116,13 @@ export const makeStoredDeduplicator = Effect.fnUntraced(function*(options: Store
         failed(held)
       ),
     lookup: (target) =>
-      Effect.suspend(() => call("lookupKey", driver.lookupKey(targetOf(target), forgottenBefore()))).pipe(
+      Effect.suspend(() =>
+        ifStorable(
+          "lookupKey",
+          [target.scope, target.key],
+          call("lookupKey", driver.lookupKey(targetOf(target), forgottenBefore()))
+        )
+      ).pipe(
         Effect.map(Option.fromUndefinedOr),
         Effect.mapError(failed(target))
       ),
