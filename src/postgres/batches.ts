@@ -10,8 +10,9 @@
 import { Effect } from "effect"
 import type { StoreError } from "../internal/store/driver.ts"
 import { type Database, isLocked } from "./connection.ts"
+import { Nonsense } from "./values.ts"
 
-/** How to go about locks; for `skip` and `patience` see outboxFunctions.ts. */
+/** How to go about locks; for `skip` and `patience` see plpgsql.ts. */
 export interface Patience {
   readonly millis: number
   readonly skip: boolean
@@ -58,4 +59,26 @@ export const untilDone = <Result>(
       patience === atFirst
         ? "PostgreSQL did not answer"
         : `other transactions did not let go of ${stillOpen().length} of ${count} sessions`)
+  })
+
+/** The sessions of a batch, each once, and which of them (from 1) each request is about. */
+export const distinct = (requests: ReadonlyArray<{ readonly session: string }>) => {
+  const places = new Map<string, number>()
+  const index = requests.map(({ session }) => {
+    const place = places.get(session) ?? places.size + 1
+    places.set(session, place)
+    return place
+  })
+  return { sessions: [...places.keys()], index }
+}
+
+/** Those with these numbers. */
+export const pick = <A>(all: ReadonlyArray<A>, numbers: ReadonlyArray<number>): ReadonlyArray<A> =>
+  numbers.length === all.length ? all : numbers.flatMap((at) => all.slice(at, at + 1))
+
+/** In a transaction that waits for locks, nothing is left open. */
+export const allDone = <Result>(results: ReadonlyArray<Result | undefined>): ReadonlyArray<Result> =>
+  results.map((result) => {
+    if (result === undefined) throw new Nonsense("a request without a result")
+    return result
   })

@@ -6,7 +6,7 @@
  * transaction at a time claim anything. Claims that run at the same time don't see each other's counts, so `maxKeys`
  * can be passed by as many as run at once.
  */
-import { APPENDED, DUPLICATE, IN_FLIGHT, inOrder, KEYS_FULL, MISMATCH } from "./outboxFunctions.ts"
+import { APPENDED, DUPLICATE, IN_FLIGHT, inOrder, KEYS_FULL, MISMATCH } from "./plpgsql.ts"
 
 /** What a full table is searched for at once: keys that are over and were not swept yet. */
 const roomAtOnce = 1000

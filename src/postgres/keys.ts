@@ -2,8 +2,7 @@
 import type { Receipt } from "../Deduplicator.ts"
 import type { ClaimKeyResult, StoreDriver } from "../internal/store/driver.ts"
 import type { Database } from "./connection.ts"
-import { places } from "./outboxes.ts"
-import * as Codes from "./outboxFunctions.ts"
+import * as Codes from "./plpgsql.ts"
 import * as Values from "./values.ts"
 
 type Keys = Pick<
@@ -17,7 +16,7 @@ export const makeKeys = (database: Database): Keys => {
   return {
     claimKey: ({ fingerprint, forgottenBefore, key, maxKeys, now, scope, token, until }) =>
       database.query("claimKey", {
-        sql: `SELECT code, message_id, epoch, first, at, until FROM ${schema}.claim_key(${places(8)})`,
+        sql: `SELECT code, message_id, epoch, first, at, until FROM ${schema}.claim_key(${Values.places(8)})`,
         parameters: () => [
           Values.text(scope),
           Values.text(key),
@@ -33,7 +32,7 @@ export const makeKeys = (database: Database): Keys => {
 
     renewKey: ({ key, now, scope, token, until }) =>
       database.query("renewKey", {
-        sql: `SELECT ${schema}.renew_key(${places(5)})`,
+        sql: `SELECT ${schema}.renew_key(${Values.places(5)})`,
         parameters: () => [
           Values.text(scope),
           Values.text(key),
@@ -46,7 +45,7 @@ export const makeKeys = (database: Database): Keys => {
 
     commitKey: ({ key, now, receipt, scope, token }) =>
       database.query("commitKey", {
-        sql: `SELECT ${schema}.commit_key(${places(8)})`,
+        sql: `SELECT ${schema}.commit_key(${Values.places(8)})`,
         parameters: () => [
           Values.text(scope),
           Values.text(key),
@@ -62,7 +61,7 @@ export const makeKeys = (database: Database): Keys => {
 
     releaseKey: ({ key, scope, token }) =>
       database.query("releaseKey", {
-        sql: `SELECT ${schema}.release_key(${places(3)})`,
+        sql: `SELECT ${schema}.release_key(${Values.places(3)})`,
         parameters: () => [Values.text(scope), Values.text(key), Values.text(token)],
         decode: () => undefined
       }),
@@ -82,7 +81,7 @@ export const makeKeys = (database: Database): Keys => {
 
     sweepKeys: (forgottenBefore, now, limit) =>
       database.query("sweepKeys", {
-        sql: `SELECT ${schema}.sweep_keys(${places(3)})`,
+        sql: `SELECT ${schema}.sweep_keys(${Values.places(3)})`,
         parameters: () => [Values.number(forgottenBefore), Values.number(now), Values.number(limit)],
         decode: (rows) => Values.toNumber(Values.onlyRow(rows)[0])
       }),

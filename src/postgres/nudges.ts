@@ -3,7 +3,6 @@ import { Deferred, Effect, Random } from "effect"
 import { createHash } from "node:crypto"
 import type { StoreDriver } from "../internal/store/driver.ts"
 import { after, type Database } from "./connection.ts"
-import { places } from "./outboxes.ts"
 import * as Values from "./values.ts"
 
 type Nudges = Pick<StoreDriver, "nudge" | "takeNudges" | "watch">
@@ -23,14 +22,14 @@ export const makeNudges = (database: Database): Nudges => {
   return {
     nudge: (node, session) =>
       database.query("nudge", {
-        sql: `SELECT ${schema}.add_nudges(${places(2)})`,
+        sql: `SELECT ${schema}.add_nudges(${Values.places(2)})`,
         parameters: () => [Values.texts([node]), Values.texts([session])],
         decode: () => undefined
       }),
 
     takeNudges: (node, limit) =>
       database.query("takeNudges", {
-        sql: `SELECT taken, more FROM ${schema}.take_nudges(${places(2)})`,
+        sql: `SELECT taken, more FROM ${schema}.take_nudges(${Values.places(2)})`,
         parameters: () => [Values.text(node), Values.number(limit)],
         decode: (rows) => {
           const [taken, more] = Values.onlyRow(rows)

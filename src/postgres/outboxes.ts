@@ -1,24 +1,18 @@
 /** The part of the driver that keeps outboxes; the work is done by outboxFunctions.ts. */
 import { Effect } from "effect"
-import type { GapReason } from "../core/Protocol.ts"
 import type {
   AckOutcome,
   AckRequest,
   AppendRequest,
   AppendResult,
-  Chunk,
-  Conditional,
   Fate,
-  Gap,
-  OutboxState,
-  ReadPage,
   Stamp,
   StoreDriver
 } from "../internal/store/driver.ts"
-import type { DeadLetterReason } from "../WebSocketError.ts"
-import { type Patience, unlimited, untilDone } from "./batches.ts"
+import { allDone, distinct, type Patience, pick, unlimited, untilDone } from "./batches.ts"
 import type { Database, Statement } from "./connection.ts"
-import * as Codes from "./outboxFunctions.ts"
+import { appendResult, toConditional, toFate, toPage, toState } from "./outboxRows.ts"
+import * as Codes from "./plpgsql.ts"
 import * as Values from "./values.ts"
 
 type Outboxes = Pick<
@@ -49,7 +43,7 @@ export const makeOutboxes = (database: Database): Outboxes => {
     stamp: Stamp | undefined,
     node: string
   ): Statement<ReadonlyArray<AppendResult | undefined>> => ({
-    sql: `SELECT * FROM ${schema}.append(${places(19)})`,
+    sql: `SELECT * FROM ${schema}.append(${Values.places(19)})`,
     parameters: () => {
       const { index, sessions } = distinct(requests)
       const publishes = requests.some(({ publish }) => publish !== undefined)
@@ -93,7 +87,7 @@ export const makeOutboxes = (database: Database): Outboxes => {
     requests: ReadonlyArray<AckRequest>,
     patience: Patience
   ): Statement<ReadonlyArray<AckOutcome | undefined>> => ({
-    sql: `SELECT * FROM ${schema}.ack(${places(12)})`,
+    sql: `SELECT * FROM ${schema}.ack(${Values.places(12)})`,
     parameters: () => {
       const { index, sessions } = distinct(requests)
       const fates = newestFates(requests)
@@ -130,7 +124,7 @@ export const makeOutboxes = (database: Database): Outboxes => {
   return {
     openOutbox: ({ generation, newEpoch, node, session }) =>
       database.query("openOutbox", {
-        sql: `SELECT ${stateColumns} FROM ${schema}.open_outbox(${places(4)})`,
+        sql: `SELECT ${stateColumns} FROM ${schema}.open_outbox(${Values.places(4)})`,
         parameters: () => [Values.text(session), Values.number(generation), Values.text(node), Values.text(newEpoch)],
         decode: (rows) => toState(Values.onlyRow(rows))
       }),
@@ -153,7 +147,7 @@ export const makeOutboxes = (database: Database): Outboxes => {
 
     read: ({ after, maxBytes, maxChunks, session }) =>
       database.query("read", {
-        sql: `SELECT * FROM ${schema}.read_outbox(${places(4)})`,
+        sql: `SELECT * FROM ${schema}.read_outbox(${Values.places(4)})`,
         parameters: () => [
           Values.text(session),
           Values.number(after),
@@ -171,7 +165,7 @@ export const makeOutboxes = (database: Database): Outboxes => {
 
     giveUp: ({ addGaps, expiresAt, fates, generation, removeChunks, removeGaps, revision, session }) =>
       database.query("giveUp", {
-        sql: `SELECT * FROM ${schema}.give_up(${places(14)})`,
+        sql: `SELECT * FROM ${schema}.give_up(${Values.places(14)})`,
         parameters: () => [
           Values.text(session),
           Values.number(revision),
@@ -189,7 +183,7 @@ export const makeOutboxes = (database: Database): Outboxes => {
 
     markSent: ({ generation, revision, sent, session }) =>
       database.query("markSent", {
-        sql: `SELECT * FROM ${schema}.mark_sent(${places(4)})`,
+        sql: `SELECT * FROM ${schema}.mark_sent(${Values.places(4)})`,
         parameters: () => [
           Values.text(session),
           Values.number(generation),
@@ -201,35 +195,37 @@ export const makeOutboxes = (database: Database): Outboxes => {
 
     advance: ({ generation, last, session }) =>
       database.query("advance", {
-        sql: `SELECT ${stateColumns} FROM ${schema}.advance(${places(3)})`,
+        sql: `SELECT ${stateColumns} FROM ${schema}.advance(${Values.places(3)})`,
         parameters: () => [Values.text(session), Values.number(generation), Values.number(last)],
         decode: ([row]) => row === undefined ? undefined : toState(row)
       }),
 
     removeOutbox: (session, last) =>
       database.query("removeOutbox", {
-        sql: `SELECT ${schema}.remove_outbox(${places(2)})`,
+        sql: `SELECT ${schema}.remove_outbox(${Values.places(2)})`,
         parameters: () => [Values.text(session), Values.number(last)],
         decode: (rows) => Values.toBoolean(Values.onlyRow(rows)[0])
       }),
 
     outboxes: (sessions) =>
       database.query("outboxes", {
-        sql: `SELECT ${stateColumns} FROM ${schema}.outboxes_of(${places(1)})`,
+        sql: `SELECT ${stateColumns} FROM ${schema}.outboxes_of(${Values.places(1)})`,
         parameters: () => [Values.texts(sessions)],
         decode: (rows) => rows.map(toState)
       }),
 
     fates: (session, first, end) =>
       database.query("fates", {
-        sql: `SELECT first::float8, "end"::float8, reason, maybe_handled, at FROM ${schema}.fates_of(${places(3)})`,
+        sql: `SELECT first::float8, "end"::float8, reason, maybe_handled, at FROM ${schema}.fates_of(${
+          Values.places(3)
+        })`,
         parameters: () => [Values.text(session), Values.number(first), Values.number(end)],
         decode: (rows) => rows.map(toFate)
       }),
 
     sweepFates: (before, limit) =>
       database.query("sweepFates", {
-        sql: `SELECT ${schema}.sweep_fates(${places(2)})`,
+        sql: `SELECT ${schema}.sweep_fates(${Values.places(2)})`,
         parameters: () => [Values.number(before), Values.number(limit)],
         decode: (rows) => Values.toNumber(Values.onlyRow(rows)[0])
       }),
@@ -243,66 +239,6 @@ export const makeOutboxes = (database: Database): Outboxes => {
         return { sessions: sessions ?? 0, messages: messages ?? 0, bytes: bytes ?? 0 }
       }
     })
-  }
-}
-
-/** `$1, $2, …` */
-export const places = (count: number): string => Array.from({ length: count }, (_, at) => `$${at + 1}`).join(", ")
-
-/** The sessions of a batch, each once, and which of them (from 1) each request is about. */
-export const distinct = (requests: ReadonlyArray<{ readonly session: string }>) => {
-  const places = new Map<string, number>()
-  const index = requests.map(({ session }) => {
-    const place = places.get(session) ?? places.size + 1
-    places.set(session, place)
-    return place
-  })
-  return { sessions: [...places.keys()], index }
-}
-
-/** Those with these numbers. */
-export const pick = <A>(all: ReadonlyArray<A>, numbers: ReadonlyArray<number>): ReadonlyArray<A> =>
-  numbers.length === all.length ? all : numbers.flatMap((at) => all.slice(at, at + 1))
-
-/** In a transaction that waits for locks, nothing is left open. */
-export const allDone = <Result>(results: ReadonlyArray<Result | undefined>): ReadonlyArray<Result> =>
-  results.map((result) => {
-    if (result === undefined) throw new Values.Nonsense("a request without a result")
-    return result
-  })
-
-interface AppendColumns {
-  readonly epoch: () => string
-  readonly first: () => number
-  readonly second: () => number
-  readonly id: () => string
-}
-
-const appendResult = (code: unknown, of: AppendColumns): AppendResult | undefined => {
-  switch (code) {
-    case Codes.PENDING:
-      return undefined
-    case Codes.APPENDED:
-      return { _tag: "Appended", epoch: of.epoch(), first: of.first() }
-    case Codes.MISSING:
-      return { _tag: "Missing" }
-    case Codes.FULL_MESSAGES:
-      return { _tag: "Full", limit: "messages", messages: of.first(), bytes: of.second() }
-    case Codes.FULL_BYTES:
-      return { _tag: "Full", limit: "bytes", messages: of.first(), bytes: of.second() }
-    case Codes.DUPLICATE:
-      return {
-        _tag: "Duplicate",
-        receipt: { messageId: of.id(), epoch: of.epoch(), offset: of.first(), atMillis: of.second() }
-      }
-    case Codes.MISMATCH:
-      return { _tag: "Mismatch" }
-    case Codes.IN_FLIGHT:
-      return { _tag: "InFlight", until: of.first() }
-    case Codes.KEYS_FULL:
-      return { _tag: "KeysFull" }
-    default:
-      throw new Values.Nonsense(`append: ${String(code)}`)
   }
 }
 
@@ -322,93 +258,3 @@ const fateColumns = (fates: ReadonlyArray<Fate>) => [
   Values.booleans(fates.map(({ maybeHandled }) => maybeHandled)),
   Values.numbers(fates.map(({ at }) => at))
 ]
-
-const toState = (
-  [session, generation, epoch, acked, last, messages, bytes, sent, revision, expiresAt, node]: Values.Row
-): OutboxState => ({
-  session: Values.toText(session),
-  generation: Values.toNumber(generation),
-  epoch: Values.toText(epoch),
-  acked: Values.toNumber(acked),
-  last: Values.toNumber(last),
-  messages: Values.toNumber(messages),
-  bytes: Values.toNumber(bytes),
-  sent: Values.toNumber(sent),
-  revision: Values.toNumber(revision),
-  expiresAt: Values.toNumber(expiresAt),
-  node: Values.toOptionalText(node)
-})
-
-/** Rows of `read_outbox`, which come in the order: state, chunks, perhaps that there are more, gaps. */
-const toPage = (session: string, [head, ...rows]: ReadonlyArray<Values.Row>): ReadPage | undefined => {
-  if (head === undefined) return undefined
-  const [, numbers, epoch, node] = head
-  const [generation, ...counts] = Values.toArray(numbers)
-  const ofKind = (kind: number) => rows.filter(([k]) => k === kind)
-  return {
-    state: toState([session, generation, epoch, ...counts, node]),
-    chunks: ofKind(1).map(([, numbers, body]): Chunk => {
-      const [first, last, bytes, enqueuedAt, expiresAt] = Values.toArray(numbers)
-      return {
-        first: Values.toNumber(first),
-        last: Values.toNumber(last),
-        bytes: Values.toNumber(bytes),
-        enqueuedAt: Values.toNumber(enqueuedAt),
-        expiresAt: Values.toNumber(expiresAt),
-        body: Values.toText(body)
-      }
-    }),
-    gaps: ofKind(2).map(([, numbers, reason]): Gap => {
-      const [first, end] = Values.toArray(numbers)
-      return { first: Values.toNumber(first), end: Values.toNumber(end), reason: toGapReason(reason) }
-    }),
-    more: ofKind(3).length > 0
-  }
-}
-
-const toFate = ([first, end, reason, maybeHandled, at]: Values.Row): Fate => ({
-  first: Values.toNumber(first),
-  end: Values.toNumber(end),
-  reason: toDeadLetterReason(reason),
-  maybeHandled: Values.toBoolean(maybeHandled),
-  at: Values.toNumber(at)
-})
-
-const toConditional = (rows: ReadonlyArray<Values.Row>): Conditional => {
-  const [code, revision] = Values.onlyRow(rows)
-  switch (code) {
-    case Codes.DONE:
-      return { _tag: "Done", revision: Values.toNumber(revision) }
-    case Codes.MISSING:
-      return { _tag: "Missing" }
-    case Codes.FENCED:
-      return { _tag: "Fenced" }
-    case Codes.CONFLICT:
-      return { _tag: "Conflict" }
-    default:
-      throw new Values.Nonsense(`a code: ${String(code)}`)
-  }
-}
-
-const oneOf = <A extends string>(all: Readonly<Record<A, true>>) => {
-  const isOne = (value: string): value is A => Object.hasOwn(all, value)
-  return (value: unknown): A => {
-    const text = Values.toText(value)
-    if (!isOne(text)) throw new Values.Nonsense(`a reason: ${text}`)
-    return text
-  }
-}
-
-const toGapReason = oneOf<GapReason>({ expired: true, overflow: true, fresh: true, sessionEnded: true })
-
-const toDeadLetterReason = oneOf<DeadLetterReason>({
-  expired: true,
-  overflow: true,
-  failed: true,
-  undecodable: true,
-  sessionEnded: true,
-  fresh: true,
-  shutdown: true,
-  skipped: true,
-  volatile: true
-})

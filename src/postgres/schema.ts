@@ -8,7 +8,7 @@ import { Effect } from "effect"
 import { StoreError } from "../internal/store/driver.ts"
 import type { Database } from "./connection.ts"
 import { keyFunctions } from "./keyFunctions.ts"
-import { noteFates, outboxFunctions } from "./outboxFunctions.ts"
+import { outboxFunctions } from "./outboxFunctions.ts"
 import { sessionFunctions } from "./sessionFunctions.ts"
 import { tables } from "./tables.ts"
 import * as Values from "./values.ts"
@@ -16,7 +16,6 @@ import * as Values from "./values.ts"
 const migrations: ReadonlyArray<(schema: string) => ReadonlyArray<string>> = [
   (schema) => [
     ...tables(schema),
-    noteFates(schema),
     ...keyFunctions(schema),
     ...outboxFunctions(schema),
     ...sessionFunctions(schema)

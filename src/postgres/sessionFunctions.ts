@@ -1,7 +1,7 @@
 /**
- * The database's side of sessions, nodes and nudges, in PL/pgSQL; see outboxFunctions.ts on how batches work.
+ * The database's side of sessions, nodes and nudges, in PL/pgSQL; see plpgsql.ts on how batches work.
  */
-import { byKeys, DONE, FENCED, inOrder, MISSING, patient, PENDING } from "./outboxFunctions.ts"
+import { byKeys, DONE, FENCED, impatience, inOrder, MISSING, patient, PENDING } from "./plpgsql.ts"
 
 /** The other thing that may come of a position. */
 export const BEHIND = 5
@@ -26,7 +26,7 @@ export const sessionFunctions = (schema: string): ReadonlyArray<string> => [
     v_handled float8[] := array_fill(NULL::float8, ARRAY[m]);
     v_touched boolean[] := array_fill(false, ARRAY[m]);
   BEGIN
-    PERFORM set_config('lock_timeout', p_patience, true);
+    ${impatience}
     codes := array_fill(${PENDING}, ARRAY[n]);
     IF p_skip THEN
       WITH free AS (

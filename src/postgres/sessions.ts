@@ -1,10 +1,9 @@
 /** The part of the driver that keeps sessions and who lives; the work is done by sessionFunctions.ts. */
 import { Effect } from "effect"
 import type { PositionOutcome, PositionRequest, PutOutcome, SessionRow, StoreDriver } from "../internal/store/driver.ts"
-import { type Patience, unlimited, untilDone } from "./batches.ts"
+import { allDone, distinct, type Patience, pick, unlimited, untilDone } from "./batches.ts"
 import type { Database, Statement } from "./connection.ts"
-import { allDone, distinct, pick, places } from "./outboxes.ts"
-import * as Codes from "./outboxFunctions.ts"
+import * as Codes from "./plpgsql.ts"
 import { BEHIND } from "./sessionFunctions.ts"
 import * as Values from "./values.ts"
 
@@ -35,7 +34,7 @@ export const makeSessions = (database: Database): Sessions => {
     requests: ReadonlyArray<PositionRequest>,
     patience: Patience
   ): Statement<ReadonlyArray<PositionOutcome | undefined>> => ({
-    sql: `SELECT ${schema}.save_positions(${places(9)})`,
+    sql: `SELECT ${schema}.save_positions(${Values.places(9)})`,
     parameters: () => {
       const { index, sessions } = distinct(requests)
       return [
@@ -65,9 +64,9 @@ export const makeSessions = (database: Database): Sessions => {
       database.query("putSession", {
         sql: row.revision === 1
           ? `INSERT INTO ${schema}.sessions (${columns}) VALUES (${
-            places(12)
+            Values.places(12)
           }) ON CONFLICT DO NOTHING RETURNING position`
-          : `UPDATE ${schema}.sessions SET (${columns}) = (${places(12)}) WHERE id = $1 AND revision = $12 - 1
+          : `UPDATE ${schema}.sessions SET (${columns}) = (${Values.places(12)}) WHERE id = $1 AND revision = $12 - 1
             RETURNING position`,
         parameters: () => [
           Values.text(row.id),
@@ -107,14 +106,14 @@ export const makeSessions = (database: Database): Sessions => {
 
     detachedBefore: (at, limit) =>
       database.query("detachedBefore", {
-        sql: `SELECT ${selected} FROM ${schema}.detached_before(${places(2)})`,
+        sql: `SELECT ${selected} FROM ${schema}.detached_before(${Values.places(2)})`,
         parameters: () => [Values.number(at), Values.number(limit)],
         decode: (rows) => rows.map(toSession)
       }),
 
     sessionsOf: (node, limit) =>
       database.query("sessionsOf", {
-        sql: `SELECT ${selected} FROM ${schema}.sessions_of(${places(2)})`,
+        sql: `SELECT ${selected} FROM ${schema}.sessions_of(${Values.places(2)})`,
         parameters: () => [Values.text(node), Values.number(limit)],
         decode: (rows) => rows.map(toSession)
       }),

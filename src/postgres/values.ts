@@ -42,6 +42,9 @@ const sendable = (value: string | undefined): string | null => {
   return value
 }
 
+/** `$1, $2, …`: for so many parameters. */
+export const places = (count: number): string => Array.from({ length: count }, (_, at) => `$${at + 1}`).join(", ")
+
 // --- answers
 
 const expected = (what: string, value: unknown): never => {
