@@ -7,12 +7,22 @@ export const readClock = luaScript(`
 return redis.call('TIME')
 `)
 
-/** KEYS: format. ARGV: what it must be. Answers what it is: the first to ask decides. */
+/**
+ * KEYS: format. ARGV: version, number of partitions ("" for what suits the server).
+ * Answers '<version>:<partitions>': the first to ask decides.
+ */
 export const readFormat = luaScript(`
 local format = redis.call('GET', KEYS[1])
 if format then return format end
-redis.call('SET', KEYS[1], ARGV[1])
-return ARGV[1]
+local partitions = ARGV[2]
+if partitions == '' then
+  local info = redis.pcall('INFO', 'cluster')
+  local isAlone = type(info) == 'string' and string.find(info, 'cluster_enabled:0', 1, true)
+  partitions = isAlone and '1' or '16'
+end
+format = ARGV[1] .. ':' .. partitions
+redis.call('SET', KEYS[1], format)
+return format
 `)
 
 /** KEYS: nodes, totals. ARGV: node, at. */

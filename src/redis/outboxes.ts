@@ -1,24 +1,22 @@
-/** Outboxes in Redis: the arguments and replies of outboxScripts.ts. */
+/** Outboxes in Redis: the calls of appendScript.ts and outboxScripts.ts. */
 import { Effect } from "effect"
-import type {
-  AckOutcome,
-  AppendRequest,
-  AppendResult,
-  Chunk,
-  Conditional,
-  Fate,
-  Gap,
-  OutboxState,
-  ReadPage,
-  Stamp,
-  StoreDriver
-} from "../internal/store/driver.ts"
-import { StoreError } from "../internal/store/driver.ts"
+import { type AppendRequest, type Stamp, type StoreDriver, StoreError } from "../internal/store/driver.ts"
+import { append } from "./appendScript.ts"
 import type { Connection } from "./connection.ts"
+import {
+  ackOf,
+  appendedOf,
+  conditionalOf,
+  fateArgs,
+  fateOf,
+  maybeStateOf,
+  pageOf,
+  pushAppend,
+  stateOf
+} from "./outboxReplies.ts"
 import * as Scripts from "./outboxScripts.ts"
-import { type Partition, type Partitions } from "./partitions.ts"
-import { keyId, receiptOf } from "./publishKeys.ts"
-import { count, list, number, optional, optionalNumber, rowsOf, text } from "./replies.ts"
+import type { Partition, Partitions } from "./partitions.ts"
+import { count, list, number, optional, optionalNumber, text } from "./replies.ts"
 import { scatter } from "./scatter.ts"
 
 type OutboxOperations = Pick<
@@ -39,7 +37,7 @@ type OutboxOperations = Pick<
 
 export const makeOutboxes = (connection: Connection, partitions: Partitions): OutboxOperations => {
   const { call } = connection
-  const isOlder = makeOrder()
+  const newerThan = makeOrder()
 
   const appendTo = (
     partition: Partition,
@@ -59,12 +57,12 @@ export const makeOutboxes = (connection: Connection, partitions: Partitions): Ou
     for (const request of requests) pushAppend(args, request)
     return call({
       operation: "append",
-      script: Scripts.append,
+      script: append,
       keys: [totals, keys, committed, claimed, writers, batch],
       args,
-      decode: (reply) => decodeAppend(reply)
+      decode: appendedOf
     }).pipe(
-      Effect.flatMap((results) => results instanceof StoreError ? Effect.fail(results) : Effect.succeed(results))
+      Effect.flatMap((done) => "newest" in done ? Effect.fail(olderThan(done.newest)) : Effect.succeed(done))
     )
   }
 
@@ -88,7 +86,8 @@ export const makeOutboxes = (connection: Connection, partitions: Partitions): Ou
         const cause = new TypeError(`the publish key of an append has its session as its scope, not ${astray.session}`)
         return Effect.fail(new StoreError("append", cause))
       }
-      if (stamp !== undefined && isOlder(stamp)) return Effect.fail(olderBatch(stamp.sequence))
+      const newest = stamp === undefined ? undefined : newerThan(stamp)
+      if (newest !== undefined) return Effect.fail(olderThan(newest))
       return scatter(
         requests,
         ({ session }) => partitions.of(session),
@@ -255,160 +254,21 @@ const fatesKey = ({ tag }: Partition, session: string): string => `${tag}:f:${se
 const maxWriters = 1_000
 
 /**
- * Whether a newer batch of the writer went out from here. The database compares within a partition only, and the
- * older batch may have no partition in common with the newer one.
+ * The sequence of a newer batch of the writer that went out from here. The database compares within a partition only,
+ * and the older batch may have no partition in common with the newer one.
  */
 const makeOrder = () => {
   const newest = new Map<string, number>()
-  return ({ sequence, writer }: Stamp): boolean => {
+  return ({ sequence, writer }: Stamp): number | undefined => {
     const known = newest.get(writer)
-    if (known !== undefined && known > sequence) return true
+    if (known !== undefined && known > sequence) return known
     newest.delete(writer)
     newest.set(writer, sequence)
-    if (newest.size > maxWriters) {
-      for (const [oldest] of newest) {
-        newest.delete(oldest)
-        break
-      }
-    }
-    return false
+    const [oldest] = newest.keys()
+    if (newest.size > maxWriters && oldest !== undefined) newest.delete(oldest)
+    return undefined
   }
 }
 
-const olderBatch = (sequence: number) =>
-  new StoreError("append", new Error(`batch ${sequence} comes after a newer one of the same writer`))
-
-const pushAppend = (args: Array<string>, request: AppendRequest): void => {
-  const { publish } = request
-  args.push(
-    request.session,
-    number(request.count),
-    number(request.bytes),
-    number(request.enqueuedAt),
-    number(request.expiresAt),
-    number(request.maxMessages),
-    number(request.maxBytes),
-    request.body,
-    publish === undefined ? "" : keyId(publish),
-    publish === undefined ? "" : publish.key,
-    optional(publish?.fingerprint),
-    publish === undefined ? "" : number(publish.forgottenBefore),
-    publish === undefined ? "" : number(publish.maxKeys)
-  )
-}
-
-const decodeAppend = (reply: unknown): ReadonlyArray<AppendResult> | StoreError => {
-  const [kind, ...results] = list(reply)
-  return text(kind) === "S" ? olderBatch(count(results[0])) : results.map(appendResultOf)
-}
-
-const appendResultOf = (reply: unknown): AppendResult => {
-  const [kind, ...fields] = list(reply)
-  switch (text(kind)) {
-    case "A":
-      return { _tag: "Appended", epoch: text(fields[0]), first: count(fields[1]) }
-    case "M":
-      return { _tag: "Missing" }
-    case "F": {
-      const limit = text(fields[0]) === "messages" ? "messages" : "bytes"
-      return { _tag: "Full", limit, messages: count(fields[1]), bytes: count(fields[2]) }
-    }
-    case "D":
-      return { _tag: "Duplicate", receipt: receiptOf(fields) }
-    case "X":
-      return { _tag: "Mismatch" }
-    case "I":
-      return { _tag: "InFlight", until: count(fields[0]) }
-    case "K":
-      return { _tag: "KeysFull" }
-  }
-  throw new TypeError(`Redis answered an append with ${text(kind)}`)
-}
-
-const stateOf = (session: string, reply: unknown): OutboxState => {
-  const [generation, epoch, acked, last, messages, bytes, sent, revision, expiresAt, node] = list(reply)
-  return {
-    session,
-    generation: count(generation),
-    epoch: text(epoch),
-    acked: count(acked),
-    last: count(last),
-    messages: count(messages),
-    bytes: count(bytes),
-    sent: count(sent),
-    revision: count(revision),
-    expiresAt: count(expiresAt),
-    node: text(node)
-  }
-}
-
-const maybeStateOf = (session: string, reply: unknown): OutboxState | undefined =>
-  list(reply).length === 0 ? undefined : stateOf(session, reply)
-
-const pageOf = (session: string, reply: unknown): ReadPage | undefined => {
-  const [state, chunks, gaps, more] = list(reply)
-  if (state === undefined) return undefined
-  return {
-    state: stateOf(session, state),
-    chunks: rowsOf(chunks, 6).map(chunkOf),
-    gaps: list(gaps).map(gapOf),
-    more: text(more) === "1"
-  }
-}
-
-const chunkOf = ([last, first, bytes, enqueuedAt, expiresAt, body]: ReadonlyArray<unknown>): Chunk => ({
-  first: count(first),
-  last: count(last),
-  bytes: count(bytes),
-  enqueuedAt: count(enqueuedAt),
-  expiresAt: count(expiresAt),
-  body: text(body)
-})
-
-const gapOf = (reply: unknown): Gap => {
-  const [first, end, reason] = text(reply).split(":")
-  // Written by giveUp, whose reasons are no others.
-  return { first: count(first), end: count(end), reason: reason as Gap["reason"] }
-}
-
-const fateArgs = ({ at, end, first, maybeHandled, reason }: Fate): ReadonlyArray<string> => [
-  number(first),
-  number(end),
-  reason,
-  maybeHandled ? "1" : "0",
-  number(at)
-]
-
-const fateOf = (reply: unknown): Fate => {
-  const [first, end, reason, maybeHandled, at] = text(reply).split(":")
-  return {
-    first: count(first),
-    end: count(end),
-    // Written by ack and giveUp, whose reasons are no others.
-    reason: reason as Fate["reason"],
-    maybeHandled: maybeHandled === "1",
-    at: count(at)
-  }
-}
-
-const ackOf = (reply: unknown): AckOutcome => {
-  const outcome = text(reply)
-  if (outcome === "M") return { _tag: "Missing" }
-  if (outcome === "F") return { _tag: "Fenced" }
-  return { _tag: "Acked", released: count(outcome) }
-}
-
-const conditionalOf = (reply: unknown): Conditional => {
-  const [kind, revision] = list(reply)
-  switch (text(kind)) {
-    case "D":
-      return { _tag: "Done", revision: count(revision) }
-    case "C":
-      return { _tag: "Conflict" }
-    case "F":
-      return { _tag: "Fenced" }
-    case "M":
-      return { _tag: "Missing" }
-  }
-  throw new TypeError(`Redis answered a conditional write with ${text(kind)}`)
-}
+const olderThan = (newest: number) =>
+  new StoreError("append", new Error(`batch ${newest} of the same writer came before`))

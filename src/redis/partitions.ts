@@ -29,6 +29,7 @@ export interface Partition {
   readonly index: number
   /** The hash tag, with braces. */
   readonly tag: string
+  readonly format: string
   readonly totals: string
   readonly fates: string
   readonly detached: string
@@ -63,6 +64,7 @@ const makePartition = (prefix: string, index: number): Partition => {
   return {
     index,
     tag,
+    format: `${tag}:format`,
     totals: `${tag}:totals`,
     fates: `${tag}:fates`,
     detached: `${tag}:detached`,

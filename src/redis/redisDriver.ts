@@ -8,7 +8,7 @@ import { readFormat } from "./nodeScripts.ts"
 import { makeOutboxes } from "./outboxes.ts"
 import { makePartitions } from "./partitions.ts"
 import { makePublishKeys } from "./publishKeys.ts"
-import { text } from "./replies.ts"
+import { number, text } from "./replies.ts"
 import { makeSessions } from "./sessions.ts"
 
 export interface RedisDriverOptions {
@@ -16,7 +16,8 @@ export interface RedisDriverOptions {
   readonly prefix?: string | undefined
   /**
    * Over how many hash slots the data is spread, and so over how many masters of a cluster at most. It can't be
-   * changed once there is data. From 1 to 1024. Default: 16.
+   * changed once there is data. From 1 to 1024. Default: what the data has; for new data 16 on a cluster, and 1 on a
+   * single server, where more only cost (each is a command of its own).
    */
   readonly partitions?: number | undefined
   /** A command without an answer for longer has failed. Default: 5 seconds. */
@@ -24,12 +25,12 @@ export interface RedisDriverOptions {
 }
 
 /** How the data is laid out: to be raised when that changes. */
-const version = 1
+const version = "1"
 
 /**
  * Makes the driver. Fails when Redis can't be reached, or has data of another number of partitions.
  *
- * **Gotchas**
+ * **Gotchas**, of more than one partition:
  *
  * - A batch is atomic within each partition: a crash in the middle may have done it in some. Its retry, with the same
  *   stamp, does the rest.
@@ -37,26 +38,27 @@ const version = 1
  * - The scope of an append's publish key must be its session.
  */
 export const makeRedisDriver = Effect.fnUntraced(function*(options: RedisDriverOptions = {}) {
-  const { commandTimeout = "5 seconds", partitions: size = 16, prefix = "rws" } = options
-  if (!Number.isInteger(size) || size < 1 || size > 1024) return yield* refused(`partitions is ${size}, not 1 to 1024`)
+  const { commandTimeout = "5 seconds", partitions: wanted, prefix = "rws" } = options
+  if (wanted !== undefined && !isSize(wanted)) return yield* refused(`partitions is ${wanted}, not 1 to 1024`)
   if (/[{}]/.test(prefix)) return yield* refused(`the prefix ${JSON.stringify(prefix)} has braces`)
 
   const connection = yield* makeConnection(Duration.fromInputUnsafe(commandTimeout))
-  const partitions = makePartitions(prefix, size)
-  const format = `${version}:${size}`
-  const found = yield* connection.call({
+  const format = yield* connection.call({
     operation: "open",
     script: readFormat,
-    keys: [`${partitions.first.tag}:format`],
-    args: [format],
+    keys: [makePartitions(prefix, 1).first.format],
+    args: [version, wanted === undefined ? "" : number(wanted)],
     decode: text
   })
-  if (found !== format) {
+  const size = Number(format.split(":")[1])
+  if (!isSize(size) || format !== `${version}:${wanted ?? size}`) {
+    const expected = `${version}:${wanted ?? "1 to 1024"}`
     return yield* refused(
-      `the data under ${JSON.stringify(prefix)} has format ${found}, not ${format} (version:partitions)`
+      `the data under ${JSON.stringify(prefix)} has format ${format}, not ${expected} (version:partitions)`
     )
   }
 
+  const partitions = makePartitions(prefix, size)
   const driver: StoreDriver = {
     name: "redis",
     transaction: undefined,
@@ -70,3 +72,5 @@ export const makeRedisDriver = Effect.fnUntraced(function*(options: RedisDriverO
 })
 
 const refused = (why: string) => Effect.fail(new StoreError("open", new Error(why)))
+
+const isSize = (size: number): boolean => Number.isInteger(size) && size >= 1 && size <= 1024

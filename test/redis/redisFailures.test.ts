@@ -124,7 +124,7 @@ describeWithRedis("a Redis store", {}, (server) => {
   it.live("leaves nothing behind of sessions, keys and nodes that are gone", () =>
     Effect.gen(function*() {
       const redis = yield* startRedis()
-      const driver = yield* connectDriver(redis)
+      const driver = yield* connectDriver(redis, { partitions: 16 })
       const before = yield* redis.command("DBSIZE")
       assert.strictEqual(before, ":1")
       yield* openAll(driver)
@@ -167,14 +167,16 @@ describeWithRedis("a Redis store", {}, (server) => {
       assert.strictEqual((yield* append(driver, "a"))._tag, "Appended")
     }))
 
-  it.live("refuses data with another number of partitions", () =>
+  it.live("takes the number of partitions from the data, and refuses another", () =>
     Effect.gen(function*() {
       const redis = yield* server
       const prefix = newPrefix()
-      yield* connectDriver(redis, { prefix, partitions: 4 })
+      const driver = yield* connectDriver(redis, { prefix, partitions: 4 })
+      yield* openAll(driver)
       const error = yield* Effect.flip(connectDriver(redis, { prefix, partitions: 8 }))
       assert.include(String(error._tag === "StoreError" ? error.cause : error), "has format 1:4, not 1:8")
-      yield* connectDriver(redis, { prefix, partitions: 4 })
+      const other = yield* connectDriver(redis, { prefix })
+      assert.lengthOf(yield* other.outboxes(sessions), sessions.length)
       yield* failsAsStore(Effect.scoped(connectDriver(redis, { prefix: "{braces}" })))
       yield* failsAsStore(Effect.scoped(connectDriver(redis, { prefix, partitions: 0 })))
     }))
@@ -189,7 +191,7 @@ describeWithRedis("a Redis store", {}, (server) => {
 
   it.live("takes the publish key of an append only with the session as its scope", () =>
     Effect.gen(function*() {
-      const driver = yield* connectDriver(yield* server, { prefix: newPrefix() })
+      const driver = yield* connectDriver(yield* server, { prefix: newPrefix(), partitions: 16 })
       yield* open(driver, "a")
       yield* failsAsStore(append(driver, "a", {
         publish: publishKey("elsewhere", "k")
@@ -214,7 +216,8 @@ describeWithService(redis, "a Redis server that fails", () => {
   it.live("loses nothing that was accepted when it is killed, and the store goes on by itself", () =>
     Effect.gen(function*() {
       const redis = yield* startRedis({ appendfsync: "always" })
-      const driver = yield* connectDriver(redis)
+      // Of more than one partition, so that a batch may be done in part when the server dies.
+      const driver = yield* connectDriver(redis, { partitions: 4 })
       const other = yield* connectDriver(redis)
       yield* openAll(driver)
       const killAt = (batches: ReadonlyArray<number>) => (batch: number) =>

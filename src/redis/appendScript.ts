@@ -1,0 +1,79 @@
+/** Lua that appends to outboxes. What the keys hold is said in partitions.ts. */
+import { luaScript } from "./connection.ts"
+import { nudging, numbers, publishKeys } from "./lua.ts"
+
+/**
+ * KEYS: totals, publish keys, committed, claimed, writers, the writer's batch (or totals again when there is no stamp).
+ * ARGV: tag, channel prefix, node, writer (optional), sequence; then for each request session, count, bytes,
+ * enqueuedAt, expiresAt, maxMessages, maxBytes, body, publish key's id ("" without), the key, fingerprint (optional),
+ * forgottenBefore, maxKeys.
+ * Answers {'S', newest sequence} when that is a newer one, else {'R', results…}; a result is {'A', epoch, first}
+ * (appended), {'M'} (missing), {'F', limit, messages, bytes} (full), {'D', receipt…} (duplicate), {'X', …} (mismatch),
+ * {'I', until} (in flight) or {'K'} (keys full).
+ */
+export const append = luaScript(`${numbers}${nudging}${publishKeys}
+local totals, keys, committed, claimed, writers, batch = unpack(KEYS)
+local tag, channel, node, writer, sequence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+if writer ~= '' then
+  local newest = redis.call('HMGET', batch, 's', 'r')
+  if newest[1] then
+    if newest[1] == sequence then return cmsgpack.unpack(newest[2]) end
+    if num(newest[1]) > num(sequence) then return {'S', newest[1]} end
+  end
+end
+
+local addedMessages, addedBytes = 0, 0
+local results = {'R'}
+
+local function refusal(outbox, i)
+  if not outbox[1] then return {'M'} end
+  local id, enqueuedAt = ARGV[i + 8], ARGV[i + 3]
+  if id ~= '' then
+    local key = liveKey(keys, id, num(ARGV[i + 11]), num(enqueuedAt))
+    if key then return usedKey(key, ARGV[i + 10]) end
+  end
+  local messages, bytes = num(outbox[3]), num(outbox[4])
+  if messages + num(ARGV[i + 1]) > num(ARGV[i + 5]) then return {'F', 'messages', outbox[3], outbox[4]} end
+  if bytes + num(ARGV[i + 2]) > num(ARGV[i + 6]) then return {'F', 'bytes', outbox[3], outbox[4]} end
+  if id ~= '' and keysFull(committed, claimed, ARGV[i + 11], enqueuedAt, num(ARGV[i + 12])) then return {'K'} end
+  return nil
+end
+
+for i = 6, #ARGV, 13 do
+  local session = ARGV[i]
+  local outboxKey = tag .. ':o:' .. session
+  local outbox = redis.call('HMGET', outboxKey, 'e', 'l', 'm', 'b', 'x', 'n')
+  local refused = refusal(outbox, i)
+  if refused then
+    results[#results + 1] = refused
+  else
+    local count, bytes = num(ARGV[i + 1]), num(ARGV[i + 2])
+    local first, last = str(num(outbox[2]) + 1), str(num(outbox[2]) + count)
+    redis.call('XADD', tag .. ':c:' .. session, last .. '-0', 'f', first, 'n', ARGV[i + 2], 't', ARGV[i + 3],
+      'x', ARGV[i + 4], 'd', ARGV[i + 7])
+    redis.call('HSET', outboxKey, 'l', last, 'm', str(num(outbox[3]) + count), 'b', str(num(outbox[4]) + bytes),
+      'x', str(math.min(num(outbox[5]), num(ARGV[i + 4]))))
+    addedMessages = addedMessages + count
+    addedBytes = addedBytes + bytes
+    local id = ARGV[i + 8]
+    if id ~= '' then
+      local at = ARGV[i + 3]
+      redis.call('HSET', keys, id, cmsgpack.pack({'', ARGV[i + 10], at, at, ARGV[i + 9], outbox[1], first, at}))
+      redis.call('ZADD', committed, at, id)
+      redis.call('ZREM', claimed, id)
+    end
+    if outbox[6] ~= node then nudge(tag, channel, outbox[6], session) end
+    results[#results + 1] = {'A', outbox[1], first}
+  end
+end
+
+if addedMessages > 0 then
+  redis.call('HINCRBY', totals, 'm', str(addedMessages))
+  redis.call('HINCRBY', totals, 'b', str(addedBytes))
+end
+if writer ~= '' then
+  redis.call('HSET', batch, 's', sequence, 'r', cmsgpack.pack(results))
+  redis.call('ZADD', writers, 0, string.sub(writer, 2))
+end
+return results
+`)
