@@ -65,6 +65,20 @@ export type AppendedOnce =
   | { readonly _tag: "Duplicate"; readonly receipt: Receipt }
 
 /**
+ * Messages of one outbox that were given up.
+ *
+ * @since 0.2.0
+ * @category models
+ */
+export interface Expired {
+  readonly session: string
+  readonly epoch: string
+  readonly messages: ReadonlyArray<OutboxMessage>
+  /** Default `expired`; `overflow` of messages that were dropped for others whose append then failed. */
+  readonly reason?: "expired" | "overflow" | undefined
+}
+
+/**
  * How far an outbox has come, for those who sent to it and don't deliver it.
  *
  * @since 0.2.0
@@ -195,12 +209,7 @@ export interface Interface {
     MessageQueueError
   >
   /** Expires what is due in the sessions that `owns` says are the caller's, in time proportional to what is due. */
-  readonly expire: (owns: (session: string) => boolean) => Effect.Effect<
-    ReadonlyArray<
-      { readonly session: string; readonly epoch: string; readonly messages: ReadonlyArray<OutboxMessage> }
-    >,
-    MessageQueueError
-  >
+  readonly expire: (owns: (session: string) => boolean) => Effect.Effect<ReadonlyArray<Expired>, MessageQueueError>
   /** Where the message with this id is, if it is here. O(messages of the session). */
   readonly find: (session: string, messageId: string) => Effect.Effect<Located | undefined, MessageQueueError>
   readonly size: (

@@ -421,9 +421,9 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   const expiry = Effect.gen(function*() {
     const due = yield* Effect.catch(queue.expire((key) => peers.has(key)), (error) => Effect.as(putOff(error), []))
-    for (const { epoch, messages, session } of due) {
+    for (const { epoch, messages, reason = "expired", session } of due) {
       const peer = peers.get(session)
-      yield* deadLetters.outgoing(peer?.session ?? session, peer, epoch, messages, "expired", 0)
+      yield* deadLetters.outgoing(peer?.session ?? session, peer, epoch, messages, reason, 0)
     }
   })
 

@@ -8,6 +8,8 @@ import { TestClock } from "effect/testing"
 import { createHash } from "node:crypto"
 import * as CircuitBreaker from "../../src/CircuitBreaker.ts"
 import * as Deduplicator from "../../src/Deduplicator.ts"
+import type { Conditional, PositionOutcome, StoreDriver } from "../../src/internal/store/driver.ts"
+import { layerOf } from "../../src/internal/store/layer.ts"
 import type { Incoming, Receipt, SendOptions } from "../../src/Message.ts"
 import * as MessageQueue from "../../src/MessageQueue.ts"
 import type { Totals } from "../../src/Metrics.ts"
@@ -16,6 +18,8 @@ import * as ResilientServer from "../../src/ResilientServer.ts"
 import * as SessionRegistry from "../../src/SessionRegistry.ts"
 import { TransportClient, TransportServer } from "../../src/Transport.ts"
 import type { WebSocketError } from "../../src/WebSocketError.ts"
+import { makeMemoryDatabase, makeMemoryDriver } from "./memoryDriver.ts"
+import { faultyDriver } from "./simulationDriver.ts"
 import { type Allowed, History, type Sent } from "./simulationHistory.ts"
 import { type NetworkFaults, type NetworkShape, noFaults, SimulatedNetwork } from "./simulationNetwork.ts"
 import { type Machine, Node, Rng, SeededScheduler } from "./simulationNode.ts"
@@ -31,6 +35,11 @@ export interface Scenario {
   readonly clientStores: StoreFaults
   /** Servers at a time, on the same stores. */
   readonly servers: 1 | 2
+  /**
+   * Whether each server has the layers of a durable store, over one database in memory; then `stores` are the faults
+   * of that database. Else they all have the memory layers.
+   */
+  readonly database: boolean
   readonly crash: "none" | "storesKept" | "storesLost"
   /** Processes that stand still for up to 12 s. */
   readonly pauses: boolean
@@ -85,6 +94,12 @@ interface ClientProcess {
 
 type Process = ServerProcess | ClientProcess
 
+type ServerServices =
+  | MessageQueue.MessageQueue
+  | SessionRegistry.SessionRegistry
+  | Deduplicator.Deduplicator
+  | CircuitBreaker.CircuitBreaker
+
 interface Stores {
   readonly queue: MessageQueue.Interface
   readonly registry: SessionRegistry.Interface
@@ -121,11 +136,12 @@ export const simulate = (scenario: Scenario, seed: number): Promise<Outcome> =>
   })
 
 /** What the documentation says of such faults. */
-const allowedIn = ({ crash, servers, takeover }: Scenario): Allowed => ({
+const allowedIn = ({ crash, database, servers, takeover }: Scenario): Allowed => ({
   uncommittedAgain: crash !== "none" || servers > 1 || takeover,
   staleOwner: servers > 1,
   jumps: crash === "storesLost" || servers > 1 || takeover,
-  lostWithProcess: crash === "storesLost"
+  lostWithProcess: crash === "storesLost",
+  lettersLostWithProcess: database && crash !== "none"
 })
 
 class World {
@@ -142,6 +158,8 @@ class World {
   private machine: Machine | undefined
   private networkOrNone: SimulatedNetwork | undefined
   private stores: Stores | undefined
+  private readonly database = makeMemoryDatabase()
+  private readonly observer = makeMemoryDriver(this.database)
   private tenancy = new Tenancy()
   private healed = false
   private started = 0
@@ -250,13 +268,71 @@ class World {
     }
   }
 
+  /** The layers of a durable store for one server, on the database that all have. */
+  private databaseServices(node: Node) {
+    const { history, scenario } = this
+    const watch = (operation: string, args: ReadonlyArray<unknown>, result: unknown): void => {
+      if (operation === "giveUp") {
+        const [{ fates }] = args as Parameters<StoreDriver["giveUp"]>
+        const { _tag } = result as Conditional
+        if (_tag === "Done") history.gaveUp(node.name, fates.length)
+        if (fates.length > 0) this.note(`${node.name} gives up ${fates.map(({ first }) => first).join(" ")}: ${_tag}`)
+      }
+      if (operation === "ack") {
+        const [acks] = args as Parameters<StoreDriver["ack"]>
+        for (const { fates } of acks) history.gaveUp(node.name, fates.length)
+      }
+      if (operation !== "savePositions") return
+      const [requests] = args as Parameters<StoreDriver["savePositions"]>
+      const outcomes = result as ReadonlyArray<PositionOutcome>
+      requests.forEach(({ epoch, handled }, index) => {
+        if (outcomes[index] === "Saved") history.saved(epoch, handled)
+      })
+    }
+    const driver = faultyDriver(this.store(scenario.stores, true, node), makeMemoryDriver(this.database), watch)
+    return Effect.retry(
+      Layer.build(Layer.fresh(layerOf(Effect.succeed(driver), 2, {
+        queue: this.queueOptions,
+        breaker: { session: circuitTimes, endpoint: circuitTimes },
+        callTimeout: "2 seconds",
+        appendTimeout: "5 seconds",
+        handoffTimeout: "1 second",
+        nodeTimeout: "3 seconds"
+      }))),
+      Schedule.spaced("100 millis") // the database may fail at the start
+    )
+  }
+
+  /** The memory layers, which all servers share, for one of them. */
+  private memoryServices(node: Node, stores: Stores) {
+    const { history, scenario } = this
+    const durable = scenario.crash === "storesKept" || scenario.servers > 1
+    return Effect.map(Layer.build(Layer.fresh(breakerLayer)), (context) =>
+      context.pipe(
+        Context.add(
+          MessageQueue.MessageQueue,
+          faultyQueue(this.store(scenario.stores, durable, node), stores.queue, { onAppended: this.onAppended })
+        ),
+        Context.add(
+          SessionRegistry.SessionRegistry,
+          faultyRegistry(
+            this.store(scenario.stores, durable, node),
+            stores.registry,
+            { onSaved: (epoch, handled) => history.saved(epoch, handled) },
+            this.tenancy,
+            (task) => node.later(task)
+          )
+        ),
+        Context.add(Deduplicator.Deduplicator, stores.deduplicator)
+      ))
+  }
+
   private startServer(host: string): void {
     const { history, scenario, stores } = this
     if (stores === undefined) return
     const node = this.makeNode(`server${++this.started}`)
     const process: ServerProcess = { kind: "server", node, host, server: undefined, sending: true }
     this.processes.push(process)
-    const durable = scenario.crash === "storesKept" || scenario.servers > 1
     const handler = this.handlerOf(process)
     const program = Effect.gen({ self: this }, function*() {
       const server = yield* ResilientServer.make<Message, Message>({
@@ -280,29 +356,15 @@ class World {
       process.server = server
       yield* Effect.forkScoped(this.collect(process, server.deadLetters))
       yield* Effect.forkScoped(this.serverSends(process, server))
-    }).pipe(
-      living(breakerLayer),
-      Effect.provideService(
-        MessageQueue.MessageQueue,
-        faultyQueue(this.store(scenario.stores, durable, node), stores.queue, { onAppended: this.onAppended })
-      ),
-      Effect.provideService(
-        SessionRegistry.SessionRegistry,
-        faultyRegistry(
-          this.store(scenario.stores, durable, node),
-          stores.registry,
-          {
-            onSaved: (epoch, handled) => history.saved(epoch, handled)
-          },
-          this.tenancy,
-          (task) => node.later(task)
-        )
-      ),
-      Effect.provideService(Deduplicator.Deduplicator, stores.deduplicator),
+    })
+    const services: Effect.Effect<Context.Context<ServerServices>, unknown, Scope.Scope> = scenario.database
+      ? this.databaseServices(node)
+      : this.memoryServices(node, stores)
+    const whole = Effect.flatMap(services, (context) => Effect.provideContext(program, context)).pipe(
       Effect.provideService(TransportServer, this.network.server(node, host)),
       Scope.provide(node.scope)
     )
-    this.launch(node, program)
+    this.launch(node, whole)
   }
 
   private startClient(auth: string): void {
@@ -599,7 +661,11 @@ class World {
 
   /** What is not done yet. */
   private readonly waitsFor = Effect.fnUntraced(function*(this: World) {
-    const waiting = this.stores === undefined ? 0 : (yield* this.stores.queue.stats).messages
+    const waiting = this.scenario.database
+      ? (yield* Effect.orDie(this.observer.totals)).messages
+      : this.stores === undefined
+      ? 0
+      : (yield* this.stores.queue.stats).messages
     if (waiting > 0 && !this.scenario.takeover) return `${waiting} messages wait at the servers`
     for (const process of this.alive()) {
       const { name } = process.node

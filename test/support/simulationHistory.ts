@@ -41,6 +41,8 @@ interface ProcessLog {
   /** When it last stood still, went on or was killed. */
   disturbedAt: number
   killed: boolean
+  /** Messages that the store gave up for it. */
+  gaveUp: number
 }
 
 /** What the scenario's documented promise allows. */
@@ -55,6 +57,11 @@ export interface Allowed {
   readonly jumps: boolean
   /** What a killed process had accepted may be gone with it. */
   readonly lostWithProcess: boolean
+  /**
+   * A process that is killed when the store has given messages up, and before it has told of it, takes their dead
+   * letters with it.
+   */
+  readonly lettersLostWithProcess: boolean
 }
 
 /** How long before a message is handled twice the disturbance may have been that leads to it, in ms. */
@@ -93,10 +100,34 @@ export class History {
   process(name: string): ProcessLog {
     let log = this.processes.get(name)
     if (log === undefined) {
-      log = { events: new Map(), state: new Map(), startedAt: new Map(), disturbedAt: -Infinity, killed: false }
+      log = {
+        events: new Map(),
+        state: new Map(),
+        startedAt: new Map(),
+        disturbedAt: -Infinity,
+        killed: false,
+        gaveUp: 0
+      }
       this.processes.set(name, log)
     }
     return log
+  }
+
+  /** The store gave messages up for this process, which is about to tell of them. */
+  gaveUp(name: string, messages: number): void {
+    this.process(name).gaveUp += messages
+  }
+
+  /** How many dead letters went with processes that were killed. */
+  private lettersLost(): number {
+    if (!this.allowed.lettersLostWithProcess) return 0
+    let lost = 0
+    for (const [name, { gaveUp, killed }] of this.processes) {
+      if (!killed) continue
+      const told = this.letters.filter(({ direction, process }) => direction === "out" && process === name).length
+      lost += Math.max(0, gaveUp - told)
+    }
+    return lost
   }
 
   private add(process: string, session: string, event: Event): void {
@@ -237,11 +268,16 @@ export class History {
       else if (out.has(letter.key)) this.violated(`${letter.key} became a dead letter twice`)
       else out.set(letter.key, letter)
     }
+    let lost = this.lettersLost()
     for (const sent of this.sent.values()) {
       const { key } = sent
       const letter = out.get(key)
       const isHandled = handled.has(key)
       if (sent.volatile) continue
+      if (letter === undefined && !isHandled && sent.outcome !== "handled" && sent.status === "accepted" && lost > 0) {
+        lost--
+        continue
+      }
       if (letter !== undefined && isHandled && !letter.maybeHandled && !allowed.uncommittedAgain) {
         this.violated(`${key} was handled, and its dead letter (${letter.reason}) says it was not`)
       }

@@ -11,6 +11,7 @@ const calm: Scenario = {
   stores: reliable,
   clientStores: reliable,
   servers: 1,
+  database: false,
   crash: "none",
   pauses: false,
   takeover: false,
@@ -99,6 +100,21 @@ const hostile: Scenario = {
   faultMillis: 15_000
 }
 
+/** A server on a database: killed, and its successor finds everything. */
+const databaseCrashes: Scenario = { ...crashes, name: "databaseCrashes", database: true }
+
+/** The database is slow, and fails before or after it did what it was asked. */
+const databaseFaults: Scenario = { ...stores, name: "databaseFaults", database: true, crash: "storesKept" }
+
+/** Small queues and short lives, in a database. */
+const databaseOverflow: Scenario = { ...overflow, name: "databaseOverflow", database: true, crash: "storesKept" }
+
+/** Two servers on one database; clients go to either, and servers stand still or are killed. */
+const databaseServers: Scenario = { ...twoServers, name: "databaseServers", database: true, crash: "storesKept" }
+
+/** Two servers, and everything at once. */
+const databaseHostile: Scenario = { ...hostile, name: "databaseHostile", database: true, servers: 2 }
+
 export const scenarios = {
   calm,
   cuts,
@@ -110,5 +126,10 @@ export const scenarios = {
   stores,
   pauses,
   twoServers,
-  hostile
+  hostile,
+  databaseCrashes,
+  databaseFaults,
+  databaseOverflow,
+  databaseServers,
+  databaseHostile
 }

@@ -13,6 +13,7 @@ import type { Calls } from "./calls.ts"
 import { type Draft, makeDrafts, type PublishOnce, type Unit } from "./drafts.ts"
 import type { AppendRequest, AppendResult, StoreDriver, StoreError } from "./driver.ts"
 import type { Extent } from "./storedLog.ts"
+import { unstorable } from "./texts.ts"
 import { makeWaitingLines, type Tried } from "./waitingLines.ts"
 
 /** What one commit takes at most. */
@@ -44,6 +45,8 @@ export interface AppendingOptions {
     count: number,
     bytes: number
   ) => { readonly limit: "messages" | "bytes"; readonly size: number } | undefined
+  /** What still has room in an outbox, as far as known here; `Infinity` where it isn't. */
+  readonly room: (session: string) => { readonly messages: number; readonly bytes: number }
   /** Messages and bytes of all outboxes together, as far as known. */
   readonly totals: () => { readonly messages: number; readonly bytes: number }
   readonly onAppended: (
@@ -54,6 +57,8 @@ export interface AppendingOptions {
     expiresAt: number
   ) => void
   readonly onOverflow: () => void
+  /** What was dropped to make room for an append that then failed. */
+  readonly onLateDrops: (session: string, messages: ReadonlyArray<OutboxMessage>) => void
   /** Drops the oldest that may be dropped, so that so much more has room; what was dropped, or undefined if it can't. */
   readonly makeRoom: (
     session: string,
@@ -77,8 +82,18 @@ const bytesOf = (messages: ReadonlyArray<NewMessage>): number => {
 
 export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptions) {
   const { bounds, call, driver, lanes, node, now, overflow } = options
-  const lines = yield* makeWaitingLines
+  const lines = yield* makeWaitingLines({
+    room: (session) => {
+      const { bytes, messages } = options.room(session)
+      const totals = options.totals()
+      const totalMessages = bounds.maxTotalMessages - totals.messages
+      const totalBytes = bounds.maxTotalBytes - totals.bytes
+      const isTotal = totalMessages < messages || totalBytes < bytes
+      return { messages: Math.min(messages, totalMessages), bytes: Math.min(bytes, totalBytes), isTotal }
+    }
+  })
   const { requestsOf, ttlOf, unite } = makeDrafts(options)
+  const waitsForRoom = overflow === "suspend"
 
   const failed = (draft: Pick<Draft, "session" | "inDoubt">, cause: StoreError) =>
     new MessageQueueError({
@@ -149,35 +164,51 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
 
   // --- group commit
 
+  /** Whether others of its session wait for room already, and it is theirs; or there is none in all outboxes together. */
+  const hasToWait = (draft: Draft): boolean =>
+    !draft.isCalled && (lines.has(draft.session) || exceedsTotal(draft) !== undefined)
+
   const makeLane = Effect.fnUntraced(function*(index: number) {
     const writer = `${node}/${index}`
     let sequence = 0
+    const run = (drafts: ReadonlyArray<Draft>, isWanted: () => boolean) => {
+      const stamp = { writer, sequence: ++sequence }
+      const setInDoubt = (inDoubt: boolean) => drafts.forEach((draft) => (draft.inDoubt = inDoubt))
+      return commit(
+        drafts,
+        (requests) =>
+          call(
+            "append",
+            Effect.suspend(() => {
+              // A try that reaches the store may be done, whatever it comes to; one that the circuit refuses is not.
+              setInDoubt(true)
+              return driver.append(requests, stamp, node)
+            })
+          ).pipe(
+            // The same batch under the same stamp: done once, whatever became of the tries before.
+            Effect.retry({ schedule: appendRetry, while: isWanted }),
+            Effect.tap(() => Effect.sync(() => setInDoubt(false)))
+          ),
+        (tellAll) => Effect.sync(tellAll)
+      )
+    }
+    /** Does not try those that have to wait. */
+    const runInOrder = (all: ReadonlyArray<Draft>, isWanted: () => boolean) => {
+      const drafts = all.filter((draft) => !hasToWait(draft))
+      if (drafts.length === all.length) return run(all, isWanted)
+      const done = drafts.length === 0 ? Effect.succeed([]) : run(drafts, isWanted)
+      return Effect.map(done, (outcomes) => {
+        let next = 0
+        return all.map((draft) => draft === drafts[next] ? outcomes[next++] as Outcome : again) // one for each
+      })
+    }
     return yield* makeBatcher<Draft, Outcome>({
       name: "append",
       maxBatch: maxBatchRequests,
       weigh: (draft) => draft.bytes,
       maxWeight: maxBatchBytes,
-      run: (drafts, isWanted) => {
-        const stamp = { writer, sequence: ++sequence }
-        const setInDoubt = (inDoubt: boolean) => drafts.forEach((draft) => (draft.inDoubt = inDoubt))
-        return commit(
-          drafts,
-          (requests) =>
-            call(
-              "append",
-              Effect.suspend(() => {
-                // A try that reaches the store may be done, whatever it comes to; one that the circuit refuses is not.
-                setInDoubt(true)
-                return driver.append(requests, stamp, node)
-              })
-            ).pipe(
-              // The same batch under the same stamp: done once, whatever became of the tries before.
-              Effect.retry({ schedule: appendRetry, while: isWanted }),
-              Effect.tap(() => Effect.sync(() => setInDoubt(false)))
-            ),
-          (tellAll) => Effect.sync(tellAll)
-        )
-      }
+      limit: { millis: options.appendTimeoutMillis, late: notInTime(options.appendTimeoutMillis) },
+      run: waitsForRoom ? runInOrder : run
     })
   })
   const laneOf: Array<(draft: Draft) => Effect.Effect<Outcome, StoreError>> = []
@@ -188,13 +219,7 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
       Outcome,
       StoreError
     > // in bounds
-    return Effect.suspend(() => lane(draft)).pipe(
-      Effect.timeoutOrElse({
-        duration: Duration.millis(options.appendTimeoutMillis),
-        orElse: () => Effect.fail(failed(draft, notInTime(options.appendTimeoutMillis)))
-      }),
-      Effect.mapError((error) => error._tag === "MessageQueueError" ? error : failed(draft, error))
-    )
+    return Effect.mapError(lane(draft), (error) => failed(draft, error))
   }
 
   // --- overflow
@@ -235,8 +260,10 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
   ): Effect.Effect<Outcome, MessageQueueError | QueueOverflowError> => {
     const waiting = lines.wait<Outcome, MessageQueueError>({
       session: draft.session,
+      needs: { messages: draft.messages.length, bytes: draft.bytes },
       isTotal: limit === "totalMessages" || limit === "totalBytes",
       attempt: Effect.suspend(() => {
+        draft.isCalled = true
         if (exceedsTotal(draft) !== undefined) return Effect.succeed<Tried<Outcome>>({ _tag: "NoRoom", isTotal: true })
         return Effect.map(
           committed(draft),
@@ -255,22 +282,28 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
     })
   }
 
-  const dropAndAppend = Effect.fnUntraced(function*(draft: Draft, limit: Limit, size: number) {
-    const dropped: Array<OutboxMessage> = []
-    for (let round = 0; round < maxRounds; round++) {
-      const made = yield* Effect.mapError(
-        options.makeRoom(draft.session, draft.messages.length, draft.bytes),
-        (error) => failed(draft, error)
-      )
-      if (made === undefined) break
-      dropped.push(...made)
-      const outcome = yield* committed(draft)
-      if (outcome._tag !== "Full" && outcome._tag !== "Again") return { outcome, dropped }
-    }
-    // Nobody can be told of what was dropped but by an append that succeeds: so this one counts as dropped itself.
-    if (dropped.length > 0) return { outcome: full(limit, size), dropped }
-    return yield* overflowError(draft.session, limit, size)
-  })
+  const dropAndAppend = (draft: Draft, limit: Limit, size: number) =>
+    Effect.suspend(() => {
+      const dropped: Array<OutboxMessage> = []
+      const attempt: Effect.Effect<Settled, MessageQueueError | QueueOverflowError> = Effect.gen(function*() {
+        for (let round = 0; round < maxRounds; round++) {
+          const made = yield* Effect.mapError(
+            options.makeRoom(draft.session, draft.messages.length, draft.bytes),
+            (error) => failed(draft, error)
+          )
+          if (made === undefined) break
+          dropped.push(...made)
+          const outcome = yield* committed(draft)
+          if (outcome._tag !== "Full" && outcome._tag !== "Again") return { outcome, dropped }
+        }
+        return yield* overflowError(draft.session, limit, size)
+      })
+      // Whoever is refused can't be told of what was dropped for it.
+      return Effect.onError(attempt, () =>
+        Effect.sync(() => {
+          if (dropped.length > 0) options.onLateDrops(draft.session, dropped)
+        }))
+    })
 
   interface Settled {
     readonly outcome: Outcome
@@ -293,14 +326,40 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
 
   // --- what senders call
 
+  /** What was sent under its key before is no new message, also when there is no room for one. */
+  const unlessDone = (
+    draft: Draft,
+    { id }: PublishOnce,
+    otherwise: Effect.Effect<Settled, MessageQueueError | QueueOverflowError>
+  ): Effect.Effect<Settled, MessageQueueError | QueueOverflowError> => {
+    const target = { scope: draft.session, key: id }
+    const lookup = call("lookupKey", driver.lookupKey(target, now() - options.keys.windowMillis()))
+    return Effect.flatMap(
+      Effect.mapError(lookup, (error) => failed(draft, error)),
+      (receipt) =>
+        receipt === undefined
+          ? otherwise
+          : Effect.succeed<Settled>({ outcome: { _tag: "Duplicate", receipt }, dropped: [] })
+    )
+  }
+
   const settle = (draft: Draft): Effect.Effect<Settled, MessageQueueError | QueueOverflowError> =>
     Effect.suspend(() => {
       const known = options.isFull(draft.session, draft.messages.length, draft.bytes) ?? exceedsTotal(draft)
-      if (known !== undefined) return overflowing(draft, known.limit, known.size)
-      // Nobody overtakes a sender that waits.
-      if (lines.has(draft.session)) return overflowing(draft, "messages", bounds.maxMessages)
+      if (waitsForRoom) {
+        // Nobody overtakes a sender that waits, nor one that has begun before and may have to wait.
+        if (lines.has(draft.session)) return overflowing(draft, "messages", bounds.maxMessages)
+        if (known !== undefined && neverFits(draft)) return overflowing(draft, known.limit, known.size)
+      } else if (known !== undefined) {
+        const refused = overflowing(draft, known.limit, known.size)
+        return draft.publish === undefined ? refused : unlessDone(draft, draft.publish, refused)
+      }
       return Effect.flatMap(committed(draft), (outcome) => {
         if (outcome._tag === "Again") {
+          if (waitsForRoom) {
+            const { limit, size } = exceedsTotal(draft) ?? { limit: "messages", size: bounds.maxMessages }
+            return overflowing(draft, limit, size)
+          }
           draft.alone = true
           return settle(draft)
         }
@@ -332,10 +391,13 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
 
   const isInTransaction = driver.transaction?.isOpen ?? Effect.succeed(false)
 
-  const settled = (draft: Draft) =>
-    driver.transaction === undefined
+  const settled = (draft: Draft): Effect.Effect<Settled, MessageQueueError | QueueOverflowError> => {
+    const refused = unstorable("append", draft.session, draft.publish?.id)
+    if (refused !== undefined) return Effect.fail(failed(draft, refused))
+    return driver.transaction === undefined
       ? settle(draft)
       : Effect.flatMap(isInTransaction, (isOpen) => isOpen ? settleInTransaction(draft) : settle(draft))
+  }
 
   const draftOf = (
     session: string,
@@ -347,6 +409,7 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
     bytes: bytesOf(messages),
     publish,
     alone: false,
+    isCalled: false,
     inDoubt: false
   })
 
@@ -398,6 +461,8 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
 
   return { append, appendOnce, wake: lines.wake, suspended: lines.suspended }
 })
+
+const again: Outcome = { _tag: "Again" }
 
 const full = (limit: Limit, size: number): Outcome => ({
   _tag: "Full",

@@ -2,7 +2,7 @@
  * Group commit: requests that come while one batch is under way make up the next one. One fiber for all, and one batch
  * at a time, so that what is asked later is done later.
  */
-import { Cause, Effect, Exit } from "effect"
+import { Cause, Clock, Effect, Exit } from "effect"
 import { Deque } from "../../core/Deque.ts"
 import { callbackLater, makeSignal } from "../signal.ts"
 import { StoreError } from "./driver.ts"
@@ -21,18 +21,26 @@ export interface BatcherOptions<Request, Result> {
     requests: ReadonlyArray<Request>,
     isWanted: () => boolean
   ) => Effect.Effect<ReadonlyArray<Result>, StoreError>
+  /** Who asked waits no longer than this, and then fails with `late`. Default: as long as it takes. */
+  readonly limit?: { readonly millis: number; readonly late: StoreError } | undefined
 }
 
 interface Entry<Request, Result> {
   readonly request: Request
+  readonly deadline: number
   resume: ((effect: Effect.Effect<Result, StoreError>) => void) | undefined
 }
 
 /** The function that asks; it lives as long as the scope. */
 export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options: BatcherOptions<Request, Result>) {
-  const { maxBatch, maxWeight = Infinity, name, run, weigh } = options
+  const { limit, maxBatch, maxWeight = Infinity, name, run, weigh } = options
+  const clock = yield* Clock.Clock
   const waiting = new Deque<Entry<Request, Result>>()
   const work = yield* makeSignal
+  /** With a limit, those not answered yet, in the order of their deadlines; what was answered goes when it is the first. */
+  const pending = new Deque<Entry<Request, Result>>()
+  const deadlines = yield* makeSignal
+  let isWatching = false
 
   const take = (): ReadonlyArray<Entry<Request, Result>> => {
     const batch: Array<Entry<Request, Result>> = []
@@ -54,9 +62,29 @@ export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options:
 
   const answer = (entry: Entry<Request, Result>, effect: Effect.Effect<Result, StoreError>): void => {
     const { resume } = entry
-    entry.resume = undefined
+    settle(entry)
     resume?.(effect)
   }
+
+  const settle = (entry: Entry<Request, Result>): void => {
+    entry.resume = undefined
+    while (pending.size > 0 && pending.front()?.resume === undefined) pending.popFront()
+  }
+
+  const watchDeadlines = (late: StoreError) =>
+    Effect.gen(function*() {
+      while (true) {
+        const first = pending.front()
+        if (first === undefined) {
+          isWatching = false
+          yield* deadlines.wait
+          continue
+        }
+        const left = first.deadline - clock.currentTimeMillisUnsafe()
+        if (left > 0) yield* Effect.sleep(left)
+        else answer(first, Effect.fail(late))
+      }
+    })
 
   const doBatch = (batch: ReadonlyArray<Entry<Request, Result>>) => {
     const isWanted = () => batch.some((entry) => entry.resume !== undefined)
@@ -74,7 +102,11 @@ export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options:
     while (true) {
       if (waiting.size === 0) yield* work.wait
       const batch = take()
-      if (batch.length > 0) yield* Effect.exit(doBatch(batch))
+      if (batch.length === 0) continue
+      yield* Effect.exit(doBatch(batch))
+      // A store that answers at once, and senders that send again at once, would leave nobody else a turn. And who was
+      // refused gets in line before the next batch asks who waits.
+      yield* Effect.yieldNow
     }
   })
   yield* Effect.addFinalizer(() =>
@@ -84,15 +116,22 @@ export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options:
     })
   )
   yield* Effect.forkScoped(loop, { startImmediately: true })
+  if (limit !== undefined) yield* Effect.forkScoped(watchDeadlines(limit.late), { startImmediately: true })
 
   return (request: Request): Effect.Effect<Result, StoreError> =>
     callbackLater((resume) => {
-      const entry: Entry<Request, Result> = { request, resume }
+      const deadline = limit === undefined ? Infinity : clock.currentTimeMillisUnsafe() + limit.millis
+      const entry: Entry<Request, Result> = { request, deadline, resume }
       waiting.pushBack(entry)
       work.notify()
-      return Effect.sync(() => {
-        entry.resume = undefined
-      })
+      if (limit !== undefined) {
+        pending.pushBack(entry)
+        if (!isWatching) {
+          isWatching = true
+          deadlines.notify()
+        }
+      }
+      return Effect.sync(() => settle(entry))
     })
 })
 

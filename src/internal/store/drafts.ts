@@ -19,6 +19,8 @@ export interface Draft {
   readonly publish: PublishOnce | undefined
   /** Whether it was refused together with others, and is now tried by itself. */
   alone: boolean
+  /** Whether it waited for room and it is its turn: of the others of its session nobody is, while somebody waits. */
+  isCalled: boolean
   /** Whether it was tried and nothing is known of it. */
   inDoubt: boolean
 }

@@ -2,25 +2,67 @@
  * Gives up stored messages: they become gaps in their outbox, and go back to the caller to become dead letters. None is
  * reported twice, and none forgotten, also when the store fails after it has done it.
  */
-import { Effect } from "effect"
+import { Effect, Exit } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"
 import type { GapReason } from "../../core/Protocol.ts"
 import type { DeadLetterReason } from "../../WebSocketError.ts"
 import type { Calls } from "./calls.ts"
-import type { Chunk, Fate, Gap, OutboxState, StoreDriver, StoreError } from "./driver.ts"
-import type { OutboxReader } from "./outboxReader.ts"
+import type { Chunk, Fate, Gap, GiveUpRequest, OutboxState, StoreDriver, StoreError } from "./driver.ts"
+import type { Contents, OutboxReader } from "./outboxReader.ts"
 
 export interface GivenUp {
   readonly reason: DeadLetterReason
   readonly message: OutboxMessage
 }
 
+/** A message that was to be given up when something failed: nobody has been told of it. */
+export interface Doubt extends GivenUp {
+  /** What its fate says if that was done. */
+  readonly at: number
+  /** Whether it is known that it was. */
+  readonly isCertain: boolean
+}
+
+/** Doubts of one outbox. Several may be giving up at once: each takes what there is, and puts back what is left. */
+export interface Doubts {
+  readonly take: () => Array<Doubt>
+  readonly put: (left: ReadonlyArray<Doubt>) => void
+}
+
+/** Doubts of many outboxes. */
+export class DoubtLedger<Key> {
+  private readonly held = new Map<Key, ReadonlyArray<Doubt>>()
+
+  has(key: Key): boolean {
+    return this.held.has(key)
+  }
+
+  keys(): ReadonlyArray<Key> {
+    return [...this.held.keys()]
+  }
+
+  take(key: Key): Array<Doubt> {
+    const doubts = this.held.get(key)
+    this.held.delete(key)
+    return doubts === undefined ? [] : [...doubts]
+  }
+
+  of(key: Key): Doubts {
+    return {
+      take: () => this.take(key),
+      put: (left) => {
+        if (left.length > 0) this.held.set(key, [...this.held.get(key) ?? [], ...left])
+      }
+    }
+  }
+}
+
 export interface GiveUpOptions {
   readonly session: string
   /** When given: only for the owner of this generation. */
   readonly generation: number | undefined
-  /** Messages of earlier tries of which it is not known whether they were given up; kept for later tries. */
-  readonly doubts: Array<GivenUp>
+  /** Where earlier tries left what is to be told of, and where this one leaves it, if it fails. */
+  readonly doubts: Doubts
   /** Which messages; undefined gives up none, and refuses. */
   readonly pick: (messages: ReadonlyArray<OutboxMessage>, state: OutboxState) => ReadonlyArray<GivenUp> | undefined
   /** Whether the outbox's earliest expiry is to be made exact again. */
@@ -47,74 +89,109 @@ export const makeGivingUp = (options: {
 }) => {
   const { call, driver, now, reader: { readAll } } = options
 
+  /** Doubts that turn out to have been given up, by us: others may have given up the same messages meanwhile. */
+  const confirmed = (
+    session: string,
+    doubts: ReadonlyArray<Doubt>
+  ): Effect.Effect<ReadonlyArray<Doubt>, StoreError> => {
+    if (doubts.every(({ isCertain }) => isCertain)) return Effect.succeed(doubts)
+    const offsets = doubts.map(({ message }) => message.offset)
+    return Effect.map(
+      call("fates", driver.fates(session, Math.min(...offsets), Math.max(...offsets))),
+      (fates) =>
+        doubts.filter(({ at, isCertain, message: { offset } }) =>
+          isCertain || fates.some((fate) => fate.first <= offset && offset <= fate.end && fate.at === at)
+        )
+    )
+  }
+
+  const request = (
+    { session, generation, settlesExpiry }: GiveUpOptions,
+    { chunks, gaps, state }: Contents,
+    picked: ReadonlyArray<Doubt>,
+    expiresAt: number
+  ): GiveUpRequest => {
+    const added = picked.map(({ message, reason }): Gap => ({
+      first: message.offset,
+      end: message.offset,
+      reason: gapReasonOf(reason)
+    }))
+    const merged = mergeGaps(gaps, added, state.acked)
+    return {
+      session,
+      revision: state.revision,
+      generation,
+      removeGaps: merged.removed,
+      addGaps: merged.added,
+      removeChunks: coveredChunks(chunks, merged.all, state.acked),
+      fates: picked.map(({ at, message, reason }): Fate => ({
+        first: message.offset,
+        end: message.offset,
+        reason,
+        maybeHandled: reason === "fresh",
+        at
+      })),
+      expiresAt: settlesExpiry ? expiresAt : undefined
+    }
+  }
+
   /**
-   * Gives up those messages of the outbox that `pick` names, leaving gaps. `maxLooks` times, as others may change it
-   * meanwhile. What was given up and never reported, because the store failed just then, is reported now.
+   * Gives up those messages of the outbox that `pick` names, leaving gaps; looks again when others have changed it
+   * meanwhile. What an earlier try left to be told of is told now.
    */
-  return Effect.fnUntraced(function*(request: GiveUpOptions): Effect.fn.Return<GiveUpResult, StoreError> {
-    const { doubts, generation, pick, session, settlesExpiry } = request
-    const reported: Array<GivenUp> = []
-    const report = (given: GivenUp): void => {
-      reported.push(given)
-      options.onGivenUp(given.message)
-    }
-    for (let look = 0; look < maxLooks; look++) {
-      const all = yield* readAll(session)
-      if (all === undefined) return "missing"
-      const { chunks, gaps, messages, state } = all
-      if (generation !== undefined && state.generation !== generation) return "fenced"
-      // Those in doubt that are gaps now were given up; the others are still there.
-      for (const doubt of doubts.splice(0)) {
-        const { offset } = doubt.message
-        if (gaps.some(({ end, first }) => first <= offset && offset <= end)) report(doubt)
+  return (wanted: GiveUpOptions): Effect.Effect<GiveUpResult, StoreError> =>
+    Effect.suspend(() => {
+      const { generation, pick, session, settlesExpiry } = wanted
+      const doubts = wanted.doubts.take()
+      const reported: Array<GivenUp> = []
+      /** What is told of when this succeeds, and stays in doubt when it does not. */
+      const report = (given: ReadonlyArray<GivenUp>): void => {
+        for (const one of given) {
+          reported.push(one)
+          options.onGivenUp(one.message)
+        }
       }
-      const picked = pick(messages, state)
-      if (picked === undefined) return "refused"
-      const expiresAt = settlesExpiry ? earliestExpiry(messages, picked) : state.expiresAt
-      if (picked.length === 0 && expiresAt === state.expiresAt) return { given: reported, state }
-      doubts.push(...picked)
-      const merged = mergeGaps(
-        gaps,
-        picked.map(({ message, reason }): Gap => ({
-          first: message.offset,
-          end: message.offset,
-          reason: gapReasonOf(reason)
-        })),
-        state.acked
-      )
-      const outcome = yield* call(
-        "giveUp",
-        driver.giveUp({
-          session,
-          revision: state.revision,
-          generation,
-          removeGaps: merged.removed,
-          addGaps: merged.added,
-          removeChunks: coveredChunks(chunks, merged.all, state.acked),
-          fates: picked.map(({ message, reason }): Fate => ({
-            first: message.offset,
-            end: message.offset,
-            reason,
-            maybeHandled: reason === "fresh",
-            at: now()
-          })),
-          expiresAt: settlesExpiry ? expiresAt : undefined
-        })
-      )
-      if (outcome._tag === "Fenced") return "fenced"
-      if (outcome._tag === "Missing") return "missing"
-      if (outcome._tag === "Conflict") continue
-      doubts.length = 0
-      for (const given of picked) report(given)
-      if (settlesExpiry && look < maxLooks - 1) {
-        // What was appended since the look may expire earlier than what was just written says.
-        const [after] = yield* call("outboxes", driver.outboxes([session]))
-        if (after !== undefined && after.last !== state.last) continue
-      }
-      return { given: reported, state: { ...state, revision: outcome.revision, expiresAt } }
-    }
-    return "busy"
-  })
+      const certain = (): ReadonlyArray<Doubt> =>
+        reported.map(({ message, reason }) => ({ message, reason, at: 0, isCertain: true }))
+      const attempt = Effect.gen(function*(): Effect.fn.Return<GiveUpResult, StoreError> {
+        for (let look = 0; look < maxLooks; look++) {
+          const all = yield* readAll(session)
+          for (const doubt of doubts.length === 0 ? [] : yield* confirmed(session, doubts)) {
+            if (doubt.isCertain) reported.push(doubt)
+            else report([doubt])
+          }
+          doubts.length = 0
+          if (all === undefined) return "missing"
+          const { messages, state } = all
+          if (generation !== undefined && state.generation !== generation) return "fenced"
+          const given = pick(messages, state)
+          if (given === undefined) return "refused"
+          const expiresAt = settlesExpiry ? earliestExpiry(messages, given) : state.expiresAt
+          if (given.length === 0 && expiresAt === state.expiresAt) return { given: reported, state }
+          const at = now()
+          const picked = given.map(({ message, reason }): Doubt => ({ message, reason, at, isCertain: false }))
+          doubts.push(...picked)
+          const outcome = yield* call("giveUp", driver.giveUp(request(wanted, all, picked, expiresAt)))
+          doubts.length = 0
+          if (outcome._tag === "Fenced") return "fenced"
+          if (outcome._tag === "Missing") return "missing"
+          if (outcome._tag === "Conflict") continue
+          report(given)
+          if (settlesExpiry && look < maxLooks - 1) {
+            // What was appended since the look may expire earlier than what was just written says.
+            const [after] = yield* call("outboxes", driver.outboxes([session]))
+            if (after !== undefined && after.last !== state.last) continue
+          }
+          return { given: reported, state: { ...state, revision: outcome.revision, expiresAt } }
+        }
+        return "busy"
+      })
+      return Effect.onExit(attempt, (exit) =>
+        Effect.sync(() => {
+          const isTold = Exit.isSuccess(exit) && typeof exit.value !== "string"
+          wanted.doubts.put(isTold ? doubts : [...certain(), ...doubts])
+        }))
+    })
 }
 
 const gapReasonOf = (reason: DeadLetterReason): GapReason =>

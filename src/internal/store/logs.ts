@@ -64,6 +64,7 @@ export const makeLogs = (maxCachedBytes: number) => {
   }
 
   return {
+    sessions: (): ReadonlyArray<string> => [...logs.keys()],
     get: (session: string): StoredLog | undefined => logs.get(session),
     add: (log: StoredLog): void => void logs.set(log.session, log),
     forget,

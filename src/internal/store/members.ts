@@ -31,9 +31,12 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   /** The store's time. */
   const now = (): number => clock.currentTimeMillisUnsafe() + offset
   const listeners: Array<(sessions: ReadonlyArray<string>) => Effect.Effect<void>> = []
+  const rejoining: Array<Effect.Effect<void, StoreError>> = []
   const work = yield* makeSignal
   let seen: { readonly at: number; readonly nodes: ReadonlyMap<string, number> } = { at: -Infinity, nodes: new Map() }
   let touchedAt = now()
+  /** Whether it was away for long, and has not looked what it missed. */
+  let isBack = false
 
   yield* call("touchNode", driver.touchNode(node, touchedAt))
   // Dead from here on, and found so by others without a wait; what it still has is swept up by them.
@@ -69,16 +72,24 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   return {
     node,
     now,
-    /** Shows that this node lives. False when others may have taken it for dead since the last time. */
+    /**
+     * Shows that this node lives. If others may have taken it for dead since the last time, they have forgotten what it
+     * was to be told: then it looks for itself.
+     */
     touch: Effect.suspend(() => {
       const at = now()
-      if (at - touchedAt < nodeTimeoutMillis / 5) return Effect.succeed(true)
-      return Effect.map(call("touchNode", driver.touchNode(node, at)), () => {
-        const wasAlive = at - touchedAt < nodeTimeoutMillis
+      if (!isBack && at - touchedAt < nodeTimeoutMillis / 5) return Effect.void
+      return Effect.flatMap(call("touchNode", driver.touchNode(node, at)), () => {
+        if (at - touchedAt >= nodeTimeoutMillis) isBack = true
         touchedAt = at
-        return wasAlive
+        if (!isBack) return Effect.void
+        const looks = Effect.forEach(rejoining, (look) => look, { discard: true })
+        return Effect.andThen(looks, Effect.sync(() => void (isBack = false)))
       })
     }),
+    onRejoin: (look: Effect.Effect<void, StoreError>): void => {
+      rejoining.push(look)
+    },
     isAlive: (other: string): Effect.Effect<boolean, StoreError> =>
       Effect.map(nodes, (list) => (list.get(other) ?? -Infinity) > now() - nodeTimeoutMillis),
     /** Nodes that have not shown themselves for too long, and when they last did. */
@@ -92,7 +103,7 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
     onNudges: (listener: (sessions: ReadonlyArray<string>) => Effect.Effect<void>): void => {
       listeners.push(listener)
     },
-    /** Sessions that were taken from a node, which is to be told when the outbox has been opened here. */
-    takenFrom: new Map<string, string>()
+    /** Sessions just attached that this node had before too, so that no other one is to be told. */
+    kept: new Set<string>()
   }
 })

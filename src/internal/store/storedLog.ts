@@ -68,6 +68,15 @@ export class StoredLog {
     return Math.max(0, this.last - this.acked - this.gapped)
   }
 
+  /** This server has opened it again. */
+  reopened(state: OutboxState): void {
+    // Nobody else had it in between: what is cached holds, and what was sent is known.
+    if (state.epoch === this.epoch && state.revision === this.revision + 1) this.revision = state.revision
+    else this.sent = state.messages === 0 ? state.last : Infinity
+    this.refresh(state)
+    this.generation = state.generation
+  }
+
   /** Takes over what the store says. Returns whether anything was appended that was not known here. */
   refresh(state: OutboxState): boolean {
     if (state.epoch !== this.epoch) {
@@ -187,7 +196,7 @@ export class StoredLog {
   /** The cached message at this offset. */
   messageAt(offset: number): OutboxMessage | undefined {
     const slot = this.slots.at(this.indexOf(offset))
-    return slot?.kind === "message" ? slot : undefined
+    return slot?.kind === "message" && slot.offset === offset ? slot : undefined
   }
 
   /** What comes after `after`, of what is cached; what is too old or too large is set apart and must be given up. */

@@ -2,8 +2,8 @@
  * MessageQueue over a database driver: what is appended is committed before anybody is told, what is read comes from
  * memory where it can, and what fails half-way is found out at the next look.
  */
-import { Duration, Effect, Random } from "effect"
-import type { Failure } from "../../core/Frame.ts"
+import { Duration, Effect, Exit, Random } from "effect"
+import type { Failure, OutboxPosition } from "../../core/Frame.ts"
 import {
   type AckResult,
   defaultMessageId,
@@ -12,7 +12,7 @@ import {
   type ReadResult,
   type Slot
 } from "../../core/Outbox.ts"
-import type { Interface, Located, Options } from "../../MessageQueue.ts"
+import type { Expired, Interface, Located, Options } from "../../MessageQueue.ts"
 import { MessageQueueError } from "../../WebSocketError.ts"
 import { makeId } from "../ids.ts"
 import * as Option from "../options.ts"
@@ -27,11 +27,12 @@ import {
   type StoreDriver,
   StoreError
 } from "./driver.ts"
-import { type GivenUp, type GiveUpOptions, makeGivingUp } from "./givingUp.ts"
+import { DoubtLedger, type GivenUp, type GiveUpOptions, makeGivingUp } from "./givingUp.ts"
 import { makeLogs } from "./logs.ts"
 import type { Members } from "./members.ts"
 import { makeOutboxReader, type Page } from "./outboxReader.ts"
 import { type Served, StoredLog } from "./storedLog.ts"
+import { ifStorable } from "./texts.ts"
 
 export interface StoredQueueOptions {
   readonly driver: StoreDriver
@@ -46,6 +47,8 @@ export interface StoredQueueOptions {
 
 /** Conflicts with other servers are settled by looking again, this often at most. */
 const maxLooks = 16
+/** Outboxes asked for in one call. */
+const lookSize = 500
 /** How long a session that moved away is remembered as that. */
 const lostMillis = 60_000
 /** How often the totals of all outboxes are asked for. */
@@ -70,6 +73,8 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   const { forget, schedule, touch, tracked } = logs
   let listeners: ReadonlyArray<(session: string) => void> = []
   let moveListeners: ReadonlyArray<(session: string, generation: number) => void> = []
+  /** What was dropped for appends that then failed: told of by the next sweep. */
+  const lateDrops: Array<Expired> = []
   /** Logs of sessions that have another owner, and since when that is known. */
   const lost = new Map<StoredLog, number>()
   /** Results of removals of which it is not known whether they were done. */
@@ -95,6 +100,8 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
 
   const storeFailed = (session: string, operation: string) => (error: StoreError) =>
     new MessageQueueError({ session, operation, reason: "store", cause: error.cause })
+  const orStoreFailed = (session: string, operation: string) => (error: StoreError | MessageQueueError) =>
+    error._tag === "StoreError" ? storeFailed(session, operation)(error) : error
   const refuse = (session: string, operation: string, reason: "fenced" | "unknownSession") =>
     new MessageQueueError({ session, operation, reason })
 
@@ -140,7 +147,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     pick: (messages: ReadonlyArray<OutboxMessage>) => ReadonlyArray<GivenUp>
   ): Effect.fn.Return<ReadonlyArray<GivenUp>, StoreError | MessageQueueError> {
     const { generation, session } = log
-    const result = yield* giveUp({ session, generation, doubts: doubtsOf(log), pick, settlesExpiry: true })
+    const result = yield* giveUp({ session, generation, doubts: doubted.of(log), pick, settlesExpiry: true })
     tracked(log, () => log.forget())
     if (result === "fenced") return yield* refuse(log.session, "giveUp", "fenced")
     if (result === "missing") return yield* refuse(log.session, "giveUp", "unknownSession")
@@ -156,15 +163,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     return result.given
   })
 
-  const doubted = new Map<StoredLog, Array<GivenUp>>()
-  const doubtsOf = (log: StoredLog): Array<GivenUp> => {
-    const doubts = doubted.get(log) ?? []
-    doubted.set(log, doubts)
-    return doubts
-  }
-  const settleDoubts = (log: StoredLog): void => {
-    if (doubted.get(log)?.length === 0) doubted.delete(log)
-  }
+  const doubted = new DoubtLedger<StoredLog>()
 
   // --- appending
 
@@ -188,10 +187,9 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
 
   const totalsNow = () => ({ messages: known.messages + since.messages, bytes: known.bytes + since.bytes })
 
-  const roomDoubts = new Map<string, Array<GivenUp>>()
+  const roomDoubts = new DoubtLedger<string>()
   const makeRoom = Effect.fnUntraced(function*(session: string, count: number, bytes: number) {
-    const doubts = roomDoubts.get(session) ?? []
-    roomDoubts.set(session, doubts)
+    const doubts = roomDoubts.of(session)
     const pick: GiveUpOptions["pick"] = (messages, state) => {
       const all = totalsNow()
       let overMessages = Math.max(
@@ -210,7 +208,6 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       return overMessages <= 0 && overBytes <= 0 ? picked : undefined
     }
     const result = yield* giveUp({ session, generation: undefined, doubts, pick, settlesExpiry: false })
-    if (doubts.length === 0) roomDoubts.delete(session)
     if (typeof result === "string") return undefined
     const log = logs.get(session)
     if (log !== undefined) {
@@ -240,10 +237,18 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       if (log.messages + count > bounds.maxMessages) return { limit: "messages", size: log.messages }
       return log.bytes + bytes > bounds.maxBytes ? { limit: "bytes", size: log.bytes } : undefined
     },
+    room: (session) => {
+      const log = logs.get(session)
+      if (log === undefined) return { messages: Infinity, bytes: Infinity }
+      return { messages: bounds.maxMessages - log.messages, bytes: bounds.maxBytes - log.bytes }
+    },
     totals: totalsNow,
     onAppended,
     onOverflow: () => void totals.overflows++,
-    makeRoom
+    makeRoom,
+    onLateDrops: (session, messages) => {
+      lateDrops.push({ session, epoch: logs.get(session)?.epoch ?? "", reason: "overflow", messages })
+    }
   })
 
   // --- acks
@@ -328,30 +333,44 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     return plain(served)
   }
 
-  const read = Effect.fnUntraced(function*(
+  const read = (log: StoredLog, after: number, limit: ReadLimit) =>
+    Effect.suspend(() => {
+      const given: Array<GivenUp> = []
+      // Who gets an error can't be told of what was given up before it.
+      return Effect.onError(readInto(given, log, after, limit), () =>
+        Effect.sync(() => {
+          for (const one of given) lateDrops.push(expiredOf(log.session, log.epoch, one))
+        }))
+    })
+
+  const readInto = Effect.fnUntraced(function*(
+    given: Array<GivenUp>,
     log: StoredLog,
     after: number,
     limit: ReadLimit
   ): Effect.fn.Return<ReadResult, StoreError | MessageQueueError> {
-    const expired: Array<OutboxMessage> = []
-    const oversized: Array<OutboxMessage> = []
+    const of = (wanted: "expired" | "overflow") =>
+      given.filter(({ reason }) => reason === wanted).map(({ message }) => message)
+    const result = (slots: ReadonlyArray<Slot>, more: boolean): ReadResult =>
+      given.length === 0
+        ? { slots, expired: nothing, oversized: nothing, more }
+        : { slots, expired: of("expired"), oversized: of("overflow"), more }
     log.sent = after
     for (let look = 0; look < maxLooks; look++) {
       if (!log.covers(after)) yield* load(log, after)
-      if (after >= log.last && !doubted.has(log)) return { slots: nothing, expired, oversized, more: false }
+      if (after >= log.last && !doubted.has(log)) return result(nothing, false)
       const at = now()
       const served = log.serve(after, limit, at, sentLimit(log))
       if (served.expired.length > 0 || served.oversized.length > 0 || doubted.has(log)) {
         const { maxMessageBytes = Infinity } = limit
-        const given = yield* giveUpOwn(log, (messages) =>
+        const fresh = yield* giveUpOwn(log, (messages) =>
           messages.flatMap((message): ReadonlyArray<GivenUp> => {
             if (message.offset <= after) return []
             if (message.expiresAt <= at) return [{ reason: "expired", message }]
             return message.bytes > maxMessageBytes ? [{ reason: "overflow", message }] : []
           }))
-        settleDoubts(log)
-        for (const { message, reason } of given) (reason === "expired" ? expired : oversized).push(message)
-        totals.expired += given.filter(({ reason }) => reason === "expired").length
+        given.push(...fresh)
+        totals.expired += fresh.filter(({ reason }) => reason === "expired").length
         continue
       }
       if (served.next !== undefined && look < maxLooks - 1) {
@@ -373,10 +392,10 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       }
       touch(log)
       log.sent = sent
-      return { slots: served.slots, expired, oversized, more: served.more }
+      return result(served.slots, served.more)
     }
     // What was given up must be reported all the same.
-    return { slots: nothing, expired, oversized, more: true }
+    return result(nothing, true)
   })
 
   // --- ends
@@ -413,9 +432,24 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     }
   )
 
+  /** Finds out what became of messages that were being given up when the store failed, and nothing has asked since. */
+  const settleDoubts = Effect.fnUntraced(function*(result: Array<Expired>) {
+    const left = [
+      ...doubted.keys().map((log) => ({ session: log.session, doubts: doubted.of(log) })),
+      ...roomDoubts.keys().map((session) => ({ session, doubts: roomDoubts.of(session) }))
+    ]
+    for (const { doubts, session } of left) {
+      const settled = yield* giveUp({ session, generation: undefined, doubts, pick: () => [], settlesExpiry: false })
+      // What is left is certain: it was given up, and nothing more is to be learnt of it.
+      const given = typeof settled === "string" ? doubts.take() : settled.given
+      const epoch = typeof settled === "string" ? "" : settled.state.epoch
+      for (const one of given) result.push(expiredOf(session, epoch, one))
+    }
+  })
+
   const expire = Effect.fnUntraced(function*(owns: (session: string) => boolean) {
     const at = now()
-    const result: Array<{ session: string; epoch: string; messages: ReadonlyArray<OutboxMessage> }> = []
+    const result: Array<Expired> = lateDrops.splice(0)
     const sweep = (log: StoredLog): Effect.Effect<void, StoreError> =>
       Effect.matchEffect(
         giveUpOwn(log, (messages) =>
@@ -433,7 +467,6 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
           },
           onSuccess: (given) =>
             Effect.sync(() => {
-              settleDoubts(log)
               if (given.length === 0) {
                 return
               }
@@ -458,6 +491,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
         discard: true
       })
     )
+    if (Exit.isSuccess(exit)) yield* Effect.ignore(settleDoubts(result))
     // What was given up is told all the same.
     if (exit._tag === "Failure" && result.length === 0) {
       yield* Effect.mapError(exit, storeFailed("", "expire"))
@@ -467,16 +501,22 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
 
   // --- what others did
 
-  members.onNudges((sessions) =>
-    Effect.suspend(() => {
-      const mine = sessions.filter((session) => logs.get(session) !== undefined)
-      if (mine.length === 0) return Effect.void
-      return Effect.ignore(Effect.map(call("outboxes", driver.outboxes(mine)), (states) => {
-        const found = new Map(states.map((state) => [state.session, state]))
-        for (const session of mine) hear(session, found.get(session))
-      }))
+  /** Looks what became of these outboxes, and tells those who want to know. */
+  const look = (sessions: ReadonlyArray<string>): Effect.Effect<void, StoreError> => {
+    const mine = sessions.filter((session) => logs.get(session) !== undefined)
+    if (mine.length === 0) return Effect.void
+    return Effect.map(call("outboxes", driver.outboxes(mine)), (states) => {
+      const found = new Map(states.map((state) => [state.session, state]))
+      for (const session of mine) hear(session, found.get(session))
     })
-  )
+  }
+
+  members.onNudges((sessions) => Effect.ignore(look(sessions)))
+  members.onRejoin(Effect.suspend(() => {
+    const sessions = logs.sessions()
+    const starts = Array.from({ length: Math.ceil(sessions.length / lookSize) }, (_, index) => index * lookSize)
+    return Effect.forEach(starts, (start) => look(sessions.slice(start, start + lookSize)), { discard: true })
+  }))
 
   const hear = (session: string, state: OutboxState | undefined): void => {
     const log = logs.get(session)
@@ -513,6 +553,34 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     { startImmediately: true }
   )
 
+  /** The node that opened the outbox last, unless that is known to be this one: it is to be told that it was taken. */
+  const formerOwner = (session: string): Effect.Effect<string | undefined, StoreError> => {
+    if (members.kept.delete(session)) return Effect.succeed(undefined)
+    const outboxes = ifStorable("outboxes", [session], call("outboxes", driver.outboxes([session])))
+    return Effect.map(outboxes, ([state]) => state?.node)
+  }
+
+  const open = Effect.fnUntraced(function*(
+    session: string,
+    generation: number
+  ): Effect.fn.Return<OutboxPosition, StoreError | MessageQueueError> {
+    const former = yield* formerOwner(session)
+    const request = { session, generation, node, newEpoch: makeId(random) }
+    const state = yield* ifStorable("openOutbox", [session], call("openOutbox", driver.openOutbox(request)))
+    if (state.generation > generation) return yield* refuse(session, "open", "fenced")
+    const log = logs.get(session)
+    const isNewer = log !== undefined && generation > log.generation
+    if (log === undefined) logs.add(new StoredLog(state))
+    else {
+      tracked(log, () => log.reopened(state))
+      lost.delete(log)
+    }
+    schedule(logs.get(session) ?? new StoredLog(state))
+    if (isNewer) { for (const listener of moveListeners) listener(session, generation) }
+    yield* Effect.ignore(members.nudge(former, session))
+    return { epoch: state.epoch, acked: state.acked, last: state.last }
+  })
+
   const subscribe = <A>(get: () => ReadonlyArray<A>, set: (list: ReadonlyArray<A>) => void) => (listener: A) =>
     Effect.acquireRelease(
       Effect.sync(() => set([...get(), listener])),
@@ -522,35 +590,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   const self: Interface = {
     durable: true,
 
-    open: (session, generation) =>
-      Effect.suspend(() => {
-        const request = { session, generation, node, newEpoch: makeId(random) }
-        return call("openOutbox", driver.openOutbox(request)).pipe(
-          Effect.mapError(storeFailed(session, "open")),
-          Effect.flatMap((state) => {
-            if (state.generation > generation) return Effect.fail(refuse(session, "open", "fenced"))
-            const log = logs.get(session)
-            const isNewer = log !== undefined && generation > log.generation
-            if (log === undefined) logs.add(new StoredLog(state))
-            else {
-              tracked(log, () => {
-                // Nobody else had it in between: what is cached holds.
-                if (state.epoch === log.epoch && state.revision === log.revision + 1) log.revision = state.revision
-                else log.sent = Infinity
-                log.refresh(state)
-              })
-              log.generation = generation
-              lost.delete(log)
-            }
-            schedule(logs.get(session) ?? new StoredLog(state))
-            if (isNewer) { for (const listener of moveListeners) listener(session, generation) }
-            const position = { epoch: state.epoch, acked: state.acked, last: state.last }
-            const before = members.takenFrom.get(session)
-            members.takenFrom.delete(session)
-            return Effect.as(Effect.ignore(members.nudge(before, session)), position)
-          })
-        )
-      }),
+    open: (session, generation) => Effect.mapError(open(session, generation), orStoreFailed(session, "open")),
 
     append: appending.append,
     appendOnce: appending.appendOnce,
@@ -612,7 +652,10 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
         const log = logs.get(session)
         if (log !== undefined) return Effect.succeed({ messages: log.messages, bytes: log.bytes })
         return Effect.flatMap(
-          Effect.mapError(call("outboxes", driver.outboxes([session])), storeFailed(session, "size")),
+          Effect.mapError(
+            ifStorable("outboxes", [session], call("outboxes", driver.outboxes([session]))),
+            storeFailed(session, "size")
+          ),
           ([state]) =>
             state === undefined
               ? Effect.fail(refuse(session, "size", "unknownSession"))
@@ -647,6 +690,13 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     }))
   }
   return self
+})
+
+const expiredOf = (session: string, epoch: string, { message, reason }: GivenUp): Expired => ({
+  session,
+  epoch,
+  reason: reason === "overflow" ? "overflow" : "expired",
+  messages: [message]
 })
 
 interface Removed {

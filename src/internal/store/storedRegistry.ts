@@ -12,6 +12,7 @@ import { makeBatcher } from "./batcher.ts"
 import type { Calls } from "./calls.ts"
 import { type PositionOutcome, type PositionRequest, type SessionRow, type StoreDriver, StoreError } from "./driver.ts"
 import type { Members } from "./members.ts"
+import { ifStorable, unstorable } from "./texts.ts"
 
 export interface StoredRegistryOptions {
   readonly driver: StoreDriver
@@ -50,7 +51,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
   const fenced = (session: string, operation: string) =>
     new SessionRegistryError({ session, operation, reason: "fenced" })
 
-  const find = (id: string) => call("findSession", driver.findSession(id))
+  const find = (id: string) => ifStorable("findSession", [id], call("findSession", driver.findSession(id)))
   const put = (row: SessionRow) => call("putSession", driver.putSession(row))
 
   /** Changes a session's row, if `change` gives another one; looks again when somebody else has changed it. */
@@ -106,6 +107,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       if (outcome._tag === "Conflict") return "again"
       counted = { ...counted, sessions: counted.sessions + 1, attached: counted.attached + 1 }
       here.set(request.session, generation)
+      members.kept.add(request.session)
       return { generation, known: false, position: undefined, replaced: false, current: false, here: false }
     })
 
@@ -140,7 +142,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       }),
       (outcome): Effect.Effect<Attached | "again", StoreError> => {
         if (outcome._tag === "Conflict") return Effect.succeed("again")
-        if (row.node !== undefined && row.node !== node) members.takenFrom.set(row.id, row.node)
+        if (row.node === node) members.kept.add(row.id)
         here.set(row.id, generation)
         const replaced = row.detachedAt === undefined && row.instance !== request.instance
         const position = outcome.position === undefined ? Exit.succeed(undefined) : readPosition(outcome.position)
@@ -161,6 +163,8 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
 
   const attach = Effect.fnUntraced(function*(request: AttachRequest) {
     const until = now() + options.handoffTimeoutMillis
+    const refusedText = unstorable("attach", request.instance, request.principal)
+    if (refusedText !== undefined) return yield* Effect.fail(refusedText)
     let tries = 0
     while (tries < maxTries) {
       const row = yield* find(request.session)
@@ -183,6 +187,8 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     maxBatch: 1_024,
     run: (requests) => call("savePositions", driver.savePositions(requests))
   })
+  // The epoch is the client's own.
+  const save = (request: PositionRequest) => ifStorable("savePosition", [request.epoch], savePositions(request))
 
   const requestOf = (
     session: string,
@@ -253,7 +259,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
   )
 
   const expire = Effect.gen(function*() {
-    if (!(yield* members.touch)) yield* reclaim
+    yield* members.touch
     if (now() - sweptAt < sweepMillis) return []
     sweptAt = now()
     yield* sweepDead
@@ -271,6 +277,8 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       ), { concurrency: 16, discard: true })
     return found
   })
+
+  members.onRejoin(Effect.asVoid(reclaim))
 
   members.onNudges((sessions) =>
     Effect.suspend(() => {
@@ -307,7 +315,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     savePosition: (session, generation, position) =>
       Effect.flatMap(
         Effect.mapError(
-          savePositions(requestOf(session, generation, position, false)),
+          save(requestOf(session, generation, position, false)),
           failed(session, "savePosition")
         ),
         accept(session, "savePosition", false)
@@ -318,7 +326,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       return Effect.flatMap(isInTransaction, (isOpen) =>
         Effect.flatMap(
           Effect.mapError(
-            isOpen ? Effect.map(driver.savePositions([request]), ([outcome]) => outcome) : savePositions(request),
+            isOpen ? Effect.map(driver.savePositions([request]), ([outcome]) => outcome) : save(request),
             failed(session, "commitPosition")
           ),
           accept(session, "commitPosition", true)
@@ -327,7 +335,10 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
 
     detach: (session, generation) =>
       Effect.suspend(() => {
-        if (here.get(session) === generation) here.delete(session)
+        if (here.get(session) === generation) {
+          here.delete(session)
+          members.kept.delete(session)
+        }
         return ownUpdate(session, generation, "detach", (row) =>
           row.detachedAt === undefined ? { ...row, detachedAt: now() } : undefined)
       }),
