@@ -99,6 +99,9 @@ const hostile: Scenario = {
   faultMillis: 15_000
 }
 
+/** The same on two servers: one may be killed, while the other goes on. */
+const cluster: Scenario = { ...hostile, name: "cluster", servers: 2 }
+
 export const scenarios = {
   calm,
   cuts,
@@ -110,5 +113,6 @@ export const scenarios = {
   stores,
   pauses,
   twoServers,
-  hostile
+  hostile,
+  cluster
 }
