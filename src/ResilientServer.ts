@@ -38,7 +38,6 @@ import {
   type MessageState,
   renewalTimeout,
   type SessionStats,
-  statsOf,
   timesOf
 } from "./internal/common.ts"
 import { makeDeadLetters } from "./internal/deadLetters.ts"
@@ -457,15 +456,17 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     events.publish({ _tag: "Ended", session: peer.session })
   })
 
-  const absentees = makeAbsentees({
-    queue,
-    registry,
-    breaker,
-    deadLetters,
-    peers: engine.peers,
-    followers: engine.followers,
-    onEnded: (session) => events.publish({ _tag: "Ended", session })
+  /** Whoever has the session learns of its end from the store. */
+  const endElsewhere = Effect.fnUntraced(function*(
+    session: string
+  ): Effect.fn.Return<void, MessageQueueError | SessionRegistryError | SessionNotFoundError> {
+    const isKnown = queue.durable && (yield* registry.end(session))
+    if (!isKnown) return yield* new SessionNotFoundError({ session })
+    yield* departure.ended(session)
   })
+
+  const { peers } = engine
+  const absentees = makeAbsentees({ queue, registry, breaker, peers, followers: engine.followers })
   const { sendingTo, targetOf } = absentees
 
   const onDropped: OnDropped = (target, epoch, messages) =>
@@ -493,8 +494,6 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     find: targetOf,
     onDropped
   })
-
-  const sizeOf = (session: string) => Effect.orElseSucceed(queue.size(session), () => ({ messages: 0, bytes: 0 }))
 
   const shutdown = yield* makeShutdown({
     engine,
@@ -575,7 +574,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     endSession: (session) =>
       Effect.suspend(() => {
         const peer = engine.peers.get(session)
-        return peer === undefined ? absentees.end(session) : end(peer)
+        return peer === undefined ? endElsewhere(session) : end(peer)
       }),
     locate: (session, messageId) =>
       Effect.suspend(() => {
@@ -587,12 +586,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       const { sessions } = yield* Effect.orElseSucceed(registry.count, () => ({ sessions: engine.peers.size }))
       return { sessions, connections: engine.connected.size, queue: yield* queue.stats, totals: { ...recorder.totals } }
     }),
-    sessionStats: Effect.fnUntraced(function*(session) {
-      const peer = engine.peers.get(session)
-      if (peer === undefined) return yield* absentees.stats(session)
-      const { bytes, messages } = yield* sizeOf(session)
-      return statsOf(peer, messages, bytes, breaker)
-    }),
+    sessionStats: absentees.stats,
     shutdown,
     awaitFailure: Deferred.await(failed)
   }

@@ -1,14 +1,13 @@
 /**
  * Sessions that this server does not have, but a store that it shares: at another server, or at none right now. Their
- * outboxes take messages all the same, and they can be looked at and ended.
+ * outboxes take messages all the same, and they can be looked at.
  */
 import { Effect } from "effect"
 import { type CircuitBreaker, session as circuitOf } from "../CircuitBreaker.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { SessionRegistry } from "../SessionRegistry.ts"
 import { MessageQueueError, SessionNotFoundError, type SessionRegistryError } from "../WebSocketError.ts"
-import type { SessionStats } from "./common.ts"
-import type { DeadLetters } from "./deadLetters.ts"
+import { type SessionStats, statsOf } from "./common.ts"
 import type { Followers } from "./elsewhere.ts"
 import type { Peer } from "./peer.ts"
 import { type Receipts, Tracked } from "./receipts.ts"
@@ -20,38 +19,23 @@ export interface AbsenteesOptions {
   readonly queue: MessageQueue["Service"]
   readonly registry: SessionRegistry["Service"]
   readonly breaker: CircuitBreaker["Service"]
-  readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
   readonly peers: ReadonlyMap<string, Peer>
   /** None where nobody else can have a session. */
   readonly followers: Followers | undefined
-  readonly onEnded: (session: string) => void
 }
 
 export const makeAbsentees = (options: AbsenteesOptions) => {
-  const { breaker, deadLetters, followers, peers, queue, registry } = options
+  const { breaker, followers, peers, queue, registry } = options
 
-  const clear = Effect.fnUntraced(function*(session: string) {
-    const { epoch, maybeHandled, messages } = yield* queue.remove(session)
-    yield* deadLetters.outgoing(session, undefined, epoch, messages, "sessionEnded", maybeHandled)
-  })
-
-  /** Ends a session that is not here: whoever has it learns that from the store. */
-  const end = Effect.fnUntraced(function*(
-    session: string
-  ): Effect.fn.Return<void, MessageQueueError | SessionRegistryError | SessionNotFoundError> {
-    const isKnown = followers !== undefined && (yield* registry.end(session))
-    if (!isKnown) return yield* new SessionNotFoundError({ session })
-    yield* Effect.catchIf(clear(session), ({ reason }) => reason === "unknownSession", () => Effect.void)
-    yield* registry.remove(session)
-    options.onEnded(session)
-  })
-
+  /** Of a session that is here, or what the stores know of it. */
   const stats = Effect.fnUntraced(function*(
     session: string
   ): Effect.fn.Return<SessionStats, SessionNotFoundError | SessionRegistryError> {
+    const { bytes, messages } = yield* Effect.orElseSucceed(queue.size(session), () => ({ messages: 0, bytes: 0 }))
+    const peer = peers.get(session)
+    if (peer !== undefined) return statsOf(peer, messages, bytes, breaker)
     const info = followers === undefined ? undefined : yield* registry.find(session)
     if (info === undefined) return yield* new SessionNotFoundError({ session })
-    const { bytes, messages } = yield* Effect.orElseSucceed(queue.size(session), () => ({ messages: 0, bytes: 0 }))
     return {
       session,
       principal: info.principal,
@@ -66,7 +50,6 @@ export const makeAbsentees = (options: AbsenteesOptions) => {
   })
 
   return {
-    end,
     stats,
     /** The session here or elsewhere; undefined when it can only be here, and is not. */
     targetOf: (session: string): Target | undefined =>

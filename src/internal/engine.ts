@@ -190,7 +190,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const forget = (peer: Peer): void => {
     if (followers === undefined || peers.get(peer.key) !== peer) return
     peers.delete(peer.key)
-    peer.inbound.clear()
+    inbound.forfeit(peer)
     peer.pendingAck = undefined
     peer.control = []
     leaveReceipts(peer)
@@ -201,7 +201,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     yield* queue.onMoved((key, generation) => {
       const peer = peers.get(key)
       if (peer === undefined || peer.generation >= generation) return
-      peer.inbound.clear() // the new owner is given it
+      inbound.forfeit(peer) // the new owner is given it
       run(options.onFenced(peer, new MessageQueueError({ session: key, operation: "open", reason: "fenced" })))
     })
   }

@@ -131,8 +131,11 @@ export class Receipts {
     }
   }
 
-  /** The messages at `first..end` were given up, perhaps by somebody else. */
+  /** The messages at `first..end` were given up, perhaps by somebody else. Receipts of some may come after that. */
   lost(first: number, end: number, dead: Dead): void {
+    for (let offset = Math.max(first, end - rememberedDead + 1); offset <= end; offset++) {
+      if (this.dead?.has(offset) !== true) this.remember(offset, dead)
+    }
     for (let i = this.firstFrom(first); i < this.pending.size; i++) {
       const tracked = this.pending.at(i)
       if (tracked === undefined || tracked.offset > end) return
@@ -151,12 +154,7 @@ export class Receipts {
 
   /** The message at `offset` became a dead letter. To be called before `handled` passes it. */
   died(offset: number, dead: Dead): void {
-    const remembered = this.dead ??= new Map()
-    remembered.set(offset, dead)
-    if (remembered.size > rememberedDead) {
-      const oldest = remembered.keys().next().value
-      if (oldest !== undefined) remembered.delete(oldest)
-    }
+    this.remember(offset, dead)
     const tracked = this.pending.at(this.indexOf(offset))
     if (tracked?.state !== "pending") return
     tracked.settle(dead)
@@ -170,6 +168,14 @@ export class Receipts {
     this.pending = new Deque()
     this.settledInside = 0
     pending.forEach((tracked) => tracked.settle({ reason: "sessionEnded", maybeHandled: true }))
+  }
+
+  private remember(offset: number, dead: Dead): void {
+    const remembered = this.dead ??= new Map()
+    remembered.set(offset, dead)
+    if (remembered.size <= rememberedDead) return
+    const oldest = remembered.keys().next().value
+    if (oldest !== undefined) remembered.delete(oldest)
   }
 
   /** Leaves out who died: a queue that drops its oldest for ever must not keep a receipt of each. */

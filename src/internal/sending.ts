@@ -4,24 +4,18 @@
  */
 import { Duration, Effect, Exit, type Fiber, Option } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
-import { defaultMessageId, type OutboxMessage } from "../core/Outbox.ts"
+import type { OutboxMessage } from "../core/Outbox.ts"
 import { highWaterBytes, maxIdLength } from "../core/Protocol.ts"
 import { contentKey, type Deduplicator } from "../Deduplicator.ts"
 import type { QueuedReason, Receipt, SendAllOptions, SendOptions, SkippedReason } from "../Message.ts"
 import type { Appended, MessageQueue, NewMessage } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
-import {
-  DeadLetterError,
-  DeduplicationError,
-  type MessageQueueError,
-  PayloadError,
-  type QueueOverflowError
-} from "../WebSocketError.ts"
+import { DeduplicationError, type MessageQueueError, PayloadError, type QueueOverflowError } from "../WebSocketError.ts"
 import { Absent, type Target } from "./absentees.ts"
 import { isCircuitOpen } from "./common.ts"
 import { payloadError, type Serialize } from "./payload.ts"
 import type { Peer } from "./peer.ts"
-import { Tracked } from "./receipts.ts"
+import { Accepted, neverKnown, skipped, Tracking, Waiting } from "./sentReceipts.ts"
 
 /** Volatile messages that may wait for one turn of the delivery worker. */
 const maxVolatile = 1_024
@@ -253,66 +247,6 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
   }
 
   return { send, sendAll }
-}
-
-/** `handled` of what the other side is not asked about. */
-const neverKnown = (session: string, reason: "volatile" | "skipped"): Effect.Effect<never, DeadLetterError> =>
-  Effect.suspend(() =>
-    Effect.fail(new DeadLetterError({ session, messageId: "", reason, maybeHandled: reason === "volatile" }))
-  )
-
-const skipped = (session: string, reason: SkippedReason): Receipt => ({
-  _tag: "Skipped",
-  session,
-  messageId: "",
-  reason,
-  handled: neverKnown(session, "skipped")
-})
-
-/** A receipt of a message in the queue: small, and what it can tell is worked out when asked. */
-abstract class Tracking extends Tracked {
-  readonly session: string
-  readonly epoch: string
-  readonly atMillis: number
-  private readonly id: string | undefined
-
-  constructor(peer: Target, epoch: string, offset: number, id: string | undefined, atMillis: number) {
-    super(offset)
-    this.session = peer.session
-    this.epoch = epoch
-    this.atMillis = atMillis
-    this.id = id
-    peer.receipts.add(this)
-  }
-
-  get messageId(): string {
-    return this.id ?? defaultMessageId(this.epoch, this.offset)
-  }
-
-  get handled(): Effect.Effect<void, DeadLetterError> {
-    return this.settled(this.session, this.messageId)
-  }
-}
-
-class Accepted extends Tracking {
-  readonly _tag = "Sent"
-}
-
-class Waiting extends Tracking {
-  readonly _tag = "Queued"
-  readonly reason: QueuedReason
-
-  constructor(
-    peer: Target,
-    epoch: string,
-    offset: number,
-    id: string | undefined,
-    atMillis: number,
-    reason: QueuedReason
-  ) {
-    super(peer, epoch, offset, id, atMillis)
-    this.reason = reason
-  }
 }
 
 /** In ms; NaN for what is no duration. */

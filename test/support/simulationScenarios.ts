@@ -115,6 +115,9 @@ const databaseServers: Scenario = { ...twoServers, name: "databaseServers", data
 /** Two servers, and everything at once. */
 const databaseHostile: Scenario = { ...hostile, name: "databaseHostile", database: true, servers: 2 }
 
+/** The same on two servers: one may be killed, while the other goes on. */
+const cluster: Scenario = { ...hostile, name: "cluster", servers: 2 }
+
 export const scenarios = {
   calm,
   cuts,
@@ -131,5 +134,6 @@ export const scenarios = {
   databaseFaults,
   databaseOverflow,
   databaseServers,
-  databaseHostile
+  databaseHostile,
+  cluster
 }
