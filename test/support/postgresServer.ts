@@ -203,8 +203,8 @@ class Cluster implements PostgresServer {
       stdio: ["ignore", "ignore", "pipe"]
     })
     this.#process = child
-    liveProcesses.add(child)
-    child.once("exit", () => liveProcesses.delete(child))
+    running.set(child, this.directory)
+    child.once("exit", () => running.delete(child))
     let log = ""
     await new Promise<void>((resolve, reject) => {
       child.once("error", reject)
@@ -227,10 +227,13 @@ class Cluster implements PostgresServer {
   }
 }
 
-/** Servers that must not outlive this process, however it ends. */
-const liveProcesses = new Set<ChildProcess>()
+/** Servers, and their directories, that must not outlive this process, however it ends. */
+const running = new Map<ChildProcess, string>()
 process.once("exit", () => {
-  for (const child of liveProcesses) child.kill("SIGKILL")
+  for (const [child, directory] of running) {
+    child.kill("SIGKILL")
+    rmSync(directory, { recursive: true, force: true, maxRetries: 5 })
+  }
 })
 
 /** PostgreSQL refuses to run as root: then it runs as somebody who can do less. */
