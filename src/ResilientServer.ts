@@ -417,6 +417,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     handshakeTimeoutMillis,
     maxHandshakes: Option.count("maxHandshakes", options.maxHandshakes, 10_000),
     isClosing: () => closing,
+    onInDoubt: departure.inDoubt,
     abandon: departure.abandon,
     onAttached: (peer) => events.publish({ _tag: "Connected", session: peer.session, principal: peer.principal })
   })
