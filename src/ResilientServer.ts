@@ -323,19 +323,19 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   /** The session has a newer owner: what was received here is for that one. */
   const letGo = Effect.fnUntraced(function*(peer: Peer, error: WebSocketError) {
     const { connection, generation, instance } = peer
-    // An attachment of our own may have succeeded without saying so.
-    if (!peer.inDoubt) engine.forfeit(peer)
-    if (connection !== undefined) {
-      const owner = yield* Effect.orElseSucceed(registry.find(peer.key), () => "unknown" as const)
-      if (peer.generation !== generation) return
-      if (peer.connection === connection && owner === undefined) closeEnded(peer)
-      else if (peer.connection === connection) {
-        const code = codeOfOwner(owner === "unknown" ? undefined : owner, instance)
-        engine.close(peer, code, "the session has another owner", error)
-      }
+    const found = yield* Effect.exit(registry.find(peer.key))
+    if (peer.generation !== generation) return
+    const owner = Exit.isSuccess(found) ? found.value : undefined
+    // The queue also refuses who has attached and not opened its outbox yet. And an attachment of our own may have
+    // succeeded without saying so: the next one tells.
+    const isLost = error._tag === "SessionRegistryError" || (Exit.isSuccess(found) && owner?.generation !== generation)
+    if (isLost && !peer.inDoubt) engine.forfeit(peer)
+    if (connection !== undefined && peer.connection === connection) {
+      if (Exit.isSuccess(found) && owner === undefined) closeEnded(peer)
+      else engine.close(peer, codeOfOwner(owner, instance), "the session has another owner", error)
     }
     // What the registry refuses may be for an attachment of our own that is still under way, which needs the peer.
-    if (error._tag === "MessageQueueError") engine.forget(peer)
+    if (isLost && error._tag === "MessageQueueError") engine.forget(peer)
   })
 
   const engine: Engine = yield* makeEngine({
@@ -416,6 +416,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     handshakeTimeoutMillis,
     maxHandshakes: Option.count("maxHandshakes", options.maxHandshakes, 10_000),
     isClosing: () => closing,
+    onInDoubt: departure.inDoubt,
     abandon: departure.abandon,
     onAttached: (peer) => events.publish({ _tag: "Connected", session: peer.session, principal: peer.principal })
   })

@@ -67,6 +67,8 @@ export interface SessionInfo {
   readonly attached: boolean
   /** When it will end unless it attaches again, in ms since the epoch; undefined while attached. */
   readonly endsAtMillis: number | undefined
+  /** Whether this very server attached it last, and has not released it. Undefined where the registry can't tell. */
+  readonly here?: boolean | undefined
 }
 
 /** @since 0.1.0 @category services */

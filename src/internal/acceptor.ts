@@ -67,6 +67,8 @@ export interface AcceptorOptions {
   readonly handshakeTimeoutMillis: number
   readonly maxHandshakes: number
   readonly isClosing: () => boolean
+  /** The store failed, and may have attached the session all the same. */
+  readonly onInDoubt: (session: string, isAttaching: () => boolean) => void
   /** A session was attached for nothing. */
   readonly abandon: (session: string, generation: number) => Effect.Effect<void>
   readonly onAttached: (peer: Peer) => void
@@ -90,6 +92,8 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   })
   const sessionOptions = { role: "server", window: options.window, maxPayload: options.maxPayload } as const
   let arrivals = 0
+  /** Attachments under way to sessions that have no runtime here yet. */
+  const unopened = new Set<AttachRequest>()
   /** Connections whose handshake is not done, and when their time is up. */
   const pending = new Map<Connection, { readonly until: number; readonly fail: (error: WebSocketError) => void }>()
 
@@ -171,16 +175,21 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     Effect.suspend(() => {
       const known = engine.peers.get(request.session)
       if (known !== undefined) known.attaching++
+      else unopened.add(request)
       return registry.attach(request).pipe(
         Effect.flatMap((attached) => {
           const peer = openPeer(request, attached, plain)
           return peer === undefined ? Effect.fail(replaced) : Effect.succeed({ attached, peer })
         }),
         Effect.onExit((exit) => {
-          if (known === undefined) return Effect.void
-          known.attaching--
-          if (Exit.isFailure(exit) && isStoreFailure(exit.cause)) known.inDoubt = true
-          return Effect.void
+          if (known !== undefined) known.attaching--
+          else unopened.delete(request)
+          if (Exit.isSuccess(exit) || !isStoreFailure(exit.cause)) return Effect.void
+          if (known !== undefined) known.inDoubt = true
+          const { session } = request
+          return Effect.sync(() =>
+            options.onInDoubt(session, () => [...unopened].some((other) => other.session === session))
+          )
         })
       )
     })

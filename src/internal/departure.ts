@@ -82,6 +82,28 @@ export const makeDeparture = (options: DepartureOptions) => {
       return peer.generation === generation && peer.connection === undefined ? depart(peer, generation) : Effect.void
     })
 
+  /**
+   * The store failed to attach the session, and may have done it all the same: then it is this server's, in a generation
+   * that no connection has.
+   */
+  const settleDoubt = Effect.fnUntraced(function*(session: string, isAttaching: () => boolean) {
+    const info = yield* Effect.retry(registry.find(session), { schedule: storeRetry, while: isStoreFailure })
+    const peer = engine.peers.get(session)
+    // The next attachment will tell, or the registry can't.
+    if ((peer !== undefined && peer.attaching > 0) || (info !== undefined && info.here === undefined)) return
+    const isOurs = info?.here === true && info.generation > (peer?.generation ?? 0)
+    if (peer === undefined) {
+      if (!isOurs || isAttaching()) return
+      yield* registry.detach(session, info.generation)
+      return yield* registry.release(session, info.generation)
+    }
+    peer.inDoubt = false
+    if (!isOurs) return
+    peer.generation = info.generation
+    if (peer.connection === undefined) return yield* depart(peer, info.generation)
+    engine.close(peer, CloseCode.moved, "a newer connection was lost")
+  })
+
   /** The one who owns the session after us, if there is one soon. */
   const nextOwner = Effect.fnUntraced(function*(
     { key }: Peer,
@@ -190,6 +212,8 @@ export const makeDeparture = (options: DepartureOptions) => {
       // One that is just attaching here will be told who has it.
       if (peer !== undefined && peer.attaching === 0) engine.run(makeRoom(peer))
     },
+    inDoubt: (session: string, isAttaching: () => boolean) =>
+      engine.run(Effect.ignore(settleDoubt(session, isAttaching))),
     ended,
     forgetEnded,
     handOver

@@ -90,6 +90,9 @@ const pauses: Scenario = { ...cuts, name: "pauses", pauses: true }
 /** Two servers on the same stores; clients go to either. */
 const twoServers: Scenario = { ...cuts, name: "twoServers", servers: 2, pauses: true }
 
+/** The same, and none stands still: nothing is handled twice. */
+const living: Scenario = { ...twoServers, name: "living", pauses: false }
+
 /** Everything at once. */
 const hostile: Scenario = {
   ...stores,
@@ -135,5 +138,6 @@ export const scenarios = {
   databaseOverflow,
   databaseServers,
   databaseHostile,
-  cluster
+  cluster,
+  living
 }

@@ -196,7 +196,12 @@ export const faultyRegistry = (
     expire: call(registry.expire, error("", "expire"), (ended) => ended.length > 0),
     end: (session) => call(registry.end(session), error(session, "end")),
     remove: (session) => call(registry.remove(session), error(session, "remove")),
-    find: (session) => call(registry.find(session), error(session, "find")),
+    find: (session) =>
+      call(
+        Effect.map(registry.find(session), (info) =>
+          info === undefined ? undefined : { ...info, here: tenancy.owners.get(session)?.tenant === tenant }),
+        error(session, "find")
+      ),
     count: call(registry.count, error("", "count"))
   }
 }

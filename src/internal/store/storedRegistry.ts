@@ -390,7 +390,8 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
             generation: row.generation,
             instance: row.instance,
             attached: row.detachedAt === undefined,
-            endsAtMillis: row.detachedAt === undefined ? undefined : row.detachedAt + retention
+            endsAtMillis: row.detachedAt === undefined ? undefined : row.detachedAt + retention,
+            here: row.node === node
           }
       ),
 
