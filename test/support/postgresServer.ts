@@ -203,8 +203,7 @@ class Cluster implements PostgresServer {
       stdio: ["ignore", "ignore", "pipe"]
     })
     this.#process = child
-    running.set(child, this.directory)
-    child.once("exit", () => running.delete(child))
+    guard(child, this.directory)
     let log = ""
     await new Promise<void>((resolve, reject) => {
       child.once("error", reject)
@@ -227,14 +226,21 @@ class Cluster implements PostgresServer {
   }
 }
 
-/** Servers, and their directories, that must not outlive this process, however it ends. */
-const running = new Map<ChildProcess, string>()
-process.once("exit", () => {
-  for (const [child, directory] of running) {
-    child.kill("SIGKILL")
-    rmSync(directory, { recursive: true, force: true, maxRetries: 5 })
-  }
-})
+/**
+ * Sees to it that a server does not outlive this process, even one that is killed: a shell that waits for its standard
+ * input to close, which it does when we are gone. Ended with the server.
+ */
+function guard(child: ChildProcess, directory: string): void {
+  const script = `cat > /dev/null; kill -9 "$1"; sleep 1; rm -rf "$2"`
+  const watcher = spawn("sh", ["-c", script, "sh", String(child.pid), directory], {
+    stdio: ["pipe", "ignore", "ignore"],
+    // Interrupts of the terminal are not for it.
+    detached: true
+  })
+  watcher.on("error", () => {})
+  watcher.unref()
+  child.once("exit", () => watcher.kill("SIGKILL"))
+}
 
 /** PostgreSQL refuses to run as root: then it runs as somebody who can do less. */
 const owner = process.getuid?.() === 0 ? findUser("postgres") ?? findUser("nobody") : undefined
