@@ -5,9 +5,9 @@
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Effect } from "effect"
 import { Command } from "effect/cli"
-import { existsSync, writeFileSync } from "node:fs"
-import { delimiter, join } from "node:path"
+import { writeFileSync } from "node:fs"
 import { machine } from "./harness/machine.ts"
+import { findProgram } from "./harness/programs.ts"
 import { across, progressLine, type Results, summaryTable, workloadTable } from "./harness/report.ts"
 import { type Measurement, measureWorkload, peersOf } from "./harness/rounds.ts"
 import { toMarkdown, toText } from "./harness/Table.ts"
@@ -19,15 +19,12 @@ import { workloads } from "./workloads/index.ts"
 
 const defaultRounds = { full: 5, quick: 1 }
 
-const isOnPath = (program: string): boolean =>
-  (process.env["PATH"] ?? "").split(delimiter).some((folder) => existsSync(join(folder, program)))
-
 /** Those that can be measured here. The others are named, loudly: a table without them must not look complete. */
 const available = (peers: ReadonlySet<PeerName>): ReadonlySet<PeerName> => {
   const found = new Set(peers)
   for (const peer of peers) {
     const { needs, title } = describe(peer)
-    if (needs === undefined || isOnPath(needs.program)) continue
+    if (needs === undefined || findProgram(needs.program) !== undefined) continue
     found.delete(peer)
     console.error(`SKIPPED: ${title} (${peer}) needs ${needs.program} on the PATH: ${needs.hint}`)
   }

@@ -16,7 +16,7 @@ interface Pending {
 }
 
 /** A child that was asked to end has this long before it is killed. */
-const graceMillis = 1_000
+const graceMillis = 5_000
 
 export const start = (peer: PeerName, role: "server" | "client"): Child => {
   const child = fork(new URL("../child.ts", import.meta.url), [peer], {

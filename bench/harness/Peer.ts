@@ -2,6 +2,7 @@
  * What every system under measurement has to offer: a server and clients in separate processes, object to object.
  * One module in `peers/` implements it for each; the workloads know nothing else of them.
  */
+import type { MessageQueue, SessionRegistry } from "../../src/index.ts"
 
 /** About 128 bytes as JSON; `text` pads it to other sizes. */
 export interface Quote {
@@ -47,7 +48,17 @@ export interface Server {
   readonly broadcast: (message: Message, connections: number) => Promise<void>
   /** Destroys the sockets of all connections at once, as a network failure would. */
   readonly cut: () => void
+  /** The library's: what is behind its server. */
+  readonly store?: Store | undefined
   readonly close: () => Promise<void>
+}
+
+/** To fill it with sessions and messages that have no client. */
+export interface Store {
+  readonly queue: MessageQueue.Interface
+  readonly registry: SessionRegistry.Interface
+  /** What it takes outside of the process. */
+  readonly bytes: () => Promise<number>
 }
 
 export interface Clients {
@@ -62,6 +73,8 @@ export interface ListenOptions {
   readonly receive: Receive
   /** Messages that must find room for one connection while it is away. Default: whatever the system has by default. */
   readonly maxQueued?: number | undefined
+  /** Sessions that must find room. Default: whatever the system has by default. */
+  readonly maxSessions?: number | undefined
 }
 
 export interface ConnectOptions {

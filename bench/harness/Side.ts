@@ -18,6 +18,8 @@ export interface Side {
   verifier: Verifier | undefined
   /** `process.cpuUsage()` at the beginning of the part that is measured. */
   cpuAtStart: NodeJS.CpuUsage
+  /** The same of the processes that this one has started, in seconds. */
+  ownedCpuAtStart: number
 }
 
 export const makeSide = (peer: Peer): Side => ({
@@ -27,7 +29,8 @@ export const makeSide = (peer: Peer): Side => ({
   receive: () => {},
   opened: () => {},
   verifier: undefined,
-  cpuAtStart: process.cpuUsage()
+  cpuAtStart: process.cpuUsage(),
+  ownedCpuAtStart: 0
 })
 
 /** A module of such functions. */

@@ -35,6 +35,8 @@ export interface Figure {
 /** What the library wants to reach in one figure, compared as the figure says. */
 export interface Goal {
   readonly figure: string
+  /** Whose it is. Default `resilient`. */
+  readonly peer?: PeerName | undefined
   /** As in the issue: `≥ 5.0 ×`. */
   readonly text: string
   /** Given the median of what is compared: ratio, difference, or the value itself. */
@@ -75,6 +77,8 @@ export interface Workload {
   readonly peers: (scale: Scale) => ReadonlyArray<PeerName>
   readonly figures: ReadonlyArray<Figure>
   readonly cases: (scale: Scale) => ReadonlyArray<Case>
+  /** A measurement that takes longer is given up. Default 240 s. */
+  readonly timeoutMillis?: number | undefined
   /** Fewer rounds than the command line says, for what takes long or varies little. Default: all. */
   readonly maxRounds?: number | undefined
   /** Peers that take minutes, and are measured in the first round only. */

@@ -1,6 +1,7 @@
 /** What most workloads have the two processes do. Workloads with other wishes have a module of their own beside it. */
 import { setTimeout as sleep } from "node:timers/promises"
 import { now } from "./clock.ts"
+import { ownedCpuSeconds } from "./endings.ts"
 import { type Content, planOf, shapeOf, timedMaker } from "./messages.ts"
 import type { Side } from "./Side.ts"
 import { type Expected, Verifier } from "./Verifier.ts"
@@ -11,13 +12,19 @@ const surplusMillis = 100
 /** Opens the server; says its port. */
 export const listen = async (
   side: Side,
-  options: { readonly connections: number; readonly bytes: number; readonly maxQueued?: number | undefined }
+  options: {
+    readonly connections: number
+    readonly bytes: number
+    readonly maxQueued?: number | undefined
+    readonly maxSessions?: number | undefined
+  }
 ): Promise<number> => {
   side.server = await side.peer.listen({
     connections: options.connections,
     shape: shapeOf(options.bytes),
     receive: (connection, message) => side.receive(connection, message),
-    maxQueued: options.maxQueued
+    maxQueued: options.maxQueued,
+    maxSessions: options.maxSessions
   })
   return side.server.port
 }
@@ -53,6 +60,7 @@ export const closeClients = async (side: Side): Promise<void> => {
 export const begin = (side: Side): void => {
   globalThis.gc?.()
   side.cpuAtStart = process.cpuUsage()
+  side.ownedCpuAtStart = ownedCpuSeconds()
 }
 
 /** CPU seconds since {@link begin}, of all threads. */
@@ -60,6 +68,9 @@ export const cpuSeconds = (side: Side): number => {
   const { system, user } = process.cpuUsage(side.cpuAtStart)
   return (user + system) / 1e6
 }
+
+/** The same of the processes that this one has started: brokers, databases. */
+export const ownedCpuSecondsSince = (side: Side): number => ownedCpuSeconds() - side.ownedCpuAtStart
 
 /** From now on exactly these messages are to arrive. */
 export const expect = (side: Side, expected: Expected): void => {

@@ -5,7 +5,7 @@ import { spreadOf } from "./statistics.ts"
 import type { Table } from "./Table.ts"
 import type { Across, Case, Figure, Goal, Scale, Spread, Workload } from "./Workload.ts"
 
-/** Whose goals these are. */
+/** Whose goals these are, where a goal doesn't say. */
 const subject: PeerName = "resilient"
 const baseline: PeerName = "ws"
 
@@ -65,6 +65,7 @@ const showCompared = ({ compare, show }: Figure) => (value: number): string =>
 
 /** One figure of one case that has a goal. */
 interface Judged {
+  readonly peer: PeerName
   readonly figure: Figure
   readonly goal: Goal
   readonly value: Spread
@@ -77,12 +78,13 @@ const judge = (results: Results, { goals = [], label }: Case): ReadonlyArray<Jud
   goals.flatMap((goal): ReadonlyArray<Judged> => {
     const figure = results.workload.figures.find(({ key }) => key === goal.figure)
     if (figure === undefined) throw new Error(`${results.workload.name} has no figure ${goal.figure}`)
-    const value = spread(results, label, subject, figure.key)
-    const compared = comparison(results, label, subject, figure)
+    const { peer = subject } = goal
+    const value = spread(results, label, peer, figure.key)
+    const compared = comparison(results, label, peer, figure)
     const judged = compared ?? (figure.compare === undefined || figure.compare === "none" ? value : undefined)
     if (value === undefined || judged === undefined) return []
     const bare = spread(results, label, baseline, figure.key)
-    return [{ figure, goal, value, bare, compared, ok: goal.met(judged.median) }]
+    return [{ peer, figure, goal, value, bare, compared, ok: goal.met(judged.median) }]
   })
 
 const verdict = (ok: boolean): string => ok ? "ok" : "MISSED"
@@ -115,9 +117,10 @@ export const workloadTable = (results: Results): Table => {
         ]
       })
       if (cells.every((cell) => cell === "")) return []
-      const goals = peer === subject
-        ? judge(results, current).map(({ figure, goal, ok }) => `${figure.key} ${goal.text}: ${verdict(ok)}`)
-        : []
+      const goals = judge(results, current).flatMap((judged) => {
+        const { figure, goal, ok } = judged
+        return judged.peer === peer ? [`${figure.key} ${goal.text}: ${verdict(ok)}`] : []
+      })
       return [[...(labelled ? [current.label] : []), describe(peer).title, ...cells, goals.join(", ")]]
     })
   )
@@ -133,9 +136,14 @@ export const summaryTable = (all: ReadonlyArray<Results>): Table => ({
   head: ["workload", "goal", "resilient-websocket", "bare ws", "compared", ""],
   rows: all.flatMap((results) => [
     ...results.workload.cases(results.scale).flatMap((current) =>
-      judge(results, current).map(({ bare, compared, figure, goal, ok, value }) => [
-        [results.workload.name, results.workload.title, current.label, figure.title].filter((part) => part !== "")
-          .join(", "),
+      judge(results, current).map(({ bare, compared, figure, goal, ok, peer, value }) => [
+        [
+          results.workload.name,
+          results.workload.title,
+          current.label,
+          peer === subject ? "" : describe(peer).title,
+          figure.title
+        ].filter((part) => part !== "").join(", "),
         goal.text,
         showSpread(value, figure.show),
         bare === undefined ? "" : showSpread(bare, figure.show),

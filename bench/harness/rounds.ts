@@ -9,7 +9,7 @@ import { sidesOf } from "./throughput.ts"
 import type { Case, Figures, Run, Scale, Workload } from "./Workload.ts"
 
 /** A measurement that takes longer is given up. */
-const timeoutMillis = 240_000
+const usualTimeoutMillis = 240_000
 
 export interface Measurement {
   readonly workload: string
@@ -46,7 +46,7 @@ export const measureWorkload = async (workload: Workload, options: Options): Pro
         if (round > 0 && workload.once?.includes(peer) === true) continue
         options.signal.throwIfAborted()
         const startedAt = now()
-        const outcome = await measureOnce(current, peer, options.signal)
+        const outcome = await measureOnce(current, peer, workload.timeoutMillis ?? usualTimeoutMillis, options.signal)
         const tookSeconds = (now() - startedAt) / 1e3
         const measurement = { workload: workload.name, label: current.label, peer, round, ...outcome, tookSeconds }
         measurements.push(measurement)
@@ -66,10 +66,11 @@ const rotated = <A>(list: ReadonlyArray<A>, by: number): ReadonlyArray<A> => {
 const measureOnce = async (
   current: Case,
   peer: PeerName,
+  timeoutMillis: number,
   signal: AbortSignal
 ): Promise<Pick<Measurement, "figures" | "error">> => {
   const run: Run = { peer, server: Child.start(peer, "server"), client: Child.start(peer, "client") }
-  const deadline = makeDeadline(run, signal)
+  const deadline = makeDeadline(run, timeoutMillis, signal)
   try {
     return { figures: await Promise.race([current.measure(run), deadline.passed]), error: undefined }
   } catch (error) {
@@ -80,7 +81,7 @@ const measureOnce = async (
   }
 }
 
-const makeDeadline = (run: Run, signal: AbortSignal) => {
+const makeDeadline = (run: Run, timeoutMillis: number, signal: AbortSignal) => {
   const { promise, reject } = Promise.withResolvers<never>()
   const timer = setTimeout(() => {
     void howFar(run).then((far) => reject(new Error(`not done in ${timeoutMillis / 1e3} s; received ${far}`)))

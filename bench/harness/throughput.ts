@@ -29,7 +29,7 @@ export const warmUpOf = ({ bytes, count }: Pick<Content, "bytes" | "count">): nu
 export const measureThroughput = async (
   run: Run,
   direction: "toClient" | "toServer",
-  wanted: Content
+  wanted: Content & { readonly warmUp?: number | undefined }
 ): Promise<Figures> => {
   const { client, server } = sidesOf(run)
   const content = { ...wanted, count: Math.ceil(wanted.count * (describe(run.peer).share ?? 1)) }
@@ -44,16 +44,21 @@ export const measureThroughput = async (
     const [sent, receivedAt] = await Promise.all([sender.sendAll(part), receiver.received()])
     return receivedAt - sent.startedAt
   }
-  await send({ ...content, count: warmUpOf(content) })
+  await send({ ...content, count: wanted.warmUp ?? warmUpOf(content) })
   await receiver.confirm()
   const millis = await send(content)
-  const [cpuServer, cpuClient] = await Promise.all([server.cpuSeconds(), client.cpuSeconds()])
+  const [cpuServer, cpuClient, cpuOwned] = await Promise.all([
+    server.cpuSeconds(),
+    client.cpuSeconds(),
+    server.ownedCpuSecondsSince()
+  ])
   await receiver.confirm()
   return {
     rate: count / millis * 1e3,
     seconds: millis / 1e3,
     cpuServer: cpuServer / count * 1e6,
     cpuClient: cpuClient / count * 1e6,
+    cpuOwned: cpuOwned / count * 1e6,
     count
   }
 }

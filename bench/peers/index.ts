@@ -16,6 +16,13 @@ export interface Description {
   readonly needs?: { readonly program: string; readonly hint: string } | undefined
 }
 
+const needs = {
+  mosquitto: { program: "mosquitto", hint: "apt-get install mosquitto" },
+  nats: { program: "nats-server", hint: "apt-get install nats-server" },
+  postgres: { program: "initdb", hint: "apt-get install postgresql" },
+  redis: { program: "redis-server", hint: "apt-get install redis-server" }
+}
+
 const descriptions = {
   "ws": { title: "ws, a frame a message, no ack", module: "ws" },
   "ws-batch": { title: "ws, arrays of 32, no ack", module: "ws-batch" },
@@ -27,15 +34,55 @@ const descriptions = {
     title: "mqtt.js, mosquitto, QoS 1",
     module: "mqtt",
     share: 0.2,
-    needs: { program: "mosquitto", hint: "apt-get install mosquitto" }
+    needs: needs.mosquitto
   },
   "resilient": { title: "resilient-websocket", module: "resilient" },
-  "resilient-batch": { title: "resilient-websocket, sendAll of 32", module: "resilient", export: "batch" }
+  "resilient-batch": { title: "resilient-websocket, sendAll of 32", module: "resilient", export: "batch" },
+  "sqlite": { title: "SqliteStore, synchronous normal", module: "resilient", export: "sqlite" },
+  "sqlite-batch": { title: "SqliteStore, normal, sendAll of 64", module: "resilient", export: "sqliteBatch" },
+  "sqlite-full": { title: "SqliteStore, synchronous full", module: "resilient", export: "sqliteFull" },
+  "postgres": { title: "PostgresStore, fsync on", module: "resilient", export: "postgres", needs: needs.postgres },
+  "postgres-batch": {
+    title: "PostgresStore, fsync on, sendAll of 64",
+    module: "resilient",
+    export: "postgresBatch",
+    needs: needs.postgres
+  },
+  "redis": { title: "RedisStore, everysec", module: "resilient", export: "redis", needs: needs.redis },
+  "redis-batch": {
+    title: "RedisStore, everysec, sendAll of 64",
+    module: "resilient",
+    export: "redisBatch",
+    needs: needs.redis
+  },
+  "redis-always": { title: "RedisStore, always", module: "resilient", export: "redisAlways", needs: needs.redis },
+  "mqtt-durable": {
+    title: "mqtt.js, mosquitto, QoS 1, persistence",
+    module: "mqtt",
+    export: "durable",
+    share: 0.5,
+    needs: needs.mosquitto
+  },
+  "nats": { title: "NATS JetStream, file storage", module: "nats", share: 0.5, needs: needs.nats }
 } as const satisfies Record<string, Description>
 
 export type PeerName = keyof typeof descriptions
 
 export const peerNames = Object.keys(descriptions) as ReadonlyArray<PeerName> // the keys are what they are
+
+/** Those that keep what they have on a disk, or in a database: they have a workload of their own. */
+export const storedPeers: ReadonlyArray<PeerName> = [
+  "sqlite",
+  "sqlite-batch",
+  "sqlite-full",
+  "postgres",
+  "postgres-batch",
+  "redis",
+  "redis-batch",
+  "redis-always",
+  "mqtt-durable",
+  "nats"
+]
 
 export const describe = (name: PeerName): Description => descriptions[name]
 

@@ -3,17 +3,10 @@
  * The server's process is one MQTT client, each connection another. A fast sender waits for the broker's acks.
  */
 import mqtt from "mqtt"
-import { spawn } from "node:child_process"
-import { once } from "node:events"
-import { mkdtemp, rm, writeFile } from "node:fs/promises"
-import { type AddressInfo, connect as dial, createServer } from "node:net"
-import { tmpdir, userInfo } from "node:os"
-import { join } from "node:path"
-import { setTimeout as sleep } from "node:timers/promises"
-import { beforeEnd, own } from "../harness/endings.ts"
 import { inParallel } from "../harness/parallel.ts"
 import type { Clients, ConnectOptions, ListenOptions, Message, Peer, Plan, Receive, Server } from "../harness/Peer.ts"
-import { at, InFlight } from "./sockets.ts"
+import { startMosquitto } from "../services/mosquitto.ts"
+import { at, InFlight, maxInFlight, maxInFlightStored } from "./sockets.ts"
 
 /** Whose messages a topic carries; one topic a connection and direction. */
 type Direction = "toClient" | "toServer"
@@ -21,119 +14,63 @@ type Direction = "toClient" | "toServer"
 const topicOf = (direction: Direction, connection: number): string => `${direction}/${connection}`
 const everybody = "everybody"
 
-/** How often the broker is dialled, every 20 ms, before it is given up. */
-const brokerAttempts = 250
-
-/** Its port; it ends with this process. */
-const startBroker = async (): Promise<number> => {
-  const port = await freePort()
-  const folder = await mkdtemp(join(tmpdir(), "resilient-websocket-bench-"))
-  const file = join(folder, "mosquitto.conf")
-  // The second listener is for mosquitto 2.0, which ends when it has none but WebSockets. The limits are off, as it would
-  // drop what a fast sender sends.
-  await writeFile(
-    file,
-    [
-      `listener ${port} 127.0.0.1`,
-      "protocol websockets",
-      `listener 0 ${join(folder, "plain.sock")}`,
-      `user ${userInfo().username}`,
-      "allow_anonymous true",
-      "persistence false",
-      "set_tcp_nodelay true",
-      "max_inflight_messages 0",
-      "max_queued_messages 0",
-      "log_dest stderr",
-      "log_type error",
-      ""
-    ].join("\n")
-  )
-  const broker = spawn("mosquitto", ["-c", file], { stdio: ["ignore", "ignore", "pipe"] })
-  let complaints = ""
-  broker.stderr.setEncoding("utf8").on("data", (text: string) => {
-    complaints = (complaints + text).slice(-1_000)
-  })
-  const exited = once(broker, "exit")
-  if (broker.pid !== undefined) own(broker.pid)
-  beforeEnd(async () => {
-    broker.kill()
-    await exited
-    await rm(folder, { recursive: true })
-  })
-  await Promise.race([
-    listening(port),
-    exited.then(([code]) => Promise.reject(new Error(`mosquitto ended with code ${code}: ${complaints}`)))
-  ])
-  return port
+/** Whether the broker writes to disk, and knows its clients again; and how much may be without an answer. */
+interface Kind {
+  readonly persistence: boolean
+  readonly maxInFlight: number
 }
 
-const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, "127.0.0.1")
-  await once(server, "listening")
-  const { port } = server.address() as AddressInfo // it listens on TCP
-  server.close()
-  await once(server, "close")
-  return port
-}
+const makePeer = ({ maxInFlight, persistence }: Kind): Peer => {
+  const open = (port: number, clientId: string): Promise<mqtt.MqttClient> =>
+    mqtt.connectAsync(`ws://127.0.0.1:${port}`, persistence ? { clean: false, clientId } : {})
 
-const listening = async (port: number): Promise<void> => {
-  for (let attempt = 0; attempt < brokerAttempts; attempt++) {
-    const socket = dial(port, "127.0.0.1")
-    try {
-      await once(socket, "connect")
-      return
-    } catch {
-      await sleep(20)
-    } finally {
-      socket.destroy()
+  const listen = async ({ receive }: ListenOptions): Promise<Server> => {
+    const port = await startMosquitto({ persistence })
+    const client = await open(port, "server")
+    receiving(client, receive, (topic) => Number(topic.slice("toServer/".length)))
+    await client.subscribeAsync("toServer/+", { qos: 1 })
+    return {
+      ...publishing(() => client, "toClient", maxInFlight),
+      port,
+      broadcast: async (message) => {
+        await client.publishAsync(everybody, JSON.stringify(message), { qos: 1 })
+      },
+      cut: () => {
+        throw new Error("the sockets are the broker's")
+      },
+      close: () => client.endAsync(true)
     }
   }
-  throw new Error(`mosquitto does not listen on port ${port}`)
-}
 
-const listen = async ({ receive }: ListenOptions): Promise<Server> => {
-  const port = await startBroker()
-  const client = await open(port)
-  receiving(client, receive, (topic) => Number(topic.slice("toServer/".length)))
-  await client.subscribeAsync("toServer/+", { qos: 1 })
-  const publish = publishing(() => client, "toClient")
-  return {
-    ...publish,
-    port,
-    broadcast: async (message) => {
-      await client.publishAsync(everybody, JSON.stringify(message), { qos: 1 })
-    },
-    cut: () => {
-      throw new Error("the sockets are the broker's")
-    },
-    close: () => client.endAsync(true)
-  }
-}
-
-const connect = async ({ connections, opened, port, receive }: ConnectOptions): Promise<Clients> => {
-  const clients = await inParallel(connections, async (connection) => {
-    const client = await open(port)
-    receiving(client, receive, () => connection)
-    await client.subscribeAsync([topicOf("toClient", connection), everybody], { qos: 1 })
-    opened?.(connection)
-    return client
-  })
-  return {
-    ...publishing((connection) => at(clients, connection), "toServer"),
-    close: async () => {
-      await Promise.all(clients.map((client) => client.endAsync(true)))
+  const connect = async ({ connections, opened, port, receive }: ConnectOptions): Promise<Clients> => {
+    const clients = await inParallel(connections, async (connection) => {
+      const client = await open(port, `client-${connection}`)
+      receiving(client, receive, () => connection)
+      await client.subscribeAsync([topicOf("toClient", connection), everybody], { qos: 1 })
+      opened?.(connection)
+      return client
+    })
+    return {
+      ...publishing((connection) => at(clients, connection), "toServer", maxInFlight),
+      close: async () => {
+        await Promise.all(clients.map((client) => client.endAsync(true)))
+      }
     }
   }
-}
 
-const open = (port: number): Promise<mqtt.MqttClient> => mqtt.connectAsync(`ws://127.0.0.1:${port}`)
+  return { listen, connect }
+}
 
 const receiving = (client: mqtt.MqttClient, receive: Receive, connectionOf: (topic: string) => number): void => {
   client.on("message", (topic, payload) => receive(connectionOf(topic), JSON.parse(payload.toString())))
 }
 
-const publishing = (clientOf: (connection: number) => mqtt.MqttClient, direction: Direction) => {
-  const inFlight = new InFlight()
+const publishing = (
+  clientOf: (connection: number) => mqtt.MqttClient,
+  direction: Direction,
+  maxInFlight: number
+) => {
+  const inFlight = new InFlight(maxInFlight)
   const done = (error?: Error): void => {
     if (error) throw error
     inFlight.done()
@@ -153,4 +90,5 @@ const publishing = (clientOf: (connection: number) => mqtt.MqttClient, direction
   }
 }
 
-export const peer: Peer = { listen, connect }
+export const peer = makePeer({ persistence: false, maxInFlight })
+export const durable = makePeer({ persistence: true, maxInFlight: maxInFlightStored })

@@ -1,14 +1,16 @@
 /**
  * This library, through its public API as the README shows it: default settings, save that a full outbox suspends its
- * sender, who is faster than the network.
+ * sender, who is faster than the network. The server's store is memory or a database, the clients' is memory.
  */
 import { Context, Effect, Exit, Layer, Schema, Scope } from "effect"
 import { createServer } from "node:http"
-import { Contract, MemoryStore, type MessageQueue } from "../../src/index.ts"
+import { Contract, MemoryStore, MessageQueue, SessionRegistry } from "../../src/index.ts"
 import { NodeTransport } from "../../src/node/index.ts"
+import { beforeEnd } from "../harness/endings.ts"
 import { inParallel } from "../harness/parallel.ts"
 import type { Clients, ConnectOptions, ListenOptions, Message, Peer, Plan, Server, Shape } from "../harness/Peer.ts"
-import { at, makeCut } from "./sockets.ts"
+import { at, makeCut, maxInFlightStored } from "./sockets.ts"
+import * as stores from "./stores.ts"
 
 const Quote = Schema.Struct({
   i: Schema.Int,
@@ -29,8 +31,17 @@ const contracts = {
 
 const queueOptions = (maxQueued: number | undefined): MessageQueue.Options => ({
   overflow: "suspend",
-  ...(maxQueued === undefined ? {} : { maxMessages: maxQueued, maxBytes: 1024 ** 3, maxTotalBytes: 1024 ** 3 })
+  ...(maxQueued === undefined ? {} : {
+    maxMessages: maxQueued,
+    maxBytes: 1024 ** 3,
+    maxTotalMessages: 2 * maxQueued,
+    maxTotalBytes: 1024 ** 3,
+    ttl: "1 hour"
+  })
 })
+
+const registryOptions = (maxSessions: number | undefined): SessionRegistry.Options =>
+  maxSessions === undefined ? {} : { maxSessions, retention: "1 hour" }
 
 /** Its session's name, and its token. */
 const sessionOf = (connection: number): string => String(connection)
@@ -49,26 +60,60 @@ const oneByOne: SendMany = ({ connections, count, make }, { send }) =>
     for (let n = 0; n < count; n++) yield* send(n % connections, make(n))
   })
 
+/**
+ * Runs what `next` gives, in that order, with at most `limit` under way; until it gives nothing more. A fiber that has
+ * done one takes the next at once, so that they begin in their order.
+ */
+const inFlight = (next: () => Effect.Effect<unknown, unknown> | undefined, limit: number) => {
+  const worker: Effect.Effect<void, unknown> = Effect.suspend(() => {
+    const effect = next()
+    return effect === undefined ? Effect.void : Effect.flatMap(effect, () => worker)
+  })
+  return Effect.all(Array.from({ length: limit }, () => worker), { concurrency: "unbounded", discard: true })
+}
+
+/** Many at once, as a server's handlers send: a store commits them together. */
+const atOnce: SendMany = ({ connections, count, make }, { send }) => {
+  let n = 0
+  return inFlight(() => n < count ? send(n % connections, make(n++)) : undefined, maxInFlightStored)
+}
+
+/** `size` messages of one connection after the other, as they are due. */
+function* batchesOf({ connections, count, make }: Plan, size: number) {
+  const batches = Array.from({ length: connections }, (): Array<Message> => [])
+  for (let n = 0; n < count; n++) {
+    const connection = n % connections
+    const batch = at(batches, connection)
+    if (batch.push(make(n)) < size) continue
+    batches[connection] = []
+    yield { connection, batch }
+  }
+  for (let connection = 0; connection < connections; connection++) {
+    const batch = at(batches, connection)
+    if (batch.length > 0) yield { connection, batch }
+  }
+}
+
 /** As many as `ws-batch` has in an array; for each connection, as it has them. */
 const batchSize = 32
 
-const inBatches: SendMany = ({ connections, count, make }, { sendAll }) =>
+const inBatches: SendMany = (plan, { sendAll }) =>
   Effect.gen(function*() {
-    const batches = Array.from({ length: connections }, (): Array<Message> => [])
-    for (let n = 0; n < count; n++) {
-      const connection = n % connections
-      const batch = at(batches, connection)
-      if (batch.push(make(n)) < batchSize) continue
-      batches[connection] = []
-      yield* sendAll(connection, batch)
-    }
-    for (let connection = 0; connection < connections; connection++) {
-      const batch = at(batches, connection)
-      if (batch.length > 0) yield* sendAll(connection, batch)
-    }
+    for (const { batch, connection } of batchesOf(plan, batchSize)) yield* sendAll(connection, batch)
   })
 
-const makePeer = (sendMany: SendMany): Peer => {
+/** A store's commit is worth a larger batch; as many messages under way as {@link atOnce}. */
+const storedBatchSize = 64
+
+const inBatchesAtOnce: SendMany = (plan, { sendAll }) => {
+  const batches = batchesOf(plan, storedBatchSize)
+  return inFlight(() => {
+    const { value } = batches.next()
+    return value === undefined ? undefined : sendAll(value.connection, value.batch)
+  }, maxInFlightStored / storedBatchSize)
+}
+
+const makePeer = (sendMany: SendMany, store: stores.Store = stores.memory): Peer => {
   /** As promises, for the harness. */
   const sending = (line: Line) => ({
     sendMany: (plan: Plan) => Effect.runPromise(sendMany(plan, line)),
@@ -78,8 +123,9 @@ const makePeer = (sendMany: SendMany): Peer => {
     }
   })
 
-  const listen = async ({ maxQueued, receive, shape }: ListenOptions): Promise<Server> => {
+  const listen = async ({ maxQueued, maxSessions, receive, shape }: ListenOptions): Promise<Server> => {
     const contract = contracts[shape]
+    const opened = await store({ queue: queueOptions(maxQueued), registry: registryOptions(maxSessions) })
     // Given, because only its sockets can be cut from outside; otherwise it is what the transport makes itself.
     const http = createServer()
     const cut = makeCut(http)
@@ -87,10 +133,13 @@ const makePeer = (sendMany: SendMany): Peer => {
       authenticate: ({ token = "" }) => Effect.succeed({ session: token, principal: token }),
       onMessage: (message, { session }) => Effect.sync(() => receive(Number(session), message))
     }).pipe(
-      Layer.provide(MemoryStore.layer({ queue: queueOptions(maxQueued) })),
+      Layer.provideMerge(opened.layer),
       Layer.provide(NodeTransport.layerServer({ server: http, port: 0 }))
     )
-    const { close, service: server } = await open(layer, contract.Server)
+    const { close, context } = await open(layer)
+    // Before its database goes.
+    if (store !== stores.memory) beforeEnd(close)
+    const server = Context.get(context, contract.Server)
     const line: Line = {
       send: (connection, message) => server.send(sessionOf(connection), message),
       sendAll: (connection, messages) => server.sendAll(sessionOf(connection), messages)
@@ -103,6 +152,11 @@ const makePeer = (sendMany: SendMany): Peer => {
         if (accepted !== connections) throw new Error(`a broadcast to ${accepted} of ${connections} sessions`)
       },
       cut,
+      store: {
+        queue: Context.get(context, MessageQueue.MessageQueue),
+        registry: Context.get(context, SessionRegistry.SessionRegistry),
+        bytes: opened.bytes
+      },
       close
     }
   }
@@ -118,10 +172,11 @@ const makePeer = (sendMany: SendMany): Peer => {
         Layer.provide(MemoryStore.layer({ queue: queueOptions(undefined) })),
         Layer.provide(NodeTransport.layerClient)
       )
-      const client = await open(layer, contract.Client)
-      await Effect.runPromise(client.service.awaitConnected())
+      const { close, context } = await open(layer)
+      const service = Context.get(context, contract.Client)
+      await Effect.runPromise(service.awaitConnected())
       opened?.(connection)
-      return client
+      return { close, service }
     })
     return {
       ...sending({
@@ -137,12 +192,21 @@ const makePeer = (sendMany: SendMany): Peer => {
   return { listen, connect }
 }
 
-/** A service out of its layer, for code that is not in Effect. */
-const open = async <I, S, E>(layer: Layer.Layer<I, E>, tag: Context.Service<I, S>) => {
+/** The services of a layer, for code that is not in Effect. */
+const open = async <A, E>(layer: Layer.Layer<A, E>) => {
   const scope = Scope.makeUnsafe()
   const context = await Effect.runPromise(Layer.buildWithScope(layer, scope))
-  return { service: Context.get(context, tag), close: () => Effect.runPromise(Scope.close(scope, Exit.void)) }
+  return { context, close: () => Effect.runPromise(Scope.close(scope, Exit.void)) }
 }
 
 export const peer = makePeer(oneByOne)
 export const batch = makePeer(inBatches)
+
+export const sqlite = makePeer(atOnce, stores.sqlite)
+export const sqliteBatch = makePeer(inBatchesAtOnce, stores.sqlite)
+export const sqliteFull = makePeer(atOnce, stores.sqliteFull)
+export const postgres = makePeer(atOnce, stores.postgres)
+export const postgresBatch = makePeer(inBatchesAtOnce, stores.postgres)
+export const redis = makePeer(atOnce, stores.redis)
+export const redisBatch = makePeer(inBatchesAtOnce, stores.redis)
+export const redisAlways = makePeer(atOnce, stores.redisAlways)

@@ -8,6 +8,9 @@ export const highWaterBytes = 1024 * 1024
 /** Messages without an answer, for those where the sender is told of each. */
 export const maxInFlight = 1_000
 
+/** The same where each waits for a store: all of W9. */
+export const maxInFlightStored = 1_000
+
 /** Element of an array that must be there: a connection without a socket is a mistake of the benchmark. */
 export const at = <A>(sockets: ReadonlyArray<A>, connection: number): A => {
   const socket = sockets[connection]

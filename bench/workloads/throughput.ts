@@ -2,17 +2,19 @@
 import { usualBytes } from "../harness/messages.ts"
 import { figures, measureThroughput } from "../harness/throughput.ts"
 import type { Scale, Workload } from "../harness/Workload.ts"
-import { describe, type PeerName, peerNames } from "../peers/index.ts"
+import { describe, type PeerName, peerNames, storedPeers } from "../peers/index.ts"
 
 const counts: Record<Scale, number> = { full: 500_000, quick: 100_000 }
 
+const all = peerNames.filter((name) => !storedPeers.includes(name))
+
 /** The quick look takes one of each kind. */
 const peers = (scale: Scale): ReadonlyArray<PeerName> =>
-  scale === "full" ? peerNames : ["ws", "ws-batch", "effect-socket", "socketio", "mqtt", "resilient", "resilient-batch"]
+  scale === "full" ? all : ["ws", "ws-batch", "effect-socket", "socketio", "mqtt", "resilient", "resilient-batch"]
 
 const notes = [
   `Fewer messages, as they are slower: ${
-    peerNames.flatMap((name) => {
+    all.flatMap((name) => {
       const { share } = describe(name)
       return share === undefined ? [] : [`${name} ${share * 100} %`]
     }).join(", ")
