@@ -115,9 +115,9 @@ const keep: Effect.Effect<Kept, never, Scope.Scope> = Effect.map(
     }),
     ({ keeper }) =>
       Effect.promise(async () => {
-        if (keeper.exitCode !== null) return
+        if (keeper.exitCode !== null || keeper.signalCode !== null) return
         const gone = once(keeper, "exit")
-        if (keeper.connected) keeper.disconnect()
+        tell(keeper, { t: "end" })
         await gone
       })
   ),
@@ -135,7 +135,7 @@ const keep: Effect.Effect<Kept, never, Scope.Scope> = Effect.map(
   })
 )
 
-const tell = (keeper: ChildProcess, order: Order): void => void keeper.send(order)
+const tell = (keeper: ChildProcess, order: Order): void => void keeper.send(order, () => {})
 
 const pathOf = (): ReadonlyArray<string> => (process.env["PATH"] ?? "").split(delimiter)
 

@@ -9,6 +9,7 @@ import { rmSync } from "node:fs"
 export type Order =
   | { readonly t: "keep"; readonly directory: string }
   | { readonly t: "run"; readonly program: Program }
+  | { readonly t: "end" }
 
 export interface Program {
   readonly command: string
@@ -22,12 +23,14 @@ export type Answer = { readonly t: "ready" } | { readonly t: "ended"; readonly l
 
 /** How long the program may take to end. */
 const graceMillis = 5_000
+/** When the demo was killed, its other processes may still write for so long, in ms. */
+const afterwardsMillis = 3_000
 
 let directory: string | undefined
 let child: ChildProcess | undefined
 
 const answer = (said: Answer): void => {
-  if (process.connected) process.send?.(said)
+  if (process.connected) process.send?.(said, undefined, undefined, () => {})
 }
 
 const runProgram = ({ args, command, gid, uid }: Program): void => {
@@ -53,9 +56,18 @@ const runProgram = ({ args, command, gid, uid }: Program): void => {
   program.once("close", () => answer({ t: "ended", log }))
 }
 
-const end = (): void => {
+const remove = (): void => {
   if (directory !== undefined) rmSync(directory, { recursive: true, force: true, maxRetries: 5 })
   process.exit()
+}
+
+/** Ends the program, and after that removes the directory. */
+const end = (removeLater: () => void): void => {
+  const program = child
+  if (program?.pid === undefined || program.exitCode !== null || program.signalCode !== null) return removeLater()
+  program.once("close", removeLater)
+  program.kill("SIGINT")
+  setTimeout(() => program.kill("SIGKILL"), graceMillis)
 }
 
 // Ctrl-C goes to all processes of a terminal; this one ends after its parent.
@@ -65,12 +77,7 @@ process.on("SIGTERM", () => {})
 process.on("message", (message) => {
   const order = message as Order
   if (order.t === "keep") directory = order.directory
-  else runProgram(order.program)
+  else if (order.t === "run") runProgram(order.program)
+  else end(remove)
 })
-process.on("disconnect", () => {
-  const program = child
-  if (program?.pid === undefined || program.exitCode !== null || program.signalCode !== null) return end()
-  program.once("close", end)
-  program.kill("SIGINT")
-  setTimeout(() => program.kill("SIGKILL"), graceMillis)
-})
+process.on("disconnect", () => end(() => setTimeout(remove, afterwardsMillis)))

@@ -21,7 +21,8 @@ const handlerRetry = Schedule.spaced("200 millis")
 type Start = Extract<ToServer, { readonly t: "start" }>
 
 const tell = (message: FromServer): void => {
-  if (process.connected) process.send?.(message)
+  // A parent that is gone hears nothing; what to do about that is said in `listen`.
+  if (process.connected) process.send?.(message, undefined, undefined, () => {})
 }
 
 /** What the parent says, from its first word on. */
@@ -29,9 +30,13 @@ const listen = Effect.gen(function*() {
   const queue = yield* Queue.unbounded<ToServer>()
   // The parent is this very program, so what comes is what the type says; and it has few requests under way.
   process.on("message", (message) => Queue.offerUnsafe(queue, message as ToServer))
-  process.on("disconnect", () => process.exit(1))
+  process.on("disconnect", endWithParent)
+  if (!process.connected) endWithParent()
   return queue
 })
+
+/** At once: an orderly exit would write compiled code where the parent has removed everything. */
+const endWithParent = () => process.kill(process.pid, "SIGKILL")
 
 const isFenced = (error: unknown): boolean =>
   error instanceof WebSocketError.SessionRegistryError && error.reason === "fenced"
@@ -113,7 +118,7 @@ const main = Effect.gen(function*() {
     order = yield* Queue.take(orders)
   }
   if (order.t === "start") yield* Effect.scoped(serve(order, orders))
-  process.removeAllListeners("disconnect")
+  process.off("disconnect", endWithParent)
   process.disconnect()
 })
 
