@@ -67,13 +67,14 @@ const attaching: ReadonlyArray<StoreLaw> = [
       yield* same("the same instance", [second.known, second.replaced], [true, false])
       const third = yield* attach({ principal: "someone", instance: "two" })
       yield* same("another instance", [third.known, third.replaced], [true, true])
-      yield* same("what is found", yield* registry.find("s"), {
+      yield* same("what is found", { ...yield* registry.find("s"), here: undefined }, {
         session: "s",
         principal: "someone",
         generation: third.generation,
         instance: "two",
         attached: true,
-        endsAtMillis: undefined
+        endsAtMillis: undefined,
+        here: undefined
       })
       yield* same("what is not there", yield* registry.find("t"), undefined)
     })

@@ -4,14 +4,14 @@
  */
 import { it } from "@effect/vitest"
 import { Effect, Layer } from "effect"
-import { TestClock } from "effect/testing"
 import { join } from "node:path"
 import { PostgresStore } from "resilient-websocket/postgres"
 import { RedisStore } from "resilient-websocket/redis"
 import { SqliteStore } from "resilient-websocket/sqlite"
 import { StoreLaws } from "resilient-websocket/testing"
-import { layerOf, type StoreOptions } from "../../src/internal/store/layer.ts"
+import { layerOf } from "../../src/internal/store/layer.ts"
 import { makeMemoryDatabase, makeMemoryDriver } from "../support/memoryDriver.ts"
+import { passTime, patient } from "../support/patience.ts"
 import { connectTo, describeWithPostgres, emptySchema, newSchema } from "../support/postgresServer.ts"
 import { newPrefix } from "../support/redisDrivers.ts"
 import { describeWithRedis, describeWithRedisCluster } from "../support/redisServer.ts"
@@ -23,23 +23,6 @@ storeLaws("SqliteStore", (options) =>
   Layer.unwrap(
     Effect.map(temporaryDirectory, (directory) => SqliteStore.layer({ ...options, filename: join(directory, "db") }))
   ))
-
-/**
- * A database takes real time, of which the test's clock knows nothing: however far that is moved, no answer is late.
- */
-const patient: StoreOptions = { callTimeout: "1 day", appendTimeout: "1 day" }
-
-const realMillis = (millis: number) =>
-  Effect.promise(() => new Promise<void>((resolve) => void setTimeout(resolve, millis)))
-
-/** Moves the test's clock in steps, and lets the database answer in between. */
-const passTime = (millis: number): Effect.Effect<void> =>
-  Effect.gen(function*() {
-    for (let passed = 0; passed < millis; passed += 1_000) {
-      yield* TestClock.adjust(Math.min(1_000, millis - passed))
-      yield* realMillis(2)
-    }
-  })
 
 const lawsOn = <E>(layer: StoreLaws.Subject<E, never>["layer"]): void => {
   for (const law of StoreLaws.all) it.effect(law.name, () => StoreLaws.check(law, { layer, passTime }))

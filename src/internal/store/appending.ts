@@ -174,17 +174,12 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
     const run = (drafts: ReadonlyArray<Draft>, isWanted: () => boolean) => {
       const stamp = { writer, sequence: ++sequence }
       const setInDoubt = (inDoubt: boolean) => drafts.forEach((draft) => (draft.inDoubt = inDoubt))
+      // From now on: it is tried for as long as anybody in it waits, also when others have given up.
+      setInDoubt(true)
       return commit(
         drafts,
         (requests) =>
-          call(
-            "append",
-            Effect.suspend(() => {
-              // A try that reaches the store may be done, whatever it comes to; one that the circuit refuses is not.
-              setInDoubt(true)
-              return driver.append(requests, stamp, node)
-            })
-          ).pipe(
+          call("append", driver.append(requests, stamp, node)).pipe(
             // The same batch under the same stamp: done once, whatever became of the tries before.
             Effect.retry({ schedule: appendRetry, while: isWanted }),
             Effect.tap(() => Effect.sync(() => setInDoubt(false)))
