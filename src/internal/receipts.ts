@@ -83,6 +83,8 @@ export class Receipts {
   /** What was sent before this server had the session, up to here, is asked for elsewhere. */
   private readonly foreignUpTo: number
   private readonly elsewhere: Elsewhere | undefined
+  /** Once the messages are not this side's any more: what becomes of receipts that still come, of sends under way. */
+  private gone: Elsewhere | Dead | undefined
   private pending = new Deque<Tracked>() // by offset
   /** Of those in `pending`, how many died: they wait there until `handled` passes them, or they are too many. */
   private settledInside = 0
@@ -96,6 +98,8 @@ export class Receipts {
 
   /** Follows what becomes of the message of a new receipt. */
   add(tracked: Tracked): void {
+    const { gone } = this
+    if (gone !== undefined) return isElsewhere(gone) ? tracked.leaveTo(gone) : tracked.settle(gone)
     const { offset } = tracked
     const back = this.pending.back()
     if (offset <= this.settledUpTo || (back !== undefined && back.offset >= offset)) return this.addLate(tracked)
@@ -147,6 +151,7 @@ export class Receipts {
 
   /** The messages are no longer delivered from here. */
   leaveTo(elsewhere: Elsewhere): void {
+    this.gone = elsewhere
     this.pending.forEach((tracked) => tracked.leaveTo(elsewhere))
     this.pending = new Deque()
     this.settledInside = 0
@@ -167,7 +172,9 @@ export class Receipts {
     const { pending } = this
     this.pending = new Deque()
     this.settledInside = 0
-    pending.forEach((tracked) => tracked.settle({ reason: "sessionEnded", maybeHandled: true }))
+    const over: Dead = { reason: "sessionEnded", maybeHandled: true }
+    this.gone = over
+    pending.forEach((tracked) => tracked.settle(over))
   }
 
   private remember(offset: number, dead: Dead): void {
@@ -223,3 +230,5 @@ export class Receipts {
     return low
   }
 }
+
+const isElsewhere = (state: Elsewhere | Dead): state is Elsewhere => "watch" in state

@@ -122,6 +122,8 @@ export const startTraffic = Effect.fnUntraced(function*(store: Store, options: T
     failures,
     accepted,
     longestSend: () => longestSend,
+    /** Breaks the connections of all clients, who come back. */
+    cutClients: Effect.sync(() => network.links.slice(-sessions.length).forEach((link) => link.cut())),
     /** Waits until every session has had so many more messages accepted, either way. */
     more: (count: number) =>
       Effect.suspend(() => {

@@ -63,7 +63,23 @@ export const makeLogs = (maxCachedBytes: number) => {
     }
   }
 
+  let round = logs.values()
+  /** Some outboxes in which messages wait, others each time, so that all have their turn. */
+  const takeWaiting = (limit: number): ReadonlyArray<string> => {
+    const waiting: Array<string> = []
+    for (let left = logs.size; left > 0 && waiting.length < limit; left--) {
+      let next = round.next()
+      if (next.done === true) {
+        round = logs.values()
+        next = round.next()
+      }
+      if (next.done !== true && next.value.messages > 0) waiting.push(next.value.session)
+    }
+    return waiting
+  }
+
   return {
+    takeWaiting,
     sessions: (): ReadonlyArray<string> => [...logs.keys()],
     get: (session: string): StoredLog | undefined => logs.get(session),
     add: (log: StoredLog): void => void logs.set(log.session, log),

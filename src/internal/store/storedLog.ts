@@ -77,7 +77,7 @@ export class StoredLog {
     this.generation = state.generation
   }
 
-  /** Takes over what the store says. Returns whether anything was appended that was not known here. */
+  /** Takes over what the store says. Returns whether there is anything that was not known here, for the peer to read. */
   refresh(state: OutboxState): boolean {
     if (state.epoch !== this.epoch) {
       this.forget()
@@ -86,9 +86,9 @@ export class StoredLog {
       this.last = 0
       this.sent = Infinity
     }
+    const isNews = state.last > this.last || state.revision !== this.revision
     if (state.revision !== this.revision) this.forget()
     this.revision = state.revision
-    const grew = state.last > this.last
     // A state that was read before an append or an ack of ours was known to be done is older than what we know.
     if (state.last >= this.last && state.acked >= this.acked) {
       this.gapped = state.last - state.acked - state.messages
@@ -97,7 +97,7 @@ export class StoredLog {
     this.last = Math.max(this.last, state.last)
     this.advance(state.acked)
     this.expiresAt = Math.min(this.expiresAt, state.expiresAt)
-    return grew
+    return isNews
   }
 
   /** Forgets the messages, not the position. */

@@ -523,9 +523,9 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     if (log === undefined) return
     const generation = state?.generation ?? Infinity
     if (state !== undefined && generation === log.generation) {
-      tracked(log, () => log.refresh(state))
+      const isNews = tracked(log, () => log.refresh(state))
       schedule(log)
-      for (const listener of listeners) listener(session)
+      if (isNews) { for (const listener of listeners) listener(session) }
     } else if (generation > log.generation) {
       lost.set(log, now())
       for (const listener of moveListeners) listener(session, generation)
@@ -541,17 +541,15 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     }
   }
 
-  yield* Effect.forkScoped(
-    Effect.forever(Effect.andThen(
-      Effect.sleep(Duration.millis(totalsMillis)),
-      Effect.ignore(Effect.map(call("totals", driver.totals), (fresh) => {
-        known = fresh
-        since = { messages: 0, bytes: 0 }
-        forgetLost()
-      }))
-    )),
-    { startImmediately: true }
-  )
+  const roundOfLooks = Effect.gen(function*() {
+    yield* Effect.sleep(Duration.millis(totalsMillis))
+    known = yield* call("totals", driver.totals)
+    since = { messages: 0, bytes: 0 }
+    forgetLost()
+    // Behind the nudges, which may be lost with whoever was to give them.
+    yield* look(logs.takeWaiting(lookSize))
+  })
+  yield* Effect.forkScoped(Effect.forever(Effect.ignore(roundOfLooks)), { startImmediately: true })
 
   /** The node that opened the outbox last, unless that is known to be this one: it is to be told that it was taken. */
   const formerOwner = (session: string): Effect.Effect<string | undefined, StoreError> => {
