@@ -3,14 +3,16 @@
  * never: nothing that was accepted is lost, nothing is handled twice, every failure is typed, and all goes on by itself.
  * SQLite is in `sqliteFailures.test.ts`.
  */
-import { assert, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Cause, Context, Effect, Exit, Fiber, Layer, Option, References, type Scope } from "effect"
-import { CircuitBreaker } from "resilient-websocket"
+import { CircuitBreaker, MessageQueue } from "resilient-websocket"
 import { PostgresStore } from "resilient-websocket/postgres"
 import { RedisStore } from "resilient-websocket/redis"
-import type { StoreOptions } from "../../src/internal/store/layer.ts"
-import { byToken, clientOn, serverOn, type Store, until } from "../support/harness.ts"
+import { type StoreDriver, StoreError } from "../../src/internal/store/driver.ts"
+import { layerOf, type StoreOptions } from "../../src/internal/store/layer.ts"
+import { advance, advanceUntil, byToken, clientOn, serverOn, type Store, until } from "../support/harness.ts"
 import { makeNetwork } from "../support/harnessNetwork.ts"
+import { makeMemoryDatabase, makeMemoryDriver } from "../support/memoryDriver.ts"
 import { connectTo, describeWithPostgres, newSchema, type PostgresServer } from "../support/postgresServer.ts"
 import { newPrefix } from "../support/redisDrivers.ts"
 import { describeWithRedis, type RedisServer } from "../support/redisServer.ts"
@@ -32,7 +34,7 @@ interface Kind {
   readonly name: "postgres" | "redis"
   readonly title: string
   /** Like `describe`, with a server that its tests share: each leaves it running. */
-  readonly describe: (title: string, tests: (database: Effect.Effect<Database>) => void) => void
+  readonly describeWith: (title: string, tests: (database: Effect.Effect<Database>) => void) => void
 }
 
 /** Calls that are given up soon, and circuits that come back soon. */
@@ -83,13 +85,13 @@ const kinds: ReadonlyArray<Kind> = [
   {
     name: "postgres",
     title: "PostgreSQL",
-    describe: (title, tests) =>
+    describeWith: (title, tests) =>
       describeWithPostgres(title, {}, (server) => tests(Effect.map(server, databaseOnPostgres)))
   },
   {
     name: "redis",
     title: "Redis",
-    describe: (title, tests) =>
+    describeWith: (title, tests) =>
       describeWithRedis(title, { appendfsync: "always" }, (server) => tests(Effect.map(server, databaseOnRedis)))
   }
 ]
@@ -98,13 +100,13 @@ const kinds: ReadonlyArray<Kind> = [
 const test = (name: string, effect: Effect.Effect<void, unknown, Scope.Scope>) =>
   it.live(name, () => Effect.provideService(effect, References.MinimumLogLevel, "None"))
 
-for (const { describe, name, title } of kinds) {
+for (const { describeWith, name, title } of kinds) {
   const untilCircuit = (store: Store, tag: CircuitBreaker.State["_tag"]) => {
     const circuit = Context.get(store, CircuitBreaker.CircuitBreaker).state(CircuitBreaker.endpoint(`store:${name}`))
     return until(`the circuit is ${tag}`, () => Effect.map(circuit, ({ _tag }) => _tag === tag))
   }
 
-  describe(`a server whose ${title} fails`, (server) => {
+  describeWith(`a server whose ${title} fails`, (server) => {
     test(
       "is told so at once when the database is not there at the start",
       Effect.gen(function*() {
@@ -133,6 +135,28 @@ for (const { describe, name, title } of kinds) {
           yield* untilCircuit(store, "Closed")
         }
         yield* traffic.more(10)
+        yield* traffic.end
+        assert.deepStrictEqual(traffic.failures, [])
+      })
+    )
+
+    test(
+      "loses and repeats nothing when its clients lose their connections too, before, while and after it is down",
+      Effect.gen(function*() {
+        const database = yield* server
+        const store = yield* database.store()
+        const traffic = yield* startTraffic(store)
+        for (let outage = 0; outage < 3; outage++) {
+          yield* traffic.more(5)
+          yield* traffic.cutClients
+          yield* database.kill
+          yield* traffic.cutClients
+          yield* untilCircuit(store, "Open")
+          yield* traffic.cutClients
+          yield* database.start
+          yield* traffic.cutClients
+        }
+        yield* traffic.more(5)
         yield* traffic.end
         assert.deepStrictEqual(traffic.failures, [])
       })
@@ -262,3 +286,32 @@ for (const { describe, name, title } of kinds) {
     )
   })
 }
+
+describe("an append that failed, and is stored all the same", () => {
+  it.effect("says that it is in doubt, and is delivered though nothing more is sent", () =>
+    Effect.gen(function*() {
+      const driver = makeMemoryDriver(makeMemoryDatabase())
+      let areAnswersLost = true
+      const append: StoreDriver["append"] = (...args) =>
+        Effect.filterOrFail(
+          driver.append(...args),
+          () => !areAnswersLost,
+          () => new StoreError("append", new Error("the answer was lost"))
+        )
+      const context = yield* Layer.build(
+        layerOf(Effect.succeed({ ...driver, append }), 1, { appendTimeout: "1 second" })
+      )
+      const queue = Context.get(context, MessageQueue.MessageQueue)
+      yield* queue.open("s", 1)
+      const told: Array<string> = []
+      yield* queue.onAppend((session) => told.push(session))
+      const sending = yield* Effect.forkScoped(Effect.flip(queue.append("s", [{ payload: "1", bytes: 1 }])))
+      yield* advance(10_000)
+      assert.deepInclude(yield* Fiber.join(sending), { _tag: "MessageQueueError", reason: "store", inDoubt: true })
+      assert.deepStrictEqual(told, [])
+      areAnswersLost = false
+      yield* advanceUntil("it is found", () => told.length > 0)
+      const { slots } = yield* queue.read("s", 1, 0, { maxMessages: 10, maxBytes: 1_000 })
+      assert.lengthOf(slots, 1)
+    }))
+})

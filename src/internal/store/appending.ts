@@ -57,6 +57,8 @@ export interface AppendingOptions {
     expiresAt: number
   ) => void
   readonly onOverflow: () => void
+  /** An append has failed, and may be done all the same: then nobody here was told. */
+  readonly onInDoubt: (session: string) => void
   /** What was dropped to make room for an append that then failed. */
   readonly onLateDrops: (session: string, messages: ReadonlyArray<OutboxMessage>) => void
   /** Drops the oldest that may be dropped, so that so much more has room; what was dropped, or undefined if it can't. */
@@ -185,7 +187,7 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
             Effect.tap(() => Effect.sync(() => setInDoubt(false)))
           ),
         (tellAll) => Effect.sync(tellAll)
-      )
+      ).pipe(Effect.onError(() => Effect.sync(() => drafts.forEach(({ session }) => options.onInDoubt(session)))))
     }
     /** Does not try those that have to wait. */
     const runInOrder = (all: ReadonlyArray<Draft>, isWanted: () => boolean) => {

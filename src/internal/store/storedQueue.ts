@@ -53,6 +53,8 @@ const lookSize = 500
 const lostMillis = 60_000
 /** How often the totals of all outboxes are asked for. */
 const totalsMillis = 5_000
+/** An append that failed may be done a while later: so often is looked for it. */
+const doubtfulLooks = 2
 
 export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueOptions) {
   const { call, driver, members } = options
@@ -77,6 +79,8 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   const lateDrops: Array<Expired> = []
   /** Logs of sessions that have another owner, and since when that is known. */
   const lost = new Map<StoredLog, number>()
+  /** Sessions to which something may have been appended without anybody being told, and how often to look for it. */
+  const doubtful = new Map<string, number>()
   /** Results of removals of which it is not known whether they were done. */
   const removals = new Map<string, Removed>()
   const totals = { appended: 0, acknowledged: 0, expired: 0, overflows: 0 }
@@ -245,6 +249,9 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     totals: totalsNow,
     onAppended,
     onOverflow: () => void totals.overflows++,
+    onInDoubt: (session) => {
+      if (logs.get(session) !== undefined) doubtful.set(session, doubtfulLooks)
+    },
     makeRoom,
     onLateDrops: (session, messages) => {
       lateDrops.push({ session, epoch: logs.get(session)?.epoch ?? "", reason: "overflow", messages })
@@ -541,6 +548,17 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     }
   }
 
+  /** Looks at outboxes to which something may have been appended without anybody being told. */
+  const lookAtDoubtful = Effect.gen(function*() {
+    const sessions = [...doubtful.keys()].slice(0, lookSize)
+    yield* look(sessions)
+    for (const session of sessions) {
+      const left = (doubtful.get(session) ?? 0) - 1
+      doubtful.delete(session)
+      if (left > 0) doubtful.set(session, left)
+    }
+  })
+
   const roundOfLooks = Effect.gen(function*() {
     yield* Effect.sleep(Duration.millis(totalsMillis))
     known = yield* call("totals", driver.totals)
@@ -548,6 +566,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     forgetLost()
     // Behind the nudges, which may be lost with whoever was to give them.
     yield* look(logs.takeWaiting(lookSize))
+    yield* lookAtDoubtful
   })
   yield* Effect.forkScoped(Effect.forever(Effect.ignore(roundOfLooks)), { startImmediately: true })
 
