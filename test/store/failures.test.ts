@@ -291,13 +291,8 @@ describe("an append that failed, and is stored all the same", () => {
   it.effect("says that it is in doubt, and is delivered though nothing more is sent", () =>
     Effect.gen(function*() {
       const driver = makeMemoryDriver(makeMemoryDatabase())
-      let areAnswersLost = true
-      const append: StoreDriver["append"] = (...args) =>
-        Effect.filterOrFail(
-          driver.append(...args),
-          () => !areAnswersLost,
-          () => new StoreError("append", new Error("the answer was lost"))
-        )
+      const lost = Effect.fail(new StoreError("append", new Error("the answer was lost")))
+      const append: StoreDriver["append"] = (...args) => Effect.andThen(driver.append(...args), lost)
       const context = yield* Layer.build(
         layerOf(Effect.succeed({ ...driver, append }), 1, { appendTimeout: "1 second" })
       )
@@ -306,10 +301,8 @@ describe("an append that failed, and is stored all the same", () => {
       const told: Array<string> = []
       yield* queue.onAppend((session) => told.push(session))
       const sending = yield* Effect.forkScoped(Effect.flip(queue.append("s", [{ payload: "1", bytes: 1 }])))
-      yield* advance(10_000)
+      yield* advance(2_000)
       assert.deepInclude(yield* Fiber.join(sending), { _tag: "MessageQueueError", reason: "store", inDoubt: true })
-      assert.deepStrictEqual(told, [])
-      areAnswersLost = false
       yield* advanceUntil("it is found", () => told.length > 0)
       const { slots } = yield* queue.read("s", 1, 0, { maxMessages: 10, maxBytes: 1_000 })
       assert.lengthOf(slots, 1)
