@@ -287,6 +287,32 @@ for (const { describeWith, name, title } of kinds) {
   })
 }
 
+describe("a store that was down for long", () => {
+  it.effect("is noticed soon when it is back", () =>
+    Effect.gen(function*() {
+      const driver = makeMemoryDriver(makeMemoryDatabase())
+      let isDown = false
+      const down = Effect.fail(new StoreError("append", new Error("the database is down")))
+      const append: StoreDriver["append"] = (...args) => isDown ? down : driver.append(...args)
+      const takeNudges: StoreDriver["takeNudges"] = (...args) => isDown ? down : driver.takeNudges(...args)
+      const context = yield* Layer.build(layerOf(Effect.succeed({ ...driver, append, takeNudges }), 1, {}))
+      const queue = Context.get(context, MessageQueue.MessageQueue)
+      yield* queue.open("s", 1)
+      const send = queue.append("s", [{ payload: "1", bytes: 1 }])
+      isDown = true
+      for (let i = 0; i < 30; i++) {
+        const sending = yield* Effect.forkScoped(Effect.flip(send))
+        yield* advance(10_000)
+        yield* Fiber.join(sending)
+      }
+      isDown = false
+      const sending = yield* Effect.forkScoped(send)
+      const millis = yield* advanceUntil("it is stored", () => sending.pollUnsafe() !== undefined)
+      yield* Fiber.join(sending)
+      assert.isBelow(millis, 8_000)
+    }))
+})
+
 describe("an append that failed, and is stored all the same", () => {
   it.effect("says that it is in doubt, and is delivered though nothing more is sent", () =>
     Effect.gen(function*() {

@@ -27,7 +27,10 @@ export interface StoreOptions {
   readonly deduplicator?: DeduplicatorOptions | undefined
   /** Retention and number of sessions; the number is kept to within seconds. */
   readonly registry?: RegistryOptions | undefined
-  /** When circuits open, and for how long; the store's own is one of the endpoints. */
+  /**
+   * When circuits open, and for how long; the store's own is one of the endpoints. An endpoint's `openCap` is 5 seconds
+   * by default here, so that a database that is back is not kept waiting for.
+   */
   readonly breaker?: CircuitBreaker.Options | undefined
   /** How long one call of the database may take before it counts as failed. Default 5 s. */
   readonly callTimeout?: Duration.Input | undefined
@@ -65,7 +68,7 @@ export const layerOf = <R>(
 ): Layer.Layer<Services, MessageQueueError | Config.ConfigError, Exclude<R, Scope.Scope>> =>
   Layer.provideMerge(
     Layer.effectContext(Option.checked(build(makeDriver, lanes, options))),
-    CircuitBreaker.layer(options.breaker)
+    CircuitBreaker.layer({ ...options.breaker, endpoint: { openCap: "5 seconds", ...options.breaker?.endpoint } })
     // Beside R it needs the breaker and a scope, which are there: the compiler does not see that in a generic R.
   ) as Layer.Layer<Services, MessageQueueError | Config.ConfigError, Exclude<R, Scope.Scope>>
 
