@@ -41,7 +41,7 @@ import {
   timesOf
 } from "./internal/common.ts"
 import { makeDeadLetters } from "./internal/deadLetters.ts"
-import { codeOfOwner, makeDeparture } from "./internal/departure.ts"
+import { makeDeparture } from "./internal/departure.ts"
 import { type Engine, makeEngine } from "./internal/engine.ts"
 import { makeEvents } from "./internal/events.ts"
 import { makeHandling } from "./internal/handling.ts"
@@ -320,24 +320,6 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     deadLetters
   })
 
-  /** The session has a newer owner: what was received here is for that one. */
-  const letGo = Effect.fnUntraced(function*(peer: Peer, error: WebSocketError) {
-    const { connection, generation, instance } = peer
-    const found = yield* Effect.exit(registry.find(peer.key))
-    if (peer.generation !== generation) return
-    const owner = Exit.isSuccess(found) ? found.value : undefined
-    // The queue also refuses who has attached and not opened its outbox yet. And an attachment of our own may have
-    // succeeded without saying so: the next one tells.
-    const isLost = error._tag === "SessionRegistryError" || (Exit.isSuccess(found) && owner?.generation !== generation)
-    if (isLost && !peer.inDoubt) engine.forfeit(peer)
-    if (connection !== undefined && peer.connection === connection) {
-      if (Exit.isSuccess(found) && owner === undefined) closeEnded(peer)
-      else engine.close(peer, codeOfOwner(owner, instance), "the session has another owner", error)
-    }
-    // What the registry refuses may be for an attachment of our own that is still under way, which needs the peer.
-    if (isLost && error._tag === "MessageQueueError") engine.forget(peer)
-  })
-
   const engine: Engine = yield* makeEngine({
     queue,
     deduplicator,
@@ -366,7 +348,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       engine.close(peer, CloseCode.protocol, code, error)
       engine.run(Effect.logWarning("a client broke the protocol", error))
     },
-    onFenced: letGo,
+    onFenced: (peer, error) => departure.letGo(peer, error),
     onIdle: (peer) => departure.idle(peer),
     onDetached: (peer, ending) => {
       events.publish({ _tag: "Disconnected", session: peer.session, ...ending })
@@ -394,7 +376,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onEnded: (session) => events.publish({ _tag: "Ended", session })
   })
   yield* registry.onWanted(departure.wanted).pipe(Scope.provide(scope))
-  const committing = makeCommitting({ engine, registry, onFenced: letGo })
+  const committing = makeCommitting({ engine, registry, onFenced: (peer, error) => departure.letGo(peer, error) })
 
   const authenticate = options.authenticate ?? (() => Effect.succeed<Identity>({}))
   const acceptor = yield* makeAcceptor({
@@ -441,16 +423,11 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     )
   }
 
-  const closeEnded = (peer: Peer): void => {
-    peer.connection?.send(`{"t":"end"}`)
-    engine.close(peer, CloseCode.sessionEnded, "the session ended")
-  }
-
   const end = Effect.fnUntraced(function*(
     peer: Peer
   ): Effect.fn.Return<void, MessageQueueError | SessionRegistryError> {
     engine.peers.delete(peer.key)
-    closeEnded(peer)
+    departure.closeEnded(peer)
     yield* registry.end(peer.key)
     yield* engine.remove(peer, "sessionEnded")
     yield* registry.remove(peer.key)

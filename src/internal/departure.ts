@@ -2,11 +2,11 @@
  * How a session leaves this server: its connection is lost, another server wants it or has taken it, this one closes,
  * or it ends. A session of which nothing waits here to be handled is released, so that any server may have it at once.
  */
-import { Effect } from "effect"
+import { Effect, Exit } from "effect"
 import { CloseCode } from "../core/Protocol.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { SessionInfo, SessionRegistry } from "../SessionRegistry.ts"
-import { type MessageQueueError, SessionRegistryError } from "../WebSocketError.ts"
+import { type MessageQueueError, SessionRegistryError, type WebSocketError } from "../WebSocketError.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import { type Engine, isStoreFailure, storeRetry } from "./engine.ts"
 import type { Peer } from "./peer.ts"
@@ -163,6 +163,43 @@ export const makeDeparture = (options: DepartureOptions) => {
         options.deadLetters.outgoing(session, undefined, epoch, messages, "sessionEnded", maybeHandled)
     )
 
+  /** Forgets a session that another server has, or nobody, as soon as the store says so. */
+  const forgetLost = Effect.fnUntraced(function*(peer: Peer) {
+    const { generation } = peer
+    const owner = yield* Effect.retry(registry.find(peer.key), {
+      schedule: storeRetry,
+      while: (error) => isStoreFailure(error) && peer.generation === generation
+    })
+    if (peer.generation === generation && owner?.generation !== generation && peer.connection === undefined) {
+      engine.forget(peer)
+    }
+  })
+
+  const closeEnded = (peer: Peer): void => {
+    peer.connection?.send(`{"t":"end"}`)
+    engine.close(peer, CloseCode.sessionEnded, "the session ended")
+  }
+
+  /** The session has a newer owner: what was received here is for that one. */
+  const letGo = Effect.fnUntraced(function*(peer: Peer, error: WebSocketError) {
+    const { connection, generation, instance } = peer
+    const found = yield* Effect.exit(registry.find(peer.key))
+    if (peer.generation !== generation) return
+    const owner = Exit.isSuccess(found) ? found.value : undefined
+    // The queue also refuses who has attached and not opened its outbox yet. And an attachment of our own may have
+    // succeeded without saying so: the next one tells.
+    const isLost = error._tag === "SessionRegistryError" || (Exit.isSuccess(found) && owner?.generation !== generation)
+    if (isLost && !peer.inDoubt) engine.forfeit(peer)
+    if (connection !== undefined && peer.connection === connection) {
+      if (Exit.isSuccess(found) && owner === undefined) closeEnded(peer)
+      else engine.close(peer, codeOfOwner(owner, instance), "the session has another owner", error)
+    }
+    // What the registry refuses may be for an attachment of our own that is still under way, which needs the peer.
+    if (error._tag !== "MessageQueueError") return
+    if (isLost) engine.forget(peer)
+    else if (Exit.isFailure(found)) engine.run(Effect.ignore(forgetLost(peer)))
+  })
+
   /** Forgets sessions that ended by another server's doing, or are at another one, and nobody has told. */
   const forgetEnded = Effect.gen(function*() {
     const now = engine.now()
@@ -216,6 +253,8 @@ export const makeDeparture = (options: DepartureOptions) => {
       engine.run(Effect.ignore(settleDoubt(session, isAttaching))),
     ended,
     forgetEnded,
+    closeEnded,
+    letGo,
     handOver
   }
 }
@@ -226,5 +265,5 @@ const wanted = "the session goes to another server"
  * A client that was overtaken by an older attempt of its own must come back; one that was replaced by another instance,
  * such as a second tab, must not, or the two would replace each other for ever.
  */
-export const codeOfOwner = (owner: SessionInfo | undefined, instance: string): number =>
+const codeOfOwner = (owner: SessionInfo | undefined, instance: string): number =>
   owner === undefined || owner.instance === instance ? CloseCode.moved : CloseCode.replaced
