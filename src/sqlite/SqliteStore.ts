@@ -25,7 +25,7 @@ import { type DriverOptions, makeSqliteDriver } from "./sqliteDriver.ts"
 export interface ClientOptions extends StoreOptions {
   /** What the names of the store's tables begin with. Default `rws_`. */
   readonly tablePrefix?: DriverOptions["tablePrefix"]
-  /** How often to look for what other processes on the same file did. Default 10 ms. */
+  /** How often to look for what other processes on the same file did; while there is no other, less often. Default 10 ms. */
   readonly watchInterval?: DriverOptions["pollInterval"]
 }
 

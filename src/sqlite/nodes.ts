@@ -48,6 +48,12 @@ export class Nodes {
     return this.selectAll.all().map(({ node, seen_at }) => ({ node, seenAt: seen_at }))
   }
 
+  /** Whether this node is known, and no other. */
+  isOnly(node: string): boolean {
+    const all = this.selectAll.all()
+    return all.length === 1 && all[0]?.node === node
+  }
+
   forget(node: string): void {
     this.remove.run(node)
     this.removeNudges.run(node)

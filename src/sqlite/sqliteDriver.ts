@@ -26,7 +26,7 @@ import { Totals } from "./totals.ts"
 export interface DriverOptions {
   /** What the names of the store's tables begin with. Default `rws_`. */
   readonly tablePrefix?: string | undefined
-  /** How often to look for what other processes on the same file did. Default 10 ms. */
+  /** How often to look for what other processes on the same file did; while there is no other, less often. Default 10 ms. */
   readonly pollInterval?: Duration.Input | undefined
 }
 
@@ -89,14 +89,23 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
     return results
   }
 
-  const watch = (node: string, listener: () => void): Effect.Effect<void, never, Scope.Scope> => {
-    const look = Effect.map(client.glance("watch", () => nodes.hasNudges(node)), (isNudged) => {
-      if (isNudged) listener()
+  const watch = (node: string, listener: () => void): Effect.Effect<void, never, Scope.Scope> =>
+    Effect.suspend(() => {
+      let rounds = 0
+      let isAlone = false
+      const look = client.glance("watch", () => {
+        if (rounds++ % roundsAlone === 0) isAlone = nodes.isOnly(node)
+        return nodes.hasNudges(node)
+      })
+      const tell = Effect.map(look, (isNudged) => {
+        if (isNudged) listener()
+      })
+      // A file that can't be read now is looked at again.
+      const round = Effect.suspend(() =>
+        Effect.andThen(Effect.sleep(isAlone ? Math.max(pollMillis, aloneMillis) : pollMillis), Effect.ignore(tell))
+      )
+      return Effect.asVoid(Effect.forkScoped(Effect.forever(round), { startImmediately: true }))
     })
-    // A file that can't be read now is looked at again.
-    const round = Effect.andThen(Effect.sleep(pollMillis), Effect.ignore(look))
-    return Effect.asVoid(Effect.forkScoped(Effect.forever(round), { startImmediately: true }))
-  }
 
   return {
     name: "sqlite",
@@ -156,6 +165,10 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
     warnings: Effect.mapError(client.exclusively("look at the settings", warningsOf), failed("warnings"))
   } satisfies StoreDriver
 })
+
+/** A server that has the file for itself looks this often whether there is news, and each so many rounds whether it has. */
+const aloneMillis = 250
+const roundsAlone = 8
 
 const warningsOf = (database: DatabaseSync): ReadonlyArray<string> => {
   const mode = String(database.prepare("PRAGMA journal_mode").get()?.["journal_mode"])
