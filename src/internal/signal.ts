@@ -54,6 +54,11 @@ export const makeSignal: Effect.Effect<Signal> = Effect.withFiber((fiber) => {
   })
 })
 
+/** For who resumes many at once: one task for all. */
+export const makeLater: Effect.Effect<(task: () => void) => void> = Effect.withFiber((fiber) =>
+  Effect.succeed(scheduleOf(fiber))
+)
+
 /**
  * `Effect.callback` whose resumption runs in a task of its own. A fiber may yield before any of its operations, also
  * between whatever made it wait and this: `register` has to look again whether there is still something to wait for.

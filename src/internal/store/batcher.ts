@@ -4,7 +4,7 @@
  */
 import { Cause, Clock, Effect, Exit } from "effect"
 import { Deque } from "../../core/Deque.ts"
-import { callbackLater, makeSignal } from "../signal.ts"
+import { makeLater, makeSignal } from "../signal.ts"
 import { StoreError } from "./driver.ts"
 
 export interface BatcherOptions<Request, Result> {
@@ -37,6 +37,8 @@ export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options:
   const clock = yield* Clock.Clock
   const waiting = new Deque<Entry<Request, Result>>()
   const work = yield* makeSignal
+  const later = yield* makeLater
+  let answered: Array<() => void> = []
   /** With a limit, those not answered yet, in the order of their deadlines; what was answered goes when it is the first. */
   const pending = new Deque<Entry<Request, Result>>()
   const deadlines = yield* makeSignal
@@ -63,7 +65,16 @@ export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options:
   const answer = (entry: Entry<Request, Result>, effect: Effect.Effect<Result, StoreError>): void => {
     const { resume } = entry
     settle(entry)
-    resume?.(effect)
+    if (resume === undefined) return
+    if (answered.length === 0) later(resumeAll)
+    answered.push(() => resume(effect))
+  }
+
+  /** In a task of its own, as they go on with their own work; one for all, as a task for each would cost more than that. */
+  const resumeAll = (): void => {
+    const resuming = answered
+    answered = []
+    for (const resume of resuming) resume()
   }
 
   const settle = (entry: Entry<Request, Result>): void => {
@@ -119,7 +130,7 @@ export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options:
   if (limit !== undefined) yield* Effect.forkScoped(watchDeadlines(limit.late), { startImmediately: true })
 
   return (request: Request): Effect.Effect<Result, StoreError> =>
-    callbackLater((resume) => {
+    Effect.callback((resume) => {
       const deadline = limit === undefined ? Infinity : clock.currentTimeMillisUnsafe() + limit.millis
       const entry: Entry<Request, Result> = { request, deadline, resume }
       waiting.pushBack(entry)
