@@ -1,14 +1,12 @@
 /** A store driver that misbehaves: its calls are slow, fail before they did anything, or fail after they did it. */
 import { Duration, Effect } from "effect"
 import { type StoreDriver, StoreError } from "../../src/internal/store/driver.ts"
+import { everyCall } from "./crashPoints.ts"
 import type { Store } from "./simulationStores.ts"
 
 const storeDown = new Error("the database is down")
 
 type Call = Effect.Effect<unknown, StoreError>
-
-/** What is no call of the database. */
-const apart = new Set<string>(["name", "transaction", "watch"])
 
 /** `watched` is told of each call that was done. */
 export const faultyDriver = (
@@ -35,12 +33,5 @@ export const faultyDriver = (
         return result
       })
     })
-  const wrapped = Object.entries(driver).map(([operation, member]): [string, unknown] => {
-    if (apart.has(operation)) return [operation, member]
-    if (typeof member !== "function") return [operation, unreliable(operation, [], member as Call)]
-    // Every function of a driver but `watch` makes a call.
-    const make = member as (...args: ReadonlyArray<unknown>) => Call
-    return [operation, (...args: ReadonlyArray<unknown>) => unreliable(operation, args, make(...args))]
-  })
-  return Object.fromEntries(wrapped) as unknown as StoreDriver // the same members
+  return everyCall(driver, unreliable)
 }
