@@ -33,17 +33,20 @@ type Cluster = ReturnType<typeof createCluster>
 export type ClientOptions = NonNullable<Parameters<typeof createClient>[0]>
 
 /**
- * - `nodes`: URLs of some of the cluster's nodes, of which one must be reached at the start; the others are found
- *   through it. User, password and TLS of the first one are used for all.
- * - `defaults`: options for the connections to all nodes, as for one server.
- * - `cluster`: other options of node-redis's `createCluster`, `nodeAddressMap` for one.
+ * Where a cluster is, and how to connect to it.
  *
  * @since 0.2.0
  * @category models
  */
 export interface ClusterOptions {
+  /**
+   * URLs of some of the cluster's nodes, of which one must be reached at the start; the others are found through it.
+   * User, password and TLS of the first one are used for all.
+   */
   readonly nodes: ReadonlyArray<string>
+  /** Options for the connections to all nodes, as for one server. */
   readonly defaults?: Omit<ClientOptions, "url" | "database"> | undefined
+  /** Other options of node-redis's `createCluster`, `nodeAddressMap` for one. */
   readonly cluster?: Omit<Parameters<typeof createCluster>[0], "rootNodes" | "defaults"> | undefined
 }
 

@@ -5,8 +5,8 @@
  * **Details.** Messages are entries of one stream a session; all keys of a session are in one hash slot.
  *
  * **Gotchas.** What Redis loses is lost: with `appendfsync everysec` a crash of Redis loses up to a second, a failover
- * what was not replicated, an eviction policy other than `noeviction` anything. The store warns of such settings at the
- * start. There are no transactions with your own data: make handlers idempotent by `messageId`.
+ * what was not replicated, with an eviction policy `allkeys-…` anything. The store warns of such settings at the start.
+ * There are no transactions with your own data: make handlers idempotent by `messageId`.
  *
  * @since 0.2.0
  */
@@ -27,8 +27,8 @@ export interface ClientOptions extends StoreOptions {
   /** Begins the names of all keys, so that several stores can share a Redis. Without braces. Default `rws`. */
   readonly prefix?: RedisDriverOptions["prefix"]
   /**
-   * Over how many hash slots the data is spread, and so over how many masters of a cluster at most. It can't be
-   * changed once there is data. Default 16.
+   * Over how many hash slots the data is spread, and so over how many masters of a cluster at most; from 1 to 1,024. It
+   * can't be changed once there is data. Default: what the data has; for new data 16 on a cluster and 1 on a single server.
    */
   readonly partitions?: RedisDriverOptions["partitions"]
 }
@@ -53,6 +53,7 @@ export interface Options extends ClientOptions {
  * @category models
  */
 export interface ClusterOptions extends ClientOptions {
+  /** Its nodes, and the connections to them. */
   readonly cluster: RedisClient.ClusterOptions
 }
 

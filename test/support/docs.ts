@@ -95,7 +95,7 @@ const describeType = (name: string, type: string): string => {
   if (plain.includes("Effect.Effect<")) return "string or effect"
   if (plain.startsWith("{")) return `\`{ ${[...plain.matchAll(/readonly (\w+)/g)].map(([, key]) => key).join(", ")} }\``
   if (plain === "Server") return "`http.Server`"
-  if (/^[\w.]*Options$/.test(plain)) return "options"
+  if (/^[\w.]*Options$|^Omit</.test(plain)) return "options"
   return /^[\w.]+$/.test(plain) && plain !== "OverflowPolicy" ? plain : `\`${plain.replaceAll("|", "\\|")}\``
 }
 
@@ -120,16 +120,30 @@ const optionOf = (doc: string, name: string, mark: string, type: string): Option
 const member =
   /(\/\*\*(?:(?!\*\/)[\s\S])*\*\/\s*)?^ {2}readonly (\w+)(\??):([\s\S]*?)(?=^ {2}(?:\/\*\*|readonly )|(?![\s\S]))/gm
 
-/** The exported interfaces of options, by their public names. */
+/** What the durable stores have in common stands in an internal file, and is public by their options. */
+const sharedOptions = "src/internal/store/layer.ts"
+
+/** The type of an option that is another one's: `DriverOptions["pollInterval"]`. */
+const typeOf = (type: string): string => {
+  const [, owner, key] = /^\s*(\w+)\["(\w+)"\]\s*$/.exec(type) ?? []
+  if (owner === undefined || key === undefined) return type
+  const text = sources.map(read).find((source) => source.includes(`export interface ${owner} `)) ?? ""
+  const found = [...braced(text, text.indexOf(`export interface ${owner} `)).matchAll(member)].find((each) =>
+    each[2] === key
+  )
+  return found?.[4] ?? type
+}
+
+/** The exported interfaces of options that have some of their own, by their public names. */
 export const optionsInterfaces = (): ReadonlyArray<OptionsInterface> =>
-  sources.filter((source) => !/\/(internal|core)\//.test(source)).flatMap((source) => {
+  sources.filter((source) => source === sharedOptions || !/\/(internal|core)\//.test(source)).flatMap((source) => {
     const text = read(source)
-    return [...text.matchAll(/export interface (\w*Options)\b/g)].map(({ 1: name, index }) => ({
-      name: `${moduleOf(source)}.${name}`,
+    return [...text.matchAll(/export interface (\w*Options)\b(?!.*\{\}$)/gm)].map(({ 1: name, index }) => ({
+      name: source === sharedOptions ? `${name}` : `${moduleOf(source)}.${name}`,
       source,
       options: [...braced(text, index).matchAll(member)].map((
         { 1: doc = "", 2: key = "", 3: mark = "", 4: type = "" }
-      ) => optionOf(doc, key, mark, type))
+      ) => optionOf(doc, key, mark, typeOf(type)))
     }))
   })
 
