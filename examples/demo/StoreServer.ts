@@ -59,7 +59,7 @@ const startRedis = Effect.gen(function*() {
       ""
     ]
   })
-  return { location: `redis://127.0.0.1:${port}`, name: `a Redis of its own, appendfsync everysec` }
+  return { location: `redis://127.0.0.1:${port}`, name: "a Redis of its own, appendfsync everysec" }
 })
 
 const startPostgres = Effect.gen(function*() {
@@ -80,14 +80,19 @@ const startPostgres = Effect.gen(function*() {
       const settings = [
         "listen_addresses = '127.0.0.1'",
         `port = ${port}`,
-        `unix_socket_directories = '${directory}'`
+        `unix_socket_directories = '${directory}'`,
+        // Servers are killed here, not the machine: as with the others, commits need not wait for the disk.
+        "synchronous_commit = off"
       ]
       await appendFile(join(data, "postgresql.conf"), `\n${settings.join("\n")}\n`)
     },
     catch: (cause) => `PostgreSQL could not be set up: ${String(cause)}`
   })
   yield* run({ command: join(programs, "postgres"), args: ["-D", data], ...owner })
-  return { location: `postgres://postgres@127.0.0.1:${port}/postgres`, name: `a PostgreSQL of its own` }
+  return {
+    location: `postgres://postgres@127.0.0.1:${port}/postgres`,
+    name: "a PostgreSQL of its own, synchronous_commit off"
+  }
 })
 
 const notFound = (kind: DurableKind, packageName: string) =>

@@ -2,7 +2,8 @@
  * One of the demo's servers, as a process that may be killed at any moment: `Fleet.ts` starts it, tells it where the
  * store is, and asks it to send. It ends when its parent does.
  */
-import { NodeRuntime } from "@effect/platform-node"
+// Not from the package's index, which takes as long to load as all the rest.
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Context, Effect, Exit, Layer, Logger, Queue, References, Schedule, Stream } from "effect"
 import { flushCompileCache } from "node:module"
 import { WebSocketError } from "../../src/index.ts"
@@ -48,6 +49,7 @@ const serve = Effect.fnUntraced(function*({ keepsCode, place }: Start, orders: Q
   const layer = Lines.layerServer({
     ...times,
     handlerRetry,
+    window: { messages: 128 },
     authenticate: ({ token }) => Effect.succeed({ session: token ?? "nobody", principal: token ?? "nobody" }),
     onMessage: ({ i, text }, { commit, incoming, session }) =>
       Effect.tapError(
