@@ -12,12 +12,16 @@ const program = `
 import { Effect, Layer, Schema } from "effect"
 import { Contract, MemoryStore, type WebSocketError } from "resilient-websocket"
 import { NodeTransport } from "resilient-websocket/node"
+import { SqliteStore } from "resilient-websocket/sqlite"
 
 const Echo = Contract.make("user/Echo", { toServer: Schema.String, toClient: Schema.String })
 
 const Server = Echo.layerServer({
   onMessage: (text, { server, session }) => server.send(session, text.toUpperCase())
-}).pipe(Layer.provide(MemoryStore.layer()), Layer.provide(NodeTransport.layerServer({ port: 0 })))
+}).pipe(
+  Layer.provide(SqliteStore.layer({ filename: "echo.db" })),
+  Layer.provide(NodeTransport.layerServer({ port: 0 }))
+)
 
 const main = Effect.gen(function*() {
   const server = yield* Echo.Server
