@@ -74,7 +74,7 @@ const flags = {
   quick: Flag.Boolean("quick").pipe(
     Flag.withDefault(false),
     Flag.withDescription(
-      "Less of everything, in under three minutes: to see that it works, not how fast (default: off)"
+      "Less of everything, in a few minutes: to see that it works, not how fast (default: off)"
     )
   ),
   json: Flag.Path("json").pipe(
@@ -103,8 +103,8 @@ export const command = <E, R>(handler: (options: Options) => Effect.Effect<void,
           "holds it against its goals. A missed goal is a result; the exit code is other than 0 only if a measurement failed."
       ),
       Command.withExamples([
-        { command: "npm run bench", description: "Everything, in most of an hour" },
-        { command: "npm run bench -- --quick", description: "A look, in under three minutes" },
+        { command: "npm run bench", description: "Everything, in well over an hour" },
+        { command: "npm run bench -- --quick", description: "A look, in a few minutes" },
         {
           command: "npm run bench -- --only W1,W3 --peers resilient --reps 9 --json figures.json",
           description: "A part"

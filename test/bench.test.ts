@@ -37,6 +37,22 @@ describe("the benchmarks", () => {
     }
   }, 60_000)
 
+  it("measure the library with a store, beside bare ws", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "resilient-websocket-bench-"))
+    try {
+      const json = join(folder, "figures.json")
+      await run("--quick", "--only", "W9a", "--peers", "sqlite", "--json", json)
+      const { measurements } = JSON.parse(readFileSync(json, "utf8")) as Document
+      assert.strictEqual(measurements.length, 4)
+      for (const { error, figures } of measurements) {
+        assert.isUndefined(error)
+        assert.isAbove(figures.rate, 0)
+      }
+    } finally {
+      rmSync(folder, { recursive: true, force: true })
+    }
+  }, 60_000)
+
   it("refuse what they do not know, with what they do know", async () => {
     const failed = await run("--only", "W99").then(() => undefined, (error: { readonly stderr: string }) => error)
     assert.include(`${failed?.stderr}`, "W1")

@@ -1,5 +1,6 @@
 /** Main's end of a child process: starts it, calls functions in it, and makes sure that it ends. */
 import { fork } from "node:child_process"
+import { rm } from "node:fs/promises"
 import type { PeerName } from "../peers/index.ts"
 import type { Calls, Request, Response } from "./Side.ts"
 
@@ -25,6 +26,7 @@ export const start = (peer: PeerName, role: "server" | "client"): Child => {
   })
   const pending = new Map<number, Pending>()
   const owned = new Set<number>()
+  const folders = new Set<string>()
   let calls = 0
   let ended: Error | undefined
 
@@ -45,6 +47,7 @@ export const start = (peer: PeerName, role: "server" | "client"): Child => {
   })
   child.on("message", (response: Response) => {
     if ("owns" in response) return void owned.add(response.owns)
+    if ("ownsFolder" in response) return void folders.add(response.ownsFolder)
     const waiting = pending.get(response.id)
     pending.delete(response.id)
     if ("error" in response) waiting?.reject(new Error(`in the ${role} process of ${peer}: ${response.error}`))
@@ -76,14 +79,16 @@ export const start = (peer: PeerName, role: "server" | "client"): Child => {
         clearTimeout(timer)
       }
       // One that ended in peace has ended them itself.
-      if (child.exitCode !== 0) { for (const pid of owned) kill(pid) }
+      if (child.exitCode === 0) return
+      for (const pid of owned) kill(pid)
+      for (const folder of folders) await rm(folder, { recursive: true, force: true, maxRetries: 20 })
     }
   }
 }
 
 const kill = (pid: number): void => {
   try {
-    process.kill(pid, "SIGTERM")
+    process.kill(pid, "SIGQUIT")
   } catch {
     // it has ended already, as it should
   }

@@ -59,6 +59,8 @@ export interface Store {
   readonly registry: SessionRegistry.Interface
   /** What it takes outside of the process. */
   readonly bytes: () => Promise<number>
+  /** Where commits wait for the disk: lets them not, while much is put in that is not measured. */
+  readonly relax?: ((isRelaxed: boolean) => Promise<void>) | undefined
 }
 
 export interface Clients {

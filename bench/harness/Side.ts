@@ -55,8 +55,9 @@ export interface Request {
   readonly args: unknown
 }
 
-/** From the child to main: an answer, or a process that must not outlive it. */
+/** From the child to main: an answer, or a process or folder that must not outlive it. */
 export type Response =
   | { readonly id: number; readonly value: unknown }
   | { readonly id: number; readonly error: string }
   | { readonly owns: number }
+  | { readonly ownsFolder: string }

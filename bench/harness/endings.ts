@@ -17,6 +17,12 @@ export const own = (pid: number): void => {
   process.send?.(response)
 }
 
+/** The same for a folder. */
+export const ownFolder = (folder: string): void => {
+  const response: Response = { ownsFolder: folder }
+  process.send?.(response)
+}
+
 export const endAll = async (): Promise<void> => {
   // A folder is removed after the program that writes in it has ended.
   for (const ending of endings.toReversed()) await ending().catch(() => {})

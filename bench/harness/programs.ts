@@ -7,7 +7,7 @@ import { type AddressInfo, connect as dial, createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { delimiter, join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
-import { beforeEnd, own } from "./endings.ts"
+import { beforeEnd, own, ownFolder } from "./endings.ts"
 
 /** Where Debian keeps what is not on everybody's PATH. */
 const elsewhere = (): ReadonlyArray<string> => {
@@ -32,6 +32,7 @@ export const programOf = (program: string): string => {
 /** A folder that is removed when the process ends. */
 export const temporaryFolder = async (): Promise<string> => {
   const folder = await mkdtemp(join(tmpdir(), "resilient-websocket-bench-"))
+  ownFolder(folder)
   beforeEnd(() => rm(folder, { recursive: true, force: true, maxRetries: 5 }))
   return folder
 }

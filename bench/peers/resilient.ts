@@ -4,6 +4,7 @@
  */
 import { Context, Effect, Exit, Layer, Schema, Scope } from "effect"
 import { createServer } from "node:http"
+import { setTimeout as sleep } from "node:timers/promises"
 import { Contract, MemoryStore, MessageQueue, SessionRegistry } from "../../src/index.ts"
 import { NodeTransport } from "../../src/node/index.ts"
 import { beforeEnd } from "../harness/endings.ts"
@@ -42,6 +43,9 @@ const queueOptions = (maxQueued: number | undefined): MessageQueue.Options => ({
 
 const registryOptions = (maxSessions: number | undefined): SessionRegistry.Options =>
   maxSessions === undefined ? {} : { maxSessions, retention: "1 hour" }
+
+/** What a server is given to close in. */
+const closeMillis = 2_000
 
 /** Its session's name, and its token. */
 const sessionOf = (connection: number): string => String(connection)
@@ -137,8 +141,8 @@ const makePeer = (sendMany: SendMany, store: stores.Store = stores.memory): Peer
       Layer.provide(NodeTransport.layerServer({ server: http, port: 0 }))
     )
     const { close, context } = await open(layer)
-    // Before its database goes.
-    if (store !== stores.memory) beforeEnd(close)
+    // Before its database goes; a server that goes on with something needs no patience here.
+    if (store !== stores.memory) beforeEnd(() => Promise.race([close(), sleep(closeMillis)]))
     const server = Context.get(context, contract.Server)
     const line: Line = {
       send: (connection, message) => server.send(sessionOf(connection), message),
@@ -155,7 +159,8 @@ const makePeer = (sendMany: SendMany, store: stores.Store = stores.memory): Peer
       store: {
         queue: Context.get(context, MessageQueue.MessageQueue),
         registry: Context.get(context, SessionRegistry.SessionRegistry),
-        bytes: opened.bytes
+        bytes: opened.bytes,
+        relax: opened.relax
       },
       close
     }

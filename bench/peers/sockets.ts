@@ -9,7 +9,7 @@ export const highWaterBytes = 1024 * 1024
 export const maxInFlight = 1_000
 
 /** The same where each waits for a store: all of W9. */
-export const maxInFlightStored = 1_000
+export const maxInFlightStored = 256
 
 /** Element of an array that must be there: a connection without a socket is a mistake of the benchmark. */
 export const at = <A>(sockets: ReadonlyArray<A>, connection: number): A => {

@@ -31,6 +31,8 @@ export interface OpenStore {
   readonly layer: Layer.Layer<Services, unknown>
   /** What it takes outside of the process: of its files, or of the memory of its server. */
   readonly bytes: () => Promise<number>
+  /** Where commits wait for the disk: lets them not, while much is put in that is not measured. */
+  readonly relax?: ((isRelaxed: boolean) => Promise<void>) | undefined
 }
 
 export type Store = (options: StoreOptions) => Promise<OpenStore>
@@ -54,15 +56,25 @@ export const postgres: Store = async (options) => {
     import("@effect/sql-pg")
   ])
   const url = Redacted.make(await startPostgres())
-  const size = Effect.gen(function*() {
-    const sql = yield* PgClient.PgClient
-    const rows = yield* sql<{ readonly bytes: string }>`SELECT pg_database_size(current_database()) AS bytes`
-    return Number(rows[0]?.bytes)
-  }).pipe(Effect.provide(PgClient.layer({ url })))
-  const atStart = await Effect.runPromise(size)
+  const ask = (query: string) =>
+    Effect.runPromise(
+      Effect.provide(
+        Effect.flatMap(PgClient.PgClient, (sql) => sql.unsafe<{ readonly answer: string }>(query)),
+        PgClient.layer({ url })
+      )
+    )
+  const size = async () => {
+    const [row] = await ask("SELECT pg_database_size(current_database()) AS answer")
+    return Number(row?.answer)
+  }
+  const atStart = await size()
   return {
     layer: PostgresStore.layer({ ...options, url }),
-    bytes: async () => await Effect.runPromise(size) - atStart
+    bytes: async () => await size() - atStart,
+    relax: async (isRelaxed) => {
+      await ask(`ALTER SYSTEM SET synchronous_commit = ${isRelaxed ? "off" : "on"}`)
+      await ask("SELECT pg_reload_conf() AS answer")
+    }
   }
 }
 
