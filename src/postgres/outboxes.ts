@@ -6,10 +6,11 @@ import type {
   AppendRequest,
   AppendResult,
   Fate,
+  Locked,
   Stamp,
   StoreDriver
 } from "../internal/store/driver.ts"
-import { allDone, distinct, type Patience, pick, unlimited, untilDone } from "./batches.ts"
+import { allDone, distinct, type Patience, unlessLocked, unlimited } from "./batches.ts"
 import type { Database, Statement } from "./connection.ts"
 import { appendResult, toConditional, toFate, toPage, toState } from "./outboxRows.ts"
 import * as Codes from "./plpgsql.ts"
@@ -30,6 +31,8 @@ type Outboxes = Pick<
   | "sweepFates"
   | "totals"
 >
+
+const locked: Locked = { _tag: "Locked" }
 
 export const makeOutboxes = (database: Database): Outboxes => {
   const { schema } = database
@@ -131,13 +134,13 @@ export const makeOutboxes = (database: Database): Outboxes => {
 
     append: (requests, stamp, node) => {
       if (requests.length === 0) return Effect.succeed([])
-      const batch = untilDone(database, "append", requests.length, (open, patience) =>
-        stamp === undefined
-          ? database.queryWithin("append", append(pick(requests, open), patience, undefined, node))
-          : Effect.map(
-            database.queryWithin("append", append(requests, patience, stamp, node)),
-            (results) => open.map((at) => results[at])
-          ))
+      const batch = unlessLocked(
+        database,
+        "append",
+        requests.length,
+        locked,
+        (patience) => database.queryWithin("append", append(requests, patience, stamp, node))
+      )
       if (stamp !== undefined) return batch
       return Effect.flatMap(database.isInTransaction, (isInside) =>
         isInside
@@ -160,8 +163,8 @@ export const makeOutboxes = (database: Database): Outboxes => {
     ack: (requests) =>
       requests.length === 0 ?
         Effect.succeed([]) :
-        untilDone(database, "ack", requests.length, (open, patience) =>
-          database.queryWithin("ack", ack(pick(requests, open), patience))),
+        unlessLocked(database, "ack", requests.length, locked, (patience) =>
+          database.queryWithin("ack", ack(requests, patience))),
 
     giveUp: ({ addGaps, expiresAt, fates, generation, removeChunks, removeGaps, revision, session }) =>
       database.query("giveUp", {

@@ -1,7 +1,7 @@
 /** The part of the driver that keeps sessions and who lives; the work is done by sessionFunctions.ts. */
 import { Effect } from "effect"
 import type { PositionOutcome, PositionRequest, PutOutcome, SessionRow, StoreDriver } from "../internal/store/driver.ts"
-import { allDone, distinct, type Patience, pick, unlimited, untilDone } from "./batches.ts"
+import { allDone, distinct, type Patience, unlessLocked, unlimited } from "./batches.ts"
 import type { Database, Statement } from "./connection.ts"
 import * as Codes from "./plpgsql.ts"
 import { BEHIND } from "./sessionFunctions.ts"
@@ -93,8 +93,8 @@ export const makeSessions = (database: Database): Sessions => {
       return Effect.flatMap(database.isInTransaction, (isInside) =>
         isInside
           ? Effect.map(database.queryInside("savePositions", savePositions(requests, unlimited)), allDone)
-          : untilDone(database, "savePositions", requests.length, (open, patience) =>
-            database.queryWithin("savePositions", savePositions(pick(requests, open), patience))))
+          : unlessLocked(database, "savePositions", requests.length, "Locked" as const, (patience) =>
+            database.queryWithin("savePositions", savePositions(requests, patience))))
     },
 
     deleteSession: (id) =>

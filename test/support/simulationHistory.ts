@@ -193,7 +193,8 @@ export class History {
    */
   private checkHandledOnce(process: string, log: ProcessLog, key: string, messageId: string): void {
     for (const [name, other] of this.processes) {
-      if (other === log || !other.startedAt.has(key)) continue
+      // What failed there and was to be tried again is tried here.
+      if (other === log || !other.startedAt.has(key) || other.state.get(key) === "failed") continue
       if (this.wasDisturbed(other, key) || log.disturbedAt >= (other.startedAt.get(key) ?? 0) - takeoverMillis) continue
       this.violated(`${process} was given ${key} (${messageId}), which ${name} has ${other.state.get(key)}`)
     }

@@ -11,7 +11,7 @@ import { fullJitter } from "../backoff.ts"
 import { makeBatcher } from "./batcher.ts"
 import type { Calls } from "./calls.ts"
 import { type Draft, makeDrafts, type PublishOnce, type Unit } from "./drafts.ts"
-import type { AppendRequest, AppendResult, StoreDriver, StoreError } from "./driver.ts"
+import type { AppendRequest, AppendResult, Stamp, StoreDriver, StoreError } from "./driver.ts"
 import type { Extent } from "./storedLog.ts"
 import { unstorable } from "./texts.ts"
 import { makeWaitingLines, type Tried } from "./waitingLines.ts"
@@ -171,10 +171,12 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
     !draft.isCalled && (lines.has(draft.session) || exceedsTotal(draft) !== undefined)
 
   const makeLane = Effect.fnUntraced(function*(index: number) {
-    const writer = `${node}/${index}`
-    let sequence = 0
-    const run = (drafts: ReadonlyArray<Draft>, isWanted: () => boolean) => {
-      const stamp = { writer, sequence: ++sequence }
+    const runAs = (writer: string) => {
+      let sequence = 0
+      return (drafts: ReadonlyArray<Draft>, isWanted: () => boolean) =>
+        run(drafts, { writer, sequence: ++sequence }, isWanted)
+    }
+    const run = (drafts: ReadonlyArray<Draft>, stamp: Stamp, isWanted: () => boolean) => {
       const setInDoubt = (inDoubt: boolean) => drafts.forEach((draft) => (draft.inDoubt = inDoubt))
       // From now on: it is tried for as long as anybody in it waits, also when others have given up.
       setInDoubt(true)
@@ -189,11 +191,12 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
         (tellAll) => Effect.sync(tellAll)
       ).pipe(Effect.onError(() => Effect.sync(() => drafts.forEach(({ session }) => options.onInDoubt(session)))))
     }
+    const runNow = runAs(`${node}/${index}`)
     /** Does not try those that have to wait. */
     const runInOrder = (all: ReadonlyArray<Draft>, isWanted: () => boolean) => {
       const drafts = all.filter((draft) => !hasToWait(draft))
-      if (drafts.length === all.length) return run(all, isWanted)
-      const done = drafts.length === 0 ? Effect.succeed([]) : run(drafts, isWanted)
+      if (drafts.length === all.length) return runNow(all, isWanted)
+      const done = drafts.length === 0 ? Effect.succeed([]) : runNow(drafts, isWanted)
       return Effect.map(done, (outcomes) => {
         let next = 0
         return all.map((draft) => draft === drafts[next] ? outcomes[next++] as Outcome : again) // one for each
@@ -205,7 +208,12 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
       weigh: (draft) => draft.bytes,
       maxWeight: maxBatchBytes,
       limit: { millis: options.appendTimeoutMillis, late: notInTime(options.appendTimeoutMillis) },
-      run: waitsForRoom ? runInOrder : run
+      run: waitsForRoom ? runInOrder : runNow,
+      aside: {
+        keyOf: ({ session }) => session,
+        isLocked: ({ _tag }) => _tag === "Locked",
+        run: runAs(`${node}/${index}/aside`)
+      }
     })
   })
   const laneOf: Array<(draft: Draft) => Effect.Effect<Outcome, StoreError>> = []

@@ -1,6 +1,9 @@
 /**
  * Group commit: requests that come while one batch is under way make up the next one. One fiber for all, and one batch
  * at a time, so that what is asked later is done later.
+ *
+ * What a transaction of the application has locked steps aside, so that it holds up nobody else: it is asked for again
+ * and again in batches of its own, and so is what comes after it under the same key.
  */
 import { Cause, Clock, Effect, Exit } from "effect"
 import { Deque } from "../../core/Deque.ts"
@@ -21,6 +24,15 @@ export interface BatcherOptions<Request, Result> {
     requests: ReadonlyArray<Request>,
     isWanted: () => boolean
   ) => Effect.Effect<ReadonlyArray<Result>, StoreError>
+  /** For stores in which requests may find their key locked. */
+  readonly aside?:
+    | {
+      readonly keyOf: (request: Request) => string
+      readonly isLocked: (result: Result) => boolean
+      /** Like `run`, for what has stepped aside. */
+      readonly run: BatcherOptions<Request, Result>["run"]
+    }
+    | undefined
   /** Who asked waits no longer than this, and then fails with `late`. Default: as long as it takes. */
   readonly limit?: { readonly millis: number; readonly late: StoreError } | undefined
 }
@@ -33,10 +45,14 @@ interface Entry<Request, Result> {
 
 /** The function that asks; it lives as long as the scope. */
 export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options: BatcherOptions<Request, Result>) {
-  const { limit, maxBatch, maxWeight = Infinity, name, run, weigh } = options
+  const { aside, limit, maxBatch, maxWeight = Infinity, name, run, weigh } = options
   const clock = yield* Clock.Clock
   const waiting = new Deque<Entry<Request, Result>>()
   const work = yield* makeSignal
+  /** What found its key locked, and what came after it: in order. And their keys, also while they are being tried. */
+  let locked: Array<Entry<Request, Result>> = []
+  let lockedKeys = new Set<string>()
+  const lockedWork = yield* makeSignal
   const later = yield* makeLater
   let answered: Array<() => void> = []
   /** With a limit, those not answered yet, in the order of their deadlines; what was answered goes when it is the first. */
@@ -54,12 +70,26 @@ export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options:
         waiting.popFront()
         continue
       }
+      if (aside !== undefined && lockedKeys.has(aside.keyOf(entry.request))) {
+        waiting.popFront()
+        stepAside([entry])
+        continue
+      }
       weight += weigh?.(entry.request) ?? 0
       if (batch.length > 0 && weight > maxWeight) break
       waiting.popFront()
       batch.push(entry)
     }
     return batch
+  }
+
+  const stepAside = (entries: ReadonlyArray<Entry<Request, Result>>): void => {
+    if (aside === undefined || entries.length === 0) return
+    for (const entry of entries) {
+      locked.push(entry)
+      lockedKeys.add(aside.keyOf(entry.request))
+    }
+    lockedWork.notify()
   }
 
   const answer = (entry: Entry<Request, Result>, effect: Effect.Effect<Result, StoreError>): void => {
@@ -97,24 +127,54 @@ export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options:
       }
     })
 
-  const doBatch = (batch: ReadonlyArray<Entry<Request, Result>>) => {
+  /** Answers all of the batch but those that found their key locked, which it gives back. */
+  const doBatch = (
+    batch: ReadonlyArray<Entry<Request, Result>>,
+    how: BatcherOptions<Request, Result>["run"]
+  ): Effect.Effect<ReadonlyArray<Entry<Request, Result>>> => {
     const isWanted = () => batch.some((entry) => entry.resume !== undefined)
-    return Effect.onExit(run(batch.map((entry) => entry.request), isWanted), (exit) =>
-      Effect.sync(() => {
+    return Effect.map(
+      Effect.onExit(Effect.exit(how(batch.map((entry) => entry.request), isWanted)), (exit) =>
+        // Interrupted with the store: nobody is left waiting.
+        Exit.isFailure(exit)
+          ? Effect.sync(() => batch.forEach((entry) => answer(entry, Effect.fail(closed(name)))))
+          : Effect.void),
+      (exit) => {
+        const left: Array<Entry<Request, Result>> = []
         for (let i = 0; i < batch.length; i++) {
           const entry = batch[i] as Entry<Request, Result> // in bounds
-          if (Exit.isSuccess(exit)) answer(entry, Effect.succeed(exit.value[i] as Result)) // one for each
-          else answer(entry, failureOf(name, exit.cause))
+          if (Exit.isFailure(exit)) {
+            answer(entry, failureOf(name, exit.cause))
+            continue
+          }
+          const result = exit.value[i] as Result // one for each
+          if (aside?.isLocked(result) === true) left.push(entry)
+          else answer(entry, Effect.succeed(result))
         }
-      }))
+        return left
+      }
+    )
   }
+
+  const loopAside = ({ keyOf, run: runLocked }: NonNullable<typeof aside>) =>
+    Effect.gen(function*() {
+      while (true) {
+        if (locked.length === 0) yield* lockedWork.wait
+        const batch = locked.splice(0, maxBatch).filter(({ resume }) => resume !== undefined)
+        // What comes meanwhile under these keys stays behind them.
+        const left = batch.length === 0 ? [] : yield* doBatch(batch, runLocked)
+        locked = [...left, ...locked]
+        lockedKeys = new Set(locked.map(({ request }) => keyOf(request)))
+        if (left.length > 0) yield* Effect.sleep(lockedMillis)
+      }
+    })
 
   const loop = Effect.gen(function*() {
     while (true) {
       if (waiting.size === 0) yield* work.wait
       const batch = take()
       if (batch.length === 0) continue
-      yield* Effect.exit(doBatch(batch))
+      stepAside(yield* doBatch(batch, run))
       // A store that answers at once, and senders that send again at once, would leave nobody else a turn. And who was
       // refused gets in line before the next batch asks who waits.
       yield* Effect.yieldNow
@@ -124,9 +184,11 @@ export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options:
     Effect.sync(() => {
       waiting.forEach((entry) => answer(entry, Effect.fail(closed(name))))
       waiting.clear()
+      for (const entry of locked.splice(0)) answer(entry, Effect.fail(closed(name)))
     })
   )
   yield* Effect.forkScoped(loop, { startImmediately: true })
+  if (aside !== undefined) yield* Effect.forkScoped(loopAside(aside), { startImmediately: true })
   if (limit !== undefined) yield* Effect.forkScoped(watchDeadlines(limit.late), { startImmediately: true })
 
   return (request: Request): Effect.Effect<Result, StoreError> =>
@@ -145,6 +207,9 @@ export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options:
       return Effect.sync(() => settle(entry))
     })
 })
+
+/** How often what is locked is asked for again; the store waits a while by itself each time. */
+const lockedMillis = 100
 
 const failureOf = (name: string, cause: Cause.Cause<StoreError>): Effect.Effect<never, StoreError> => {
   if (Cause.hasInterruptsOnly(cause)) return Effect.fail(closed(name))

@@ -131,6 +131,15 @@ export type AppendResult =
   | { readonly _tag: "Mismatch" }
   | { readonly _tag: "InFlight"; readonly until: number }
   | { readonly _tag: "KeysFull" }
+  | Locked
+
+/**
+ * A transaction of the application has the row for longer than a moment: this request was not done, the others of its
+ * batch were. To be asked again, an append under another stamp.
+ */
+export interface Locked {
+  readonly _tag: "Locked"
+}
 
 /**
  * Says which batch this is, however often it is tried. The store remembers for each writer the newest sequence that
@@ -177,6 +186,7 @@ export type AckOutcome =
   | { readonly _tag: "Acked"; readonly released: number }
   | { readonly _tag: "Fenced" }
   | { readonly _tag: "Missing" }
+  | Locked
 
 /** Gives messages up. Made by a caller that has read the outbox, so only as long as `revision` is what it read. */
 export interface GiveUpRequest {
@@ -249,7 +259,8 @@ export interface PositionRequest {
   readonly strict: boolean
 }
 
-export type PositionOutcome = "Saved" | "Behind" | "Fenced" | "Missing"
+/** `Locked` as in {@link Locked}. */
+export type PositionOutcome = "Saved" | "Behind" | "Fenced" | "Missing" | "Locked"
 
 // --- publish keys
 

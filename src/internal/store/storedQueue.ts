@@ -260,10 +260,12 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
 
   // --- acks
 
+  const ackAll = (requests: ReadonlyArray<AckRequest>) => call("ack", driver.ack(requests))
   const ackBatch = yield* makeBatcher<AckRequest, AckOutcome>({
     name: "ack",
     maxBatch: 1_024,
-    run: (requests) => call("ack", driver.ack(requests))
+    run: ackAll,
+    aside: { keyOf: ({ session }) => session, isLocked: ({ _tag }) => _tag === "Locked", run: ackAll }
   })
 
   /** The messages that the peer could not handle, kept until the ack is stored: after that they are gone there. */
@@ -304,7 +306,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     }))
     const outcome = yield* ackBatch({ session, generation, upTo, fates })
     if (outcome._tag === "Fenced") return yield* refuse(session, "ack", "fenced")
-    if (outcome._tag === "Missing") return yield* refuse(session, "ack", "unknownSession")
+    if (outcome._tag !== "Acked") return yield* refuse(session, "ack", "unknownSession")
     const { released } = outcome
     const bytesBefore = log.bytes
     const newest = tracked(log, () => log.acknowledged(upTo, released))

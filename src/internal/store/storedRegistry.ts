@@ -182,10 +182,12 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
 
   // --- positions
 
+  const saveAll = (requests: ReadonlyArray<PositionRequest>) => call("savePositions", driver.savePositions(requests))
   const savePositions = yield* makeBatcher<PositionRequest, PositionOutcome>({
     name: "savePosition",
     maxBatch: 1_024,
-    run: (requests) => call("savePositions", driver.savePositions(requests))
+    run: saveAll,
+    aside: { keyOf: ({ session }) => session, isLocked: (outcome) => outcome === "Locked", run: saveAll }
   })
   // The epoch is the client's own.
   const save = (request: PositionRequest) => ifStorable("savePosition", [request.epoch], savePositions(request))
