@@ -1,7 +1,16 @@
 /** The package as a user gets it: packed, installed into an empty project, type-checked against, and run. */
 import { assert, describe, it } from "@effect/vitest"
 import { execFileSync } from "node:child_process"
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync
+} from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -61,6 +70,12 @@ describe("the packed package", () => {
       assert.isDefined(tarball)
       writeFileSync(join(project, "package.json"), JSON.stringify({ name: "user", private: true, type: "module" }))
       npm(project, "install", "--no-audit", "--no-fund", "--prefer-offline", "--legacy-peer-deps", `./${tarball}`)
+      const installed = join(project, "node_modules/resilient-websocket")
+      const { exports } = JSON.parse(readFileSync(join(installed, "package.json"), "utf8")) as {
+        readonly exports: Readonly<Record<string, string | null>>
+      }
+      const entries = Object.values(exports).filter((entry) => entry !== null)
+      assert.deepStrictEqual(entries.filter((entry) => !existsSync(join(installed, entry))), [])
       // The peer dependency is the user's: here, the one that this checkout has.
       mkdirSync(join(project, "node_modules"), { recursive: true })
       for (const name of ["effect", "@types", "undici-types"]) {
