@@ -3,35 +3,22 @@
  * memory where it can, and what fails half-way is found out at the next look.
  */
 import { Duration, Effect, Exit, Random } from "effect"
-import type { Failure, OutboxPosition } from "../../core/Frame.ts"
-import {
-  type AckResult,
-  defaultMessageId,
-  type OutboxMessage,
-  type ReadLimit,
-  type ReadResult,
-  type Slot
-} from "../../core/Outbox.ts"
+import type { OutboxPosition } from "../../core/Frame.ts"
+import { defaultMessageId, type OutboxMessage, type ReadLimit } from "../../core/Outbox.ts"
 import type { Expired, Interface, Located, Options } from "../../MessageQueue.ts"
 import { MessageQueueError } from "../../WebSocketError.ts"
 import { makeId } from "../ids.ts"
 import * as Option from "../options.ts"
 import { makeAppending } from "./appending.ts"
-import { makeBatcher } from "./batcher.ts"
 import type { Calls } from "./calls.ts"
-import {
-  type AckOutcome,
-  type AckRequest,
-  type Fate,
-  type OutboxState,
-  type StoreDriver,
-  StoreError
-} from "./driver.ts"
+import { type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
 import { DoubtLedger, type GivenUp, type GiveUpOptions, makeGivingUp } from "./givingUp.ts"
 import { makeLogs } from "./logs.ts"
 import type { Members } from "./members.ts"
 import { makeOutboxReader, type Page } from "./outboxReader.ts"
-import { type Served, StoredLog } from "./storedLog.ts"
+import { makeStoredAcks } from "./storedAcks.ts"
+import { StoredLog } from "./storedLog.ts"
+import { makeStoredReads } from "./storedReads.ts"
 import { ifStorable } from "./texts.ts"
 
 export interface StoredQueueOptions {
@@ -72,7 +59,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   const maxSent = marksSent ? Math.ceil(bounds.maxMessages / 2) : Infinity
 
   const logs = makeLogs(options.cacheBytes)
-  const { forget, schedule, touch, tracked } = logs
+  const { forget, schedule, tracked } = logs
   let listeners: ReadonlyArray<(session: string) => void> = []
   let moveListeners: ReadonlyArray<(session: string, generation: number) => void> = []
   /** What was dropped for appends that then failed: told of by the next sweep. */
@@ -258,153 +245,35 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     }
   })
 
-  // --- acks
-
-  const ackAll = (requests: ReadonlyArray<AckRequest>) => call("ack", driver.ack(requests))
-  const ackBatch = yield* makeBatcher<AckRequest, AckOutcome>({
-    name: "ack",
-    maxBatch: 1_024,
-    run: ackAll,
-    aside: { keyOf: ({ session }) => session, isLocked: ({ _tag }) => _tag === "Locked", run: ackAll }
+  const ack = yield* makeStoredAcks({
+    driver,
+    call,
+    now,
+    readPage,
+    refuse,
+    tracked,
+    onReleased: (log, messages, bytes) => {
+      since.messages -= messages
+      since.bytes -= bytes
+      totals.acknowledged += messages
+      if (messages > 0) appending.wake(log.session)
+    }
   })
 
-  /** The messages that the peer could not handle, kept until the ack is stored: after that they are gone there. */
-  const loadFailing = Effect.fnUntraced(function*(
-    log: StoredLog,
-    failed: ReadonlyArray<Failure>
-  ): Effect.fn.Return<Map<number, OutboxMessage>, StoreError | MessageQueueError> {
-    log.failing ??= new Map()
-    const { failing } = log
-    for (const [offset] of failed) {
-      if (offset <= log.acked || failing.has(offset)) continue
-      const message = log.messageAt(offset)
-      if (message !== undefined) {
-        failing.set(offset, message)
-        continue
-      }
-      const page = yield* readPage(log.session, offset - 1)
-      if (page === undefined) return yield* refuse(log.session, "ack", "unknownSession")
-      const [slot] = page.slots
-      if (slot?.kind === "message" && slot.offset === offset) failing.set(offset, slot)
+  const { read, readUnsafe } = makeStoredReads({
+    driver,
+    call,
+    now,
+    logs,
+    doubted,
+    maxSent,
+    load,
+    giveUpOwn,
+    refuse,
+    onExpired: (messages) => void (totals.expired += messages),
+    onLate: (log, given) => {
+      for (const one of given) lateDrops.push(expiredOf(log.session, log.epoch, one))
     }
-    return failing
-  })
-
-  const ack = Effect.fnUntraced(function*(
-    log: StoredLog,
-    upTo: number,
-    failed: ReadonlyArray<Failure>
-  ): Effect.fn.Return<AckResult, StoreError | MessageQueueError> {
-    const { generation, session } = log
-    const failing = failed.length === 0 ? undefined : yield* loadFailing(log, failed)
-    const fates = failed.map(([offset, reason]): Fate => ({
-      first: offset,
-      end: offset,
-      reason,
-      maybeHandled: false,
-      at: now()
-    }))
-    const outcome = yield* ackBatch({ session, generation, upTo, fates })
-    if (outcome._tag === "Fenced") return yield* refuse(session, "ack", "fenced")
-    if (outcome._tag !== "Acked") return yield* refuse(session, "ack", "unknownSession")
-    const { released } = outcome
-    const bytesBefore = log.bytes
-    const newest = tracked(log, () => log.acknowledged(upTo, released))
-    since.messages -= released
-    since.bytes -= Math.max(0, bytesBefore - log.bytes)
-    totals.acknowledged += released
-    if (released > 0) appending.wake(session)
-    const dead: Array<{ message: OutboxMessage; reason: Failure[1] }> = []
-    for (const [offset, reason] of failed) {
-      const message = failing?.get(offset)
-      if (message === undefined) continue
-      failing?.delete(offset)
-      dead.push({ message, reason })
-    }
-    if (failing?.size === 0) log.failing = undefined
-    return { released, newestEnqueuedAt: newest?.enqueuedAt, failed: dead }
-  })
-
-  // --- reading
-
-  const plain = ({ more, slots }: Served): ReadResult => ({ slots, expired: nothing, oversized: nothing, more })
-  const sentLimit = (log: StoredLog): number => maxSent === Infinity ? Infinity : maxSent - (log.sent - log.acked)
-
-  const readUnsafe = (session: string, generation: number, after: number, limit: ReadLimit): ReadResult | undefined => {
-    const log = logs.get(session)
-    if (log?.generation !== generation || marksSent || !log.covers(after) || doubted.has(log)) return undefined
-    log.sent = after
-    if (after >= log.last) return nothingToRead
-    const served = log.serve(after, limit, now(), Infinity)
-    if (served.expired.length > 0 || served.oversized.length > 0) return undefined
-    touch(log)
-    log.sent = endOfSlots(served.slots) ?? after
-    return plain(served)
-  }
-
-  const read = (log: StoredLog, after: number, limit: ReadLimit) =>
-    Effect.suspend(() => {
-      const given: Array<GivenUp> = []
-      // Who gets an error can't be told of what was given up before it.
-      return Effect.onError(readInto(given, log, after, limit), () =>
-        Effect.sync(() => {
-          for (const one of given) lateDrops.push(expiredOf(log.session, log.epoch, one))
-        }))
-    })
-
-  const readInto = Effect.fnUntraced(function*(
-    given: Array<GivenUp>,
-    log: StoredLog,
-    after: number,
-    limit: ReadLimit
-  ): Effect.fn.Return<ReadResult, StoreError | MessageQueueError> {
-    const of = (wanted: "expired" | "overflow") =>
-      given.filter(({ reason }) => reason === wanted).map(({ message }) => message)
-    const result = (slots: ReadonlyArray<Slot>, more: boolean): ReadResult =>
-      given.length === 0
-        ? { slots, expired: nothing, oversized: nothing, more }
-        : { slots, expired: of("expired"), oversized: of("overflow"), more }
-    log.sent = after
-    for (let look = 0; look < maxLooks; look++) {
-      if (!log.covers(after)) yield* load(log, after)
-      if (after >= log.last && !doubted.has(log)) return result(nothing, false)
-      const at = now()
-      const served = log.serve(after, limit, at, sentLimit(log))
-      if (served.expired.length > 0 || served.oversized.length > 0 || doubted.has(log)) {
-        const { maxMessageBytes = Infinity } = limit
-        const fresh = yield* giveUpOwn(log, (messages) =>
-          messages.flatMap((message): ReadonlyArray<GivenUp> => {
-            if (message.offset <= after) return []
-            if (message.expiresAt <= at) return [{ reason: "expired", message }]
-            return message.bytes > maxMessageBytes ? [{ reason: "overflow", message }] : []
-          }))
-        given.push(...fresh)
-        totals.expired += fresh.filter(({ reason }) => reason === "expired").length
-        continue
-      }
-      if (served.next !== undefined && look < maxLooks - 1) {
-        yield* load(log, served.next)
-        continue
-      }
-      const sent = endOfSlots(served.slots) ?? after
-      if (marksSent && served.slots.length > 0) {
-        const { generation, revision, session } = log
-        const outcome = yield* call("markSent", driver.markSent({ session, generation, revision, sent }))
-        if (outcome._tag === "Fenced") return yield* refuse(session, "read", "fenced")
-        if (outcome._tag === "Missing") return yield* refuse(session, "read", "unknownSession")
-        if (outcome._tag === "Conflict") {
-          tracked(log, () => log.forget())
-          yield* load(log, after)
-          continue
-        }
-        log.revision = outcome.revision
-      }
-      touch(log)
-      log.sent = sent
-      return result(served.slots, served.more)
-    }
-    // What was given up must be reported all the same.
-    return result(nothing, true)
   })
 
   // --- ends
@@ -722,12 +591,4 @@ interface Removed {
   readonly messages: ReadonlyArray<OutboxMessage>
   readonly maybeHandled: number
   readonly epoch: string
-}
-
-const nothing: ReadonlyArray<never> = []
-const nothingToRead: ReadResult = { slots: nothing, expired: nothing, oversized: nothing, more: false }
-
-const endOfSlots = (slots: ReadonlyArray<Slot>): number | undefined => {
-  const last = slots[slots.length - 1]
-  return last === undefined ? undefined : last.kind === "gap" ? last.end : last.offset
 }

@@ -1,0 +1,88 @@
+/** Acks of stored outboxes: those of many sessions are stored together, and what failed goes back to become dead letters. */
+import { Effect } from "effect"
+import type { Failure } from "../../core/Frame.ts"
+import type { AckResult, OutboxMessage } from "../../core/Outbox.ts"
+import type { MessageQueueError } from "../../WebSocketError.ts"
+import { makeBatcher } from "./batcher.ts"
+import type { Calls } from "./calls.ts"
+import type { AckOutcome, AckRequest, Fate, StoreDriver, StoreError } from "./driver.ts"
+import type { Logs } from "./logs.ts"
+import type { OutboxReader } from "./outboxReader.ts"
+import type { StoredLog } from "./storedLog.ts"
+
+export interface StoredAcksOptions {
+  readonly driver: StoreDriver
+  readonly call: Calls
+  readonly now: () => number
+  readonly readPage: OutboxReader["readPage"]
+  readonly refuse: (session: string, operation: string, reason: "fenced" | "unknownSession") => MessageQueueError
+  readonly tracked: Logs["tracked"]
+  /** So much went with an ack. */
+  readonly onReleased: (log: StoredLog, messages: number, bytes: number) => void
+}
+
+export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOptions) {
+  const { call, driver, now, readPage, refuse, tracked } = options
+
+  const ackAll = (requests: ReadonlyArray<AckRequest>) => call("ack", driver.ack(requests))
+  const ackBatch = yield* makeBatcher<AckRequest, AckOutcome>({
+    name: "ack",
+    maxBatch: 1_024,
+    run: ackAll,
+    aside: { keyOf: ({ session }) => session, isLocked: ({ _tag }) => _tag === "Locked", run: ackAll }
+  })
+
+  /** The messages that the peer could not handle, kept until the ack is stored: after that they are gone there. */
+  const loadFailing = Effect.fnUntraced(function*(
+    log: StoredLog,
+    failed: ReadonlyArray<Failure>
+  ): Effect.fn.Return<Map<number, OutboxMessage>, StoreError | MessageQueueError> {
+    log.failing ??= new Map()
+    const { failing } = log
+    for (const [offset] of failed) {
+      if (offset <= log.acked || failing.has(offset)) continue
+      const message = log.messageAt(offset)
+      if (message !== undefined) {
+        failing.set(offset, message)
+        continue
+      }
+      const page = yield* readPage(log.session, offset - 1)
+      if (page === undefined) return yield* refuse(log.session, "ack", "unknownSession")
+      const [slot] = page.slots
+      if (slot?.kind === "message" && slot.offset === offset) failing.set(offset, slot)
+    }
+    return failing
+  })
+
+  return Effect.fnUntraced(function*(
+    log: StoredLog,
+    upTo: number,
+    failed: ReadonlyArray<Failure>
+  ): Effect.fn.Return<AckResult, StoreError | MessageQueueError> {
+    const { generation, session } = log
+    const failing = failed.length === 0 ? undefined : yield* loadFailing(log, failed)
+    const fates = failed.map(([offset, reason]): Fate => ({
+      first: offset,
+      end: offset,
+      reason,
+      maybeHandled: false,
+      at: now()
+    }))
+    const outcome = yield* ackBatch({ session, generation, upTo, fates })
+    if (outcome._tag === "Fenced") return yield* refuse(session, "ack", "fenced")
+    if (outcome._tag !== "Acked") return yield* refuse(session, "ack", "unknownSession")
+    const { released } = outcome
+    const bytesBefore = log.bytes
+    const newest = tracked(log, () => log.acknowledged(upTo, released))
+    options.onReleased(log, released, Math.max(0, bytesBefore - log.bytes))
+    const dead: Array<{ message: OutboxMessage; reason: Failure[1] }> = []
+    for (const [offset, reason] of failed) {
+      const message = failing?.get(offset)
+      if (message === undefined) continue
+      failing?.delete(offset)
+      dead.push({ message, reason })
+    }
+    if (failing?.size === 0) log.failing = undefined
+    return { released, newestEnqueuedAt: newest?.enqueuedAt, failed: dead }
+  })
+})

@@ -1,0 +1,131 @@
+/**
+ * Reads of stored outboxes by their owner: from what is cached, else from the store in pages. What is too old, or too
+ * large for the peer, is given up on the way.
+ */
+import { Effect } from "effect"
+import type { OutboxMessage, ReadLimit, ReadResult, Slot } from "../../core/Outbox.ts"
+import type { MessageQueueError } from "../../WebSocketError.ts"
+import type { Calls } from "./calls.ts"
+import type { StoreDriver, StoreError } from "./driver.ts"
+import type { DoubtLedger, GivenUp } from "./givingUp.ts"
+import type { Logs } from "./logs.ts"
+import type { Page } from "./outboxReader.ts"
+import type { Served, StoredLog } from "./storedLog.ts"
+
+export interface StoredReadsOptions {
+  readonly driver: StoreDriver
+  readonly call: Calls
+  readonly now: () => number
+  readonly logs: Logs
+  readonly doubted: DoubtLedger<StoredLog>
+  /**
+   * How many messages may be sent and not acknowledged. Where that is finite, other servers may drop what is not sent,
+   * so the store has to know what is.
+   */
+  readonly maxSent: number
+  readonly load: (log: StoredLog, after: number) => Effect.Effect<Page, StoreError | MessageQueueError>
+  readonly giveUpOwn: (
+    log: StoredLog,
+    pick: (messages: ReadonlyArray<OutboxMessage>) => ReadonlyArray<GivenUp>
+  ) => Effect.Effect<ReadonlyArray<GivenUp>, StoreError | MessageQueueError>
+  readonly refuse: (session: string, operation: string, reason: "fenced" | "unknownSession") => MessageQueueError
+  readonly onExpired: (messages: number) => void
+  /** What was given up by a read that then failed. */
+  readonly onLate: (log: StoredLog, given: ReadonlyArray<GivenUp>) => void
+}
+
+/** Conflicts with other servers are settled by looking again, this often at most. */
+const maxLooks = 16
+
+export const makeStoredReads = (options: StoredReadsOptions) => {
+  const { call, doubted, driver, giveUpOwn, load, logs, maxSent, now, refuse } = options
+  const { touch, tracked } = logs
+  const marksSent = maxSent !== Infinity
+
+  const plain = ({ more, slots }: Served): ReadResult => ({ slots, expired: nothing, oversized: nothing, more })
+  const sentLimit = (log: StoredLog): number => maxSent === Infinity ? Infinity : maxSent - (log.sent - log.acked)
+
+  const readUnsafe = (session: string, generation: number, after: number, limit: ReadLimit): ReadResult | undefined => {
+    const log = logs.get(session)
+    if (log?.generation !== generation || marksSent || !log.covers(after) || doubted.has(log)) return undefined
+    log.sent = after
+    if (after >= log.last) return nothingToRead
+    const served = log.serve(after, limit, now(), Infinity)
+    if (served.expired.length > 0 || served.oversized.length > 0) return undefined
+    touch(log)
+    log.sent = endOfSlots(served.slots) ?? after
+    return plain(served)
+  }
+
+  const read = (log: StoredLog, after: number, limit: ReadLimit) =>
+    Effect.suspend(() => {
+      const given: Array<GivenUp> = []
+      // Who gets an error can't be told of what was given up before it.
+      return Effect.onError(readInto(given, log, after, limit), () => Effect.sync(() => options.onLate(log, given)))
+    })
+
+  const readInto = Effect.fnUntraced(function*(
+    given: Array<GivenUp>,
+    log: StoredLog,
+    after: number,
+    limit: ReadLimit
+  ): Effect.fn.Return<ReadResult, StoreError | MessageQueueError> {
+    const of = (wanted: "expired" | "overflow") =>
+      given.filter(({ reason }) => reason === wanted).map(({ message }) => message)
+    const result = (slots: ReadonlyArray<Slot>, more: boolean): ReadResult =>
+      given.length === 0
+        ? { slots, expired: nothing, oversized: nothing, more }
+        : { slots, expired: of("expired"), oversized: of("overflow"), more }
+    log.sent = after
+    for (let look = 0; look < maxLooks; look++) {
+      if (!log.covers(after)) yield* load(log, after)
+      if (after >= log.last && !doubted.has(log)) return result(nothing, false)
+      const at = now()
+      const served = log.serve(after, limit, at, sentLimit(log))
+      if (served.expired.length > 0 || served.oversized.length > 0 || doubted.has(log)) {
+        const { maxMessageBytes = Infinity } = limit
+        const fresh = yield* giveUpOwn(log, (messages) =>
+          messages.flatMap((message): ReadonlyArray<GivenUp> => {
+            if (message.offset <= after) return []
+            if (message.expiresAt <= at) return [{ reason: "expired", message }]
+            return message.bytes > maxMessageBytes ? [{ reason: "overflow", message }] : []
+          }))
+        given.push(...fresh)
+        options.onExpired(fresh.filter(({ reason }) => reason === "expired").length)
+        continue
+      }
+      if (served.next !== undefined && look < maxLooks - 1) {
+        yield* load(log, served.next)
+        continue
+      }
+      const sent = endOfSlots(served.slots) ?? after
+      if (marksSent && served.slots.length > 0) {
+        const { generation, revision, session } = log
+        const outcome = yield* call("markSent", driver.markSent({ session, generation, revision, sent }))
+        if (outcome._tag === "Fenced") return yield* refuse(session, "read", "fenced")
+        if (outcome._tag === "Missing") return yield* refuse(session, "read", "unknownSession")
+        if (outcome._tag === "Conflict") {
+          tracked(log, () => log.forget())
+          yield* load(log, after)
+          continue
+        }
+        log.revision = outcome.revision
+      }
+      touch(log)
+      log.sent = sent
+      return result(served.slots, served.more)
+    }
+    // What was given up must be reported all the same.
+    return result(nothing, true)
+  })
+
+  return { read, readUnsafe }
+}
+
+const nothing: ReadonlyArray<never> = []
+const nothingToRead: ReadResult = { slots: nothing, expired: nothing, oversized: nothing, more: false }
+
+const endOfSlots = (slots: ReadonlyArray<Slot>): number | undefined => {
+  const last = slots[slots.length - 1]
+  return last === undefined ? undefined : last.kind === "gap" ? last.end : last.offset
+}
