@@ -216,7 +216,7 @@ export const realExchange = (processes: Processes, place: Place, point: Point | 
     return Effect.scoped(play).pipe(
       Effect.provideService(References.MinimumLogLevel, "Error"), // dead letters are part of it
       Effect.timeoutOrElse({ duration: patience, orElse: () => Effect.fail(`it hangs in ${phase}`) }),
-      Effect.tapError(() => Effect.sync(() => running.abandon()))
+      Effect.onError(() => Effect.sync(() => running.abandon()))
     )
   })
 
