@@ -98,6 +98,34 @@ describe("a session of which nothing waits to be handled", () => {
       assert.deepInclude(JSON.parse(welcome?.frame ?? ""), { continued: { in: false, out: false } })
     }))
 
+  it.effect("goes on there also when the welcome of a server in between, which had used up the token, was lost", () =>
+    Effect.gen(function*() {
+      const cluster = yield* makeCluster()
+      const done: Array<string> = []
+      const onMessage = (message: string) => Effect.sync(() => done.push(message))
+      yield* serverAt(cluster.hosts[0], { onMessage })
+      yield* serverAt(cluster.hosts[1], { onMessage })
+      const [first, second] = cluster.hosts
+      // Batches are lost on the way to the first server, so that it never stores a position of its own accord.
+      first.network.passes = (direction, frame) => direction === "toClient" || !frame.includes(`"batch"`)
+      second.network.passes = (direction, frame) => direction === "toServer" || !frame.includes(`"welcome"`)
+      const client = yield* clientOf(cluster, { handshakeTimeout: "1 second" })
+      yield* client.awaitConnected()
+      const { handled } = yield* client.send("in doubt")
+      yield* turn
+      cluster.target = 1
+      first.network.newest().cut()
+      yield* until("it noticed", stateIs(client, "Disconnected"))
+      yield* advanceUntil("it dials the second server", () => second.network.links.length > 0)
+      yield* advanceUntil("the welcome is lost", stateIs(client, "Disconnected"))
+      first.network.passes = () => true
+      cluster.target = 0
+      yield* advanceUntil("it is connected again", stateIs(client, "Connected"))
+      assert.deepInclude(yield* client.state, { result: "resumed" })
+      yield* handled
+      assert.deepStrictEqual(done, ["in doubt"])
+    }))
+
   it.effect("is kept by the server that a newer connection attached to while the older one was replaced", () =>
     Effect.gen(function*() {
       const cluster = yield* makeCluster({ registry: { retention: "1 minute" } })

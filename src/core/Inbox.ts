@@ -16,6 +16,8 @@ export interface StoredPosition extends InboxPosition {
    * {@link Inbox}. Default true.
    */
   readonly told?: boolean
+  /** While it is not: see `newcomer` of {@link Inbox}. Default false. */
+  readonly newcomer?: boolean
 }
 
 /** A received frame whose messages are not all handled: its bytes stay in the window until they are. */
@@ -47,11 +49,14 @@ export class Inbox {
 
   /** Whether the sender has had an answer since `adopt`, and so knows of the position. */
   told = false
+  /** Whether the sender had had no answer at all when the log was taken up: if it has had one later, it knows. */
+  newcomer = false
 
   /** Starts at `position` in the log `epoch`, forgetting any other: everything after it is new. */
   adopt(epoch: string, position: number): void {
     this.epoch = epoch
     this.told = false
+    this.newcomer = false
     this.start = position
     this.received = position
     this.handled = position
@@ -72,6 +77,7 @@ export class Inbox {
     if (position.epoch === null) return
     this.adopt(position.epoch, position.handled)
     this.told = position.told ?? true
+    this.newcomer = position.newcomer ?? false
     // What failed and was not settled is handled again, perhaps with success.
     this.failures = position.failed.filter(([offset]) => offset <= position.handled)
   }

@@ -241,12 +241,14 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       // A session of this process knows its inbox best; one from a store goes on from what was stored.
       if (core.inbox.epoch === null && attached.position !== undefined) core.inbox.restore(attached.position)
       const lost = positionLost(core.inbox, hello)
-      // The token of a welcome shows that the welcome has arrived.
-      if (attached.current) core.inbox.told = true
+      // The token of a welcome shows that the welcome has arrived; so does our log, if that is the first it has heard of.
+      // It may come with an older token: of the newest one, the welcome may be lost.
+      if (attached.current || (core.inbox.newcomer && hello.in.epoch !== null)) core.inbox.told = true
       const { told } = core.inbox
       const { out, resumedOut } = yield* openOutbox(peer, hello)
       const resumedIn = resumeInbox(core.inbox, hello.out)
       if (resumedIn instanceof Violation) return yield* protocolError(resumedIn, session)
+      if (!resumedIn) core.inbox.newcomer = hello.in.epoch === null
       if (!resumedIn && registry.durable) {
         // Else another server would not know where the log was taken up, and the client had to give up what it sent.
         const stored = peer.storedPosition(hello.out.epoch, core.inbox.handled)

@@ -179,9 +179,9 @@ export class Peer {
 
   /** What a restarted process may go on from: everything received and not handled is gone with this one. */
   storedPosition(epoch: string, offset: number): StoredPosition {
-    const { position: { failed }, told } = this.core.inbox
+    const { newcomer, position: { failed }, told } = this.core.inbox
     const pending = { messages: 0, bytes: 0 }
-    return { epoch, received: offset, handled: offset, failed, pending, ...(told ? {} : { told }) }
+    return { epoch, received: offset, handled: offset, failed, pending, ...(told ? {} : { told, newcomer }) }
   }
 
   get connected(): boolean {

@@ -413,7 +413,8 @@ const Position = Schema.fromJsonString(Schema.Struct({
   handled: Offset,
   failed: Schema.Array(Schema.Tuple([Offset, Schema.Literals(["failed", "undecodable"])])),
   pending: Schema.Struct({ messages: Offset, bytes: Offset }),
-  told: Schema.optionalKey(Schema.Boolean)
+  told: Schema.optionalKey(Schema.Boolean),
+  newcomer: Schema.optionalKey(Schema.Boolean)
 }))
 
 const readPosition: (text: string) => Exit.Exit<StoredPosition, unknown> = Schema.decodeUnknownExit(Position)
