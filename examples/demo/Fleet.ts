@@ -56,8 +56,6 @@ const sendStream = 0xffff_fff1
 const killStream = 0xffff_fff2
 /** After a pause of this process, at most this much of the missed kills is caught up in a burst. */
 const catchUpMillis = 1_000
-/** A kill waits until all servers listen, and then for a random time up to this: else a busy machine never had any. */
-const graceMillis = 300
 /** How often a kill takes all servers at once. */
 const outageShare = 0.1
 /** Processes that wait for their turn. */
@@ -133,10 +131,14 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
   })
 
   const kills = Prng.make(options.seed, killStream)
-  /** Kills one server; at times all of them, so that there is none for a while. */
+  let recoveringSince = performance.now()
+  /**
+   * Kills one server; at times all of them, so that there is none for a while. Waits until all listen, and then up to
+   * twice as long as that took: on a machine that is too busy to start servers so often there would never be one.
+   */
   const kill = Effect.gen(function*() {
     yield* listening.all
-    yield* Effect.sleep(kills.next() * graceMillis)
+    yield* Effect.sleep(kills.next() * 2 * Math.max(0, listening.allSince - recoveringSince))
     const isOutage = kills.next() < outageShare
     const victim = listening.pick(kills)
     const struck = listening.servers.filter((server) => isOutage || server === victim)
@@ -145,6 +147,7 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
       listening.delete(server)
       server.kill()
     }
+    recoveringSince = performance.now()
     return struck.length
   })
   const killing = Effect.gen(function*() {
@@ -251,6 +254,8 @@ class Server {
 
 /** The servers that listen, `wanted` at most. */
 class Listening {
+  /** When the last one began to. */
+  allSince = 0
   readonly #servers: Array<Server> = []
   readonly #wanted: number
   readonly #some = Latch.makeUnsafe(false)
@@ -273,7 +278,9 @@ class Listening {
     server.address = { host, port }
     this.#servers.push(server)
     this.#some.openUnsafe()
-    if (this.#servers.length === this.#wanted) this.#all.openUnsafe()
+    if (this.#servers.length < this.#wanted) return
+    this.allSince = performance.now()
+    this.#all.openUnsafe()
   }
 
   delete(server: Server): void {

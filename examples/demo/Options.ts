@@ -40,8 +40,8 @@ const whole = (name: string, range: { readonly min: number; readonly max: number
 
 const flags = {
   clients: whole("clients", { min: 1, max: 1000 }).pipe(
-    Flag.withDefault(4),
-    Flag.withDescription("Clients that connect through the fault proxy, 1 to 1000 (default: 4)")
+    Flag.optional,
+    Flag.withDescription("Clients that connect through the fault proxy, 1 to 1000 (default: 4; 8 with a durable store)")
   ),
   messages: whole("messages", { min: 1, max: 10_000_000 }).pipe(
     Flag.withDefault(20_000),
@@ -112,8 +112,13 @@ export const command = <E, R>(handler: (options: Options) => Effect.Effect<void,
   Command.make(
     "resilient-websocket-demo",
     flags,
-    ({ file, storeUrl, ...rest }) =>
-      handler({ ...rest, file: Option.getOrUndefined(file), storeUrl: Option.getOrUndefined(storeUrl) })
+    ({ clients, file, storeUrl, ...rest }) =>
+      handler({
+        ...rest,
+        clients: Option.getOrElse(clients, () => rest.store === "memory" ? 4 : 8),
+        file: Option.getOrUndefined(file),
+        storeUrl: Option.getOrUndefined(storeUrl)
+      })
   ).pipe(
     Command.withDescription(
       "Sends lines both ways between servers and clients while a proxy breaks their connections, and checks " +
@@ -126,7 +131,7 @@ export const command = <E, R>(handler: (options: Options) => Effect.Effect<void,
         description: "A long run"
       },
       {
-        command: "npm start -- --store sqlite --servers 2 --kills-per-minute 60 --clients 8",
+        command: "npm start -- --store sqlite --servers 2 --kills-per-minute 60",
         description: "Two servers that share a file, and are killed once a second"
       },
       { command: "npm start -- --file notes.txt --json", description: "Lines of a file, the result as JSON" }

@@ -237,6 +237,24 @@ describe("the fault proxy without faults", () => {
       assert.deepInclude(counts, { unreachable: 1, connections: 0, faults: 0 })
     }))
 
+  it.effect("connects each client to the target that is chosen for it, and to none if none is", () =>
+    Effect.gen(function*() {
+      const first = yield* target
+      const second = yield* target
+      const choices = [second, first, undefined, second]
+      const choose = () => {
+        const server = choices.shift()
+        return server && { host: "127.0.0.1", port: server.port }
+      }
+      const proxy = yield* make(first, { target: choose })
+      yield* connect(proxy, second)
+      yield* connect(proxy, first)
+      const refused = new Peer(yield* dialRaw(proxy.port))
+      yield* Effect.promise(() => refused.closed)
+      assert.deepInclude(yield* proxy.counts, { connections: 2, unreachable: 1, faults: 0 })
+      yield* connect(proxy, second)
+    }))
+
   it.effect("passes on a reset as a reset", () =>
     Effect.gen(function*() {
       const server = yield* target

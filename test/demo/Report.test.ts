@@ -35,6 +35,13 @@ const good: Report.Summary = {
   redelivered: { toServer: 1234, toClient: 567 }
 }
 
+/** As of servers that are processes of their own. */
+const killed: Report.Summary = {
+  ...good,
+  clients: 8,
+  fleet: { store: "postgres", servers: 2, kills: 17, starts: 19, moves: 31, handedAgain: 5 }
+}
+
 const broken = { ...tally, handled: 19_999, lost: 3, duplicated: 2 }
 
 const bad: Report.Summary = {
@@ -61,6 +68,11 @@ describe("the progress line", () => {
       " 24 % · 2.5 s · handled 9,999 of 40,000 · 13 faults · 10 reconnects · 4,000 msgs/s" +
         " · 9 cut, 2 stalled, 1 half-open"
     )
+  })
+
+  it("says how many servers were killed, and sessions moved", () => {
+    const line = Report.renderProgress({ ...progress, fleet: { kills: 1, moves: 12 } }, { ...plain, width: 200 })
+    assert.include(line, " · 13 faults · 1 kill · 10 reconnects · 4,000 msgs/s · 12 moves · 9 cut")
   })
 
   it("never says 100 % too early", () => {
@@ -112,6 +124,19 @@ describe("the summary", () => {
     ])
   })
 
+  it("of servers that were killed says so", () => {
+    const lines = Report.renderSummary(killed, plain).split("\n")
+    assert.includeMembers(lines, [
+      "handed again             5           0       5",
+      "servers killed                              17",
+      "servers started                             19",
+      "sessions moved                              31",
+      "seed 7, 8 clients, 2 servers, postgres, 12 text files of the repository",
+      "OK: 40,000 messages handled exactly once and in order, through 61 faults and 17"
+    ])
+    assert.strictEqual(lines.at(-1), "killed servers.")
+  })
+
   it("says what is wrong, where, and how to see it again", () => {
     const lines = Report.renderSummary(bad, plain).split("\n")
     assert.deepStrictEqual(lines.slice(-2), [
@@ -157,6 +182,13 @@ describe("the summary", () => {
     assert.deepStrictEqual(json.faults, bad.faults)
     assert.deepStrictEqual(json.failures, bad.verdict.failures)
     assert.notProperty(json, "aborted")
+    assert.deepInclude(json, { store: "memory", servers: 1, kills: 0, handedAgain: 0 })
+    assert.deepInclude(JSON.parse(Report.renderJson(killed)), {
+      store: "postgres",
+      servers: 2,
+      kills: 17,
+      handedAgain: 5
+    })
   })
 })
 
