@@ -4,7 +4,7 @@
  * this server knows of room, and the first also looks now and then, as other servers make room too.
  */
 import { Effect } from "effect"
-import { callbackLater, makeSignal } from "../signal.ts"
+import { makeLater, makeSignal } from "../signal.ts"
 
 /** How often the first in a line looks without being told. */
 const lookMillis = 250
@@ -26,7 +26,9 @@ interface Waiter {
   readonly needs: Size
   /** Its turn has come, and it has not begun to try. */
   isCalled: boolean
-  call: () => void
+  isTrying: boolean
+  /** While it waits to be called. */
+  resume: ((effect: Effect.Effect<void>) => void) | undefined
 }
 
 /** Those who wait for room in one outbox, in order of arrival. */
@@ -63,9 +65,26 @@ export const makeWaitingLines = Effect.fnUntraced(function*(options: WaitingLine
   yield* Effect.addFinalizer(() =>
     Effect.sync(() => {
       isClosed = true
-      for (const { waiters } of lines.values()) for (const waiter of waiters) waiter.call()
+      for (const { waiters } of lines.values()) for (const waiter of waiters) call(waiter)
     })
   )
+
+  const later = yield* makeLater
+  let resuming: Array<Waiter> = []
+  const resumeAll = (): void => {
+    const waiters = resuming
+    resuming = []
+    for (const waiter of waiters) waiter.resume?.(Effect.void)
+  }
+
+  /** In a task of its own, as it goes on with its own work. */
+  const call = (waiter: Waiter): void => {
+    if (waiter.isCalled) return
+    waiter.isCalled = true
+    if (waiter.resume === undefined) return
+    if (resuming.length === 0) later(resumeAll)
+    resuming.push(waiter)
+  }
 
   /** Calls as many as seem to have room; the first in any case if `force` says so. */
   const callUp = (session: string, force: "first" | "none"): void => {
@@ -88,7 +107,7 @@ export const makeWaitingLines = Effect.fnUntraced(function*(options: WaitingLine
         return
       }
       called++
-      waiter.call()
+      call(waiter)
     }
   }
 
@@ -129,17 +148,14 @@ export const makeWaitingLines = Effect.fnUntraced(function*(options: WaitingLine
   yield* Effect.forkScoped(look, { startImmediately: true })
 
   const called = (waiter: Waiter): Effect.Effect<void> =>
-    callbackLater<void>((resume) => {
-      waiter.call = () => {
-        waiter.isCalled = true
-        resume(Effect.void)
-      }
-      if (waiter.isCalled || isClosed) resume(Effect.void)
-      return Effect.void
+    Effect.callback((resume) => {
+      if (waiter.isCalled || isClosed) return resume(Effect.void)
+      waiter.resume = resume
     })
 
   /** The last of those who tried together says what that means for the next. */
-  const tried = (session: string, line: Line): void => {
+  const tried = (session: string, line: Line, waiter: Waiter): void => {
+    waiter.isTrying = false
     line.trying--
     if (line.trying > 0) return
     const { isRefused, mayTryAgain } = line
@@ -163,22 +179,21 @@ export const makeWaitingLines = Effect.fnUntraced(function*(options: WaitingLine
       Effect.flatMap(called(waiter), () => {
         if (isClosed) return Effect.fail(request.closed())
         waiter.isCalled = false
+        waiter.isTrying = true
+        waiter.resume = undefined
         line.trying++
-        const trying = Effect.map(request.attempt, (result) => {
+        return Effect.flatMap(request.attempt, (result) => {
           if (result._tag === "NoRoom") {
             line.isRefused = true
             if (result.isTotal) blockedByTotal.add(session)
           } else leave(session, waiter)
-          return result
+          tried(session, line, waiter)
+          return result._tag === "Done" ? Effect.succeed(result.value) : attempt(line, waiter)
         })
-        return Effect.flatMap(
-          Effect.ensuring(trying, Effect.sync(() => tried(session, line))),
-          (result) => result._tag === "Done" ? Effect.succeed(result.value) : attempt(line, waiter)
-        )
       })
     return Effect.suspend(() => {
       suspended++
-      const waiter: Waiter = { needs: request.needs, isCalled: false, call: () => void (waiter.isCalled = true) }
+      const waiter: Waiter = { needs: request.needs, isCalled: false, isTrying: false, resume: undefined }
       const line = lineOf(session)
       line.waiters.add(waiter)
       if (request.isTotal) blockedByTotal.add(session)
@@ -189,6 +204,8 @@ export const makeWaitingLines = Effect.fnUntraced(function*(options: WaitingLine
         Effect.sync(() => {
           suspended--
           leave(session, waiter)
+          // One that failed or was interrupted.
+          if (waiter.isTrying) tried(session, line, waiter)
           // Room for one may be room for another.
           if (line.trying === 0) callUp(session, "none")
         })
