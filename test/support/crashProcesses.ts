@@ -16,6 +16,9 @@ const entry = fileURLToPath(new URL("./crashServer.ts", import.meta.url))
 /** How long one exchange may take. */
 const patience = "25 seconds"
 
+/** One dies as it should; more do so for reasons of their own. */
+const maxKills = 3
+
 type Order = Exclude<ToServer, { readonly t: "start" }>
 
 class ServerProcess {
@@ -37,6 +40,11 @@ class ServerProcess {
   /** The port that it listens on, or undefined if it died before. `onDeath` is called first. */
   async start(place: Place, point: Point | undefined, onDeath: () => void): Promise<number | undefined> {
     this.ended = onDeath
+    if (!this.isAlive) {
+      await Promise.resolve() // it is called later than this, as always
+      onDeath()
+      return undefined
+    }
     const message = await this.ask({ t: "start", place, point })
     return message?.t === "listening" ? message.port : undefined
   }
@@ -117,7 +125,8 @@ class Running {
 
   private start(point: Point | undefined): Promise<number | undefined> {
     return this.server.start(this.place, point, () => {
-      this.kills++
+      // One that can't even start is not started for ever.
+      if (++this.kills > maxKills) return this.abandon()
       this.server = this.processes.take()
       this.listening = this.start(undefined)
     })
