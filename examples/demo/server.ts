@@ -49,6 +49,7 @@ const serve = Effect.fnUntraced(function*({ keepsCode, place }: Start, orders: Q
   const layer = Lines.layerServer({
     ...times,
     handlerRetry,
+    // What is in flight at a kill comes again: more of it would keep a busy machine from anything else.
     window: { messages: 128 },
     authenticate: ({ token }) => Effect.succeed({ session: token ?? "nobody", principal: token ?? "nobody" }),
     onMessage: ({ i, text }, { commit, incoming, session }) =>
