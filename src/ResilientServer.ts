@@ -427,9 +427,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const end = Effect.fnUntraced(function*(
     peer: Peer
   ): Effect.fn.Return<void, MessageQueueError | SessionRegistryError> {
+    // First, so that a store that fails leaves the session as it was; what comes after it is done by whoever can.
+    yield* registry.end(peer.key)
     engine.peers.delete(peer.key)
     departure.closeEnded(peer)
-    yield* registry.end(peer.key)
     yield* engine.remove(peer, "sessionEnded")
     yield* registry.remove(peer.key)
     events.publish({ _tag: "Ended", session: peer.session })

@@ -78,9 +78,18 @@ export const makeDeparture = (options: DepartureOptions) => {
   const abandon = (session: string, generation: number): Effect.Effect<void> =>
     Effect.suspend(() => {
       const peer = engine.peers.get(session)
-      if (peer === undefined) return Effect.ignore(registry.detach(session, generation))
-      return peer.generation === generation && peer.connection === undefined ? depart(peer, generation) : Effect.void
+      if (peer !== undefined && (peer.generation !== generation || peer.connection !== undefined)) return Effect.void
+      const left = peer === undefined ? Effect.ignore(registry.detach(session, generation)) : depart(peer, generation)
+      return registry.durable ? Effect.andThen(left, Effect.ignore(removeOrphan(session))) : left
     })
+
+  /** A session that ended while it was being attached has no use for the outbox that was opened for it. */
+  const removeOrphan = Effect.fnUntraced(function*(session: string) {
+    if ((yield* registry.find(session)) !== undefined) return
+    const peer = engine.peers.get(session)
+    if (peer !== undefined) engine.forget(peer)
+    yield* removeQueue(session)
+  })
 
   /**
    * The store failed to attach the session, and may have done it all the same: then it is this server's, in a generation

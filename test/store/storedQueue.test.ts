@@ -39,6 +39,19 @@ const failingAfter = <Args extends ReadonlyArray<unknown>, A>(
     )
 }
 
+/** Works the first time, and never again. */
+const onlyOnce = <Args extends ReadonlyArray<unknown>>(
+  call: (...args: Args) => Effect.Effect<void, StoreError>
+): (...args: Args) => Effect.Effect<void, StoreError> => {
+  let isDone = false
+  return (...args) =>
+    Effect.suspend(() => {
+      if (isDone) return Effect.fail(new StoreError("test", new Error("it can't be reached any more")))
+      isDone = true
+      return call(...args)
+    })
+}
+
 const payloadsOf = (result: MessageQueue.ReadResult) =>
   result.slots.map((slot) => slot.kind === "message" ? JSON.parse(slot.payload) as unknown : `gap ${slot.reason}`)
 
@@ -232,7 +245,8 @@ describe("two servers on one database", () => {
     Effect.gen(function*() {
       const database = makeMemoryDatabase()
       const options = { registry: { retention: "1 minute" }, nodeTimeout: "5 seconds" } satisfies StoreOptions
-      const dead = yield* open(database, options)
+      // It shows itself once, and then never again.
+      const dead = yield* open(database, options, ({ touchNode }) => ({ touchNode: onlyOnce(touchNode) }))
       yield* dead.registry.attach({
         session: "s",
         principal: undefined,
@@ -250,6 +264,81 @@ describe("two servers on one database", () => {
       assert.deepStrictEqual(ended, ["s"])
       assert.isUndefined(yield* alive.registry.find("s"))
       assert.isTrue(yield* alive.registry.remove("s"))
+    }))
+})
+
+describe("a server that others take for dead", () => {
+  const options = { nodeTimeout: "5 seconds", registry: { retention: "1 minute" } } satisfies StoreOptions
+
+  it.effect("and that is still trying an append in doubt appends it once", () =>
+    Effect.gen(function*() {
+      const database = makeMemoryDatabase()
+      const tries: Array<number> = []
+      const one = yield* open(database, options, ({ append, touchNode }) => ({
+        touchNode: onlyOnce(touchNode),
+        // Done at once, and answered only when the other server has long given this one up.
+        append: (requests, stamp, node) =>
+          Effect.flatMap(append(requests, stamp, node), (results) => {
+            tries.push(results.length)
+            return tries.length < 8 ? Effect.fail(new StoreError("test", new Error("lost"))) : Effect.succeed(results)
+          })
+      }))
+      const two = yield* open(database, options)
+      yield* one.queue.open("s", 1)
+      const time = yield* Effect.forkChild(Effect.forever(Effect.gen(function*() {
+        yield* TestClock.adjust("1 second")
+        yield* Effect.ignore(two.registry.expire)
+        yield* Effect.yieldNow
+      })))
+      yield* Effect.exit(one.queue.append("s", [text("x")]))
+      yield* Fiber.interrupt(time)
+      assert.isAbove(tries.length, 1)
+      yield* two.queue.open("s", 2)
+      assert.deepStrictEqual(yield* readAll(two.queue, "s", 2), ["x"])
+    }))
+
+  it.effect("and lives takes its sessions back", () =>
+    Effect.gen(function*() {
+      const database = makeMemoryDatabase()
+      let isSilent = false
+      const one = yield* open(database, options, ({ touchNode }) => ({
+        touchNode: (node, at) =>
+          isSilent ? Effect.fail(new StoreError("test", new Error("silent"))) : touchNode(node, at)
+      }))
+      const two = yield* open(database, options)
+      yield* one.registry.attach({
+        session: "s",
+        principal: undefined,
+        authorized: true,
+        tokenHash: undefined,
+        nextTokenHash: "t",
+        instance: "client"
+      })
+      isSilent = true
+      const ended: Array<string> = []
+      for (let second = 0; second < 180; second++) {
+        if (second === 12) isSilent = false
+        yield* TestClock.adjust("1 second")
+        ended.push(...(yield* two.registry.expire), ...(yield* one.registry.expire))
+      }
+      assert.deepStrictEqual(ended, [])
+      assert.deepInclude(yield* two.registry.find("s"), { attached: true })
+    }))
+})
+
+describe("news that was lost with its answer", () => {
+  it.effect("is found in a round of looks", () =>
+    Effect.gen(function*() {
+      const database = makeMemoryDatabase()
+      const one = yield* open(database, {}, ({ takeNudges }) => ({ takeNudges: failingAfter(1_000, takeNudges) }))
+      const two = yield* open(database)
+      const heard: Array<string> = []
+      yield* one.queue.open("s", 1)
+      yield* one.queue.onAppend((session) => heard.push(session))
+      yield* two.queue.append("s", [text("a")])
+      for (let second = 0; second < 60; second++) yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(heard, ["s"])
+      assert.deepStrictEqual(yield* readAll(one.queue, "s", 1), ["a"])
     }))
 })
 

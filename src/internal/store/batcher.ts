@@ -92,6 +92,17 @@ export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options:
     lockedWork.notify()
   }
 
+  const takeLocked = (): ReadonlyArray<Entry<Request, Result>> => {
+    let count = 0
+    let weight = 0
+    for (const { request } of locked) {
+      weight += weigh?.(request) ?? 0
+      if (count === maxBatch || (count > 0 && weight > maxWeight)) break
+      count++
+    }
+    return locked.splice(0, count).filter(({ resume }) => resume !== undefined)
+  }
+
   const answer = (entry: Entry<Request, Result>, effect: Effect.Effect<Result, StoreError>): void => {
     const { resume } = entry
     settle(entry)
@@ -160,7 +171,7 @@ export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options:
     Effect.gen(function*() {
       while (true) {
         if (locked.length === 0) yield* lockedWork.wait
-        const batch = locked.splice(0, maxBatch).filter(({ resume }) => resume !== undefined)
+        const batch = takeLocked()
         // What comes meanwhile under these keys stays behind them.
         const left = batch.length === 0 ? [] : yield* doBatch(batch, runLocked)
         locked = [...left, ...locked]

@@ -115,7 +115,8 @@ const build = Effect.fnUntraced(function*<R>(makeDriver: MakeDriver<R>, lanes: n
       call,
       members,
       registry: options.registry ?? {},
-      handoffTimeoutMillis
+      handoffTimeoutMillis,
+      forgetMillis: nodeTimeoutMillis + appendTimeoutMillis + timeoutMillis + 60_000
     })
     const deduplicator = yield* makeStoredDeduplicator({ driver, call, members, windows, leaseMillis })
     return Context.make(MessageQueue, queue).pipe(

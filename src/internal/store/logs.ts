@@ -64,22 +64,22 @@ export const makeLogs = (maxCachedBytes: number) => {
   }
 
   let round = logs.values()
-  /** Some outboxes in which messages wait, others each time, so that all have their turn. */
-  const takeWaiting = (limit: number): ReadonlyArray<string> => {
-    const waiting: Array<string> = []
-    for (let left = logs.size; left > 0 && waiting.length < limit; left--) {
+  /** So many outboxes, or the `parts`th part if that is more; others each time, so that all have their turn. */
+  const takeNext = (least: number, parts: number): ReadonlyArray<StoredLog> => {
+    const taken: Array<StoredLog> = []
+    for (let left = Math.min(logs.size, Math.max(least, Math.ceil(logs.size / parts))); left > 0; left--) {
       let next = round.next()
       if (next.done === true) {
         round = logs.values()
         next = round.next()
       }
-      if (next.done !== true && next.value.messages > 0) waiting.push(next.value.session)
+      if (next.done !== true) taken.push(next.value)
     }
-    return waiting
+    return taken
   }
 
   return {
-    takeWaiting,
+    takeNext,
     sessions: (): ReadonlyArray<string> => [...logs.keys()],
     get: (session: string): StoredLog | undefined => logs.get(session),
     add: (log: StoredLog): void => void logs.set(log.session, log),

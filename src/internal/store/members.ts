@@ -27,7 +27,8 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   const { call, driver, nodeTimeoutMillis } = options
   const clock = yield* Clock.Clock
   const node = makeId(yield* Random.Random)
-  const offset = (yield* Effect.mapError(driver.clock, (error) => error)) - clock.currentTimeMillisUnsafe()
+  const measured = Effect.map(driver.clock, (time) => time - clock.currentTimeMillisUnsafe())
+  let offset = yield* measured
   /** The store's time. */
   const now = (): number => clock.currentTimeMillisUnsafe() + offset
   const listeners: Array<(sessions: ReadonlyArray<string>) => Effect.Effect<void>> = []
@@ -35,6 +36,8 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   const work = yield* makeSignal
   let seen: { readonly at: number; readonly nodes: ReadonlyMap<string, number> } = { at: -Infinity, nodes: new Map() }
   let touchedAt = now()
+  /** Since when it has shown itself without a break. */
+  let aliveSince = touchedAt
   /** Whether it was away for long, and has not looked what it missed. */
   let isBack = false
 
@@ -49,6 +52,31 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
       if (sessions.length < maxNudges) return
     }
   })
+
+  /**
+   * Shows that this node lives. If others may have taken it for dead since the last time, it looks what it missed: they
+   * may have forgotten what it was to be told, and detached its sessions.
+   */
+  const touch = Effect.gen(function*() {
+    // Clocks are set now and then, this machine's and the store's.
+    offset = yield* call("clock", measured)
+    const at = now()
+    yield* call("touchNode", driver.touchNode(node, at))
+    if (Math.abs(at - touchedAt) >= nodeTimeoutMillis) {
+      isBack = true
+      aliveSince = at
+    }
+    touchedAt = at
+    if (!isBack) return
+    yield* Effect.forEach(rejoining, (look) => look, { discard: true })
+    isBack = false
+  })
+
+  const beat = Effect.andThen(
+    Effect.sleep(nodeTimeoutMillis / 5),
+    Effect.catchCause(touch, (cause) => Effect.logDebug("the store was not told that this server lives", cause))
+  )
+  yield* Effect.forkScoped(Effect.forever(beat), { startImmediately: true })
 
   const loop = Effect.gen(function*() {
     while (true) {
@@ -72,31 +100,23 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   return {
     node,
     now,
-    /**
-     * Shows that this node lives. If others may have taken it for dead since the last time, they have forgotten what it
-     * was to be told: then it looks for itself.
-     */
-    touch: Effect.suspend(() => {
-      const at = now()
-      if (!isBack && at - touchedAt < nodeTimeoutMillis / 5) return Effect.void
-      return Effect.flatMap(call("touchNode", driver.touchNode(node, at)), () => {
-        if (at - touchedAt >= nodeTimeoutMillis) isBack = true
-        touchedAt = at
-        if (!isBack) return Effect.void
-        const looks = Effect.forEach(rejoining, (look) => look, { discard: true })
-        return Effect.andThen(looks, Effect.sync(() => void (isBack = false)))
-      })
-    }),
     onRejoin: (look: Effect.Effect<void, StoreError>): void => {
       rejoining.push(look)
     },
     isAlive: (other: string): Effect.Effect<boolean, StoreError> =>
       Effect.map(nodes, (list) => (list.get(other) ?? -Infinity) > now() - nodeTimeoutMillis),
-    /** Nodes that have not shown themselves for too long, and when they last did. */
-    dead: Effect.map(
-      nodes,
-      (list) => [...list].filter(([other, seenAt]) => other !== node && seenAt <= now() - nodeTimeoutMillis)
-    ),
+    /**
+     * Nodes that have not shown themselves for too long, and when they last did. Who could not reach the store itself
+     * until a moment ago can't tell who is dead.
+     */
+    dead: Effect.suspend(() => {
+      const at = now()
+      if (at - aliveSince < nodeTimeoutMillis) return Effect.succeed([])
+      return Effect.map(
+        nodes,
+        (list) => [...list].filter(([other, seenAt]) => other !== node && seenAt <= at - nodeTimeoutMillis)
+      )
+    }),
     nudge: (other: string | undefined, session: string): Effect.Effect<void, StoreError> =>
       other === undefined || other === node ? Effect.void : call("nudge", driver.nudge(other, session)),
     /** Calls `listener` with sessions that something happened to, for as long as the store lives. */

@@ -34,8 +34,12 @@ export interface StoredQueueOptions {
 
 /** Conflicts with other servers are settled by looking again, this often at most. */
 const maxLooks = 16
+/** How long what a removal took out is kept for its next try. */
+const removalMillis = 60_000
 /** Outboxes asked for in one call. */
 const lookSize = 500
+/** In so many rounds, all outboxes have been looked at. */
+const roundsOfLooks = 12
 /** How long a session that moved away is remembered as that. */
 const lostMillis = 60_000
 /** How often the totals of all outboxes are asked for. */
@@ -69,7 +73,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   /** Sessions to which something may have been appended without anybody being told, and how often to look for it. */
   const doubtful = new Map<string, number>()
   /** Results of removals of which it is not known whether they were done. */
-  const removals = new Map<string, Removed>()
+  const removals = new Map<string, Removed & { readonly at: number }>()
   const totals = { appended: 0, acknowledged: 0, expired: 0, overflows: 0 }
   let known = yield* call("totals", driver.totals)
   let since = { messages: 0, bytes: 0 }
@@ -288,7 +292,8 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
           const done = removals.get(session)
           removals.delete(session)
           forget(session)
-          if (done !== undefined) return done
+          // Later it was another outbox of the same name, or somebody else who removed it.
+          if (done !== undefined && now() - done.at < removalMillis) return done
           return yield* refuse(session, "remove", "unknownSession")
         }
         const { messages, state } = all
@@ -297,13 +302,16 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
           ? messages.length
           : messages.filter(({ offset }) => offset <= sent).length
         const removed: Removed = { messages, maybeHandled, epoch: state.epoch }
-        removals.set(session, removed)
+        removals.set(session, { ...removed, at: now() })
         if (!(yield* call("removeOutbox", driver.removeOutbox(session, state.last)))) continue
         removals.delete(session)
         forget(session)
         since.messages -= messages.length
         for (const { bytes } of messages) since.bytes -= bytes
         appending.wake(session)
+        for (const listener of moveListeners) listener(session, Infinity)
+        // Nobody is held up by a store that can't tell the owner just now: it will find out.
+        yield* Effect.ignore(members.nudge(state.node, session))
         return removed
       }
       return yield* Effect.fail(new StoreError("remove", new Error("others append all the time")))
@@ -390,11 +398,11 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   }
 
   members.onNudges((sessions) => Effect.ignore(look(sessions)))
-  members.onRejoin(Effect.suspend(() => {
-    const sessions = logs.sessions()
+  const lookAt = (sessions: ReadonlyArray<string>): Effect.Effect<void, StoreError> => {
     const starts = Array.from({ length: Math.ceil(sessions.length / lookSize) }, (_, index) => index * lookSize)
     return Effect.forEach(starts, (start) => look(sessions.slice(start, start + lookSize)), { discard: true })
-  }))
+  }
+  members.onRejoin(Effect.suspend(() => lookAt(logs.sessions())))
 
   const hear = (session: string, state: OutboxState | undefined): void => {
     const log = logs.get(session)
@@ -405,13 +413,14 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       schedule(log)
       if (isNews) { for (const listener of listeners) listener(session) }
     } else if (generation > log.generation) {
-      lost.set(log, now())
+      if (!lost.has(log)) lost.set(log, now())
       for (const listener of moveListeners) listener(session, generation)
     }
   }
 
   /** Forgets the logs of sessions that others have had for a while: until then, who asks is told that it is fenced. */
   const forgetLost = (): void => {
+    for (const [session, { at }] of removals) if (at <= now() - removalMillis) removals.delete(session)
     for (const [log, at] of lost) {
       if (at > now() - lostMillis) return
       lost.delete(log)
@@ -435,11 +444,17 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     known = yield* call("totals", driver.totals)
     since = { messages: 0, bytes: 0 }
     forgetLost()
-    // Behind the nudges, which may be lost with whoever was to give them.
-    yield* look(logs.takeWaiting(lookSize))
+    // Behind the nudges, which may be lost with whoever was to give them, or with their answer: each in a minute.
+    yield* lookAt(logs.takeNext(lookSize, roundsOfLooks).filter((log) => !lost.has(log)).map(({ session }) => session))
     yield* lookAtDoubtful
   })
-  yield* Effect.forkScoped(Effect.forever(Effect.ignore(roundOfLooks)), { startImmediately: true })
+  // A round that failed is followed by the next, whatever it failed of.
+  yield* Effect.forkScoped(
+    Effect.forever(
+      Effect.catchCause(roundOfLooks, (cause) => Effect.logDebug("a look into the store is put off", cause))
+    ),
+    { startImmediately: true }
+  )
 
   /** The node that opened the outbox last, unless that is known to be this one: it is to be told that it was taken. */
   const formerOwner = (session: string): Effect.Effect<string | undefined, StoreError> => {

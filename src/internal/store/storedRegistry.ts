@@ -21,6 +21,8 @@ export interface StoredRegistryOptions {
   readonly registry: Options
   /** How long a server that wants a session waits for the one that has it. */
   readonly handoffTimeoutMillis: number
+  /** How long after its last sign of life a node is remembered. */
+  readonly forgetMillis: number
 }
 
 /** Compare-and-set is tried this often; others don't change one session for ever. */
@@ -31,6 +33,8 @@ const lookMillis = 10
 const sweepSize = 256
 /** Whoever ends a session has this long for it, before another server is asked to. */
 const endingMillis = 30_000
+/** A hundred years. */
+const longestMillis = 100 * 365 * 86_400_000
 /** How long the number of sessions is believed. */
 const countMillis = 5_000
 
@@ -39,12 +43,16 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
   const { node, now } = members
   const retention = Option.millis("retention", options.registry.retention, "10 minutes")
   const maxSessions = Option.count("maxSessions", options.registry.maxSessions, 100_000)
+  /** "For ever" is a number too, so that an end has a time. */
+  const kept = Math.min(retention, longestMillis)
   const sweepMillis = Math.min(5_000, Math.max(100, retention / 20))
   let counted = { at: -Infinity, sessions: 0, attached: 0 }
   let sweptAt = now()
   let listeners: ReadonlyArray<(session: string) => void> = []
   /** Sessions attached here, by generation, so that they can be claimed again after this node was taken for dead. */
   const here = new Map<string, number>()
+  /** Sessions that are detached and not released: something of them may be handled here still. */
+  const held = new Set<string>()
 
   const failed = (session: string, operation: string) => (error: StoreError) =>
     new SessionRegistryError({ session, operation, reason: "store", cause: error.cause })
@@ -89,7 +97,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
         return yield* new HandshakeError({ reason: "overloaded", detail, retryable: true })
       }
       // Higher than of any session before it with the same id: servers may still hold things of that one.
-      const generation = Math.max(1, Math.floor(now() / 1_000))
+      const generation = Math.max(1, Math.floor(now()))
       const outcome = yield* put({
         id: request.session,
         principal: request.principal,
@@ -144,6 +152,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
         if (outcome._tag === "Conflict") return Effect.succeed("again")
         if (row.node === node) members.kept.add(row.id)
         here.set(row.id, generation)
+        held.delete(row.id)
         const replaced = row.detachedAt === undefined && row.instance !== request.instance
         const position = outcome.position === undefined ? Exit.succeed(undefined) : readPosition(outcome.position)
         if (Exit.isFailure(position)) {
@@ -224,48 +233,46 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     ending: true,
     node: undefined,
     wantedBy: undefined,
-    detachedAt: now() - retention + endingMillis
+    detachedAt: now() - kept + endingMillis
   })
 
   /** Sessions of nodes that are dead begin their retention when those were last seen. */
   const sweepDead = Effect.gen(function*() {
     for (const [dead, seenAt] of yield* members.dead) {
       const rows = yield* call("sessionsOf", driver.sessionsOf(dead, sweepSize))
-      yield* Effect.forEach(
-        rows,
-        ({ id }) =>
+      yield* Effect.forEach(rows, ({ id }) =>
+        Effect.flatMap(
           update(
             id,
             (row) => row.node === dead ? { ...row, node: undefined, detachedAt: row.detachedAt ?? seenAt } : undefined
           ),
-        {
-          concurrency: 16,
-          discard: true
-        }
-      )
-      if (rows.length < sweepSize) yield* call("forgetNode", driver.forgetNode(dead))
+          // Should it live after all, it takes its sessions back.
+          (row) => row === undefined ? Effect.void : members.nudge(dead, id)
+        ), { concurrency: 16, discard: true })
+      // More than fit into one sweep: the next tick goes on.
+      if (rows.length === sweepSize) sweptAt = -Infinity
+      // What it was appending may be tried until then, and must be known to be done.
+      else if (seenAt < now() - options.forgetMillis) yield* call("forgetNode", driver.forgetNode(dead))
     }
   })
 
-  /** After a pause in which others may have taken this node for dead: what is attached here is so still. */
-  const reclaim = Effect.suspend(() =>
+  /** What is attached here is so still, though others may have taken this node for dead. */
+  const reclaim = (ids: Iterable<string>) =>
     Effect.forEach(
-      [...here],
-      ([id, generation]) =>
+      ids,
+      (id) =>
         update(id, (row) =>
-          row.generation === generation && !row.ending && (row.detachedAt !== undefined || row.node !== node)
+          row.generation === here.get(id) && !row.ending && (row.detachedAt !== undefined || row.node !== node)
             ? { ...row, node, detachedAt: undefined }
             : undefined),
       { concurrency: 16, discard: true }
     )
-  )
 
   const expire = Effect.gen(function*() {
-    yield* members.touch
     if (now() - sweptAt < sweepMillis) return []
     sweptAt = now()
     yield* sweepDead
-    const due = now() - retention
+    const due = now() - kept
     const found: Array<string> = []
     const rows = yield* call("detachedBefore", driver.detachedBefore(due, sweepSize))
     // More than fit into one sweep: the next tick goes on.
@@ -280,16 +287,22 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     return found
   })
 
-  members.onRejoin(Effect.asVoid(reclaim))
+  members.onRejoin(Effect.suspend(() => reclaim([...here.keys()])))
+
+  const hear = (session: string): Effect.Effect<void, StoreError> =>
+    Effect.flatMap(find(session), (row) => {
+      if (row === undefined) return Effect.void
+      if (row.wantedBy !== undefined && row.node === node) {
+        for (const listener of listeners) listener(session)
+        return Effect.void
+      }
+      return row.node !== node && row.generation === here.get(session) ? reclaim([session]) : Effect.void
+    })
 
   members.onNudges((sessions) =>
     Effect.suspend(() => {
-      const mine = sessions.filter((session) => here.has(session))
-      return Effect.ignore(Effect.forEach(mine, (session) =>
-        Effect.map(find(session), (row) => {
-          if (row?.wantedBy === undefined || row.node !== node) return
-          for (const listener of listeners) listener(session)
-        }), { concurrency: 16, discard: true }))
+      const mine = sessions.filter((session) => here.has(session) || held.has(session))
+      return Effect.ignore(Effect.forEach(mine, hear, { concurrency: 16, discard: true }))
     })
   )
 
@@ -339,6 +352,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       Effect.suspend(() => {
         if (here.get(session) === generation) {
           here.delete(session)
+          held.add(session)
           members.kept.delete(session)
         }
         return ownUpdate(session, generation, "detach", (row) =>
@@ -346,10 +360,13 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       }),
 
     release: (session, generation) =>
-      ownUpdate(session, generation, "release", (row) =>
-        row.node === node
-          ? { ...row, node: undefined, wantedBy: undefined, detachedAt: row.detachedAt ?? now() }
-          : undefined),
+      Effect.suspend(() => {
+        held.delete(session)
+        return ownUpdate(session, generation, "release", (row) =>
+          row.node === node
+            ? { ...row, node: undefined, wantedBy: undefined, detachedAt: row.detachedAt ?? now() }
+            : undefined)
+      }),
 
     onWanted: (listener) =>
       Effect.acquireRelease(
@@ -373,6 +390,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     remove: (session) =>
       Effect.suspend(() => {
         here.delete(session)
+        held.delete(session)
         return Effect.map(
           Effect.mapError(call("deleteSession", driver.deleteSession(session)), failed(session, "remove")),
           (isRemoved) => {
