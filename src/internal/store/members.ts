@@ -20,6 +20,8 @@ export interface MembersOptions {
 export type Members = Effect.Success<ReturnType<typeof makeMembers>>
 
 const maxNudges = 1_000
+/** Smaller differences between two clocks are of no account. */
+const clockStepMillis = 1_000
 /** How long the list of nodes is believed. */
 const listMillis = 500
 
@@ -36,6 +38,15 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   const work = yield* makeSignal
   let seen: { readonly at: number; readonly nodes: ReadonlyMap<string, number> } = { at: -Infinity, nodes: new Map() }
   let touchedAt = now()
+  let isClockSet = false
+  let wall = { time: clock.currentTimeMillisUnsafe(), monotonic: clock.monotonicTimeNanosUnsafe() }
+  /** Whether this machine's clock was set since the last call, or stood still: another clock has gone on otherwise. */
+  const wasClockSet = (): boolean => {
+    const last = wall
+    wall = { time: clock.currentTimeMillisUnsafe(), monotonic: clock.monotonicTimeNanosUnsafe() }
+    const passed = Number(wall.monotonic - last.monotonic) / 1_000_000
+    return Math.abs(wall.time - last.time - passed) > clockStepMillis
+  }
   /** Since when it has shown itself without a break. */
   let aliveSince = touchedAt
   /** Whether it was away for long, and has not looked what it missed. */
@@ -58,8 +69,9 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
    * may have forgotten what it was to be told, and detached its sessions.
    */
   const touch = Effect.gen(function*() {
-    // Clocks are set now and then, this machine's and the store's.
-    offset = yield* call("clock", measured)
+    isClockSet ||= wasClockSet()
+    if (isClockSet) offset = yield* call("clock", measured)
+    isClockSet = false
     const at = now()
     yield* call("touchNode", driver.touchNode(node, at))
     if (Math.abs(at - touchedAt) >= nodeTimeoutMillis) {
