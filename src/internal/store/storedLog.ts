@@ -229,16 +229,6 @@ export class StoredLog {
     return { slots, expired, oversized, more: more || next !== undefined, next }
   }
 
-  /** Cached messages after `after`. */
-  messagesAfter(after: number): ReadonlyArray<OutboxMessage> {
-    const found: Array<OutboxMessage> = []
-    for (let i = this.indexOf(after + 1); i < this.slots.size; i++) {
-      const slot = this.slots.at(i)
-      if (slot?.kind === "message") found.push(slot)
-    }
-    return found
-  }
-
   /** The index of the slot that has `offset`, or of the first one after it. */
   private indexOf(offset: number): number {
     let low = 0

@@ -59,8 +59,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     maxTotalBytes: Option.count("maxTotalBytes", options.queue.maxTotalBytes, 256 * 1024 * 1024)
   }
   /** With this policy others drop what was not sent, so the store has to know what was; and half of it stays unsent. */
-  const marksSent = overflow === "dropOldest"
-  const maxSent = marksSent ? Math.ceil(bounds.maxMessages / 2) : Infinity
+  const maxSent = overflow === "dropOldest" ? Math.ceil(bounds.maxMessages / 2) : Infinity
 
   const logs = makeLogs(options.cacheBytes)
   const { forget, schedule, tracked } = logs
