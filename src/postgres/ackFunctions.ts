@@ -1,5 +1,5 @@
 /** The database's side of what removes messages from outboxes: acks, and giving up. See plpgsql.ts on batches. */
-import { byKeys, CONFLICT, DONE, FENCED, impatience, MISSING, patient, PENDING } from "./plpgsql.ts"
+import { byKeys, CONFLICT, DONE, FENCED, impatience, lockFree, MISSING, patient, PENDING } from "./plpgsql.ts"
 
 /** Fates come one by one, with the number of the request that they are of. */
 export const ackFunction = (schema: string): string =>
@@ -30,13 +30,7 @@ export const ackFunction = (schema: string): string =>
     ${impatience}
     codes := array_fill(${PENDING}, ARRAY[n]);
     released := array_fill(NULL::float8, ARRAY[n]);
-    IF p_skip THEN
-      WITH free AS (
-        SELECT o.session FROM unnest(p_sessions) AS t(session) JOIN ${schema}.outboxes o ON o.session = t.session
-        ORDER BY o.session FOR UPDATE OF o SKIP LOCKED
-      ) SELECT array_agg(free.session ORDER BY t.ord) INTO v_sessions
-        FROM unnest(p_sessions) WITH ORDINALITY AS t(session, ord) LEFT JOIN free ON free.session = t.session;
-    END IF;
+    ${lockFree(schema, "outboxes", "session")}
     FOR r IN
       SELECT o.*, t.ord::integer FROM unnest(v_sessions) WITH ORDINALITY AS t(session, ord)
       JOIN ${schema}.outboxes o ON o.session = t.session ORDER BY o.session FOR UPDATE OF o

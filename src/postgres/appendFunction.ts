@@ -7,6 +7,7 @@ import {
   FULL_MESSAGES,
   impatience,
   IN_FLIGHT,
+  lockFree,
   MISSING,
   patient,
   PENDING,
@@ -75,13 +76,7 @@ export const appendFunction = (schema: string): string =>
       ids := epochs;
     END IF;
 
-    IF p_skip THEN
-      WITH free AS (
-        SELECT o.session FROM unnest(p_sessions) AS t(session) JOIN ${schema}.outboxes o ON o.session = t.session
-        ORDER BY o.session FOR UPDATE OF o SKIP LOCKED
-      ) SELECT array_agg(free.session ORDER BY t.ord) INTO v_sessions
-        FROM unnest(p_sessions) WITH ORDINALITY AS t(session, ord) LEFT JOIN free ON free.session = t.session;
-    END IF;
+    ${lockFree(schema, "outboxes", "session")}
     FOR r IN
       SELECT o.*, t.ord::integer FROM unnest(v_sessions) WITH ORDINALITY AS t(session, ord)
       JOIN ${schema}.outboxes o ON o.session = t.session ORDER BY o.session FOR UPDATE OF o

@@ -47,3 +47,13 @@ export const inOrder = `${byKeys} SET enable_sort = off`
 export const patient = "SET lock_timeout = 0"
 
 export const impatience = "PERFORM set_config('lock_timeout', p_patience, true);"
+
+/** With `skip`, locks those of `p_sessions` that nobody has locked; `v_sessions` has null in the place of the others. */
+export const lockFree = (schema: string, table: "outboxes" | "sessions", key: "session" | "id"): string =>
+  `IF p_skip THEN
+      WITH free AS (
+        SELECT o.${key} FROM unnest(p_sessions) AS t(${key}) JOIN ${schema}.${table} o ON o.${key} = t.${key}
+        ORDER BY o.${key} FOR UPDATE OF o SKIP LOCKED
+      ) SELECT array_agg(free.${key} ORDER BY t.ord) INTO v_sessions
+        FROM unnest(p_sessions) WITH ORDINALITY AS t(${key}, ord) LEFT JOIN free ON free.${key} = t.${key};
+    END IF;`

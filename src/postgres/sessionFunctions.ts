@@ -1,7 +1,7 @@
 /**
  * The database's side of sessions, nodes and nudges, in PL/pgSQL; see plpgsql.ts on how batches work.
  */
-import { byKeys, DONE, FENCED, impatience, inOrder, MISSING, patient, PENDING } from "./plpgsql.ts"
+import { byKeys, DONE, FENCED, impatience, inOrder, lockFree, MISSING, patient, PENDING } from "./plpgsql.ts"
 
 /** The other thing that may come of a position. */
 export const BEHIND = 5
@@ -28,13 +28,7 @@ export const sessionFunctions = (schema: string): ReadonlyArray<string> => [
   BEGIN
     ${impatience}
     codes := array_fill(${PENDING}, ARRAY[n]);
-    IF p_skip THEN
-      WITH free AS (
-        SELECT o.id FROM unnest(p_sessions) AS t(id) JOIN ${schema}.sessions o ON o.id = t.id
-        ORDER BY o.id FOR UPDATE OF o SKIP LOCKED
-      ) SELECT array_agg(free.id ORDER BY t.ord) INTO v_sessions
-        FROM unnest(p_sessions) WITH ORDINALITY AS t(id, ord) LEFT JOIN free ON free.id = t.id;
-    END IF;
+    ${lockFree(schema, "sessions", "id")}
     FOR r IN
       SELECT o.generation, o.position, o.position_epoch, o.handled, t.ord::integer
       FROM unnest(v_sessions) WITH ORDINALITY AS t(id, ord)
