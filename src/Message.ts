@@ -4,30 +4,16 @@
  * @since 0.1.0
  */
 import type { Duration, Effect } from "effect"
-import type { GapReason } from "./core/Protocol.ts"
+import type { QueuedReason, SkippedReason } from "./internal/models.ts"
 import type {
   DeadLetterError,
-  DeadLetterReason,
   MessageQueueError,
   PayloadError,
   QueueOverflowError,
   SessionNotFoundError
 } from "./WebSocketError.ts"
 
-/**
- * A message as its handler gets it, with the facts around it.
- *
- * @since 0.1.0
- * @category models
- */
-export interface Incoming<A> {
-  readonly message: A
-  readonly session: string
-  /** The publisher's id, or `<epoch>-<offset>`; undefined for volatile messages and plain peers. */
-  readonly messageId: string | undefined
-  /** Whether it was sent volatile: at most once, in no order to the reliable ones. */
-  readonly volatile: boolean
-}
+export type { DeadLetter, Incoming, MessageGap, QueuedReason, SkippedReason } from "./internal/models.ts"
 
 /**
  * Options of a send.
@@ -48,23 +34,6 @@ export interface SendOptions {
   /** Goes out if the connection is up and takes it now, else is skipped and reported so. Default false. */
   readonly volatile?: boolean | undefined
 }
-
-/**
- * Why a message waits instead of going out at once. `elsewhere`: the session is at another server, or at none right
- * now, and this server has put the message in its outbox (only where the queue is shared, since 0.2.0).
- *
- * @since 0.1.0
- * @category models
- */
-export type QueuedReason = "disconnected" | "circuitOpen" | "window" | "backlog" | "elsewhere"
-
-/**
- * Why a message was not sent at all.
- *
- * @since 0.1.0
- * @category models
- */
-export type SkippedReason = "disconnected" | "circuitOpen" | "backpressure" | "overflow"
 
 interface ReceiptBase {
   readonly session: string
@@ -133,38 +102,4 @@ export interface Broadcast {
   readonly accepted: number
   readonly skipped: number
   readonly failures: ReadonlyArray<BroadcastFailure>
-}
-
-/**
- * A message that could not be delivered (`out`), or that arrived and could not be handled (`in`).
- *
- * @since 0.1.0
- * @category models
- */
-export interface DeadLetter<A> {
-  readonly direction: "in" | "out"
-  readonly session: string
-  readonly messageId: string | undefined
-  readonly reason: DeadLetterReason
-  /** The message; undefined when it can't be decoded. */
-  readonly message: A | undefined
-  /** The message as it was or would have been on the wire. */
-  readonly payload: unknown
-  /** Whether the other side may have handled it all the same (`out`). */
-  readonly maybeHandled: boolean
-  /** What the handler failed with (`in`). */
-  readonly cause: unknown
-  readonly atMillis: number
-}
-
-/**
- * A hole in the incoming messages: the sender gave up `count` of them. It comes in its place in the order.
- *
- * @since 0.1.0
- * @category models
- */
-export interface MessageGap {
-  readonly session: string
-  readonly count: number
-  readonly reason: GapReason
 }

@@ -55,6 +55,20 @@ export type GaugeName = keyof typeof gauges
  */
 export type Totals = Readonly<Record<CounterName, number>>
 
+/**
+ * Averages since the server or client was made, in ms; 0 before there is anything to average. Sampled as the
+ * histograms are: once a batch, and once an ack.
+ *
+ * @since 0.3.0
+ * @category models
+ */
+export interface Latencies {
+  /** From a message's acceptance to its first writing. */
+  readonly sendMillis: number
+  /** From a message's acceptance to its acknowledgement as handled. */
+  readonly handledMillis: number
+}
+
 const prefix = "resilient_websocket_"
 const snake = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
 const namesOf = <A extends object>(record: A) => Object.keys(record) as Array<keyof A & string>
@@ -96,6 +110,9 @@ const sendDuration = Metric.histogram(`${prefix}send_millis`, {
  */
 export interface Recorder {
   readonly totals: Totals
+  readonly latencies: Latencies
+  /** The largest value of each gauge so far. */
+  readonly peaks: Readonly<Record<GaugeName, number>>
   readonly count: (name: CounterName, by?: number) => void
   /** Sets this recorder's share of a gauge; the metric is the sum over all recorders. */
   readonly gauge: (name: GaugeName, value: number) => void
@@ -114,8 +131,15 @@ export const makeRecorder: Effect.Effect<Recorder> = Effect.map(
   (context: Context.Context<never>): Recorder => {
     const totals = byName(namesOf(counters), () => 0)
     const shares = byName(namesOf(gauges), () => 0)
+    const peaks = byName(namesOf(gauges), () => 0)
+    const sends = new Average()
+    const handled = new Average()
     return {
       totals,
+      get latencies() {
+        return { sendMillis: sends.value, handledMillis: handled.value }
+      },
+      peaks,
       count: (name, by = 1) => {
         if (by === 0) return
         totals[name] += by
@@ -125,10 +149,31 @@ export const makeRecorder: Effect.Effect<Recorder> = Effect.map(
         const change = value - shares[name]
         if (change === 0) return
         shares[name] = value
+        peaks[name] = Math.max(peaks[name], value)
         gaugeMetrics[name].modifyUnsafe(change, context)
       },
-      handledAfter: (millis) => enqueueToHandled.updateUnsafe(millis, context),
-      sentAfter: (millis) => sendDuration.updateUnsafe(millis, context)
+      handledAfter: (millis) => {
+        handled.add(millis)
+        enqueueToHandled.updateUnsafe(millis, context)
+      },
+      sentAfter: (millis) => {
+        sends.add(millis)
+        sendDuration.updateUnsafe(millis, context)
+      }
     }
   }
 )
+
+class Average {
+  private sum = 0
+  private count = 0
+
+  add(value: number): void {
+    this.sum += value
+    this.count++
+  }
+
+  get value(): number {
+    return this.count === 0 ? 0 : this.sum / this.count
+  }
+}

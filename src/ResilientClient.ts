@@ -13,17 +13,7 @@ import { CircuitBreaker } from "./CircuitBreaker.ts"
 import { CloseCode, type Window } from "./core/Protocol.ts"
 import { Session } from "./core/Session.ts"
 import { Deduplicator } from "./Deduplicator.ts"
-import {
-  defaultHandlerRetry,
-  intensityOf,
-  limitsOf,
-  locate,
-  logGap,
-  type MessageState,
-  type SessionStats,
-  statsOf,
-  timesOf
-} from "./internal/common.ts"
+import { defaultHandlerRetry, intensityOf, limitsOf, locate, logGap, statsOf, timesOf } from "./internal/common.ts"
 import { type ConnectionState, makeConnector, ownGeneration } from "./internal/connector.ts"
 import { makeDeadLetters } from "./internal/deadLetters.ts"
 import { type Engine, makeEngine } from "./internal/engine.ts"
@@ -31,16 +21,18 @@ import { makeEvents } from "./internal/events.ts"
 import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
 import { makeId } from "./internal/ids.ts"
+import type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
 import * as Option from "./internal/options.ts"
 import { makeSerialize } from "./internal/payload.ts"
 import { Peer } from "./internal/peer.ts"
 import { makeDecoder } from "./internal/schemas.ts"
 import { makeSending, type SendError } from "./internal/sending.ts"
-import { makeShutdown, type ShutdownReport } from "./internal/shutdown.ts"
+import { makeShutdown } from "./internal/shutdown.ts"
 import { supervise } from "./internal/supervisor.ts"
 import type { DeadLetter, Incoming, MessageGap, Receipt, SendAllOptions, SendOptions } from "./Message.ts"
 import { MessageQueue, type Stats as QueueStats } from "./MessageQueue.ts"
-import { makeRecorder, type Totals } from "./Metrics.ts"
+import { type Latencies, makeRecorder, type Totals } from "./Metrics.ts"
+import type { ShutdownOptions } from "./ResilientServer.ts"
 import { TransportClient } from "./Transport.ts"
 import {
   ConnectionTimeoutError,
@@ -51,7 +43,7 @@ import {
 } from "./WebSocketError.ts"
 
 export type { ConnectionState } from "./internal/connector.ts"
-export type { ShutdownReport } from "./internal/shutdown.ts"
+export type { ShutdownReport } from "./internal/models.ts"
 
 /**
  * All figures of a client at one moment.
@@ -63,6 +55,8 @@ export interface Stats {
   readonly session: SessionStats
   readonly queue: QueueStats
   readonly totals: Totals
+  /** @since 0.3.0 */
+  readonly latencies: Latencies
 }
 
 /**
@@ -101,6 +95,14 @@ export interface ResilientClient<In, Out> {
   readonly stats: Effect.Effect<Stats>
   /** Flushes and closes; the session stays at the server for its retention. Idempotent. The scope's finalizer does the same. */
   readonly shutdown: Effect.Effect<ShutdownReport>
+  /**
+   * The same, in another time, or without flushing; whichever call is the first counts.
+   *
+   * @since 0.3.0
+   */
+  readonly shutdownWith: (
+    options: Omit<ShutdownOptions, "closeConnections">
+  ) => Effect.Effect<ShutdownReport, Config.ConfigError>
 }
 
 /**
@@ -129,6 +131,11 @@ export interface Options<In, Out, R = never> {
     | undefined
   /** Told, in the order of the messages, of those that will never come. Default: logs a warning. */
   readonly onGap?: ((gap: MessageGap) => Effect.Effect<unknown, unknown, R>) | undefined
+  /**
+   * Given every dead letter, where `deadLetters` keeps the newest 1,024 for a slow reader. Called in the midst of
+   * things: it must return at once, and not throw.
+   */
+  readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
   /**
    * What becomes of messages that the server may or may not have handled when it has lost the session: back as dead
    * letters (nothing is handled twice), or sent again (nothing is lost). Messages that never left are sent in any
@@ -218,7 +225,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const peer = new Peer({ key: `client:${instance}`, session: "", principal: undefined, core, plain: false })
   peer.generation = ownGeneration
 
-  const deadLetters = yield* makeDeadLetters<In, Out>({ recorder, outgoing: options.outgoing })
+  const deadLetters = yield* makeDeadLetters<In, Out>(options, recorder)
 
   const handling = makeHandling<In, R>({
     decode: makeDecoder(options.incoming),
@@ -317,7 +324,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   })
 
   const connecting = yield* Scope.fork(scope)
-  const shutdown = yield* makeShutdown({
+  const { shutdown, shutdownWith } = yield* makeShutdown({
     engine,
     queue,
     recorder,
@@ -366,10 +373,12 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       return {
         session: statsOf(peer, messages, bytes, breaker),
         queue: yield* queue.stats,
-        totals: { ...recorder.totals }
+        totals: { ...recorder.totals },
+        latencies: recorder.latencies
       }
     }),
-    shutdown
+    shutdown,
+    shutdownWith
   }
 
   yield* openOutbox

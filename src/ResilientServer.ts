@@ -36,9 +36,7 @@ import {
   limitsOf,
   locate,
   logGap,
-  type MessageState,
   renewalTimeout,
-  type SessionStats,
   timesOf
 } from "./internal/common.ts"
 import { makeDeadLetters } from "./internal/deadLetters.ts"
@@ -47,12 +45,13 @@ import { type Engine, makeEngine } from "./internal/engine.ts"
 import { makeEvents } from "./internal/events.ts"
 import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
+import type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
 import * as Option from "./internal/options.ts"
 import { makeSerialize } from "./internal/payload.ts"
 import { Peer } from "./internal/peer.ts"
 import { makeDecoder } from "./internal/schemas.ts"
 import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisOf } from "./internal/sending.ts"
-import { makeShutdown, type ShutdownReport } from "./internal/shutdown.ts"
+import { makeShutdown } from "./internal/shutdown.ts"
 import type {
   Broadcast,
   BroadcastOptions,
@@ -64,7 +63,7 @@ import type {
   SendOptions
 } from "./Message.ts"
 import { MessageQueue, type Stats as QueueStats } from "./MessageQueue.ts"
-import { makeRecorder, type Totals } from "./Metrics.ts"
+import { type Latencies, makeRecorder, type Totals } from "./Metrics.ts"
 import { SessionRegistry } from "./SessionRegistry.ts"
 import { type Address, type Connection, TransportServer } from "./Transport.ts"
 import {
@@ -80,8 +79,7 @@ import {
 } from "./WebSocketError.ts"
 
 export type { Handshake, Identity } from "./internal/acceptor.ts"
-export type { MessageState, SessionStats } from "./internal/common.ts"
-export type { ShutdownReport } from "./internal/shutdown.ts"
+export type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
 
 /**
  * Something that happened to a session's connection.
@@ -111,6 +109,14 @@ export interface Stats {
   readonly connections: number
   readonly queue: QueueStats
   readonly totals: Totals
+  /** @since 0.3.0 */
+  readonly latencies: Latencies
+  /**
+   * The most messages that waited or were in flight, as seen about once a second.
+   *
+   * @since 0.3.0
+   */
+  readonly peakQueueMessages: number
 }
 
 /**
@@ -150,12 +156,16 @@ export interface ResilientServer<In, Out> {
   readonly deadLetters: Stream.Stream<DeadLetter<In | Out>>
   /** Connections as they come and go, from now on. */
   readonly connections: Stream.Stream<ConnectionEvent>
-  /** Takes over a connection that somebody else accepted. Returns the session of a plain peer; one that speaks the
-   * protocol says its own in its hello. */
+  /**
+   * Takes over a connection that somebody else accepted, for the session `session`, or else for the one that
+   * `authenticate` or the peer's hello says. Returns which: of a peer that speaks the protocol, when its handshake is
+   * done. If that is refused the connection is closed, as is one whose `register` is interrupted meanwhile; a plain one
+   * that could not be taken over is still the caller's.
+   */
   readonly register: (
     connection: Connection,
     options?: { readonly session?: string | undefined }
-  ) => Effect.Effect<string | undefined, WebSocketError>
+  ) => Effect.Effect<string, WebSocketError>
   /** Lets go of a connection without closing it; its session is kept for the retention time. */
   readonly unregister: (connection: Connection) => Effect.Effect<boolean>
   /** Ends a session for good, wherever it is: the client is told, and what waits becomes dead letters. */
@@ -169,6 +179,21 @@ export interface ResilientServer<In, Out> {
   readonly sessionStats: (session: string) => Effect.Effect<SessionStats, SessionNotFoundError | SessionRegistryError>
   /** Drains and closes. Idempotent: later calls get the same report. The scope's finalizer does the same. */
   readonly shutdown: Effect.Effect<ShutdownReport>
+  /**
+   * The same, in another time, without flushing, or without closing the connections; whichever call is the first counts.
+   *
+   * @since 0.3.0
+   */
+  readonly shutdownWith: (options: ShutdownOptions) => Effect.Effect<ShutdownReport, Config.ConfigError>
+  /**
+   * Stops the background work, until `resume`: what can be written at once still is, but what has to wait, for a
+   * reconnect, the window or an ack, goes on waiting; acks are not sent, nothing expires, and nobody is found silent.
+   *
+   * @since 0.3.0
+   */
+  readonly pause: Effect.Effect<void>
+  /** @since 0.3.0 */
+  readonly resume: Effect.Effect<void>
   /** Waits for ever, and dies when a background worker was given up and the server closed itself. */
   readonly awaitFailure: Effect.Effect<never>
 }
@@ -228,6 +253,11 @@ export interface Options<In, Out, R = never> {
     | undefined
   /** Told, in the order of the messages, of those that will never come. Default: logs a warning. */
   readonly onGap?: ((gap: MessageGap) => Effect.Effect<unknown, unknown, R>) | undefined
+  /**
+   * Given every dead letter, where `deadLetters` keeps the newest 1,024 for a slow reader. Called in the midst of
+   * things: it must return at once, and not throw.
+   */
+  readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
   /** Says who a peer is and which session it has. Default: anybody, each with a session of its own. */
   readonly authenticate?: ((handshake: Handshake) => Effect.Effect<Identity, HandshakeError, R>) | undefined
   /** Retries of a failed handler. Default: exponential from 1 s to 60 s with full jitter, 5 attempts in all. */
@@ -258,6 +288,24 @@ export interface Options<In, Out, R = never> {
   readonly shutdownTimeout?: Duration.Input | undefined
   /** Restarts of background workers before the server gives up. Default 10 in 60 s. */
   readonly restartIntensity?: { readonly restarts: number; readonly period: Duration.Input } | undefined
+}
+
+/**
+ * How to shut down, other than by the options of the server or client.
+ *
+ * @since 0.3.0
+ * @category models
+ */
+export interface ShutdownOptions {
+  /** Time for it, of which 70 % may be spent flushing. Default: the `shutdownTimeout`, 30 s. */
+  readonly timeout?: Duration.Input | undefined
+  /** Whether to wait until what is queued for those who are connected is handled. Default: true. */
+  readonly flush?: boolean | undefined
+  /**
+   * Whether to close the connections. Else those of a server are let go of as by `unregister`: they stay open, and are
+   * whoever's made them. A client's is always closed. Default: true.
+   */
+  readonly closeConnections?: boolean | undefined
 }
 
 /** @since 0.1.0 @category models */
@@ -306,7 +354,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const shutdownMillis = Option.millis("shutdownTimeout", options.shutdownTimeout, "30 seconds")
   const handshakeTimeoutMillis = Option.millis("handshakeTimeout", options.handshakeTimeout, "10 seconds")
 
-  const deadLetters = yield* makeDeadLetters<In, Out>({ recorder, outgoing: options.outgoing })
+  const deadLetters = yield* makeDeadLetters<In, Out>(options, recorder)
 
   const handling = makeHandling<In, R>({
     decode: makeDecoder(options.incoming),
@@ -475,7 +523,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onDropped
   })
 
-  const shutdown = yield* makeShutdown({
+  const { shutdown, shutdownWith } = yield* makeShutdown({
     engine,
     queue,
     recorder,
@@ -545,8 +593,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       Effect.sync(() => {
         for (const peer of engine.connected) {
           if (peer.connection !== connection) continue
-          engine.open.delete(connection)
-          engine.detach(peer, { code: CloseCode.normal, reason: "unregistered", error: undefined })
+          engine.letGo(peer)
           return true
         }
         return false
@@ -564,10 +611,21 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       }),
     stats: Effect.gen(function*() {
       const { sessions } = yield* Effect.orElseSucceed(registry.count, () => ({ sessions: engine.peers.size }))
-      return { sessions, connections: engine.connected.size, queue: yield* queue.stats, totals: { ...recorder.totals } }
+      const inQueue = yield* queue.stats
+      return {
+        sessions,
+        connections: engine.connected.size,
+        queue: inQueue,
+        totals: { ...recorder.totals },
+        latencies: recorder.latencies,
+        peakQueueMessages: Math.max(recorder.peaks.queueMessages, inQueue.messages)
+      }
     }),
     sessionStats: absentees.stats,
     shutdown,
+    shutdownWith,
+    pause: engine.pause,
+    resume: engine.resume,
     awaitFailure: Deferred.await(failed)
   }
 

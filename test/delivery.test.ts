@@ -166,6 +166,23 @@ describe("receipts", () => {
 })
 
 describe("publish keys", () => {
+  it.effect("keep a volatile message from going out twice, and are free again when it did not go out", () =>
+    Effect.gen(function*() {
+      const { atClient, client, network, server } = yield* connected()
+      const send = (text: string) => server.send("alice", text, { volatile: true, id: "key" })
+      const first = yield* send("a")
+      assert.deepInclude(first, { _tag: "Sent", messageId: "key" })
+      const second = yield* send("a")
+      assert.deepInclude(second, { _tag: "Duplicate", messageId: "key" })
+      assert.strictEqual(yield* deadReason(second), "volatile")
+      assert.strictEqual(yield* H.tagOf(send("b")), "DeduplicationError")
+      yield* (yield* server.send("alice", "after")).handled
+      assert.deepStrictEqual(atClient, ["a", "after"])
+      yield* unplug(network, client)
+      const skips = [1, 2].map(() => server.send("alice", "c", { volatile: true, id: "other" }))
+      for (const skip of skips) assert.strictEqual(reasonOf(yield* skip), "Skipped disconnected")
+    }))
+
   it.effect("answer a repeated send with the first receipt, and send once", () =>
     Effect.gen(function*() {
       const { atServer, client } = yield* connected()
@@ -368,6 +385,40 @@ describe("a handler that fails", () => {
       assert.deepStrictEqual(atServer, ["yes"])
       yield* until("there is a dead letter", () => there.length > 0)
       assert.deepInclude(there[0], { reason: "undecodable", message: undefined, payload: "perhaps" })
+    }))
+})
+
+describe("a server that is paused", () => {
+  it.effect("writes what it can at once, and leaves the rest until it is resumed", () =>
+    Effect.gen(function*() {
+      const { atClient, breaker, server } = yield* connected()
+      yield* server.pause
+      for (const text of ["1", "2", "3"]) yield* server.send("alice", text)
+      yield* until("they are handled", () => atClient.length === 3)
+      yield* breaker.isolate(CircuitBreaker.session("alice"), "a test")
+      yield* server.send("alice", "4", { ttl: "10 seconds" })
+      yield* breaker.release(CircuitBreaker.session("alice"))
+      yield* H.advance(600_000, 10_000)
+      assert.strictEqual(yield* server.locate("alice", (yield* server.send("alice", "5")).messageId), "sent")
+      yield* server.resume
+      yield* advanceUntil("all is handled", () => atClient.includes("5"))
+      assert.strictEqual((yield* server.stats).totals.messagesExpired, 1)
+    }))
+})
+
+describe("dead letters", () => {
+  it.effect("are all given to onDeadLetter, however many there are at once", () =>
+    Effect.gen(function*() {
+      const letters: Array<string | undefined> = []
+      const { client, network, server } = yield* connected({
+        serverStore: { queue: { maxMessages: 3_000 } },
+        server: { onDeadLetter: (letter) => void letters.push(letter.message) }
+      })
+      yield* unplug(network, client)
+      const sent = H.numbered(3_000)
+      yield* server.sendAll("alice", sent)
+      yield* server.shutdown
+      assert.deepStrictEqual(letters, sent)
     }))
 })
 

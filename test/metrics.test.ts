@@ -174,6 +174,9 @@ describe("the gauges and histograms", () => {
       assert.strictEqual(yield* value("enqueue_to_handled_millis_count"), 1)
       assert.isAtLeast((yield* value("enqueue_to_handled_millis_sum")) ?? 0, 50)
       assert.strictEqual(yield* value("send_millis_count"), 1)
+      const { latencies } = yield* server.stats
+      assert.isAtLeast(latencies.handledMillis, 50)
+      assert.isAtMost(latencies.sendMillis, latencies.handledMillis)
       yield* H.unplug(network, client)
       yield* becomes("connections_active", 0)
       yield* server.send("alice", "12345678")
@@ -183,6 +186,7 @@ describe("the gauges and histograms", () => {
       yield* becomes("queue_messages", 0)
       yield* becomes("queue_bytes", 0)
       yield* becomes("sessions", 0)
+      assert.strictEqual((yield* server.stats).peakQueueMessages, 1)
     })))
 
   it.effect("are down to zero after a shutdown", () =>

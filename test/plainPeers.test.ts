@@ -1,6 +1,6 @@
 /** WebSockets without the subprotocol, and sockets that somebody else accepted. */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect } from "effect"
+import { Context, Effect, Fiber } from "effect"
 import type { IncomingMessage } from "node:http"
 import { Transport } from "resilient-websocket"
 import { NodeTransport } from "resilient-websocket/node"
@@ -205,7 +205,7 @@ describe("register", () => {
       const client = yield* H.nodeClient({ url: foreign.url, token: "dave", reconnect: { cap: "20 millis" } })
       for (const text of ["1", "2"]) {
         const connection = yield* accept(foreign)
-        assert.isUndefined(yield* server.register(connection))
+        assert.strictEqual(yield* server.register(connection), "dave")
         yield* client.awaitConnected()
         yield* (yield* client.send(text)).handled
         connection.terminate()
@@ -213,5 +213,33 @@ describe("register", () => {
       }
       assert.deepStrictEqual(seen, ["1", "2"])
       assert.strictEqual((yield* client.stats).totals.connectionsResumed, 1)
+    }))
+
+  it.live("gives a socket that speaks the protocol the session it is registered for, whatever its hello says", () =>
+    Effect.gen(function*() {
+      const foreign = yield* foreignServer
+      foreign.server.options.handleProtocols = () => "resilient.v1"
+      const { server } = yield* H.nodeServer({ authenticate: () => Effect.die("not to be asked") })
+      const client = yield* H.nodeClient({ url: foreign.url, token: "dave", onMessage: () => Effect.void })
+      assert.strictEqual(yield* server.register(yield* accept(foreign), { session: "carol" }), "carol")
+      yield* client.awaitConnected()
+      yield* (yield* server.send("carol", "welcome")).handled
+      assert.strictEqual((yield* server.sessionStats("carol")).session, "carol")
+    }))
+
+  it.live("fails when the handshake is refused, and when the socket is gone before it is done", () =>
+    Effect.gen(function*() {
+      const foreign = yield* foreignServer
+      foreign.server.options.handleProtocols = () => "resilient.v1"
+      const { server } = yield* H.nodeServer({ authenticate: H.byToken })
+      const { closed, ws } = yield* plainSocket(foreign.url, ["resilient.v1"])
+      const refused = yield* Effect.forkScoped(Effect.flip(server.register(yield* accept(foreign))))
+      ws.send("no hello")
+      assert.propertyVal(yield* Fiber.join(refused), "_tag", "ProtocolError")
+      yield* until("it is closed", () => closed.code === 4503)
+      const second = yield* plainSocket(foreign.url, ["resilient.v1"])
+      const early = yield* Effect.forkScoped(Effect.flip(server.register(yield* accept(foreign))))
+      second.ws.close()
+      assert.deepInclude(yield* Fiber.join(early), { _tag: "TransportError", operation: "register" })
     }))
 })

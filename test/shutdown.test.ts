@@ -81,6 +81,19 @@ describe("shutdown", () => {
       assert.deepStrictEqual([atClient, atServer], [[], []])
     }))
 
+  it.effect("may be told to take less time, not to flush, and to leave the connections open", () =>
+    Effect.gen(function*() {
+      const { client, server } = yield* connected({ client: { onMessage: () => Effect.never } })
+      yield* server.send("alice", "never handled")
+      assert.strictEqual(yield* H.tagOf(server.shutdownWith({ timeout: "-1 seconds" })), "ConfigError")
+      const report = yield* server.shutdownWith({ flush: false, closeConnections: false })
+      assert.deepInclude(report, { pending: 1, flushed: 0, dropped: 1, closed: 0, durationMillis: 0 })
+      assert.strictEqual(yield* server.shutdown, report)
+      const closing = yield* Effect.forkChild(client.shutdownWith({ timeout: "2 seconds" }))
+      yield* advanceUntil("it is done", () => closing.pollUnsafe() !== undefined)
+      assert.isAtMost((yield* Fiber.join(closing)).durationMillis, 2_500)
+    }))
+
   it.effect("gives the same report to all who ask, and takes no messages after it", () =>
     Effect.gen(function*() {
       const { client, network, server } = yield* connected()

@@ -5,7 +5,7 @@
 export class Liveness {
   readonly interval: number
   readonly timeout: number
-  private heardAt: number
+  heardAt: number
   private probedAt: number | undefined
   private tickedAt: number
 

@@ -7,8 +7,9 @@ import { type CircuitBreaker, session as circuitOf } from "../CircuitBreaker.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { SessionRegistry } from "../SessionRegistry.ts"
 import { MessageQueueError, SessionNotFoundError, type SessionRegistryError } from "../WebSocketError.ts"
-import { type SessionStats, statsOf } from "./common.ts"
+import { circuitStats, statsOf } from "./common.ts"
 import type { Followers } from "./elsewhere.ts"
+import type { SessionStats } from "./models.ts"
 import type { Peer } from "./peer.ts"
 import { type Receipts, Tracked } from "./receipts.ts"
 
@@ -45,7 +46,8 @@ export const makeAbsentees = (options: AbsenteesOptions) => {
       queuedMessages: messages,
       queuedBytes: bytes,
       pendingMessages: 0,
-      circuit: breaker.stateUnsafe(circuitOf(session))._tag
+      heardAtMillis: undefined,
+      ...circuitStats(breaker.stateUnsafe(circuitOf(session)))
     }
   })
 

@@ -74,6 +74,12 @@ export interface AcceptorOptions {
   readonly onAttached: (peer: Peer) => void
 }
 
+/** What is known of a connection that somebody else accepted. */
+interface Registration {
+  readonly session: string | undefined
+  readonly settle: (exit: Exit.Exit<string, WebSocketError>) => void
+}
+
 type AcceptError =
   | HandshakeError
   | ConnectionTimeoutError
@@ -100,7 +106,16 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   /** Turned away already: for its time, say, and now its hook fails too. */
   const refused = new WeakSet<Connection>()
 
+  /** Registered connections that speak the protocol, until their handshake has ended: for whom they are, and who waits. */
+  const registering = new WeakMap<Connection, Registration>()
+
+  const settle = (connection: Connection, exit: Exit.Exit<string, WebSocketError>): void => {
+    registering.get(connection)?.settle(exit)
+    registering.delete(connection)
+  }
+
   const refuse = (connection: Connection, error: WebSocketError): void => {
+    settle(connection, Exit.fail(error))
     if (refused.has(connection)) return
     refused.add(connection)
     recorder.count("connectionsFailed")
@@ -149,6 +164,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       drained: noop,
       alive: noop,
       closed: () => {
+        settle(connection, Exit.fail(goneEarly))
         if (pending.delete(connection)) recorder.count("connectionsFailed")
       }
     }
@@ -218,7 +234,10 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       const detail = `version ${hello.version} is not spoken here, ${version} is`
       return yield* new HandshakeError({ reason: "version", detail, retryable: false })
     }
-    const identity = yield* authenticate(connection.request, hello.auth, hello.session, false)
+    const named = registering.get(connection)?.session
+    const identity: Identity = named === undefined
+      ? yield* authenticate(connection.request, hello.auth, hello.session, false)
+      : { session: named }
     const session = identity.session ?? (yield* ownSession(hello)) ?? makeId(random)
     // A hello that was overtaken while its token was looked at must not replace the connection that overtook it, or use
     // up the token that one was given.
@@ -256,6 +275,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       }
       // Gone, or overtaken by a newer connection of the same session, while this one was being looked at.
       if (!pending.delete(connection) || peer.generation !== attached.generation) {
+        settle(connection, Exit.fail(goneEarly))
         connection.terminate()
         return yield* options.abandon(session, attached.generation)
       }
@@ -289,6 +309,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         maxPayload: hello.maxPayload
       }))
       options.onAttached(peer)
+      settle(connection, Exit.succeed(session))
     }).pipe(orAbandon(session, attached.generation))
   })
 
@@ -403,13 +424,24 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     return peer
   })
 
-  /** A connection that somebody else accepted, perhaps with the session it is for. */
-  const register = Effect.fnUntraced(function*(connection: Connection, session: string | undefined) {
-    if (options.isClosing()) return yield* closing
-    if (connection.protocol === subprotocol) {
+  /** One that speaks the protocol: it is accepted at once, and its handshake waited for. */
+  const registerHandshake = (connection: Connection, session: string | undefined) =>
+    Effect.callback<string, WebSocketError>((resume) => {
+      registering.set(connection, { session, settle: resume })
       accept(connection)
-      return undefined
-    }
+      return Effect.sync(() => {
+        registering.delete(connection)
+        connection.terminate()
+      })
+    })
+
+  /** A connection that somebody else accepted, perhaps with the session it is for. */
+  const register = Effect.fnUntraced(function*(
+    connection: Connection,
+    session: string | undefined
+  ): Effect.fn.Return<string, WebSocketError> {
+    if (options.isClosing()) return yield* closing
+    if (connection.protocol === subprotocol) return yield* registerHandshake(connection, session)
     if (!options.acceptPlain) return yield* malformed(`the subprotocol ${subprotocol} is required`)
     recorder.count("connectionsTotal")
     let gone = false
@@ -457,6 +489,11 @@ const replaced = new HandshakeError({
   reason: "replaced",
   detail: "the session is connected elsewhere",
   retryable: false
+})
+
+const goneEarly = new TransportError({
+  operation: "register",
+  detail: "the connection was gone before its handshake was done"
 })
 
 const malformed = (detail: string) => new ProtocolError({ code: "unexpected", detail })

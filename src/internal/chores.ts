@@ -2,15 +2,18 @@
  * Work that is due at intervals. One fiber looks at the clock for all of it; a chore has a fiber of its own only while
  * it runs, so that one that takes long or fails holds up no other. None runs twice at once.
  */
-import { Effect, type Scope } from "effect"
+import { Effect, type Latch, type Scope } from "effect"
 import { supervised, type Worker } from "./supervisor.ts"
 
 export interface Chore extends Worker {
   readonly everyMillis: number
 }
 
-/** Does the chores until the scope closes; each for the first time after its interval. */
-export const doChores = (chores: ReadonlyArray<Chore>): Effect.Effect<void, never, Scope.Scope> => {
+/** Does the chores until the scope closes, while the gate is open; each for the first time after its interval. */
+export const doChores = (
+  chores: ReadonlyArray<Chore>,
+  gate: Latch.Latch
+): Effect.Effect<void, never, Scope.Scope> => {
   // Counted down by what was slept, so that a system clock that is set back holds up nothing.
   const rounds = chores.map((chore) => {
     const { everyMillis } = chore
@@ -31,6 +34,7 @@ export const doChores = (chores: ReadonlyArray<Chore>): Effect.Effect<void, neve
       // Whether one is still running is looked at again after its interval.
       for (const { everyMillis, left } of rounds) pause = Math.min(pause, left, everyMillis)
       yield* Effect.sleep(pause)
+      yield* gate.await
       for (const round of rounds) {
         round.left -= pause
         if (round.left > 0) continue

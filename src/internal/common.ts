@@ -1,44 +1,18 @@
 /** Small things that server and client share. */
 import { type Duration, Effect, Option, Schedule } from "effect"
-import { type CircuitBreaker, type State as CircuitState } from "../CircuitBreaker.ts"
+import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { defaultMaxPayloadBytes, defaultWindow, type Window, wireCount } from "../core/Protocol.ts"
 import type { Deduplicator } from "../Deduplicator.ts"
 import type { MessageGap } from "../Message.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import { HandshakeError, SessionNotFoundError, type WebSocketError } from "../WebSocketError.ts"
 import { fullJitter } from "./backoff.ts"
+import type { State as CircuitState } from "./circuit.ts"
 import { fateOf } from "./elsewhere.ts"
+import type { MessageState, SessionStats } from "./models.ts"
 import * as Check from "./options.ts"
 import type { Peer } from "./peer.ts"
 import { defaultIntensity, type Intensity } from "./supervisor.ts"
-
-/**
- * One session, as it is now.
- *
- * @since 0.1.0
- * @category models
- */
-export interface SessionStats {
-  readonly session: string
-  readonly principal: string | undefined
-  readonly connected: boolean
-  readonly plain: boolean
-  readonly generation: number
-  readonly queuedMessages: number
-  readonly queuedBytes: number
-  /** Received and not handled yet. */
-  readonly pendingMessages: number
-  readonly circuit: CircuitState["_tag"]
-}
-
-/**
- * Where a message is: waiting in the outbox, sent and not acknowledged, handled; or unknown: never seen, given up, or
- * handled too long ago to tell.
- *
- * @since 0.1.0
- * @category models
- */
-export type MessageState = "waiting" | "sent" | "handled" | "unknown"
 
 /** Five attempts in all: the first and four more. */
 export const defaultHandlerRetry: Schedule.Schedule<unknown, unknown> = Schedule.upTo(fullJitter(1_000, 60_000), {
@@ -113,7 +87,14 @@ export const statsOf = (
   queuedMessages,
   queuedBytes,
   pendingMessages: peer.inbound.size,
-  circuit: breaker.stateUnsafe(peer.circuit)._tag
+  heardAtMillis: peer.liveness?.heardAt ?? peer.heardAt,
+  ...circuitStats(breaker.stateUnsafe(peer.circuit))
+})
+
+/** What the state of its circuit says of a session. */
+export const circuitStats = (state: CircuitState): Pick<SessionStats, "circuit" | "failures"> => ({
+  circuit: state._tag,
+  failures: state._tag === "Closed" ? state.consecutiveFailures : state._tag === "Open" ? state.consecutiveOpenings : 0
 })
 
 /** `peer` is undefined for a session that is elsewhere. */

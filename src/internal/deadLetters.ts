@@ -32,11 +32,11 @@ export interface DeadLetters<A> {
 }
 
 export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
-  readonly recorder: Recorder
   /** Of the messages that this side sends: what is given back is decoded when somebody asks for it. */
   readonly outgoing: Schema.Codec<Out, unknown>
-}) {
-  const { recorder } = options
+  readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
+}, recorder: Recorder) {
+  const { onDeadLetter } = options
   const clock = yield* Clock.Clock
   const decoder = makeDecoder(options.outgoing)
   const decode = (value: unknown): Out | undefined => {
@@ -48,6 +48,7 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
   const publish = (letter: DeadLetter<In | Out>): void => {
     recorder.count("deadLetters")
     events.publish(letter)
+    onDeadLetter?.(letter)
   }
 
   const outgoing: DeadLetters<In | Out>["outgoing"] = (session, peer, epoch, messages, reason, maybeHandled) =>

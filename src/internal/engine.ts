@@ -5,7 +5,7 @@
  * An idle session costs no fiber and no timer: one worker delivers for all that have something to do, and one looks
  * at the clock for all.
  */
-import { Cause, Effect, Exit, FiberSet, Random } from "effect"
+import { Cause, Effect, Exit, FiberSet, Latch, Random } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { session as circuitOf } from "../CircuitBreaker.ts"
 import type { Auth, Drain, End, InboxPosition, OutboxPosition, Reject } from "../core/Frame.ts"
@@ -151,6 +151,9 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     return Effect.logWarning(`delivery to session ${peer.session} is put off`, error)
   }
 
+  /** Shut while the workers below are paused. */
+  const gate = yield* Latch.make(true)
+
   const acking = yield* makeAcking({
     queue,
     recorder,
@@ -170,7 +173,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     onError: onStoreError,
     isBusy: acking.isBusy,
     now,
-    pulse
+    pulse,
+    gate
   })
 
   // --- sessions that are, or were, at another server
@@ -335,6 +339,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     if (peer.connection === undefined) return
     const lost = peer.core.flow?.idle === false
     peer.connection = undefined
+    peer.heardAt = peer.liveness?.heardAt
     peer.liveness = undefined
     peer.core.close()
     recorder.count("messagesVolatileSkipped", peer.volatileOut.length)
@@ -357,6 +362,13 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     if (connection === undefined) return
     detach(peer, { code, reason, error })
     connection.close(code, reason)
+  }
+
+  /** The connection stays open, and is somebody else's. */
+  const letGo = (peer: Peer): void => {
+    const { connection } = peer
+    if (connection !== undefined) open.delete(connection)
+    detach(peer, { code: CloseCode.normal, reason: "unregistered", error: undefined })
   }
 
   const closeSilent = (peer: Peer, phase: "heartbeat" | "ack" | "flush" | "idle", afterMillis: number): void => {
@@ -493,7 +505,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
       : [{ ...worker, name: "sessions", loop: Effect.catch(options.sweep, putOff), everyMillis: tickMillis }]),
     { ...worker, name: "expiry", loop: expiry, everyMillis: times.expirySweep },
     { ...worker, name: "deduplicator", loop: options.deduplicator.rotate, everyMillis: times.expirySweep }
-  ])
+  ], gate)
 
   return {
     peers,
@@ -505,6 +517,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     markDirty,
     attach,
     close,
+    letGo,
     detach,
     remove,
     isIdle: inbound.isIdle,
@@ -518,6 +531,9 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     opened,
     forget,
     followers,
+    /** Pauses delivery and chores. What can be sent at once is; what has to wait for anything waits for `resume` too. */
+    pause: Effect.asVoid(gate.close),
+    resume: Effect.asVoid(gate.open),
     /** Tells the queue what the peer acknowledged, and waits for it. */
     tellAcks: acking.tellAll
   }

@@ -3,7 +3,7 @@
  * and what is appended in one turn of the event loop leaves in one frame. Where a session has to wait for the store,
  * a fiber of its own does, for that time, and nobody else waits with it.
  */
-import { Cause, Effect, Exit } from "effect"
+import { Cause, Effect, Exit, type Latch } from "effect"
 import { Deque } from "../core/Deque.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { MessageQueueError } from "../WebSocketError.ts"
@@ -23,10 +23,12 @@ export interface OutboundOptions {
   readonly now: () => number
   /** Notified whenever something was sent. */
   readonly pulse: Signal
+  /** While it is closed, the worker rests. */
+  readonly gate: Latch.Latch
 }
 
 export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions) {
-  const { flush, now, peers, pulse } = options
+  const { flush, gate, now, peers, pulse } = options
   /** Each peer is in it once. */
   const dirty = new Deque<Peer>()
   const work = yield* makeSignal
@@ -107,8 +109,10 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
    * the worker; but the answer of a handler waits for the ack of what it answers.
    */
   const mayGoNow = (peer: Peer): boolean =>
-    isParked && !peer.dirty && !peer.flushing && !peer.handling && peer.core.flow?.idle !== false &&
-    now() > flushedAt
+    gate.isOpen()
+      ? isParked && !peer.dirty && !peer.flushing && !peer.handling && peer.core.flow?.idle !== false &&
+        now() > flushedAt
+      : !peer.flushing // nobody else would send it
 
   yield* options.queue.onAppend((key) => {
     appends++
@@ -152,6 +156,7 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
         yield* work.wait
         isParked = false
       }
+      if (!gate.isOpen()) yield* gate.await
       if (isBusy(0)) yield* gather
       appends = 0
       yield* flushDirty

@@ -65,6 +65,8 @@ export class Peer {
 
   connection: Connection | undefined
   liveness: Liveness | undefined
+  /** When the last connection was heard last. */
+  heardAt: number | undefined
   /** Largest payload the other side takes. */
   peerMaxPayload = Infinity
   /** The other side asked for no new messages. */

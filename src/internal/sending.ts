@@ -2,7 +2,7 @@
  * The way of a message from `send` to the queue, the same for server and client: encode, check, deduplicate, append,
  * and say what became of it.
  */
-import { Duration, Effect, Exit, type Fiber, Option } from "effect"
+import { Clock, Duration, Effect, Exit, type Fiber, Option } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import type { OutboxMessage } from "../core/Outbox.ts"
 import { highWaterBytes, maxIdLength } from "../core/Protocol.ts"
@@ -19,6 +19,9 @@ import { Accepted, neverKnown, skipped, Tracking, Waiting } from "./sentReceipts
 
 /** Volatile messages that may wait for one turn of the delivery worker. */
 const maxVolatile = 1_024
+
+/** In the receipt of a publish key: the message was volatile, and had no place in an outbox. */
+const volatileEpoch = "volatile"
 
 export type SendError = PayloadError | QueueOverflowError | MessageQueueError | DeduplicationError
 
@@ -49,7 +52,7 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     return skipped(peer.session, reason)
   }
 
-  const sendVolatile = (peer: Target, payload: string): Receipt => {
+  const sendVolatile = (peer: Target, payload: string, id = ""): Receipt => {
     if (peer.connection === undefined) return skipVolatile(peer, "disconnected")
     if (isCircuitOpen(breaker, peer)) return skipVolatile(peer, "circuitOpen")
     if (peer.connection.buffered() >= highWaterBytes || peer.volatileOut.length >= maxVolatile) {
@@ -60,8 +63,8 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     return {
       _tag: "Sent",
       session: peer.session,
-      messageId: "",
-      handled: neverKnown(peer.session, "volatile")
+      messageId: id,
+      handled: neverKnown(peer.session, "volatile", id)
     }
   }
 
@@ -138,12 +141,13 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     recorder.count("messagesDeduplicated")
     const owner = ownerOf(peer, first.epoch)
     const known = first.epoch === owner.epoch ? owner.receipts.find(first.offset) : undefined
+    const handled = first.epoch === volatileEpoch ? neverKnown(peer.session, "volatile", first.messageId) : Effect.void
     return {
       _tag: "Duplicate",
       session: peer.session,
       messageId: first.messageId,
       firstAtMillis: first.atMillis,
-      handled: known?.settled(peer.session, first.messageId) ?? Effect.void
+      handled: known?.settled(peer.session, first.messageId) ?? handled
     }
   }
 
@@ -197,6 +201,25 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
       )
     }))
 
+  /** The same for a volatile message: its key is free again if it did not go out. */
+  const sendVolatileOnce = (peer: Target, payload: string, id: string): Effect.Effect<Receipt, SendError> =>
+    Effect.flatMap(Clock.currentTimeMillis, (atMillis) => {
+      const attempt = Effect.suspend((): Effect.Effect<Receipt, Receipt> => {
+        const receipt = sendVolatile(peer, payload, id)
+        return receipt._tag === "Skipped" ? Effect.fail(receipt) : Effect.succeed(receipt)
+      })
+      const request = { scope: peer.key, key: id, fingerprint: contentKey(payload) }
+      const once = deduplicator.once<Receipt>(
+        request,
+        () => ({ messageId: id, epoch: volatileEpoch, offset: 0, atMillis })
+      )
+      return Effect.matchEffect(once(attempt), {
+        onFailure: (failure) =>
+          failure._tag === "DeduplicationError" ? Effect.fail(failure) : Effect.succeed<Receipt>(failure),
+        onSuccess: (result) => Effect.succeed(result._tag === "Ran" ? result.value : duplicateOf(peer, result.receipt))
+      })
+    })
+
   const limitOf = (peer: Target): number => Math.min(options.maxPayload, peer.peerMaxPayload)
 
   /** Sends from inside the effect of `fiber`: what can be done at once is done now. */
@@ -211,10 +234,13 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     const { bytes, payload } = serialized
     const trace = traceparent(fiber)
     if (sendOptions === undefined) return append(peer, { payload, bytes, id: undefined, trace, ttlMillis: undefined })
-    if (sendOptions.volatile === true) return Effect.succeed(sendVolatile(peer, payload))
+    const { volatile = false } = sendOptions
     const id = sendOptions.id ?? (sendOptions.deduplicate === "content" ? contentKey(payload) : undefined)
     if (id !== undefined && (id.length === 0 || id.length > maxIdLength)) {
       return Effect.fail(payloadError(peer.session, `a message id has 1 to ${maxIdLength} characters`))
+    }
+    if (volatile) {
+      return id === undefined ? Effect.succeed(sendVolatile(peer, payload)) : sendVolatileOnce(peer, payload, id)
     }
     const ttlMillis = ttlMillisOf(peer.session, sendOptions.ttl)
     if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)

@@ -7,9 +7,13 @@ import type { Target } from "./absentees.ts"
 import { Tracked } from "./receipts.ts"
 
 /** `handled` of what the other side is not asked about. */
-export const neverKnown = (session: string, reason: "volatile" | "skipped"): Effect.Effect<never, DeadLetterError> =>
+export const neverKnown = (
+  session: string,
+  reason: "volatile" | "skipped",
+  messageId = ""
+): Effect.Effect<never, DeadLetterError> =>
   Effect.suspend(() =>
-    Effect.fail(new DeadLetterError({ session, messageId: "", reason, maybeHandled: reason === "volatile" }))
+    Effect.fail(new DeadLetterError({ session, messageId, reason, maybeHandled: reason === "volatile" }))
   )
 
 export const skipped = (session: string, reason: SkippedReason): Receipt => ({

@@ -1,28 +1,11 @@
 /** The orderly end, for server and client: no new messages, flush, last acks, close, and a report of what became of all. */
-import { Deferred, Effect, Fiber } from "effect"
+import { type Config, Deferred, Effect, Fiber } from "effect"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
+import type { ShutdownOptions } from "../ResilientServer.ts"
 import type { Engine } from "./engine.ts"
-
-/**
- * What a shutdown did. `pending = flushed + retained + dropped`.
- *
- * @since 0.1.0
- * @category models
- */
-export interface ShutdownReport {
-  /** Messages that waited or were in flight, and those that came in while it went on. */
-  readonly pending: number
-  /** Of them, acknowledged as handled (or as failed) before the end. */
-  readonly flushed: number
-  /** Of them, kept in a durable store. */
-  readonly retained: number
-  /** Of them, given up: now dead letters. */
-  readonly dropped: number
-  /** Connections closed. */
-  readonly closed: number
-  readonly durationMillis: number
-}
+import type { ShutdownReport } from "./models.ts"
+import * as Option from "./options.ts"
 
 /** The part of the time that may be spent on flushing; the rest is for closing. */
 const flushPart = 0.7
@@ -33,7 +16,7 @@ const closeMillis = 1_000
 /** Outboxes in a durable store whose size is asked for at once. */
 const askedAtOnce = 32
 
-export interface ShutdownOptions {
+export interface Parts {
   readonly engine: Engine
   readonly queue: MessageQueue["Service"]
   readonly recorder: Recorder
@@ -49,7 +32,7 @@ export interface ShutdownOptions {
   readonly end: Effect.Effect<void>
 }
 
-export const makeShutdown = Effect.fnUntraced(function*(options: ShutdownOptions) {
+export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
   const { engine, queue, recorder } = options
   const done = yield* Deferred.make<ShutdownReport>()
   let begun = false
@@ -68,20 +51,34 @@ export const makeShutdown = Effect.fnUntraced(function*(options: ShutdownOptions
     return total
   })
 
-  const run = Effect.gen(function*() {
-    const startedAt = engine.now()
-    const { messagesAcknowledged: acknowledged, messagesExpired: expired } = recorder.totals
-    const before = yield* outstanding
-    yield* options.begin
-    yield* engine.settled(engine.isQuiet, startedAt + options.timeoutMillis * flushPart)
-    // Not awaited: somebody's token provider may not be interruptible.
-    if (options.stopConnecting !== undefined) {
-      yield* Effect.forkDetach(options.stopConnecting, { startImmediately: true })
+  /** The connections that are to be closed; the others are let go of. */
+  const endConnections = Effect.fnUntraced(function*(closeConnections: boolean) {
+    if (!closeConnections) {
+      for (const peer of engine.connected) engine.letGo(peer)
+      return 0
     }
     const closed = engine.connected.size
     for (const peer of engine.connected) engine.close(peer, options.closeCode, "shutting down")
     yield* engine.settled(Effect.sync(() => engine.open.size === 0), engine.now() + closeMillis)
     for (const connection of engine.open) connection.terminate()
+    return closed
+  })
+
+  const run = Effect.fnUntraced(function*(
+    timeoutMillis: number,
+    { closeConnections = true, flush = true }: ShutdownOptions
+  ) {
+    const startedAt = engine.now()
+    const { messagesAcknowledged: acknowledged, messagesExpired: expired } = recorder.totals
+    const before = yield* outstanding
+    yield* options.begin
+    yield* engine.resume // what is to be flushed must not wait for it
+    if (flush) yield* engine.settled(engine.isQuiet, startedAt + timeoutMillis * flushPart)
+    // Not awaited: somebody's token provider may not be interruptible.
+    if (options.stopConnecting !== undefined) {
+      yield* Effect.forkDetach(options.stopConnecting, { startImmediately: true })
+    }
+    const closed = yield* endConnections(closeConnections)
     const left = yield* outstanding
     if (options.handOver !== undefined) yield* options.handOver
     if (!queue.durable) {
@@ -89,7 +86,7 @@ export const makeShutdown = Effect.fnUntraced(function*(options: ShutdownOptions
     }
     // A handler that can't be interrupted must not keep the scope open for ever.
     const ending = yield* Effect.forkDetach(options.end)
-    const time = Math.max(closeMillis, startedAt + options.timeoutMillis - engine.now())
+    const time = Math.max(closeMillis, startedAt + timeoutMillis - engine.now())
     yield* Effect.raceFirst(Effect.interruptible(Fiber.await(ending)), Effect.interruptible(Effect.sleep(time)))
     const flushed = recorder.totals.messagesAcknowledged - acknowledged
     // Counting takes time, in which some are acknowledged; and senders that waited for room may have come in since.
@@ -107,9 +104,18 @@ export const makeShutdown = Effect.fnUntraced(function*(options: ShutdownOptions
     }
   })
 
-  return Effect.suspend(() => {
-    if (begun) return Deferred.await(done)
-    begun = true
-    return Effect.onExit(run, (exit) => Deferred.done(done, exit))
-  }).pipe(Effect.uninterruptible)
+  const shutdown = (timeoutMillis: number, shutdownOptions: ShutdownOptions): Effect.Effect<ShutdownReport> =>
+    Effect.suspend(() => {
+      if (begun) return Deferred.await(done)
+      begun = true
+      return Effect.onExit(run(timeoutMillis, shutdownOptions), (exit) => Deferred.done(done, exit))
+    }).pipe(Effect.uninterruptible)
+
+  return {
+    shutdown: shutdown(options.timeoutMillis, {}),
+    shutdownWith: (given: ShutdownOptions): Effect.Effect<ShutdownReport, Config.ConfigError> =>
+      Option.checked(
+        Effect.suspend(() => shutdown(Option.millis("timeout", given.timeout, options.timeoutMillis), given))
+      )
+  }
 })

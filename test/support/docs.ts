@@ -155,7 +155,8 @@ const constants: Readonly<Record<string, number>> = {
   "defaultWindow.bytes": 4 * 1024 * 1024,
   defaultMaxPayloadBytes: 1024 * 1024,
   "defaultIntensity.restarts": 10,
-  "defaultIntensity.periodMillis": 60_000
+  "defaultIntensity.periodMillis": 60_000,
+  "options.timeoutMillis": 30_000
 }
 
 const units: Readonly<Record<string, number>> = {

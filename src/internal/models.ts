@@ -1,0 +1,145 @@
+/**
+ * What both faces of the library, the one in Effect and the one in promises, say in the same words: types alone, in which
+ * nothing of Effect shows.
+ */
+import type { GapReason } from "../core/Protocol.ts"
+import type { State as CircuitState } from "./circuit.ts"
+
+/**
+ * A message as its handler gets it, with the facts around it.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Incoming<A> {
+  readonly message: A
+  readonly session: string
+  /** The publisher's id, or `<epoch>-<offset>`; undefined for volatile messages and plain peers. */
+  readonly messageId: string | undefined
+  /** Whether it was sent volatile: at most once, in no order to the reliable ones. */
+  readonly volatile: boolean
+}
+
+/**
+ * Why a message waits instead of going out at once. `elsewhere`: the session is at another server, or at none right
+ * now, and this server has put the message in its outbox (only where the queue is shared, since 0.2.0).
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type QueuedReason = "disconnected" | "circuitOpen" | "window" | "backlog" | "elsewhere"
+
+/**
+ * Why a message was not sent at all.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type SkippedReason = "disconnected" | "circuitOpen" | "backpressure" | "overflow"
+
+/** Why a message could not be delivered; `WebSocketError.DeadLetterReason` says what each means. */
+export type DeadLetterReason =
+  | "expired"
+  | "overflow"
+  | "failed"
+  | "undecodable"
+  | "sessionEnded"
+  | "fresh"
+  | "shutdown"
+  | "skipped"
+  | "volatile"
+
+/**
+ * A message that could not be delivered (`out`), or that arrived and could not be handled (`in`).
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface DeadLetter<A> {
+  readonly direction: "in" | "out"
+  readonly session: string
+  readonly messageId: string | undefined
+  readonly reason: DeadLetterReason
+  /** The message; undefined when it can't be decoded. */
+  readonly message: A | undefined
+  /** The message as it was or would have been on the wire. */
+  readonly payload: unknown
+  /** Whether the other side may have handled it all the same (`out`). */
+  readonly maybeHandled: boolean
+  /** What the handler failed with (`in`). */
+  readonly cause: unknown
+  readonly atMillis: number
+}
+
+/**
+ * A hole in the incoming messages: the sender gave up `count` of them. It comes in its place in the order.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface MessageGap {
+  readonly session: string
+  readonly count: number
+  readonly reason: GapReason
+}
+
+/**
+ * Where a message is: waiting in the outbox, sent and not acknowledged, handled; or unknown: never seen, given up, or
+ * handled too long ago to tell.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type MessageState = "waiting" | "sent" | "handled" | "unknown"
+
+/**
+ * One session, as it is now.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface SessionStats {
+  readonly session: string
+  readonly principal: string | undefined
+  readonly connected: boolean
+  readonly plain: boolean
+  readonly generation: number
+  readonly queuedMessages: number
+  readonly queuedBytes: number
+  /** Received and not handled yet. */
+  readonly pendingMessages: number
+  readonly circuit: CircuitState["_tag"]
+  /**
+   * When its peer was heard last, in ms since the epoch; undefined where this server has never heard it.
+   *
+   * @since 0.3.0
+   */
+  readonly heardAtMillis: number | undefined
+  /**
+   * Failures of its connections in a row, since the peer last acknowledged something; while its circuit is not closed,
+   * how often that has opened.
+   *
+   * @since 0.3.0
+   */
+  readonly failures: number
+}
+
+/**
+ * What a shutdown did. `pending = flushed + retained + dropped`.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ShutdownReport {
+  /** Messages that waited or were in flight, and those that came in while it went on. */
+  readonly pending: number
+  /** Of them, acknowledged as handled (or as failed) before the end. */
+  readonly flushed: number
+  /** Of them, kept in a durable store. */
+  readonly retained: number
+  /** Of them, given up: now dead letters. */
+  readonly dropped: number
+  /** Connections closed. */
+  readonly closed: number
+  readonly durationMillis: number
+}
