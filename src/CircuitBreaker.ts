@@ -18,7 +18,7 @@ import { Circuits } from "./internal/circuits.ts"
 import * as Option from "./internal/options.ts"
 import { CircuitBreakerError } from "./WebSocketError.ts"
 
-export type { Outcome, Permit, State, Stats, Transition } from "./internal/circuit.ts"
+export type { Outcome, Permit, Policy, State, Stats, Transition } from "./internal/circuit.ts"
 
 /**
  * When the circuits of sessions trip and how they recover.
@@ -218,6 +218,7 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
   const random = yield* Random.Random
   const sessionPolicy = commonPolicy("session", options?.session ?? {})
   const otherPolicy = endpointPolicy(options?.endpoint ?? {})
+  const policies = { session: sessionPolicy, endpoint: otherPolicy }
   const wake = yield* Queue.sliding<void>(1)
   const listeners = new Set<(transition: Transition) => void>()
   const streams = new Set<() => void>()
@@ -375,7 +376,7 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
         Effect.sync(() => void listeners.add(listener)),
         () => Effect.sync(() => void listeners.delete(listener))
       ),
-    stats: Effect.sync(() => circuits.stats(rejected)),
+    stats: Effect.sync(() => ({ ...circuits.stats(rejected), policies })),
     worker
   })
 })

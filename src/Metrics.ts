@@ -153,11 +153,11 @@ export const makeRecorder: Effect.Effect<Recorder> = Effect.map(
         gaugeMetrics[name].modifyUnsafe(change, context)
       },
       handledAfter: (millis) => {
-        handled.add(millis)
+        handled.add(Math.max(0, millis))
         enqueueToHandled.updateUnsafe(millis, context)
       },
       sentAfter: (millis) => {
-        sends.add(millis)
+        sends.add(Math.max(0, millis)) // the two clocks may be a turn apart
         sendDuration.updateUnsafe(millis, context)
       }
     }

@@ -57,6 +57,12 @@ export interface Stats {
   readonly totals: Totals
   /** @since 0.3.0 */
   readonly latencies: Latencies
+  /**
+   * The most messages that waited or were in flight, as seen about once a second.
+   *
+   * @since 0.3.0
+   */
+  readonly peakQueueMessages: number
 }
 
 /**
@@ -370,11 +376,13 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     locate: (messageId) => locate(queue, deduplicator, peer.key, peer, messageId),
     stats: Effect.gen(function*() {
       const { bytes, messages } = yield* Effect.orElseSucceed(queue.size(peer.key), () => ({ messages: 0, bytes: 0 }))
+      const inQueue = yield* queue.stats
       return {
         session: statsOf(peer, messages, bytes, breaker),
-        queue: yield* queue.stats,
+        queue: inQueue,
         totals: { ...recorder.totals },
-        latencies: recorder.latencies
+        latencies: recorder.latencies,
+        peakQueueMessages: Math.max(recorder.peaks.queueMessages, inQueue.messages)
       }
     }),
     shutdown,

@@ -175,6 +175,12 @@ export interface ResilientServer<In, Out> {
   /** Where is the message with this id? O(messages of the session). */
   readonly locate: (session: string, messageId: string) => Effect.Effect<MessageState, WebSocketError>
   readonly stats: Effect.Effect<Stats>
+  /**
+   * The sessions that this server has, connected or not.
+   *
+   * @since 0.3.0
+   */
+  readonly sessions: Effect.Effect<ReadonlyArray<string>>
   /** Of one session; where the stores are shared, also of one that another server has: what the stores know of it. */
   readonly sessionStats: (session: string) => Effect.Effect<SessionStats, SessionNotFoundError | SessionRegistryError>
   /** Drains and closes. Idempotent: later calls get the same report. The scope's finalizer does the same. */
@@ -258,6 +264,8 @@ export interface Options<In, Out, R = never> {
    * things: it must return at once, and not throw.
    */
   readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
+  /** Given every event of `connections`, in the same way. */
+  readonly onConnectionEvent?: ((event: ConnectionEvent) => void) | undefined
   /** Says who a peer is and which session it has. Default: anybody, each with a session of its own. */
   readonly authenticate?: ((handshake: Handshake) => Effect.Effect<Identity, HandshakeError, R>) | undefined
   /** Retries of a failed handler. Default: exponential from 1 s to 60 s with full jitter, 5 attempts in all. */
@@ -338,6 +346,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const recorder = yield* makeRecorder
   const context = yield* Effect.context<R>()
   const events = yield* makeEvents<ConnectionEvent>()
+  const publish = (event: ConnectionEvent): void => {
+    events.publish(event)
+    options.onConnectionEvent?.(event)
+  }
   const failed = yield* Deferred.make<never>()
   // The server lives in a scope of its own, so that it can end before its owner does.
   const scope = yield* Scope.fork(yield* Effect.scope)
@@ -400,7 +412,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onFenced: (peer, error) => departure.letGo(peer, error),
     onIdle: (peer) => departure.idle(peer),
     onDetached: (peer, ending) => {
-      events.publish({ _tag: "Disconnected", session: peer.session, ...ending })
+      publish({ _tag: "Disconnected", session: peer.session, ...ending })
       if (engine.peers.get(peer.key) === peer) departure.depart(peer)
     },
     onTick: (now) => acceptor.tick(now),
@@ -422,7 +434,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     queue,
     registry,
     deadLetters,
-    onEnded: (session) => events.publish({ _tag: "Ended", session })
+    onEnded: (session) => publish({ _tag: "Ended", session })
   })
   yield* registry.onWanted(departure.wanted).pipe(Scope.provide(scope))
   const committing = makeCommitting({ engine, registry, onFenced: (peer, error) => departure.letGo(peer, error) })
@@ -449,7 +461,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     isClosing: () => closing,
     onInDoubt: departure.inDoubt,
     abandon: departure.abandon,
-    onAttached: (peer) => events.publish({ _tag: "Connected", session: peer.session, principal: peer.principal })
+    onAttached: (peer) => publish({ _tag: "Connected", session: peer.session, principal: peer.principal })
   })
 
   /** A renewed token: the same principal goes on, anybody else is cut off. */
@@ -481,7 +493,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     departure.closeEnded(peer)
     yield* engine.remove(peer, "sessionEnded")
     yield* registry.remove(peer.key)
-    events.publish({ _tag: "Ended", session: peer.session })
+    publish({ _tag: "Ended", session: peer.session })
   })
 
   /** Whoever has the session learns of its end from the store. */
@@ -621,6 +633,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         peakQueueMessages: Math.max(recorder.peaks.queueMessages, inQueue.messages)
       }
     }),
+    sessions: Effect.sync(() => [...engine.peers.keys()]),
     sessionStats: absentees.stats,
     shutdown,
     shutdownWith,

@@ -506,7 +506,9 @@ describe("CircuitBreaker", () => {
         yield* breaker.isolate(A, "banned")
         yield* breaker.disable(B, "maintenance")
         yield* Effect.flip(breaker.admit(A))
-        assert.deepStrictEqual(yield* breaker.stats, {
+        const { policies, ...stats } = yield* breaker.stats
+        assert.strictEqual(policies.session.consecutiveFailures, 5)
+        assert.deepStrictEqual(stats, {
           circuits: 5,
           open: 1,
           halfOpen: 1,

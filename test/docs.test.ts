@@ -21,7 +21,7 @@ const notForUsers = [
   "redisDriver.RedisDriverOptions"
 ]
 
-const entries = ["node", "sqlite", "postgres", "redis", "testing"]
+const entries = ["node", "sqlite", "postgres", "redis", "promise", "testing"]
 
 describe("code in the documentation", () => {
   it("compiles as strictly as the library, names unused aside", () => {

@@ -89,9 +89,20 @@ export interface Stats {
   readonly disabled: number
   readonly transitions: { readonly opened: number; readonly halfOpened: number; readonly closed: number }
   readonly rejected: number
+  /**
+   * Of sessions, and of all other circuits.
+   *
+   * @since 0.3.0
+   */
+  readonly policies: { readonly session: Policy; readonly endpoint: Policy }
 }
 
-/** When a circuit trips and how it recovers: `CircuitBreaker`'s options, resolved. */
+/**
+ * When a circuit trips and how it recovers: the options of `CircuitBreaker`, which say more, with their defaults.
+ *
+ * @since 0.3.0
+ * @category models
+ */
 export interface Policy {
   readonly consecutiveFailures: number
   readonly openBaseMillis: number

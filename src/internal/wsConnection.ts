@@ -99,6 +99,7 @@ export class WsConnection implements Connection {
 
   /** Lets the socket go to somebody else: nothing is reported any more. */
   release(): WebSocket {
+    if (this.sink === undefined) this.resume() // it was paused for `open`
     this.ws.off("message", onMessage)
     this.ws.off("pong", onPong)
     this.ws.off("close", onClose)

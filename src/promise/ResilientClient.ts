@@ -1,0 +1,294 @@
+/**
+ * The client's side for programs without Effect: one session with a server, kept through every connection.
+ *
+ * @since 0.3.0
+ */
+import { Context, Effect, identity, Layer, Schema, Stream } from "effect"
+import * as CircuitBreaker from "../CircuitBreaker.ts"
+import { checked } from "../internal/options.ts"
+import type * as Message from "../Message.ts"
+import * as NodeTransport from "../node/NodeTransport.ts"
+import * as Effectful from "../ResilientClient.ts"
+import { TransportError, type WebSocketError } from "../WebSocketError.ts"
+import { breakerStatsOf, circuitChangeOf, connectionStatsOf, metricsOf } from "./figures.ts"
+import { calling, handle, Hooks, incomingSchema, retryOf, toMillis } from "./hooks.ts"
+import type {
+  ClientEvents,
+  ClientStats,
+  ConnectionState,
+  DeadLetter,
+  Duration,
+  Incoming,
+  MessageState,
+  Receipt,
+  ShutdownReport,
+  Waiting
+} from "./models.ts"
+import type { ClientOptions, ReliableSendOptions } from "./options.ts"
+import { receiptOf } from "./receipts.ts"
+import { atMost, type Running, start } from "./running.ts"
+import { serviceOptions, type Services, storeOf } from "./stores.ts"
+
+class Client extends Context.Service<Client, Effectful.ResilientClient<unknown, unknown>>()(
+  "resilient-websocket/promise/Client"
+) {}
+
+/**
+ * A client that connects, and connects again, by itself.
+ *
+ * **Example**
+ *
+ * ```ts
+ * import { ResilientClient } from "resilient-websocket/promise"
+ *
+ * const client = await ResilientClient.connect("ws://127.0.0.1:8080", { token: "secret" })
+ * const receipt = await client.send({ order: 17 })
+ * await receipt.handled({ signal: AbortSignal.timeout(10_000) })
+ * for await (const message of client) console.log(message)
+ * ```
+ *
+ * @since 0.3.0
+ * @category clients
+ */
+export class ResilientClient<In = unknown, Out = unknown> implements AsyncDisposable, AsyncIterable<In> {
+  readonly #options: ClientOptions<In, Out>
+  readonly #hooks: Hooks<Out, ClientEvents<In, Out>>
+  readonly #running: Running<Client | Services>
+  readonly #client: Effectful.ResilientClient<unknown, unknown>
+  readonly #breaker: CircuitBreaker.CircuitBreaker["Service"]
+  readonly #startedAt = Date.now()
+  #closing: Promise<ShutdownReport> | undefined
+
+  private constructor(
+    options: ClientOptions<In, Out>,
+    hooks: Hooks<Out, ClientEvents<In, Out>>,
+    running: Running<Client | Services>
+  ) {
+    this.#options = options
+    this.#hooks = hooks
+    this.#running = running
+    this.#client = Context.get(running.services, Client)
+    this.#breaker = Context.get(running.services, CircuitBreaker.CircuitBreaker)
+  }
+
+  /**
+   * Makes a client for `url`, `ws://` or `wss://`, which may be a function that is asked at every attempt; and waits until
+   * it is connected. If the server says stop, or that takes longer than `connectTimeout`, it rejects with what was wrong,
+   * and the client is closed. With `wait: false` it is returned at once, and connects on its own.
+   */
+  static async connect<In = unknown, Out = unknown>(
+    url: string | (() => string | Promise<string>),
+    options: ClientOptions<In, Out> = {}
+  ): Promise<ResilientClient<In, Out>> {
+    const hooks = new Hooks<Out, ClientEvents<In, Out>>(options.fallbackSend)
+    const store = await storeOf({ type: "memory" }, serviceOptions(options))
+    const layer = Layer.effect(Client, checked(makeClient(url, options, hooks))).pipe(
+      Layer.provideMerge(store),
+      Layer.provide(NodeTransport.layerClient)
+    )
+    const running = await start(layer, options, hooks.reporter, options.signal)
+    const client = new ResilientClient(options, hooks, running)
+    if (options.wait === false) return client
+    const { connectTimeout = "30 seconds", signal } = options
+    try {
+      await client.connected({ timeout: connectTimeout, signal })
+      return client
+    } catch (error) {
+      await client.close({ timeout: closeMillis, flushPending: false })
+      throw error
+    }
+  }
+
+  /** Waits until it is connected. Rejects when the server says stop, or when it takes longer than `timeout`. */
+  connected({ signal, timeout }: Waiting & { readonly timeout?: Duration | undefined } = {}): Promise<void> {
+    return this.#running.run(this.#client.awaitConnected({ timeout }), identity, signal)
+  }
+
+  /**
+   * Puts a message, any JSON, in the outbox, where it stays until the server has handled it; the receipt says what became
+   * of it. Rejects with a `QueueOverflowError` when the outbox is full, with a `DeduplicationError` when its id was used
+   * for something else, with a `PayloadError` for what is no JSON or too large, and with a `ShutdownError`.
+   */
+  send(message: Out, { signal, ...options }: ReliableSendOptions = {}): Promise<Receipt> {
+    const { run } = this.#running
+    return run(this.#client.send(message, options), (receipt) => {
+      if (receipt._tag === "Skipped") this.#hooks.skipped(message, receipt.session, receipt.messageId)
+      return receiptOf(receipt, run)
+    }, signal)
+  }
+
+  /** Sends many at once, in order: all of them are in the outbox, or none. */
+  sendAll(
+    messages: Iterable<Out>,
+    { signal, ttl }: Pick<ReliableSendOptions, "ttl" | "signal"> = {}
+  ): Promise<ReadonlyArray<Receipt>> {
+    const { run } = this.#running
+    return run(
+      this.#client.sendAll(messages, { ttl }),
+      (receipts) => receipts.map((receipt) => receiptOf(receipt, run)),
+      signal
+    )
+  }
+
+  /**
+   * The messages, when there is no `onMessage`; see `messages`.
+   */
+  async *[Symbol.asyncIterator](): AsyncGenerator<In, void, undefined> {
+    for await (const { message } of this.messages()) yield message
+  }
+
+  /**
+   * The messages with the facts around them, until the client is closed. Each is acknowledged when the next one is asked
+   * for. Who leaves the loop, by `break` or by an error, has not acknowledged the message that he is at: it comes again,
+   * to the next loop.
+   */
+  messages(): AsyncIterable<Incoming<In>> {
+    if (this.#options.onMessage !== undefined) throw new TypeError("the messages of this client go to its onMessage")
+    const stream = Stream.toAsyncIterableWith(this.#client.messages, this.#running.services)
+    return { [Symbol.asyncIterator]: () => untilLeft(stream[Symbol.asyncIterator]() as AsyncIterator<Incoming<In>>) }
+  }
+
+  /** Whether it is connected, and if not, why and what next. */
+  state(): Promise<ConnectionState> {
+    return this.#running.run(this.#client.state, identity)
+  }
+
+  /** Tries to connect now instead of waiting; also after the server said stop. */
+  reconnect(): Promise<void> {
+    return this.#running.run(this.#client.reconnect, identity)
+  }
+
+  /** Asks for the token again, and sends it on the open connection. */
+  refreshToken({ signal }: Waiting = {}): Promise<void> {
+    return this.#running.run(this.#client.refreshToken, identity, signal)
+  }
+
+  /** Ends the session for good at both sides; what waits becomes dead letters. `reconnect` starts a new one. */
+  endSession(): Promise<void> {
+    return this.#running.run(this.#client.endSession, identity)
+  }
+
+  /** Where is the message with this id? */
+  locate(messageId: string): Promise<MessageState> {
+    return this.#running.run(this.#client.locate(messageId), identity)
+  }
+
+  /** All figures, now. */
+  getStats(): Promise<ClientStats> {
+    const client = this.#client
+    const breaker = this.#breaker
+    const startedAt = this.#startedAt
+    const stats = Effect.gen(function*() {
+      const { session, ...figures } = yield* client.stats
+      const circuits = yield* breaker.stats
+      const active = session.connected ? 1 : 0
+      return {
+        connection: connectionStatsOf(session, 0),
+        metrics: metricsOf({ ...figures, active, breaker: circuits, startedAt }),
+        circuitBreaker: breakerStatsOf(circuits)
+      }
+    })
+    return this.#running.run(stats, identity)
+  }
+
+  /** Calls the listener with each event from now on. One that throws or rejects is logged. */
+  on<Name extends keyof ClientEvents<In, Out>>(
+    event: Name,
+    listener: (value: ClientEvents<In, Out>[Name]) => unknown
+  ): this {
+    this.#hooks.emitter.on(event, listener)
+    return this
+  }
+
+  off<Name extends keyof ClientEvents<In, Out>>(
+    event: Name,
+    listener: (value: ClientEvents<In, Out>[Name]) => unknown
+  ): this {
+    this.#hooks.emitter.off(event, listener)
+    return this
+  }
+
+  /**
+   * Flushes and closes; the session stays at the server for its retention. What is not handled in time becomes dead
+   * letters. Later calls get the same report. Afterwards nothing of the client keeps the process alive.
+   */
+  close(
+    { flushPending = true, timeout }: {
+      /** Time for it, of which 70 % may be spent flushing. Default: the `shutdownTimeout`. */
+      readonly timeout?: Duration | undefined
+      /** Whether to wait until what is queued is handled. Default true. */
+      readonly flushPending?: boolean | undefined
+    } = {}
+  ): Promise<ShutdownReport> {
+    return this.#closing ??= this.#close(flushPending, timeout).catch((error) => {
+      this.#closing = undefined // an option was out of range, and nothing has happened
+      throw error
+    })
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close().then(() => {})
+  }
+
+  async #close(flush: boolean, timeout: Duration | undefined): Promise<ShutdownReport> {
+    const report = await this.#running.run(this.#client.shutdownWith({ flush, timeout }), identity)
+    const limit = toMillis(timeout ?? this.#options.shutdownTimeout ?? "30 seconds") - report.durationMillis
+    await atMost(this.#hooks.settled(), Math.max(closeMillis, limit))
+    await this.#running.dispose(closeMillis)
+    return report
+  }
+}
+
+/** What the end of a client is given at least, in ms. */
+const closeMillis = 1_000
+
+/** Leaving the loop fails the stream: so its message counts as not handled. */
+const untilLeft = <A>(iterator: AsyncIterator<A>): AsyncIterator<A> => ({
+  next: () => iterator.next(),
+  return: async () => {
+    await iterator.throw?.(left).catch(() => {})
+    return { done: true, value: undefined }
+  }
+})
+
+const left = new Error("the loop was left")
+
+const makeClient = Effect.fnUntraced(function*<In, Out>(
+  url: string | (() => string | Promise<string>),
+  options: ClientOptions<In, Out>,
+  hooks: Hooks<Out, ClientEvents<In, Out>>
+) {
+  const { onGap, onMessage, token } = options
+  const breaker = yield* CircuitBreaker.CircuitBreaker
+  yield* breaker.onTransition((transition) => hooks.emitter.emit("circuitChange", circuitChangeOf(transition)))
+  const client = yield* Effectful.make({
+    ...options,
+    url: typeof url === "string" ? url : asked("url", url),
+    token: typeof token === "function" ? asked("token", token) : token,
+    incoming: incomingSchema(options.parse),
+    outgoing: Schema.Unknown,
+    onMessage: onMessage && ((_, { client, incoming }) =>
+      handle(
+        onMessage,
+        incoming as Message.Incoming<In>, // so says `parse`, or the user
+        undefined,
+        (message: Out, { signal, ...sendOptions } = {}, run) =>
+          run(client.send(message, sendOptions), (receipt) => receiptOf(receipt, run), signal)
+      )),
+    onGap: onGap && ((gap) => calling(() => onGap(gap))),
+    onDeadLetter: (letter) => hooks.deadLetter(letter as DeadLetter<In | Out>),
+    handlerRetry: retryOf(options.handlerRetry)
+  })
+  yield* Effect.forkScoped(
+    Stream.runForEach(client.states, (state) => Effect.sync(() => hooks.emitter.emit("stateChange", state)))
+  )
+  return client
+})
+
+/** What a function of the user's says, asked at every attempt. One that fails is asked again at the next. */
+const asked = <A>(name: string, ask: () => A | Promise<A>): Effect.Effect<A, WebSocketError> =>
+  Effect.tryPromise({
+    try: async () => ask(),
+    catch: (cause) =>
+      new TransportError({ operation: "dial", detail: `the ${name} could not be had: ${String(cause)}`, cause })
+  })

@@ -1,0 +1,398 @@
+/**
+ * The server's side for programs that have `ws` sockets and no Effect: sockets are registered, messages are sent to them
+ * or to their sessions, and what is critical is kept until it is handled.
+ *
+ * **Details.** It is a `ResilientServer` that accepts nothing itself. Sockets may speak `resilient.v1` (a
+ * `ResilientClient` does), and are then exactly-once both ways; any other is sent JSON texts, each kept until its
+ * socket has taken it.
+ *
+ * @since 0.3.0
+ */
+import { Context, Duration, Effect, identity, Layer, Option, Schedule, Schema } from "effect"
+import type { WebSocket } from "ws"
+import * as CircuitBreaker from "../CircuitBreaker.ts"
+import { contentKey, Deduplicator } from "../Deduplicator.ts"
+import { checked } from "../internal/options.ts"
+import type * as Message from "../Message.ts"
+import * as ResilientServer from "../ResilientServer.ts"
+import { TransportServer } from "../Transport.ts"
+import { ShutdownError } from "../WebSocketError.ts"
+import { breakerStatsOf, circuitChangeOf, connectionStatsOf, metricsOf } from "./figures.ts"
+import { calling, handle, Hooks, incomingSchema, retryOf, toMillis } from "./hooks.ts"
+import type {
+  Broadcast,
+  ConnectionStats,
+  DeadLetter,
+  Duration as DurationInput,
+  ManagerEvents,
+  ManagerStats,
+  MessageState,
+  Receipt,
+  ShutdownReport
+} from "./models.ts"
+import type {
+  BroadcastOptions,
+  GracefulShutdownOptions,
+  ManagerOptions,
+  RegisterOptions,
+  ReliableSendOptions,
+  SendOptions
+} from "./options.ts"
+import { isOut, receiptOf } from "./receipts.ts"
+import { atMost, type Running, runSync, start } from "./running.ts"
+import { Sockets } from "./sockets.ts"
+import { serviceOptions, type Services, storeOf } from "./stores.ts"
+
+class Server extends Context.Service<Server, ResilientServer.ResilientServer<unknown, unknown>>()(
+  "resilient-websocket/promise/Server"
+) {}
+
+/**
+ * Keeps the messages for WebSockets that somebody else accepted.
+ *
+ * **Example** (Beside a `ws` server)
+ *
+ * ```ts
+ * import { ResilientWebSocketManager } from "resilient-websocket/promise"
+ * import { WebSocketServer } from "ws"
+ *
+ * const manager = await ResilientWebSocketManager.make({ ttl: "1 hour" })
+ * const server = new WebSocketServer({ port: 8080 })
+ * server.on("connection", async (ws) => {
+ *   const sessionId = await manager.registerConnection(ws)
+ *   await manager.send(sessionId, { hello: "there" }, { critical: true })
+ * })
+ * process.once("SIGTERM", async () => {
+ *   const { dropped } = await manager.gracefulShutdown({ timeout: "10 seconds" })
+ *   server.close()
+ *   console.log(`${dropped} messages could not be delivered`)
+ * })
+ * ```
+ *
+ * @since 0.3.0
+ * @category managers
+ */
+export class ResilientWebSocketManager<In = unknown, Out = unknown> implements AsyncDisposable {
+  readonly #options: ManagerOptions<In, Out>
+  readonly #hooks: Hooks<Out, ManagerEvents<In, Out>>
+  readonly #running: Running<Server | Services>
+  readonly #server: ResilientServer.ResilientServer<unknown, unknown>
+  readonly #deduplicator: Deduplicator["Service"]
+  readonly #breaker: CircuitBreaker.CircuitBreaker["Service"]
+  readonly #sockets: Sockets
+  readonly #startedAt = Date.now()
+  #shutdown: Promise<ShutdownReport> | undefined
+
+  private constructor(
+    options: ManagerOptions<In, Out>,
+    hooks: Hooks<Out, ManagerEvents<In, Out>>,
+    sockets: Sockets,
+    running: Running<Server | Services>
+  ) {
+    this.#options = options
+    this.#hooks = hooks
+    this.#sockets = sockets
+    this.#running = running
+    this.#server = Context.get(running.services, Server)
+    this.#deduplicator = Context.get(running.services, Deduplicator)
+    this.#breaker = Context.get(running.services, CircuitBreaker.CircuitBreaker)
+  }
+
+  /**
+   * Makes a manager; its background work begins at once. Rejects with a `ConfigError` when an option is out of range, and
+   * with a `MessageQueueError` (operation `start`) when its store can't be had.
+   */
+  static async make<In = unknown, Out = unknown>(
+    options: ManagerOptions<In, Out> = {}
+  ): Promise<ResilientWebSocketManager<In, Out>> {
+    return ResilientWebSocketManager.makeOn(options, await storeOf(options.store, serviceOptions(options)))
+  }
+
+  /** @internal For tests: on services of their own. */
+  static async makeOn<In, Out>(
+    options: ManagerOptions<In, Out>,
+    store: Layer.Layer<Services, unknown>
+  ): Promise<ResilientWebSocketManager<In, Out>> {
+    const hooks = new Hooks<Out, ManagerEvents<In, Out>>(options.fallbackSend)
+    const sockets = new Sockets({ isRead: options.onMessage !== undefined, sessionMessage: options.sessionMessage })
+    const layer = Layer.effect(Server, checked(makeServer(options, hooks, sockets))).pipe(
+      Layer.provideMerge(store),
+      Layer.provide(acceptsNothing)
+    )
+    return new ResilientWebSocketManager(options, hooks, sockets, await start(layer, options, hooks.reporter))
+  }
+
+  /**
+   * Takes over a socket, and returns its session's id. To be called in the `connection` event itself, before the socket
+   * emits its first message. What waits for the session goes out; a socket that it still has is closed, as replaced.
+   *
+   * With `onMessage` the manager reads the socket; without it, a plain socket's messages are yours to read. Rejects with
+   * a `TransportError` when the socket is not open or is registered for another session, and with what its handshake
+   * failed with, if it speaks the protocol.
+   */
+  registerConnection(ws: WebSocket, { sessionId, signal }: RegisterOptions = {}): Promise<string> {
+    if (this.#shutdown !== undefined) return Promise.reject(new ShutdownError({ component: "server" }))
+    const register = this.#server.register
+    return this.#sockets.register(
+      ws,
+      sessionId,
+      (connection, session) => this.#running.run(register(connection, { session }), identity, signal)
+    )
+  }
+
+  /**
+   * Lets go of a socket, which stays open and is yours again; its session is kept for the retention, and what is sent to
+   * it, by either name, waits there. False when it was not registered.
+   */
+  async unregisterConnection(ws: WebSocket): Promise<boolean> {
+    const connection = await this.#sockets.connectionOf(ws)
+    if (connection === undefined) return false
+    return this.#running.run(this.#server.unregister(connection), (wasRegistered) => {
+      this.#sockets.release(ws)
+      return wasRegistered
+    })
+  }
+
+  /**
+   * Sends a message, any JSON, to a socket or session. True when it goes out now, or a message with its id did before;
+   * false when it is kept for later (`critical`), or was skipped, because the peer is away, slow, or its circuit open.
+   *
+   * Rejects with a `SessionNotFoundError` for a session that never was or has ended, with a `QueueOverflowError` when a
+   * critical one finds the queue full, with a `DeduplicationError` when its id was used for something else, with a
+   * `PayloadError` for what is no JSON or too large, with a `MessageQueueError` when the store failed, and with a
+   * `ShutdownError`. Before that, nothing has been sent.
+   */
+  send(target: WebSocket | string, message: Out, options?: SendOptions): Promise<boolean> {
+    return typeof target === "string"
+      ? this.#send(target, message, options, isOut)
+      : this.#sockets.sessionOf(target).then((session) => this.#send(session, message, options, isOut))
+  }
+
+  /** The same, with the full story. */
+  async sendWithReceipt(target: WebSocket | string, message: Out, options?: SendOptions): Promise<Receipt> {
+    return this.#send(
+      await this.#sessionOf(target),
+      message,
+      options,
+      (receipt) => receiptOf(receipt, this.#running.run)
+    )
+  }
+
+  /** Sends many critical messages to one session, in order: all of them are kept until they are handled, or none. */
+  async sendAll(
+    target: WebSocket | string,
+    messages: Iterable<Out>,
+    { signal, ttl }: Pick<ReliableSendOptions, "ttl" | "signal"> = {}
+  ): Promise<ReadonlyArray<Receipt>> {
+    const { run } = this.#running
+    return run(
+      this.#server.sendAll(await this.#sessionOf(target), messages, { ttl }),
+      (receipts) => receipts.map((receipt) => receiptOf(receipt, run)),
+      signal
+    )
+  }
+
+  /** Sends one critical message to many sessions; who can't have it is reported, and keeps nobody else from it. */
+  broadcast(message: Out, { sessions, ttl }: BroadcastOptions = {}): Promise<Broadcast> {
+    return this.#running.run(this.#server.broadcast(message, { sessions, ttl }), identity)
+  }
+
+  /** The id under which a message is deduplicated: its own `id`, or else a hash of its content. */
+  getMessageId(message: Out): string {
+    return messageIdOf(message)
+  }
+
+  /**
+   * Whether a message with this id was sent within `messageIdTtl`: to this socket or session, or to any that is here. It
+   * only looks; it is sending that marks.
+   */
+  async isDuplicateMessage(id: string, target?: WebSocket | string): Promise<boolean> {
+    const { run } = this.#running
+    const scopes = target === undefined ? await run(this.#server.sessions, identity) : [await this.#sessionOf(target)]
+    const isKnown = (scope: string) => Effect.map(this.#deduplicator.lookup({ scope, key: id }), Option.isSome)
+    return run(Effect.findFirst(scopes, isKnown), Option.isSome)
+  }
+
+  /** How long an id is remembered, in ms. Setting it to less than TTL plus retention throws a `ConfigError`. */
+  get messageIdTtl(): number {
+    return Duration.toMillis(runSync(this.#deduplicator.window))
+  }
+
+  set messageIdTtl(value: DurationInput) {
+    runSync(this.#deduplicator.setWindow(value))
+  }
+
+  /** Resumes the background work, which begins with `make`: needed after `stopBackgroundTasks` only. */
+  startBackgroundTasks(): Promise<void> {
+    return this.#running.run(this.#server.resume, identity)
+  }
+
+  /**
+   * Pauses the background work. What can be written at once still is; what has to wait for anything goes on waiting,
+   * acknowledgements too, nothing expires, and nobody is found silent. A shutdown resumes it.
+   */
+  stopBackgroundTasks(): Promise<void> {
+    return this.#running.run(this.#server.pause, identity)
+  }
+
+  /**
+   * Ends it all: takes no new messages, flushes, closes the sockets, ends the background work, and reports what became of
+   * the messages: `pending = flushed + retained + dropped`. What is dropped becomes dead letters, and is given to
+   * `fallbackSend`, which is waited for. Later calls get the same report. Afterwards nothing of the manager keeps the
+   * process alive.
+   */
+  gracefulShutdown(options: GracefulShutdownOptions = {}): Promise<ShutdownReport> {
+    return this.#shutdown ??= this.#end(options).catch((error) => {
+      this.#shutdown = undefined // an option was out of range, and nothing has happened
+      throw error
+    })
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.gracefulShutdown().then(() => {})
+  }
+
+  /** All figures, now. `connections: false` leaves out those of each session, of which there may be very many. */
+  getStats({ connections = true }: { readonly connections?: boolean | undefined } = {}): Promise<ManagerStats> {
+    const server = this.#server
+    const breaker = this.#breaker
+    const timeoutMillis = toMillis(this.#options.connectionTimeout ?? "120 seconds")
+    const startedAt = this.#startedAt
+    const stats = Effect.gen(function*() {
+      const { connections: active, ...figures } = yield* server.stats
+      const circuits = yield* breaker.stats
+      const sessions = yield* server.sessions
+      const each = yield* Effect.forEach(
+        connections ? sessions : [],
+        (session) => Effect.option(server.sessionStats(session)), // it may have ended meanwhile
+        { concurrency: 32 }
+      )
+      return {
+        totalConnections: sessions.length,
+        connected: active,
+        disconnected: sessions.length - active,
+        totalQueuedMessages: figures.queue.messages,
+        connections: Object.fromEntries(
+          each.flatMap((found): Array<[string, ConnectionStats]> =>
+            Option.isSome(found) ? [[found.value.session, connectionStatsOf(found.value, timeoutMillis)]] : []
+          )
+        ),
+        metrics: metricsOf({ ...figures, active, breaker: circuits, startedAt }),
+        circuitBreaker: breakerStatsOf(circuits)
+      }
+    })
+    return this.#running.run(stats, identity)
+  }
+
+  /** Where is the message with this id? */
+  async locate(target: WebSocket | string, messageId: string): Promise<MessageState> {
+    return this.#running.run(this.#server.locate(await this.#sessionOf(target), messageId), identity)
+  }
+
+  /** Ends a session for good: its peer is told, and what waits becomes dead letters. */
+  async endSession(target: WebSocket | string): Promise<void> {
+    return this.#running.run(this.#server.endSession(await this.#sessionOf(target)), identity)
+  }
+
+  /** Calls the listener with each event from now on. One that throws or rejects is logged. */
+  on<Name extends keyof ManagerEvents<In, Out>>(
+    event: Name,
+    listener: (value: ManagerEvents<In, Out>[Name]) => unknown
+  ): this {
+    this.#hooks.emitter.on(event, listener)
+    return this
+  }
+
+  off<Name extends keyof ManagerEvents<In, Out>>(
+    event: Name,
+    listener: (value: ManagerEvents<In, Out>[Name]) => unknown
+  ): this {
+    this.#hooks.emitter.off(event, listener)
+    return this
+  }
+
+  #sessionOf(target: WebSocket | string): string | Promise<string> {
+    return typeof target === "string" ? target : this.#sockets.sessionOf(target)
+  }
+
+  #send<A>(
+    session: string,
+    message: Out,
+    options: SendOptions | undefined,
+    map: (receipt: Message.Receipt) => A
+  ): Promise<A> {
+    const { critical = false, signal, ttl } = options ?? {}
+    const id = options?.id ?? (this.#options.deduplicate === true ? messageIdOf(message) : undefined)
+    const isSimple = critical && id === undefined && ttl === undefined
+    return this.#running.run(
+      this.#server.send(session, message, isSimple ? undefined : { id, ttl, volatile: !critical }),
+      (receipt) => {
+        if (receipt._tag === "Skipped") this.#hooks.skipped(message, session, receipt.messageId)
+        return map(receipt)
+      },
+      signal
+    )
+  }
+
+  async #end(
+    { closeConnections = true, flushPending = true, timeout }: GracefulShutdownOptions
+  ): Promise<ShutdownReport> {
+    const report = await this.#running.run(
+      this.#server.shutdownWith({ timeout, flush: flushPending, closeConnections }),
+      identity
+    )
+    if (!closeConnections) this.#sockets.releaseAll()
+    const limit = toMillis(timeout ?? this.#options.shutdownTimeout ?? "30 seconds") - report.durationMillis
+    await atMost(this.#hooks.settled(), Math.max(leastEndMillis, limit))
+    await this.#running.dispose(leastEndMillis)
+    return report
+  }
+}
+
+/** What calls of `fallbackSend`, and a store that is closed, are given at least, in ms. */
+const leastEndMillis = 1_000
+
+const messageIdOf = (message: unknown): string => {
+  if (typeof message === "object" && message !== null && "id" in message) {
+    const { id } = message
+    if ((typeof id === "string" && id !== "") || typeof id === "number") return String(id)
+  }
+  return contentKey(String(JSON.stringify(message)))
+}
+
+/** All sockets are registered. */
+const acceptsNothing = Layer.succeed(TransportServer, { listen: () => Effect.succeed({ host: "", port: 0 }) })
+
+const makeServer = Effect.fnUntraced(function*<In, Out>(
+  options: ManagerOptions<In, Out>,
+  hooks: Hooks<Out, ManagerEvents<In, Out>>,
+  sockets: Sockets
+) {
+  const { onGap, onMessage } = options
+  const breaker = yield* CircuitBreaker.CircuitBreaker
+  yield* breaker.onTransition((transition) => hooks.emitter.emit("circuitChange", circuitChangeOf(transition)))
+  const server = yield* ResilientServer.make({
+    ...options,
+    incoming: incomingSchema(options.parse),
+    outgoing: Schema.Unknown,
+    // Plain sockets are not read then: see `Sockets`.
+    onMessage: (_, { incoming, server }) =>
+      onMessage === undefined ? Effect.fail(new Error("nobody handles messages here: there is no onMessage")) : handle(
+        onMessage,
+        incoming as Message.Incoming<In>, // so says `parse`, or the user
+        sockets.current(incoming.session),
+        (message: Out, { signal, ...sendOptions } = {}, run) =>
+          run(server.send(incoming.session, message, sendOptions), (receipt) => receiptOf(receipt, run), signal)
+      ),
+    onGap: onGap && ((gap) => calling(() => onGap(gap))),
+    onDeadLetter: (letter) => hooks.deadLetter(letter as DeadLetter<In | Out>),
+    onConnectionEvent: (event) => hooks.emitter.emit("stateChange", event),
+    authenticate: undefined,
+    plainPeers: undefined,
+    handlerRetry: onMessage === undefined ? Schedule.recurs(0) : retryOf(options.handlerRetry)
+  })
+  yield* Effect.forkScoped(
+    Effect.catchDefect(server.awaitFailure, (fault) => Effect.sync(() => hooks.emitter.emit("failure", fault)))
+  )
+  return server
+})

@@ -1,0 +1,243 @@
+/**
+ * Every way this library fails, for programs without Effect: the very classes of `resilient-websocket`'s
+ * `WebSocketError`, so that `instanceof` works with either, in types in which nothing of Effect shows.
+ *
+ * @since 0.3.0
+ */
+import type { DeadLetterReason } from "../internal/models.ts"
+import * as Errors from "../WebSocketError.ts"
+
+/**
+ * What `instanceof` needs of a class. Errors are made by the library alone.
+ *
+ * @since 0.3.0
+ * @category models
+ */
+export interface ErrorClass<A> {
+  new(fields: never): A
+  readonly prototype: A
+}
+
+interface Tagged<Tag extends string> extends Error {
+  readonly _tag: Tag
+}
+
+/**
+ * The queue's store failed, or refused a write of a stale owner (`fenced`). With `inDoubt`, it may have done what it was
+ * asked all the same: who sends again should do so under the same `id`.
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export interface MessageQueueError extends Tagged<"MessageQueueError"> {
+  readonly session: string
+  readonly operation: string
+  readonly reason: "store" | "fenced" | "unknownSession"
+  readonly inDoubt?: boolean | undefined
+}
+/** @since 0.3.0 @category errors */
+export const MessageQueueError: ErrorClass<MessageQueueError> = Errors.MessageQueueError
+
+/**
+ * A bound of the queue was reached. Nothing was stored.
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export interface QueueOverflowError extends Tagged<"QueueOverflowError"> {
+  readonly session: string
+  readonly limit: "messages" | "bytes" | "totalMessages" | "totalBytes"
+  readonly bound: number
+  readonly size: number
+  readonly retryAfterMillis?: number | undefined
+}
+/** @since 0.3.0 @category errors */
+export const QueueOverflowError: ErrorClass<QueueOverflowError> = Errors.QueueOverflowError
+
+/**
+ * An `id` was used with other content (`mismatch`), is being used right now (`inFlight`), there is no room for more
+ * (`full`), or the store failed.
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export interface DeduplicationError extends Tagged<"DeduplicationError"> {
+  /** The session. */
+  readonly scope: string
+  readonly key: string
+  readonly reason: "mismatch" | "inFlight" | "full" | "store"
+  readonly retryAfterMillis?: number | undefined
+}
+/** @since 0.3.0 @category errors */
+export const DeduplicationError: ErrorClass<DeduplicationError> = Errors.DeduplicationError
+
+/**
+ * A circuit does not admit the call now.
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export interface CircuitBreakerError extends Tagged<"CircuitBreakerError"> {
+  readonly circuit: string
+  readonly state: "Open" | "HalfOpen" | "Isolated"
+  readonly retryAfterMillis?: number | undefined
+  readonly reason?: string | undefined
+}
+/** @since 0.3.0 @category errors */
+export const CircuitBreakerError: ErrorClass<CircuitBreakerError> = Errors.CircuitBreakerError
+
+/**
+ * Something did not happen in its time.
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export interface ConnectionTimeoutError extends Tagged<"ConnectionTimeoutError"> {
+  readonly phase: "dial" | "handshake" | "heartbeat" | "ack" | "flush" | "idle" | "connect"
+  readonly afterMillis: number
+  readonly session?: string | undefined
+}
+/** @since 0.3.0 @category errors */
+export const ConnectionTimeoutError: ErrorClass<ConnectionTimeoutError> = Errors.ConnectionTimeoutError
+
+/**
+ * It is shut down, or about to be.
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export interface ShutdownError extends Tagged<"ShutdownError"> {
+  readonly component: "server" | "client"
+}
+/** @since 0.3.0 @category errors */
+export const ShutdownError: ErrorClass<ShutdownError> = Errors.ShutdownError
+
+/**
+ * This session never was, or has ended.
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export interface SessionNotFoundError extends Tagged<"SessionNotFoundError"> {
+  readonly session: string
+}
+/** @since 0.3.0 @category errors */
+export const SessionNotFoundError: ErrorClass<SessionNotFoundError> = Errors.SessionNotFoundError
+
+/**
+ * The registry's store failed, or a newer connection has the session (`fenced`).
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export interface SessionRegistryError extends Tagged<"SessionRegistryError"> {
+  readonly session: string
+  readonly operation: string
+  readonly reason: "store" | "fenced"
+}
+/** @since 0.3.0 @category errors */
+export const SessionRegistryError: ErrorClass<SessionRegistryError> = Errors.SessionRegistryError
+
+/**
+ * The handshake was refused. `retryable` says whether it may succeed later.
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export interface HandshakeError extends Tagged<"HandshakeError"> {
+  readonly reason: "unauthorized" | "forbidden" | "version" | "invalid" | "overloaded" | "draining" | "replaced"
+  readonly detail: string
+  readonly retryable: boolean
+}
+/** @since 0.3.0 @category errors */
+export const HandshakeError: ErrorClass<HandshakeError> = Errors.HandshakeError
+
+/**
+ * The peer broke the protocol.
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export interface ProtocolError extends Tagged<"ProtocolError"> {
+  readonly code: string
+  readonly detail: string
+  readonly session?: string | undefined
+}
+/** @since 0.3.0 @category errors */
+export const ProtocolError: ErrorClass<ProtocolError> = Errors.ProtocolError
+
+/**
+ * A message can't be written as JSON, is too large, or `parse` refused it.
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export interface PayloadError extends Tagged<"PayloadError"> {
+  readonly direction: "encode" | "decode"
+  readonly detail: string
+  readonly session?: string | undefined
+  readonly sizeBytes?: number | undefined
+  readonly limitBytes?: number | undefined
+}
+/** @since 0.3.0 @category errors */
+export const PayloadError: ErrorClass<PayloadError> = Errors.PayloadError
+
+/**
+ * The network or the socket failed.
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export interface TransportError extends Tagged<"TransportError"> {
+  readonly operation: "listen" | "dial" | "send" | "receive" | "register"
+  readonly detail: string
+}
+/** @since 0.3.0 @category errors */
+export const TransportError: ErrorClass<TransportError> = Errors.TransportError
+
+/**
+ * What `receipt.handled()` rejects with: the message became a dead letter.
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export interface DeadLetterError extends Tagged<"DeadLetterError"> {
+  readonly session: string
+  readonly messageId: string
+  readonly reason: DeadLetterReason
+  readonly maybeHandled: boolean
+}
+/** @since 0.3.0 @category errors */
+export const DeadLetterError: ErrorClass<DeadLetterError> = Errors.DeadLetterError
+
+/**
+ * An option is out of range; `message` says which.
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export class ConfigError extends Error {
+  readonly _tag = "ConfigError"
+  override readonly name = "ConfigError"
+}
+
+/**
+ * Everything that this library rejects with.
+ *
+ * @since 0.3.0
+ * @category errors
+ */
+export type WebSocketError =
+  | MessageQueueError
+  | QueueOverflowError
+  | DeduplicationError
+  | CircuitBreakerError
+  | ConnectionTimeoutError
+  | ShutdownError
+  | SessionNotFoundError
+  | SessionRegistryError
+  | HandshakeError
+  | ProtocolError
+  | PayloadError
+  | TransportError
+  | DeadLetterError

@@ -1,0 +1,146 @@
+/** The user's functions, as manager and client call them: listeners, `fallbackSend`, `parse`, handlers and their retries. */
+import { Duration, Effect, Schedule, Schema, SchemaGetter, SchemaIssue } from "effect"
+import type { WebSocket } from "ws"
+import { fullJitter } from "../internal/backoff.ts"
+import { defaultHandlerRetry } from "../internal/common.ts"
+import * as Option from "../internal/options.ts"
+import type { Incoming } from "../Message.ts"
+import { Emitter, guarded, isThenable } from "./emitter.ts"
+import type { DeadLetter, Receipt } from "./models.ts"
+import type { CommonOptions, MessageContext, ReliableSendOptions, RetryOptions } from "./options.ts"
+import { Reporter, type Run, runWith } from "./running.ts"
+
+/** What is told to whom. */
+export class Hooks<Out, Events extends { readonly deadLetter: DeadLetter<unknown> }> {
+  readonly reporter = new Reporter()
+  readonly emitter: Emitter<Events>
+  private readonly fallbackSend: CommonOptions<never, Out>["fallbackSend"]
+  /** Calls of `fallbackSend` that are not done. */
+  private readonly falling = new Set<Promise<void>>()
+
+  constructor(fallbackSend: CommonOptions<never, Out>["fallbackSend"]) {
+    this.fallbackSend = fallbackSend
+    this.emitter = new Emitter((event, fault) => this.reporter.warn(`a listener of ${event} failed`, fault))
+  }
+
+  readonly deadLetter = (letter: Events["deadLetter"]): void => {
+    if (letter.direction === "out") this.fallBack(letter as DeadLetter<Out>)
+    this.emitter.emit("deadLetter", letter)
+  }
+
+  /** A message that was not critical, and did not go out. */
+  skipped(message: Out, session: string, messageId: string): void {
+    this.fallBack({
+      direction: "out",
+      session,
+      messageId: messageId === "" ? undefined : messageId,
+      reason: "skipped",
+      message,
+      payload: message,
+      maybeHandled: false,
+      cause: undefined,
+      atMillis: Date.now()
+    })
+  }
+
+  /** Waits for those calls of `fallbackSend` that are not done. */
+  async settled(): Promise<void> {
+    await Promise.all(this.falling)
+  }
+
+  private fallBack(letter: DeadLetter<Out>): void {
+    const { fallbackSend } = this
+    if (fallbackSend === undefined) return
+    const done = guarded(
+      () => fallbackSend(letter.message as Out, letter), // it was sent, so it can be decoded
+      (fault) => this.reporter.warn("fallbackSend failed", fault)
+    )
+    if (done === undefined) return
+    this.falling.add(done)
+    void done.then(() => this.falling.delete(done))
+  }
+}
+
+/** What goes on the wire is any JSON; `parse` looks at what comes in. */
+export const incomingSchema = (parse: ((value: unknown) => unknown) | undefined): Schema.Codec<unknown, unknown> =>
+  parse === undefined ? Schema.Unknown : Schema.Unknown.pipe(Schema.decodeTo(Schema.Unknown, {
+    decode: SchemaGetter.transformEffect((value: unknown) =>
+      Effect.try({
+        try: () => parse(value),
+        catch: (fault) => new SchemaIssue.InvalidValue({ message: `parse: ${String(fault)}` })
+      })
+    ),
+    encode: SchemaGetter.passthrough()
+  }))
+
+export const retryOf = (options: RetryOptions | undefined): Schedule.Schedule<unknown, unknown> => {
+  if (options === undefined) return defaultHandlerRetry
+  const pauses = fullJitter(
+    Option.millis("handlerRetry.base", options.base, "1 second"),
+    Option.millis("handlerRetry.cap", options.cap, "60 seconds")
+  )
+  return Schedule.upTo(pauses, { times: Option.count("handlerRetry.attempts", options.attempts, 5) - 1 })
+}
+
+/** How a handler answers. */
+type Reply<Out> = (message: Out, options: ReliableSendOptions | undefined, run: Run) => Promise<Receipt>
+
+/** Calls a user's function, and ends when its promise does. One that returns nothing to wait for costs no promise. */
+export const calling = (call: () => unknown, onInterrupt: () => void = () => {}): Effect.Effect<void, unknown> =>
+  Effect.suspend(() => {
+    let result: unknown
+    try {
+      result = call()
+    } catch (fault) {
+      return Effect.fail(fault)
+    }
+    if (!isThenable(result)) return Effect.void
+    const promise = result
+    return Effect.callback<void, unknown>((resume) => {
+      promise.then(() => resume(Effect.void), (fault: unknown) => resume(Effect.fail(fault)))
+      return Effect.sync(onInterrupt)
+    })
+  })
+
+export const handle = <In, Out>(
+  handler: (message: In, context: MessageContext<Out>) => unknown,
+  incoming: Incoming<In>,
+  ws: WebSocket | undefined,
+  reply: Reply<Out>
+): Effect.Effect<void, unknown> =>
+  Effect.withFiber((fiber) => {
+    const context = new HandlerContext<In, Out>(incoming, ws, (message, options) =>
+      reply(message, options, runWith(fiber.context)))
+    return calling(() =>
+      handler(incoming.message, context), () =>
+      context.abort())
+  })
+
+class HandlerContext<In, Out> implements MessageContext<Out> {
+  readonly session: string
+  readonly messageId: string | undefined
+  readonly volatile: boolean
+  readonly ws: WebSocket | undefined
+  readonly reply: MessageContext<Out>["reply"]
+  private controller: AbortController | undefined
+
+  constructor(incoming: Incoming<In>, ws: WebSocket | undefined, reply: MessageContext<Out>["reply"]) {
+    this.session = incoming.session
+    this.messageId = incoming.messageId
+    this.volatile = incoming.volatile
+    this.ws = ws
+    this.reply = reply
+  }
+
+  /** Made when somebody looks at it. */
+  get signal(): AbortSignal {
+    return (this.controller ??= new AbortController()).signal
+  }
+
+  abort(): void {
+    this.controller?.abort(new Error("the handler is to end: nobody waits for it any more"))
+  }
+}
+
+/** In ms, of what has been checked. */
+export const toMillis = (input: Duration.Input): number => Duration.toMillis(Duration.fromInputUnsafe(input))

@@ -1,0 +1,10 @@
+/**
+ * The library for programs without Effect: promises, plain values, functions and events, on the same services.
+ *
+ * @since 0.3.0
+ */
+export * from "./errors.ts"
+export type * from "./models.ts"
+export type * from "./options.ts"
+export * from "./ResilientClient.ts"
+export * from "./ResilientWebSocketManager.ts"

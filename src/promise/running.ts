@@ -1,0 +1,124 @@
+/**
+ * Effects for promises: run on the services of one `ManagedRuntime`, with the failures thrown as they are, and an
+ * `AbortSignal` for an interrupt. This folder is the one place of the library that runs effects.
+ */
+import { Cause, Config, Context, Effect, Exit, Layer, Logger, ManagedRuntime, References } from "effect"
+import * as WebSocketError from "../WebSocketError.ts"
+import { ConfigError } from "./errors.ts"
+import type { CommonOptions, LogEntry } from "./options.ts"
+
+/** Resolves with what `map` makes of the effect's value: at once, when the effect is done at once. */
+export type Run = <A, B>(effect: Effect.Effect<A, unknown>, map: (value: A) => B, signal?: AbortSignal) => Promise<B>
+
+export const runWith = (services: Context.Context<never>): Run => {
+  const fork = Effect.runForkWith(services)
+  return (effect, map, signal) => {
+    if (signal?.aborted === true) return Promise.reject(signal.reason)
+    const fiber = fork(effect)
+    const exit = fiber.pollUnsafe()
+    if (exit !== undefined) return settle(exit, map, signal)
+    return new Promise((resolve) => {
+      const abort = () => fiber.interruptUnsafe()
+      signal?.addEventListener("abort", abort, { once: true })
+      fiber.addObserver((exit) => {
+        signal?.removeEventListener("abort", abort)
+        resolve(settle(exit, map, signal))
+      })
+    })
+  }
+}
+
+/** Runs what is done at once. */
+export const runSync = <A>(effect: Effect.Effect<A, unknown>): A => {
+  const exit = Effect.runSyncExit(effect)
+  if (Exit.isSuccess(exit)) return exit.value
+  throw faultOf(exit.cause, undefined)
+}
+
+/** Says what a user's function did that it should not, in the log. Does not throw. */
+export class Reporter {
+  services: Context.Context<never> = Context.empty()
+
+  readonly warn = (message: string, cause: unknown): void => {
+    Effect.runForkWith(this.services)(Effect.logWarning(message, Cause.fail(cause)))
+  }
+}
+
+export interface Running<R> {
+  readonly services: Context.Context<R>
+  readonly run: Run
+  /** Releases everything; is done with waiting for that after `millis`. */
+  readonly dispose: (millis: number) => Promise<void>
+}
+
+/** Builds the services of a layer. What can't be built is thrown as a typed error, and nothing is left behind. */
+export const start = async <R, E>(
+  layer: Layer.Layer<R, E>,
+  { log, logLevel }: Pick<CommonOptions<never, never>, "log" | "logLevel">,
+  reporter: Reporter,
+  signal?: AbortSignal
+): Promise<Running<R>> => {
+  const logging = Layer.mergeAll(
+    log === undefined ? Layer.empty : Logger.layer(log === false ? [] : [loggerOf(log)]),
+    logLevel === undefined ? Layer.empty : Layer.succeed(References.MinimumLogLevel, logLevel)
+  )
+  const runtime = ManagedRuntime.make(Layer.provideMerge(layer, logging))
+  const exit = await runtime.runPromiseExit(Effect.context<R>(), { signal })
+  if (Exit.isFailure(exit)) {
+    await runtime.dispose()
+    throw faultOf(exit.cause, signal)
+  }
+  const services = exit.value
+  reporter.services = services
+  return {
+    services,
+    run: runWith(services),
+    dispose: (millis) => atMost(runtime.dispose(), millis)
+  }
+}
+
+/** Waits for it, but no longer than `millis`. */
+export const atMost = (promise: Promise<unknown>, millis: number): Promise<void> => {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, millis)
+  })
+  return Promise.race([promise.then(() => {}), late]).finally(() => clearTimeout(timer))
+}
+
+const settle = <A, B>(
+  exit: Exit.Exit<A, unknown>,
+  map: (value: A) => B,
+  signal: AbortSignal | undefined
+): Promise<B> => Exit.isSuccess(exit) ? Promise.resolve(map(exit.value)) : Promise.reject(faultOf(exit.cause, signal))
+
+/** What is thrown for a cause: the failure itself; or the signal's reason, if it was that which ended the effect. */
+const faultOf = (cause: Cause.Cause<unknown>, signal: AbortSignal | undefined): unknown =>
+  signal?.aborted === true && Cause.hasInterruptsOnly(cause) ? signal.reason : typed(Cause.squash(cause))
+
+/** Errors of ours as they are, wrong options as one, and what a database's client says at the start as its store's. */
+const typed = (error: unknown): unknown => {
+  if (error instanceof Config.ConfigError) return new ConfigError(error.message, { cause: error })
+  if (isDatabaseError(error)) {
+    return new WebSocketError.MessageQueueError({ session: "", operation: "start", reason: "store", cause: error })
+  }
+  return error
+}
+
+const isDatabaseError = (error: unknown): boolean =>
+  typeof error === "object" && error !== null && "_tag" in error &&
+  (error._tag === "SqlError" || error._tag === "RedisError")
+
+const loggerOf = (log: (entry: LogEntry) => void) =>
+  Logger.make<unknown, void>(({ cause, date, logLevel, message }) => {
+    try {
+      log({
+        level: logLevel as LogEntry["level"], // nothing is logged at `All` or `None`
+        message: (Array.isArray(message) ? message : [message]).map(String).join(" "),
+        cause: cause.reasons.length === 0 ? undefined : Cause.pretty(cause),
+        at: date
+      })
+    } catch {
+      // There is nobody to tell.
+    }
+  })
