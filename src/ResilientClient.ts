@@ -142,6 +142,8 @@ export interface Options<In, Out, R = never> {
    * things: it must return at once, and not throw.
    */
   readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
+  /** Given every state, in the same way. */
+  readonly onStateChange?: ((state: ConnectionState) => void) | undefined
   /**
    * What becomes of messages that the server may or may not have handled when it has lost the session: back as dead
    * letters (nothing is handled twice), or sent again (nothing is lost). Messages that never left are sent in any
@@ -210,6 +212,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const setState = (next: ConnectionState): void => {
     state = next
     states.publish(next)
+    options.onStateChange?.(next)
   }
   setState(state)
   const scope = yield* Scope.fork(yield* Effect.scope)

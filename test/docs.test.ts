@@ -59,23 +59,11 @@ describe("code in the documentation", () => {
     rmSync(folder, { recursive: true })
   })
 
-  /** Code without what the two places must differ in: where it comes from, and what is said at its top. */
-  const comparable = (code: string): ReadonlyArray<string> => {
-    const lines = code.replace(/^(\/\*\*[\s\S]*?\*\/|\/\/.*)\n/, "")
-      .replace(
-        /"\.\.\/src\/(?:(\w+)\/)?index\.ts"/g,
-        (_, entry?: string) => entry === undefined ? `"resilient-websocket"` : `"resilient-websocket/${entry}"`
-      )
-      .trim().split("\n")
-    const isImport = (line: string) => line.startsWith("import ")
-    return [...lines.filter(isImport).sort(), ...lines.filter((line) => !isImport(line))]
-  }
-
   it.each(["contract.ts", "server.ts", "client.ts", "testing.ts"])(
     "in README.md, %s is the example that is run",
     (name) => {
       const block = Docs.codeBlocks().find((block) => block.name === name)
-      assert.deepStrictEqual(comparable(block?.code ?? ""), comparable(read(`examples/${name}`)))
+      assert.deepStrictEqual(Docs.comparable(block?.code ?? ""), Docs.comparable(read(`examples/${name}`)))
       assert.isBelow((block?.code ?? "").split("\n").length, 40)
     }
   )

@@ -261,7 +261,7 @@ const makeClient = Effect.fnUntraced(function*<In, Out>(
   const { onGap, onMessage, token } = options
   const breaker = yield* CircuitBreaker.CircuitBreaker
   yield* breaker.onTransition((transition) => hooks.emitter.emit("circuitChange", circuitChangeOf(transition)))
-  const client = yield* Effectful.make({
+  return yield* Effectful.make({
     ...options,
     url: typeof url === "string" ? url : asked("url", url),
     token: typeof token === "function" ? asked("token", token) : token,
@@ -277,12 +277,9 @@ const makeClient = Effect.fnUntraced(function*<In, Out>(
       )),
     onGap: onGap && ((gap) => calling(() => onGap(gap))),
     onDeadLetter: (letter) => hooks.deadLetter(letter as DeadLetter<In | Out>),
+    onStateChange: (state) => hooks.emitter.emit("stateChange", state),
     handlerRetry: retryOf(options.handlerRetry)
   })
-  yield* Effect.forkScoped(
-    Stream.runForEach(client.states, (state) => Effect.sync(() => hooks.emitter.emit("stateChange", state)))
-  )
-  return client
 })
 
 /** What a function of the user's says, asked at every attempt. One that fails is asked again at the next. */

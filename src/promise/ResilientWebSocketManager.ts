@@ -16,7 +16,6 @@ import { checked } from "../internal/options.ts"
 import type * as Message from "../Message.ts"
 import * as ResilientServer from "../ResilientServer.ts"
 import { TransportServer } from "../Transport.ts"
-import { ShutdownError } from "../WebSocketError.ts"
 import { breakerStatsOf, circuitChangeOf, connectionStatsOf, metricsOf } from "./figures.ts"
 import { calling, handle, Hooks, incomingSchema, retryOf, toMillis } from "./hooks.ts"
 import type {
@@ -60,7 +59,7 @@ class Server extends Context.Service<Server, ResilientServer.ResilientServer<unk
  * const server = new WebSocketServer({ port: 8080 })
  * server.on("connection", async (ws) => {
  *   const sessionId = await manager.registerConnection(ws)
- *   await manager.send(sessionId, { hello: "there" }, { critical: true })
+ *   if (sessionId !== undefined) await manager.send(sessionId, { hello: "there" }, { critical: true })
  * })
  * process.once("SIGTERM", async () => {
  *   const { dropped } = await manager.gracefulShutdown({ timeout: "10 seconds" })
@@ -114,7 +113,11 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     store: Layer.Layer<Services, unknown>
   ): Promise<ResilientWebSocketManager<In, Out>> {
     const hooks = new Hooks<Out, ManagerEvents<In, Out>>(options.fallbackSend)
-    const sockets = new Sockets({ isRead: options.onMessage !== undefined, sessionMessage: options.sessionMessage })
+    const sockets = new Sockets({
+      isRead: options.onMessage !== undefined,
+      sessionMessage: options.sessionMessage,
+      onRefused: (ws, error) => hooks.emitter.emit("refused", { ws, error })
+    })
     const layer = Layer.effect(Server, checked(makeServer(options, hooks, sockets))).pipe(
       Layer.provideMerge(store),
       Layer.provide(acceptsNothing)
@@ -126,18 +129,25 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
    * Takes over a socket, and returns its session's id. To be called in the `connection` event itself, before the socket
    * emits its first message. What waits for the session goes out; a socket that it still has is closed, as replaced.
    *
-   * With `onMessage` the manager reads the socket; without it, a plain socket's messages are yours to read. Rejects with
-   * a `TransportError` when the socket is not open or is registered for another session, and with what its handshake
-   * failed with, if it speaks the protocol.
+   * With `onMessage` the manager reads the socket; without it, a plain socket's messages are yours to read.
+   *
+   * Undefined when there is no session to be had: the socket was closed meanwhile, its handshake was refused, the store
+   * does not answer, or the manager shuts down. Then the socket has been closed, and the event `refused` says why. It
+   * rejects, with a `TransportError`, only for a socket that is registered for another session, and with the signal's
+   * reason.
    */
-  registerConnection(ws: WebSocket, { sessionId, signal }: RegisterOptions = {}): Promise<string> {
-    if (this.#shutdown !== undefined) return Promise.reject(new ShutdownError({ component: "server" }))
+  async registerConnection(
+    ws: WebSocket,
+    { sessionId, signal }: RegisterOptions = {}
+  ): Promise<string | undefined> {
     const register = this.#server.register
-    return this.#sockets.register(
+    const session = await this.#sockets.register(
       ws,
       sessionId,
-      (connection, session) => this.#running.run(register(connection, { session }), identity, signal)
+      (connection, wanted) => this.#running.run(register(connection, { session: wanted }), identity, signal)
     )
+    if (session === undefined) signal?.throwIfAborted()
+    return session
   }
 
   /**

@@ -14,9 +14,12 @@ import * as Errors from "../WebSocketError.ts"
  * @category models
  */
 export interface ErrorClass<A> {
-  new(fields: never): A
+  new(...args: ConstructorParameters<ErrorConstructor>): A
   readonly prototype: A
 }
+
+/** Only the look of it: what it is called with is of no use outside. */
+const errorClass = <A>(given: { readonly prototype: A }): ErrorClass<A> => given as ErrorClass<A>
 
 interface Tagged<Tag extends string> extends Error {
   readonly _tag: Tag
@@ -36,7 +39,7 @@ export interface MessageQueueError extends Tagged<"MessageQueueError"> {
   readonly inDoubt?: boolean | undefined
 }
 /** @since 0.3.0 @category errors */
-export const MessageQueueError: ErrorClass<MessageQueueError> = Errors.MessageQueueError
+export const MessageQueueError: ErrorClass<MessageQueueError> = errorClass(Errors.MessageQueueError)
 
 /**
  * A bound of the queue was reached. Nothing was stored.
@@ -52,7 +55,7 @@ export interface QueueOverflowError extends Tagged<"QueueOverflowError"> {
   readonly retryAfterMillis?: number | undefined
 }
 /** @since 0.3.0 @category errors */
-export const QueueOverflowError: ErrorClass<QueueOverflowError> = Errors.QueueOverflowError
+export const QueueOverflowError: ErrorClass<QueueOverflowError> = errorClass(Errors.QueueOverflowError)
 
 /**
  * An `id` was used with other content (`mismatch`), is being used right now (`inFlight`), there is no room for more
@@ -69,7 +72,7 @@ export interface DeduplicationError extends Tagged<"DeduplicationError"> {
   readonly retryAfterMillis?: number | undefined
 }
 /** @since 0.3.0 @category errors */
-export const DeduplicationError: ErrorClass<DeduplicationError> = Errors.DeduplicationError
+export const DeduplicationError: ErrorClass<DeduplicationError> = errorClass(Errors.DeduplicationError)
 
 /**
  * A circuit does not admit the call now.
@@ -84,7 +87,7 @@ export interface CircuitBreakerError extends Tagged<"CircuitBreakerError"> {
   readonly reason?: string | undefined
 }
 /** @since 0.3.0 @category errors */
-export const CircuitBreakerError: ErrorClass<CircuitBreakerError> = Errors.CircuitBreakerError
+export const CircuitBreakerError: ErrorClass<CircuitBreakerError> = errorClass(Errors.CircuitBreakerError)
 
 /**
  * Something did not happen in its time.
@@ -98,7 +101,7 @@ export interface ConnectionTimeoutError extends Tagged<"ConnectionTimeoutError">
   readonly session?: string | undefined
 }
 /** @since 0.3.0 @category errors */
-export const ConnectionTimeoutError: ErrorClass<ConnectionTimeoutError> = Errors.ConnectionTimeoutError
+export const ConnectionTimeoutError: ErrorClass<ConnectionTimeoutError> = errorClass(Errors.ConnectionTimeoutError)
 
 /**
  * It is shut down, or about to be.
@@ -110,7 +113,7 @@ export interface ShutdownError extends Tagged<"ShutdownError"> {
   readonly component: "server" | "client"
 }
 /** @since 0.3.0 @category errors */
-export const ShutdownError: ErrorClass<ShutdownError> = Errors.ShutdownError
+export const ShutdownError: ErrorClass<ShutdownError> = errorClass(Errors.ShutdownError)
 
 /**
  * This session never was, or has ended.
@@ -122,7 +125,7 @@ export interface SessionNotFoundError extends Tagged<"SessionNotFoundError"> {
   readonly session: string
 }
 /** @since 0.3.0 @category errors */
-export const SessionNotFoundError: ErrorClass<SessionNotFoundError> = Errors.SessionNotFoundError
+export const SessionNotFoundError: ErrorClass<SessionNotFoundError> = errorClass(Errors.SessionNotFoundError)
 
 /**
  * The registry's store failed, or a newer connection has the session (`fenced`).
@@ -136,7 +139,7 @@ export interface SessionRegistryError extends Tagged<"SessionRegistryError"> {
   readonly reason: "store" | "fenced"
 }
 /** @since 0.3.0 @category errors */
-export const SessionRegistryError: ErrorClass<SessionRegistryError> = Errors.SessionRegistryError
+export const SessionRegistryError: ErrorClass<SessionRegistryError> = errorClass(Errors.SessionRegistryError)
 
 /**
  * The handshake was refused. `retryable` says whether it may succeed later.
@@ -150,7 +153,7 @@ export interface HandshakeError extends Tagged<"HandshakeError"> {
   readonly retryable: boolean
 }
 /** @since 0.3.0 @category errors */
-export const HandshakeError: ErrorClass<HandshakeError> = Errors.HandshakeError
+export const HandshakeError: ErrorClass<HandshakeError> = errorClass(Errors.HandshakeError)
 
 /**
  * The peer broke the protocol.
@@ -164,7 +167,7 @@ export interface ProtocolError extends Tagged<"ProtocolError"> {
   readonly session?: string | undefined
 }
 /** @since 0.3.0 @category errors */
-export const ProtocolError: ErrorClass<ProtocolError> = Errors.ProtocolError
+export const ProtocolError: ErrorClass<ProtocolError> = errorClass(Errors.ProtocolError)
 
 /**
  * A message can't be written as JSON, is too large, or `parse` refused it.
@@ -180,7 +183,7 @@ export interface PayloadError extends Tagged<"PayloadError"> {
   readonly limitBytes?: number | undefined
 }
 /** @since 0.3.0 @category errors */
-export const PayloadError: ErrorClass<PayloadError> = Errors.PayloadError
+export const PayloadError: ErrorClass<PayloadError> = errorClass(Errors.PayloadError)
 
 /**
  * The network or the socket failed.
@@ -193,7 +196,7 @@ export interface TransportError extends Tagged<"TransportError"> {
   readonly detail: string
 }
 /** @since 0.3.0 @category errors */
-export const TransportError: ErrorClass<TransportError> = Errors.TransportError
+export const TransportError: ErrorClass<TransportError> = errorClass(Errors.TransportError)
 
 /**
  * What `receipt.handled()` rejects with: the message became a dead letter.
@@ -208,7 +211,7 @@ export interface DeadLetterError extends Tagged<"DeadLetterError"> {
   readonly maybeHandled: boolean
 }
 /** @since 0.3.0 @category errors */
-export const DeadLetterError: ErrorClass<DeadLetterError> = Errors.DeadLetterError
+export const DeadLetterError: ErrorClass<DeadLetterError> = errorClass(Errors.DeadLetterError)
 
 /**
  * An option is out of range; `message` says which.

@@ -3,6 +3,7 @@
  *
  * @since 0.3.0
  */
+import type { WebSocket } from "ws"
 import type { FreshReason } from "../core/Protocol.ts"
 import type { Policy, State as CircuitState } from "../internal/circuit.ts"
 import type { DeadLetter, QueuedReason, SessionStats, SkippedReason } from "../internal/models.ts"
@@ -130,6 +131,8 @@ export interface ManagerEvents<In, Out> {
   /** A session was connected or disconnected, or has ended. */
   readonly stateChange: ConnectionEvent
   readonly circuitChange: CircuitChange
+  /** A socket could not be registered, and was closed. `error` says why. */
+  readonly refused: { readonly ws: WebSocket; readonly error: unknown }
   /** Background work failed again and again, and the manager has shut itself down. */
   readonly failure: unknown
 }

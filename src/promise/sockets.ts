@@ -2,9 +2,10 @@
 import { randomUUID } from "node:crypto"
 import type { WebSocket } from "ws"
 import { subprotocol } from "../core/Protocol.ts"
+import { rejection } from "../internal/acceptor.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
 import type { Connection, ConnectionSink } from "../Transport.ts"
-import { TransportError } from "../WebSocketError.ts"
+import { TransportError, type WebSocketError } from "../WebSocketError.ts"
 import { runSync } from "./running.ts"
 
 /** A socket as the server takes it, until it is given back. */
@@ -12,8 +13,6 @@ type Socket = Connection & { readonly release: () => void }
 
 interface Registration {
   readonly socket: Socket
-  /** Which session it was registered for; undefined for a new one, or the one that its hello says. */
-  readonly wanted: string | undefined
   readonly session: Promise<string>
   /** Until it is let go of, or closed. */
   isHere: boolean
@@ -26,6 +25,8 @@ export interface SocketsOptions {
   /** Whether what plain sockets say is for the server to read. */
   readonly isRead: boolean
   readonly sessionMessage: false | ((sessionId: string) => unknown) | undefined
+  /** Told of a socket that could not be taken over. */
+  readonly onRefused: (ws: WebSocket, error: unknown) => void
 }
 
 export class Sockets {
@@ -39,32 +40,39 @@ export class Sockets {
     this.options = options
   }
 
-  /** Does not wait before the socket has been taken over: it would emit what nobody hears. */
-  async register(ws: WebSocket, wanted: string | undefined, register: Register): Promise<string> {
+  /**
+   * Does not wait before the socket has been taken over: it would emit what nobody hears. Undefined when it could not be
+   * taken over; then it is closed. Rejects for its caller's mistakes alone, as what peers do must not end the process of
+   * who forgets to catch.
+   */
+  async register(ws: WebSocket, wanted: string | undefined, register: Register): Promise<string | undefined> {
     if (wanted === "") throw registering("a session id has at least one character")
     const known = this.registrations.get(ws)
     if (known?.isHere === true) {
-      if (wanted === undefined || wanted === known.wanted || wanted === (await known.session)) return known.session
-      throw registering(`the socket is registered for another session, ${await known.session}`)
+      const session = await known.session
+      if (wanted === undefined || wanted === session) return session
+      throw registering(`the socket is registered for another session, ${session}`)
     }
+    if (ws.readyState !== ws.OPEN) return this.refuse(ws, registering("the socket is not open"))
+    // Before it is taken over, as the user's function may throw.
+    const made = wanted === undefined && ws.protocol !== subprotocol ? this.newSession() : undefined
     const socket = this.socketOf(ws)
-    const isPlain = ws.protocol !== subprotocol
-    const session = isPlain && wanted === undefined ? this.newSession(socket) : wanted
-    const registration: Registration = { socket, wanted, session: register(socket, session), isHere: true }
+    if (made?.message !== undefined) socket.send(made.message)
+    const registration: Registration = { socket, session: register(socket, made?.sessionId ?? wanted), isHere: true }
     this.registrations.set(ws, registration)
     const gone = () => {
       registration.isHere = false
     }
     ws.once("close", gone)
     try {
-      const id = await registration.session
-      if (registration.isHere) this.nowAt(id, ws)
-      return id
+      const session = await registration.session
+      if (registration.isHere) this.nowAt(session, ws)
+      return session
     } catch (error) {
       ws.off("close", gone)
       this.registrations.delete(ws)
       socket.release()
-      throw error
+      return this.refuse(ws, error)
     }
   }
 
@@ -101,6 +109,13 @@ export class Sockets {
     for (const ws of this.sockets.values()) this.release(ws)
   }
 
+  /** In the words of our protocol if the peer speaks it, and has not been told so yet. */
+  private refuse(ws: WebSocket, error: unknown): undefined {
+    this.options.onRefused(ws, error)
+    const { code, reject: { detail } } = rejection(error as WebSocketError) // nothing else can go wrong
+    ws.close(code, detail.slice(0, 100))
+  }
+
   private nowAt(session: string, ws: WebSocket): void {
     this.sockets.set(session, ws)
     ws.once("close", () => this.leave(session, ws))
@@ -115,12 +130,11 @@ export class Sockets {
     return this.options.isRead || ws.protocol === subprotocol ? socket : unread(socket)
   }
 
-  /** A new session, of which the peer is told. Random enough to be a secret: 122 bits. */
-  private newSession(socket: Connection): string {
+  /** A new session, and what its peer is told of it. Random enough to be a secret: 122 bits. */
+  private newSession(): { readonly sessionId: string; readonly message: string | undefined } {
     const { sessionMessage = defaultMessage } = this.options
     const sessionId = randomUUID()
-    if (sessionMessage !== false) socket.send(JSON.stringify(sessionMessage(sessionId)))
-    return sessionId
+    return { sessionId, message: sessionMessage === false ? undefined : JSON.stringify(sessionMessage(sessionId)) }
   }
 }
 

@@ -1,0 +1,532 @@
+/** The manager on real sockets: whose is which, what `send` says, what waits, what comes back. */
+import { assert, describe, it } from "@effect/vitest"
+import { once } from "node:events"
+import { WebSocketError } from "resilient-websocket"
+import * as Face from "resilient-websocket/promise"
+import { WebSocket } from "ws"
+import { collected, listen, makeManager, plainPeer, rejection, turn, until } from "../support/promise.ts"
+
+const { ResilientClient, ResilientWebSocketManager } = Face
+
+/** A manager, and a `ws` server whose sockets are registered for the session that their URL names, if it does. */
+const setUp = async (options: Face.ManagerOptions<unknown, unknown> = {}) => {
+  const manager = await makeManager(options)
+  const sockets: Array<WebSocket> = []
+  const sessions: Array<string> = []
+  const { url } = await listen(async (ws, request) => {
+    sockets.push(ws)
+    const sessionId = new URL(request.url ?? "/", "ws://localhost").searchParams.get("session") ?? undefined
+    const session = await manager.registerConnection(ws, { sessionId })
+    if (session !== undefined) sessions.push(session)
+  })
+  /** A plain peer whose socket is registered; the socket at the server's side, and its session. */
+  const connect = async (session?: string) => {
+    const { length } = sessions
+    const peer = await plainPeer(session === undefined ? url : `${url}/?session=${session}`)
+    await until("it is registered", () => sessions.length > length)
+    const socket = sockets.at(-1) ?? assert.fail("no socket")
+    return { ...peer, socket, session: sessions.at(-1) ?? assert.fail("no session") }
+  }
+  const away = (session: string) =>
+    until(`${session} is away`, async () => (await manager.getStats()).connections[session]?.isConnected === false)
+  return { manager, url, sockets, connect, away }
+}
+
+const critical = { critical: true }
+
+describe("a plain socket without a session id", () => {
+  it("is told a new one, and whoever comes back with it is sent what waited, in order and once", async () => {
+    const { away, connect, manager } = await setUp()
+    const [first, other] = [await connect(), await connect()]
+    assert.deepStrictEqual(first.got, [{ type: "session", sessionId: first.session }])
+    assert.match(first.session, /^[0-9a-f-]{36}$/)
+    assert.notStrictEqual(first.session, other.session)
+    assert.isTrue(await manager.send(first.session, { n: 0 }, critical))
+    await until("it is there", () => first.got.length === 2)
+    first.ws.close()
+    await away(first.session)
+    // By either name.
+    assert.isFalse(await manager.send(first.socket, { n: 1 }, critical))
+    for (let n = 2; n < 100; n++) assert.isFalse(await manager.send(first.session, { n }, critical))
+    const back = await connect(first.session)
+    await until("all is there", () => back.got.length === 99)
+    assert.deepStrictEqual(back.got, Array.from({ length: 99 }, (_, i) => ({ n: i + 1 })))
+    assert.strictEqual(other.got.length, 1)
+  })
+
+  it("may be told otherwise, or nothing", async () => {
+    const talking = await setUp({ sessionMessage: (sessionId) => ["you are", sessionId] })
+    const { got, session } = await talking.connect()
+    assert.deepStrictEqual(got, [["you are", session]])
+    const silent = await setUp({ sessionMessage: false })
+    const quiet = await silent.connect()
+    await silent.manager.send(quiet.session, "first")
+    await until("it is there", () => quiet.got.length > 0)
+    assert.deepStrictEqual(quiet.got, ["first"])
+  })
+})
+
+describe("a plain socket's own messages", () => {
+  it("are yours to read without onMessage, whatever they are", async () => {
+    const { connect, manager } = await setUp()
+    const { got, socket, ws } = await connect("alice")
+    const read: Array<string> = []
+    socket.on("message", (data, isBinary) => read.push(`${String(data)} ${isBinary}`))
+    ws.send("no JSON")
+    ws.send(Buffer.from([65, 66]))
+    for (let n = 0; n < 3_000; n++) ws.send(String(n)) // more than any window
+    await until("all are read", () => read.length === 3_002)
+    assert.deepStrictEqual(read.slice(0, 3), ["no JSON false", "AB true", "0 false"])
+    await manager.send("alice", "still there", critical)
+    await until("it is there", () => got.includes("still there"))
+  })
+
+  it("go to onMessage, with the session, the socket and a way to answer", async () => {
+    const seen: Array<unknown> = []
+    const { connect, sockets } = await setUp({
+      onMessage: async (message, { messageId, reply, session, signal, volatile, ws }) => {
+        seen.push([message, session, messageId, volatile, ws === sockets[0], signal.aborted])
+        const receipt = await reply({ re: message })
+        seen.push(receipt._tag)
+      }
+    })
+    const { got, ws } = await connect("alice")
+    ws.send(JSON.stringify({ hello: 1 }))
+    await until("it is answered", () => got.length === 1)
+    assert.deepStrictEqual(got, [{ re: { hello: 1 } }])
+    await until("it was seen", () => seen.length === 2)
+    assert.deepStrictEqual(seen, [[{ hello: 1 }, "alice", undefined, false, true, false], "Sent"])
+  })
+})
+
+describe("a socket that speaks the protocol", () => {
+  it("is served exactly once both ways, for the session it is registered for", async () => {
+    const handled: Array<unknown> = []
+    const { manager, sockets, url } = await setUp({ onMessage: (message) => void handled.push(message) })
+    const got: Array<unknown> = []
+    const client = await ResilientClient.connect(`${url}/?session=alice`, {
+      log: false,
+      reconnect: { base: 1, cap: 20 },
+      onMessage: (message) => void got.push(message)
+    })
+    assert.deepInclude(await client.state(), { _tag: "Connected", session: "alice" })
+    const numbers = Array.from({ length: 300 }, (_, n) => n)
+    for (const n of numbers) {
+      await client.send(n)
+      await manager.send("alice", n, critical)
+      if (n % 50 === 49) {
+        sockets.at(-1)?.terminate()
+        await turn()
+      }
+    }
+    await until("all are handled", () => handled.length >= 300 && got.length >= 300)
+    assert.deepStrictEqual(handled, numbers)
+    assert.deepStrictEqual(got, numbers)
+    await client.close()
+  })
+
+  it("gets its messages back as dead letters when there is no onMessage", async () => {
+    const { manager, url } = await setUp()
+    const letters = collected(manager, "deadLetter")
+    const client = await ResilientClient.connect(url, { log: false })
+    const receipt = await client.send("is anybody there?")
+    assert.deepInclude(await rejection(receipt.handled()), { _tag: "DeadLetterError", reason: "failed" })
+    assert.deepInclude(letters[0], { direction: "in", reason: "failed", message: "is anybody there?" })
+    await client.close()
+  })
+
+  it("is closed when its handshake is refused, and its registration comes to nothing", async () => {
+    const manager = await makeManager()
+    const refused = collected(manager, "refused")
+    const sessions: Array<unknown> = []
+    const { url } = await listen(async (ws) => sessions.push(await manager.registerConnection(ws)))
+    const ws = new WebSocket(url, "resilient.v1")
+    ws.once("open", () => ws.send("no hello"))
+    const [code] = await once(ws, "close")
+    assert.strictEqual(code, 4503)
+    const early = new WebSocket(url, "resilient.v1")
+    early.once("open", () => early.terminate())
+    await until("both are refused", () => sessions.length === 2)
+    assert.deepStrictEqual(sessions, [undefined, undefined])
+    assert.deepInclude(refused[0]?.error, { _tag: "ProtocolError" })
+    assert.deepInclude(refused[1]?.error, { _tag: "TransportError", operation: "register" })
+  })
+})
+
+describe("send", () => {
+  it("is not critical unless it says so: it goes out now, or is skipped and given to fallbackSend", async () => {
+    const fallen: Array<unknown> = []
+    const { away, connect, manager } = await setUp({
+      fallbackSend: (message, { reason, session }) => fallen.push([message, session, reason])
+    })
+    const { got, session, ws } = await connect("alice")
+    assert.isTrue(await manager.send(session, "now"))
+    await until("it is there", () => got.length === 1)
+    ws.close()
+    await away(session)
+    const receipt = await manager.sendWithReceipt(session, "too late")
+    assert.deepInclude(receipt, { _tag: "Skipped", reason: "disconnected" })
+    assert.isFalse(await manager.send(session, "too late as well"))
+    assert.deepStrictEqual(fallen, [["too late", "alice", "skipped"], ["too late as well", "alice", "skipped"]])
+    assert.deepInclude(await rejection(receipt.handled()), { _tag: "DeadLetterError", reason: "skipped" })
+    const back = await connect("alice")
+    await manager.send(session, "here again")
+    await until("it is there", () => back.got.length === 1)
+    assert.deepStrictEqual(back.got, ["here again"])
+  })
+
+  it("rejects with a typed error, and then has sent nothing", async () => {
+    const { away, connect, manager } = await setUp({ maxMessages: 2, maxPayloadBytes: 1_000 })
+    const stranger = new WebSocket("ws://127.0.0.1:1")
+    stranger.on("error", () => {})
+    const { got, ws } = await connect("alice")
+    const tagOf = async (promise: Promise<unknown>) => ((await rejection(promise)) as Face.WebSocketError)._tag
+    assert.strictEqual(await tagOf(manager.send("nobody", 1, critical)), "SessionNotFoundError")
+    assert.strictEqual(await tagOf(manager.send(stranger, 1, critical)), "TransportError")
+    assert.strictEqual(await tagOf(manager.send("alice", () => {}, critical)), "PayloadError")
+    assert.strictEqual(await tagOf(manager.send("alice", 1n, critical)), "PayloadError")
+    assert.strictEqual(await tagOf(manager.send("alice", "x".repeat(1_000), critical)), "PayloadError")
+    assert.strictEqual(
+      await tagOf(manager.send("alice", 1, { critical: true, ttl: "soon" as "1 second" })),
+      "PayloadError"
+    )
+    ws.close()
+    await away("alice")
+    await manager.send("alice", 1, { critical: true, id: "one" })
+    assert.strictEqual(await tagOf(manager.send("alice", 2, { critical: true, id: "one" })), "DeduplicationError")
+    await manager.sendAll("alice", [2])
+    const overflow = await rejection(manager.send("alice", 3, critical))
+    assert.deepInclude(overflow, { _tag: "QueueOverflowError", session: "alice", limit: "messages", bound: 2 })
+    // The same classes as in the other face.
+    assert.instanceOf(overflow, Face.QueueOverflowError)
+    assert.instanceOf(overflow, WebSocketError.QueueOverflowError)
+    assert.instanceOf(overflow, Error)
+    const back = await connect("alice")
+    await until("they are there", () => back.got.length === 2)
+    assert.deepStrictEqual([got, back.got], [[], [1, 2]])
+  })
+
+  it("that waits for room ends with the signal's reason, and the message is not sent", async () => {
+    const { away, connect, manager } = await setUp({ maxMessages: 1, overflow: "suspend" })
+    const { ws } = await connect("alice")
+    ws.close()
+    await away("alice")
+    await manager.send("alice", "fills it", critical)
+    const controller = new AbortController()
+    const waiting = rejection(manager.send("alice", "has no room", { critical: true, signal: controller.signal }))
+    await turn()
+    const reason = new Error("enough")
+    controller.abort(reason)
+    assert.strictEqual(await waiting, reason)
+    const already = { critical: true, signal: AbortSignal.abort(reason) }
+    assert.strictEqual(await rejection(manager.send("alice", "never", already)), reason)
+    const receipt = manager.sendWithReceipt("alice", "waits", critical)
+    const back = await connect("alice")
+    await (await receipt).handled({ signal: AbortSignal.timeout(5_000) })
+    assert.deepStrictEqual(back.got, ["fills it", "waits"])
+  })
+
+  it("to many: all or none to one session, or one message to many sessions", async () => {
+    const { connect, manager } = await setUp()
+    const [alice, bob, carol] = [await connect("alice"), await connect("bob"), await connect("carol")]
+    const receipts = await manager.sendAll(alice.socket, [1, 2, 3])
+    for (const { handled } of receipts) await handled()
+    await until("they are there", () => alice.got.length === 3)
+    assert.deepStrictEqual(alice.got, [1, 2, 3])
+    assert.deepStrictEqual(await manager.broadcast("all"), { accepted: 3, skipped: 0, failures: [] })
+    const some = await manager.broadcast("some", { sessions: ["bob", "nobody"] })
+    assert.deepInclude(some, { accepted: 1 })
+    assert.deepInclude(some.failures[0], { session: "nobody" })
+    await until("they are there", () => bob.got.length === 2 && carol.got.length === 1)
+    assert.deepStrictEqual([bob.got, carol.got], [["all", "some"], ["all"]])
+  })
+})
+
+describe("ids", () => {
+  it("keep a message from being sent twice: those given; or by `deduplicate` its own, or its content's", async () => {
+    const plain = await setUp()
+    const one = await plain.connect("alice")
+    for (let i = 0; i < 2; i++) await plain.manager.send("alice", { tick: 1 }, critical)
+    assert.isTrue(await plain.manager.send("alice", { id: 7 }, { critical: true, id: "given" }))
+    assert.isTrue(await plain.manager.send("alice", { id: 7 }, { critical: true, id: "given" }))
+    await until("they are there", () => one.got.length === 3)
+    assert.deepStrictEqual(one.got, [{ tick: 1 }, { tick: 1 }, { id: 7 }])
+    assert.isFalse(await plain.manager.isDuplicateMessage(plain.manager.getMessageId({ tick: 1 })))
+    assert.isTrue(await plain.manager.isDuplicateMessage("given"))
+
+    const { connect, manager } = await setUp({ deduplicate: true })
+    const { got } = await connect("alice")
+    await connect("bob")
+    for (const message of [{ tick: 1 }, { tick: 1 }, { id: 7, a: 1 }, { id: 7, a: 1 }, "text", "text"]) {
+      assert.isTrue(await manager.send("alice", message))
+    }
+    await until("they are there", () => got.length === 3)
+    assert.deepStrictEqual(got, [{ tick: 1 }, { id: 7, a: 1 }, "text"])
+    assert.strictEqual(manager.getMessageId({ id: 7, a: 1 }), "7")
+    assert.strictEqual(manager.getMessageId({ id: "seven" }), "seven")
+    assert.isTrue(await manager.isDuplicateMessage("7", "alice"))
+    assert.isFalse(await manager.isDuplicateMessage("7", "bob")) // each session has its own
+    assert.strictEqual((await manager.getStats()).metrics.messages.deduplicated, 3)
+  })
+
+  it("are free again when nothing was sent", async () => {
+    const { away, connect, manager } = await setUp()
+    const { ws } = await connect("alice")
+    ws.close()
+    await away("alice")
+    assert.isFalse(await manager.send("alice", "volatile", { id: "k" }))
+    assert.isFalse(await manager.isDuplicateMessage("k"))
+    const back = await connect("alice")
+    assert.isTrue(await manager.send("alice", "volatile", { id: "k" }))
+    await until("it is there", () => back.got.length === 1)
+  })
+})
+
+describe("registerConnection", () => {
+  it("of the same socket again is the same, for another session a typed error, and of one that is closed nothing", async () => {
+    const { connect, manager } = await setUp()
+    const { socket, ws } = await connect("alice")
+    assert.strictEqual(await manager.registerConnection(socket), "alice")
+    assert.strictEqual(await manager.registerConnection(socket, { sessionId: "alice" }), "alice")
+    assert.deepInclude(await rejection(manager.registerConnection(socket, { sessionId: "bob" })), {
+      _tag: "TransportError",
+      operation: "register"
+    })
+    ws.close()
+    await once(socket, "close")
+    assert.isUndefined(await manager.registerConnection(socket))
+    const { socket: other } = await connect("bob")
+    await manager.unregisterConnection(other)
+    assert.deepInclude(await rejection(manager.registerConnection(other, { sessionId: "" })), {
+      _tag: "TransportError"
+    })
+  })
+
+  it("for a session that has a socket replaces that one", async () => {
+    const { connect, manager } = await setUp()
+    const [first, second] = [await connect("alice"), await connect("alice")]
+    await until("the first is closed", () => first.ws.readyState === WebSocket.CLOSED)
+    await manager.send("alice", "to the second", critical)
+    await until("it is there", () => second.got.length === 1)
+    assert.deepStrictEqual(first.got, [])
+    assert.deepInclude((await manager.getStats()).metrics.connections, { total: 2, active: 1, replaced: 1 })
+  })
+
+  it("ends with its signal's reason while a handshake goes on", async () => {
+    const manager = await makeManager()
+    const reason = new Error("enough")
+    const failures: Array<unknown> = []
+    const { url } = await listen((ws) => {
+      const controller = new AbortController()
+      void manager.registerConnection(ws, { signal: controller.signal }).catch((error) => failures.push(error))
+      controller.abort(reason)
+    })
+    const ws = new WebSocket(url, "resilient.v1")
+    ws.on("error", () => {})
+    await once(ws, "close")
+    assert.deepStrictEqual(failures, [reason])
+  })
+})
+
+describe("unregisterConnection", () => {
+  it("gives the socket back open, and keeps what is sent to its session until it is registered again", async () => {
+    const { connect, manager } = await setUp({ onMessage: () => {} })
+    const { got, socket, ws } = await connect("alice")
+    assert.isTrue(await manager.unregisterConnection(socket))
+    assert.isFalse(await manager.unregisterConnection(socket))
+    assert.isFalse(await manager.send(socket, "later", critical))
+    const read: Array<string> = []
+    socket.on("message", (data) => read.push(String(data)))
+    socket.send(`"by hand"`)
+    ws.send("to its owner")
+    await until("both pass", () => got.length === 1 && read.length === 1)
+    assert.strictEqual(await manager.registerConnection(socket, { sessionId: "alice" }), "alice")
+    await until("it is there", () => got.length === 2)
+    assert.deepStrictEqual(got, ["by hand", "later"])
+  })
+})
+
+describe("the background tasks", () => {
+  it("can be stopped and started: meanwhile nothing expires", async () => {
+    const { away, connect, manager } = await setUp({ expirySweep: "20 millis", heartbeat: "100 millis" })
+    const letters = collected(manager, "deadLetter")
+    const { ws } = await connect("alice")
+    ws.close()
+    await away("alice")
+    await manager.startBackgroundTasks()
+    await manager.stopBackgroundTasks()
+    await manager.stopBackgroundTasks()
+    await manager.send("alice", "late", { critical: true, ttl: 10 })
+    const { ws: other } = await connect("bob")
+    const pings: Array<unknown> = []
+    other.on("ping", (data) => pings.push(data))
+    // What can be written at once is.
+    for (let n = 0; n < 50; n++) await manager.send("bob", n, critical)
+    assert.deepStrictEqual(letters, [])
+    await manager.startBackgroundTasks()
+    await until("it has expired", () => letters.length === 1)
+    assert.deepInclude(letters[0], { reason: "expired", message: "late" })
+  })
+})
+
+describe("what is told", () => {
+  it("goes to each listener, until it is taken off; one that throws or rejects keeps nobody from it", async () => {
+    const logged: Array<string> = []
+    const { connect, manager } = await setUp({ log: ({ message }) => logged.push(message) })
+    const events: Array<string> = []
+    manager.on("stateChange", () => {
+      throw new Error("a listener's own")
+    })
+    manager.on("stateChange", () => Promise.reject(new Error("another's")))
+    const listener = ({ _tag, session }: Face.ConnectionEvent) => events.push(`${_tag} ${session}`)
+    manager.on("stateChange", listener)
+    const { ws } = await connect("alice")
+    ws.close()
+    await until("both are told", () => events.length === 2)
+    await manager.endSession("alice")
+    manager.off("stateChange", listener)
+    await connect("bob")
+    assert.deepStrictEqual(events, ["Connected alice", "Disconnected alice", "Ended alice"])
+    await until("it is logged", () => logged.filter((line) => line === "a listener of stateChange failed").length === 8)
+  })
+
+  it("of messages that `parse` refuses: dead letters at both sides, and the next has its turn", async () => {
+    const handled: Array<unknown> = []
+    const { manager, url } = await setUp({
+      parse: (value) => {
+        if (typeof value !== "number") throw new TypeError("not a number")
+        return value + 1
+      },
+      onMessage: (message) => void handled.push(message)
+    })
+    const letters = collected(manager, "deadLetter")
+    const client = await ResilientClient.connect(url, { log: false })
+    const refused = await client.send("text")
+    await (await client.send(1)).handled()
+    assert.deepInclude(await rejection(refused.handled()), { reason: "undecodable" })
+    assert.deepInclude(letters[0], { direction: "in", reason: "undecodable", payload: "text" })
+    assert.include(String(letters[0]?.cause), "not a number")
+    assert.deepStrictEqual(handled, [2])
+    await client.close()
+  })
+
+  it("of a handler that fails: it is retried as often as it says, then given up", async () => {
+    let attempts = 0
+    const { url } = await setUp({
+      handlerRetry: { base: 1, cap: 2, attempts: 3 },
+      onMessage: () => {
+        attempts++
+        throw new Error("always")
+      }
+    })
+    const client = await ResilientClient.connect(url, { log: false })
+    const receipt = await client.send("x")
+    assert.deepInclude(await rejection(receipt.handled()), { reason: "failed", maybeHandled: false })
+    assert.strictEqual(attempts, 3)
+    await client.close()
+  })
+})
+
+describe("gracefulShutdown", () => {
+  it("flushes, closes, and gives the same report to all who ask; its numbers add up", async () => {
+    const { away, connect, manager } = await setUp()
+    const fallen: Array<string> = []
+    const { got, ws } = await connect("alice")
+    const { ws: gone } = await connect("bob")
+    gone.close()
+    await away("bob")
+    manager.on("deadLetter", ({ message, reason }) => fallen.push(`${String(message)} ${reason}`))
+    for (const n of [1, 2]) await manager.send("bob", n, critical)
+    const sent = Array.from({ length: 500 }, (_, n) => manager.send("alice", n, critical))
+    const reports = await Promise.all([manager.gracefulShutdown(), manager.gracefulShutdown(), Promise.all(sent)])
+    assert.strictEqual(reports[0], reports[1])
+    assert.strictEqual(await manager.gracefulShutdown({ timeout: 1 }), reports[0])
+    const { closed, dropped, flushed, pending, retained } = reports[0]
+    assert.deepStrictEqual({ closed, dropped, retained, pending }, {
+      closed: 1,
+      dropped: 2,
+      retained: 0,
+      pending: flushed + 2
+    })
+    await until("all is there", () => got.length === 500)
+    assert.deepStrictEqual(fallen, ["1 shutdown", "2 shutdown"])
+    await until("it is closed", () => ws.readyState === WebSocket.CLOSED)
+    for (const late of [manager.send("alice", 1), manager.sendAll("alice", [1]), manager.broadcast(1)]) {
+      assert.instanceOf(await rejection(late), Face.ShutdownError)
+    }
+    const { url } = await listen((ws) => manager.registerConnection(ws))
+    const [code] = await once((await plainPeer(url)).ws, "close")
+    assert.strictEqual(code, 4000)
+    assert.isObject(await manager.getStats())
+  })
+
+  it("may leave the sockets open and not flush, and waits for fallbackSend", async () => {
+    const fallen: Array<string> = []
+    const { away, connect, manager } = await setUp({
+      fallbackSend: async (message, { reason }) => {
+        await turn()
+        fallen.push(`${String(message)} ${reason}`)
+      }
+    })
+    const { got, socket } = await connect("alice")
+    const { ws: gone } = await connect("bob")
+    gone.close()
+    await away("bob")
+    for (let n = 0; n < 5; n++) await manager.send("bob", n, critical)
+    assert.deepInclude(await rejection(manager.gracefulShutdown({ timeout: -1 })), { _tag: "ConfigError" })
+    const report = await manager.gracefulShutdown({ closeConnections: false, flushPending: false })
+    assert.deepInclude(report, { closed: 0, dropped: 5, pending: 5 })
+    assert.deepStrictEqual(fallen, [0, 1, 2, 3, 4].map((n) => `${n} shutdown`))
+    socket.send(`"still open"`)
+    await until("it is there", () => got.includes("still open"))
+    assert.strictEqual(socket.listenerCount("message"), 0)
+  })
+
+  it("ends handlers that go on, and tells them by their signal", async () => {
+    const signals: Array<AbortSignal> = []
+    const { connect, manager } = await setUp({
+      onMessage: (_, { signal }) => {
+        signals.push(signal)
+        return new Promise(() => {})
+      }
+    })
+    const { ws } = await connect("alice")
+    ws.send("1")
+    await until("it is being handled", () => signals.length === 1)
+    const { durationMillis } = await manager.gracefulShutdown({ timeout: "200 millis" })
+    assert.isBelow(durationMillis, 5_000)
+    assert.isTrue(signals[0]?.aborted)
+  })
+
+  it("is what `await using` does", async () => {
+    let kept: Face.ResilientWebSocketManager | undefined
+    {
+      await using manager = await ResilientWebSocketManager.make({ log: false })
+      kept = manager
+    }
+    assert.instanceOf(await rejection(kept.send("alice", 1)), Face.ShutdownError)
+  })
+})
+
+describe("options", () => {
+  it("that are wrong are a ConfigError that names them", async () => {
+    const messageOf = async (options: Face.ManagerOptions<unknown, unknown>) => {
+      const error = await rejection(ResilientWebSocketManager.make({ log: false, ...options }))
+      assert.instanceOf(error, Face.ConfigError)
+      assert.instanceOf(error, Error)
+      return error.message
+    }
+    assert.include(await messageOf({ ttl: -1 }), "ttl")
+    assert.include(await messageOf({ maxMessages: 0.5 }), "maxMessages")
+    assert.include(await messageOf({ handlerRetry: { attempts: 0 }, onMessage: () => {} }), "handlerRetry.attempts")
+    assert.include(await messageOf({ messageIdTtl: "1 minute" }), "retry horizon")
+    assert.include(await messageOf({ breaker: { consecutiveFailures: 0 } }), "consecutiveFailures")
+    assert.include(await messageOf({ store: { type: "mongo" } as unknown as Face.Store }), "store.type")
+  })
+
+  it("of a store that can't be had are a MessageQueueError", async () => {
+    const store: Face.Store = { type: "sqlite", filename: "/nowhere/to/be/found.db" }
+    const error = await rejection(ResilientWebSocketManager.make({ log: false, store }))
+    assert.deepInclude(error, { _tag: "MessageQueueError", operation: "start", reason: "store" })
+  })
+})
