@@ -1,6 +1,6 @@
 /**
- * Imports point one way: node and stores → services → internal → core, and the core imports nothing but itself. The
- * stores know of each other as little as of the transports.
+ * Imports point one way: promise → node and stores → services → internal → core, and the core imports nothing but
+ * itself. The stores know of each other as little as of the transports.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { readdirSync, readFileSync } from "node:fs"
@@ -18,7 +18,8 @@ const files = readdirSync(src, { recursive: true, encoding: "utf8" }).filter((na
 
 const imports: ReadonlyArray<Import> = files.flatMap((name) => {
   const text = readFileSync(join(src, name), "utf8").replace(/\/\*[\s\S]*?\*\//g, "")
-  return [...text.matchAll(/(?:import|export)[^"']*?from\s+"([^"]+)"/g)].map(([, specifier = ""]) => ({
+  const specifiers = /(?:import|export)[^"']*?from\s+"([^"]+)"|\bimport\("([^"]+)"\)/g
+  return [...text.matchAll(specifiers)].map(([, named, loaded]) => named ?? loaded ?? "").map((specifier) => ({
     from: name,
     to: specifier.startsWith(".") ? relative(src, resolve(dirname(join(src, name)), specifier)) : specifier
   }))
@@ -35,13 +36,25 @@ describe("import directions", () => {
     assert.deepStrictEqual(offences(({ from, to }) => from.startsWith("core/") && !to.startsWith("core/")), [])
   })
 
-  it("nothing but the Node entry points imports src/node", () => {
-    assert.deepStrictEqual(offences(({ from, to }) => to.startsWith("node/") && !from.startsWith("node/")), [])
+  it("nothing imports the face for programs without Effect", () => {
+    assert.deepStrictEqual(offences(({ from, to }) => to.startsWith("promise/") && !from.startsWith("promise/")), [])
+  })
+
+  it("nothing but the Node entry points and the promise face imports src/node", () => {
+    assert.deepStrictEqual(offences(({ from, to }) => to.startsWith("node/") && !/^(node|promise)\//.test(from)), [])
+  })
+
+  it("the promise face loads a store when it is asked for", () => {
+    const text = readFileSync(join(src, "promise/stores.ts"), "utf8")
+    for (const store of ["sqlite", "postgres", "redis"]) assert.include(text, `import("../${store}/index.ts")`)
+    assert.notMatch(text, /from "\.\.\/(sqlite|postgres|redis)/)
   })
 
   it.each(["sqlite", "postgres", "redis", "testing"])("nothing else imports src/%s", (entry) => {
     assert.deepStrictEqual(
-      offences(({ from, to }) => to.startsWith(`${entry}/`) && !from.startsWith(`${entry}/`)),
+      offences(({ from, to }) =>
+        to.startsWith(`${entry}/`) && !from.startsWith(`${entry}/`) && from !== "promise/stores.ts"
+      ),
       []
     )
   })
@@ -73,9 +86,13 @@ describe("import directions", () => {
     assert.deepStrictEqual(offences(({ from, to }) => to === module && !from.startsWith(folder)), [])
   })
 
-  it("only the Node transport knows the `ws` package", () => {
+  it("only the Node transport and the promise face know the `ws` package", () => {
     const allowed = ["node/NodeTransport.ts", "internal/wsConnection.ts"]
-    assert.deepStrictEqual(offences(({ from, to }) => to === "ws" && !allowed.includes(from)), [])
+    // The promise face is given its users' sockets.
+    assert.deepStrictEqual(
+      offences(({ from, to }) => to === "ws" && !allowed.includes(from) && !from.startsWith("promise/")),
+      []
+    )
   })
 
   it("unstable modules of Effect stay behind few files", () => {
@@ -103,8 +120,10 @@ describe("import directions", () => {
     }
   })
 
-  it("no run of an effect is hidden inside the library", () => {
-    const runs = files.filter((name) => /Effect\.run(Sync|Promise)/.test(readFileSync(join(src, name), "utf8")))
-    assert.deepStrictEqual(runs, [])
+  it("no run of an effect is hidden inside the library: in the promise face there is one room for it", () => {
+    const runs = files.filter((name) =>
+      /(Effect|runtime)\.run(Sync|Promise)/.test(readFileSync(join(src, name), "utf8"))
+    )
+    assert.deepStrictEqual(runs, ["promise/running.ts"])
   })
 })

@@ -12,7 +12,7 @@ import {
   writeFileSync
 } from "node:fs"
 import { tmpdir } from "node:os"
-import { join } from "node:path"
+import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
@@ -54,6 +54,47 @@ await Effect.runPromise(Effect.provide(main, Server))
 process.exit(0)
 `
 
+/** The same without Effect: nothing of it is imported, nor has to be there for the types. */
+const withoutEffect = `
+import { once } from "node:events"
+import type { AddressInfo } from "node:net"
+import { QueueOverflowError, ResilientClient, ResilientWebSocketManager, type WebSocketError } from "resilient-websocket/promise"
+import { WebSocketServer } from "ws"
+
+const manager = await ResilientWebSocketManager.make<string, string>({
+  store: { type: "sqlite", filename: "manager.db" },
+  ttl: "1 hour",
+  onMessage: (text, { reply }) => reply(text.toUpperCase())
+})
+const server = new WebSocketServer({ host: "127.0.0.1", port: 0 })
+server.on("connection", (ws) => void manager.registerConnection(ws))
+await once(server, "listening")
+const client = await ResilientClient.connect<string, string>(\`ws://127.0.0.1:\${(server.address() as AddressInfo).port}\`)
+await client.send("hello")
+for await (const answer of client) {
+  console.log(answer)
+  break
+}
+const explain = (error: WebSocketError): number | string =>
+  error instanceof QueueOverflowError ? error.bound : error._tag === "TransportError" ? error.detail : error.message
+void explain
+await client.close()
+await manager.gracefulShutdown({ timeout: "1 second" })
+server.close()
+`
+
+/** The declarations that one of the package's files leads to, and the packages that these name. */
+const declarationsOf = (file: string, found = new Map<string, ReadonlyArray<string>>()) => {
+  if (found.has(file)) return found
+  const code = readFileSync(file, "utf8").replace(/\/\*[\s\S]*?\*\//g, "")
+  const specifiers = [...code.matchAll(/(?:from|import)\s*\(?"([^"]+)"/g)].map(([, name = ""]) => name)
+  found.set(file, specifiers.filter((name) => !name.startsWith(".")))
+  for (const name of specifiers) {
+    if (name.startsWith(".")) declarationsOf(join(dirname(file), name.replace(/\.(js|ts)$/, ".d.ts")), found)
+  }
+  return found
+}
+
 /** Runs npm on the Node that runs the tests. */
 const npm = (cwd: string, ...args: ReadonlyArray<string>): string => {
   const script = process.env["npm_execpath"]
@@ -76,12 +117,12 @@ describe("the packed package", () => {
       }
       const entries = Object.values(exports).filter((entry) => entry !== null)
       assert.deepStrictEqual(entries.filter((entry) => !existsSync(join(installed, entry))), [])
-      // The peer dependency is the user's: here, the one that this checkout has.
-      mkdirSync(join(project, "node_modules"), { recursive: true })
-      for (const name of ["effect", "@types", "undici-types"]) {
+      const use = (name: string) =>
         symlinkSync(join(root, "node_modules", name), join(project, "node_modules", name), "dir")
-      }
+      mkdirSync(join(project, "node_modules"), { recursive: true })
+      for (const name of ["@types", "undici-types"]) use(name)
       writeFileSync(join(project, "main.ts"), program)
+      writeFileSync(join(project, "withoutEffect.ts"), withoutEffect)
       writeFileSync(
         join(project, "tsconfig.json"),
         JSON.stringify({
@@ -93,16 +134,31 @@ describe("the packed package", () => {
             noEmit: true,
             types: ["node"],
             preserveSymlinks: true
-          },
-          include: ["main.ts"]
+          }
         })
       )
-      execFileSync(join(root, "node_modules/.bin/tsc"), ["-p", "."], { cwd: project, encoding: "utf8", stdio: "pipe" })
-      const output = execFileSync(process.execPath, ["--preserve-symlinks", "main.ts"], {
-        cwd: project,
-        encoding: "utf8"
-      })
-      assert.strictEqual(output.trim(), "HELLO")
+      const check = (name: string) => {
+        writeFileSync(
+          join(project, `tsconfig.${name}.json`),
+          JSON.stringify({ extends: "./tsconfig.json", include: [name] })
+        )
+        execFileSync(join(root, "node_modules/.bin/tsc"), ["-p", `tsconfig.${name}.json`], {
+          cwd: project,
+          encoding: "utf8",
+          stdio: "pipe"
+        })
+      }
+      const run = (name: string) =>
+        execFileSync(process.execPath, ["--preserve-symlinks", name], { cwd: project, encoding: "utf8" }).trim()
+
+      const declarations = declarationsOf(join(installed, "dist/promise/index.d.ts"))
+      assert.isAbove(declarations.size, 5)
+      assert.deepStrictEqual([...new Set([...declarations.values()].flat())], ["ws"])
+      check("withoutEffect.ts") // with no Effect there: its types need none
+      // The peer dependency is the user's: here, the one that this checkout has.
+      use("effect")
+      check("main.ts")
+      assert.deepStrictEqual([run("main.ts"), run("withoutEffect.ts")], ["HELLO", "HELLO"])
     } finally {
       rmSync(project, { recursive: true, force: true })
     }

@@ -132,6 +132,8 @@ export interface CommonOptions<In, Out> extends QueueOptions {
   readonly breaker?: BreakerOptions | undefined
   /** How long an `id` is remembered. Default 15 minutes, or TTL plus retention if that is longer. */
   readonly messageIdTtl?: Duration | undefined
+  /** What the other side may have in flight, if it speaks the protocol. Default 1,024 messages and 4 MiB. */
+  readonly window?: { readonly messages?: number; readonly bytes?: number } | undefined
   /** Largest payload either way, in bytes. Default 1 MiB. */
   readonly maxPayloadBytes?: number | undefined
   /** Silence after which the other side is probed. Default 10 s. */
@@ -197,6 +199,10 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
   readonly maxSessions?: number | undefined
   /** How long a plain socket may be silent, pings answered included. Default 120 s. */
   readonly connectionTimeout?: Duration | undefined
+  /** Time for a handshake, of a socket that speaks the protocol. Default 10 s. */
+  readonly handshakeTimeout?: Duration | undefined
+  /** Handshakes under way at most. Default 10,000. */
+  readonly maxHandshakes?: number | undefined
   /** Over which time clients spread their reconnects when told to leave. Default 5 s. */
   readonly reconnectJitter?: Duration | undefined
   /**
