@@ -121,7 +121,7 @@ export interface CommonOptions<In, Out> extends QueueOptions {
   readonly parse?: ((value: unknown) => In) | undefined
   /** Told, in the order of the messages, of those that will never come. Default: logs a warning. */
   readonly onGap?: ((gap: MessageGap) => unknown) | undefined
-  /** Retries of a failed `onMessage`. Default: 5 attempts in all, with pauses of up to 1 s, 2 s, 4 s and 8 s. */
+  /** Retries of a failed `onMessage`. Default: 5 attempts in all, after pauses of up to 1 s, which doubles, to 60 s. */
   readonly handlerRetry?: RetryOptions | undefined
   /**
    * Called, without waiting, with each message of ours that could not be delivered and the reason: dead letters, and what

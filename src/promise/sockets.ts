@@ -21,7 +21,7 @@ interface Registration {
 /** Hands a socket to the server, and resolves with its session. */
 type Register = (socket: Connection, session: string | undefined) => Promise<string>
 
-export interface SocketsOptions {
+interface Settings {
   /** Whether what plain sockets say is for the server to read. */
   readonly isRead: boolean
   readonly sessionMessage: false | ((sessionId: string) => unknown) | undefined
@@ -30,13 +30,13 @@ export interface SocketsOptions {
 }
 
 export class Sockets {
-  private readonly options: SocketsOptions
+  private readonly options: Settings
   /** Also of sockets that are closed: messages may be sent to them still. */
   private readonly registrations = new WeakMap<WebSocket, Registration>()
   /** The socket that each session has now. */
   private readonly sockets = new Map<string, WebSocket>()
 
-  constructor(options: SocketsOptions) {
+  constructor(options: Settings) {
     this.options = options
   }
 
