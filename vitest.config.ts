@@ -8,7 +8,10 @@ export default defineConfig({
     // Tests and examples import the package by its name, as a user does.
     alias: [
       { find: /^resilient-websocket$/, replacement: source("index.ts") },
-      { find: /^resilient-websocket\/(node|sqlite|postgres|redis|promise|testing)$/, replacement: source("$1/index.ts") }
+      {
+        find: /^resilient-websocket\/(node|sqlite|postgres|redis|promise|testing)$/,
+        replacement: source("$1/index.ts")
+      }
     ]
   },
   test: {

@@ -1,0 +1,72 @@
+/** The stores that an option names: what one manager accepted, another delivers. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import type { Store } from "resilient-websocket/promise"
+import { onTestFinished } from "vitest"
+import { describeWithPostgres, newSchema } from "../support/postgresServer.ts"
+import { listen, makeManager, plainPeer, rejection, until } from "../support/promise.ts"
+import { newPrefix } from "../support/redisDrivers.ts"
+import { describeWithRedis } from "../support/redisServer.ts"
+
+/** A manager accepts messages for a peer that is away, and shuts down; another one has them. */
+const handOver = async (store: Store) => {
+  const first = await makeManager({ store })
+  const { url: firstUrl } = await listen((ws) => first.registerConnection(ws, { sessionId: "alice" }))
+  const before = await plainPeer(firstUrl)
+  await until("it is registered", async () => (await first.getStats()).connected === 1)
+  assert.isTrue(await first.send("alice", 0, { critical: true, id: "zero" }))
+  await until("it is there", () => before.got.length === 1)
+  before.ws.close()
+  await until("it is away", async () => (await first.getStats()).connected === 0)
+  for (const n of [1, 2, 3]) assert.isFalse(await first.send("alice", n, { critical: true }))
+  const report = await first.gracefulShutdown()
+  assert.deepInclude(report, { retained: 3, dropped: 0, flushed: 0, pending: 3 })
+
+  const second = await makeManager({ store })
+  // Known, though it has never been here.
+  assert.isFalse(await second.send("alice", 4, { critical: true }))
+  assert.isTrue(await second.send("alice", 0, { critical: true, id: "zero" }))
+  assert.isTrue(await second.isDuplicateMessage("zero", "alice"))
+  assert.deepInclude(await rejection(second.send("nobody", 1, { critical: true })), { _tag: "SessionNotFoundError" })
+  const { url } = await listen((ws) => second.registerConnection(ws, { sessionId: "alice" }))
+  const after = await plainPeer(url)
+  await until("all is there", () => after.got.length === 4)
+  assert.deepStrictEqual(after.got, [1, 2, 3, 4])
+  assert.isAbove(second.messageIdTtl, 0)
+  second.messageIdTtl = "1 hour"
+  assert.strictEqual(second.messageIdTtl, 3_600_000)
+  assert.deepInclude(await second.gracefulShutdown(), { retained: 0, dropped: 0 })
+}
+
+describe("a manager's SQLite store", () => {
+  it("is what the next manager goes on with", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "resilient-websocket-"))
+    onTestFinished(() => rmSync(folder, { recursive: true, force: true }))
+    await handOver({ type: "sqlite", filename: join(folder, "store.db") })
+  })
+})
+
+describeWithPostgres("a manager's PostgreSQL store", {}, (server) => {
+  it.live("is what the next manager goes on with", () =>
+    Effect.flatMap(server, ({ database, host, port, username }) =>
+      Effect.promise(() =>
+        handOver({
+          type: "postgres",
+          url: `postgres://${username}@${host}:${port}/${database}`,
+          schema: newSchema(),
+          maxConnections: 4
+        })
+      )))
+})
+
+describeWithRedis("a manager's Redis store", { appendfsync: "always" }, (server) => {
+  it.live("is what the next manager goes on with", () =>
+    Effect.flatMap(
+      server,
+      ({ port }) =>
+        Effect.promise(() => handOver({ type: "redis", url: `redis://127.0.0.1:${port}`, prefix: newPrefix() }))
+    ))
+})
