@@ -14,8 +14,11 @@ type Socket = Connection & { readonly release: () => void }
 interface Registration {
   readonly socket: Socket
   readonly session: Promise<string>
+  /** The session's, as soon as it is known. */
+  id: string | undefined
   /** Until it is let go of, or closed. */
   isHere: boolean
+  readonly onClose: () => void
 }
 
 /** Hands a socket to the server, and resolves with its session. */
@@ -58,18 +61,23 @@ export class Sockets {
     const made = wanted === undefined && ws.protocol !== subprotocol ? this.newSession() : undefined
     const socket = this.socketOf(ws)
     if (made?.message !== undefined) socket.send(made.message)
-    const registration: Registration = { socket, session: register(socket, made?.sessionId ?? wanted), isHere: true }
-    this.registrations.set(ws, registration)
-    const gone = () => {
-      registration.isHere = false
+    const session = register(socket, made?.sessionId ?? wanted)
+    const registration: Registration = {
+      socket,
+      session,
+      id: undefined,
+      isHere: true,
+      onClose: () => this.leave(ws, registration)
     }
-    ws.once("close", gone)
+    this.registrations.set(ws, registration)
+    ws.once("close", registration.onClose)
     try {
-      const session = await registration.session
-      if (registration.isHere) this.nowAt(session, ws)
-      return session
+      const id = await session
+      registration.id = id
+      if (registration.isHere) this.sockets.set(id, ws)
+      return id
     } catch (error) {
-      ws.off("close", gone)
+      this.leave(ws, registration)
       this.registrations.delete(ws)
       socket.release()
       return this.refuse(ws, error)
@@ -100,9 +108,8 @@ export class Sockets {
   release(ws: WebSocket): void {
     const registration = this.registrations.get(ws)
     if (registration?.isHere !== true) return
-    registration.isHere = false
     registration.socket.release()
-    void registration.session.then((session) => this.leave(session, ws))
+    this.leave(ws, registration)
   }
 
   releaseAll(): void {
@@ -116,13 +123,12 @@ export class Sockets {
     ws.close(code, detail.slice(0, 100))
   }
 
-  private nowAt(session: string, ws: WebSocket): void {
-    this.sockets.set(session, ws)
-    ws.once("close", () => this.leave(session, ws))
-  }
-
-  private leave(session: string, ws: WebSocket): void {
-    if (this.sockets.get(session) === ws) this.sockets.delete(session)
+  /** It is not here any more. */
+  private leave(ws: WebSocket, registration: Registration): void {
+    registration.isHere = false
+    ws.off("close", registration.onClose)
+    const { id } = registration
+    if (id !== undefined && this.sockets.get(id) === ws) this.sockets.delete(id)
   }
 
   private socketOf(ws: WebSocket): Socket {

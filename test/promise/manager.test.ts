@@ -343,6 +343,12 @@ describe("unregisterConnection", () => {
     assert.strictEqual(await manager.registerConnection(socket, { sessionId: "alice" }), "alice")
     await until("it is there", () => got.length === 2)
     assert.deepStrictEqual(got, ["by hand", "later"])
+    const listeners = socket.listenerCount("close")
+    for (let i = 0; i < 5; i++) {
+      await manager.unregisterConnection(socket)
+      await manager.registerConnection(socket, { sessionId: "alice" })
+    }
+    assert.strictEqual(socket.listenerCount("close"), listeners)
   })
 })
 
