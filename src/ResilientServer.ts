@@ -88,7 +88,17 @@ export type { MessageState, SessionStats, ShutdownReport } from "./internal/mode
  * @category models
  */
 export type ConnectionEvent =
-  | { readonly _tag: "Connected"; readonly session: string; readonly principal: string | undefined }
+  | {
+    readonly _tag: "Connected"
+    readonly session: string
+    readonly principal: string | undefined
+    /**
+     * Whether the session went on where it was; else it began anew.
+     *
+     * @since 0.3.0
+     */
+    readonly resumed: boolean
+  }
   | {
     readonly _tag: "Disconnected"
     readonly session: string
@@ -461,7 +471,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     isClosing: () => closing,
     onInDoubt: departure.inDoubt,
     abandon: departure.abandon,
-    onAttached: (peer) => publish({ _tag: "Connected", session: peer.session, principal: peer.principal })
+    onAttached: ({ principal, session }, resumed) => publish({ _tag: "Connected", session, principal, resumed })
   })
 
   /** A renewed token: the same principal goes on, anybody else is cut off. */

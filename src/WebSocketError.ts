@@ -331,6 +331,15 @@ export const WebSocketError = Schema.Union([
   DeadLetterError
 ])
 
+// Without this Node shows the fields alone: no message, and no stack.
+for (const { prototype } of WebSocketError.members) {
+  Object.defineProperty(prototype, Symbol.for("nodejs.util.inspect.custom"), {
+    value(this: Error, depth: number, options: object, inspect: (value: unknown, options: object) => string): string {
+      return inspect(this, { ...options, depth, customInspect: false })
+    }
+  })
+}
+
 /**
  * Everything this library can fail with.
  *

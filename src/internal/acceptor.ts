@@ -71,7 +71,8 @@ export interface AcceptorOptions {
   readonly onInDoubt: (session: string, isAttaching: () => boolean) => void
   /** A session was attached for nothing. */
   readonly abandon: (session: string, generation: number) => Effect.Effect<void>
-  readonly onAttached: (peer: Peer) => void
+  /** `resumed` says whether the session went on, or began anew. */
+  readonly onAttached: (peer: Peer, resumed: boolean) => void
 }
 
 /** What is known of a connection that somebody else accepted. */
@@ -308,7 +309,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         announced: core.inbox.handled,
         maxPayload: hello.maxPayload
       }))
-      options.onAttached(peer)
+      options.onAttached(peer, resumed)
       settle(connection, Exit.succeed(session))
     }).pipe(orAbandon(session, attached.generation))
   })
@@ -420,7 +421,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       announced: 0,
       maxPayload: options.maxPayload
     }))
-    options.onAttached(peer)
+    options.onAttached(peer, attached.known)
     return peer
   })
 

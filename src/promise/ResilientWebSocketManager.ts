@@ -144,7 +144,11 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     const session = await this.#sockets.register(
       ws,
       sessionId,
-      (connection, wanted) => this.#running.run(register(connection, { session: wanted }), identity, signal)
+      (connection, wanted, onAttached) =>
+        this.#running.run(register(connection, { session: wanted }), (session) => {
+          onAttached()
+          return session
+        }, signal)
     )
     if (session === undefined) signal?.throwIfAborted()
     return session
@@ -262,7 +266,10 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     return this.gracefulShutdown().then(() => {})
   }
 
-  /** All figures, now. `connections: false` leaves out those of each session, of which there may be very many. */
+  /**
+   * All figures, now. `connections: false` leaves out those of each session: there may be very many of them, and ids that
+   * the manager made are secrets, not for a page of statistics.
+   */
   getStats({ connections = true }: { readonly connections?: boolean | undefined } = {}): Promise<ManagerStats> {
     const server = this.#server
     const breaker = this.#breaker

@@ -72,7 +72,13 @@ export type Receipt =
  * @category models
  */
 export type ConnectionEvent =
-  | { readonly _tag: "Connected"; readonly session: string; readonly principal: string | undefined }
+  | {
+    readonly _tag: "Connected"
+    readonly session: string
+    readonly principal: string | undefined
+    /** Whether the session went on where it was; else it began anew, also under a name that was used before. */
+    readonly resumed: boolean
+  }
   | {
     readonly _tag: "Disconnected"
     readonly session: string

@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto"
 import type { WebSocket } from "ws"
 import { subprotocol } from "../core/Protocol.ts"
 import { rejection } from "../internal/acceptor.ts"
+import { closeGraceMillis } from "../internal/wsConnection.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
 import type { Connection, ConnectionSink } from "../Transport.ts"
 import { TransportError, type WebSocketError } from "../WebSocketError.ts"
@@ -21,8 +22,8 @@ interface Registration {
   readonly onClose: () => void
 }
 
-/** Hands a socket to the server, and resolves with its session. */
-type Register = (socket: Connection, session: string | undefined) => Promise<string>
+/** Hands a socket to the server, and resolves with its session; `onAttached` is called before that is sent anything. */
+type Register = (socket: Connection, session: string | undefined, onAttached: () => void) => Promise<string>
 
 interface Settings {
   /** Whether what plain sockets say is for the server to read. */
@@ -60,8 +61,9 @@ export class Sockets {
     // Before it is taken over, as the user's function may throw.
     const made = wanted === undefined && ws.protocol !== subprotocol ? this.newSession() : undefined
     const socket = this.socketOf(ws)
-    if (made?.message !== undefined) socket.send(made.message)
-    const session = register(socket, made?.sessionId ?? wanted)
+    const session = register(socket, made?.sessionId ?? wanted, () => {
+      if (made?.message !== undefined) socket.send(made.message)
+    })
     const registration: Registration = {
       socket,
       session,
@@ -118,9 +120,13 @@ export class Sockets {
 
   /** In the words of our protocol if the peer speaks it, and has not been told so yet. */
   private refuse(ws: WebSocket, error: unknown): undefined {
+    ws.on("error", () => {}) // of a peer that answers the close with nonsense
     this.options.onRefused(ws, error)
     const { code, reject: { detail } } = rejection(error as WebSocketError) // nothing else can go wrong
     ws.close(code, detail.slice(0, 100))
+    // The socket's server may wait for longer, and with it the process.
+    const timer = setTimeout(() => ws.terminate(), closeGraceMillis)
+    ws.once("close", () => clearTimeout(timer))
   }
 
   /** It is not here any more. */

@@ -1,6 +1,8 @@
 /** The manager on real sockets: whose is which, what `send` says, what waits, what comes back. */
 import { assert, describe, it } from "@effect/vitest"
 import { once } from "node:events"
+import { createConnection } from "node:net"
+import { inspect } from "node:util"
 import { WebSocketError } from "resilient-websocket"
 import * as Face from "resilient-websocket/promise"
 import { WebSocket } from "ws"
@@ -201,6 +203,8 @@ describe("send", () => {
     assert.instanceOf(overflow, Face.QueueOverflowError)
     assert.instanceOf(overflow, WebSocketError.QueueOverflowError)
     assert.instanceOf(overflow, Error)
+    // And it is shown as one.
+    assert.match(inspect(overflow), /the queue of session alice is full[\s\S]*limit: 'messages'/)
     const back = await connect("alice")
     await until("they are there", () => back.got.length === 2)
     assert.deepStrictEqual([got, back.got], [[], [1, 2]])
@@ -312,6 +316,33 @@ describe("registerConnection", () => {
     assert.deepInclude((await manager.getStats()).metrics.connections, { total: 2, active: 1, replaced: 1 })
   })
 
+  it("closes a socket for whom there is no session, whatever its peer does then, and tells of it", async () => {
+    const { connect, manager, sockets, url } = await setUp({ maxSessions: 1 })
+    const refused = collected(manager, "refused")
+    await connect("alice")
+    /** Upgrades by hand, and never answers a close: with nothing, or with what is no frame. */
+    const rude = async (answer: Buffer | undefined) => {
+      const { port } = new URL(url)
+      const tcp = createConnection(Number(port), "127.0.0.1").on("error", () => {})
+      const key = "dGhlIHNhbXBsZSBub25jZQ=="
+      tcp.write(
+        `GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n` +
+          `sec-websocket-version: 13\r\nsec-websocket-key: ${key}\r\n\r\n`
+      )
+      const { length } = refused
+      await until("it is refused", () => refused.length > length)
+      if (answer !== undefined) tcp.write(answer)
+      const ws = sockets.at(-1) ?? assert.fail("no socket")
+      await until("it is gone", () => ws.readyState === WebSocket.CLOSED)
+      tcp.destroy()
+    }
+    await rude(Buffer.from([0xff, 0xff, 0xff, 0xff]))
+    await rude(undefined)
+    assert.deepInclude(refused[0]?.error, { _tag: "HandshakeError", reason: "overloaded" })
+    const { got } = await connect("alice")
+    assert.deepStrictEqual(got, [])
+  })
+
   it("ends with its signal's reason while a handshake goes on", async () => {
     const manager = await makeManager()
     const reason = new Error("enough")
@@ -384,16 +415,28 @@ describe("what is told", () => {
       throw new Error("a listener's own")
     })
     manager.on("stateChange", () => Promise.reject(new Error("another's")))
-    const listener = ({ _tag, session }: Face.ConnectionEvent) => events.push(`${_tag} ${session}`)
+    const listener = (event: Face.ConnectionEvent) =>
+      events.push(`${event._tag} ${event.session}${event._tag === "Connected" && event.resumed ? " again" : ""}`)
     manager.on("stateChange", listener)
-    const { ws } = await connect("alice")
-    ws.close()
-    await until("both are told", () => events.length === 2)
+    for (const count of [2, 4]) {
+      const { ws } = await connect("alice")
+      ws.close()
+      await until("both are told", () => events.length === count)
+    }
     await manager.endSession("alice")
     manager.off("stateChange", listener)
     await connect("bob")
-    assert.deepStrictEqual(events, ["Connected alice", "Disconnected alice", "Ended alice"])
-    await until("it is logged", () => logged.filter((line) => line === "a listener of stateChange failed").length === 8)
+    assert.deepStrictEqual(events, [
+      "Connected alice",
+      "Disconnected alice",
+      "Connected alice again",
+      "Disconnected alice",
+      "Ended alice"
+    ])
+    await until(
+      "it is logged",
+      () => logged.filter((line) => line === "a listener of stateChange failed").length === 12
+    )
   })
 
   it("of messages that `parse` refuses: dead letters at both sides, and the next has its turn", async () => {
