@@ -54,6 +54,18 @@ export const codeBlocks = (): ReadonlyArray<CodeBlock> => [
   ...sources.flatMap((source) => blocksOf(source, comments(read(source))))
 ]
 
+/** Code without what a page and an example must differ in: where it comes from, and what is said at its top. */
+export const comparable = (code: string): ReadonlyArray<string> => {
+  const lines = code.replace(/^(\/\*\*[\s\S]*?\*\/|\/\/.*)\n/, "")
+    .replace(
+      /"(?:\.\.\/)+src\/(?:(\w+)\/)?index\.ts"/g,
+      (_, entry?: string) => entry === undefined ? `"resilient-websocket"` : `"resilient-websocket/${entry}"`
+    )
+    .trim().split("\n")
+  const isImport = (line: string) => line.startsWith("import ")
+  return [...lines.filter(isImport).sort(), ...lines.filter((line) => !isImport(line))]
+}
+
 // --- options
 
 export interface Option {
@@ -87,7 +99,7 @@ const braced = (text: string, from: number): string => {
 const describeType = (name: string, type: string): string => {
   const plain = type.trim().replace(/\s+/g, " ").replace(/^\|/, "").replace(/\| undefined$/, "").trim()
   if (plain.includes("=>")) return "function"
-  if (plain === "Duration.Input") return "duration"
+  if (plain === "Duration.Input" || plain === "Duration") return "duration"
   if (plain === "number") return name.endsWith("Bytes") ? "bytes" : "number"
   if (plain.startsWith("Partial<Window>")) return "`{ messages, bytes }`"
   if (plain.startsWith("Schema.")) return "Schema"
