@@ -305,7 +305,8 @@ export class DeadLetterError extends Schema.TaggedError<DeadLetterError>("resili
   }
 ) {
   override get message() {
-    return `message ${this.messageId} of session ${this.session} became a dead letter (${this.reason})`
+    const session = this.session === "" ? "" : ` of session ${this.session}`
+    return `message ${this.messageId}${session} became a dead letter (${this.reason})`
   }
 }
 

@@ -80,7 +80,7 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
     url: string | (() => string | Promise<string>),
     options: ClientOptions<In, Out> = {}
   ): Promise<ResilientClient<In, Out>> {
-    const hooks = new Hooks<Out, ClientEvents<In, Out>>(options.fallbackSend)
+    const hooks = new Hooks<Out, ClientEvents<In, Out>>(options)
     const store = await storeOf({ type: "memory" }, serviceOptions(options))
     const layer = Layer.effect(Client, checked(makeClient(url, options, hooks))).pipe(
       Layer.provideMerge(store),

@@ -16,6 +16,7 @@ import { checked } from "../internal/options.ts"
 import type * as Message from "../Message.ts"
 import * as ResilientServer from "../ResilientServer.ts"
 import { TransportServer } from "../Transport.ts"
+import { HandshakeError } from "../WebSocketError.ts"
 import { breakerStatsOf, circuitChangeOf, connectionStatsOf, metricsOf } from "./figures.ts"
 import { calling, handle, Hooks, incomingSchema, retryOf, toMillis } from "./hooks.ts"
 import type {
@@ -112,7 +113,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     options: ManagerOptions<In, Out>,
     store: Layer.Layer<Services, unknown>
   ): Promise<ResilientWebSocketManager<In, Out>> {
-    const hooks = new Hooks<Out, ManagerEvents<In, Out>>(options.fallbackSend)
+    const hooks = new Hooks<Out, ManagerEvents<In, Out>>(options)
     const sockets = new Sockets({
       isRead: options.onMessage !== undefined,
       sessionMessage: options.sessionMessage,
@@ -138,12 +139,13 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
    */
   async registerConnection(
     ws: WebSocket,
-    { sessionId, signal }: RegisterOptions = {}
+    options: RegisterOptions = {}
   ): Promise<string | undefined> {
+    const { signal } = options
     const register = this.#server.register
     const session = await this.#sockets.register(
       ws,
-      sessionId,
+      options,
       (connection, wanted, onAttached) =>
         this.#running.run(register(connection, { session: wanted }), (session) => {
           onAttached()
@@ -380,12 +382,30 @@ const messageIdOf = (message: unknown): string => {
 /** All sockets are registered. */
 const acceptsNothing = Layer.succeed(TransportServer, { listen: () => Effect.succeed({ host: "", port: 0 }) })
 
+/** What the user's function says of a peer. One that throws turns it away. */
+const identityOf = (
+  authenticate: NonNullable<ManagerOptions<never, never>["authenticate"]>,
+  handshake: ResilientServer.Handshake
+): Effect.Effect<ResilientServer.Identity, HandshakeError> =>
+  Effect.tryPromise({
+    try: async () => {
+      const { principal, sessionId } = await authenticate(handshake)
+      return { principal, session: sessionId }
+    },
+    catch: (fault) =>
+      fault instanceof HandshakeError ? fault : new HandshakeError({
+        reason: "unauthorized",
+        detail: fault instanceof Error ? fault.message : String(fault),
+        retryable: false
+      })
+  })
+
 const makeServer = Effect.fnUntraced(function*<In, Out>(
   options: ManagerOptions<In, Out>,
   hooks: Hooks<Out, ManagerEvents<In, Out>>,
   sockets: Sockets
 ) {
-  const { onGap, onMessage } = options
+  const { authenticate, onGap, onMessage } = options
   const breaker = yield* CircuitBreaker.CircuitBreaker
   yield* breaker.onTransition((transition) => hooks.emitter.emit("circuitChange", circuitChangeOf(transition)))
   const server = yield* ResilientServer.make({
@@ -404,7 +424,7 @@ const makeServer = Effect.fnUntraced(function*<In, Out>(
     onGap: onGap && ((gap) => calling(() => onGap(gap))),
     onDeadLetter: (letter) => hooks.deadLetter(letter as DeadLetter<In | Out>),
     onConnectionEvent: (event) => hooks.emitter.emit("stateChange", event),
-    authenticate: undefined,
+    authenticate: authenticate && ((handshake) => identityOf(authenticate, handshake)),
     plainPeers: undefined,
     handlerRetry: onMessage === undefined ? Schedule.recurs(0) : retryOf(options.handlerRetry)
   })

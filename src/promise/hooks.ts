@@ -7,7 +7,7 @@ import * as Option from "../internal/options.ts"
 import type { Incoming } from "../Message.ts"
 import { Emitter, guarded, isThenable } from "./emitter.ts"
 import type { DeadLetter, Receipt } from "./models.ts"
-import type { CommonOptions, MessageContext, ReliableSendOptions, RetryOptions } from "./options.ts"
+import type { CommonOptions, Listeners, MessageContext, ReliableSendOptions, RetryOptions } from "./options.ts"
 import { Reporter, type Run, runWith } from "./running.ts"
 
 /** What is told to whom. */
@@ -18,9 +18,15 @@ export class Hooks<Out, Events extends { readonly deadLetter: DeadLetter<unknown
   /** Calls of `fallbackSend` that are not done. */
   private readonly falling = new Set<Promise<void>>()
 
-  constructor(fallbackSend: CommonOptions<never, Out>["fallbackSend"]) {
+  constructor({ fallbackSend, on = {} }: Pick<CommonOptions<never, Out>, "fallbackSend"> & {
+    readonly on?: Listeners<Events> | undefined
+  }) {
     this.fallbackSend = fallbackSend
     this.emitter = new Emitter((event, fault) => this.reporter.warn(`a listener of ${event} failed`, fault))
+    for (const event of Object.keys(on) as Array<keyof Events & string>) { // its keys are those of its type
+      const listener = on[event]
+      if (listener !== undefined) this.emitter.on(event, listener)
+    }
   }
 
   readonly deadLetter = (letter: Events["deadLetter"]): void => {

@@ -3,8 +3,9 @@
  *
  * @since 0.3.0
  */
+import type { IncomingMessage } from "node:http"
 import type { WebSocket } from "ws"
-import type { DeadLetter, Duration, MessageGap, Receipt, Waiting } from "./models.ts"
+import type { ClientEvents, DeadLetter, Duration, ManagerEvents, MessageGap, Receipt, Waiting } from "./models.ts"
 
 /**
  * Where a manager keeps its sessions and queues, and with that what it survives; docs/stores.md has the settings.
@@ -108,6 +109,44 @@ export interface LogEntry {
 }
 
 /**
+ * Listeners by event, as `on` takes them one by one.
+ *
+ * @since 0.3.0
+ * @category models
+ */
+export type Listeners<Events> = {
+  readonly [Name in keyof Events]?: ((value: Events[Name]) => unknown) | undefined
+}
+
+/**
+ * What the `authenticate` of a manager is told.
+ *
+ * @since 0.3.0
+ * @category models
+ */
+export interface Handshake {
+  /** The client's `token`, else that of `Authorization: Bearer` or of the query `?token=` of the `request`. */
+  readonly token: string | undefined
+  /** The session that the peer wants to resume. */
+  readonly session: string | undefined
+  /** Path and query of the `request`, if one was given. */
+  readonly url: string
+  readonly headers: Readonly<Record<string, string | undefined>>
+  readonly remoteAddress: string | undefined
+}
+
+/**
+ * What the `authenticate` of a manager says.
+ *
+ * @since 0.3.0
+ * @category models
+ */
+export interface Identity {
+  readonly sessionId?: string | undefined
+  readonly principal?: string | undefined
+}
+
+/**
  * What manager and client have in common.
  *
  * @since 0.3.0
@@ -189,6 +228,16 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
    */
   readonly onMessage?: ((message: In, context: MessageContext<Out>) => unknown) | undefined
   /**
+   * Asked who a peer is that speaks the protocol and was registered without a `sessionId`; again, when it renews its
+   * token. It may name the session, or the principal to whom it belongs from then on, or neither. What it throws turns the
+   * peer away, as `unauthorized` unless it is a `HandshakeError`. Default: anybody, each with a session of its own.
+   */
+  readonly authenticate?:
+    | ((handshake: Handshake) => Identity | Promise<Identity>)
+    | undefined
+  /** Listeners from the very start. Default none. */
+  readonly on?: Listeners<ManagerEvents<In, Out>> | undefined
+  /**
    * Gives every message that is sent without an `id` the one that `getMessageId` says: its own `id`, or a hash of its
    * content. Then the same content twice within `messageIdTtl` is sent once. Default false.
    */
@@ -221,9 +270,12 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
 export interface RegisterOptions extends Waiting {
   /**
    * Whose socket it is: who comes back with the same id is the same peer, and is sent what waits. Take it from your
-   * authentication: whoever can choose it can read what is another's. Default: a new random one, which the peer is told.
+   * authentication: whoever can choose it can read what is another's. At most 256 characters. Default: what
+   * `authenticate` says, or the peer has from before, or a new random one, which the peer is told.
    */
   readonly sessionId?: string | undefined
+  /** The request that was upgraded, for `authenticate`. Default none. */
+  readonly request?: IncomingMessage | undefined
 }
 
 /**
@@ -276,6 +328,8 @@ export interface GracefulShutdownOptions {
  * @category options
  */
 export interface ClientOptions<In, Out> extends CommonOptions<In, Out>, Waiting {
+  /** Listeners from the very start, before `connect` has returned. Default none. */
+  readonly on?: Listeners<ClientEvents<In, Out>> | undefined
   /** For the server's authentication; a function is asked at every attempt. Default none. */
   readonly token?: string | (() => string | undefined | Promise<string | undefined>) | undefined
   /** HTTP headers of the dial. Default none. */

@@ -1,12 +1,14 @@
 /** The sockets that a manager was given: which session each belongs to, and the connection it is to the server. */
 import { randomUUID } from "node:crypto"
+import type { IncomingMessage } from "node:http"
 import type { WebSocket } from "ws"
-import { subprotocol } from "../core/Protocol.ts"
+import { maxIdLength, subprotocol } from "../core/Protocol.ts"
 import { rejection } from "../internal/acceptor.ts"
 import { closeGraceMillis } from "../internal/wsConnection.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
 import type { Connection, ConnectionSink } from "../Transport.ts"
-import { TransportError, type WebSocketError } from "../WebSocketError.ts"
+import { HandshakeError, TransportError, type WebSocketError } from "../WebSocketError.ts"
+import type { RegisterOptions } from "./options.ts"
 import { runSync } from "./running.ts"
 
 /** A socket as the server takes it, until it is given back. */
@@ -49,8 +51,11 @@ export class Sockets {
    * taken over; then it is closed. Rejects for its caller's mistakes alone, as what peers do must not end the process of
    * who forgets to catch.
    */
-  async register(ws: WebSocket, wanted: string | undefined, register: Register): Promise<string | undefined> {
-    if (wanted === "") throw registering("a session id has at least one character")
+  async register(
+    ws: WebSocket,
+    { request, sessionId: wanted }: RegisterOptions,
+    register: Register
+  ): Promise<string | undefined> {
     const known = this.registrations.get(ws)
     if (known?.isHere === true) {
       const session = await known.session
@@ -58,9 +63,11 @@ export class Sockets {
       throw registering(`the socket is registered for another session, ${session}`)
     }
     if (ws.readyState !== ws.OPEN) return this.refuse(ws, registering("the socket is not open"))
+    // It may be the peer's choice: from the query of its URL, say.
+    if (wanted !== undefined && (wanted === "" || wanted.length > maxIdLength)) return this.refuse(ws, badId)
     // Before it is taken over, as the user's function may throw.
     const made = wanted === undefined && ws.protocol !== subprotocol ? this.newSession() : undefined
-    const socket = this.socketOf(ws)
+    const socket = this.socketOf(ws, request)
     const session = register(socket, made?.sessionId ?? wanted, () => {
       if (made?.message !== undefined) socket.send(made.message)
     })
@@ -97,7 +104,7 @@ export class Sockets {
   /** The connection of a socket that is registered now. */
   async connectionOf(ws: WebSocket): Promise<Connection | undefined> {
     const registration = this.registrations.get(ws)
-    await registration?.session
+    await registration?.session.catch(() => {}) // then it is not here
     return registration?.isHere === true ? registration.socket : undefined
   }
 
@@ -137,8 +144,8 @@ export class Sockets {
     if (id !== undefined && this.sockets.get(id) === ws) this.sockets.delete(id)
   }
 
-  private socketOf(ws: WebSocket): Socket {
-    const socket = runSync(NodeTransport.fromWebSocket(ws))
+  private socketOf(ws: WebSocket, request: IncomingMessage | undefined): Socket {
+    const socket = runSync(NodeTransport.fromWebSocket(ws, request))
     return this.options.isRead || ws.protocol === subprotocol ? socket : unread(socket)
   }
 
@@ -151,6 +158,12 @@ export class Sockets {
 }
 
 const defaultMessage = (sessionId: string): unknown => ({ type: "session", sessionId })
+
+const badId = new HandshakeError({
+  reason: "invalid",
+  detail: `a session id has 1 to ${maxIdLength} characters`,
+  retryable: false
+})
 
 const registering = (detail: string) => new TransportError({ operation: "register", detail })
 

@@ -203,6 +203,13 @@ describe("a client", () => {
     await until("it is back", () => states.includes("Connected"))
   })
 
+  it("tells of its states from the first one on, to listeners among its options", async () => {
+    const { connect } = await setUp()
+    const states: Array<string> = []
+    await connect({ on: { stateChange: ({ _tag }) => states.push(_tag) } })
+    assert.deepStrictEqual(states, ["Connecting", "Connecting", "Connected"])
+  })
+
   it("tells of its state, its circuits and its dead letters", async () => {
     const client = await connectTo(`ws://127.0.0.1:${await freePort()}`, {
       wait: false,

@@ -127,6 +127,29 @@ describe("a socket that speaks the protocol", () => {
     await client.close()
   })
 
+  it("is asked about, by its token, where there is an authenticate and no session id", async () => {
+    const asked: Array<unknown> = []
+    const manager = await makeManager({
+      onMessage: () => {},
+      authenticate: async ({ headers, session, token, url }) => {
+        asked.push([token, session, url, headers["x-shop"]])
+        await turn()
+        if (token === "wrong") throw new Error("who are you?")
+        return { sessionId: `of ${token}`, principal: token }
+      }
+    })
+    const { url } = await listen((ws, request) => manager.registerConnection(ws, { request }))
+    const options = { log: false, headers: { "x-shop": "tea" } } as const
+    const client = await ResilientClient.connect(`${url}/path`, { ...options, token: "ann" })
+    assert.deepInclude(await client.state(), { _tag: "Connected", session: "of ann" })
+    assert.deepStrictEqual(asked, [["ann", undefined, "/path", "tea"]])
+    await client.refreshToken()
+    await until("it is asked again", () => asked.length === 2)
+    const refused = await rejection(ResilientClient.connect(url, { ...options, token: "wrong" }))
+    assert.deepInclude(refused, { _tag: "HandshakeError", reason: "unauthorized", detail: "who are you?" })
+    await client.close()
+  })
+
   it("gets its messages back as dead letters when there is no onMessage", async () => {
     const { manager, url } = await setUp()
     const letters = collected(manager, "deadLetter")
@@ -141,15 +164,18 @@ describe("a socket that speaks the protocol", () => {
     const manager = await makeManager()
     const refused = collected(manager, "refused")
     const sessions: Array<unknown> = []
-    const { url } = await listen(async (ws) => sessions.push(await manager.registerConnection(ws)))
+    const { url } = await listen(async (ws) => {
+      ws.once("close", async () => sessions.push(await manager.unregisterConnection(ws)))
+      sessions.push(await manager.registerConnection(ws))
+    })
     const ws = new WebSocket(url, "resilient.v1")
     ws.once("open", () => ws.send("no hello"))
     const [code] = await once(ws, "close")
     assert.strictEqual(code, 4503)
     const early = new WebSocket(url, "resilient.v1")
     early.once("open", () => early.terminate())
-    await until("both are refused", () => sessions.length === 2)
-    assert.deepStrictEqual(sessions, [undefined, undefined])
+    await until("both are refused", () => sessions.length === 4)
+    assert.sameMembers(sessions, [undefined, undefined, false, false])
     assert.deepInclude(refused[0]?.error, { _tag: "ProtocolError" })
     assert.deepInclude(refused[1]?.error, { _tag: "TransportError", operation: "register" })
   })
@@ -299,11 +325,14 @@ describe("registerConnection", () => {
     ws.close()
     await once(socket, "close")
     assert.isUndefined(await manager.registerConnection(socket))
-    const { socket: other } = await connect("bob")
-    await manager.unregisterConnection(other)
-    assert.deepInclude(await rejection(manager.registerConnection(other, { sessionId: "" })), {
-      _tag: "TransportError"
-    })
+    // Ids may be the peer's choice, so that it must not be the caller who fails.
+    for (const sessionId of ["", "x".repeat(257)]) {
+      const { socket: other, ws: peer } = await connect("bob")
+      await manager.unregisterConnection(other)
+      const closed = once(peer, "close")
+      assert.isUndefined(await manager.registerConnection(other, { sessionId }))
+      assert.strictEqual((await closed)[0], 4503)
+    }
   })
 
   it("for a session that has a socket replaces that one", async () => {
@@ -409,7 +438,11 @@ describe("the background tasks", () => {
 describe("what is told", () => {
   it("goes to each listener, until it is taken off; one that throws or rejects keeps nobody from it", async () => {
     const logged: Array<string> = []
-    const { connect, manager } = await setUp({ log: ({ message }) => logged.push(message) })
+    const first: Array<unknown> = []
+    const { connect, manager } = await setUp({
+      log: ({ message }) => logged.push(message),
+      on: { stateChange: ({ _tag }) => first.push(_tag) }
+    })
     const events: Array<string> = []
     manager.on("stateChange", () => {
       throw new Error("a listener's own")
@@ -426,6 +459,7 @@ describe("what is told", () => {
     await manager.endSession("alice")
     manager.off("stateChange", listener)
     await connect("bob")
+    assert.deepStrictEqual(first, ["Connected", "Disconnected", "Connected", "Disconnected", "Ended", "Connected"])
     assert.deepStrictEqual(events, [
       "Connected alice",
       "Disconnected alice",

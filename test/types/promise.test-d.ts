@@ -75,7 +75,7 @@ export const leftOut = {
   server: yes<
     Same<
       Exclude<keyof ResilientServer.Options<never, never>, keyof Face.ManagerOptions<never, never>>,
-      "incoming" | "outgoing" | "authenticate" | "plainPeers" | "onDeadLetter" | "onConnectionEvent"
+      "incoming" | "outgoing" | "plainPeers" | "onDeadLetter" | "onConnectionEvent"
     >
   >(),
   client: yes<
