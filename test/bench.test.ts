@@ -23,10 +23,11 @@ describe("the benchmarks", () => {
     const folder = mkdtempSync(join(tmpdir(), "resilient-websocket-bench-"))
     try {
       const json = join(folder, "figures.json")
-      const { stdout } = await run("--quick", "--only", "W1", "--peers", "resilient", "--json", json)
-      assert.match(stdout, /W1, server → client, 1 connection, msgs\/s +≥ 5\.0 ×/)
+      const { stdout } = await run("--quick", "--only", "W2", "--peers", "resilient,promise", "--json", json)
+      assert.match(stdout, /W2, server → client, 100 connections, round robin, msgs\/s +≥ 1\.8 ×/)
+      assert.match(stdout, /W2, .+promise, msgs\/s +≥ 0\.7 × resilient/)
       const { measurements } = JSON.parse(readFileSync(json, "utf8")) as Document
-      assert.deepStrictEqual(measurements.map(({ peer }) => peer).sort(), ["resilient", "ws"])
+      assert.deepStrictEqual(measurements.map(({ peer }) => peer).sort(), ["promise", "resilient", "ws"])
       for (const { error, figures } of measurements) {
         assert.isUndefined(error)
         assert.isAbove(figures.count, 0)

@@ -37,7 +37,9 @@ export interface Goal {
   readonly figure: string
   /** Whose it is. Default `resilient`. */
   readonly peer?: PeerName | undefined
-  /** As in the issue: `≥ 5.0 ×`. */
+  /** What its figure is compared with, in the same round. Default `ws`. */
+  readonly base?: PeerName | undefined
+  /** As in the issue: `≥ 5.0 ×`; with what, if it isn't `ws`. */
   readonly text: string
   /** Given the median of what is compared: ratio, difference, or the value itself. */
   readonly met: (compared: number) => boolean

@@ -21,19 +21,20 @@ export const spread = (results: Results, label: string, peer: PeerName, figure: 
   return values.size === 0 ? undefined : spreadOf([...values.values()])
 }
 
-/** The figure compared, in each round, with bare `ws` of the same round. */
+/** The figure compared, in each round, with that of bare `ws`, or of another peer, in the same round. */
 export const comparison = (
   results: Results,
   label: string,
   peer: PeerName,
-  { compare = "none", key }: Figure
+  { compare = "none", key }: Figure,
+  base: PeerName = baseline
 ): Spread | undefined => {
   if (compare === "none") return undefined
-  const bare = valuesOf(results, label, baseline, key)
+  const bases = valuesOf(results, label, base, key)
   const compared: Array<number> = []
   for (const [round, value] of valuesOf(results, label, peer, key)) {
-    const base = bare.get(round)
-    if (base !== undefined) compared.push(compare === "ratio" ? value / base : value - base)
+    const other = bases.get(round)
+    if (other !== undefined) compared.push(compare === "ratio" ? value / other : value - other)
   }
   return compared.length === 0 ? undefined : spreadOf(compared)
 }
@@ -69,7 +70,9 @@ interface Judged {
   readonly figure: Figure
   readonly goal: Goal
   readonly value: Spread
-  readonly bare: Spread | undefined
+  readonly base: PeerName
+  /** The figure of `base`. */
+  readonly against: Spread | undefined
   readonly compared: Spread | undefined
   readonly ok: boolean
 }
@@ -78,13 +81,13 @@ const judge = (results: Results, { goals = [], label }: Case): ReadonlyArray<Jud
   goals.flatMap((goal): ReadonlyArray<Judged> => {
     const figure = results.workload.figures.find(({ key }) => key === goal.figure)
     if (figure === undefined) throw new Error(`${results.workload.name} has no figure ${goal.figure}`)
-    const { peer = subject } = goal
+    const { base = baseline, peer = subject } = goal
     const value = spread(results, label, peer, figure.key)
-    const compared = comparison(results, label, peer, figure)
+    const compared = comparison(results, label, peer, figure, base)
     const judged = compared ?? (figure.compare === undefined || figure.compare === "none" ? value : undefined)
     if (value === undefined || judged === undefined) return []
-    const bare = spread(results, label, baseline, figure.key)
-    return [{ peer, figure, goal, value, bare, compared, ok: goal.met(judged.median) }]
+    const against = spread(results, label, base, figure.key)
+    return [{ peer, figure, goal, value, base, against, compared, ok: goal.met(judged.median) }]
   })
 
 const verdict = (ok: boolean): string => ok ? "ok" : "MISSED"
@@ -118,8 +121,12 @@ export const workloadTable = (results: Results): Table => {
       })
       if (cells.every((cell) => cell === "")) return []
       const goals = judge(results, current).flatMap((judged) => {
-        const { figure, goal, ok } = judged
-        return judged.peer === peer ? [`${figure.key} ${goal.text}: ${verdict(ok)}`] : []
+        const { base, compared, figure, goal, ok } = judged
+        // What it comes to has a column where it is compared with bare `ws`.
+        const found = base === baseline || compared === undefined
+          ? ""
+          : `${showSpread(compared, showCompared(figure))}, `
+        return judged.peer === peer ? [`${figure.key} ${goal.text}: ${found}${verdict(ok)}`] : []
       })
       return [[...(labelled ? [current.label] : []), describe(peer).title, ...cells, goals.join(", ")]]
     })
@@ -136,7 +143,7 @@ export const summaryTable = (all: ReadonlyArray<Results>): Table => ({
   head: ["workload", "goal", "resilient-websocket", "bare ws", "compared", ""],
   rows: all.flatMap((results) => [
     ...results.workload.cases(results.scale).flatMap((current) =>
-      judge(results, current).map(({ bare, compared, figure, goal, ok, peer, value }) => [
+      judge(results, current).map(({ against, base, compared, figure, goal, ok, peer, value }) => [
         [
           results.workload.name,
           results.workload.title,
@@ -146,7 +153,7 @@ export const summaryTable = (all: ReadonlyArray<Results>): Table => ({
         ].filter((part) => part !== "").join(", "),
         goal.text,
         showSpread(value, figure.show),
-        bare === undefined ? "" : showSpread(bare, figure.show),
+        against === undefined ? "" : `${showSpread(against, figure.show)}${base === baseline ? "" : `: ${base}`}`,
         compared === undefined ? "" : showSpread(compared, showCompared(figure)),
         verdict(ok)
       ])

@@ -109,12 +109,12 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
    * of it. Rejects with a `QueueOverflowError` when the outbox is full, with a `DeduplicationError` when its id was used
    * for something else, with a `PayloadError` for what is no JSON or too large, and with a `ShutdownError`.
    */
-  send(message: Out, { signal, ...options }: ReliableSendOptions = {}): Promise<Receipt> {
+  send(message: Out, options?: ReliableSendOptions): Promise<Receipt> {
     const { run } = this.#running
     return run(this.#client.send(message, options), (receipt) => {
       if (receipt._tag === "Skipped") this.#hooks.skipped(message, receipt.session, receipt.messageId)
       return receiptOf(receipt, run)
-    }, signal)
+    }, options?.signal)
   }
 
   /** Sends many at once, in order: all of them are in the outbox, or none. */

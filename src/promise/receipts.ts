@@ -4,22 +4,33 @@ import type * as Message from "../Message.ts"
 import type { Receipt, Waiting } from "./models.ts"
 import type { Run } from "./running.ts"
 
-export const receiptOf = (receipt: Message.Receipt, run: Run): Receipt => {
-  const { messageId, session } = receipt
-  const base = {
-    session,
-    messageId,
-    handled: (options?: Waiting): Promise<void> => run(receipt.handled, identity, options?.signal)
+export const receiptOf = (receipt: Message.Receipt, run: Run): Receipt => new Told(receipt, run) as Receipt // by its tag
+
+/** There is one for each message that is sent: what it can tell is worked out when it is asked. */
+class Told {
+  readonly _tag: Receipt["_tag"]
+  readonly session: string
+  readonly reason: string | undefined
+  readonly firstAtMillis: number | undefined
+  readonly #receipt: Message.Receipt
+  readonly #run: Run
+
+  constructor(receipt: Message.Receipt, run: Run) {
+    this._tag = receipt._tag
+    this.session = receipt.session
+    this.reason = "reason" in receipt ? receipt.reason : undefined
+    this.firstAtMillis = "firstAtMillis" in receipt ? receipt.firstAtMillis : undefined
+    this.#receipt = receipt
+    this.#run = run
   }
-  switch (receipt._tag) {
-    case "Sent":
-      return { ...base, _tag: "Sent" }
-    case "Queued":
-      return { ...base, _tag: "Queued", reason: receipt.reason }
-    case "Duplicate":
-      return { ...base, _tag: "Duplicate", firstAtMillis: receipt.firstAtMillis }
-    case "Skipped":
-      return { ...base, _tag: "Skipped", reason: receipt.reason }
+
+  get messageId(): string {
+    return this.#receipt.messageId
+  }
+
+  /** A getter, so that it can be taken from the receipt. */
+  get handled(): Receipt["handled"] {
+    return (options?: Waiting) => this.#run(this.#receipt.handled, identity, options?.signal)
   }
 }
 

@@ -2,7 +2,19 @@
  * Effects for promises: run on the services of one `ManagedRuntime`, with the failures thrown as they are, and an
  * `AbortSignal` for an interrupt. This folder is the one place of the library that runs effects.
  */
-import { Cause, Config, Context, Effect, Exit, Layer, Logger, ManagedRuntime, References } from "effect"
+import {
+  Cause,
+  Config,
+  Context,
+  Effect,
+  Exit,
+  type Fiber,
+  Layer,
+  Logger,
+  ManagedRuntime,
+  References,
+  Scheduler
+} from "effect"
 import * as WebSocketError from "../WebSocketError.ts"
 import { ConfigError } from "./errors.ts"
 import type { CommonOptions, LogEntry } from "./options.ts"
@@ -16,7 +28,11 @@ export const runWith = (services: Context.Context<never>): Run => {
     if (signal?.aborted === true) return Promise.reject(signal.reason)
     const fiber = fork(effect)
     const exit = fiber.pollUnsafe()
-    if (exit !== undefined) return settle(exit, map, signal)
+    if (exit !== undefined) {
+      return Exit.isSuccess(exit) && ++doneAtOnce % enoughAtOnce === 0
+        ? inNextTurn(map(exit.value))
+        : settle(exit, map, signal)
+    }
     return new Promise((resolve) => {
       const abort = () => fiber.interruptUnsafe()
       signal?.addEventListener("abort", abort, { once: true })
@@ -25,6 +41,33 @@ export const runWith = (services: Context.Context<never>): Run => {
         resolve(settle(exit, map, signal))
       })
     })
+  }
+}
+
+/**
+ * A loop that awaits what is done at once is one long row of microtasks, in which no socket is read or written: every so
+ * many, the loop is made to let the others have a turn, as Effect does with a fiber.
+ */
+const enoughAtOnce = 512
+let doneAtOnce = 0
+
+const inNextTurn = <A>(value: A): Promise<A> => new Promise((resolve) => setImmediate(resolve, value))
+
+/**
+ * Effect's own scheduler, by another name: under its own, what was sent leaves in a microtask (`internal/signal.ts`), which
+ * comes before the next line of who awaits the send, so that each message would have a frame, and a system call, of its own.
+ * Under this one it leaves with all that was sent in the same turn of the event loop.
+ */
+class TurnScheduler implements Scheduler.Scheduler {
+  private readonly scheduler = new Scheduler.MixedScheduler()
+  readonly executionMode = "async"
+
+  shouldYield(fiber: Fiber.Fiber<unknown, unknown>): boolean {
+    return this.scheduler.shouldYield(fiber)
+  }
+
+  makeDispatcher(): Scheduler.SchedulerDispatcher {
+    return this.scheduler.makeDispatcher()
   }
 }
 
@@ -58,11 +101,12 @@ export const start = async <R, E>(
   reporter: Reporter,
   signal?: AbortSignal
 ): Promise<Running<R>> => {
-  const logging = Layer.mergeAll(
+  const references = Layer.mergeAll(
+    Layer.succeed(Scheduler.Scheduler, new TurnScheduler()),
     log === undefined ? Layer.empty : Logger.layer(log === false ? [] : [loggerOf(log)]),
     logLevel === undefined ? Layer.empty : Layer.succeed(References.MinimumLogLevel, logLevel)
   )
-  const runtime = ManagedRuntime.make(Layer.provideMerge(layer, logging))
+  const runtime = ManagedRuntime.make(Layer.provideMerge(layer, references))
   const exit = await runtime.runPromiseExit(Effect.context<R>(), { signal })
   if (Exit.isFailure(exit)) {
     await runtime.dispose()

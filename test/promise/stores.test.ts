@@ -17,7 +17,7 @@ const handOver = async (store: Store) => {
   const { url: firstUrl } = await listen((ws) => first.registerConnection(ws, { sessionId: "alice" }))
   const before = await plainPeer(firstUrl)
   await until("it is registered", async () => (await first.getStats()).connected === 1)
-  assert.isTrue(await first.send("alice", 0, { critical: true, id: "zero" }))
+  await (await first.sendWithReceipt("alice", 0, { critical: true, id: "zero" })).handled()
   await until("it is there", () => before.got.length === 1)
   before.ws.close()
   await until("it is away", async () => (await first.getStats()).connected === 0)
