@@ -1,32 +1,24 @@
 /** The Express example runs as a process, and is used by plain WebSockets: those of `ws`, and those of a real browser. */
 import { afterAll, assert, beforeAll, describe, it, type TestContext } from "@effect/vitest"
-import { type ChildProcess, spawn } from "node:child_process"
 import { once } from "node:events"
 import type { IncomingMessage } from "node:http"
-import { connect, createServer, type Socket } from "node:net"
-import { createInterface } from "node:readline"
-import { fileURLToPath } from "node:url"
 import type { Browser, Page } from "playwright-core"
 import { WebSocket } from "ws"
 import { chromium, launchChromium } from "./support/chromium.ts"
+import { makeCuttableProxy } from "./support/cuttableProxy.ts"
+import { type Program, startUntil } from "./support/processes.ts"
 import { describeWithService } from "./support/services.ts"
 
 /** What the kitchen says of each order. */
 const statuses = ["received", "in the kitchen", "ready"]
 
-interface TeaHouse {
+interface TeaHouse extends Program {
   readonly port: number
-  /** Waits for a line like this, from the line with this index on; gives what the pattern's group is in it. */
-  readonly says: (pattern: RegExp, from?: number) => Promise<string | undefined>
-  /** How many lines it has written so far. */
-  readonly lines: () => number
   readonly order: (session: string, item?: string) => Promise<number>
   /** Orders, and waits until all of it was said to a page that is away. */
   readonly orderWhileAway: (session: string, item?: string) => Promise<number>
   readonly post: (body: string, type?: string) => Promise<{ readonly status: number; readonly error: unknown }>
   readonly stats: () => Promise<Figures>
-  /** Ends it as a service manager does; gives its exit code. */
-  readonly stop: () => Promise<unknown>
 }
 
 interface Figures {
@@ -36,40 +28,11 @@ interface Figures {
   readonly connections: object
 }
 
-/** None outlives the tests. */
-const running = new Set<ChildProcess>()
-afterAll(() => {
-  for (const child of running) child.kill("SIGKILL")
-})
+const start = startUntil(afterAll)
 
-/** Runs the example. */
 const startTeaHouse = async (): Promise<TeaHouse> => {
-  const child = spawn(process.execPath, [fileURLToPath(new URL("../examples/express/server.ts", import.meta.url))], {
-    env: { ...process.env, PORT: "0", STEP_MILLIS: "1" },
-    stdio: ["ignore", "pipe", "inherit"]
-  })
-  running.add(child)
-  const lines: Array<string> = []
-  const waiting = new Set<() => void>()
-  createInterface({ input: child.stdout }).on("line", (line) => {
-    lines.push(line)
-    for (const look of waiting) look()
-  })
-  const exit = once(child, "close") // and all that it has written was read
-  const says = async (pattern: RegExp, from = 0): Promise<string | undefined> => {
-    const said = new Promise<string | undefined>((resolve) => {
-      const look = () => {
-        const match = lines.slice(from).map((line) => pattern.exec(line)).find((match) => match !== null)
-        if (match === undefined) return void waiting.add(look)
-        waiting.delete(look)
-        resolve(match[1])
-      }
-      look()
-    })
-    const ended = exit.then(([code]) => assert.fail(`ended with ${code}; it said ${lines.join(" | ")}`))
-    return Promise.race([said, ended])
-  }
-  const port = Number(await says(/^listening on http:\/\/127\.0\.0\.1:(\d+)$/))
+  const program = start("express/server.ts", { STEP_MILLIS: "1" })
+  const port = Number((await program.says(/^listening on http:\/\/127\.0\.0\.1:(\d+)$/))[1])
   const url = `http://127.0.0.1:${port}`
   const send = (body: string, type = "application/json") =>
     fetch(`${url}/orders`, { method: "POST", headers: { "content-type": type }, body })
@@ -79,26 +42,19 @@ const startTeaHouse = async (): Promise<TeaHouse> => {
     return (await response.json()).order
   }
   return {
+    ...program,
     port,
-    says,
-    lines: () => lines.length,
     order,
     orderWhileAway: async (session, item) => {
       const number = await order(session, item)
-      await says(new RegExp(`^order ${number} .*: ready, which waits`))
+      await program.says(new RegExp(`^order ${number} .*: ready, which waits`))
       return number
     },
     post: async (body, type) => {
       const response = await send(body, type)
       return { status: response.status, error: (await response.json()).error }
     },
-    stats: async () => (await fetch(`${url}/stats`)).json(),
-    stop: async () => {
-      child.kill("SIGTERM")
-      const [code, by] = await exit
-      running.delete(child)
-      return code ?? by
-    }
+    stats: async () => (await fetch(`${url}/stats`)).json()
   }
 }
 
@@ -143,13 +99,18 @@ class Guest {
 
   async close(house: TeaHouse): Promise<void> {
     this.ws.close()
-    await house.says(/… disconnected$/)
+    await house.says(new RegExp(`^${this.session.slice(0, 8)}… disconnected$`))
   }
 }
 
+// One house: what the first does must be all that it has in its figures, and the last ends it.
 describe("the Express example", () => {
+  let house: TeaHouse
+  beforeAll(async () => {
+    house = await startTeaHouse()
+  })
+
   it("keeps messages for a plain WebSocket that is away, and sends them when it is back from another port", async () => {
-    const house = await startTeaHouse()
     const first = await Guest.connect(house.port)
     await first.until(() => first.session !== "")
     const one = await house.order(first.session)
@@ -168,11 +129,9 @@ describe("the Express example", () => {
     assert.deepStrictEqual(first.got, said([one, "tea"]))
     assert.deepStrictEqual(second.got, said([two, "cake"], [three, "coffee"], [four, "tea"]))
     assert.strictEqual(second.session, "", "who comes back knows its session")
-    assert.strictEqual(await house.stop(), 0)
   })
 
   it("gives a session of its own to each, also if it comes with a name of its own choice, and says what is wrong with an order", async () => {
-    const house = await startTeaHouse()
     const guests = await Promise.all([undefined, undefined, "admin", ""].map((name) => Guest.connect(house.port, name)))
     for (const guest of guests) await guest.until(() => guest.session !== "")
     assert.strictEqual(new Set(guests.map(({ session }) => session)).size, guests.length)
@@ -192,11 +151,9 @@ describe("the Express example", () => {
     assert.deepInclude(await order({}), { status: 404 })
     for (const body of ["{", "null", "7", "[]"]) assert.deepInclude(await house.post(body), { status: 400 })
     assert.deepInclude(await house.post("session=x", "text/plain"), { status: 400 })
-    assert.strictEqual(await house.stop(), 0)
   })
 
   it("ends by itself when it is told to, in the middle of traffic and whoever does not answer", async () => {
-    const house = await startTeaHouse()
     const guests = await Promise.all(Array.from({ length: 5 }, () => Guest.connect(house.port)))
     for (const guest of guests) await guest.until(() => guest.session !== "")
     const silent = await Guest.connect(house.port)
@@ -222,69 +179,11 @@ describe("the Express example", () => {
   })
 })
 
-/** Between browser and server, on a port of its own: it can be cut, and then nobody gets through until it is mended. */
-class Wire {
-  port = 0
-  private readonly sockets = new Set<Socket>()
-  private isCut = false
-  private readonly server
-  private refused: () => void = () => {}
-
-  static async to(port: number, { onTestFinished }: TestContext): Promise<Wire> {
-    const wire = new Wire(port)
-    wire.server.listen(0, "127.0.0.1")
-    await once(wire.server, "listening")
-    const address = wire.server.address()
-    if (typeof address === "object" && address !== null) wire.port = address.port
-    onTestFinished(() => {
-      wire.cut()
-      wire.server.close()
-    })
-    return wire
-  }
-
-  constructor(port: number) {
-    this.server = createServer((from) => {
-      if (this.isCut) {
-        from.destroy()
-        return this.refused()
-      }
-      const to = connect(port, "127.0.0.1")
-      for (const [one, other] of [[from, to], [to, from]] as const) {
-        this.sockets.add(one)
-        one.on("data", (data) => other.write(data))
-        one.on("error", () => other.destroy())
-        one.on("close", () => {
-          this.sockets.delete(one)
-          other.destroy()
-        })
-      }
-    })
-  }
-
-  cut(): void {
-    this.isCut = true
-    for (const socket of this.sockets) socket.destroy()
-  }
-
-  mend(): void {
-    this.isCut = false
-  }
-
-  /** Waits until somebody has tried in vain. */
-  refuses(): Promise<void> {
-    return new Promise((resolve) => {
-      this.refused = resolve
-    })
-  }
-}
-
 describeWithService(chromium, "the page of the Express example, in a browser", () => {
   let browser: Browser
   let house: TeaHouse
   beforeAll(async () => {
-    house = await startTeaHouse()
-    browser = await launchChromium()
+    ;[house, browser] = await Promise.all([startTeaHouse(), launchChromium()])
   })
   afterAll(() => browser?.close())
 
@@ -312,9 +211,9 @@ describeWithService(chromium, "the page of the Express example, in a browser", (
 
   /** Orders on the page, and waits until the kitchen has said all that it says; gives the order's number. */
   const order = async (page: Page, item: string): Promise<number> => {
-    const from = house.lines()
+    const from = house.lines.length
     await click(page, `Order ${item}`)
-    return Number(await house.says(new RegExp(`^order (\\d+) \\(${item}\\): ready`), from))
+    return Number((await house.says(new RegExp(`^order (\\d+) \\(${item}\\): ready`), from))[1])
   }
 
   /** The messages that are on the page. */
@@ -331,7 +230,7 @@ describeWithService(chromium, "the page of the Express example, in a browser", (
 
   /** Does what makes the page's connection end, and waits until the server knows. */
   const away = async (session: string, leave: () => unknown): Promise<void> => {
-    const from = house.lines()
+    const from = house.lines.length
     await leave()
     await house.says(new RegExp(`^${session.slice(0, 8)}… disconnected$`), from)
   }
@@ -355,15 +254,14 @@ describeWithService(chromium, "the page of the Express example, in a browser", (
   })
 
   it("comes back by itself when the network was gone, and shows what waited", async (test) => {
-    const wire = await Wire.to(house.port, test)
+    const wire = await makeCuttableProxy(house.port, test.onTestFinished)
     const page = await open(wire.port, test)
     const session = await sessionOf(page)
     const one = await order(page, "tea")
     await shown(page, 3)
-    const refused = wire.refuses()
     await away(session, () => wire.cut())
     const two = await house.orderWhileAway(session, "cake")
-    await refused
+    await wire.refuses()
     await page.getByText("Connection lost").waitFor()
     await click(page, "Order coffee")
     await page.getByText("Not ordered: the server can't be reached.").waitFor()
