@@ -45,6 +45,7 @@ import { type Engine, makeEngine } from "./internal/engine.ts"
 import { makeEvents } from "./internal/events.ts"
 import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
+import type * as Models from "./internal/models.ts"
 import type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
 import * as Option from "./internal/options.ts"
 import { makeSerialize } from "./internal/payload.ts"
@@ -87,26 +88,7 @@ export type { MessageState, SessionStats, ShutdownReport } from "./internal/mode
  * @since 0.1.0
  * @category models
  */
-export type ConnectionEvent =
-  | {
-    readonly _tag: "Connected"
-    readonly session: string
-    readonly principal: string | undefined
-    /**
-     * Whether the session went on where it was; else it began anew.
-     *
-     * @since 0.3.0
-     */
-    readonly resumed: boolean
-  }
-  | {
-    readonly _tag: "Disconnected"
-    readonly session: string
-    readonly code: number
-    readonly reason: string
-    readonly error: WebSocketError | undefined
-  }
-  | { readonly _tag: "Ended"; readonly session: string }
+export type ConnectionEvent = Models.ConnectionEvent<WebSocketError>
 
 /**
  * All figures of a server at one moment.

@@ -2,29 +2,19 @@
 import { afterAll, assert, describe, it } from "@effect/vitest"
 import { once } from "node:events"
 import { mkdtempSync, rmSync } from "node:fs"
-import { createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import { WebSocket } from "ws"
 import "../examples/testing.ts" // a test itself
+import { freePort } from "./support/freePort.ts"
 import { startUntil } from "./support/processes.ts"
 
 const start = startUntil(afterAll)
 
-/** The number of a port that is free, most likely also a moment later. */
-const freePort = async (): Promise<string> => {
-  const server = createServer().listen(0, "127.0.0.1")
-  await once(server, "listening")
-  const address = server.address()
-  server.close()
-  await once(server, "close")
-  return String(typeof address === "object" ? address?.port : undefined)
-}
-
 describe.concurrent("the examples", () => {
   it("server and client exchange messages, through a restart of the server, and exit with 0", async () => {
-    const PORT = await freePort()
+    const PORT = String(await freePort())
     const first = start("server.ts", { PORT })
     const client = start("client.ts", { PORT })
     await client.says(/^confirmed 1$/)
@@ -38,7 +28,7 @@ describe.concurrent("the examples", () => {
   })
 
   it("register.ts serves HTTP, plain WebSockets and clients on one port of its own", async () => {
-    const PORT = await freePort()
+    const PORT = String(await freePort())
     const server = start("register.ts", { PORT })
     await server.says(/^listening/)
     assert.strictEqual(await (await fetch(`http://127.0.0.1:${PORT}`)).text(), "hello over HTTP\n")
@@ -54,8 +44,8 @@ describe.concurrent("the examples", () => {
   })
 
   it("metrics.ts tells Prometheus what happened", async () => {
-    const PORT = await freePort()
-    const METRICS_PORT = await freePort()
+    const PORT = String(await freePort())
+    const METRICS_PORT = String(await freePort())
     const server = start("metrics.ts", { PORT, METRICS_PORT })
     await server.says(/^listening/)
     const client = start("client.ts", { PORT })
@@ -69,7 +59,7 @@ describe.concurrent("the examples", () => {
 
   it("orders.ts has the orders that it confirmed, and no others, also when it is killed", async () => {
     const folder = mkdtempSync(join(tmpdir(), "resilient-websocket-"))
-    const env = { PORT: await freePort(), HTTP_PORT: await freePort(), DB: join(folder, "orders.db") }
+    const env = { PORT: String(await freePort()), HTTP_PORT: String(await freePort()), DB: join(folder, "orders.db") }
     /** The status of the answer, or undefined if the service died before it gave one. */
     const order = (customer: string, number: number, item: string) =>
       fetch(

@@ -23,6 +23,7 @@ import {
 import { jitteredMillis } from "./backoff.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import type { Agreement, Ending, Engine } from "./engine.ts"
+import type * as Models from "./models.ts"
 import type { Peer } from "./peer.ts"
 import { Port } from "./port.ts"
 
@@ -32,19 +33,7 @@ import { Port } from "./port.ts"
  * @since 0.1.0
  * @category models
  */
-export type ConnectionState =
-  | { readonly _tag: "Connecting"; readonly attempt: number }
-  | {
-    readonly _tag: "Connected"
-    readonly session: string
-    /** Whether the session went on, or started anew and why. */
-    readonly result: "resumed" | "fresh"
-    readonly reason: Welcome["reason"]
-  }
-  | { readonly _tag: "Disconnected"; readonly error: WebSocketError; readonly retryInMillis: number }
-  /** The server said stop: wait for `reconnect`. What is queued is kept. */
-  | { readonly _tag: "Stopped"; readonly error: WebSocketError }
-  | { readonly _tag: "Closed" }
+export type ConnectionState = Models.ConnectionState<WebSocketError>
 
 export interface ConnectorOptions {
   readonly engine: Engine

@@ -2,7 +2,7 @@
  * What both faces of the library, the one in Effect and the one in promises, say in the same words: types alone, in which
  * nothing of Effect shows.
  */
-import type { GapReason } from "../core/Protocol.ts"
+import type { FreshReason, GapReason } from "../core/Protocol.ts"
 import type { State as CircuitState } from "./circuit.ts"
 
 /**
@@ -123,6 +123,53 @@ export interface SessionStats {
    */
   readonly failures: number
 }
+
+/**
+ * Something that happened to a session's connection.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type ConnectionEvent<E> =
+  | {
+    readonly _tag: "Connected"
+    readonly session: string
+    readonly principal: string | undefined
+    /**
+     * Whether the session went on where it was; else it began anew.
+     *
+     * @since 0.3.0
+     */
+    readonly resumed: boolean
+  }
+  | {
+    readonly _tag: "Disconnected"
+    readonly session: string
+    readonly code: number
+    readonly reason: string
+    readonly error: E | undefined
+  }
+  | { readonly _tag: "Ended"; readonly session: string }
+
+/**
+ * Whether the client is connected, and if not, why and what next.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type ConnectionState<E> =
+  | { readonly _tag: "Connecting"; readonly attempt: number }
+  | {
+    readonly _tag: "Connected"
+    readonly session: string
+    /** Whether the session went on, or started anew and why. */
+    readonly result: "resumed" | "fresh"
+    readonly reason: FreshReason | undefined
+  }
+  | { readonly _tag: "Disconnected"; readonly error: E; readonly retryInMillis: number }
+  /** The server said stop: wait for `reconnect`. What is queued is kept. */
+  | { readonly _tag: "Stopped"; readonly error: E }
+  | { readonly _tag: "Closed" }
 
 /**
  * What a shutdown did. `pending = flushed + retained + dropped`.

@@ -4,8 +4,8 @@
  * @since 0.3.0
  */
 import type { WebSocket } from "ws"
-import type { FreshReason } from "../core/Protocol.ts"
 import type { Policy, State as CircuitState } from "../internal/circuit.ts"
+import type * as Models from "../internal/models.ts"
 import type { DeadLetter, QueuedReason, SessionStats, SkippedReason } from "../internal/models.ts"
 import type { WebSocketError } from "./errors.ts"
 
@@ -71,22 +71,7 @@ export type Receipt =
  * @since 0.3.0
  * @category models
  */
-export type ConnectionEvent =
-  | {
-    readonly _tag: "Connected"
-    readonly session: string
-    readonly principal: string | undefined
-    /** Whether the session went on where it was; else it began anew, also under a name that was used before. */
-    readonly resumed: boolean
-  }
-  | {
-    readonly _tag: "Disconnected"
-    readonly session: string
-    readonly code: number
-    readonly reason: string
-    readonly error: WebSocketError | undefined
-  }
-  | { readonly _tag: "Ended"; readonly session: string }
+export type ConnectionEvent = Models.ConnectionEvent<WebSocketError>
 
 /**
  * Whether a client is connected, and if not, why and what next.
@@ -94,19 +79,7 @@ export type ConnectionEvent =
  * @since 0.3.0
  * @category models
  */
-export type ConnectionState =
-  | { readonly _tag: "Connecting"; readonly attempt: number }
-  | {
-    readonly _tag: "Connected"
-    readonly session: string
-    /** Whether the session went on, or started anew and why. */
-    readonly result: "resumed" | "fresh"
-    readonly reason: FreshReason | undefined
-  }
-  | { readonly _tag: "Disconnected"; readonly error: WebSocketError; readonly retryInMillis: number }
-  /** The server said stop: wait for `reconnect`. What is queued is kept. */
-  | { readonly _tag: "Stopped"; readonly error: WebSocketError }
-  | { readonly _tag: "Closed" }
+export type ConnectionState = Models.ConnectionState<WebSocketError>
 
 /**
  * A circuit changed its state.

@@ -1,10 +1,9 @@
 /** The client on real sockets: connecting, waiting, iterating, ending. */
 import { assert, describe, it } from "@effect/vitest"
-import { once } from "node:events"
-import { createServer } from "node:net"
 import * as Face from "resilient-websocket/promise"
 import { onTestFinished } from "vitest"
 import type { WebSocket } from "ws"
+import { freePort } from "../support/freePort.ts"
 import { listen, makeManager, rejection, turn, until } from "../support/promise.ts"
 
 const { ResilientClient } = Face
@@ -27,16 +26,6 @@ const connectTo = async (url: Parameters<typeof ResilientClient.connect>[0], opt
   const client = await ResilientClient.connect(url, { log: false, reconnect: { base: 1, cap: 20 }, ...options })
   onTestFinished(() => client.close({ timeout: 100 }).then(() => {}))
   return client
-}
-
-/** A port of this machine on which nobody listens. */
-const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, "127.0.0.1")
-  await once(server, "listening")
-  const address = server.address()
-  server.close()
-  await once(server, "close")
-  return typeof address === "object" && address !== null ? address.port : assert.fail("it does not listen on TCP")
 }
 
 const take = async <A>(iterable: AsyncIterable<A>, count: number): Promise<Array<A>> => {

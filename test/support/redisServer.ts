@@ -7,10 +7,11 @@ import { Effect, Exit, Scope } from "effect"
 import { type ChildProcess, execFileSync, spawn } from "node:child_process"
 import { once } from "node:events"
 import { mkdtempSync, readFileSync, rmSync } from "node:fs"
-import { connect, createServer } from "node:net"
+import { connect } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { setTimeout as wait } from "node:timers/promises"
+import { freePort } from "./freePort.ts"
 import { describeWithService, type Service } from "./services.ts"
 
 export interface RedisOptions {
@@ -249,16 +250,6 @@ const answers = async (
     await wait(20)
   }
   throw new Error(`Redis still answers ${command.join(" ")} with:\n${answer}`)
-}
-
-const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, "127.0.0.1")
-  await once(server, "listening")
-  const address = server.address()
-  server.close()
-  await once(server, "close")
-  if (address === null || typeof address === "string") throw new Error("no port")
-  return address.port
 }
 
 function isInstalled(): boolean {

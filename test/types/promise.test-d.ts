@@ -52,12 +52,8 @@ export const errors: Agreement = {
 
 const yes = <_ extends true>(): true => true
 
-type WithErrors<A> = { [K in keyof A]: K extends "error" ? unknown : A[K] }
-
 export const models = {
   reasons: yes<Same<WebSocketError.DeadLetterReason, Face.DeadLetterReason>>(),
-  states: yes<Same<WithErrors<ResilientClient.ConnectionState>, WithErrors<Face.ConnectionState>>>(),
-  events: yes<Same<WithErrors<ResilientServer.ConnectionEvent>, WithErrors<Face.ConnectionEvent>>>(),
   receipts: yes<
     Same<
       { [Tag in Message.Receipt["_tag"]]: Omit<Extract<Message.Receipt, { readonly _tag: Tag }>, "handled"> },
