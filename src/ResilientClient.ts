@@ -322,7 +322,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
 
   const serialize = makeSerialize(options.outgoing)
   const { send, sendAll } = makeSending<Out>({
-    queue,
+    queue: engine.senders,
     deduplicator,
     breaker,
     recorder,
@@ -398,21 +398,30 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   return self
 })
 
-const awaitConnected = (states: Stream.Stream<ConnectionState>, timeout: Duration.Input | undefined) => {
-  const connected = states.pipe(
-    Stream.mapEffect((state): Effect.Effect<boolean, WebSocketError> => {
-      if (state._tag === "Stopped") return Effect.fail(state.error)
-      if (state._tag === "Closed") return Effect.fail(new ShutdownError({ component: "client" }))
-      return Effect.succeed(state._tag === "Connected")
-    }),
-    Stream.filter((isConnected) => isConnected),
-    Stream.runHead,
-    Effect.asVoid
-  )
-  if (timeout === undefined) return connected
-  const afterMillis = Duration.toMillis(Duration.fromInputUnsafe(timeout))
-  return Effect.timeoutOrElse(connected, {
-    duration: afterMillis,
-    orElse: () => Effect.fail(new ConnectionTimeoutError({ phase: "connect", afterMillis }))
+const awaitConnected = (
+  states: Stream.Stream<ConnectionState>,
+  timeout: Duration.Input | undefined
+): Effect.Effect<void, WebSocketError> =>
+  Effect.suspend(() => {
+    let cause: WebSocketError | undefined
+    const connected = states.pipe(
+      Stream.mapEffect((state): Effect.Effect<boolean, WebSocketError> => {
+        if (state._tag === "Stopped") return Effect.fail(state.error)
+        if (state._tag === "Closed") return Effect.fail(new ShutdownError({ component: "client" }))
+        if (state._tag === "Disconnected") cause = state.error
+        return Effect.succeed(state._tag === "Connected")
+      }),
+      Stream.filter((isConnected) => isConnected),
+      Stream.runHead,
+      Effect.asVoid
+    )
+    if (timeout === undefined) return connected
+    const afterMillis = Duration.toMillis(Duration.fromInputUnsafe(timeout))
+    return Effect.timeoutOrElse(connected, {
+      duration: afterMillis,
+      orElse: () =>
+        Effect.fail(
+          new ConnectionTimeoutError({ phase: "connect", afterMillis, ...(cause === undefined ? {} : { cause }) })
+        )
+    })
   })
-}

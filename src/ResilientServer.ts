@@ -506,7 +506,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
 
   const serialize = makeSerialize(options.outgoing)
   const { send, sendAll } = makeSending<Out>({
-    queue,
+    queue: engine.senders,
     deduplicator,
     breaker,
     recorder,
@@ -518,7 +518,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   })
 
   const broadcast = makeBroadcast<Out>({
-    queue,
+    queue: engine.senders,
     recorder,
     serialize,
     maxPayload,

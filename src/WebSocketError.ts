@@ -119,12 +119,15 @@ export class ConnectionTimeoutError
     {
       phase: Schema.Literals(["dial", "handshake", "heartbeat", "ack", "flush", "idle", "connect"]),
       afterMillis: Millis,
-      session: Schema.optional(Schema.String)
+      session: Schema.optional(Schema.String),
+      /** Why the last attempt failed, of `connect`. */
+      cause: Cause
     }
   )
 {
   override get message() {
-    return `no ${this.phase} within ${this.afterMillis} ms`
+    const why = this.cause instanceof Error ? `: ${this.cause.message}` : ""
+    return `no ${this.phase} within ${this.afterMillis} ms${why}`
   }
 }
 

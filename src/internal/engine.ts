@@ -413,7 +413,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     }
   }
 
-  const tickMillis = Math.min(1_000, times.heartbeat / 10, times.heartbeatTimeout / 4)
+  // Half of an idle time is a plain peer's timeout: a tick must be short against each, or it counts as late.
+  const tickMillis = Math.min(1_000, times.heartbeat / 10, times.heartbeatTimeout / 4, times.idleTimeout / 8)
   /** A store that is down is no fault of the worker: the next round asks it again. */
   const putOff = (error: WebSocketError) => Effect.logWarning("a sweep is put off", error)
 
@@ -465,7 +466,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
    * wait, unless it is on its way; but what was received by whomever is handled here, or will be again elsewhere.
    */
   const isQuiet = Effect.gen(function*() {
-    if (!outbound.isIdle()) return false
+    if (!outbound.isIdle() || appending > 0) return false
     for (const peer of queue.durable ? peers.values() : connected) {
       if (options.handlesIncoming() && (peer.inbound.size > 0 || peer.handling)) return false
     }
@@ -479,6 +480,31 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     }
     return true
   }).pipe(Effect.orElseSucceed(() => true))
+
+  let appending = 0
+  /** Sees an append while it is under way: what is being stored for those who are connected is to be flushed, too. */
+  const seen = <A, E>(session: string, append: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+    Effect.suspend(() => {
+      if (peers.get(session)?.connected !== true) return append
+      appending++
+      return Effect.ensuring(
+        append,
+        Effect.sync(() => {
+          appending--
+          pulse.notify()
+        })
+      )
+    })
+  const { appendOnce } = queue
+  /** The queue, for senders. */
+  const senders: MessageQueue["Service"] = {
+    ...queue,
+    append: Object.assign(
+      (...args: Parameters<typeof queue.append>) => seen(args[0], queue.append(...args)),
+      { unsafe: queue.append.unsafe }
+    ),
+    appendOnce: appendOnce && ((...args) => seen(args[0], appendOnce(...args)))
+  }
 
   /** Waits until `condition` holds or it is `until`, looking whenever something happened. */
   const settled = Effect.fnUntraced(function*(condition: Effect.Effect<boolean>, until: number) {
@@ -527,6 +553,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     attached,
     notify: pulse.notify,
     isQuiet,
+    senders,
     settled,
     opened,
     forget,

@@ -34,3 +34,6 @@ export const fraction = (name: string, value: number | undefined, fallback: numb
   const result = value ?? fallback
   return result > 0 && result <= 1 ? result : fail(name, value, "over 0 and up to 1")
 }
+
+/** `setTimeout` takes no more, in ms. */
+export const longestTimer = 2 ** 31 - 1

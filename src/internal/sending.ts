@@ -236,7 +236,7 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     if (sendOptions === undefined) return append(peer, { payload, bytes, id: undefined, trace, ttlMillis: undefined })
     const { volatile = false } = sendOptions
     const id = sendOptions.id ?? (sendOptions.deduplicate === "content" ? contentKey(payload) : undefined)
-    if (id !== undefined && (id.length === 0 || id.length > maxIdLength)) {
+    if (id !== undefined && (typeof id !== "string" || id.length === 0 || id.length > maxIdLength)) {
       return Effect.fail(payloadError(peer.session, `a message id has 1 to ${maxIdLength} characters`))
     }
     if (volatile) {
@@ -282,7 +282,7 @@ const millisOf = (input: Duration.Input): number =>
 /** A time to live in ms; undefined when none is given. */
 export const ttlMillisOf = (session: string, ttl: Duration.Input | undefined): number | undefined | PayloadError => {
   if (ttl === undefined) return undefined
-  const millis = millisOf(ttl)
+  const millis = Number.isNaN(ttl) ? Number.NaN : millisOf(ttl) // which takes NaN for nothing
   return millis >= 0 ? millis : payloadError(session, "the ttl must be a duration")
 }
 

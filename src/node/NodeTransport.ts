@@ -187,7 +187,7 @@ const dial = (options: DialOptions): Effect.Effect<Connection, TransportError | 
     const timer = setTimeout(() => {
       abandon()
       resume(Effect.fail(new ConnectionTimeoutError({ phase: "dial", afterMillis: timeoutMillis })))
-    }, Math.min(timeoutMillis, longestTimer))
+    }, Math.min(timeoutMillis, Option.longestTimer))
     const abandon = () => {
       clearTimeout(timer)
       ws.off("error", onError)
@@ -213,9 +213,6 @@ const dial = (options: DialOptions): Effect.Effect<Connection, TransportError | 
     })
     return Effect.sync(abandon)
   })
-
-/** `setTimeout` takes no more, in ms. */
-const longestTimer = 2 ** 31 - 1
 
 /** Known to `ws`, not yet to its types. */
 const closeTimeout: object = { closeTimeout: closeGraceMillis }

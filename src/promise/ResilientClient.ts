@@ -10,6 +10,7 @@ import type * as Message from "../Message.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
 import * as Effectful from "../ResilientClient.ts"
 import { TransportError, type WebSocketError } from "../WebSocketError.ts"
+import { ConfigError } from "./errors.ts"
 import { breakerStatsOf, circuitChangeOf, connectionStatsOf, metricsOf } from "./figures.ts"
 import { calling, handle, Hooks, incomingSchema, retryOf, toMillis } from "./hooks.ts"
 import type {
@@ -80,6 +81,7 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
     url: string | (() => string | Promise<string>),
     options: ClientOptions<In, Out> = {}
   ): Promise<ResilientClient<In, Out>> {
+    if (typeof url === "string") checkUrl(url)
     const hooks = new Hooks<Out, ClientEvents<In, Out>>(options)
     const store = await storeOf({ type: "memory" }, serviceOptions(options))
     const layer = Layer.effect(Client, checked(makeClient(url, options, hooks))).pipe(
@@ -130,11 +132,18 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
     )
   }
 
-  /**
-   * The messages, when there is no `onMessage`; see `messages`.
-   */
-  async *[Symbol.asyncIterator](): AsyncGenerator<In, void, undefined> {
-    for await (const { message } of this.messages()) yield message
+  /** The messages, when there is no `onMessage`; see `messages`. */
+  [Symbol.asyncIterator](): AsyncIterator<In> {
+    const iterator = this.messages()[Symbol.asyncIterator]()
+    const messageOf = (result: IteratorResult<Incoming<In>>): IteratorResult<In> =>
+      result.done === true ? result : { done: false, value: result.value.message }
+    return {
+      next: () => iterator.next().then(messageOf),
+      return: async () => {
+        await iterator.return?.()
+        return { done: true, value: undefined }
+      }
+    }
   }
 
   /**
@@ -239,17 +248,34 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
   }
 }
 
+const checkUrl = (url: string): void => {
+  const { protocol = "none" } = URL.parse(url) ?? {}
+  if (protocol !== "ws:" && protocol !== "wss:") {
+    throw new ConfigError(`the url must begin with ws:// or wss://, got ${JSON.stringify(url)}`)
+  }
+}
+
 /** What the end of a client is given at least, in ms. */
 const closeMillis = 1_000
 
-/** Leaving the loop fails the stream: so its message counts as not handled. */
-const untilLeft = <A>(iterator: AsyncIterator<A>): AsyncIterator<A> => ({
-  next: () => iterator.next(),
-  return: async () => {
-    await iterator.throw?.(left).catch(() => {})
-    return { done: true, value: undefined }
+/** One `next` after the other. Leaving the loop fails the stream: so its message counts as not handled. */
+const untilLeft = <A>(iterator: AsyncIterator<A>): AsyncIterator<A> => {
+  const done: IteratorResult<A> = { done: true, value: undefined }
+  let isLeft = false
+  let last: Promise<unknown> = Promise.resolve()
+  return {
+    next: () => {
+      const next = last.then(() => isLeft ? done : iterator.next())
+      last = next.catch(() => {})
+      return next
+    },
+    return: async () => {
+      isLeft = true
+      await iterator.throw?.(left).catch(() => {})
+      return done
+    }
   }
-})
+}
 
 const left = new Error("the loop was left")
 

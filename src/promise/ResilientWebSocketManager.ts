@@ -11,8 +11,9 @@
 import { Context, Duration, Effect, identity, Layer, Option, Schedule, Schema } from "effect"
 import type { WebSocket } from "ws"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
+import { maxIdLength } from "../core/Protocol.ts"
 import { contentKey, Deduplicator } from "../Deduplicator.ts"
-import { checked } from "../internal/options.ts"
+import { checked, millis } from "../internal/options.ts"
 import type * as Message from "../Message.ts"
 import * as ResilientServer from "../ResilientServer.ts"
 import { TransportServer } from "../Transport.ts"
@@ -40,7 +41,7 @@ import type {
 } from "./options.ts"
 import { isOut, receiptOf } from "./receipts.ts"
 import { atMost, type Running, runSync, start } from "./running.ts"
-import { Sockets } from "./sockets.ts"
+import { badSessionId, isSessionId, Sockets } from "./sockets.ts"
 import { serviceOptions, type Services, storeOf } from "./stores.ts"
 
 class Server extends Context.Service<Server, ResilientServer.ResilientServer<unknown, unknown>>()(
@@ -179,33 +180,31 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
    * `ShutdownError`. Before that, nothing has been sent.
    */
   send(target: WebSocket | string, message: Out, options?: SendOptions): Promise<boolean> {
-    return typeof target === "string"
-      ? this.#send(target, message, options, isOut)
-      : this.#sockets.sessionOf(target).then((session) => this.#send(session, message, options, isOut))
+    return this.#to(target, (session) => this.#send(session, message, options, isOut))
   }
 
   /** The same, with the full story. */
-  async sendWithReceipt(target: WebSocket | string, message: Out, options?: SendOptions): Promise<Receipt> {
-    return this.#send(
-      await this.#sessionOf(target),
-      message,
-      options,
-      (receipt) => receiptOf(receipt, this.#running.run)
+  sendWithReceipt(target: WebSocket | string, message: Out, options?: SendOptions): Promise<Receipt> {
+    const { run } = this.#running
+    return this.#to(
+      target,
+      (session) => this.#send(session, message, options, (receipt) => receiptOf(receipt, run))
     )
   }
 
   /** Sends many critical messages to one session, in order: all of them are kept until they are handled, or none. */
-  async sendAll(
+  sendAll(
     target: WebSocket | string,
     messages: Iterable<Out>,
     { signal, ttl }: Pick<ReliableSendOptions, "ttl" | "signal"> = {}
   ): Promise<ReadonlyArray<Receipt>> {
     const { run } = this.#running
-    return run(
-      this.#server.sendAll(await this.#sessionOf(target), messages, { ttl }),
-      (receipts) => receipts.map((receipt) => receiptOf(receipt, run)),
-      signal
-    )
+    return this.#to(target, (session) =>
+      run(
+        this.#server.sendAll(session, messages, { ttl }),
+        (receipts) => receipts.map((receipt) => receiptOf(receipt, run)),
+        signal
+      ))
   }
 
   /** Sends one critical message to many sessions; who can't have it is reported, and keeps nobody else from it. */
@@ -224,7 +223,9 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
    */
   async isDuplicateMessage(id: string, target?: WebSocket | string): Promise<boolean> {
     const { run } = this.#running
-    const scopes = target === undefined ? await run(this.#server.sessions, identity) : [await this.#sessionOf(target)]
+    const scopes = target === undefined
+      ? await run(this.#server.sessions, identity)
+      : await this.#to(target, async (session) => [session])
     const isKnown = (scope: string) => Effect.map(this.#deduplicator.lookup({ scope, key: id }), Option.isSome)
     return run(Effect.findFirst(scopes, isKnown), Option.isSome)
   }
@@ -235,7 +236,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   }
 
   set messageIdTtl(value: DurationInput) {
-    runSync(this.#deduplicator.setWindow(value))
+    runSync(checked(Effect.suspend(() => this.#deduplicator.setWindow(millis("messageIdTtl", value, value)))))
   }
 
   /** Resumes the background work, which begins with `make`: needed after `stopBackgroundTasks` only. */
@@ -255,7 +256,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
    * Ends it all: takes no new messages, flushes, closes the sockets, ends the background work, and reports what became of
    * the messages: `pending = flushed + retained + dropped`. What is dropped becomes dead letters, and is given to
    * `fallbackSend`, which is waited for. Later calls get the same report. Afterwards nothing of the manager keeps the
-   * process alive.
+   * process alive. A handler or `fallbackSend` that awaits it waits for itself, until its time is over.
    */
   gracefulShutdown(options: GracefulShutdownOptions = {}): Promise<ShutdownReport> {
     return this.#shutdown ??= this.#end(options).catch((error) => {
@@ -304,13 +305,13 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   }
 
   /** Where is the message with this id? */
-  async locate(target: WebSocket | string, messageId: string): Promise<MessageState> {
-    return this.#running.run(this.#server.locate(await this.#sessionOf(target), messageId), identity)
+  locate(target: WebSocket | string, messageId: string): Promise<MessageState> {
+    return this.#to(target, (session) => this.#running.run(this.#server.locate(session, messageId), identity))
   }
 
   /** Ends a session for good: its peer is told, and what waits becomes dead letters. */
-  async endSession(target: WebSocket | string): Promise<void> {
-    return this.#running.run(this.#server.endSession(await this.#sessionOf(target)), identity)
+  endSession(target: WebSocket | string): Promise<void> {
+    return this.#to(target, (session) => this.#running.run(this.#server.endSession(session), identity))
   }
 
   /** Calls the listener with each event from now on. One that throws or rejects is logged. */
@@ -330,8 +331,10 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     return this
   }
 
-  #sessionOf(target: WebSocket | string): string | Promise<string> {
-    return typeof target === "string" ? target : this.#sockets.sessionOf(target)
+  /** At once, if the session is known: what is sent to a socket keeps its place among what is sent by the session's id. */
+  #to<A>(target: WebSocket | string, then: (session: string) => Promise<A>): Promise<A> {
+    const session = typeof target === "string" ? target : this.#sockets.sessionOf(target)
+    return typeof session === "string" ? then(session) : session.then(then)
   }
 
   #send<A>(
@@ -341,7 +344,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     map: (receipt: Message.Receipt) => A
   ): Promise<A> {
     const { critical = false, signal, ttl } = options ?? {}
-    const id = options?.id ?? (this.#options.deduplicate === true ? messageIdOf(message) : undefined)
+    const id = options?.id ?? (this.#options.deduplicate === true ? idIfAny(message) : undefined)
     const isSimple = critical && id === undefined && ttl === undefined
     return this.#running.run(
       this.#server.send(session, message, isSimple ? undefined : { id, ttl, volatile: !critical }),
@@ -374,9 +377,19 @@ const leastEndMillis = 1_000
 const messageIdOf = (message: unknown): string => {
   if (typeof message === "object" && message !== null && "id" in message) {
     const { id } = message
-    if ((typeof id === "string" && id !== "") || typeof id === "number") return String(id)
+    const text = typeof id === "string" || typeof id === "number" ? String(id) : ""
+    if (text !== "" && text.length <= maxIdLength) return text
   }
   return contentKey(String(JSON.stringify(message)))
+}
+
+/** None of what is no JSON: sending it says what is wrong. */
+const idIfAny = (message: unknown): string | undefined => {
+  try {
+    return messageIdOf(message)
+  } catch {
+    return undefined
+  }
 }
 
 /** All sockets are registered. */
@@ -390,6 +403,7 @@ const identityOf = (
   Effect.tryPromise({
     try: async () => {
       const { principal, sessionId } = await authenticate(handshake)
+      if (sessionId !== undefined && !isSessionId(sessionId)) throw badSessionId
       return { principal, session: sessionId }
     },
     catch: (fault) =>

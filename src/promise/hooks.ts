@@ -72,7 +72,12 @@ export const incomingSchema = (parse: ((value: unknown) => unknown) | undefined)
   parse === undefined ? Schema.Unknown : Schema.Unknown.pipe(Schema.decodeTo(Schema.Unknown, {
     decode: SchemaGetter.transformEffect((value: unknown) =>
       Effect.try({
-        try: () => parse(value),
+        try: () => {
+          const parsed = parse(value)
+          if (!isThenable(parsed)) return parsed
+          void guarded(() => parsed, () => {})
+          throw new TypeError("parse must not return a promise")
+        },
         catch: (fault) => new SchemaIssue.InvalidValue({ message: `parse: ${String(fault)}` })
       })
     ),
@@ -129,6 +134,7 @@ class HandlerContext<In, Out> implements MessageContext<Out> {
   readonly ws: WebSocket | undefined
   readonly reply: MessageContext<Out>["reply"]
   private controller: AbortController | undefined
+  private isOver = false
 
   constructor(incoming: Incoming<In>, ws: WebSocket | undefined, reply: MessageContext<Out>["reply"]) {
     this.session = incoming.session
@@ -140,10 +146,13 @@ class HandlerContext<In, Out> implements MessageContext<Out> {
 
   /** Made when somebody looks at it. */
   get signal(): AbortSignal {
-    return (this.controller ??= new AbortController()).signal
+    this.controller ??= new AbortController()
+    if (this.isOver) this.abort()
+    return this.controller.signal
   }
 
   abort(): void {
+    this.isOver = true
     this.controller?.abort(new Error("the handler is to end: nobody waits for it any more"))
   }
 }

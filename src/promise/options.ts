@@ -273,7 +273,7 @@ export interface RegisterOptions extends Waiting {
    * authentication: whoever can choose it can read what is another's. At most 256 characters. Default: what
    * `authenticate` says, or the peer has from before, or a new random one, which the peer is told.
    */
-  readonly sessionId?: string | undefined
+  readonly sessionId?: string | null | undefined
   /** The request that was upgraded, for `authenticate`. Default none. */
   readonly request?: IncomingMessage | undefined
 }
@@ -285,7 +285,10 @@ export interface RegisterOptions extends Waiting {
  * @category options
  */
 export interface SendOptions extends Waiting {
-  /** Keeps the message until it is handled. Else it goes out now, or is skipped. Default false. */
+  /**
+   * Keeps the message until it is handled. Else it goes out now, or is skipped; in no order to critical ones, which it may
+   * overtake. Default false.
+   */
   readonly critical?: boolean | undefined
   /** Within `messageIdTtl` a second send to the session with this id is not sent again. At most 256 characters. Default none. */
   readonly id?: string | undefined

@@ -15,7 +15,9 @@ import {
   References,
   Scheduler
 } from "effect"
+import { longestTimer } from "../internal/options.ts"
 import * as WebSocketError from "../WebSocketError.ts"
+import { guarded } from "./emitter.ts"
 import { ConfigError } from "./errors.ts"
 import type { CommonOptions, LogEntry } from "./options.ts"
 
@@ -36,6 +38,7 @@ export const runWith = (services: Context.Context<never>): Run => {
     return new Promise((resolve) => {
       const abort = () => fiber.interruptUnsafe()
       signal?.addEventListener("abort", abort, { once: true })
+      if (signal?.aborted === true) abort() // by what the call itself did
       fiber.addObserver((exit) => {
         signal?.removeEventListener("abort", abort)
         resolve(settle(exit, map, signal))
@@ -125,7 +128,7 @@ export const start = async <R, E>(
 export const atMost = (promise: Promise<unknown>, millis: number): Promise<void> => {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, millis)
+    timer = setTimeout(resolve, Math.min(millis, longestTimer))
   })
   return Promise.race([promise.then(() => {}), late]).finally(() => clearTimeout(timer))
 }
@@ -142,7 +145,9 @@ const faultOf = (cause: Cause.Cause<unknown>, signal: AbortSignal | undefined): 
 
 /** Errors of ours as they are, wrong options as one, and what a database's client says at the start as its store's. */
 const typed = (error: unknown): unknown => {
-  if (error instanceof Config.ConfigError) return new ConfigError(error.message, { cause: error })
+  if (error instanceof Config.ConfigError) {
+    return new ConfigError(error.message.replace(/^\w*Error: /, ""), { cause: error })
+  }
   if (isDatabaseError(error)) {
     return new WebSocketError.MessageQueueError({ session: "", operation: "start", reason: "store", cause: error })
   }
@@ -155,14 +160,11 @@ const isDatabaseError = (error: unknown): boolean =>
 
 const loggerOf = (log: (entry: LogEntry) => void) =>
   Logger.make<unknown, void>(({ cause, date, logLevel, message }) => {
-    try {
-      log({
-        level: logLevel as LogEntry["level"], // nothing is logged at `All` or `None`
-        message: (Array.isArray(message) ? message : [message]).map(String).join(" "),
-        cause: cause.reasons.length === 0 ? undefined : Cause.pretty(cause),
-        at: date
-      })
-    } catch {
-      // There is nobody to tell.
+    const entry = {
+      level: logLevel as LogEntry["level"], // nothing is logged at `All` or `None`
+      message: (Array.isArray(message) ? message : [message]).map(String).join(" "),
+      cause: cause.reasons.length === 0 ? undefined : Cause.pretty(cause),
+      at: date
     }
+    void guarded(() => log(entry), () => {}) // there is nobody to tell
   })

@@ -53,18 +53,19 @@ export class Sockets {
    */
   async register(
     ws: WebSocket,
-    { request, sessionId: wanted }: RegisterOptions,
+    { request, sessionId }: RegisterOptions,
     register: Register
   ): Promise<string | undefined> {
+    const wanted = sessionId ?? undefined // null is what `URLSearchParams` gives for none
     const known = this.registrations.get(ws)
     if (known?.isHere === true) {
-      const session = await known.session
-      if (wanted === undefined || wanted === session) return session
+      const session = await known.session.catch(() => undefined) // who called first is told
+      if (wanted === undefined || session === undefined || wanted === session) return session
       throw registering(`the socket is registered for another session, ${session}`)
     }
     if (ws.readyState !== ws.OPEN) return this.refuse(ws, registering("the socket is not open"))
     // It may be the peer's choice: from the query of its URL, say.
-    if (wanted !== undefined && (wanted === "" || wanted.length > maxIdLength)) return this.refuse(ws, badId)
+    if (wanted !== undefined && !isSessionId(wanted)) return this.refuse(ws, badSessionId)
     // Before it is taken over, as the user's function may throw.
     const made = wanted === undefined && ws.protocol !== subprotocol ? this.newSession() : undefined
     const socket = this.socketOf(ws, request)
@@ -93,10 +94,10 @@ export class Sockets {
     }
   }
 
-  /** The session of a socket that is, or was, registered. */
-  sessionOf(ws: WebSocket): Promise<string> {
+  /** The session of a socket that is, or was, registered; at once, when it is known. */
+  sessionOf(ws: WebSocket): string | Promise<string> {
     const registration = this.registrations.get(ws)
-    if (registration !== undefined) return registration.session
+    if (registration !== undefined) return registration.id ?? registration.session
     const detail = "this socket was never registered: see registerConnection"
     return Promise.reject(new TransportError({ operation: "send", detail }))
   }
@@ -129,7 +130,10 @@ export class Sockets {
   private refuse(ws: WebSocket, error: unknown): undefined {
     ws.on("error", () => {}) // of a peer that answers the close with nonsense
     this.options.onRefused(ws, error)
-    const { code, reject: { detail } } = rejection(error as WebSocketError) // nothing else can go wrong
+    if (ws.readyState === ws.CLOSED) return
+    // Else it was an abort, or a defect.
+    const ours = isOurs(error) ? error : registering("it was given up")
+    const { code, reject: { detail } } = rejection(ours)
     ws.close(code, detail.slice(0, 100))
     // The socket's server may wait for longer, and with it the process.
     const timer = setTimeout(() => ws.terminate(), closeGraceMillis)
@@ -159,11 +163,18 @@ export class Sockets {
 
 const defaultMessage = (sessionId: string): unknown => ({ type: "session", sessionId })
 
-const badId = new HandshakeError({
+/** Whether it can be the id of a session. */
+export const isSessionId = (id: unknown): id is string =>
+  typeof id === "string" && id !== "" && id.length <= maxIdLength
+
+export const badSessionId = new HandshakeError({
   reason: "invalid",
   detail: `a session id has 1 to ${maxIdLength} characters`,
   retryable: false
 })
+
+const isOurs = (error: unknown): error is WebSocketError =>
+  error instanceof Error && "_tag" in error && typeof error._tag === "string"
 
 const registering = (detail: string) => new TransportError({ operation: "register", detail })
 

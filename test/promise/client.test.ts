@@ -58,6 +58,7 @@ describe("connect", () => {
     const late = await rejection(ResilientClient.connect(url, { log: false, connectTimeout: 50 }))
     assert.deepInclude(late, { _tag: "ConnectionTimeoutError", phase: "connect", afterMillis: 50 })
     assert.isTrue(late instanceof Face.ConnectionTimeoutError)
+    assert.match(String(late), /no connect within 50 ms: .*ECONNREFUSED/)
     const reason = new Error("enough")
     const controller = new AbortController()
     const connecting = rejection(ResilientClient.connect(url, { log: false, signal: controller.signal }))
@@ -83,6 +84,11 @@ describe("connect", () => {
     const error = await rejection(ResilientClient.connect("ws://127.0.0.1:1", { log: false, ttl: 0 }))
     assert.isTrue(error instanceof Face.ConfigError)
     assert.include(String(error), "ttl")
+    for (const url of ["nonsense", "http://127.0.0.1", ""]) {
+      const error = await rejection(ResilientClient.connect(url, { log: false }))
+      assert.isTrue(error instanceof Face.ConfigError)
+      assert.include(String(error), JSON.stringify(url))
+    }
   })
 
   it("asks for address and token at every attempt; functions that fail are asked again", async () => {
@@ -120,7 +126,7 @@ describe("a client's messages", () => {
     assert.deepStrictEqual(await iterator.next(), { done: false, value: 2 })
     await receipts[0]?.handled()
     // Who leaves has not acknowledged the one that he is at.
-    await iterator.return()
+    await iterator.return?.()
     assert.deepStrictEqual(await take(client.messages(), 2), [
       { message: 2, session: "alice", messageId: receipts[1]?.messageId, volatile: false },
       { message: 3, session: "alice", messageId: receipts[2]?.messageId, volatile: false }
@@ -132,6 +138,22 @@ describe("a client's messages", () => {
       })()
     )
     assert.deepStrictEqual(await take(client, 1), [3])
+  })
+
+  it("come one after the other to who asks for many at once, and to who leaves while he waits", async () => {
+    const { connect, manager } = await setUp()
+    const client = await connect()
+    const iterator = client[Symbol.asyncIterator]()
+    const asked = [1, 2, 3].map(() => iterator.next())
+    await manager.sendAll("alice", [1, 2, 3])
+    assert.deepStrictEqual((await Promise.all(asked)).map(({ value }) => value), [1, 2, 3])
+    const waiting = iterator.next()
+    await turn()
+    await iterator.return?.()
+    assert.deepStrictEqual(await waiting, { done: true, value: undefined })
+    assert.deepStrictEqual(await iterator.next(), { done: true, value: undefined })
+    await manager.sendAll("alice", [4])
+    assert.deepStrictEqual(await take(client, 1), [4])
   })
 
   it("end with the client", async () => {

@@ -214,10 +214,13 @@ describe("send", () => {
     assert.strictEqual(await tagOf(manager.send("alice", () => {}, critical)), "PayloadError")
     assert.strictEqual(await tagOf(manager.send("alice", 1n, critical)), "PayloadError")
     assert.strictEqual(await tagOf(manager.send("alice", "x".repeat(1_000), critical)), "PayloadError")
-    assert.strictEqual(
-      await tagOf(manager.send("alice", 1, { critical: true, ttl: "soon" as "1 second" })),
-      "PayloadError"
-    )
+    for (const ttl of ["soon" as "1 second", Number.NaN, -1]) {
+      assert.strictEqual(await tagOf(manager.send("alice", 1, { critical: true, ttl })), "PayloadError")
+    }
+    for (const id of ["", 5 as unknown as string, {} as unknown as string]) {
+      assert.strictEqual(await tagOf(manager.send("alice", 1, { critical: true, id })), "PayloadError")
+      assert.strictEqual(await tagOf(manager.send("alice", 1, { id })), "PayloadError")
+    }
     ws.close()
     await away("alice")
     await manager.send("alice", 1, { critical: true, id: "one" })
@@ -256,6 +259,37 @@ describe("send", () => {
     assert.deepStrictEqual(back.got, ["fills it", "waits"])
   })
 
+  it("keeps its place, by the socket or by the session's id, with a receipt or many at once", async () => {
+    const { connect, manager } = await setUp()
+    const { got, session, socket } = await connect("alice")
+    await Promise.all([
+      manager.send(socket, 1, critical),
+      manager.send(session, 2, critical),
+      manager.sendWithReceipt(socket, 3, critical),
+      manager.sendAll(session, [4, 5]),
+      manager.sendAll(socket, [6]),
+      manager.sendWithReceipt(session, 7, critical),
+      manager.send(session, 8, critical)
+    ])
+    await until("all are there", () => got.length === 8)
+    assert.deepStrictEqual(got, [1, 2, 3, 4, 5, 6, 7, 8])
+  })
+
+  it("ends with the signal's reason also if the message itself gives it", async () => {
+    const { away, connect, manager } = await setUp({ maxMessages: 1, overflow: "suspend" })
+    const { ws } = await connect("alice")
+    ws.close()
+    await away("alice")
+    await manager.send("alice", "fills it", critical)
+    const controller = new AbortController()
+    const toJSON = () => {
+      controller.abort("by itself")
+      return "json"
+    }
+    const { signal } = controller
+    assert.strictEqual(await rejection(manager.send("alice", { toJSON }, { critical: true, signal })), "by itself")
+  })
+
   it("to many: all or none to one session, or one message to many sessions", async () => {
     const { connect, manager } = await setUp()
     const [alice, bob, carol] = [await connect("alice"), await connect("bob"), await connect("carol")]
@@ -292,6 +326,14 @@ describe("ids", () => {
     }
     await until("they are there", () => got.length === 3)
     assert.deepStrictEqual(got, [{ tick: 1 }, { id: 7, a: 1 }, "text"])
+    const own = { id: "x".repeat(300) } // too long for an id
+    assert.isTrue(await manager.send("alice", own))
+    assert.isTrue(await manager.isDuplicateMessage(manager.getMessageId(own), "alice"))
+    const circular: { self?: unknown } = {}
+    circular.self = circular
+    for (const message of [1n, circular, () => {}]) {
+      assert.deepInclude(await rejection(manager.send("alice", message)), { _tag: "PayloadError" })
+    }
     assert.strictEqual(manager.getMessageId({ id: 7, a: 1 }), "7")
     assert.strictEqual(manager.getMessageId({ id: "seven" }), "seven")
     assert.isTrue(await manager.isDuplicateMessage("7", "alice"))
@@ -326,13 +368,36 @@ describe("registerConnection", () => {
     await once(socket, "close")
     assert.isUndefined(await manager.registerConnection(socket))
     // Ids may be the peer's choice, so that it must not be the caller who fails.
-    for (const sessionId of ["", "x".repeat(257)]) {
+    for (const sessionId of ["", "x".repeat(257), ["a", "b"], 5, {}]) {
       const { socket: other, ws: peer } = await connect("bob")
       await manager.unregisterConnection(other)
       const closed = once(peer, "close")
-      assert.isUndefined(await manager.registerConnection(other, { sessionId }))
+      assert.isUndefined(await manager.registerConnection(other, { sessionId: sessionId as string }))
       assert.strictEqual((await closed)[0], 4503)
     }
+  })
+
+  it("of nobody's session makes one, also if that was said by null", async () => {
+    const { connect, manager } = await setUp()
+    const { socket } = await connect("alice")
+    await manager.unregisterConnection(socket)
+    assert.match((await manager.registerConnection(socket, { sessionId: null })) ?? "", /^[0-9a-f-]{36}$/)
+  })
+
+  it("twice at once is once, and tells both the same when it comes to nothing", async () => {
+    const manager = await makeManager({ handshakeTimeout: 20, heartbeat: 50 })
+    const results: Array<unknown> = []
+    const { url } = await listen(async (ws) =>
+      results.push(...await Promise.all([manager.registerConnection(ws), manager.registerConnection(ws)]))
+    )
+    const silent = new WebSocket(url, "resilient.v1")
+    await once(silent, "close")
+    const { got } = await plainPeer(url)
+    await until("both are told", () => results.length === 4)
+    assert.deepStrictEqual(results.slice(0, 2), [undefined, undefined])
+    assert.isString(results[2])
+    assert.strictEqual(results[2], results[3])
+    await until("and the peer once", () => got.length === 1)
   })
 
   it("for a session that has a socket replaces that one", async () => {
@@ -374,17 +439,34 @@ describe("registerConnection", () => {
 
   it("ends with its signal's reason while a handshake goes on", async () => {
     const manager = await makeManager()
-    const reason = new Error("enough")
+    const reasons = [new Error("enough"), "in words", null, 0]
     const failures: Array<unknown> = []
     const { url } = await listen((ws) => {
       const controller = new AbortController()
+      const reason = reasons[failures.length >> 1]
+      if (failures.length % 2 === 1) controller.abort(reason)
       void manager.registerConnection(ws, { signal: controller.signal }).catch((error) => failures.push(error))
       controller.abort(reason)
     })
-    const ws = new WebSocket(url, "resilient.v1")
-    ws.on("error", () => {})
-    await once(ws, "close")
-    assert.deepStrictEqual(failures, [reason])
+    for (let i = 0; i < 2 * reasons.length; i++) {
+      const ws = new WebSocket(url, "resilient.v1")
+      ws.on("error", () => {})
+      await once(ws, "close")
+      await until("it has failed", () => failures.length > i)
+    }
+    assert.deepStrictEqual(failures, reasons.flatMap((reason) => [reason, reason]))
+  })
+})
+
+describe("a plain socket that is silent", () => {
+  it("and answers no ping is closed after the connection timeout, however short", async () => {
+    const { connect, manager } = await setUp({ connectionTimeout: "200 millis" })
+    const { ws } = await connect("alice")
+    const { ws: alive } = await connect("bob")
+    ws.pause()
+    await until("it is found", async () => (await manager.getStats()).metrics.connections.timeouts === 1)
+    await until("it counts so", async () => (await manager.getStats()).connections["alice"]?.isTimeout === true)
+    assert.strictEqual(alive.readyState, WebSocket.OPEN)
   })
 })
 
@@ -493,6 +575,13 @@ describe("what is told", () => {
     await client.close()
   })
 
+  it("of a `parse` that returns a promise: nothing is handled that was not looked at", async () => {
+    const { url } = await setUp({ parse: async () => Promise.reject(new Error("too late")), onMessage: () => {} })
+    const client = await ResilientClient.connect(url, { log: false })
+    assert.deepInclude(await rejection((await client.send("x")).handled()), { reason: "undecodable" })
+    await client.close()
+  })
+
   it("of a handler that fails: it is retried as often as it says, then given up", async () => {
     let attempts = 0
     const { url } = await setUp({
@@ -557,7 +646,7 @@ describe("gracefulShutdown", () => {
     await away("bob")
     for (let n = 0; n < 5; n++) await manager.send("bob", n, critical)
     assert.deepInclude(await rejection(manager.gracefulShutdown({ timeout: -1 })), { _tag: "ConfigError" })
-    const report = await manager.gracefulShutdown({ closeConnections: false, flushPending: false })
+    const report = await manager.gracefulShutdown({ closeConnections: false, flushPending: false, timeout: Infinity })
     assert.deepInclude(report, { closed: 0, dropped: 5, pending: 5 })
     assert.deepStrictEqual(fallen, [0, 1, 2, 3, 4].map((n) => `${n} shutdown`))
     socket.send(`"still open"`)
@@ -566,19 +655,20 @@ describe("gracefulShutdown", () => {
   })
 
   it("ends handlers that go on, and tells them by their signal", async () => {
-    const signals: Array<AbortSignal> = []
+    const contexts: Array<Face.MessageContext<unknown>> = []
     const { connect, manager } = await setUp({
-      onMessage: (_, { signal }) => {
-        signals.push(signal)
+      onMessage: (_, context) => {
+        contexts.push(context)
         return new Promise(() => {})
       }
     })
     const { ws } = await connect("alice")
     ws.send("1")
-    await until("it is being handled", () => signals.length === 1)
+    await until("it is being handled", () => contexts.length === 1)
     const { durationMillis } = await manager.gracefulShutdown({ timeout: "200 millis" })
     assert.isBelow(durationMillis, 5_000)
-    assert.isTrue(signals[0]?.aborted)
+    // Also if nobody has looked at it before.
+    assert.isTrue(contexts[0]?.signal.aborted)
   })
 
   it("is what `await using` does", async () => {
@@ -599,7 +689,9 @@ describe("options", () => {
       assert.instanceOf(error, Error)
       return error.message
     }
-    assert.include(await messageOf({ ttl: -1 }), "ttl")
+    assert.match(await messageOf({ ttl: -1 }), /^option ttl must be/)
+    const manager = await makeManager()
+    assert.throws(() => (manager.messageIdTtl = Number.NaN), /^option messageIdTtl must be/)
     assert.include(await messageOf({ maxMessages: 0.5 }), "maxMessages")
     assert.include(await messageOf({ handlerRetry: { attempts: 0 }, onMessage: () => {} }), "handlerRetry.attempts")
     assert.include(await messageOf({ messageIdTtl: "1 minute" }), "retry horizon")

@@ -47,6 +47,21 @@ describe("a manager's SQLite store", () => {
     onTestFinished(() => rmSync(folder, { recursive: true, force: true }))
     await handOver({ type: "sqlite", filename: join(folder, "store.db") })
   })
+
+  it("has what was sent just before the shutdown flushed, though it was still being stored", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "resilient-websocket-"))
+    onTestFinished(() => rmSync(folder, { recursive: true, force: true }))
+    const manager = await makeManager({ store: { type: "sqlite", filename: join(folder, "store.db") } })
+    const { url } = await listen((ws) => manager.registerConnection(ws, { sessionId: "alice" }))
+    const { got } = await plainPeer(url)
+    await until("it is registered", async () => (await manager.getStats()).connected === 1)
+    const sent = Array.from({ length: 500 }, (_, n) => manager.send("alice", n, { critical: true }))
+    const all = manager.broadcast("all")
+    assert.deepInclude(await manager.gracefulShutdown(), { flushed: 501, retained: 0, dropped: 0 })
+    await Promise.all([...sent, all])
+    await until("all is there", () => got.length === 501)
+    assert.deepStrictEqual(got, [...sent.keys(), "all"])
+  })
 })
 
 describeWithPostgres("a manager's PostgreSQL store", {}, (server) => {

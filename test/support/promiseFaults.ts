@@ -69,7 +69,7 @@ const flakyStore = Layer.effectContext(Effect.map(Layer.build(MemoryStore.layer(
 }))
 
 const options: ManagerOptions<unknown, unknown> = {
-  log: throwing("log"),
+  log: rejecting("log"),
   onMessage: rejecting("onMessage"),
   onGap: rejecting("onGap"),
   fallbackSend: rejecting("fallbackSend"),
