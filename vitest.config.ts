@@ -16,6 +16,8 @@ export default defineConfig({
   },
   test: {
     include: ["test/**/*.test.ts"],
+    // By itself it leaves one processor idle, which is half of two. No test minds company.
+    maxWorkers: "100%",
     testTimeout: 30_000,
     hookTimeout: 30_000
   }
