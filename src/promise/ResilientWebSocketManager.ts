@@ -208,8 +208,8 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   }
 
   /** Sends one critical message to many sessions; who can't have it is reported, and keeps nobody else from it. */
-  broadcast(message: Out, { sessions, ttl }: BroadcastOptions = {}): Promise<Broadcast> {
-    return this.#running.run(this.#server.broadcast(message, { sessions, ttl }), identity)
+  broadcast(message: Out, { sessions, signal, ttl }: BroadcastOptions = {}): Promise<Broadcast> {
+    return this.#running.run(this.#server.broadcast(message, { sessions, ttl }), identity, signal)
   }
 
   /** The id under which a message is deduplicated: its own `id`, or else a hash of its content. */

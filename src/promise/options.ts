@@ -302,7 +302,7 @@ export interface SendOptions extends Waiting {
  * @since 0.3.0
  * @category options
  */
-export interface BroadcastOptions {
+export interface BroadcastOptions extends Waiting {
   /** To which sessions. Default: to all that the manager has. */
   readonly sessions?: Iterable<string> | undefined
   /** How long the message may wait to be sent. Default: the manager's `ttl`. */

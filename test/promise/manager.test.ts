@@ -251,6 +251,11 @@ describe("send", () => {
     const reason = new Error("enough")
     controller.abort(reason)
     assert.strictEqual(await waiting, reason)
+    const telling = new AbortController()
+    const told = rejection(manager.broadcast("has no room", { signal: telling.signal }))
+    await turn()
+    telling.abort(reason)
+    assert.strictEqual(await told, reason)
     const already = { critical: true, signal: AbortSignal.abort(reason) }
     assert.strictEqual(await rejection(manager.send("alice", "never", already)), reason)
     const receipt = manager.sendWithReceipt("alice", "waits", critical)
