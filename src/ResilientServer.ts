@@ -459,7 +459,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   /** A renewed token: the same principal goes on, anybody else is cut off. */
   const reauthenticate = (peer: Peer, token: string) => {
     const { connection } = peer
-    if (connection === undefined) return Effect.void
+    if (connection === undefined || peer.isNamed) return Effect.void
     const handshake = { ...connection.request, token, session: peer.session, plain: peer.plain }
     // Suspended, as a hook may throw, and this is called from the event loop.
     return Effect.suspend(() => Effect.provideContext(authenticate(handshake), context)).pipe(

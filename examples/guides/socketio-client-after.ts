@@ -18,7 +18,7 @@ await client.send({ type: "join", room: "lobby" })
 client.on("stateChange", async (state) => {
   console.log(state._tag.toLowerCase())
   if (state._tag === "Stopped") input.close()
-  // The server has forgotten the session, and with it who is in which room.
+  // The server has forgotten the session, and with it who is in which room; or this client has, and asks again.
   const isForgotten = state._tag === "Connected" && state.result === "fresh" && state.reason !== "new"
   if (isForgotten) await client.send({ type: "join", room: "lobby" })
 })

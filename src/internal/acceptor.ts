@@ -257,6 +257,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     yield* Effect.gen(function*() {
       peer.arrival = arrival
       peer.instance = hello.instance
+      peer.isNamed = named !== undefined
       const { core } = peer
       // A session of this process knows its inbox best; one from a store goes on from what was stored.
       if (core.inbox.epoch === null && attached.position !== undefined) core.inbox.restore(attached.position)

@@ -136,7 +136,7 @@ export type ConnectionEvent<E> =
     readonly session: string
     readonly principal: string | undefined
     /**
-     * Whether the session went on where it was; else it began anew.
+     * Whether the session went on where it was; else at least one side began anew.
      *
      * @since 0.3.0
      */

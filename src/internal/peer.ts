@@ -53,6 +53,8 @@ export class Peer {
   /** A WebSocket without our protocol: payloads as they are, kept until written. */
   readonly plain: boolean
   generation = 0
+  /** It was registered under its session's name: nobody is asked who it is. */
+  isNamed = false
   /** The client instance that is, or was last, attached. */
   instance = ""
   /** Which connection of the server this session was attached by last: they are numbered as they come. */

@@ -5,7 +5,7 @@
  */
 import { Context, Effect, identity, Layer, Schema, Stream } from "effect"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
-import { checked } from "../internal/options.ts"
+import { checked, millis } from "../internal/options.ts"
 import type * as Message from "../Message.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
 import * as Effectful from "../ResilientClient.ts"
@@ -83,7 +83,17 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
   ): Promise<ResilientClient<In, Out>> {
     if (typeof url === "string") checkUrl(url)
     const hooks = new Hooks<Out, ClientEvents<In, Out>>(options)
-    const store = await storeOf({ type: "memory" }, serviceOptions(options))
+    const { breaker, reconnect } = options
+    // The circuit of the URL is to add no longer pauses than were asked for.
+    const endpoint = {
+      ...breaker,
+      openBase: breaker?.openBase ?? reconnect?.base,
+      openCap: breaker?.openCap ?? reconnect?.cap
+    }
+    const store = await storeOf({ type: "memory" }, {
+      ...serviceOptions(options),
+      breaker: { session: breaker, endpoint }
+    })
     const layer = Layer.effect(Client, checked(makeClient(url, options, hooks))).pipe(
       Layer.provideMerge(store),
       Layer.provide(NodeTransport.layerClient)
@@ -103,7 +113,10 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
 
   /** Waits until it is connected. Rejects when the server says stop, or when it takes longer than `timeout`. */
   connected({ signal, timeout }: Waiting & { readonly timeout?: Duration | undefined } = {}): Promise<void> {
-    return this.#running.run(this.#client.awaitConnected({ timeout }), identity, signal)
+    const awaitConnected = Effect.suspend(() =>
+      this.#client.awaitConnected({ timeout: timeout === undefined ? undefined : millis("timeout", timeout, timeout) })
+    )
+    return this.#running.run(checked(awaitConnected), identity, signal)
   }
 
   /**
@@ -132,7 +145,7 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
     )
   }
 
-  /** The messages, when there is no `onMessage`; see `messages`. */
+  /** The messages, when there is no `onMessage` (else it throws a `TypeError`); see `messages`. */
   [Symbol.asyncIterator](): AsyncIterator<In> {
     const iterator = this.messages()[Symbol.asyncIterator]()
     const messageOf = (result: IteratorResult<Incoming<In>>): IteratorResult<In> =>
@@ -172,7 +185,10 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
     return this.#running.run(this.#client.refreshToken, identity, signal)
   }
 
-  /** Ends the session for good at both sides; what waits becomes dead letters. `reconnect` starts a new one. */
+  /**
+   * Ends the session for good, at the server too if it is connected (else it stays there for its retention); what waits
+   * becomes dead letters. A connected client is stopped then: `reconnect` starts a new one.
+   */
   endSession(): Promise<void> {
     return this.#running.run(this.#client.endSession, identity)
   }

@@ -61,7 +61,8 @@ class Server extends Context.Service<Server, ResilientServer.ResilientServer<unk
  * const server = new WebSocketServer({ port: 8080 })
  * server.on("connection", async (ws) => {
  *   const sessionId = await manager.registerConnection(ws)
- *   if (sessionId !== undefined) await manager.send(sessionId, { hello: "there" }, { critical: true })
+ *   if (sessionId === undefined) return
+ *   manager.send(sessionId, { hello: "there" }, { critical: true }).catch(console.error)
  * })
  * process.once("SIGTERM", async () => {
  *   const { dropped } = await manager.gracefulShutdown({ timeout: "10 seconds" })
@@ -133,10 +134,10 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
    *
    * With `onMessage` the manager reads the socket; without it, a plain socket's messages are yours to read.
    *
-   * Undefined when there is no session to be had: the socket was closed meanwhile, its handshake was refused, the store
-   * does not answer, or the manager shuts down. Then the socket has been closed, and the event `refused` says why. It
-   * rejects, with a `TransportError`, only for a socket that is registered for another session, and with the signal's
-   * reason.
+   * Undefined when there is no session to be had: the socket was not open, or gone before its handshake was done, that was
+   * refused, the store does not answer, or the manager shuts down. Then the socket has been closed, and the event `refused`
+   * says why. It rejects for its caller alone: with a `TransportError` for a socket that is registered for another session,
+   * with the signal's reason, and with what `sessionMessage` throws.
    */
   async registerConnection(
     ws: WebSocket,
@@ -176,8 +177,10 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
    *
    * Rejects with a `SessionNotFoundError` for a session that never was or has ended, with a `QueueOverflowError` when a
    * critical one finds the queue full, with a `DeduplicationError` when its id was used for something else, with a
-   * `PayloadError` for what is no JSON or too large, with a `MessageQueueError` when the store failed, and with a
-   * `ShutdownError`. Before that, nothing has been sent.
+   * `PayloadError` for what is no JSON or larger than the peer takes, with a `MessageQueueError` when the store failed or
+   * the session ends just now, with a `TransportError` for a socket that was never registered, and with a `ShutdownError`.
+   * Then nothing has been sent, except perhaps with a `MessageQueueError` that is `inDoubt`. A peer can bring some of these
+   * about: catch them.
    */
   send(target: WebSocket | string, message: Out, options?: SendOptions): Promise<boolean> {
     return this.#to(target, (session) => this.#send(session, message, options, isOut))
@@ -212,7 +215,10 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     return this.#running.run(this.#server.broadcast(message, { sessions, ttl }), identity, signal)
   }
 
-  /** The id under which a message is deduplicated: its own `id`, or else a hash of its content. */
+  /**
+   * The id under which a message is deduplicated: its own `id`, if that is a number or a string of at most 256 characters,
+   * or else a hash of its content. Throws a `TypeError` for what is no JSON.
+   */
   getMessageId(message: Out): string {
     return messageIdOf(message)
   }
@@ -406,12 +412,15 @@ const identityOf = (
       if (sessionId !== undefined && !isSessionId(sessionId)) throw badSessionId
       return { principal, session: sessionId }
     },
-    catch: (fault) =>
-      fault instanceof HandshakeError ? fault : new HandshakeError({
-        reason: "unauthorized",
+    catch: (fault) => {
+      if (fault instanceof HandshakeError) return fault
+      const retryable = typeof fault === "object" && fault !== null && "retryable" in fault && fault.retryable === true
+      return new HandshakeError({
+        reason: retryable ? "overloaded" : "unauthorized",
         detail: fault instanceof Error ? fault.message : String(fault),
-        retryable: false
+        retryable
       })
+    }
   })
 
 const makeServer = Effect.fnUntraced(function*<In, Out>(

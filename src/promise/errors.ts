@@ -225,7 +225,7 @@ export class ConfigError extends Error {
 }
 
 /**
- * Everything that this library rejects with.
+ * Everything that this library rejects with, but for {@link ConfigError} and the reasons of signals.
  *
  * @since 0.3.0
  * @category errors

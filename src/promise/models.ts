@@ -46,8 +46,8 @@ interface ReceiptBase {
   readonly session: string
   readonly messageId: string
   /**
-   * Resolves when the other side's handler has succeeded; rejects with a `DeadLetterError` if it never will. Nothing is
-   * rejected unless it is called.
+   * Resolves when the other side's handler has succeeded; rejects with a `DeadLetterError` if it never will, or if nobody
+   * will know, as of a volatile message. Nothing is rejected unless it is called.
    */
   readonly handled: (options?: Waiting) => Promise<void>
 }
@@ -61,7 +61,7 @@ interface ReceiptBase {
 export type Receipt =
   | (ReceiptBase & { readonly _tag: "Sent" })
   | (ReceiptBase & { readonly _tag: "Queued"; readonly reason: QueuedReason })
-  /** `messageId` and `handled` are of the first send. */
+  /** `messageId`, `handled` and `firstAtMillis` are of the first send. */
   | (ReceiptBase & { readonly _tag: "Duplicate"; readonly firstAtMillis: number })
   | (ReceiptBase & { readonly _tag: "Skipped"; readonly reason: SkippedReason })
 
@@ -143,7 +143,7 @@ export interface ConnectionStats {
   readonly queueBytes: number
   /** When the peer was heard last, in ms since the epoch; undefined where it never was. */
   readonly lastActivity: number | undefined
-  /** Whether it is away, and has been silent for longer than the connection timeout. */
+  /** Whether it is away, and has been silent for longer than the connection timeout; at a client, whether it was lost. */
   readonly isTimeout: boolean
   readonly circuit: SessionStats["circuit"]
 }
@@ -158,7 +158,7 @@ export interface Metrics {
   readonly connections: {
     readonly total: number
     readonly active: number
-    /** Refused, or lost before the handshake was done. */
+    /** Refused in the handshake, or lost before it was done. */
     readonly failed: number
     /** Sessions that went on with a new connection. */
     readonly reconnections: number

@@ -142,7 +142,9 @@ export interface Handshake {
  * @category models
  */
 export interface Identity {
+  /** The session of this peer. Default: its own from before, or a new one. */
   readonly sessionId?: string | undefined
+  /** Who it is: a session can only be resumed by the principal that created it. */
   readonly principal?: string | undefined
 }
 
@@ -155,7 +157,7 @@ export interface Identity {
 export interface CommonOptions<In, Out> extends QueueOptions {
   /**
    * Looks at each message that arrives, and returns it, or throws: then it becomes a dead letter with the reason
-   * `undecodable`, here and at its sender. Say the `parse` of a schema. Default: every message is what it is said to be.
+   * `undecodable`, here and at its sender. Say the `parse` of a schema; one that returns a promise refuses all. Default: every message is what it is said to be.
    */
   readonly parse?: ((value: unknown) => In) | undefined
   /** Told, in the order of the messages, of those that will never come. Default: logs a warning. */
@@ -164,12 +166,12 @@ export interface CommonOptions<In, Out> extends QueueOptions {
   readonly handlerRetry?: RetryOptions | undefined
   /**
    * Called, without waiting, with each message of ours that could not be delivered and the reason: dead letters, and what
-   * was skipped because it was not critical. What it throws is logged. Default none.
+   * `send` skipped. What it throws is logged. Default none.
    */
   readonly fallbackSend?: ((message: Out, letter: DeadLetter<Out>) => unknown) | undefined
   /** Circuits. */
   readonly breaker?: BreakerOptions | undefined
-  /** How long an `id` is remembered. Default 15 minutes, or TTL plus retention if that is longer. */
+  /** How long an `id` is remembered. Default 15 minutes, or TTL plus retention if that is longer and finite. */
   readonly messageIdTtl?: Duration | undefined
   /** What the other side may have in flight, if it speaks the protocol. Default 1,024 messages and 4 MiB. */
   readonly window?: { readonly messages?: number; readonly bytes?: number } | undefined
@@ -229,8 +231,9 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
   readonly onMessage?: ((message: In, context: MessageContext<Out>) => unknown) | undefined
   /**
    * Asked who a peer is that speaks the protocol and was registered without a `sessionId`; again, when it renews its
-   * token. It may name the session, or the principal to whom it belongs from then on, or neither. What it throws turns the
-   * peer away, as `unauthorized` unless it is a `HandshakeError`. Default: anybody, each with a session of its own.
+   * token. It may name the session, the principal to whom it belongs from then on, both, or neither. What it throws turns
+   * the peer away, for good and as `unauthorized`; or, if it has `retryable: true`, to come back later. Default: anybody,
+   * each with a session of its own.
    */
   readonly authenticate?:
     | ((handshake: Handshake) => Identity | Promise<Identity>)
@@ -238,8 +241,8 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
   /** Listeners from the very start. Default none. */
   readonly on?: Listeners<ManagerEvents<In, Out>> | undefined
   /**
-   * Gives every message that is sent without an `id` the one that `getMessageId` says: its own `id`, or a hash of its
-   * content. Then the same content twice within `messageIdTtl` is sent once. Default false.
+   * Gives every message that `send` is given without an `id` the one that `getMessageId` says: its own `id`, or a hash of
+   * its content. Then the same content twice within `messageIdTtl` is sent once. Default false.
    */
   readonly deduplicate?: boolean | undefined
   /** How long a session is kept after its socket is lost. Default 10 minutes. */
@@ -292,7 +295,7 @@ export interface SendOptions extends Waiting {
   readonly critical?: boolean | undefined
   /** Within `messageIdTtl` a second send to the session with this id is not sent again. At most 256 characters. Default none. */
   readonly id?: string | undefined
-  /** How long a critical message may wait to be sent. Default: the manager's `ttl`. */
+  /** How long a critical message may wait to be sent; others don't wait. Default: the manager's `ttl`. */
   readonly ttl?: Duration | undefined
 }
 
@@ -351,7 +354,7 @@ export interface ClientOptions<In, Out> extends CommonOptions<In, Out>, Waiting 
   readonly wait?: boolean | undefined
   /** How long `connect` waits before it gives up with a `ConnectionTimeoutError`. Default 30 s. */
   readonly connectTimeout?: Duration | undefined
-  /** Pauses between attempts to connect, by full jitter. Default: from 1 s to 60 s. */
+  /** Pauses between attempts to connect, by full jitter, and of the circuit of the URL. Default: from 1 s to 60 s. */
   readonly reconnect?: { readonly base?: Duration | undefined; readonly cap?: Duration | undefined } | undefined
   /** Time for a dial. Default 10 s. */
   readonly dialTimeout?: Duration | undefined

@@ -146,7 +146,7 @@ const faultOf = (cause: Cause.Cause<unknown>, signal: AbortSignal | undefined): 
 /** Errors of ours as they are, wrong options as one, and what a database's client says at the start as its store's. */
 const typed = (error: unknown): unknown => {
   if (error instanceof Config.ConfigError) {
-    return new ConfigError(error.message.replace(/^\w*Error: /, ""), { cause: error })
+    return new ConfigError(error.cause.message, { cause: error })
   }
   if (isDatabaseError(error)) {
     return new WebSocketError.MessageQueueError({ session: "", operation: "start", reason: "store", cause: error })

@@ -53,12 +53,21 @@ describe("connect", () => {
     assert.deepStrictEqual(handled, ["early"])
   })
 
+  it("tries as often as it was told to, also when its circuit opens", async () => {
+    const states: Array<string> = []
+    const on = { stateChange: ({ _tag }: Face.ConnectionState) => states.push(_tag) }
+    await connectTo(`ws://127.0.0.1:${await freePort()}`, { wait: false, on })
+    await until("it has tried often", () => states.filter((tag) => tag === "Disconnected").length > 20)
+  })
+
   it("gives up in its time, or with its signal, and leaves nothing behind", async () => {
     const url = `ws://127.0.0.1:${await freePort()}`
     const late = await rejection(ResilientClient.connect(url, { log: false, connectTimeout: 50 }))
     assert.deepInclude(late, { _tag: "ConnectionTimeoutError", phase: "connect", afterMillis: 50 })
     assert.isTrue(late instanceof Face.ConnectionTimeoutError)
     assert.match(String(late), /no connect within 50 ms: .*ECONNREFUSED/)
+    const wrong = ResilientClient.connect(url, { log: false, connectTimeout: "soon" as "1 second" })
+    assert.isTrue(await rejection(wrong) instanceof Face.ConfigError)
     const reason = new Error("enough")
     const controller = new AbortController()
     const connecting = rejection(ResilientClient.connect(url, { log: false, signal: controller.signal }))

@@ -135,6 +135,7 @@ describe("a socket that speaks the protocol", () => {
         asked.push([token, session, url, headers["x-shop"]])
         await turn()
         if (token === "wrong") throw new Error("who are you?")
+        if (token === "later") throw Object.assign(new Error("the database is down"), { retryable: true })
         return { sessionId: `of ${token}`, principal: token }
       }
     })
@@ -147,7 +148,18 @@ describe("a socket that speaks the protocol", () => {
     await until("it is asked again", () => asked.length === 2)
     const refused = await rejection(ResilientClient.connect(url, { ...options, token: "wrong" }))
     assert.deepInclude(refused, { _tag: "HandshakeError", reason: "unauthorized", detail: "who are you?" })
+    const later = await rejection(ResilientClient.connect(url, { ...options, token: "later", connectTimeout: 50 }))
+    assert.deepInclude(later, { _tag: "ConnectionTimeoutError", phase: "connect" })
+    assert.include(String(later), "the database is down")
     await client.close()
+    // Who was registered for a session is not asked about.
+    const { length } = asked
+    const { url: named } = await listen((ws) => manager.registerConnection(ws, { sessionId: "named" }))
+    const carol = await ResilientClient.connect(named, { ...options, token: "wrong" })
+    await carol.refreshToken()
+    await (await carol.send("still there")).handled()
+    assert.strictEqual(asked.length, length)
+    await carol.close()
   })
 
   it("gets its messages back as dead letters when there is no onMessage", async () => {
