@@ -1,6 +1,6 @@
 /** The queue on a database: what it does when calls fail, in doubt or not, and when other servers are at work. */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Exit, Fiber, Layer } from "effect"
+import { Context, Effect, Exit, Fiber, Latch, Layer } from "effect"
 import { TestClock } from "effect/testing"
 import { Deduplicator, type MemoryStore, MessageQueue, SessionRegistry } from "resilient-websocket"
 import { type StoreDriver, StoreError } from "../../src/internal/store/driver.ts"
@@ -121,6 +121,57 @@ describe("messages that were given up when the answer was lost", () => {
       const again = yield* queue.expire(() => true)
       assert.deepStrictEqual(again.flatMap(({ messages }) => messages.map(({ offset }) => offset)), [1])
       assert.deepStrictEqual(yield* queue.expire(() => true), [])
+    }))
+
+  it.effect("are reported once, though two were giving them up in the same millisecond", () =>
+    Effect.gen(function*() {
+      const both = yield* Latch.make()
+      let tries = 0
+      const { queue } = yield* open(
+        makeMemoryDatabase(),
+        { queue: { ttl: "1 second" } },
+        ({ giveUp }) => {
+          const losing = failingAfter(2, giveUp)
+          return {
+            giveUp: (request) =>
+              Effect.suspend(() => {
+                if (++tries === 2) both.openUnsafe()
+                return Effect.andThen(both.await, losing(request))
+              })
+          }
+        }
+      )
+      yield* queue.open("s", 1)
+      yield* queue.append("s", [text("a"), text("b")])
+      yield* TestClock.adjust("2 seconds")
+      const read = Effect.exit(queue.read("s", 1, 0, all))
+      const exits = yield* Effect.all([read, read], { concurrency: 2 })
+      assert.deepStrictEqual(exits.map(Exit.isFailure), [true, true])
+      const { expired } = yield* queue.read("s", 1, 0, all)
+      assert.deepStrictEqual(expired.map(({ offset }) => offset), [1, 2])
+      assert.deepStrictEqual(yield* queue.expire(() => true), [])
+      assert.deepInclude(yield* queue.stats, { messages: 0, expired: 2 })
+    }))
+})
+
+describe("a sweep", () => {
+  it.effect("looks once at an outbox, also when it was scheduled several times", () =>
+    Effect.gen(function*() {
+      let tries = 0
+      const { queue } = yield* open(makeMemoryDatabase(), { queue: { ttl: "1 second" } }, ({ giveUp }) => ({
+        giveUp: (request) =>
+          Effect.andThen(Effect.sync(() => void tries++), Effect.andThen(Effect.yieldNow, giveUp(request)))
+      }))
+      yield* queue.open("s", 1)
+      yield* queue.append("s", [text("a")])
+      yield* TestClock.adjust("2 seconds")
+      yield* queue.read("s", 1, 0, all) // finds it before the sweep
+      yield* queue.append("s", [text("b")])
+      yield* TestClock.adjust("2 seconds")
+      tries = 0
+      const swept = yield* queue.expire(() => true)
+      assert.deepStrictEqual(swept.flatMap(({ messages }) => messages.map(({ offset }) => offset)), [2])
+      assert.strictEqual(tries, 1)
     }))
 })
 

@@ -17,7 +17,7 @@ export interface GivenUp {
 
 /** A message that was to be given up when something failed: nobody has been told of it. */
 export interface Doubt extends GivenUp {
-  /** What its fate says if that was done. */
+  /** What its fate says if that was done: no other try of this server's says the same of the outbox. */
   readonly at: number
   /** Whether it is known that it was. */
   readonly isCertain: boolean
@@ -88,6 +88,21 @@ export const makeGivingUp = (options: {
   readonly onGivenUp: (message: OutboxMessage) => void
 }) => {
   const { call, driver, now, reader: { readAll } } = options
+
+  /** When each outbox was last tried, for those that could be tried again in that same millisecond. */
+  const stamps = new Map<string, number>()
+  /** The time of a try. Several may be under way at once, and each must know its own fates from the others'. */
+  const stampOf = (session: string): number => {
+    const time = now()
+    for (const [other, last] of stamps) {
+      if (last >= time) break
+      stamps.delete(other)
+    }
+    const at = Math.max(time, (stamps.get(session) ?? -Infinity) + 1)
+    stamps.delete(session) // to the end
+    stamps.set(session, at)
+    return at
+  }
 
   /** Doubts that turn out to have been given up, by us: others may have given up the same messages meanwhile. */
   const confirmed = (
@@ -168,7 +183,7 @@ export const makeGivingUp = (options: {
           if (given === undefined) return "refused"
           const expiresAt = settlesExpiry ? earliestExpiry(messages, given) : state.expiresAt
           if (given.length === 0 && expiresAt === state.expiresAt) return { given: reported, state }
-          const at = now()
+          const at = stampOf(session)
           const picked = given.map(({ message, reason }): Doubt => ({ message, reason, at, isCertain: false }))
           doubts.push(...picked)
           const outcome = yield* call("giveUp", driver.giveUp(request(wanted, all, picked, expiresAt)))

@@ -54,12 +54,12 @@ export const makeLogs = (maxCachedBytes: number) => {
 
   /** Logs that may have something that is too old, each once. */
   const takeDue = (now: number): ReadonlyArray<StoredLog> => {
-    const due: Array<StoredLog> = []
+    const due = new Set<StoredLog>() // a log that was scheduled anew is in the heap more than once
     while (true) {
       const log = expiries.popDue(now)
-      if (log === undefined) return due
+      if (log === undefined) return [...due]
       log.scheduledAt = Infinity
-      if (logs.get(log.session) === log) due.push(log)
+      if (logs.get(log.session) === log) due.add(log)
     }
   }
 
