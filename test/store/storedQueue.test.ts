@@ -1,6 +1,6 @@
 /** The queue on a database: what it does when calls fail, in doubt or not, and when other servers are at work. */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Exit, Fiber, Latch, Layer } from "effect"
+import { Context, Effect, Exit, Fiber, Latch, Layer, Random } from "effect"
 import { TestClock } from "effect/testing"
 import { Deduplicator, type MemoryStore, MessageQueue, SessionRegistry } from "resilient-websocket"
 import { type StoreDriver, StoreError } from "../../src/internal/store/driver.ts"
@@ -151,6 +151,36 @@ describe("messages that were given up when the answer was lost", () => {
       assert.deepStrictEqual(expired.map(({ offset }) => offset), [1, 2])
       assert.deepStrictEqual(yield* queue.expire(() => true), [])
       assert.deepInclude(yield* queue.stats, { messages: 0, expired: 2 })
+    }))
+})
+
+describe("messages that two servers were giving up in the same millisecond, both without an answer", () => {
+  it.effect("are reported by the one that did it", () =>
+    Effect.gen(function*() {
+      const database = makeMemoryDatabase()
+      const both = yield* Latch.make()
+      let tries = 0
+      const server = open(database, { queue: { overflow: "dropOldest", maxMessages: 2 } }, ({ giveUp }) => {
+        const losing = failingAfter(1, giveUp)
+        return {
+          giveUp: (request) =>
+            Effect.suspend(() => {
+              if (++tries === 2) both.openUnsafe()
+              return Effect.andThen(both.await, losing(request))
+            })
+        }
+      })
+      const one = yield* Random.withSeed(server, "one")
+      const two = yield* Random.withSeed(server, "two")
+      yield* one.queue.open("s", 1)
+      yield* one.queue.append("s", [text("a"), text("b")])
+      const exits = yield* Effect.all(
+        [one, two].map(({ queue }) => Effect.exit(queue.append("s", [text("c")]))),
+        { concurrency: 2 }
+      )
+      assert.deepStrictEqual(exits.map(Exit.isFailure), [true, true])
+      const told = [...yield* one.queue.expire(() => true), ...yield* two.queue.expire(() => true)]
+      assert.deepStrictEqual(told.map(({ messages }) => messages.map(({ offset }) => offset)), [[1]])
     }))
 })
 

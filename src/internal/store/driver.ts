@@ -59,7 +59,7 @@ export interface Fate {
   readonly end: number
   readonly reason: DeadLetterReason
   readonly maybeHandled: boolean
-  /** When it was noted, for {@link StoreDriver.sweepFates}. */
+  /** When it was noted, for {@link StoreDriver.sweepFates}; parts of a millisecond tell whose it is, so all digits count. */
   readonly at: number
 }
 

@@ -2,7 +2,7 @@
  * Gives up stored messages: they become gaps in their outbox, and go back to the caller to become dead letters. None is
  * reported twice, and none forgotten, also when the store fails after it has done it.
  */
-import { Effect, Exit } from "effect"
+import { Effect, Exit, type Random } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"
 import type { GapReason } from "../../core/Protocol.ts"
 import type { DeadLetterReason } from "../../WebSocketError.ts"
@@ -17,7 +17,7 @@ export interface GivenUp {
 
 /** A message that was to be given up when something failed: nobody has been told of it. */
 export interface Doubt extends GivenUp {
-  /** What its fate says if that was done: no other try of this server's says the same of the outbox. */
+  /** What its fate says if that was done, and that of no other try. */
   readonly at: number
   /** Whether it is known that it was. */
   readonly isCertain: boolean
@@ -79,10 +79,19 @@ export type GiveUpResult =
 /** Others may change an outbox meanwhile: it is looked at again, this often at most. */
 const maxLooks = 16
 
+/** Of so many servers each has a part of every millisecond as its own; as many as a time of today has digits for. */
+const shares = 4_096
+
+/** By chance two servers have the same; none has the beginning, which is that of acks. */
+export const shareOf = (random: (typeof Random.Random)["Service"]): number =>
+  (1 + Math.floor(random.nextDoubleUnsafe() * (shares - 1))) / shares
+
 export const makeGivingUp = (options: {
   readonly driver: StoreDriver
   readonly call: Calls
   readonly now: () => number
+  /** This server's own part of a millisecond, see {@link shareOf}. */
+  readonly share: number
   readonly reader: OutboxReader
   /** A message is given up for certain. */
   readonly onGivenUp: (message: OutboxMessage) => void
@@ -91,9 +100,9 @@ export const makeGivingUp = (options: {
 
   /** When each outbox was last tried, for those that could be tried again in that same millisecond. */
   const stamps = new Map<string, number>()
-  /** The time of a try. Several may be under way at once, and each must know its own fates from the others'. */
+  /** The time of a try, as no other has it: several may be under way at once, here and at other servers. */
   const stampOf = (session: string): number => {
-    const time = now()
+    const time = Math.floor(now()) + options.share
     for (const [other, last] of stamps) {
       if (last >= time) break
       stamps.delete(other)

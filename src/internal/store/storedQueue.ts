@@ -12,7 +12,7 @@ import * as Option from "../options.ts"
 import { makeAppending } from "./appending.ts"
 import type { Calls } from "./calls.ts"
 import { type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
-import { DoubtLedger, type GivenUp, type GiveUpOptions, makeGivingUp } from "./givingUp.ts"
+import { DoubtLedger, type GivenUp, type GiveUpOptions, makeGivingUp, shareOf } from "./givingUp.ts"
 import { makeLogs } from "./logs.ts"
 import type { Members } from "./members.ts"
 import { makeOutboxReader, type Page } from "./outboxReader.ts"
@@ -83,6 +83,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     driver,
     call,
     now,
+    share: shareOf(random),
     reader,
     onGivenUp: ({ bytes }) => {
       since.messages--

@@ -26,7 +26,7 @@ export const giveUpLaws = (law: Law): void => {
       yield* appendEach(driver, "s", [2, 2, 3])
       const before = yield* stateOf(driver, "s")
       const fates = [
-        fate(2, 4, { reason: "expired", at: T + 1 }),
+        fate(2, 4, { reason: "expired", at: T + 1 + 1 / 4_096 }),
         fate(6, 6, { reason: "overflow", maybeHandled: true, at: T + 1 })
       ]
       const outcome = yield* driver.giveUp({
