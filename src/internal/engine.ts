@@ -479,7 +479,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
       if (messages > 0) return false
     }
     return true
-  }).pipe(Effect.orElseSucceed(() => true))
+  }).pipe(Effect.catchCause(() => Effect.succeed(true)))
 
   let appending = 0
   /** Sees an append while it is under way: what is being stored for those who are connected is to be flushed, too. */

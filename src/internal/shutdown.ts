@@ -43,7 +43,8 @@ export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
     yield* Effect.forEach(
       engine.peers.values(),
       ({ key }) =>
-        Effect.map(Effect.orElseSucceed(queue.size(key), () => ({ messages: 0 })), ({ messages }) => {
+        // Whatever a store does, also by a defect, the shutdown goes on.
+        Effect.map(Effect.catchCause(queue.size(key), () => Effect.succeed({ messages: 0 })), ({ messages }) => {
           total += messages
         }),
       { concurrency: queue.durable ? askedAtOnce : 1, discard: true }
@@ -80,9 +81,9 @@ export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
     }
     const closed = yield* endConnections(closeConnections)
     const left = yield* outstanding
-    if (options.handOver !== undefined) yield* options.handOver
+    if (options.handOver !== undefined) yield* Effect.exit(options.handOver)
     if (!queue.durable) {
-      for (const peer of engine.peers.values()) yield* Effect.ignore(engine.remove(peer, "shutdown"))
+      for (const peer of engine.peers.values()) yield* Effect.exit(engine.remove(peer, "shutdown"))
     }
     // A handler that can't be interrupted must not keep the scope open for ever.
     const ending = yield* Effect.forkDetach(options.end)

@@ -36,6 +36,12 @@ const flaky = <Args extends ReadonlyArray<unknown>, A, E>(
     })
 }
 
+/** Dies every other time. */
+const dying = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> => {
+  let calls = 0
+  return Effect.suspend(() => calls++ % 2 === 0 ? Effect.die(fault("a store")) : effect)
+}
+
 const queueError = new WebSocketError.MessageQueueError({ session: "", operation: "test", reason: "store" })
 const registryError = new WebSocketError.SessionRegistryError({ session: "", operation: "test", reason: "store" })
 const keyError = new WebSocketError.DeduplicationError({ scope: "", key: "", reason: "store" })
@@ -50,7 +56,9 @@ const flakyStore = Layer.effectContext(Effect.map(Layer.build(MemoryStore.layer(
       append: flaky(queue.append, queueError),
       read: flaky(queue.read, queueError),
       ack: flaky(queue.ack, queueError),
-      expire: flaky(queue.expire, queueError)
+      expire: flaky(queue.expire, queueError),
+      stats: dying(queue.stats),
+      size: flaky(queue.size, queueError)
     }),
     Context.add(SessionRegistry.SessionRegistry, {
       ...registry,
@@ -58,7 +66,8 @@ const flakyStore = Layer.effectContext(Effect.map(Layer.build(MemoryStore.layer(
       savePosition: flaky(registry.savePosition, registryError),
       detach: flaky(registry.detach, registryError),
       release: flaky(registry.release, registryError),
-      expire: Effect.suspend(() => flaky(() => registry.expire, registryError)())
+      expire: flaky(() => registry.expire, registryError)(),
+      count: dying(registry.count)
     }),
     Context.add(Deduplicator.Deduplicator, {
       ...deduplicator,
