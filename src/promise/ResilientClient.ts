@@ -27,7 +27,7 @@ import type {
 } from "./models.ts"
 import type { ClientOptions, ReliableSendOptions } from "./options.ts"
 import { receiptOf } from "./receipts.ts"
-import { atMost, type Running, start } from "./running.ts"
+import { finish, leastEndMillis, type Running, start } from "./running.ts"
 import { serviceOptions, type Services, storeOf } from "./stores.ts"
 
 class Client extends Context.Service<Client, Effectful.ResilientClient<unknown, unknown>>()(
@@ -106,7 +106,7 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
       await client.connected({ timeout: connectTimeout, signal })
       return client
     } catch (error) {
-      await client.close({ timeout: closeMillis, flushPending: false })
+      await client.close({ timeout: leastEndMillis, flushPending: false })
       throw error
     }
   }
@@ -258,8 +258,7 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
   async #close(flush: boolean, timeout: Duration | undefined): Promise<ShutdownReport> {
     const report = await this.#running.run(this.#client.shutdownWith({ flush, timeout }), identity)
     const limit = toMillis(timeout ?? this.#options.shutdownTimeout ?? "30 seconds") - report.durationMillis
-    await atMost(this.#hooks.settled(), Math.max(closeMillis, limit))
-    await this.#running.dispose(closeMillis)
+    await finish(this.#running, this.#hooks.settled(), limit)
     return report
   }
 }
@@ -270,9 +269,6 @@ const checkUrl = (url: string): void => {
     throw new ConfigError(`the url must begin with ws:// or wss://, got ${JSON.stringify(url)}`)
   }
 }
-
-/** What the end of a client is given at least, in ms. */
-const closeMillis = 1_000
 
 /** One `next` after the other. Leaving the loop fails the stream: so its message counts as not handled. */
 const untilLeft = <A>(iterator: AsyncIterator<A>): AsyncIterator<A> => {

@@ -40,7 +40,7 @@ import type {
   SendOptions
 } from "./options.ts"
 import { isOut, receiptOf } from "./receipts.ts"
-import { atMost, type Running, runSync, start } from "./running.ts"
+import { finish, type Running, runSync, start } from "./running.ts"
 import { badSessionId, isSessionId, Sockets } from "./sockets.ts"
 import { serviceOptions, type Services, storeOf } from "./stores.ts"
 
@@ -371,14 +371,10 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     )
     if (!closeConnections) this.#sockets.releaseAll()
     const limit = toMillis(timeout ?? this.#options.shutdownTimeout ?? "30 seconds") - report.durationMillis
-    await atMost(this.#hooks.settled(), Math.max(leastEndMillis, limit))
-    await this.#running.dispose(leastEndMillis)
+    await finish(this.#running, this.#hooks.settled(), limit)
     return report
   }
 }
-
-/** What calls of `fallbackSend`, and a store that is closed, are given at least, in ms. */
-const leastEndMillis = 1_000
 
 const messageIdOf = (message: unknown): string => {
   if (typeof message === "object" && message !== null && "id" in message) {

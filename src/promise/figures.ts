@@ -1,5 +1,5 @@
 /** The figures of the services in the words of `getStats`. */
-import type * as CircuitBreaker from "../CircuitBreaker.ts"
+import * as CircuitBreaker from "../CircuitBreaker.ts"
 import type * as MessageQueue from "../MessageQueue.ts"
 import type { Latencies, Totals } from "../Metrics.ts"
 import type { CircuitBreakerStats, CircuitChange, ConnectionStats, Metrics, SessionStats } from "./models.ts"
@@ -80,7 +80,7 @@ export const connectionStatsOf = (stats: SessionStats, timeoutMillis: number): C
   circuit: stats.circuit
 })
 
-const sessionPrefix = "session:"
+const sessionPrefix = CircuitBreaker.session("")
 
 export const circuitChangeOf = ({ atMillis, from, key, reason, to }: CircuitBreaker.Transition): CircuitChange => ({
   circuit: key,

@@ -124,8 +124,21 @@ export const start = async <R, E>(
   }
 }
 
+/** What `fallbackSend`, and a store that is closed, are given at least, in ms. */
+export const leastEndMillis = 1_000
+
+/** After a shutdown that had `leftMillis` left: waits for what the user's functions still do, and releases everything. */
+export const finish = async (
+  running: Pick<Running<never>, "dispose">,
+  settled: Promise<void>,
+  leftMillis: number
+): Promise<void> => {
+  await atMost(settled, Math.max(leastEndMillis, leftMillis))
+  await running.dispose(leastEndMillis)
+}
+
 /** Waits for it, but no longer than `millis`. */
-export const atMost = (promise: Promise<unknown>, millis: number): Promise<void> => {
+const atMost = (promise: Promise<unknown>, millis: number): Promise<void> => {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<void>((resolve) => {
     timer = setTimeout(resolve, Math.min(millis, longestTimer))

@@ -21,11 +21,11 @@ import {
   rmSync
 } from "node:fs"
 import { createRequire } from "node:module"
-import { createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { delimiter, dirname, join } from "node:path"
 import { promisify } from "node:util"
 import { makePostgresDriver, type PostgresDriverOptions } from "../../src/postgres/postgresDriver.ts"
+import { freePort } from "./freePort.ts"
 import { describeWithService, type Service } from "./services.ts"
 
 const run = promisify(execFile)
@@ -276,14 +276,4 @@ function embedded(): ReadonlyArray<string> {
   } catch {
     return []
   }
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, "127.0.0.1")
-  await once(probe, "listening")
-  const address = probe.address()
-  probe.close()
-  await once(probe, "close")
-  if (address === null || typeof address === "string") throw new Error("no port")
-  return address.port
 }
