@@ -13,6 +13,7 @@ import { CircuitBreaker } from "./CircuitBreaker.ts"
 import { CloseCode, type Window } from "./core/Protocol.ts"
 import { Session } from "./core/Session.ts"
 import { Deduplicator } from "./Deduplicator.ts"
+import { Closing } from "./internal/closing.ts"
 import { defaultHandlerRetry, intensityOf, limitsOf, locate, logGap, statsOf, timesOf } from "./internal/common.ts"
 import { type ConnectionState, makeConnector, ownGeneration } from "./internal/connector.ts"
 import { makeDeadLetters } from "./internal/deadLetters.ts"
@@ -218,7 +219,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const scope = yield* Scope.fork(yield* Effect.scope)
   const handoff = yield* makeHandoff<Incoming<In>>().pipe(Scope.provide(scope))
   const instance = makeId(yield* Random.Random)
-  let closing = false
+  const closing = new Closing()
 
   const { maxPayload, window } = limitsOf(options)
   const times = {
@@ -244,6 +245,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         : options.onMessage(incoming.message, { incoming, client: self }),
     onGap: options.onGap ?? logGap,
     retry: options.handlerRetry ?? defaultHandlerRetry,
+    isClosing: () => closing.hasBegun(),
+    onHeld: (peer) => engine.held(peer),
     recorder,
     deadLetters
   })
@@ -339,21 +342,25 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     recorder,
     timeoutMillis: Option.millis("shutdownTimeout", options.shutdownTimeout, "30 seconds"),
     closeCode: CloseCode.normal,
-    begin: Effect.sync(() => {
-      closing = true
-    }),
+    closing,
     stopConnecting: Scope.close(connecting, Exit.void),
     end: Effect.andThen(Effect.sync(() => setState({ _tag: "Closed" })), Scope.close(scope, Exit.void))
   })
 
+  const takesMessages = (): boolean => closing.takesMessages(engine.isHandling)
+
   const self: ResilientClient<In, Out> = {
     send: (message, sendOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Receipt, SendError | ShutdownError> =>
-        closing ? Effect.fail(new ShutdownError({ component: "client" })) : send(fiber, peer, message, sendOptions)
+        takesMessages()
+          ? send(fiber, peer, message, sendOptions)
+          : Effect.fail(new ShutdownError({ component: "client" }))
       ),
     sendAll: (messages, sendOptions) =>
       Effect.withFiber((fiber): Effect.Effect<ReadonlyArray<Receipt>, SendError | ShutdownError> =>
-        closing ? Effect.fail(new ShutdownError({ component: "client" })) : sendAll(fiber, peer, messages, sendOptions)
+        takesMessages()
+          ? sendAll(fiber, peer, messages, sendOptions)
+          : Effect.fail(new ShutdownError({ component: "client" }))
       ),
     get messages() {
       return handoff.stream

@@ -28,6 +28,7 @@ import { Deduplicator } from "./Deduplicator.ts"
 import { makeAbsentees } from "./internal/absentees.ts"
 import { type Handshake, type Identity, makeAcceptor, rejection } from "./internal/acceptor.ts"
 import { makeBroadcast } from "./internal/broadcast.ts"
+import { Closing } from "./internal/closing.ts"
 import { HandlerContext, makeCommitting } from "./internal/committing.ts"
 import {
   defaultHandlerRetry,
@@ -347,7 +348,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const scope = yield* Scope.fork(yield* Effect.scope)
   const handoff = yield* makeHandoff<Incoming<In>>().pipe(Scope.provide(scope))
   const renewing = new Set<Peer>()
-  let closing = false
+  const closing = new Closing()
 
   const { maxPayload, window } = limitsOf(options)
   const times = {
@@ -369,6 +370,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     verdict: (peer) => committing.verdict(peer),
     onGap: options.onGap ?? logGap,
     retry: options.handlerRetry ?? defaultHandlerRetry,
+    isClosing: () => closing.hasBegun(),
+    onHeld: (peer) => engine.held(peer),
     recorder,
     deadLetters
   })
@@ -450,7 +453,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     jitterMillis,
     handshakeTimeoutMillis,
     maxHandshakes: Option.count("maxHandshakes", options.maxHandshakes, 10_000),
-    isClosing: () => closing,
+    isClosing: () => closing.hasBegun(),
     onInDoubt: departure.inDoubt,
     abandon: departure.abandon,
     onAttached: ({ principal, session }, resumed) => publish({ _tag: "Connected", session, principal, resumed })
@@ -533,8 +536,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     recorder,
     timeoutMillis: shutdownMillis,
     closeCode: CloseCode.draining,
+    closing,
     begin: Effect.suspend(() => {
-      closing = true
       acceptor.close()
       const drain = JSON.stringify({
         t: "drain",
@@ -556,13 +559,15 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       yield* Effect.forkDetach(shutdown)
     })
 
+  const takesMessages = (): boolean => closing.takesMessages(engine.isHandling)
+
   const self: ResilientServer<In, Out> = {
     get address() {
       return address
     },
     send: (session, message, sendOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Receipt, SendError | SessionNotFoundError | ShutdownError> => {
-        if (closing) return Effect.fail(new ShutdownError({ component: "server" }))
+        if (!takesMessages()) return Effect.fail(new ShutdownError({ component: "server" }))
         const target = targetOf(session)
         if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
         return sendingTo(target, send(fiber, target, message, sendOptions))
@@ -571,14 +576,14 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       Effect.withFiber((
         fiber
       ): Effect.Effect<ReadonlyArray<Receipt>, SendError | SessionNotFoundError | ShutdownError> => {
-        if (closing) return Effect.fail(new ShutdownError({ component: "server" }))
+        if (!takesMessages()) return Effect.fail(new ShutdownError({ component: "server" }))
         const target = targetOf(session)
         if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
         return sendingTo(target, sendAll(fiber, target, messages, sendOptions))
       }),
     broadcast: (message, broadcastOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Broadcast, PayloadError | ShutdownError> => {
-        if (closing) return Effect.fail(new ShutdownError({ component: "server" }))
+        if (!takesMessages()) return Effect.fail(new ShutdownError({ component: "server" }))
         const ttlMillis = ttlMillisOf("", broadcastOptions?.ttl)
         if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
         return broadcast(message, broadcastOptions?.sessions, { trace: traceparent(fiber), ttlMillis })

@@ -1,6 +1,6 @@
 /** The orderly end: in time, with a report that adds up, and with nothing left behind. */
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Effect, Exit, Fiber, Latch, Scope } from "effect"
+import { Clock, Effect, Exit, Fiber, Latch, Schedule, Scope } from "effect"
 import { execFile } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import type { ResilientServer } from "resilient-websocket"
@@ -123,6 +123,81 @@ describe("shutdown", () => {
       assert.strictEqual((yield* client.send("for the next server"))._tag, "Queued")
       yield* gate.open
       assert.deepInclude(yield* Fiber.join(closing), { pending: 1, flushed: 1 })
+    }))
+
+  it.effect("lets handlers answer until all is flushed, and nobody else after they are done", () =>
+    Effect.gen(function*() {
+      const letters: Array<string> = []
+      const { atClient, client, server } = yield* connected({
+        server: {
+          onMessage: (text, { server, session }) =>
+            Effect.andThen(Effect.sleep("100 millis"), server.sendAll(session, [`${text}, 1`, `${text}, 2`]))
+        },
+        client: { onDeadLetter: ({ reason }) => letters.push(reason) }
+      })
+      const asked = yield* Effect.forEach(H.numbered(5, "question "), (text) => client.send(text))
+      yield* until("all have arrived", () => Effect.map(server.stats, ({ totals }) => totals.messagesReceived === 5))
+      const closing = yield* Effect.forkChild(server.shutdown, { startImmediately: true })
+      yield* advanceUntil("it is done", () => closing.pollUnsafe() !== undefined)
+      const report = yield* Fiber.join(closing)
+      assert.deepInclude(report, { pending: 10, flushed: 10, dropped: 0 })
+      for (const { handled } of asked) yield* handled
+      assert.deepStrictEqual(
+        atClient,
+        H.numbered(5, "question ").flatMap((text) => [`${text}, 1`, `${text}, 2`])
+      )
+      assert.deepStrictEqual(letters, [])
+      assert.strictEqual(yield* H.tagOf(server.send("alice", "x")), "ShutdownError")
+    }))
+
+  for (const flush of [true, false]) {
+    it.effect(`of either side counts no failure against a message (${flush ? "flushing" : "at once"})`, () =>
+      Effect.gen(function*() {
+        const letters: Array<string> = []
+        const onDeadLetter = ({ reason }: { readonly reason: string }) => letters.push(reason)
+        const gate = yield* Latch.make(false)
+        // Handles the first, and fails with the second and later ones once the shutdown is on its way.
+        const onMessage = (text: string) =>
+          text === "1" ? Effect.void : Effect.andThen(gate.await, Effect.fail(`no ${text}`))
+        const options = { onMessage, onDeadLetter, handlerRetry: Schedule.recurs(2) }
+        const { client, server } = yield* connected({ server: options, client: options })
+        const ups = yield* Effect.forEach(H.numbered(3, ""), (text) => client.send(text))
+        const downs = yield* Effect.forEach(H.numbered(3, ""), (text) => server.send("alice", text))
+        const firsts = yield* Effect.forkChild(
+          Effect.all([ups[0]?.handled, downs[0]?.handled].map((handled) => handled ?? Effect.die("not sent")))
+        )
+        yield* advanceUntil("the first are handled", () => firsts.pollUnsafe() !== undefined)
+        const closing = yield* Effect.forkChild(
+          Effect.all([server.shutdownWith({ flush }), client.shutdownWith({ flush })], { concurrency: 2 }),
+          { startImmediately: true }
+        )
+        yield* turn
+        yield* gate.open
+        yield* advanceUntil("it is done", () => closing.pollUnsafe() !== undefined)
+        yield* Fiber.join(closing)
+        // What both gave up is what their memory ends with, and nothing that a handler failed at.
+        assert.deepStrictEqual(new Set(letters), new Set(["shutdown"]))
+        assert.strictEqual(letters.length, 4)
+      }))
+  }
+
+  it.effect("does not wait for a message that failed for good meanwhile", () =>
+    Effect.gen(function*() {
+      const gate = yield* Latch.make(false)
+      const { client, server } = yield* connected({
+        server: { onMessage: () => Effect.andThen(gate.await, Effect.fail("no")), handlerRetry: Schedule.recurs(1) }
+      })
+      const { handled } = yield* client.send("fails")
+      yield* client.send("waits behind it")
+      const settled = yield* Effect.forkChild(handled)
+      yield* turn
+      const closing = yield* Effect.forkChild(server.shutdown, { startImmediately: true })
+      yield* turn
+      yield* gate.open
+      // At once, where the flush may take 21 s.
+      yield* until("it is done", () => closing.pollUnsafe() !== undefined)
+      assert.isUndefined(settled.pollUnsafe())
+      assert.strictEqual((yield* server.stats).totals.deadLetters, 0)
     }))
 
   for (const name of ["interruptible", "uninterruptible"] as const) {

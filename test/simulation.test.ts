@@ -12,6 +12,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Inbox } from "../src/core/Inbox.ts"
 import { Outbox, type Slot } from "../src/core/Outbox.ts"
 import { Session } from "../src/core/Session.ts"
+import { Closing } from "../src/internal/closing.ts"
 import { type Outcome, type Scenario, simulate } from "./support/simulation.ts"
 import { scenarios } from "./support/simulationScenarios.ts"
 
@@ -156,6 +157,28 @@ if (replayed !== undefined) {
             this.inbox.epoch = null
           },
         () => firstBroken(scenarios.cuts, 20)
+      ), timeout)
+
+    it("finds a shutdown whose failures count against the messages, when it takes no answers", () =>
+      planted(
+        Closing.prototype,
+        "begin",
+        (): Closing["begin"] =>
+          function(this: Closing) {
+            this.flushed()
+          },
+        async () => {
+          const first = await firstBroken(scenarios.databaseDeploys, 20)
+          assert.isUndefined(first, "what can't be answered comes again")
+          let found: number | undefined
+          await planted(
+            Closing.prototype,
+            "hasBegun",
+            () => () => false,
+            async () => found = await firstBroken(scenarios.databaseDeploys, 20)
+          )
+          return found
+        }
       ), timeout)
 
     it(

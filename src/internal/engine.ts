@@ -406,6 +406,12 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     if (commit !== undefined) run(commit)
   }
 
+  /** A shutdown need not wait for this one any more; what came before its message is handled. */
+  const held = (peer: Peer): void => {
+    storeHandled(peer)
+    pulse.notify()
+  }
+
   const tickLingering = (): void => {
     for (const peer of lingering) {
       if (peer.handling && peer.connection === undefined) storeHandled(peer)
@@ -468,7 +474,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const isQuiet = Effect.gen(function*() {
     if (!outbound.isIdle() || appending > 0) return false
     for (const peer of queue.durable ? peers.values() : connected) {
-      if (options.handlesIncoming() && (peer.inbound.size > 0 || peer.handling)) return false
+      if (options.handlesIncoming() && !peer.held && (peer.inbound.size > 0 || peer.handling)) return false
     }
     for (const peer of connected) {
       if (queue.durable) {
@@ -547,7 +553,9 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     detach,
     remove,
     isIdle: inbound.isIdle,
+    isHandling: inbound.isHandling,
     storeHandled,
+    held,
     leave: inbound.leave,
     forfeit: inbound.forfeit,
     attached,

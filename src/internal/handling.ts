@@ -18,6 +18,10 @@ export interface HandlingOptions<In, R> {
   /** What it means that the store refused the position of a message to its handler; that one is not retried. */
   readonly verdict?: ((peer: Peer) => Effect.Effect<"done" | "again">) | undefined
   readonly retry: Schedule.Schedule<unknown, unknown>
+  /** Whether a failure may be the doing of a shutdown. */
+  readonly isClosing: () => boolean
+  /** A message is left to be handled again: nobody need wait for it. */
+  readonly onHeld: (peer: Peer) => void
   readonly recorder: Recorder
   readonly deadLetters: Pick<DeadLetters<In>, "incoming">
 }
@@ -83,6 +87,14 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
     return delivery.kind === "message" && delivery.trace !== undefined ? traced(effect, delivery.trace) : effect
   }
 
+  /** Leaves the message where it is, neither handled nor failed, until the shutdown interrupts this. */
+  const hold = (peer: Peer): Effect.Effect<never> =>
+    Effect.suspend(() => {
+      peer.held = true
+      options.onHeld(peer)
+      return Effect.never
+    })
+
   /** Retries on the schedule, then gives up. */
   const recover = (
     peer: Peer,
@@ -112,6 +124,7 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
               (verdict) => verdict === "done" ? Effect.void : recover(peer, delivery, cause)
             )
           }
+          if (delivery.kind === "message" && options.isClosing()) return hold(peer)
           recorder.count("retriesFailed")
           return giveUp(peer, delivery, "failed", incoming.message, Cause.squash(cause))
         }

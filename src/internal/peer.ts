@@ -92,6 +92,8 @@ export class Peer {
   tenure = 0
   /** Another server wants the session: no new handler starts. */
   leaving = false
+  /** The message at the front failed during a shutdown: it is not given up, but left to be handled again. */
+  held = false
   /** Positions being stored. */
   saving = 0
   /** The delivery whose handler stores the position itself, in a transaction perhaps, and is not done. */

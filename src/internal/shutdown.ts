@@ -3,6 +3,7 @@ import { type Config, Deferred, Effect, Fiber } from "effect"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
 import type { ShutdownOptions } from "../ResilientServer.ts"
+import type { Closing } from "./closing.ts"
 import type { Engine } from "./engine.ts"
 import type { ShutdownReport } from "./models.ts"
 import * as Option from "./options.ts"
@@ -22,8 +23,9 @@ export interface Parts {
   readonly recorder: Recorder
   readonly timeoutMillis: number
   readonly closeCode: number
+  readonly closing: Closing
   /** Stops what brings in new work. */
-  readonly begin: Effect.Effect<void>
+  readonly begin?: Effect.Effect<void> | undefined
   /** Flushing is over: no new connections from here on. */
   readonly stopConnecting?: Effect.Effect<void> | undefined
   /** Leaves what a durable store has to other servers, once all connections are closed. */
@@ -33,7 +35,7 @@ export interface Parts {
 }
 
 export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
-  const { engine, queue, recorder } = options
+  const { closing, engine, queue, recorder } = options
   const done = yield* Deferred.make<ShutdownReport>()
   let begun = false
 
@@ -72,9 +74,11 @@ export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
     const startedAt = engine.now()
     const { messagesAcknowledged: acknowledged, messagesExpired: expired } = recorder.totals
     const before = yield* outstanding
-    yield* options.begin
+    closing.begin()
+    if (options.begin !== undefined) yield* options.begin
     yield* engine.resume // what is to be flushed must not wait for it
     if (flush) yield* engine.settled(engine.isQuiet, startedAt + timeoutMillis * flushPart)
+    closing.flushed()
     // Not awaited: somebody's token provider may not be interruptible.
     if (options.stopConnecting !== undefined) {
       yield* Effect.forkDetach(options.stopConnecting, { startImmediately: true })

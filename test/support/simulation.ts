@@ -3,7 +3,20 @@
  * everything that chance decides decided by one seed. First faults of the scenario's mix, then none, until all has
  * drained; then everything is closed, and the history is checked against the promise.
  */
-import { Context, Duration, Effect, Exit, Layer, Random, Schedule, Scheduler, Schema, Scope, Stream } from "effect"
+import {
+  Context,
+  Duration,
+  Effect,
+  Exit,
+  Latch,
+  Layer,
+  Random,
+  Schedule,
+  Scheduler,
+  Schema,
+  Scope,
+  Stream
+} from "effect"
 import { TestClock } from "effect/testing"
 import { createHash } from "node:crypto"
 import * as CircuitBreaker from "../../src/CircuitBreaker.ts"
@@ -41,6 +54,8 @@ export interface Scenario {
    */
   readonly database: boolean
   readonly crash: "none" | "storesKept" | "storesLost"
+  /** Servers are shut down in an orderly way and followed by others. */
+  readonly deploys: boolean
   /** Processes that stand still for up to 12 s. */
   readonly pauses: boolean
   /** A second client instance takes the session over, and perhaps the first takes it back. */
@@ -55,6 +70,8 @@ export interface Scenario {
     /** Chance of a message whose handler always fails. */
     readonly poison: number
     readonly slowMillis: number
+    /** Chance of a message that a server answers, and handles only with its answer. */
+    readonly answers: number
   }
   /** Each sender's, in each direction. */
   readonly messages: number
@@ -531,7 +548,7 @@ class World {
     const { history, scenario } = this
     const { node } = process
     const rng = this.rng.fork()
-    const { fail, slowMillis } = scenario.handlers
+    const { answers, fail, slowMillis } = scenario.handlers
     return (message: Message, incoming: Incoming<Message>): Effect.Effect<void, string> => {
       const { key, poison, to } = message
       history.started(node.name, process.kind === "client" ? "" : incoming.session, key, incoming.messageId)
@@ -544,15 +561,53 @@ class World {
         history.failed(node.name, key)
         return rng.chance(0.3) ? Effect.die("a defect of the handler") : Effect.fail("a failure of the handler")
       })
+      const answer = process.kind === "server" && rng.chance(answers)
+        ? this.answer(process, incoming.session, message)
+        : undefined
       const way = rng.int(0, 3)
-      if (way === 0 && !fails) {
+      if (way === 0 && !fails && answer === undefined) {
         history.done(node.name, key, incoming.messageId)
         return Effect.void
       }
-      if (way === 1) return finish
+      const ending = answer === undefined ? finish : Effect.andThen(answer, finish)
+      if (way === 1) return ending
       const millis = rng.chance(0.1) ? rng.int(1, slowMillis) : rng.int(0, Math.min(20, slowMillis))
-      return Effect.andThen(Effect.sleep(Duration.millis(millis)), finish)
+      return Effect.andThen(Effect.sleep(Duration.millis(millis)), ending).pipe(
+        Effect.onInterrupt(() => Effect.sync(() => history.failed(node.name, key)))
+      )
     }
+  }
+
+  /** A handler that can't answer fails: its message must then come again, to whoever is there next. */
+  private answer(process: ServerProcess, session: string, { key }: Message): Effect.Effect<void, string> {
+    const { history } = this
+    const { node, server } = process
+    const name = `${key}'s answer by ${node.name}`
+    const earlier = history.sent.get(name)
+    if (server === undefined || earlier?.status === "accepted") return Effect.void
+    const sent: Sent = earlier ?? {
+      key: name,
+      process: node.name,
+      fromClient: false,
+      volatile: false,
+      status: "pending",
+      messageId: undefined,
+      outcome: "pending"
+    }
+    history.sent.set(name, sent)
+    const send = Effect.tapError(
+      server.send(session, { key: name, to: session, poison: false, pad: "" }),
+      ({ _tag }) =>
+        Effect.sync(() => {
+          this.note(`${node.name} can't answer ${key}: ${_tag}`)
+          history.failed(node.name, key)
+          if (_tag === "ShutdownError") history.shutOut(node.name, key)
+        })
+    )
+    return Effect.andThen(
+      this.sendOne(process, sent, send),
+      Effect.suspend(() => sent.status === "accepted" ? Effect.void : Effect.fail("no answer"))
+    )
   }
 
   // --- faults
@@ -566,6 +621,7 @@ class World {
     }
     if (scenario.pauses) faults.push(() => this.pause(rng))
     if (scenario.crash !== "none") faults.push(() => this.crash(rng))
+    if (scenario.deploys) faults.push(() => Effect.uninterruptible(this.deploy(rng)))
     if (scenario.takeover) faults.push(() => this.takeOver(rng))
     if (faults.length === 0) return
     while (true) {
@@ -613,6 +669,24 @@ class World {
     }
     yield* Effect.sleep(Duration.millis(rng.int(1, 4_000)))
     this.startServer(victim.host)
+  })
+
+  /** A server ends in an orderly way, and a successor begins when it is gone. */
+  private readonly deploy = Effect.fnUntraced(function*(this: World, rng: Rng) {
+    const servers = this.alive().filter((process) => process.kind === "server")
+    const { host, node, server } = servers[rng.int(0, servers.length - 1)] ?? {}
+    if (node === undefined || host === undefined || server === undefined) return
+    this.note(`${node.name} is told to end`)
+    const gone = yield* Latch.make(false)
+    const end = Effect.andThen(server.shutdown, Effect.delay(Scope.close(node.scope, Exit.void), 1))
+    node.run(Effect.ensuring(end, gone.open))
+    yield* gone.await
+    this.note(`${node.name} has ended`)
+    node.kill()
+    this.network.killed(node)
+    yield* Effect.sleep(Duration.millis(rng.int(1, 1_000)))
+    const isFollowed = this.alive().some((process) => process.kind === "server" && process.host === host)
+    if (!isFollowed) this.startServer(host)
   })
 
   /** The first time a second instance comes; later the two may take the session from each other. */

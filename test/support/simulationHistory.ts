@@ -71,6 +71,7 @@ export class History {
   readonly sent = new Map<string, Sent>()
   readonly letters: Array<Letter> = []
   readonly violations: Array<string> = []
+  private readonly failedByShutdown = new Set<string>()
   private readonly processes = new Map<string, ProcessLog>()
   /** The newest committed position of each log. */
   private readonly committed = new Map<string, number>()
@@ -200,6 +201,11 @@ export class History {
     }
   }
 
+  /** A handler failed since a shutdown took no message any more: its process must not give up the handler's own. */
+  shutOut(process: string, key: string): void {
+    this.failedByShutdown.add(`${process} ${key}`)
+  }
+
   failed(process: string, key: string): void {
     if (this.volatileHandled.has(key)) this.volatileHandled.set(key, "failed")
     else this.process(process).state.set(key, "failed")
@@ -215,6 +221,9 @@ export class History {
   }
 
   letter(letter: Letter): void {
+    if (letter.reason === "failed" && this.failedByShutdown.has(`${letter.process} ${letter.key}`)) {
+      this.violated(`${letter.process} gave ${letter.key} up, whose handler failed in a shutdown`)
+    }
     this.note(`${letter.process} dead letter ${letter.direction} ${letter.key} ${letter.reason}`)
     this.letters.push(letter)
   }

@@ -13,6 +13,7 @@ const calm: Scenario = {
   servers: 1,
   database: false,
   crash: "none",
+  deploys: false,
   pauses: false,
   takeover: false,
   shape: (rng) => ({
@@ -24,7 +25,7 @@ const calm: Scenario = {
   queue: () => ({}),
   windowMessages: (rng) => rng.pick([1, 4, 1_024]),
   payloadBytes: (rng) => rng.int(0, 20),
-  handlers: { fail: 0, poison: 0, slowMillis: 50 },
+  handlers: { fail: 0, poison: 0, slowMillis: 50, answers: 0 },
   messages: 30,
   faultMillis: 5_000
 }
@@ -35,7 +36,7 @@ const cuts: Scenario = {
   name: "cuts",
   network: { cut: 0.02, halfOpen: 0.4, stall: 0.01, refuse: 0.2, hang: 0.1 },
   outageMillis: 3_000,
-  handlers: { fail: 0.05, poison: 0.02, slowMillis: 400 },
+  handlers: { fail: 0.05, poison: 0.02, slowMillis: 400, answers: 0 },
   faultMillis: 12_000
 }
 
@@ -109,6 +110,16 @@ const databaseCrashes: Scenario = { ...crashes, name: "databaseCrashes", databas
 /** The database is slow, and fails before or after it did what it was asked. */
 const databaseFaults: Scenario = { ...stores, name: "databaseFaults", database: true, crash: "storesKept" }
 
+/** A server on a database is shut down in an orderly way, again and again, while handlers answer what they are given. */
+const databaseDeploys: Scenario = {
+  ...cuts,
+  name: "databaseDeploys",
+  database: true,
+  deploys: true,
+  // Slow ones, so that there is always something to hand over.
+  handlers: { fail: 0.05, poison: 0.02, slowMillis: 400, answers: 0.6 }
+}
+
 /** Small queues and short lives, in a database. */
 const databaseOverflow: Scenario = { ...overflow, name: "databaseOverflow", database: true, crash: "storesKept" }
 
@@ -135,6 +146,7 @@ export const scenarios = {
   hostile,
   databaseCrashes,
   databaseFaults,
+  databaseDeploys,
   databaseOverflow,
   databaseServers,
   databaseHostile,
