@@ -1,0 +1,81 @@
+/**
+ * The log of what peers bring about: one line each, without a stack, and of each kind only so many, however often it
+ * happens. What was left out is counted, and told.
+ */
+import { Cause, Effect, FiberSet, type Scope } from "effect"
+
+export interface RareLog {
+  /** Logs a line, or counts it among those that are left out. `kind` is the program's: peers can't make new ones. */
+  readonly warn: (kind: string, message: string) => void
+  readonly error: (kind: string, message: string) => void
+}
+
+interface Round {
+  lines: number
+  leftOut: number
+  latest: string
+}
+
+/** Of each kind, so many lines, and one that says how many were left out … */
+const maxLines = 5
+/** … in this time. */
+const roundMillis = 10_000
+
+export const makeRareLog: Effect.Effect<RareLog, never, Scope.Scope> = Effect.gen(function*() {
+  const run = yield* FiberSet.makeRuntime<never>()
+  const rounds = new Map<string, Round>()
+
+  const finish = (kind: string, log: Log): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      const round = rounds.get(kind)
+      rounds.delete(kind)
+      return round === undefined || round.leftOut === 0
+        ? Effect.void
+        : log(`${round.latest} (the last of ${round.leftOut} more like this)`)
+    })
+
+  const tell = (kind: string, message: string, log: Log): void => {
+    const round = rounds.get(kind)
+    const line = oneLine(message)
+    if (round !== undefined && ++round.lines > maxLines) {
+      round.leftOut++
+      round.latest = line
+      return
+    }
+    if (round === undefined) {
+      rounds.set(kind, { lines: 1, leftOut: 0, latest: "" })
+      run(Effect.andThen(Effect.sleep(roundMillis), finish(kind, log)))
+    }
+    run(log(line))
+  }
+
+  return {
+    warn: (kind, message) => tell(kind, message, Effect.logWarning),
+    error: (kind, message) => tell(kind, message, Effect.logError)
+  }
+})
+
+type Log = (message: string) => Effect.Effect<void>
+
+const maxLength = 500
+
+/** A peer's text may be in it, with line breaks that would be somebody else's lines. */
+const oneLine = (message: string): string => {
+  const line = message.slice(0, maxLength).replace(/[\p{Cc}\u2028\u2029]+/gu, " ")
+  return message.length > maxLength ? `${line}…` : line
+}
+
+/** A failure in words, without its stack and its causes' stacks. */
+export const inWords = (cause: Cause.Cause<unknown>): string => wordsOf(Cause.squash(cause))
+
+/** The same of an error, down to what it came of. */
+export const wordsOf = (error: unknown): string => {
+  const words: Array<string> = []
+  for (let next = error, depth = 0; next !== undefined && depth < maxCauses; depth++) {
+    words.push(next instanceof Error ? `${next.name}: ${next.message}` : String(next))
+    next = next instanceof Error ? next.cause : undefined
+  }
+  return words.join("; ")
+}
+
+const maxCauses = 5
