@@ -10,11 +10,21 @@
  */
 import { type Config, Duration, Effect, Exit, Random, type Schedule, Schema, Scope, Stream } from "effect"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
+import { encode } from "./core/Codec.ts"
 import { CloseCode, type Window } from "./core/Protocol.ts"
 import { Session } from "./core/Session.ts"
 import { Deduplicator } from "./Deduplicator.ts"
 import { Closing } from "./internal/closing.ts"
-import { defaultHandlerRetry, intensityOf, limitsOf, locate, logGap, statsOf, timesOf } from "./internal/common.ts"
+import {
+  checkedToken,
+  defaultHandlerRetry,
+  intensityOf,
+  limitsOf,
+  locate,
+  logGap,
+  statsOf,
+  timesOf
+} from "./internal/common.ts"
 import { type ConnectionState, makeConnector, ownGeneration } from "./internal/connector.ts"
 import { makeDeadLetters } from "./internal/deadLetters.ts"
 import { type Engine, makeEngine } from "./internal/engine.ts"
@@ -228,7 +238,9 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   }
   const provided = <A>(value: A | Effect.Effect<A, WebSocketError, R>): Effect.Effect<A, WebSocketError> =>
     Effect.isEffect(value) ? Effect.provideContext(value, context) : Effect.succeed(value)
-  const token = provided<string | undefined>(options.token)
+  const token = Effect.isEffect(options.token)
+    ? Effect.flatMap(provided<string | undefined>(options.token), checkedToken)
+    : checkedToken(options.token)
 
   // The outbox is this client's own, whatever session it will get: two clients may share one store.
   const core = new Session({ role: "client", window, maxPayload })
@@ -273,7 +285,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onViolation: (_, violation) => {
       recorder.count("protocolErrors")
       const error = new ProtocolError({ code: violation.code, detail: violation.detail, session: peer.session })
-      peer.connection?.send(JSON.stringify({ t: "reject", code: "protocol", detail: error.message }))
+      peer.connection?.send(encode({ t: "reject", code: "protocol", detail: error.message }))
       engine.close(peer, CloseCode.protocol, violation.code, error)
       engine.run(Effect.logWarning("the server broke the protocol", error))
     },
@@ -376,10 +388,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     reconnect: connector.reconnect,
     refreshToken: Effect.flatMap(token, (auth) =>
       Effect.sync(() => {
-        if (auth !== undefined) peer.connection?.send(JSON.stringify({ t: "auth", auth }))
+        if (auth !== undefined) peer.connection?.send(encode({ t: "auth", auth }))
       })),
     endSession: Effect.suspend(() => {
-      peer.connection?.send(`{"t":"end"}`)
+      peer.connection?.send(encode({ t: "end" }))
       engine.close(peer, CloseCode.sessionEnded, "the session ended")
       return ended
     }),

@@ -23,6 +23,7 @@ import {
   type Stream
 } from "effect"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
+import { encode } from "./core/Codec.ts"
 import { CloseCode, type Window, wireMillis } from "./core/Protocol.ts"
 import { Deduplicator } from "./Deduplicator.ts"
 import { makeAbsentees } from "./internal/absentees.ts"
@@ -400,7 +401,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       recorder.count("protocolErrors")
       const { code, detail } = violation
       const error = new ProtocolError({ code, detail, session: peer.session })
-      if (!peer.plain) peer.connection?.send(JSON.stringify(rejection(error).reject))
+      if (!peer.plain) peer.connection?.send(encode(rejection(error).reject))
       engine.close(peer, CloseCode.protocol, code, error)
       engine.run(Effect.logWarning("a client broke the protocol", error))
     },
@@ -471,7 +472,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       Effect.catch((error) =>
         Effect.sync(() => {
           if (peer.connection !== connection) return
-          connection.send(JSON.stringify(rejection(error).reject))
+          connection.send(encode(rejection(error).reject))
           engine.close(peer, rejection(error).code, error.detail, error)
         })
       ),
@@ -539,7 +540,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     closing,
     begin: Effect.suspend(() => {
       acceptor.close()
-      const drain = JSON.stringify({
+      const drain = encode({
         t: "drain",
         deadline: wireMillis(shutdownMillis),
         window: wireMillis(jitterMillis)

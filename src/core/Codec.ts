@@ -5,11 +5,20 @@
  * once and checks it in place.
  */
 import type { Failure, Frame, InboxPosition, MessageMeta, OutboxPosition } from "./Frame.ts"
-import { maxDepth, maxIdLength, type Window } from "./Protocol.ts"
+import { payloadFault } from "./Payload.ts"
+import { maxWireMillis, type Window } from "./Protocol.ts"
+import { isAuth, isEndpoint, isId } from "./Text.ts"
 import { Violation } from "./Violation.ts"
 
-/** Control frames and handshakes: rare, so written by JSON.stringify. */
-export const encode = (frame: Frame): string => JSON.stringify(frame)
+/**
+ * Control frames and handshakes: rare, so written by JSON.stringify, after the decoder's own checks. Throws on a frame
+ * that no peer would take, which is a mistake of this program: what comes from outside is checked where it comes in.
+ */
+export const encode = (frame: Frame): string => {
+  const result = check(frame)
+  if (result instanceof Violation) throw new TypeError(`no frame to send: ${result.detail}`)
+  return JSON.stringify(frame)
+}
 
 /** A batch frame from payloads joined by commas, the members of its meta object, and the fields of an ack. */
 export const encodeBatch = (first: number, payloads: string, meta: string, ack: string): string =>
@@ -39,6 +48,11 @@ export const decode = (text: string): Frame | Violation => {
   } catch {
     return malformed("not JSON")
   }
+  return check(value)
+}
+
+/** Whether it is a frame: the same question on its way in and on its way out. */
+const check = (value: unknown): Frame | Violation => {
   if (!isObject(value)) return malformed("not an object, or one with the key __proto__")
   switch (value["t"]) {
     case "batch":
@@ -63,7 +77,7 @@ export const decode = (text: string): Frame | Violation => {
     case "welcome":
       return isWelcome(value) ? frame(value) : malformed("welcome")
     case "drain":
-      return isDuration(value["deadline"]) && isDuration(value["window"]) && isOptionalText(value["endpoint"], 2048)
+      return isDuration(value["deadline"]) && isDuration(value["window"]) && isOptional(value["endpoint"], isEndpoint)
         ? frame(value)
         : malformed("drain")
     case "reject":
@@ -71,14 +85,11 @@ export const decode = (text: string): Frame | Violation => {
         ? frame(value)
         : malformed("reject")
     case "auth":
-      return isText(value["auth"], maxAuthLength) ? frame(value) : malformed("auth")
+      return isAuth(value["auth"]) ? frame(value) : malformed("auth")
     default:
       return malformed("unknown frame type")
   }
 }
-
-/** Longest authentication token, in UTF-16 units: a signed token with many claims fits. */
-const maxAuthLength = 16 * 1024
 
 type Fields = { readonly [key: string]: unknown }
 
@@ -106,37 +117,12 @@ const checkVolatile = (value: Fields): Frame | Violation => {
 const checkPayloads = (messages: ReadonlyArray<unknown>): Violation | undefined => {
   for (let i = 0; i < messages.length; i++) {
     const fault = payloadFault(messages[i])
-    if (fault !== undefined) return fault
+    if (fault !== undefined) return new Violation(fault.code, fault.detail)
   }
   return undefined
 }
 
-/**
- * A payload may nest `depth` levels and may not have a `__proto__` key: JSON.parse makes it an own property, which
- * becomes a prototype in the first careless copy.
- */
-export const payloadFault = (value: unknown, depth = maxDepth): Violation | undefined => {
-  if (typeof value !== "object" || value === null) return undefined
-  if (depth === 0) return new Violation("tooDeep", `a payload nests deeper than ${maxDepth}`)
-  if (Array.isArray(value)) {
-    for (let i = 0; i < value.length; i++) {
-      const fault = payloadFault(value[i], depth - 1)
-      if (fault !== undefined) return fault
-    }
-    return undefined
-  }
-  for (const key in value) {
-    if (key === "__proto__") return malformed("a payload has the key __proto__")
-    const child: unknown = (value as Fields)[key]
-    if (typeof child === "object" && child !== null) {
-      const fault = payloadFault(child, depth - 1)
-      if (fault !== undefined) return fault
-    }
-  }
-  return undefined
-}
-
-/** An object that a careless copy can't turn into something else: see `payloadFault`. */
+/** An object that a careless copy can't turn into something else: see Payload.ts. */
 const isObject = (value: unknown): value is Fields =>
   typeof value === "object" && value !== null && !Array.isArray(value) && !Object.hasOwn(value, "__proto__")
 
@@ -145,17 +131,10 @@ const isPosition = (value: unknown): value is number => Number.isSafeInteger(val
 
 const isOffset = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 1
 
-/** At most ten years, so that no sum of times overflows a timer or loses precision. */
-const isDuration = (value: unknown): value is number => isPosition(value) && value <= 10 * 365 * 86_400_000
+/** No sum of times overflows a timer or loses precision. */
+const isDuration = (value: unknown): value is number => isPosition(value) && value <= maxWireMillis
 
-const isText = (value: unknown, max: number): value is string =>
-  typeof value === "string" && value.length > 0 && value.length <= max
-
-const isId = (value: unknown): value is string => isText(value, maxIdLength)
-
-const isOptionalText = (value: unknown, max: number): boolean => value === undefined || isText(value, max)
-
-const isOptionalOffset = (value: unknown): boolean => value === undefined || isOffset(value)
+const isOptional = (value: unknown, is: (value: unknown) => boolean): boolean => value === undefined || is(value)
 
 const isAck = (value: unknown): boolean =>
   Array.isArray(value) && value.length === 2 && isPosition(value[0]) && isPosition(value[1]) && value[1] <= value[0]
@@ -180,8 +159,7 @@ const isIndex = (text: string, count: number): boolean => {
   return Number.isInteger(index) && index >= 0 && index < count && String(index) === text
 }
 
-const isMetaFields = (meta: Fields & MessageMeta): boolean =>
-  (meta.id === undefined || isId(meta.id)) && (meta.trace === undefined || isId(meta.trace))
+const isMetaFields = (meta: Fields & MessageMeta): boolean => isOptional(meta.id, isId) && isOptional(meta.trace, isId)
 
 const isWindow = (value: unknown): value is Window =>
   isObject(value) && isOffset(value["messages"]) && isOffset(value["bytes"])
@@ -199,13 +177,12 @@ const isPending = (value: unknown): boolean =>
   isObject(value) && isPosition(value["messages"]) && isPosition(value["bytes"])
 
 const isHello = (value: Fields): boolean =>
-  isPosition(value["version"]) && isId(value["instance"]) && isOptionalOffset(value["attempt"]) &&
-  isOptionalText(value["session"], maxIdLength) && isOptionalText(value["token"], maxIdLength) &&
-  isOptionalText(value["auth"], maxAuthLength) &&
+  isPosition(value["version"]) && isId(value["instance"]) && isOptional(value["attempt"], isOffset) &&
+  isOptional(value["session"], isId) && isOptional(value["token"], isId) && isOptional(value["auth"], isAuth) &&
   isOutbox(value["out"]) && isInbox(value["in"]) && isWindow(value["window"]) && isOffset(value["maxPayload"])
 
 const isWelcome = (value: Fields): boolean =>
-  (value["result"] === "resumed" || value["result"] === "fresh") && isOptionalText(value["reason"], maxIdLength) &&
+  (value["result"] === "resumed" || value["result"] === "fresh") && isOptional(value["reason"], isId) &&
   isId(value["session"]) && isId(value["token"]) && isPosition(value["generation"]) && isOutbox(value["out"]) &&
   isInbox(value["in"]) && isContinued(value["continued"]) && isWindow(value["window"]) &&
   isOffset(value["maxPayload"]) && isDuration(value["heartbeat"]) && isDuration(value["retention"]) &&

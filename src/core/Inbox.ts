@@ -6,7 +6,7 @@
  * forget. Both only ever rise within an epoch.
  */
 import type { Failure, InboxPosition } from "./Frame.ts"
-import type { FailureReason, Window } from "./Protocol.ts"
+import { type FailureReason, maxFailures, type Window } from "./Protocol.ts"
 import { Violation } from "./Violation.ts"
 
 /** A position as a store keeps it. */
@@ -45,6 +45,23 @@ export class Inbox {
       failed: [...this.failures],
       pending: { messages: this.inFlightMessages, bytes: this.inFlightBytes }
     }
+  }
+
+  /**
+   * How far the sender can be told that it was handled: up to the failures that a frame has no room for. As no more is
+   * told before it has seen those, it is never told less than before.
+   */
+  get tellable(): { readonly handled: number; readonly failed: ReadonlyArray<Failure> } {
+    const failed = this.failedAfter(0)
+    const next = failed[maxFailures]
+    return next === undefined
+      ? { handled: this.handled, failed }
+      : { handled: next[0] - 1, failed: failed.slice(0, maxFailures) }
+  }
+
+  /** The position, as a handshake tells of it. */
+  get announced(): InboxPosition {
+    return { ...this.position, ...this.tellable }
   }
 
   /** Whether the sender has had an answer since `adopt`, and so knows of the position. */

@@ -20,8 +20,17 @@ export const maxDepth = 64
 /** Longest session id, instance id, message id and token, in UTF-16 units (§3). */
 export const maxIdLength = 256
 
+/** Longest authentication token, in bytes of UTF-8 (§3): a signed token with many claims fits, and the hello around it. */
+export const maxAuthBytes = 8192
+
 /** What a frame may cost beyond the largest payload: its envelope and the ids of one message (§5). */
 export const envelopeBytes = 4096
+
+/** How many unconfirmed failures a peer is told of: at up to 33 bytes each, they fit well into any frame (§6.4). */
+export const maxFailures = 1024
+
+/** Text of a WebSocket close, in bytes of UTF-8 (RFC 6455 §5.5). */
+export const maxCloseReasonBytes = 123
 
 /** Default largest payload, in bytes of its JSON text as UTF-8. */
 export const defaultMaxPayloadBytes = 1024 * 1024
@@ -30,7 +39,8 @@ export const defaultMaxPayloadBytes = 1024 * 1024
 export const defaultWindow: Window = { messages: 1024, bytes: 4 * 1024 * 1024 }
 
 /** Times and counts on the wire are whole and finite (§3): at most ten years, and what a double counts exactly. */
-export const wireMillis = (millis: number): number => Math.min(Math.ceil(millis), 10 * 365 * 86_400_000)
+export const maxWireMillis = 10 * 365 * 86_400_000
+export const wireMillis = (millis: number): number => Math.min(Math.ceil(millis), maxWireMillis)
 export const wireCount = (count: number): number => Math.min(count, Number.MAX_SAFE_INTEGER)
 
 /** What a receiver lets the sender have in flight: sent and not yet handled (§6). */

@@ -52,9 +52,6 @@ export interface SessionOptions {
 /** What a batch costs beside its messages: the envelope, an offset and two positions of up to 16 digits. */
 const batchEnvelopeBytes = 96
 
-/** How many failures an ack tells of: at up to 33 bytes each, as many as fit well into any receiver's frame limit. */
-const maxAckFailures = 1024
-
 const pong = (received: number, handled: number): string => `{"t":"pong","a":[${received},${handled}]}`
 
 export class Session {
@@ -116,6 +113,8 @@ export class Session {
       case "seen":
         if (frame.o > this.inbox.handled) return new Violation("future", "seen what was not handled")
         this.inbox.forgetFailures(frame.o)
+        // What an ack had no room for may have some now.
+        this.ackDue ||= this.inbox.handled > this.ackedHandled
         return []
       case "gap": {
         const first = Math.max(frame.o, this.inbox.received + 1)
@@ -173,13 +172,12 @@ export class Session {
   /** The due ack as a frame of its own, if none went with a batch. */
   composeAck(): string | undefined {
     if (!this.ackDue) return undefined
-    const failed = this.inbox.failedAfter(this.ackedHandled)
-    const next = failed[maxAckFailures]
-    // What is behind the failures that fit is for the next ack.
-    const handled = next === undefined ? this.inbox.handled : next[0] - 1
-    this.ackDue = next !== undefined
+    this.ackDue = false
+    // What there is no room for has to wait until the sender has seen what it was told.
+    const { failed, handled } = this.inbox.tellable
+    const news = failed.filter(([offset]) => offset > this.ackedHandled)
     this.ackedHandled = handled
-    return encodeAck(this.inbox.received, handled, failed.slice(0, maxAckFailures))
+    return encodeAck(this.inbox.received, handled, news)
   }
 
   /** A pong can't tell of failures, so it goes up to the last ack while there are any: the next ack tells of them. */
@@ -284,6 +282,9 @@ export class Session {
 
 /** The largest frame that a side with this payload limit takes. */
 export const maxFrameBytes = (maxPayload: number): number => Math.max(bulkFrameBytes, maxPayload) + envelopeBytes
+
+/** The largest hello or welcome, which comes before the limits of the other side are known; every receiver takes it. */
+export const maxHandshakeBytes = maxFrameBytes(0)
 
 const unexpected = (type: string) => new Violation("unexpected", `a ${type} frame now, or from this side`)
 

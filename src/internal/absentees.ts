@@ -4,6 +4,7 @@
  */
 import { Effect } from "effect"
 import { type CircuitBreaker, session as circuitOf } from "../CircuitBreaker.ts"
+import { isId } from "../core/Text.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { SessionRegistry } from "../SessionRegistry.ts"
 import { MessageQueueError, SessionNotFoundError, type SessionRegistryError } from "../WebSocketError.ts"
@@ -55,7 +56,8 @@ export const makeAbsentees = (options: AbsenteesOptions) => {
     stats,
     /** The session here or elsewhere; undefined when it can only be here, and is not. */
     targetOf: (session: string): Target | undefined =>
-      peers.get(session) ?? (followers && new Absent(session, "", followers)),
+      // What can't be an id is nobody's, and the store need not be asked.
+      peers.get(session) ?? (followers && isId(session) ? new Absent(session, "", followers) : undefined),
     /** Whose outbox of this epoch it is by now. */
     ownerOf: followers && ((session: string, epoch: string): Target => {
       const peer = peers.get(session)

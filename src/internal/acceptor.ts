@@ -3,7 +3,7 @@
  */
 import { type Cause, Clock, Effect, Exit, Random } from "effect"
 import { decode, encode } from "../core/Codec.ts"
-import type { Hello, Reject } from "../core/Frame.ts"
+import type { Frame, Hello, Reject } from "../core/Frame.ts"
 import type { Inbox } from "../core/Inbox.ts"
 import {
   CloseCode,
@@ -14,7 +14,8 @@ import {
   version,
   wireMillis
 } from "../core/Protocol.ts"
-import { maxFrameBytes, resumeInbox, resumeOutbox, Session } from "../core/Session.ts"
+import { maxFrameBytes, maxHandshakeBytes, resumeInbox, resumeOutbox, Session } from "../core/Session.ts"
+import { beginning, idRule, isId, isText } from "../core/Text.ts"
 import { Violation } from "../core/Violation.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
@@ -122,7 +123,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     recorder.count("connectionsFailed")
     const { code, reject } = rejection(error)
     if (connection.protocol === subprotocol) connection.send(encode(reject))
-    connection.close(code, reject.detail.slice(0, 100))
+    connection.close(code, reject.detail)
   }
 
   /** Runs a handshake step; its failure turns the connection away. */
@@ -154,10 +155,10 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     const arrival = ++arrivals
     let heard = false
     const sink: ConnectionSink = {
-      frame: (data) => {
+      frame: (data, bytes) => {
         if (heard) return step(connection, Effect.fail(malformed("a frame before the welcome")))
         heard = true
-        const frame = typeof data === "string" ? decode(data) : new Violation("malformed", "a binary frame")
+        const frame = decodeFirst(data, bytes)
         if (frame instanceof Violation) return step(connection, Effect.fail(protocolError(frame)))
         if (frame.t !== "hello") return step(connection, Effect.fail(malformed(`${frame.t} instead of hello`)))
         step(connection, welcome(connection, frame, port, arrival))
@@ -218,10 +219,13 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     plain: boolean
   ): Effect.Effect<Identity, HandshakeError | ConnectionTimeoutError> => {
     const identity = options.authenticate({ ...request, token: auth ?? tokenOf(request), session, plain })
-    if (Exit.isExit(identity)) return identity // nothing to wait for
-    return Effect.timeoutOrElse(identity, {
+    const soon = Exit.isExit(identity) ? identity : Effect.timeoutOrElse(identity, { // nothing to wait for
       duration: options.handshakeTimeoutMillis,
       orElse: () => Effect.fail(handshakeTimeout)
+    })
+    return Effect.flatMap(soon, (checked) => {
+      const fault = identityFault(checked)
+      return fault === undefined ? Effect.succeed(checked) : Effect.fail(fault)
     })
   }
 
@@ -286,6 +290,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       const knowsPosition = resumedIn && told
       if (knowsPosition) core.inbox.told = true
       const resumed = knowsPosition && resumedOut.continued
+      const { announced } = core.inbox
       recorder.count(resumed ? "connectionsResumed" : "connectionsFresh")
       connection.send(encode({
         t: "welcome",
@@ -295,7 +300,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         token,
         generation: attached.generation,
         out,
-        in: core.inbox.position,
+        in: announced,
         // One that never learned of our log has not learned of the position either.
         continued: { in: resumed, out: resumedOut.continued },
         window: options.window,
@@ -307,7 +312,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       port.become(engine.attach(peer, connection, {
         window: hello.window,
         position: resumedOut.position,
-        announced: core.inbox.handled,
+        announced: announced.handled,
         maxPayload: hello.maxPayload
       }))
       options.onAttached(peer, resumed)
@@ -443,6 +448,8 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     session: string | undefined
   ): Effect.fn.Return<string, WebSocketError> {
     if (options.isClosing()) return yield* closing
+    const fault = identityFault({ session })
+    if (fault !== undefined) return yield* fault
     if (connection.protocol === subprotocol) return yield* registerHandshake(connection, session)
     if (!options.acceptPlain) return yield* malformed(`the subprotocol ${subprotocol} is required`)
     recorder.count("connectionsTotal")
@@ -480,10 +487,35 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   return { accept, register, tick, close, maxFrameBytes: maxFrameBytes(options.maxPayload) }
 })
 
+/** Of the detail of a reject: enough for people. */
+const maxDetailBytes = 1_024
+
+/** What a hook, or who registers a connection, may say: else the peer could not be told, or the store not keep it. */
+const identityFault = ({ principal, session }: Identity): HandshakeError | undefined => {
+  if (session !== undefined && !isId(session)) return badSession
+  return principal === undefined || isText(principal) ? undefined : badPrincipal
+}
+
+export const badSession = new HandshakeError({
+  reason: "invalid",
+  detail: `a session id has ${idRule}`,
+  retryable: false
+})
+const badPrincipal = new HandshakeError({
+  reason: "invalid",
+  detail: "a principal is well-formed Unicode without U+0000, and not empty",
+  retryable: false
+})
+
 /** More messages than a store may have lost: a client that is further ahead is wrong. */
 const maxRecovered = 1_000_000
 
 const noop = (): void => {}
+
+const decodeFirst = (data: string | Uint8Array, bytes: number): Frame | Violation => {
+  if (bytes > maxHandshakeBytes) return new Violation("tooLarge", `a hello of ${bytes} bytes`)
+  return typeof data === "string" ? decode(data) : new Violation("malformed", "a binary frame")
+}
 
 const closing = new HandshakeError({ reason: "draining", detail: "the server is closing", retryable: true })
 const tooMany = new HandshakeError({ reason: "overloaded", detail: "too many handshakes at once", retryable: true })
@@ -525,7 +557,8 @@ export const rejection = (error: WebSocketError): { readonly code: number; reado
   // The peer makes an error of its own from code and detail.
   const detail = error._tag === "HandshakeError" || error._tag === "ProtocolError" ? error.detail : error.message
   const closeCode = error._tag === "ConnectionTimeoutError" ? CloseCode.handshakeTimeout : closeCodeOf[code]
-  return { code: closeCode, reject: { t: "reject", code, detail } }
+  // A hook's detail may be of any length, and a peer takes frames only so large before the handshake.
+  return { code: closeCode, reject: { t: "reject", code, detail: beginning(detail, maxDetailBytes) } }
 }
 
 const rejectCodeOf = (error: WebSocketError): RejectCode => {

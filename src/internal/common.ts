@@ -2,6 +2,7 @@
 import { type Duration, Effect, Option, Schedule } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { defaultMaxPayloadBytes, defaultWindow, type Window, wireCount } from "../core/Protocol.ts"
+import { authRule, isAuth } from "../core/Text.ts"
 import type { Deduplicator } from "../Deduplicator.ts"
 import type { MessageGap } from "../Message.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
@@ -34,6 +35,12 @@ export const renewalTimeout = new HandshakeError({
   detail: "the renewed token could not be checked in time",
   retryable: true
 })
+
+/** A token that no server would take ends the attempt here, and not as a breach of the protocol there. */
+export const checkedToken = (token: string | undefined): Effect.Effect<string | undefined, HandshakeError> =>
+  token === undefined || isAuth(token)
+    ? Effect.succeed(token)
+    : Effect.fail(new HandshakeError({ reason: "invalid", detail: `a token has ${authRule}`, retryable: false }))
 
 /** What a side takes, as its options say; both go on the wire. */
 export const limitsOf = (options: {

@@ -7,7 +7,8 @@ import { type CircuitBreaker, endpoint as circuitOf, type Permit } from "../Circ
 import { decode, encode } from "../core/Codec.ts"
 import type { Hello, OutboxPosition, Reject, Welcome } from "../core/Frame.ts"
 import { CloseCode, isRetryable, subprotocol, version } from "../core/Protocol.ts"
-import { maxFrameBytes, resumeInbox, resumeOutbox } from "../core/Session.ts"
+import { maxFrameBytes, maxHandshakeBytes, resumeInbox, resumeOutbox } from "../core/Session.ts"
+import { utf8Length } from "../core/utf8.ts"
 import { Violation } from "../core/Violation.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
@@ -102,11 +103,13 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
       attempt: ++dials,
       ...(auth === undefined ? {} : { auth }),
       out,
-      in: core.inbox.position,
+      in: core.inbox.announced,
       window: core.options.window,
       maxPayload: core.options.maxPayload
     }
-    connection.send(encode(hello))
+    const text = encode(hello)
+    if (utf8Length(text) > maxHandshakeBytes) return yield* invalid("the hello is too large")
+    connection.send(text)
     const welcome = yield* Deferred.await(answer)
     return { welcome, port, announced: hello.in.handled }
   })
@@ -264,6 +267,8 @@ const noop = (): void => {}
 /** A timer: half of what a race with a sleep would cost. Whoever starts it stops it. */
 const after = (millis: number, effect: Effect.Effect<unknown>) =>
   Effect.forkChild(Effect.andThen(Effect.sleep(millis), effect), { startImmediately: true })
+
+const invalid = (detail: string) => new HandshakeError({ reason: "invalid", detail, retryable: false })
 
 const protocolError = ({ code, detail }: Violation) => new ProtocolError({ code, detail })
 

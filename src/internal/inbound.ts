@@ -3,8 +3,8 @@
  * deliveries to the handler one by one and stores how far it came before that is acknowledged.
  */
 import { Effect, Exit } from "effect"
-import { payloadFault } from "../core/Codec.ts"
 import type { Auth, Drain, End, Reject } from "../core/Frame.ts"
+import { payloadFault } from "../core/Payload.ts"
 import { highWaterBytes } from "../core/Protocol.ts"
 import type { Action } from "../core/Session.ts"
 import { Violation } from "../core/Violation.ts"
@@ -265,7 +265,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   const receivePlain = (peer: Peer, connection: Connection, data: string): void => {
     const value = parsePlain(data)
     const fault = payloadFault(value)
-    if (fault !== undefined) return options.onViolation(peer, fault)
+    if (fault !== undefined) return options.onViolation(peer, new Violation(fault.code, fault.detail))
     receiveLoose(peer, value, false)
     // No window restrains a plain peer, so its socket does.
     if (peer.inbound.size >= peer.core.options.window.messages) connection.pause()

@@ -5,7 +5,8 @@
 import { Clock, Duration, Effect, Exit, type Fiber, Option } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import type { OutboxMessage } from "../core/Outbox.ts"
-import { highWaterBytes, maxIdLength } from "../core/Protocol.ts"
+import { highWaterBytes } from "../core/Protocol.ts"
+import { idRule, isId } from "../core/Text.ts"
 import { contentKey, type Deduplicator } from "../Deduplicator.ts"
 import type { QueuedReason, Receipt, SendAllOptions, SendOptions, SkippedReason } from "../Message.ts"
 import type { Appended, MessageQueue, NewMessage } from "../MessageQueue.ts"
@@ -236,8 +237,8 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     if (sendOptions === undefined) return append(peer, { payload, bytes, id: undefined, trace, ttlMillis: undefined })
     const { volatile = false } = sendOptions
     const id = sendOptions.id ?? (sendOptions.deduplicate === "content" ? contentKey(payload) : undefined)
-    if (id !== undefined && (typeof id !== "string" || id.length === 0 || id.length > maxIdLength)) {
-      return Effect.fail(payloadError(peer.session, `a message id has 1 to ${maxIdLength} characters`))
+    if (id !== undefined && !isId(id)) {
+      return Effect.fail(payloadError(peer.session, `a message id has ${idRule}`))
     }
     if (volatile) {
       return id === undefined ? Effect.succeed(sendVolatile(peer, payload)) : sendVolatileOnce(peer, payload, id)
@@ -286,8 +287,12 @@ export const ttlMillisOf = (session: string, ttl: Duration.Input | undefined): n
   return millis >= 0 ? millis : payloadError(session, "the ttl must be a duration")
 }
 
-/** The W3C form of the span that sends, if there is one. */
-export const traceparent = ({ cache: { span } }: Fiber.Fiber<unknown, unknown>): string | undefined =>
-  span === undefined
-    ? undefined
-    : `00-${span.traceId.padStart(32, "0")}-${span.spanId}-${span.sampled ? "01" : "00"}`
+/** The W3C form of the span that sends, if there is one, and if its tracer makes ids that have such a form. */
+export const traceparent = ({ cache: { span } }: Fiber.Fiber<unknown, unknown>): string | undefined => {
+  if (span === undefined) return undefined
+  const text = `00-${span.traceId.padStart(32, "0")}-${span.spanId}-${span.sampled ? "01" : "00"}`
+  return text.length === traceparentLength && isId(text) ? text : undefined
+}
+
+/** Of version 00: what is longer or shorter no receiver reads. */
+const traceparentLength = 55

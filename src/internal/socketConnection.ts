@@ -7,7 +7,8 @@
  */
 import { Cause, Effect, Exit, FiberSet, Predicate, Scope } from "effect"
 import { Socket } from "effect/socket"
-import { highWaterBytes } from "../core/Protocol.ts"
+import { highWaterBytes, maxCloseReasonBytes } from "../core/Protocol.ts"
+import { beginning } from "../core/Text.ts"
 import { utf8Length } from "../core/utf8.ts"
 import type { Connection, ConnectionSink, DialOptions, Request } from "../Transport.ts"
 import { ConnectionTimeoutError, TransportError } from "../WebSocketError.ts"
@@ -16,9 +17,6 @@ import { closeGraceMillis } from "./wsConnection.ts"
 
 /** A socket that has not taken this much is given up: nobody who minds `buffered` comes near it. */
 const maxQueuedBytes = 64 * highWaterBytes
-
-/** What a close frame has room for (RFC 6455, 5.5), less the code. */
-const maxReasonBytes = 123
 
 /** What a Socket does not know of itself. */
 interface Facts {
@@ -184,7 +182,7 @@ const attach = Effect.fnUntraced(function*(
     ping: noop, // Effect's Socket has none
     close: (code, reason) => {
       if (ending !== undefined || closing !== undefined) return
-      closing = new Socket.CloseEvent(code, fit(reason))
+      closing = new Socket.CloseEvent(code, beginning(reason, maxCloseReasonBytes))
       connection.resume() // who does not read never sees the peer's close
       startWriting()
       fork(Effect.delay(Effect.sync(() => end(1006, "the peer did not close in time")), closeGraceMillis))
@@ -289,11 +287,4 @@ const endingOf = (cause: Cause.Cause<Socket.SocketError>): Ending => {
   return Socket.isSocketError(error) && error.reason._tag === "SocketCloseError"
     ? { code: error.reason.code, reason: error.reason.closeReason ?? "" }
     : { code: 1006, reason: detailOf(error) }
-}
-
-/** A reason that is too long would make the close fail. */
-const fit = (reason: string): string => {
-  let end = Math.min(reason.length, maxReasonBytes)
-  while (utf8Length(reason.slice(0, end)) > maxReasonBytes) end--
-  return reason.slice(0, end)
 }

@@ -1,6 +1,7 @@
 /** A `ws` socket as a Connection. The one place that knows `ws`'s way of buffering, closing and failing. */
 import type { WebSocket } from "ws"
-import { highWaterBytes } from "../core/Protocol.ts"
+import { highWaterBytes, maxCloseReasonBytes } from "../core/Protocol.ts"
+import { beginning } from "../core/Text.ts"
 import type { Connection, ConnectionSink, Request } from "../Transport.ts"
 
 /** How long an orderly close may take before `ws` destroys the socket, in ms. */
@@ -90,7 +91,7 @@ export class WsConnection implements Connection {
     if (this.ended !== undefined) return
     // A paused socket would never see the peer's close frame.
     if (this.ws.readyState === this.ws.OPEN) this.ws.resume()
-    this.ws.close(code, shorten(reason))
+    this.ws.close(code, beginning(reason, maxCloseReasonBytes))
   }
 
   terminate(): void {
@@ -143,13 +144,6 @@ function onPong(this: OwnedWebSocket): void {
 
 function onClose(this: OwnedWebSocket, code: number, reason: Buffer): void {
   this[owner]?.ending(code, reason.toString())
-}
-
-/** A close frame has room for 123 bytes of reason (RFC 6455 §5.5). */
-const shorten = (reason: string): string => {
-  let text = reason.slice(0, 123)
-  while (Buffer.byteLength(text) > 123) text = text.slice(0, -1)
-  return text
 }
 
 // An error is always followed by a close, which is what is reported.

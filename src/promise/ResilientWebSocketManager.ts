@@ -11,7 +11,7 @@
 import { Context, Duration, Effect, identity, Layer, Option, Schedule, Schema } from "effect"
 import type { WebSocket } from "ws"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
-import { maxIdLength } from "../core/Protocol.ts"
+import { isId } from "../core/Text.ts"
 import { contentKey, Deduplicator } from "../Deduplicator.ts"
 import { checked, millis } from "../internal/options.ts"
 import type * as Message from "../Message.ts"
@@ -41,7 +41,7 @@ import type {
 } from "./options.ts"
 import { isOut, receiptOf } from "./receipts.ts"
 import { finish, type Running, runSync, start } from "./running.ts"
-import { badSessionId, isSessionId, Sockets } from "./sockets.ts"
+import { Sockets } from "./sockets.ts"
 import { serviceOptions, type Services, storeOf } from "./stores.ts"
 
 class Server extends Context.Service<Server, ResilientServer.ResilientServer<unknown, unknown>>()(
@@ -380,7 +380,7 @@ const messageIdOf = (message: unknown): string => {
   if (typeof message === "object" && message !== null && "id" in message) {
     const { id } = message
     const text = typeof id === "string" || typeof id === "number" ? String(id) : ""
-    if (text !== "" && text.length <= maxIdLength) return text
+    if (isId(text)) return text
   }
   return contentKey(String(JSON.stringify(message)))
 }
@@ -405,7 +405,6 @@ const identityOf = (
   Effect.tryPromise({
     try: async () => {
       const { principal, sessionId } = await authenticate(handshake)
-      if (sessionId !== undefined && !isSessionId(sessionId)) throw badSessionId
       return { principal, session: sessionId }
     },
     catch: (fault) => {

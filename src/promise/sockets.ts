@@ -2,12 +2,13 @@
 import { randomUUID } from "node:crypto"
 import type { IncomingMessage } from "node:http"
 import type { WebSocket } from "ws"
-import { maxIdLength, subprotocol } from "../core/Protocol.ts"
-import { rejection } from "../internal/acceptor.ts"
+import { maxCloseReasonBytes, subprotocol } from "../core/Protocol.ts"
+import { beginning, isId } from "../core/Text.ts"
+import { badSession, rejection } from "../internal/acceptor.ts"
 import { closeGraceMillis } from "../internal/wsConnection.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
 import type { Connection, ConnectionSink } from "../Transport.ts"
-import { HandshakeError, TransportError, type WebSocketError } from "../WebSocketError.ts"
+import { TransportError, type WebSocketError } from "../WebSocketError.ts"
 import type { RegisterOptions } from "./options.ts"
 import { runSync } from "./running.ts"
 
@@ -65,7 +66,7 @@ export class Sockets {
     }
     if (ws.readyState !== ws.OPEN) return this.refuse(ws, registering("the socket is not open"))
     // It may be the peer's choice: from the query of its URL, say.
-    if (wanted !== undefined && !isSessionId(wanted)) return this.refuse(ws, badSessionId)
+    if (wanted !== undefined && !isId(wanted)) return this.refuse(ws, badSession)
     // Before it is taken over, as the user's function may throw.
     const made = wanted === undefined && ws.protocol !== subprotocol ? this.newSession() : undefined
     const socket = this.socketOf(ws, request)
@@ -134,7 +135,7 @@ export class Sockets {
     // Else it was an abort, or a defect.
     const ours = isOurs(error) ? error : registering("it was given up")
     const { code, reject: { detail } } = rejection(ours)
-    ws.close(code, detail.slice(0, 100))
+    ws.close(code, beginning(detail, maxCloseReasonBytes))
     // The socket's server may wait for longer, and with it the process.
     const timer = setTimeout(() => ws.terminate(), closeGraceMillis)
     ws.once("close", () => clearTimeout(timer))
@@ -162,16 +163,6 @@ export class Sockets {
 }
 
 const defaultMessage = (sessionId: string): unknown => ({ type: "session", sessionId })
-
-/** Whether it can be the id of a session. */
-export const isSessionId = (id: unknown): id is string =>
-  typeof id === "string" && id !== "" && id.length <= maxIdLength
-
-export const badSessionId = new HandshakeError({
-  reason: "invalid",
-  detail: `a session id has 1 to ${maxIdLength} characters`,
-  retryable: false
-})
 
 const isOurs = (error: unknown): error is WebSocketError =>
   error instanceof Error && "_tag" in error && typeof error._tag === "string"

@@ -7,12 +7,14 @@ import {
   encodeAckFields,
   encodeBatch,
   encodeMeta,
-  encodeVolatile,
-  payloadFault
+  encodeVolatile
 } from "../../src/core/Codec.ts"
+import type { Frame } from "../../src/core/Frame.ts"
+import { payloadFault } from "../../src/core/Payload.ts"
 import { Violation } from "../../src/core/Violation.ts"
 import { fixed } from "../support/coreArbitraries.ts"
 import { AnyFrame, isValidFrame } from "../support/frames.ts"
+import { subjects, withField } from "../support/hostileFrames.ts"
 
 const nested = (levels: number, open: string, close: string): unknown =>
   JSON.parse(open.repeat(levels) + "0" + close.repeat(levels))
@@ -23,6 +25,20 @@ describe("Codec", () => {
     expect(isValidFrame(JSON.parse(text))).toBe(true)
     expect(decode(text)).toEqual(JSON.parse(text))
   }, fixed(1500, 12))
+
+  describe.each(subjects)("of $frame.t", ({ frame, wrong }) => {
+    it("is written in its right form", () => {
+      expect(decode(encode(frame as unknown as Frame))).toEqual(frame)
+    })
+    it.each(Object.entries(wrong))("does not write what would be refused as %s", (path, values) => {
+      for (const value of values) {
+        const text = withField(frame, path, value)
+        expect(decode(text), text.slice(0, 200)).toBeInstanceOf(Violation)
+        // What JSON.parse makes of it, or nothing at all: a `toString` of one's own is no frame either.
+        expect(() => encode(JSON.parse(text) as Frame), text.slice(0, 200)).toThrow(TypeError)
+      }
+    })
+  })
 
   it("splices a batch from payloads that are JSON already", () => {
     expect(decode(encodeBatch(7, `{"a":1},null`, "", ""))).toEqual({ t: "batch", o: 7, m: [{ a: 1 }, null] })

@@ -297,6 +297,12 @@ describe("Session", () => {
           failed += action.failed.length
           expect(action.handled).toBe(failed) // nothing is acknowledged before its failure is told
         }
+        // A hello now would tell of no more than an ack does, and of nothing that was told before as still to come.
+        const { announced } = receiver.session.inbox
+        expect(announced.failed.length).toBeLessThanOrEqual(1024)
+        expect(announced.handled).toBe(failed)
+        expect(receiver.session.ackDue).toBe(false) // until this has been seen
+        actions(receiver.session, `{"t":"seen","o":${failed}}`)
       }
       expect(failed).toBe(count)
     })
@@ -304,6 +310,8 @@ describe("Session", () => {
     const units = ["a", "\"", "\\", "\u0000", "\n", "é", "€", "\u{1F600}", "\ud800", "\udc00"]
     const Text = Schema.Array(int(0, units.length - 1))
     const textOf = (indexes: ReadonlyArray<number>): string => indexes.map((index) => units[index] ?? "").join("")
+    const idOf = (indexes: ReadonlyArray<number>): string =>
+      textOf(indexes).slice(0, 8).toWellFormed().replaceAll("\u0000", "")
     const AnySlot = Schema.Struct({
       kind: Schema.Literals(["message", "message", "message", "gap"]),
       text: Text,
@@ -319,7 +327,7 @@ describe("Session", () => {
         const receiver = opened("client", window)
         const slots = plan.map((slot, i): Slot => {
           if (slot.kind === "gap") return gap(i + 1, i + 1)
-          const [id, trace] = [textOf(slot.id).slice(0, 8), textOf(slot.trace).slice(0, 8)]
+          const [id, trace] = [idOf(slot.id), idOf(slot.trace)]
           return message(i + 1, {
             payload: JSON.stringify(textOf(slot.text)),
             ...(id === "" ? {} : { id }),

@@ -5,7 +5,13 @@
 import { Schema } from "effect"
 import { int } from "./coreArbitraries.ts"
 
-const text = (maximum: number) => Schema.String.check(Schema.isBetweenLength(1, maximum))
+/** Of UTF-16 units; and as a bound of UTF-8 for what is generated. */
+const text = (maximum: number) =>
+  Schema.String.check(
+    Schema.isBetweenLength(1, maximum),
+    Schema.makeFilter((text) => text.isWellFormed() && !text.includes("\0"))
+  )
+const auth = text(8192).check(Schema.makeFilter((token) => new TextEncoder().encode(token).length <= 8192))
 const id = text(256)
 const meta = Schema.Struct({ id: Schema.optionalKey(id), trace: Schema.optionalKey(id) })
 
@@ -97,7 +103,7 @@ const frames = <
       attempt: Schema.optionalKey(offset),
       session: Schema.optionalKey(id),
       token: Schema.optionalKey(id),
-      auth: Schema.optionalKey(text(16 * 1024)),
+      auth: Schema.optionalKey(auth),
       ...handshake
     }),
     Schema.Struct({
@@ -124,7 +130,7 @@ const frames = <
       code,
       detail: Schema.String
     }),
-    Schema.Struct({ t: Schema.Literal("auth"), auth: text(16 * 1024) })
+    Schema.Struct({ t: Schema.Literal("auth"), auth: auth })
   ])
 }
 

@@ -15,7 +15,10 @@ const offset = list(position, ["0", "-0"])
 const duration = list(position, [max, String(10 * 365 * 86_400_000 + 1)])
 const required = (wrong: ReadonlyArray<string>) => list(wrong, [absent])
 const text = (longest: number) =>
-  list(["null", "1", "true", `""`, "[]", `["x"]`, "{}", deep, `"${"x".repeat(longest + 1)}"`])
+  list(
+    ["null", "1", "true", `""`, "[]", `["x"]`, "{}", deep, `"${"x".repeat(longest + 1)}"`],
+    [`"\\u0000"`, `"a\\u0000b"`, `"\\ud800"`, `"\\udc00\\ud800"`, `"a\ud800"`]
+  )
 const object = list(["null", "1", "true", `"x"`, "[]", "[{}]", deep])
 const oneOf = list(
   ["null", "1", "true", `""`, `"other"`, `"__proto__"`, `"toString"`, "[]", `["failed"]`, "{}", deep]
@@ -31,7 +34,7 @@ const failures = list(
   [`[["1","failed"]]`, `[[1,"failed",1]]`, `[[1,"other"]]`, `[[1,null]]`, `[[1,["failed"]]]`],
   [`[[1,"failed"],[2]]`, `[{"0":1,"1":"failed"}]`]
 )
-const payloads = list(["null", "1", "true", `"x"`, "{}", `{"0":1,"length":1}`, "[]"])
+const payloads = list(["null", "1", "true", `"x"`, "{}", `{"0":1,"length":1}`, "[]", "[1e400]", `[{"a":[-1e400]}]`])
 const meta = list(
   ["null", "1", "true", `"x"`, "[]", "[{}]", deep],
   [`{"2":{}}`, `{"-1":{}}`, `{"00":{}}`, `{"1e0":{}}`, `{" 0":{}}`, `{"":{}}`, `{"a":{}}`, `{"0.5":{}}`],
@@ -85,7 +88,7 @@ export const subjects: ReadonlyArray<Subject> = [
     wrong: { t: type, o: required(list(offset, ["10"])), e: required(list(offset, ["7"])), reason: required(oneOf) }
   },
   { frame: { t: "volatile", m: [1] }, wrong: { t: type, m: required(payloads) } },
-  { frame: { t: "auth", auth: "token" }, wrong: { t: type, auth: required(text(16 * 1024)) } },
+  { frame: { t: "auth", auth: "token" }, wrong: { t: type, auth: required(text(8192)) } },
   {
     frame: { t: "drain", deadline: 1, window: 2, endpoint: "wss://other" },
     wrong: { t: type, deadline: required(duration), window: required(duration), endpoint: text(2048) }
@@ -117,7 +120,7 @@ export const subjects: ReadonlyArray<Subject> = [
       session: text(256),
       token: text(256),
       instance: required(text(256)),
-      auth: text(16 * 1024),
+      auth: text(8192),
       ...handshake
     }
   },

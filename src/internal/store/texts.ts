@@ -1,12 +1,13 @@
 /**
- * Texts that not every database can hold. They are refused before a call is made: in a batch they would take the
+ * Texts that not every database can hold. Server and client let none get so far; a program that uses a store's services
+ * by itself may. They are refused before a call is made: in a batch they would take the
  * requests of others with them, and the store's circuit is not to open for what a client sent.
  */
 import { Effect } from "effect"
+import { isText } from "../../core/Text.ts"
 import { StoreError } from "./driver.ts"
 
-const isStorable = (text: string | undefined): boolean =>
-  text === undefined || (text.isWellFormed() && !text.includes("\u0000"))
+const isStorable = (text: string | undefined): boolean => text === undefined || text === "" || isText(text)
 
 /** What a text that can't be stored fails with; undefined when all can. */
 export const unstorable = (operation: string, ...texts: ReadonlyArray<string | undefined>): StoreError | undefined =>

@@ -1,0 +1,134 @@
+/**
+ * What a payload may be (PROTOCOL.md §3.2, §5.1): one rule, for the decoder that refuses what comes and for the encoder
+ * that must not send what would be refused, or would arrive as something else.
+ *
+ * A fault names its place. The path is built on the way out, so that a payload without one costs nothing for it.
+ */
+import { maxDepth } from "./Protocol.ts"
+
+export interface PayloadFault {
+  readonly code: "malformed" | "tooDeep"
+  readonly detail: string
+  /** From the outside in: keys and indexes. */
+  readonly path: ReadonlyArray<string | number>
+}
+
+/**
+ * What is wrong with a payload that was parsed from JSON. It may nest `depth` levels; it may not have a `__proto__` key,
+ * which JSON.parse makes an own property, and the first careless copy a prototype; and it may not have a number that
+ * no double holds, which JSON.parse makes Infinity, and the next JSON text null.
+ */
+export const payloadFault = (value: unknown, depth = maxDepth): PayloadFault | undefined => {
+  if (typeof value !== "object" || value === null) return isOverflow(value) ? overflow : undefined
+  if (depth === 0) return tooDeep
+  if (Array.isArray(value)) {
+    for (let i = 0; i < value.length; i++) {
+      const child: unknown = value[i]
+      if (typeof child === "object" ? child === null : !isOverflow(child)) continue
+      const fault = payloadFault(child, depth - 1)
+      if (fault !== undefined) return within(i, fault)
+    }
+    return undefined
+  }
+  for (const key in value) {
+    if (key === "__proto__") return within(key, forbiddenKey)
+    const child: unknown = (value as Fields)[key]
+    if (typeof child === "object" ? child === null : !isOverflow(child)) continue
+    const fault = payloadFault(child, depth - 1)
+    if (fault !== undefined) return within(key, fault)
+  }
+  return undefined
+}
+
+/**
+ * What is wrong with a value that is to be sent as JSON: what the receiver would refuse, and what JSON would change
+ * without a word (NaN, a Map, a Date, an instance of a class, a hole in an array …). Two things pass that JSON changes,
+ * as programs mean nothing by them: a property that is `undefined` is left out, and -0 arrives as 0.
+ *
+ * Getters are read, here and again when the JSON is written. Other properties of an array than its elements, and what is
+ * not enumerable, are not part of a value.
+ */
+export const valueFault = (value: unknown, depth = maxDepth): PayloadFault | undefined => {
+  switch (typeof value) {
+    case "string":
+    case "boolean":
+      return undefined
+    case "number":
+      return Number.isFinite(value) ? undefined : noJson(String(value))
+    case "object":
+      if (value === null) return undefined
+      if (depth === 0) return tooDeep
+      return Array.isArray(value) ? elementFault(value, depth) : propertyFault(value, depth)
+    default:
+      return noJson(value === undefined ? "undefined" : `a ${typeof value}`)
+  }
+}
+
+const elementFault = (array: ReadonlyArray<unknown>, depth: number): PayloadFault | undefined => {
+  if (!isPlainArray(array)) return noJson(instanceName(array))
+  for (let i = 0; i < array.length; i++) {
+    const child = array[i]
+    if (typeof child === "string" || (typeof child === "number" && Number.isFinite(child))) continue
+    const fault = child === undefined && !(i in array) ? noJson("a hole") : valueFault(child, depth - 1)
+    if (fault !== undefined) return within(i, fault)
+  }
+  return undefined
+}
+
+const propertyFault = (object: object, depth: number): PayloadFault | undefined => {
+  if (!isPlainObject(object)) return noJson(instanceName(object))
+  for (const key in object) {
+    if (key === "__proto__") return within(key, forbiddenKey)
+    const child: unknown = (object as Fields)[key]
+    // Most properties are one of these: no call for them.
+    if (child === undefined || typeof child === "string" || (typeof child === "number" && Number.isFinite(child))) {
+      continue
+    }
+    const fault = valueFault(child, depth - 1)
+    if (fault !== undefined) return within(key, fault)
+  }
+  const symbols = Object.getOwnPropertySymbols(object)
+  return symbols.length === 0 ? undefined : noJson(`the key ${String(symbols[0])}`)
+}
+
+/** As people write it: `items[0].at`; undefined when the fault is the payload itself. */
+export const pathText = (path: ReadonlyArray<PropertyKey>): string | undefined => {
+  if (path.length === 0) return undefined
+  let text = ""
+  for (const key of path) {
+    if (typeof key === "number") text += `[${key}]`
+    else if (typeof key === "string" && /^[A-Za-z_$][\w$]*$/.test(key)) text += text === "" ? key : `.${key}`
+    else text += `[${typeof key === "symbol" ? String(key) : JSON.stringify(key)}]`
+  }
+  return text
+}
+
+type Fields = { readonly [key: string]: unknown }
+
+const isOverflow = (value: unknown): boolean => value === Infinity || value === -Infinity
+
+const forbiddenKey: PayloadFault = { code: "malformed", detail: "a payload can't have the key __proto__", path: [] }
+const overflow: PayloadFault = { code: "malformed", detail: "a number beyond the range of a double", path: [] }
+const tooDeep: PayloadFault = { code: "tooDeep", detail: `a payload nests deeper than ${maxDepth}`, path: [] }
+
+const noJson = (what: string): PayloadFault => ({ code: "malformed", detail: `JSON has no form for ${what}`, path: [] })
+
+const within = (key: string | number, fault: PayloadFault): PayloadFault => ({ ...fault, path: [key, ...fault.path] })
+
+/** Also of another realm (an iframe, a `vm` context), whose `Object.prototype` is not ours. */
+const isPlainObject = (object: object): boolean => {
+  const prototype: unknown = Object.getPrototypeOf(object)
+  if (prototype === Object.prototype || prototype === null) return true
+  return Object.getPrototypeOf(prototype) === null && Object.hasOwn(prototype as object, "hasOwnProperty")
+}
+
+const isPlainArray = (array: ReadonlyArray<unknown>): boolean => {
+  const prototype: unknown = Object.getPrototypeOf(array)
+  return prototype === Array.prototype || (Array.isArray(prototype) && isPlainObject(prototype))
+}
+
+const instanceName = (value: object): string => {
+  const { constructor } = value as { readonly constructor?: unknown }
+  const name = typeof constructor === "function" ? constructor.name : ""
+  return name === "" ? "an object of a class" : `an instance of ${name}`
+}

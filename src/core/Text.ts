@@ -1,0 +1,40 @@
+/**
+ * The texts by which both sides name things (PROTOCOL.md §3.1): one rule for all of them, for the decoder that refuses
+ * and for whoever is about to send. What a database or another language can't hold (U+0000, half a surrogate pair) is
+ * no text here, so that it never gets as far as a store.
+ */
+import { maxAuthBytes, maxIdLength } from "./Protocol.ts"
+import { utf8Length } from "./utf8.ts"
+
+/** Well-formed Unicode without U+0000, and not empty. */
+export const isText = (value: unknown): value is string =>
+  typeof value === "string" && value.length > 0 && !value.includes("\u0000") && value.isWellFormed()
+
+/** Session ids, instances, epochs, tokens, message ids. */
+export const isId = (value: unknown): value is string =>
+  typeof value === "string" && value.length <= maxIdLength && isText(value)
+
+/** What an id has to be, for messages to people. */
+export const idRule = `1 to ${maxIdLength} characters of well-formed Unicode without U+0000`
+
+/** An authentication token. */
+export const isAuth = (value: unknown): value is string =>
+  typeof value === "string" && value.length <= maxAuthBytes && isText(value) && utf8Length(value) <= maxAuthBytes
+
+/** What such a token has to be, for messages to people. */
+export const authRule = `1 to ${maxAuthBytes} bytes of well-formed Unicode without U+0000`
+
+/** Where a drain sends a client. */
+export const isEndpoint = (value: unknown): value is string =>
+  typeof value === "string" && value.length <= maxEndpointLength && isText(value)
+
+const maxEndpointLength = 2048
+
+/** The beginning of `text` that fits into `maxBytes` of UTF-8; no pair of surrogates is cut in two. */
+export const beginning = (text: string, maxBytes: number): string => {
+  if (text.length * 3 <= maxBytes || utf8Length(text) <= maxBytes) return text
+  let end = Math.min(text.length, maxBytes)
+  while (utf8Length(text.slice(0, end)) > maxBytes) end--
+  const last = text.charCodeAt(end - 1)
+  return text.slice(0, last >= 0xd800 && last < 0xdc00 ? end - 1 : end)
+}
