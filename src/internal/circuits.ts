@@ -34,8 +34,10 @@ export class Circuits implements Env {
   readonly random: () => number
   private readonly host: Host
   private readonly circuits = new Map<string, Circuit>()
-  // Holds each circuit with a deadline at that time or earlier, and outdated entries until their time has come.
-  private deadlines = new DeadlineHeap<Circuit>()
+  // Has each circuit with a deadline once, at that time or earlier.
+  private readonly deadlines = new DeadlineHeap<Circuit>((circuit, at) =>
+    circuit.scheduledAt === at && this.circuits.get(circuit.key) === circuit
+  )
   // Those that may be forgotten to make room, oldest first.
   private readonly expendable = new Set<Circuit>()
   private readonly fences: KeyGenerations<number>
@@ -115,7 +117,6 @@ export class Circuits implements Env {
     const now = this.host.now()
     this.fences.advance(now)
     for (let next = this.deadlines.popDue(now); next !== undefined; next = this.deadlines.popDue(now)) {
-      // A forgotten circuit has no deadline any more: nothing comes of it here.
       next.scheduledAt = Infinity
       this.catchUp(next, now)
       this.schedule(next)
@@ -176,13 +177,6 @@ export class Circuits implements Env {
     if (circuit.deadline >= circuit.scheduledAt) return
     circuit.scheduledAt = circuit.deadline
     this.deadlines.push(circuit.deadline, circuit)
-    if (this.deadlines.size <= 2 * this.circuits.size + 64) return
-    // Mostly outdated, of circuits that were reset: start again with those that are wanted.
-    this.deadlines = new DeadlineHeap()
-    for (const live of this.circuits.values()) {
-      live.scheduledAt = live.deadline
-      if (live.deadline < Infinity) this.deadlines.push(live.deadline, live)
-    }
   }
 
   private forget(circuit: Circuit): void {

@@ -1,8 +1,20 @@
-/** A binary heap of values by time: the earliest is found in O(1) and taken in O(log n). */
+/**
+ * A binary heap of values by time: the earliest is found in O(1) and taken in O(log n). Whoever puts a value in anew at
+ * another time, or has no more use for it, leaves the old entry behind; `isCurrent` tells such entries. They are never
+ * handed out, and are thrown away before they are more than half of the heap.
+ */
 export class DeadlineHeap<A> {
   private readonly times: Array<number> = []
   private readonly values: Array<A> = []
+  private readonly isCurrent: (value: A, time: number) => boolean
+  /** With more entries than this, the outdated ones are thrown away: in constant time for each that was put in. */
+  private limit = leastLimit
 
+  constructor(isCurrent: (value: A, time: number) => boolean) {
+    this.isCurrent = isCurrent
+  }
+
+  /** Entries, the outdated ones too. */
   get size(): number {
     return this.times.length
   }
@@ -13,6 +25,21 @@ export class DeadlineHeap<A> {
   }
 
   push(time: number, value: A): void {
+    if (this.times.length >= this.limit) this.compact()
+    this.insert(time, value)
+  }
+
+  /** Takes the earliest value whose time is not after `now`. */
+  popDue(now: number): A | undefined {
+    while (this.times.length > 0 && this.earliest <= now) {
+      const time = this.timeAt(0)
+      const value = this.popFirst()
+      if (this.isCurrent(value, time)) return value
+    }
+    return undefined
+  }
+
+  private insert(time: number, value: A): void {
     let index = this.times.length
     this.times.push(time)
     this.values.push(value)
@@ -26,11 +53,9 @@ export class DeadlineHeap<A> {
     this.values[index] = value
   }
 
-  /** Takes the earliest value whose time is not after `now`. */
-  popDue(now: number): A | undefined {
-    if (this.earliest > now || this.times.length === 0) return undefined
-    const first = this.values[0]
-    const time = this.times.pop() as number // not empty
+  private popFirst(): A {
+    const first = this.values[0] as A // not empty
+    const time = this.times.pop() as number
     const value = this.values.pop() as A
     const size = this.times.length
     if (size === 0) return first
@@ -48,6 +73,16 @@ export class DeadlineHeap<A> {
     return first
   }
 
+  private compact(): void {
+    const times = this.times.splice(0)
+    const values = this.values.splice(0)
+    times.forEach((time, index) => {
+      const value = values[index] as A // as many as times
+      if (this.isCurrent(value, time)) this.insert(time, value)
+    })
+    this.limit = Math.max(leastLimit, 2 * this.times.length)
+  }
+
   private timeAt(index: number): number {
     return this.times[index] as number // callers stay in bounds
   }
@@ -57,3 +92,5 @@ export class DeadlineHeap<A> {
     this.values[to] = this.values[from] as A
   }
 }
+
+const leastLimit = 64

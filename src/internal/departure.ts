@@ -74,6 +74,11 @@ export const makeDeparture = (options: DepartureOptions) => {
       return release(peer)
     })
 
+  const forget = (peer: Peer): void => {
+    away.delete(peer)
+    engine.forget(peer)
+  }
+
   /** A session that was attached for nothing begins its retention again. */
   const abandon = (session: string, generation: number): Effect.Effect<void> =>
     Effect.suspend(() => {
@@ -87,7 +92,7 @@ export const makeDeparture = (options: DepartureOptions) => {
   const removeOrphan = Effect.fnUntraced(function*(session: string) {
     if ((yield* registry.find(session)) !== undefined) return
     const peer = engine.peers.get(session)
-    if (peer !== undefined) engine.forget(peer)
+    if (peer !== undefined) forget(peer)
     yield* removeQueue(session)
   })
 
@@ -180,11 +185,12 @@ export const makeDeparture = (options: DepartureOptions) => {
       while: (error) => isStoreFailure(error) && peer.generation === generation
     })
     if (peer.generation === generation && owner?.generation !== generation && peer.connection === undefined) {
-      engine.forget(peer)
+      forget(peer)
     }
   })
 
   const closeEnded = (peer: Peer): void => {
+    away.delete(peer)
     peer.connection?.send(`{"t":"end"}`)
     engine.close(peer, CloseCode.sessionEnded, "the session ended")
   }
@@ -205,7 +211,7 @@ export const makeDeparture = (options: DepartureOptions) => {
     }
     // What the registry refuses may be for an attachment of our own that is still under way, which needs the peer.
     if (error._tag !== "MessageQueueError") return
-    if (isLost) engine.forget(peer)
+    if (isLost) forget(peer)
     else if (Exit.isFailure(found)) engine.run(Effect.ignore(forgetLost(peer)))
   })
 

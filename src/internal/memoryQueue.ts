@@ -2,7 +2,7 @@
  * The memory layer of MessageQueue: core outboxes behind bounds, an overflow policy and a TTL.
  *
  * Everything is synchronous inside one Effect, so there is nothing to lock. Sessions are found for expiry through a
- * heap that holds each at most a few times, by a lower bound of its earliest expiry: nothing is scanned.
+ * heap, by a lower bound of their earliest expiry: nothing is scanned.
  */
 import { Duration, Effect, Random } from "effect"
 import { Deque } from "../core/Deque.ts"
@@ -83,7 +83,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   const suspendTimeout = Option.millis("suspendTimeout", options.suspendTimeout, Infinity)
 
   const logs = new Map<string, Log>()
-  const expiries = new DeadlineHeap<Log>()
+  const expiries = new DeadlineHeap<Log>((log, at) => log.scheduledAt === at && logs.get(log.session) === log)
   let listeners: ReadonlyArray<(session: string) => void> = []
   let moveListeners: ReadonlyArray<(session: string, generation: number) => void> = []
   const blockedByTotal = new Set<Log>()
@@ -439,7 +439,6 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
           const log = expiries.popDue(at)
           if (log === undefined) break
           log.scheduledAt = Infinity
-          if (logs.get(log.session) !== log) continue
           if (!owns(log.session)) {
             others.push(log)
             continue

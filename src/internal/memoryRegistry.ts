@@ -1,6 +1,5 @@
 /** The memory layer of SessionRegistry. */
 import { Clock, Effect } from "effect"
-import { Deque } from "../core/Deque.ts"
 import type { StoredPosition } from "../core/Inbox.ts"
 import type { Attached, AttachRequest, Interface, Options } from "../SessionRegistry.ts"
 import { HandshakeError, SessionRegistryError } from "../WebSocketError.ts"
@@ -26,10 +25,10 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   const retention = Option.millis("retention", options.retention, "10 minutes")
   const maxSessions = Option.count("maxSessions", options.maxSessions, 100_000)
   const sessions = new Map<string, Session>()
-  // All have one retention, so who detached first ends first; entries of sessions that attached again are skipped.
-  const detached = new Deque<{ readonly session: Session; readonly at: number }>()
-  /** Those that end and wait for `remove`, and since when somebody is about it. */
-  const ended = new Deque<{ readonly session: Session; readonly at: number }>()
+  // All have one retention, so who detached first ends first.
+  const detached = new Set<Session>()
+  /** Those that end and wait for `remove`, and since when somebody is about it: the longest first. */
+  const ended = new Map<Session, number>()
   let attached = 0
   let ending = 0
 
@@ -52,6 +51,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
 
   const attach = (session: Session, request: AttachRequest): Attached => {
     if (session.detachedAt !== undefined) attached++
+    detached.delete(session)
     const replaced = session.detachedAt === undefined && session.instance !== request.instance
     const current = request.tokenHash === session.tokenHash
     session.previousTokenHash = request.tokenHash ?? session.tokenHash
@@ -71,7 +71,8 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     session.generation++
     session.ending = true
     ending++
-    ended.pushBack({ session, at })
+    detached.delete(session)
+    ended.set(session, at)
   }
 
   const fenced = (session: string, operation: string) =>
@@ -131,7 +132,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         const at = clock.currentTimeMillisUnsafe()
         session.detachedAt = at
         attached--
-        detached.pushBack({ session, at })
+        detached.add(session)
       })),
 
     // What is in this process's memory is in every server's.
@@ -141,24 +142,18 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     expire: Effect.sync(() => {
       const now = clock.currentTimeMillisUnsafe()
       const due: Array<string> = []
-      for (let left = ended.size; left > 0; left--) {
-        const oldest = ended.front()
-        if (oldest === undefined || oldest.at > now - againMillis) break
-        ended.popFront()
-        const { session } = oldest
-        if (sessions.get(session.id) !== session) continue
-        ended.pushBack({ session, at: now })
+      for (const [session, at] of ended) {
+        if (at > now - againMillis) break // those that are put last again, too
+        ended.delete(session)
+        ended.set(session, now)
         due.push(session.id)
       }
-      while (true) {
-        const oldest = detached.front()
-        if (oldest === undefined || oldest.at > now - retention) return due
-        detached.popFront()
-        const { at, session } = oldest
-        if (session.detachedAt !== at || session.ending || sessions.get(session.id) !== session) continue
+      for (const session of detached) {
+        if ((session.detachedAt ?? now) > now - retention) break
         end(session)
         due.push(session.id)
       }
+      return due
     }),
 
     end: (id) =>
@@ -176,6 +171,8 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         if (session.ending) ending--
         else if (session.detachedAt === undefined) attached--
         sessions.delete(id)
+        detached.delete(session)
+        ended.delete(session)
         return true
       }),
 

@@ -9,7 +9,7 @@ export const makeLogs = (maxCachedBytes: number) => {
   /** Logs with something cached, the least recently used first. */
   const cached = new Set<StoredLog>()
   let cachedBytes = 0
-  const expiries = new DeadlineHeap<StoredLog>()
+  const expiries = new DeadlineHeap<StoredLog>((log, at) => log.scheduledAt === at && logs.get(log.session) === log)
 
   const forget = (session: string): void => {
     const log = logs.get(session)
@@ -54,12 +54,12 @@ export const makeLogs = (maxCachedBytes: number) => {
 
   /** Logs that may have something that is too old, each once. */
   const takeDue = (now: number): ReadonlyArray<StoredLog> => {
-    const due = new Set<StoredLog>() // a log that was scheduled anew is in the heap more than once
+    const due: Array<StoredLog> = []
     while (true) {
       const log = expiries.popDue(now)
-      if (log === undefined) return [...due]
+      if (log === undefined) return due
       log.scheduledAt = Infinity
-      if (logs.get(log.session) === log) due.add(log)
+      due.push(log)
     }
   }
 

@@ -151,7 +151,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       return yield* Effect.fail(new StoreError("giveUp", new Error("others change the outbox all the time")))
     }
     log.expiresAt = result.state.expiresAt
-    log.scheduledAt = Infinity
+    if (log.scheduledAt !== log.expiresAt) log.scheduledAt = Infinity
     log.revision = result.state.revision
     log.gaveUp(result.given.map(({ message }) => message))
     schedule(log)
