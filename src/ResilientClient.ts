@@ -36,6 +36,7 @@ import type { MessageState, SessionStats, ShutdownReport } from "./internal/mode
 import * as Option from "./internal/options.ts"
 import { makeSerialize } from "./internal/payload.ts"
 import { Peer } from "./internal/peer.ts"
+import { rejection } from "./internal/rejection.ts"
 import { makeDecoder } from "./internal/schemas.ts"
 import { makeSending, type SendError } from "./internal/sending.ts"
 import { makeShutdown } from "./internal/shutdown.ts"
@@ -229,7 +230,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const scope = yield* Scope.fork(yield* Effect.scope)
   const handoff = yield* makeHandoff<Incoming<In>>().pipe(Scope.provide(scope))
   const instance = makeId(yield* Random.Random)
-  const closing = new Closing()
+  const closing = new Closing(handoff.isConsuming)
 
   const { maxPayload, window } = limitsOf(options)
   const times = {
@@ -285,7 +286,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onViolation: (_, violation) => {
       recorder.count("protocolErrors")
       const error = new ProtocolError({ code: violation.code, detail: violation.detail, session: peer.session })
-      peer.connection?.send(encode({ t: "reject", code: "protocol", detail: error.message }))
+      peer.connection?.send(encode(rejection(error).reject))
       engine.close(peer, CloseCode.protocol, violation.code, error)
       engine.run(Effect.logWarning("the server broke the protocol", error))
     },
@@ -359,18 +360,16 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     end: Effect.andThen(Effect.sync(() => setState({ _tag: "Closed" })), Scope.close(scope, Exit.void))
   })
 
-  const takesMessages = (): boolean => closing.takesMessages(engine.isHandling)
-
   const self: ResilientClient<In, Out> = {
     send: (message, sendOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Receipt, SendError | ShutdownError> =>
-        takesMessages()
+        closing.takesMessagesOf(fiber)
           ? send(fiber, peer, message, sendOptions)
           : Effect.fail(new ShutdownError({ component: "client" }))
       ),
     sendAll: (messages, sendOptions) =>
       Effect.withFiber((fiber): Effect.Effect<ReadonlyArray<Receipt>, SendError | ShutdownError> =>
-        takesMessages()
+        closing.takesMessagesOf(fiber)
           ? sendAll(fiber, peer, messages, sendOptions)
           : Effect.fail(new ShutdownError({ component: "client" }))
       ),

@@ -27,7 +27,7 @@ import { encode } from "./core/Codec.ts"
 import { CloseCode, type Window, wireMillis } from "./core/Protocol.ts"
 import { Deduplicator } from "./Deduplicator.ts"
 import { makeAbsentees } from "./internal/absentees.ts"
-import { type Handshake, type Identity, makeAcceptor, rejection } from "./internal/acceptor.ts"
+import { type Handshake, type Identity, makeAcceptor } from "./internal/acceptor.ts"
 import { makeBroadcast } from "./internal/broadcast.ts"
 import { Closing } from "./internal/closing.ts"
 import { HandlerContext, makeCommitting } from "./internal/committing.ts"
@@ -52,6 +52,7 @@ import type { MessageState, SessionStats, ShutdownReport } from "./internal/mode
 import * as Option from "./internal/options.ts"
 import { makeSerialize } from "./internal/payload.ts"
 import { Peer } from "./internal/peer.ts"
+import { rejection } from "./internal/rejection.ts"
 import { makeDecoder } from "./internal/schemas.ts"
 import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisOf } from "./internal/sending.ts"
 import { makeShutdown } from "./internal/shutdown.ts"
@@ -349,7 +350,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const scope = yield* Scope.fork(yield* Effect.scope)
   const handoff = yield* makeHandoff<Incoming<In>>().pipe(Scope.provide(scope))
   const renewing = new Set<Peer>()
-  const closing = new Closing()
+  const closing = new Closing(handoff.isConsuming)
 
   const { maxPayload, window } = limitsOf(options)
   const times = {
@@ -560,15 +561,13 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       yield* Effect.forkDetach(shutdown)
     })
 
-  const takesMessages = (): boolean => closing.takesMessages(engine.isHandling)
-
   const self: ResilientServer<In, Out> = {
     get address() {
       return address
     },
     send: (session, message, sendOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Receipt, SendError | SessionNotFoundError | ShutdownError> => {
-        if (!takesMessages()) return Effect.fail(new ShutdownError({ component: "server" }))
+        if (!closing.takesMessagesOf(fiber)) return Effect.fail(new ShutdownError({ component: "server" }))
         const target = targetOf(session)
         if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
         return sendingTo(target, send(fiber, target, message, sendOptions))
@@ -577,14 +576,14 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       Effect.withFiber((
         fiber
       ): Effect.Effect<ReadonlyArray<Receipt>, SendError | SessionNotFoundError | ShutdownError> => {
-        if (!takesMessages()) return Effect.fail(new ShutdownError({ component: "server" }))
+        if (!closing.takesMessagesOf(fiber)) return Effect.fail(new ShutdownError({ component: "server" }))
         const target = targetOf(session)
         if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
         return sendingTo(target, sendAll(fiber, target, messages, sendOptions))
       }),
     broadcast: (message, broadcastOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Broadcast, PayloadError | ShutdownError> => {
-        if (!takesMessages()) return Effect.fail(new ShutdownError({ component: "server" }))
+        if (!closing.takesMessagesOf(fiber)) return Effect.fail(new ShutdownError({ component: "server" }))
         const ttlMillis = ttlMillisOf("", broadcastOptions?.ttl)
         if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
         return broadcast(message, broadcastOptions?.sessions, { trace: traceparent(fiber), ttlMillis })

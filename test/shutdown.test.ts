@@ -1,6 +1,6 @@
 /** The orderly end: in time, with a report that adds up, and with nothing left behind. */
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Effect, Exit, Fiber, Latch, Schedule, Scope } from "effect"
+import { Clock, Effect, Exit, Fiber, Latch, Schedule, Scope, Stream } from "effect"
 import { execFile } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import type { ResilientServer } from "resilient-websocket"
@@ -125,21 +125,31 @@ describe("shutdown", () => {
       assert.deepInclude(yield* Fiber.join(closing), { pending: 1, flushed: 1 })
     }))
 
-  it.effect("lets handlers answer until all is flushed, and nobody else after they are done", () =>
+  it.effect("lets handlers answer until all is flushed, and nobody else send", () =>
     Effect.gen(function*() {
       const letters: Array<string> = []
+      const asOthers: Array<string> = []
       const { atClient, client, server } = yield* connected({
         server: {
           onMessage: (text, { server, session }) =>
-            Effect.andThen(Effect.sleep("100 millis"), server.sendAll(session, [`${text}, 1`, `${text}, 2`]))
+            Effect.sleep("100 millis").pipe(
+              Effect.andThen(server.send(session, `${text}, 1`)),
+              // Whoever answers for the handler.
+              Effect.andThen(Effect.flatMap(Effect.forkChild(server.sendAll(session, [`${text}, 2`])), Fiber.join))
+            )
         },
         client: { onDeadLetter: ({ reason }) => letters.push(reason) }
       })
       const asked = yield* Effect.forEach(H.numbered(5, "question "), (text) => client.send(text))
       yield* until("all have arrived", () => Effect.map(server.stats, ({ totals }) => totals.messagesReceived === 5))
       const closing = yield* Effect.forkChild(server.shutdown, { startImmediately: true })
-      yield* advanceUntil("it is done", () => closing.pollUnsafe() !== undefined)
+      yield* advanceUntil("it is done", () =>
+        Effect.gen(function*() {
+          asOthers.push(yield* H.tagOf(server.send("alice", "x")), yield* H.tagOf(server.broadcast("x")))
+          return closing.pollUnsafe() !== undefined
+        }))
       const report = yield* Fiber.join(closing)
+      assert.deepStrictEqual(new Set(asOthers), new Set(["ShutdownError"]))
       assert.deepInclude(report, { pending: 10, flushed: 10, dropped: 0 })
       for (const { handled } of asked) yield* handled
       assert.deepStrictEqual(
@@ -147,6 +157,21 @@ describe("shutdown", () => {
         H.numbered(5, "question ").flatMap((text) => [`${text}, 1`, `${text}, 2`])
       )
       assert.deepStrictEqual(letters, [])
+      assert.strictEqual(yield* H.tagOf(server.send("alice", "x")), "ShutdownError")
+    }))
+
+  it.effect("lets those who read its messages as a stream answer, too", () =>
+    Effect.gen(function*() {
+      const { atClient, client, server } = yield* connected({ server: { onMessage: undefined } })
+      yield* Effect.forkScoped(Stream.runForEach(server.messages, ({ message, session }) =>
+        Effect.andThen(Effect.sleep("100 millis"), server.send(session, `${message}!`))))
+      const asked = yield* Effect.forEach(H.numbered(3), (text) =>
+        client.send(text))
+      yield* until("all have arrived", () => Effect.map(server.stats, ({ totals }) => totals.messagesReceived === 3))
+      const closing = yield* Effect.forkChild(server.shutdown, { startImmediately: true })
+      yield* advanceUntil("it is done", () => closing.pollUnsafe() !== undefined)
+      for (const { handled } of asked) yield* handled
+      assert.deepStrictEqual(atClient, ["m1!", "m2!", "m3!"])
       assert.strictEqual(yield* H.tagOf(server.send("alice", "x")), "ShutdownError")
     }))
 

@@ -81,7 +81,8 @@ const check = (value: unknown): Frame | Violation => {
         ? frame(value)
         : malformed("drain")
     case "reject":
-      return typeof value["code"] === "string" && typeof value["detail"] === "string"
+      return typeof value["code"] === "string" && typeof value["detail"] === "string" &&
+          isOptional(value["violation"], isId)
         ? frame(value)
         : malformed("reject")
     case "auth":

@@ -81,7 +81,8 @@ export class Flow {
     this.handled = handled
     while (true) {
       const frame = this.inFlight.front()
-      if (frame === undefined || frame.first > handled) return true
+      // A frame of no messages, which a position with pending bytes alone makes, has its end before its first offset.
+      if (frame === undefined || Math.min(frame.first, frame.end) > handled) return true
       this.messages -= Math.min(frame.end, handled) - Math.max(frame.first - 1, before)
       if (frame.end > handled) return true
       this.bytes -= frame.bytes

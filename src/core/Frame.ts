@@ -125,6 +125,8 @@ export interface Drain {
 export interface Reject {
   readonly t: "reject"
   readonly code: RejectCode
+  /** Of a breach of the protocol: which; see `ViolationCode`. A later version may have others. */
+  readonly violation?: string
   readonly detail: string
 }
 

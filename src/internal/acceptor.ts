@@ -3,19 +3,11 @@
  */
 import { type Cause, Clock, Effect, Exit, Random } from "effect"
 import { decode, encode } from "../core/Codec.ts"
-import type { Frame, Hello, Reject } from "../core/Frame.ts"
+import type { Frame, Hello } from "../core/Frame.ts"
 import type { Inbox } from "../core/Inbox.ts"
-import {
-  CloseCode,
-  closeCodeOf,
-  type FreshReason,
-  type RejectCode,
-  subprotocol,
-  version,
-  wireMillis
-} from "../core/Protocol.ts"
+import { CloseCode, type FreshReason, subprotocol, version, wireMillis } from "../core/Protocol.ts"
 import { maxFrameBytes, maxHandshakeBytes, resumeInbox, resumeOutbox, Session } from "../core/Session.ts"
-import { beginning, idRule, isId, isText } from "../core/Text.ts"
+import { idRule, isId, isText } from "../core/Text.ts"
 import { Violation } from "../core/Violation.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
@@ -34,6 +26,7 @@ import type { Engine } from "./engine.ts"
 import { makeId } from "./ids.ts"
 import { Peer } from "./peer.ts"
 import { Port } from "./port.ts"
+import { rejection } from "./rejection.ts"
 import { hashToken, makeToken } from "./resume.ts"
 
 /** What the authentication hook is told. */
@@ -487,9 +480,6 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   return { accept, register, tick, close, maxFrameBytes: maxFrameBytes(options.maxPayload) }
 })
 
-/** Of the detail of a reject: enough for people. */
-const maxDetailBytes = 1_024
-
 /** What a hook, or who registers a connection, may say: else the peer could not be told, or the store not keep it. */
 const identityFault = ({ principal, session }: Identity): HandshakeError | undefined => {
   if (session !== undefined && !isId(session)) return badSession
@@ -550,24 +540,6 @@ const isStoreFailure = (cause: Cause.Cause<WebSocketError>): boolean =>
   cause.reasons.some((reason) =>
     reason._tag === "Fail" && reason.error._tag === "SessionRegistryError" && reason.error.reason === "store"
   )
-
-/** How an error is told to the peer. */
-export const rejection = (error: WebSocketError): { readonly code: number; readonly reject: Reject } => {
-  const code = rejectCodeOf(error)
-  // The peer makes an error of its own from code and detail.
-  const detail = error._tag === "HandshakeError" || error._tag === "ProtocolError" ? error.detail : error.message
-  const closeCode = error._tag === "ConnectionTimeoutError" ? CloseCode.handshakeTimeout : closeCodeOf[code]
-  // A hook's detail may be of any length, and a peer takes frames only so large before the handshake.
-  return { code: closeCode, reject: { t: "reject", code, detail: beginning(detail, maxDetailBytes) } }
-}
-
-const rejectCodeOf = (error: WebSocketError): RejectCode => {
-  if (error._tag === "ProtocolError") return "protocol"
-  if (error._tag !== "HandshakeError") return "internal"
-  // A hook that could not decide, because what it asks is down, turns nobody away for good.
-  if (error.retryable && error.reason !== "draining") return "overloaded"
-  return error.reason === "invalid" ? "protocol" : error.reason
-}
 
 const tokenOf = (request: Request): string | undefined => {
   const bearer = /^Bearer (.+)$/i.exec(request.headers["authorization"] ?? "")?.[1]

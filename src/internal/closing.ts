@@ -1,7 +1,17 @@
 /** How far a shutdown is, for those who have to know: what may still be sent, and whether a failure counts. */
+import { Context, type Fiber } from "effect"
+
+/** True in the fibers of handlers, and in those that these start. */
+export const AtWork = Context.Reference<boolean>("resilient-websocket/internal/AtWork", { defaultValue: () => false })
 
 export class Closing {
   private phase: "open" | "flushing" | "ending" = "open"
+  private readonly isConsuming: () => boolean
+
+  /** `isConsuming`: whether a consumer of a stream has a message that it is not done with. Whose fiber it is can't be known. */
+  constructor(isConsuming: () => boolean) {
+    this.isConsuming = isConsuming
+  }
 
   /** From the start of a shutdown on. What fails now may do so for its sake: that is no fault of the message. */
   hasBegun(): boolean {
@@ -17,11 +27,8 @@ export class Closing {
     this.phase = "ending"
   }
 
-  /**
-   * Whether `send` takes a message. While a shutdown flushes it does only as long as a handler is at work: a message is
-   * handled with what its handler answers or not at all, and there are fewer handlers all the time.
-   */
-  takesMessages(isHandling: () => boolean): boolean {
-    return this.phase === "open" || (this.phase === "flushing" && isHandling())
+  /** Whether `send` takes a message: while a shutdown flushes only from handlers, so that they can answer. */
+  takesMessagesOf(fiber: Fiber.Fiber<unknown, unknown>): boolean {
+    return this.phase === "open" || (this.phase === "flushing" && (fiber.getRef(AtWork) || this.isConsuming()))
   }
 }

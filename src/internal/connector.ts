@@ -286,7 +286,7 @@ const readAnswer = (data: string | Uint8Array): Exit.Exit<Welcome, WebSocketErro
 }
 
 /** What a reject frame means to the client. */
-export const rejectionError = ({ code, detail }: Reject): WebSocketError => {
+export const rejectionError = ({ code, detail, violation = code }: Reject): WebSocketError => {
   switch (code) {
     case "unauthorized":
     case "forbidden":
@@ -297,7 +297,7 @@ export const rejectionError = ({ code, detail }: Reject): WebSocketError => {
     case "draining":
       return new HandshakeError({ reason: code, detail, retryable: true })
     case "protocol":
-      return new ProtocolError({ code, detail })
+      return new ProtocolError({ code: violation, detail })
     default:
       return new TransportError({ operation: "receive", detail: `the server rejected: ${detail}` })
   }

@@ -5,7 +5,7 @@
  * An idle session costs no fiber and no timer: one worker delivers for all that have something to do, and one looks
  * at the clock for all.
  */
-import { Cause, Effect, Exit, FiberSet, Latch, Random } from "effect"
+import { Cause, Context, Effect, Exit, FiberSet, Latch, Random } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { session as circuitOf } from "../CircuitBreaker.ts"
 import type { Auth, Drain, End, InboxPosition, OutboxPosition, Reject } from "../core/Frame.ts"
@@ -26,6 +26,7 @@ import {
 import { makeAcking } from "./acking.ts"
 import { fullJitter, jitteredMillis } from "./backoff.ts"
 import { doChores } from "./chores.ts"
+import { AtWork } from "./closing.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import { makeDelivery } from "./delivery.ts"
 import { makeFollowers } from "./elsewhere.ts"
@@ -108,7 +109,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     fork(Effect.catchCause(Effect.asVoid(effect), (cause) => Effect.logError("background work failed", cause)))
   }
   const handlers = yield* FiberSet.make<void, unknown>()
-  const runHandler = Effect.runForkWith(yield* Effect.context<R>())
+  const runHandler = Effect.runForkWith(Context.add(yield* Effect.context<R>(), AtWork, true))
   /** `fork` for handlers: what is done at once, as it mostly is, is spared all but its fiber. */
   const forkHandler = (
     peer: Peer,
@@ -553,7 +554,6 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     detach,
     remove,
     isIdle: inbound.isIdle,
-    isHandling: inbound.isHandling,
     storeHandled,
     held,
     leave: inbound.leave,

@@ -17,6 +17,7 @@ export const makeHandoff = Effect.fnUntraced(function*<A>() {
   yield* Effect.addFinalizer(() => Effect.andThen(Queue.clear(offers), Queue.end(offers)))
 
   let consumers = 0
+  let inHand = 0
   const offer = Effect.fnUntraced(function*(value: A) {
     while (true) {
       const done = yield* Deferred.make<boolean>()
@@ -29,9 +30,11 @@ export const makeHandoff = Effect.fnUntraced(function*<A>() {
     let current: Offer<A> | undefined
     const finish = (completed: boolean) =>
       Effect.suspend(() => {
-        const { done } = current ?? {}
+        if (current === undefined) return Effect.void
+        const { done } = current
         current = undefined
-        return done === undefined ? Effect.void : Deferred.succeed(done, completed)
+        inHand--
+        return Deferred.succeed(done, completed)
       })
     consumers++
     yield* Effect.addFinalizer((exit) => {
@@ -41,6 +44,7 @@ export const makeHandoff = Effect.fnUntraced(function*<A>() {
     return Effect.gen(function*() {
       yield* finish(true)
       current = yield* Queue.take(offers)
+      inHand++
       return [current.value] as const
     })
   })
@@ -51,6 +55,8 @@ export const makeHandoff = Effect.fnUntraced(function*<A>() {
     get stream(): Stream.Stream<A> {
       return Stream.scoped(Stream.fromPull(pull))
     },
-    hasConsumer: () => consumers > 0
+    hasConsumer: () => consumers > 0,
+    /** Whether a consumer has a message that it is not done with. */
+    isConsuming: () => inHand > 0
   }
 })

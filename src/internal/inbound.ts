@@ -38,15 +38,10 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   const { markAckDue, markDirty, now, recorder } = options
   const { handle, recover } = options.handling
 
-  /** Sessions whose handler is at work. */
-  let working = 0
-
   const startHandling = (peer: Peer): void => {
     if (peer.handling || peer.leaving || peer.inbound.size === 0) return
     peer.handling = true
-    working++
     options.run(peer, drain(peer, peer.tenure), () => {
-      working--
       peer.handling = false
       peer.held = false
       startHandling(peer)
@@ -299,7 +294,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
       return Effect.void
     })
 
-  return { sinkOf, startHandling, commitHandled, isIdle, isHandling: () => working > 0, leave, forfeit }
+  return { sinkOf, startHandling, commitHandled, isIdle, leave, forfeit }
 }
 
 /** What the connections of all peers report. */

@@ -8,7 +8,7 @@ import type { Incoming } from "../Message.ts"
 import { Emitter, guarded, isThenable } from "./emitter.ts"
 import type { DeadLetter, Receipt } from "./models.ts"
 import type { CommonOptions, Listeners, MessageContext, ReliableSendOptions, RetryOptions } from "./options.ts"
-import { Reporter, type Run, runWith } from "./running.ts"
+import { asHandler, Reporter, type Run, runWith } from "./running.ts"
 
 /** What is told to whom. */
 export class Hooks<Out, Events extends { readonly deadLetter: DeadLetter<unknown> }> {
@@ -122,9 +122,13 @@ export const handle = <In, Out>(
   Effect.withFiber((fiber) => {
     const context = new HandlerContext<In, Out>(incoming, ws, (message, options) =>
       reply(message, options, runWith(fiber.context)))
-    return calling(() =>
-      handler(incoming.message, context), () =>
-      context.abort())
+    return calling(
+      () =>
+        asHandler(() =>
+          handler(incoming.message, context)
+        ),
+      () => context.abort()
+    )
   })
 
 class HandlerContext<In, Out> implements MessageContext<Out> {

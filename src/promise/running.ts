@@ -15,6 +15,8 @@ import {
   References,
   Scheduler
 } from "effect"
+import { AsyncLocalStorage } from "node:async_hooks"
+import { AtWork } from "../internal/closing.ts"
 import { longestTimer } from "../internal/options.ts"
 import * as WebSocketError from "../WebSocketError.ts"
 import { guarded } from "./emitter.ts"
@@ -24,10 +26,18 @@ import type { CommonOptions, LogEntry } from "./options.ts"
 /** Resolves with what `map` makes of the effect's value: at once, when the effect is done at once. */
 export type Run = <A, B>(effect: Effect.Effect<A, unknown>, map: (value: A) => B, signal?: AbortSignal) => Promise<B>
 
+/** True in a user's handler, and in what it awaits and starts. */
+const atWork = new AsyncLocalStorage<true>()
+
+/** Calls a handler: what it sends, by whichever call, is known to be its. */
+export const asHandler = <A>(call: () => A): A => atWork.run(true, call)
+
 export const runWith = (services: Context.Context<never>): Run => {
-  const fork = Effect.runForkWith(services)
+  const forkOutside = Effect.runForkWith(services)
+  const forkInHandler = Effect.runForkWith(Context.add(services, AtWork, true))
   return (effect, map, signal) => {
     if (signal?.aborted === true) return Promise.reject(signal.reason)
+    const fork = atWork.getStore() === undefined ? forkOutside : forkInHandler
     const fiber = fork(effect)
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) {
