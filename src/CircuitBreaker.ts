@@ -16,6 +16,7 @@ import { Circuit, CLOSED } from "./internal/circuit.ts"
 import type { Outcome, Permit, Policy, State, Stats, Transition } from "./internal/circuit.ts"
 import { Circuits } from "./internal/circuits.ts"
 import * as Option from "./internal/options.ts"
+import * as Shapes from "./internal/shapes.ts"
 import { CircuitBreakerError } from "./WebSocketError.ts"
 
 export type { Outcome, Permit, Policy, State, Stats, Transition } from "./internal/circuit.ts"
@@ -214,6 +215,7 @@ const BACKLOG = 1_024
  * @category constructors
  */
 export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Return<Interface, never, Scope.Scope> {
+  Option.check(options, Shapes.breaker)
   const clock = yield* Clock.Clock
   const random = yield* Random.Random
   const sessionPolicy = commonPolicy("session", options?.session ?? {})

@@ -16,6 +16,8 @@
  * @since 0.1.0
  */
 import { type Config, Context, Layer, type Schema } from "effect"
+import * as Option from "./internal/options.ts"
+import * as Shapes from "./internal/shapes.ts"
 import * as ResilientClient from "./ResilientClient.ts"
 import * as ResilientServer from "./ResilientServer.ts"
 import type { MessageQueueError, TransportError } from "./WebSocketError.ts"
@@ -86,8 +88,16 @@ export const make = <const Id extends string, ToServer, ToClient>(
     Server,
     Client,
     layerServer: (options) =>
-      Layer.effect(Server, ResilientServer.make({ ...options, incoming: toServer, outgoing: toClient })),
+      Option.checkedLayer(
+        options,
+        Shapes.contractServer,
+        () => Layer.effect(Server, ResilientServer.make({ ...options, incoming: toServer, outgoing: toClient }))
+      ),
     layerClient: (options) =>
-      Layer.effect(Client, ResilientClient.make({ ...options, incoming: toClient, outgoing: toServer }))
+      Option.checkedLayer(
+        options,
+        Shapes.contractClient,
+        () => Layer.effect(Client, ResilientClient.make({ ...options, incoming: toClient, outgoing: toServer }))
+      )
   }
 }

@@ -13,6 +13,8 @@
  */
 import { Clock, Config, Context, Duration, Effect, Layer, Option, Schema } from "effect"
 import { ClaimTable } from "./internal/keyGenerations.ts"
+import * as Check from "./internal/options.ts"
+import * as Shapes from "./internal/shapes.ts"
 import { DeduplicationError } from "./WebSocketError.ts"
 
 /**
@@ -238,23 +240,23 @@ const Limits = Schema.Struct({ lease: Millis, maxKeys: Schema.Int.check(Schema.i
 const check = <A>(schema: Schema.Decoder<A>, options: unknown): Effect.Effect<A, Config.ConfigError> =>
   Effect.mapError(Schema.decodeUnknownEffect(schema)(options), (error) => new Config.ConfigError(error))
 
-// Not a number for what is no duration, which no check lets through.
-const millis = (input: Duration.Input): number =>
-  Option.getOrElse(Option.map(Duration.fromInput(input), Duration.toMillis), () => Number.NaN)
-
 /**
  * Makes a deduplicator in this process's memory.
  *
  * @since 0.1.0
  * @category constructors
  */
-export const makeMemory = Effect.fnUntraced(function*(
+export const makeMemory = (options?: Options): Effect.Effect<Interface, Config.ConfigError> =>
+  Check.checked(makeTable(options))
+
+const makeTable = Effect.fnUntraced(function*(
   options?: Options
 ): Effect.fn.Return<Interface, Config.ConfigError> {
-  const retryHorizon = options?.retryHorizon === undefined ? undefined : millis(options.retryHorizon)
-  const { window } = yield* check(Windows, { window: millis(options?.window ?? "15 minutes"), retryHorizon })
+  Check.check(options, Shapes.deduplicator)
+  const retryHorizon = options?.retryHorizon === undefined ? undefined : Check.millisOf(options.retryHorizon)
+  const { window } = yield* check(Windows, { window: Check.millisOf(options?.window ?? "15 minutes"), retryHorizon })
   const { lease, maxKeys } = yield* check(Limits, {
-    lease: millis(options?.lease ?? "30 seconds"),
+    lease: Check.millisOf(options?.lease ?? "30 seconds"),
     maxKeys: options?.maxKeys ?? 1_000_000
   })
   const clock = yield* Clock.Clock
@@ -301,7 +303,7 @@ export const makeMemory = Effect.fnUntraced(function*(
     window: Effect.sync(() => Duration.millis(table.windowMillis)),
     setWindow: (input) =>
       Effect.map(
-        check(Windows, { window: millis(input), retryHorizon }),
+        check(Windows, { window: Check.millisOf(input), retryHorizon }),
         ({ window }) => table.setWindow(window, now())
       ),
     rotate: Effect.sync(() => table.advance(now())),

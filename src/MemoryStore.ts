@@ -9,6 +9,8 @@
 import { Layer } from "effect"
 import * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as Deduplicator from "./Deduplicator.ts"
+import { checkedLayer } from "./internal/options.ts"
+import * as Shapes from "./internal/shapes.ts"
 import { deduplicatorOptions } from "./internal/windows.ts"
 import * as MessageQueue from "./MessageQueue.ts"
 import * as SessionRegistry from "./SessionRegistry.ts"
@@ -41,9 +43,10 @@ export interface Options {
  * @category layers
  */
 export const layer = (options?: Options) =>
-  Layer.mergeAll(
-    MessageQueue.layerMemory(options?.queue),
-    Deduplicator.layerMemory(deduplicatorOptions(options ?? {})),
-    SessionRegistry.layerMemory(options?.registry),
-    CircuitBreaker.layer(options?.breaker)
-  )
+  checkedLayer(options, Shapes.memoryStore, () =>
+    Layer.mergeAll(
+      MessageQueue.layerMemory(options?.queue),
+      Deduplicator.layerMemory(deduplicatorOptions(options ?? {})),
+      SessionRegistry.layerMemory(options?.registry),
+      CircuitBreaker.layer(options?.breaker)
+    ))

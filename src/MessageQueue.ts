@@ -271,8 +271,8 @@ export interface Options {
  * @since 0.1.0
  * @category layers
  */
-export const layerMemory = (options?: Options): Layer.Layer<MessageQueue, Config.ConfigError> =>
-  Layer.effect(MessageQueue, checked(makeMemory(options ?? {})))
+export const layerMemory = (options: Options = {}): Layer.Layer<MessageQueue, Config.ConfigError> =>
+  Layer.effect(MessageQueue, checked(makeMemory(options)))
 
 /**
  * `layerMemory` with its options read from `Config`.

@@ -8,7 +8,7 @@
  *
  * @since 0.1.0
  */
-import { type Config, Duration, Effect, Exit, Random, type Schedule, Schema, Scope, Stream } from "effect"
+import { type Config, type Duration, Effect, Exit, Random, type Schedule, Schema, Scope, Stream } from "effect"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
 import { encode } from "./core/Codec.ts"
 import { CloseCode, type Window } from "./core/Protocol.ts"
@@ -39,6 +39,7 @@ import { Peer } from "./internal/peer.ts"
 import { rejection } from "./internal/rejection.ts"
 import { makeDecoder } from "./internal/schemas.ts"
 import { makeSending, type SendError } from "./internal/sending.ts"
+import * as Shapes from "./internal/shapes.ts"
 import { makeShutdown } from "./internal/shutdown.ts"
 import { supervise } from "./internal/supervisor.ts"
 import type { DeadLetter, Incoming, MessageGap, Receipt, SendAllOptions, SendOptions } from "./Message.ts"
@@ -98,7 +99,10 @@ export interface ResilientClient<In, Out> {
   readonly state: Effect.Effect<ConnectionState>
   /** The state now and every one after it. */
   readonly states: Stream.Stream<ConnectionState>
-  /** Waits until connected. Fails when the client is stopped, or when it takes longer than `timeout`. */
+  /**
+   * Waits until connected. Fails when the client is stopped, or when it takes longer than `timeout`, by default for ever;
+   * a `timeout` that is no duration is a defect.
+   */
   readonly awaitConnected: (options?: {
     readonly timeout?: Duration.Input | undefined
   }) => Effect.Effect<void, WebSocketError>
@@ -212,6 +216,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   MessageQueueError,
   Dependencies | R | Scope.Scope
 > {
+  Option.check(options, Shapes.client)
   const queue = yield* MessageQueue
   const deduplicator = yield* Deduplicator
   const breaker = yield* CircuitBreaker
@@ -383,7 +388,11 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     get states() {
       return states.stream
     },
-    awaitConnected: (awaitOptions) => awaitConnected(states.stream, awaitOptions?.timeout),
+    awaitConnected: (awaitOptions) =>
+      Effect.suspend(() => {
+        Option.check(awaitOptions, Shapes.awaitConnected)
+        return awaitConnected(states.stream, awaitOptions?.timeout)
+      }),
     reconnect: connector.reconnect,
     refreshToken: Effect.flatMap(token, (auth) =>
       Effect.sync(() => {
@@ -434,7 +443,7 @@ const awaitConnected = (
       Effect.asVoid
     )
     if (timeout === undefined) return connected
-    const afterMillis = Duration.toMillis(Duration.fromInputUnsafe(timeout))
+    const afterMillis = Option.millisOf(timeout)
     return Effect.timeoutOrElse(connected, {
       duration: afterMillis,
       orElse: () =>

@@ -27,7 +27,7 @@ import { encode } from "./core/Codec.ts"
 import { CloseCode, type Window, wireMillis } from "./core/Protocol.ts"
 import { Deduplicator } from "./Deduplicator.ts"
 import { makeAbsentees } from "./internal/absentees.ts"
-import { type Handshake, type Identity, makeAcceptor } from "./internal/acceptor.ts"
+import { makeAcceptor } from "./internal/acceptor.ts"
 import { makeBroadcast } from "./internal/broadcast.ts"
 import { Closing } from "./internal/closing.ts"
 import { HandlerContext, makeCommitting } from "./internal/committing.ts"
@@ -47,14 +47,16 @@ import { type Engine, makeEngine } from "./internal/engine.ts"
 import { makeEvents } from "./internal/events.ts"
 import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
+import type { Handshake, Identity } from "./internal/identity.ts"
 import type * as Models from "./internal/models.ts"
 import type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
 import * as Option from "./internal/options.ts"
-import { makeSerialize } from "./internal/payload.ts"
+import { makeSerialize, payloadError } from "./internal/payload.ts"
 import { Peer } from "./internal/peer.ts"
 import { rejection } from "./internal/rejection.ts"
 import { makeDecoder } from "./internal/schemas.ts"
-import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisOf } from "./internal/sending.ts"
+import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisIn } from "./internal/sending.ts"
+import * as Shapes from "./internal/shapes.ts"
 import { makeShutdown } from "./internal/shutdown.ts"
 import type {
   Broadcast,
@@ -82,7 +84,7 @@ import {
   type WebSocketError
 } from "./WebSocketError.ts"
 
-export type { Handshake, Identity } from "./internal/acceptor.ts"
+export type { Handshake, Identity } from "./internal/identity.ts"
 export type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
 
 /**
@@ -333,6 +335,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   TransportError,
   Dependencies | R | Scope.Scope
 > {
+  Option.check(options, Shapes.server)
   const queue = yield* MessageQueue
   const deduplicator = yield* Deduplicator
   const breaker = yield* CircuitBreaker
@@ -584,9 +587,13 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     broadcast: (message, broadcastOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Broadcast, PayloadError | ShutdownError> => {
         if (!closing.takesMessagesOf(fiber)) return Effect.fail(new ShutdownError({ component: "server" }))
-        const ttlMillis = ttlMillisOf("", broadcastOptions?.ttl)
+        const ttlMillis = ttlMillisIn("", broadcastOptions, Shapes.broadcast)
         if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
-        return broadcast(message, broadcastOptions?.sessions, { trace: traceparent(fiber), ttlMillis })
+        const sessions = broadcastOptions?.sessions
+        if (sessions !== undefined && !Option.isIterable(sessions)) {
+          return Effect.fail(payloadError("", "option sessions must be ids to iterate over"))
+        }
+        return broadcast(message, sessions, { trace: traceparent(fiber), ttlMillis })
       }),
     get messages() {
       return handoff.stream

@@ -150,8 +150,8 @@ export interface Options {
  * @since 0.1.0
  * @category layers
  */
-export const layerMemory = (options?: Options): Layer.Layer<SessionRegistry, Config.ConfigError> =>
-  Layer.effect(SessionRegistry, checked(makeMemory(options ?? {})))
+export const layerMemory = (options: Options = {}): Layer.Layer<SessionRegistry, Config.ConfigError> =>
+  Layer.effect(SessionRegistry, checked(makeMemory(options)))
 
 /**
  * `layerMemory` with its options read from `Config`.

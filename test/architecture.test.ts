@@ -46,8 +46,10 @@ describe("import directions", () => {
 
   it("the promise face loads a store when it is asked for", () => {
     const text = readFileSync(join(src, "promise/stores.ts"), "utf8")
-    for (const store of ["sqlite", "postgres", "redis"]) assert.include(text, `import("../${store}/index.ts")`)
-    assert.notMatch(text, /from "\.\.\/(sqlite|postgres|redis)/)
+    assert.include(text, `import("../sqlite/index.ts")`)
+    // What needs a package is loaded by a name that bundlers don't see.
+    assert.notMatch(text, /import\("\.\.\/(postgres|redis)/)
+    assert.notMatch(text.replace(/^import type .*$/gm, ""), /from "\.\.\/(sqlite|postgres|redis)/)
   })
 
   it.each(["sqlite", "postgres", "redis", "testing"])("nothing else imports src/%s", (entry) => {

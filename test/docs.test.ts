@@ -13,14 +13,6 @@ const { read, root } = Docs
 
 const update = process.env["UPDATE_DOCS"] === "1"
 
-/** Interfaces that are not for users of the library but for who writes a transport, or makes the driver of a store. */
-const notForUsers = [
-  "Transport.DialOptions",
-  "sqliteDriver.DriverOptions",
-  "postgresDriver.PostgresDriverOptions",
-  "redisDriver.RedisDriverOptions"
-]
-
 const entries = ["node", "sqlite", "postgres", "redis", "promise", "testing"]
 
 describe("code in the documentation", () => {
@@ -71,7 +63,7 @@ describe("code in the documentation", () => {
 
 describe("tables of options", () => {
   const everybodys = Docs.optionsInterfaces()
-  const interfaces = everybodys.filter(({ name }) => !notForUsers.includes(name))
+  const interfaces = everybodys.filter(({ name }) => !Docs.notForUsers.includes(name))
 
   it("are found at all", () => {
     assert.includeMembers(interfaces.map(({ name }) => name), [

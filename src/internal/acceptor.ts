@@ -7,7 +7,6 @@ import type { Frame, Hello } from "../core/Frame.ts"
 import type { Inbox } from "../core/Inbox.ts"
 import { CloseCode, type FreshReason, subprotocol, version, wireMillis } from "../core/Protocol.ts"
 import { maxFrameBytes, maxHandshakeBytes, resumeInbox, resumeOutbox, Session } from "../core/Session.ts"
-import { idRule, isId, isText } from "../core/Text.ts"
 import { Violation } from "../core/Violation.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
 import type { Recorder } from "../Metrics.ts"
@@ -23,29 +22,13 @@ import {
   type WebSocketError
 } from "../WebSocketError.ts"
 import type { Engine } from "./engine.ts"
+import { type Handshake, type Identity, identityFault } from "./identity.ts"
 import { makeId } from "./ids.ts"
 import { Peer } from "./peer.ts"
 import { Port } from "./port.ts"
+import { makeRareLog } from "./rareLog.ts"
 import { rejection } from "./rejection.ts"
 import { hashToken, makeToken } from "./resume.ts"
-
-/** What the authentication hook is told. */
-export interface Handshake extends Request {
-  /** The token of the hello frame, else of `Authorization: Bearer`, else of the query `?token=`. */
-  readonly token: string | undefined
-  /** The session that the peer wants to resume. */
-  readonly session: string | undefined
-  /** Whether the peer speaks no `resilient.v1`. */
-  readonly plain: boolean
-}
-
-/** What the authentication hook says. */
-export interface Identity {
-  /** The session of this peer; without one, it resumes its own or gets a new one. */
-  readonly session?: string | undefined
-  /** Who it is; a session can only be resumed by the principal that created it. */
-  readonly principal?: string | undefined
-}
 
 export interface AcceptorOptions {
   readonly engine: Engine
@@ -87,6 +70,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   const { engine, queue, recorder, registry } = options
   const clock = yield* Clock.Clock
   const random = yield* Random.Random
+  const log = yield* makeRareLog
   const handshakeTimeout = new ConnectionTimeoutError({
     phase: "handshake",
     afterMillis: options.handshakeTimeoutMillis
@@ -218,7 +202,9 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     })
     return Effect.flatMap(soon, (checked) => {
       const fault = identityFault(checked)
-      return fault === undefined ? Effect.succeed(checked) : Effect.fail(fault)
+      if (fault === undefined) return Effect.succeed(checked)
+      log.error("identity", fault.detail)
+      return Effect.fail(fault)
     })
   }
 
@@ -478,23 +464,6 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   }
 
   return { accept, register, tick, close, maxFrameBytes: maxFrameBytes(options.maxPayload) }
-})
-
-/** What a hook, or who registers a connection, may say: else the peer could not be told, or the store not keep it. */
-const identityFault = ({ principal, session }: Identity): HandshakeError | undefined => {
-  if (session !== undefined && !isId(session)) return badSession
-  return principal === undefined || isText(principal) ? undefined : badPrincipal
-}
-
-export const badSession = new HandshakeError({
-  reason: "invalid",
-  detail: `a session id has ${idRule}`,
-  retryable: false
-})
-const badPrincipal = new HandshakeError({
-  reason: "invalid",
-  detail: "a principal is well-formed Unicode without U+0000, and not empty",
-  retryable: false
 })
 
 /** More messages than a store may have lost: a client that is further ahead is wrong. */

@@ -23,6 +23,7 @@ import { MessageQueueError, QueueOverflowError } from "../WebSocketError.ts"
 import { DeadlineHeap } from "./deadlineHeap.ts"
 import { makeId } from "./ids.ts"
 import * as Option from "./options.ts"
+import * as Shapes from "./shapes.ts"
 import { callbackLater } from "./signal.ts"
 import { makeTurnClock } from "./turnClock.ts"
 
@@ -70,6 +71,7 @@ const totalBytes = (messages: ReadonlyArray<NewMessage>): number => {
 }
 
 export const makeMemory = Effect.fnUntraced(function*(options: Options) {
+  Option.check(options, Shapes.queue)
   const now = yield* makeTurnClock
   const random = yield* Random.Random
   const bounds: Bounds = {

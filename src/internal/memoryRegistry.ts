@@ -5,6 +5,7 @@ import type { Attached, AttachRequest, Interface, Options } from "../SessionRegi
 import { HandshakeError, SessionRegistryError } from "../WebSocketError.ts"
 import * as Option from "./options.ts"
 import { refuseAttach } from "./resume.ts"
+import * as Shapes from "./shapes.ts"
 
 interface Session {
   readonly id: string
@@ -21,6 +22,7 @@ interface Session {
 }
 
 export const makeMemory = Effect.fnUntraced(function*(options: Options) {
+  Option.check(options, Shapes.registry)
   const clock = yield* Clock.Clock
   const retention = Option.millis("retention", options.retention, "10 minutes")
   const maxSessions = Option.count("maxSessions", options.maxSessions, 100_000)

@@ -2,7 +2,7 @@
  * The way of a message from `send` to the queue, the same for server and client: encode, check, deduplicate, append,
  * and say what became of it.
  */
-import { Clock, Duration, Effect, Exit, type Fiber, Option } from "effect"
+import { Clock, type Duration, Effect, Exit, type Fiber } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import type { OutboxMessage } from "../core/Outbox.ts"
 import { highWaterBytes } from "../core/Protocol.ts"
@@ -14,9 +14,11 @@ import type { Recorder } from "../Metrics.ts"
 import { DeduplicationError, type MessageQueueError, PayloadError, type QueueOverflowError } from "../WebSocketError.ts"
 import { Absent, type Target } from "./absentees.ts"
 import { isCircuitOpen } from "./common.ts"
+import { millisOf, wrongName } from "./options.ts"
 import { payloadError, type Serialize } from "./payload.ts"
 import type { Peer } from "./peer.ts"
 import { Accepted, neverKnown, skipped, Tracking, Waiting } from "./sentReceipts.ts"
+import * as Shapes from "./shapes.ts"
 
 /** Volatile messages that may wait for one turn of the delivery worker. */
 const maxVolatile = 1_024
@@ -235,16 +237,20 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     const { bytes, payload } = serialized
     const trace = traceparent(fiber)
     if (sendOptions === undefined) return append(peer, { payload, bytes, id: undefined, trace, ttlMillis: undefined })
+    const fault = faultOf(sendOptions)
+    if (fault !== undefined) return Effect.fail(payloadError(peer.session, fault))
     const { volatile = false } = sendOptions
-    const id = sendOptions.id ?? (sendOptions.deduplicate === "content" ? contentKey(payload) : undefined)
+    const id = sendOptions.id === undefined && sendOptions.deduplicate === "content"
+      ? contentKey(payload)
+      : sendOptions.id
     if (id !== undefined && !isId(id)) {
       return Effect.fail(payloadError(peer.session, `a message id has ${idRule}`))
     }
+    const ttlMillis = ttlMillisOf(peer.session, sendOptions.ttl)
+    if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
     if (volatile) {
       return id === undefined ? Effect.succeed(sendVolatile(peer, payload)) : sendVolatileOnce(peer, payload, id)
     }
-    const ttlMillis = ttlMillisOf(peer.session, sendOptions.ttl)
-    if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
     if (id === undefined) return append(peer, { payload, bytes, id, trace, ttlMillis })
     const keyed = { payload, bytes, id, trace, ttlMillis }
     return queue.appendOnce === undefined ? sendOnce(peer, keyed) : sendOnceAtomically(peer, keyed, queue.appendOnce)
@@ -258,7 +264,7 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     sendOptions: SendAllOptions | undefined
   ): Effect.Effect<ReadonlyArray<Receipt>, SendError> => {
     const trace = traceparent(fiber)
-    const ttlMillis = ttlMillisOf(peer.session, sendOptions?.ttl)
+    const ttlMillis = ttlMillisIn(peer.session, sendOptions, Shapes.sendAll)
     if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
     const batch: Array<NewMessage> = []
     for (const message of messages) {
@@ -276,14 +282,30 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
   return { send, sendAll }
 }
 
-/** In ms; NaN for what is no duration. */
-const millisOf = (input: Duration.Input): number =>
-  Option.getOrElse(Option.map(Duration.fromInput(input), Duration.toMillis), () => Number.NaN)
+/** What is wrong with the options of a send, but for those that are looked at as they are read. */
+const faultOf = (options: SendOptions): string | undefined => {
+  const wrong = wrongName(options, Shapes.send)
+  if (wrong !== undefined) return wrong
+  const { deduplicate, volatile } = options
+  if (volatile !== undefined && typeof volatile !== "boolean") return "option volatile must be true or false"
+  return deduplicate === undefined || deduplicate === "content" ? undefined : `option deduplicate must be "content"`
+}
+
+/** The time to live that options say, checked with their names. */
+export const ttlMillisIn = (
+  session: string,
+  options: SendAllOptions | undefined,
+  names: Readonly<Record<string, true>>
+): number | undefined | PayloadError => {
+  if (options === undefined) return undefined
+  const wrong = wrongName(options, names)
+  return wrong === undefined ? ttlMillisOf(session, options.ttl) : payloadError(session, wrong)
+}
 
 /** A time to live in ms; undefined when none is given. */
-export const ttlMillisOf = (session: string, ttl: Duration.Input | undefined): number | undefined | PayloadError => {
+const ttlMillisOf = (session: string, ttl: Duration.Input | undefined): number | undefined | PayloadError => {
   if (ttl === undefined) return undefined
-  const millis = Number.isNaN(ttl) ? Number.NaN : millisOf(ttl) // which takes NaN for nothing
+  const millis = millisOf(ttl)
   return millis >= 0 ? millis : payloadError(session, "the ttl must be a duration")
 }
 

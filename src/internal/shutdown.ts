@@ -7,6 +7,7 @@ import type { Closing } from "./closing.ts"
 import type { Engine } from "./engine.ts"
 import type { ShutdownReport } from "./models.ts"
 import * as Option from "./options.ts"
+import * as Shapes from "./shapes.ts"
 
 /** The part of the time that may be spent on flushing; the rest is for closing. */
 const flushPart = 0.7
@@ -120,7 +121,10 @@ export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
     shutdown: shutdown(options.timeoutMillis, {}),
     shutdownWith: (given: ShutdownOptions): Effect.Effect<ShutdownReport, Config.ConfigError> =>
       Option.checked(
-        Effect.suspend(() => shutdown(Option.millis("timeout", given.timeout, options.timeoutMillis), given))
+        Effect.suspend(() => {
+          Option.check(given, Shapes.shutdown)
+          return shutdown(Option.millis("timeout", given.timeout, options.timeoutMillis), given)
+        })
       )
   }
 })

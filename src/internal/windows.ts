@@ -1,8 +1,9 @@
 /** The deduplication window that goes with a store's other times. */
-import { Duration, Option } from "effect"
+import type { Duration } from "effect"
 import type * as Deduplicator from "../Deduplicator.ts"
 import type * as MessageQueue from "../MessageQueue.ts"
 import type * as SessionRegistry from "../SessionRegistry.ts"
+import { millisOf } from "./options.ts"
 
 /** A publish key must outlive every retry of its message, so that its window follows the times given for the others. */
 export const deduplicatorOptions = ({ deduplicator, queue, registry }: {
@@ -23,5 +24,4 @@ const defaultTtl = 5 * 60_000
 const defaultRetention = 10 * 60_000
 const defaultWindow = 15 * 60_000
 
-const millis = (input: Duration.Input | undefined, fallback: number): number =>
-  Option.getOrElse(Option.map(Duration.fromInput(input ?? fallback), Duration.toMillis), () => Number.NaN)
+const millis = (input: Duration.Input | undefined, fallback: number): number => millisOf(input ?? fallback)

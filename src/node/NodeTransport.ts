@@ -44,6 +44,15 @@ export interface ServerOptions {
   readonly maxConnections?: number | undefined
 }
 
+const shape: Option.Shape<ServerOptions> = {
+  port: Option.whole(0),
+  host: Option.nonEmpty,
+  path: Option.text,
+  server: Option.object,
+  maxPayloadBytes: Option.whole(),
+  maxConnections: Option.whole()
+}
+
 /**
  * Accepts WebSockets, on an own port or on a given `http.Server`.
  *
@@ -58,11 +67,11 @@ export interface ServerOptions {
  * @since 0.1.0
  * @category layers
  */
-export const layerServer = (options?: ServerOptions): Layer.Layer<TransportServer> =>
+export const layerServer = (options: ServerOptions = {}): Layer.Layer<TransportServer> =>
   Layer.succeed(TransportServer, {
     listen: (accept) =>
       Effect.catchTag(
-        Option.checked(listen(options ?? {}, accept)),
+        Option.checked(listen(options, accept)),
         "ConfigError",
         ({ message }) => Effect.fail(new TransportError({ operation: "listen", detail: message }))
       )
@@ -110,6 +119,7 @@ const listen = Effect.fnUntraced(function*(
   options: ServerOptions,
   accept: (connection: Connection) => void
 ): Effect.fn.Return<Address, TransportError, Scope.Scope> {
+  Option.check(options, shape)
   const maxConnections = Option.count("maxConnections", options.maxConnections, 100_000)
   const webSockets = new WebSocketServer({
     noServer: true,

@@ -13,7 +13,8 @@
 import { PgClient } from "@effect/sql-pg"
 import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
 import type { SqlClient, SqlError } from "effect/sql"
-import { layerOf, type Services, type StoreOptions } from "../internal/store/layer.ts"
+import * as Option from "../internal/options.ts"
+import { layerOf, type Services, type StoreOptions, storeShape } from "../internal/store/layer.ts"
 import type { MessageQueueError } from "../WebSocketError.ts"
 import { makePostgresDriver, type PostgresDriverOptions } from "./postgresDriver.ts"
 
@@ -57,7 +58,46 @@ export const layer = (
 ): Layer.Layer<
   Services | PgClient.PgClient | SqlClient.SqlClient,
   MessageQueueError | SqlError.SqlError | Config.ConfigError
-> => Layer.provideMerge(layerClient(options), PgClient.layer(options))
+> =>
+  Option.checkedLayer(
+    options,
+    { ...shape, ...poolShape },
+    () => Layer.provideMerge(layerClient(Option.pick(options, shape)), PgClient.layer(Option.pick(options, poolShape)))
+  )
+
+const shape: Option.Shape<ClientOptions> = { ...storeShape, schema: Option.nonEmpty }
+
+/** What they may be is for `PgClient` to say. */
+const poolShape: Option.Shape<PgClient.PgPoolConfig> = {
+  url: Option.given,
+  host: Option.given,
+  port: Option.given,
+  path: Option.given,
+  ssl: Option.given,
+  database: Option.given,
+  username: Option.given,
+  password: Option.given,
+  connectTimeout: Option.duration,
+  keepAlive: Option.given,
+  stream: Option.given,
+  applicationName: Option.given,
+  startupParameters: Option.given,
+  startupOptions: Option.given,
+  spanAttributes: Option.given,
+  transformResultNames: Option.given,
+  transformQueryNames: Option.given,
+  transformJson: Option.given,
+  types: Option.given,
+  multiplex: Option.given,
+  multiplexConcurrency: Option.given,
+  prepare: Option.given,
+  preparedStatementCacheSize: Option.given,
+  maxMessageSize: Option.given,
+  idleTimeout: Option.duration,
+  maxConnections: Option.whole(),
+  minConnections: Option.whole(0),
+  connectionTTL: Option.duration
+}
 
 /**
  * `layer` with its options read from `Config`.
@@ -77,11 +117,12 @@ export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof la
 export const layerClient = (
   options?: ClientOptions
 ): Layer.Layer<Services, MessageQueueError | Config.ConfigError, PgClient.PgClient> =>
-  layerOf(
-    makePostgresDriver({ schema: options?.schema, timeout: options?.callTimeout ?? "5 seconds" }),
-    lanes,
-    options ?? {}
-  )
+  Option.checkedLayer(options, shape, () =>
+    layerOf(
+      makePostgresDriver({ schema: options?.schema, timeout: options?.callTimeout ?? "5 seconds" }),
+      lanes,
+      options ?? {}
+    ))
 
 /** Commits under way at once: while one waits for the disk, the next are on their way. */
 const lanes = 4

@@ -5,7 +5,8 @@
  */
 import { Context, Effect, identity, Layer, Schema, Stream } from "effect"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
-import { checked, millis } from "../internal/options.ts"
+import { checked, pick } from "../internal/options.ts"
+import { contractClient } from "../internal/shapes.ts"
 import type * as Message from "../Message.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
 import * as Effectful from "../ResilientClient.ts"
@@ -18,16 +19,18 @@ import type {
   ClientStats,
   ConnectionState,
   DeadLetter,
-  Duration,
   Incoming,
   MessageState,
   Receipt,
   ShutdownReport,
   Waiting
 } from "./models.ts"
-import type { ClientOptions, ReliableSendOptions } from "./options.ts"
+import type { ClientOptions, CloseOptions, ConnectedOptions, ReliableSendOptions, SendAllOptions } from "./options.ts"
 import { receiptOf } from "./receipts.ts"
 import { finish, leastEndMillis, type Running, start } from "./running.ts"
+import { faultOf, sendAllNames, sending } from "./sends.ts"
+import * as Shapes from "./shapes.ts"
+import { checkOptions } from "./shapes.ts"
 import { serviceOptions, type Services, storeOf } from "./stores.ts"
 
 class Client extends Context.Service<Client, Effectful.ResilientClient<unknown, unknown>>()(
@@ -81,7 +84,8 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
     url: string | (() => string | Promise<string>),
     options: ClientOptions<In, Out> = {}
   ): Promise<ResilientClient<In, Out>> {
-    if (typeof url === "string") checkUrl(url)
+    checkUrl(url)
+    checkOptions(options, Shapes.client)
     const hooks = new Hooks<Out, ClientEvents<In, Out>>(options)
     const { breaker, reconnect } = options
     // The circuit of the URL is to add no longer pauses than were asked for.
@@ -112,11 +116,10 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
   }
 
   /** Waits until it is connected. Rejects when the server says stop, or when it takes longer than `timeout`. */
-  connected({ signal, timeout }: Waiting & { readonly timeout?: Duration | undefined } = {}): Promise<void> {
-    const awaitConnected = Effect.suspend(() =>
-      this.#client.awaitConnected({ timeout: timeout === undefined ? undefined : millis("timeout", timeout, timeout) })
-    )
-    return this.#running.run(checked(awaitConnected), identity, signal)
+  async connected(options: ConnectedOptions = {}): Promise<void> {
+    checkOptions(options, Shapes.connected)
+    const { signal, timeout } = options
+    return this.#running.run(this.#client.awaitConnected({ timeout }), identity, signal)
   }
 
   /**
@@ -126,17 +129,21 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
    */
   send(message: Out, options?: ReliableSendOptions): Promise<Receipt> {
     const { run } = this.#running
-    return run(this.#client.send(message, options), (receipt) => {
-      if (receipt._tag === "Skipped") this.#hooks.skipped(message, receipt.session, receipt.messageId)
-      return receiptOf(receipt, run)
-    }, options?.signal)
+    return sending(options, (sendOptions, signal) =>
+      run(this.#client.send(message, sendOptions), (receipt) => {
+        if (receipt._tag === "Skipped") this.#hooks.skipped(message, receipt.session, receipt.messageId)
+        return receiptOf(receipt, run)
+      }, signal))
   }
 
   /** Sends many at once, in order: all of them are in the outbox, or none. */
   sendAll(
     messages: Iterable<Out>,
-    { signal, ttl }: Pick<ReliableSendOptions, "ttl" | "signal"> = {}
+    options: SendAllOptions = {}
   ): Promise<ReadonlyArray<Receipt>> {
+    const fault = faultOf(options, sendAllNames)
+    if (fault !== undefined) return Promise.reject(fault)
+    const { signal, ttl } = options
     const { run } = this.#running
     return run(
       this.#client.sendAll(messages, { ttl }),
@@ -181,7 +188,9 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
   }
 
   /** Asks for the token again, and sends it on the open connection. */
-  refreshToken({ signal }: Waiting = {}): Promise<void> {
+  async refreshToken(options: Waiting = {}): Promise<void> {
+    checkOptions(options, Shapes.waiting)
+    const { signal } = options
     return this.#running.run(this.#client.refreshToken, identity, signal)
   }
 
@@ -221,6 +230,7 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
     event: Name,
     listener: (value: ClientEvents<In, Out>[Name]) => unknown
   ): this {
+    checkOptions({ [event]: listener ?? null }, Shapes.clientEvents)
     this.#hooks.emitter.on(event, listener)
     return this
   }
@@ -237,15 +247,8 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
    * Flushes and closes; the session stays at the server for its retention. What is not handled in time becomes dead
    * letters. Later calls get the same report. Afterwards nothing of the client keeps the process alive.
    */
-  close(
-    { flushPending = true, timeout }: {
-      /** Time for it, of which 70 % may be spent flushing. Default: the `shutdownTimeout`. */
-      readonly timeout?: Duration | undefined
-      /** Whether to wait until what is queued is handled. Default true. */
-      readonly flushPending?: boolean | undefined
-    } = {}
-  ): Promise<ShutdownReport> {
-    return this.#closing ??= this.#close(flushPending, timeout).catch((error) => {
+  close(options: CloseOptions = {}): Promise<ShutdownReport> {
+    return this.#closing ??= this.#close(options).catch((error) => {
       this.#closing = undefined // an option was out of range, and nothing has happened
       throw error
     })
@@ -255,7 +258,9 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
     return this.close().then(() => {})
   }
 
-  async #close(flush: boolean, timeout: Duration | undefined): Promise<ShutdownReport> {
+  async #close(options: CloseOptions): Promise<ShutdownReport> {
+    checkOptions(options, Shapes.close)
+    const { flushPending: flush = true, timeout } = options
     const report = await this.#running.run(this.#client.shutdownWith({ flush, timeout }), identity)
     const limit = toMillis(timeout ?? this.#options.shutdownTimeout ?? "30 seconds") - report.durationMillis
     await finish(this.#running, this.#hooks.settled(), limit)
@@ -263,7 +268,9 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
   }
 }
 
-const checkUrl = (url: string): void => {
+const checkUrl = (url: unknown): void => {
+  if (typeof url === "function") return
+  if (typeof url !== "string") throw new ConfigError("the url must be a string or a function")
   const { protocol = "none" } = URL.parse(url) ?? {}
   if (protocol !== "ws:" && protocol !== "wss:") {
     throw new ConfigError(`the url must begin with ws:// or wss://, got ${JSON.stringify(url)}`)
@@ -300,7 +307,7 @@ const makeClient = Effect.fnUntraced(function*<In, Out>(
   const breaker = yield* CircuitBreaker.CircuitBreaker
   yield* breaker.onTransition((transition) => hooks.emitter.emit("circuitChange", circuitChangeOf(transition)))
   return yield* Effectful.make({
-    ...options,
+    ...pick(options, contractClient),
     url: typeof url === "string" ? url : asked("url", url),
     token: typeof token === "function" ? asked("token", token) : token,
     incoming: incomingSchema(options.parse),
@@ -310,8 +317,9 @@ const makeClient = Effect.fnUntraced(function*<In, Out>(
         onMessage,
         incoming as Message.Incoming<In>, // so says `parse`, or the user
         undefined,
-        (message: Out, { signal, ...sendOptions } = {}, run) =>
-          run(client.send(message, sendOptions), (receipt) => receiptOf(receipt, run), signal)
+        (message: Out, replyOptions, run) =>
+          sending(replyOptions, (sendOptions, signal) =>
+            run(client.send(message, sendOptions), (receipt) => receiptOf(receipt, run), signal))
       )),
     onGap: onGap && ((gap) => calling(() => onGap(gap))),
     onDeadLetter: (letter) => hooks.deadLetter(letter as DeadLetter<In | Out>),

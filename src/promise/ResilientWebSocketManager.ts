@@ -13,7 +13,8 @@ import type { WebSocket } from "ws"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
 import { isId } from "../core/Text.ts"
 import { contentKey, Deduplicator } from "../Deduplicator.ts"
-import { checked, millis } from "../internal/options.ts"
+import { checked, millis, pick } from "../internal/options.ts"
+import { contractServer } from "../internal/shapes.ts"
 import type * as Message from "../Message.ts"
 import * as ResilientServer from "../ResilientServer.ts"
 import { TransportServer } from "../Transport.ts"
@@ -36,11 +37,15 @@ import type {
   GracefulShutdownOptions,
   ManagerOptions,
   RegisterOptions,
-  ReliableSendOptions,
-  SendOptions
+  SendAllOptions,
+  SendOptions,
+  StatsOptions
 } from "./options.ts"
 import { isOut, receiptOf } from "./receipts.ts"
 import { finish, type Running, runSync, start } from "./running.ts"
+import { broadcastNames, faultOf, sendAllNames, sending, sendNames } from "./sends.ts"
+import * as Shapes from "./shapes.ts"
+import { checkOptions } from "./shapes.ts"
 import { Sockets } from "./sockets.ts"
 import { serviceOptions, type Services, storeOf } from "./stores.ts"
 
@@ -107,6 +112,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   static async make<In = unknown, Out = unknown>(
     options: ManagerOptions<In, Out> = {}
   ): Promise<ResilientWebSocketManager<In, Out>> {
+    checkOptions(options, Shapes.manager)
     return ResilientWebSocketManager.makeOn(options, await storeOf(options.store, serviceOptions(options)))
   }
 
@@ -143,6 +149,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     ws: WebSocket,
     options: RegisterOptions = {}
   ): Promise<string | undefined> {
+    checkOptions(options, Shapes.register)
     const { signal } = options
     const register = this.#server.register
     const session = await this.#sockets.register(
@@ -183,11 +190,15 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
    * about: catch them.
    */
   send(target: WebSocket | string, message: Out, options?: SendOptions): Promise<boolean> {
+    const fault = faultOf(options, sendNames)
+    if (fault !== undefined) return Promise.reject(fault)
     return this.#to(target, (session) => this.#send(session, message, options, isOut))
   }
 
   /** The same, with the full story. */
   sendWithReceipt(target: WebSocket | string, message: Out, options?: SendOptions): Promise<Receipt> {
+    const fault = faultOf(options, sendNames)
+    if (fault !== undefined) return Promise.reject(fault)
     const { run } = this.#running
     return this.#to(
       target,
@@ -199,8 +210,11 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   sendAll(
     target: WebSocket | string,
     messages: Iterable<Out>,
-    { signal, ttl }: Pick<ReliableSendOptions, "ttl" | "signal"> = {}
+    options: SendAllOptions = {}
   ): Promise<ReadonlyArray<Receipt>> {
+    const fault = faultOf(options, sendAllNames)
+    if (fault !== undefined) return Promise.reject(fault)
+    const { signal, ttl } = options
     const { run } = this.#running
     return this.#to(target, (session) =>
       run(
@@ -211,7 +225,10 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   }
 
   /** Sends one critical message to many sessions; who can't have it is reported, and keeps nobody else from it. */
-  broadcast(message: Out, { sessions, signal, ttl }: BroadcastOptions = {}): Promise<Broadcast> {
+  broadcast(message: Out, options: BroadcastOptions = {}): Promise<Broadcast> {
+    const fault = faultOf(options, broadcastNames)
+    if (fault !== undefined) return Promise.reject(fault)
+    const { sessions, signal, ttl } = options
     return this.#running.run(this.#server.broadcast(message, { sessions, ttl }), identity, signal)
   }
 
@@ -279,7 +296,9 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
    * All figures, now. `connections: false` leaves out those of each session: there may be very many of them, and ids that
    * the manager made are secrets, not for a page of statistics.
    */
-  getStats({ connections = true }: { readonly connections?: boolean | undefined } = {}): Promise<ManagerStats> {
+  async getStats(options: StatsOptions = {}): Promise<ManagerStats> {
+    checkOptions(options, Shapes.stats)
+    const { connections = true } = options
     const server = this.#server
     const breaker = this.#breaker
     const timeoutMillis = toMillis(this.#options.connectionTimeout ?? "120 seconds")
@@ -325,6 +344,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     event: Name,
     listener: (value: ManagerEvents<In, Out>[Name]) => unknown
   ): this {
+    checkOptions({ [event]: listener ?? null }, Shapes.managerEvents)
     this.#hooks.emitter.on(event, listener)
     return this
   }
@@ -350,7 +370,8 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     map: (receipt: Message.Receipt) => A
   ): Promise<A> {
     const { critical = false, signal, ttl } = options ?? {}
-    const id = options?.id ?? (this.#options.deduplicate === true ? idIfAny(message) : undefined)
+    const given = options?.id
+    const id = given === undefined && this.#options.deduplicate === true ? idIfAny(message) : given
     const isSimple = critical && id === undefined && ttl === undefined
     return this.#running.run(
       this.#server.send(session, message, isSimple ? undefined : { id, ttl, volatile: !critical }),
@@ -362,9 +383,9 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     )
   }
 
-  async #end(
-    { closeConnections = true, flushPending = true, timeout }: GracefulShutdownOptions
-  ): Promise<ShutdownReport> {
+  async #end(options: GracefulShutdownOptions): Promise<ShutdownReport> {
+    checkOptions(options, Shapes.shutdown)
+    const { closeConnections = true, flushPending = true, timeout } = options
     const report = await this.#running.run(
       this.#server.shutdownWith({ timeout, flush: flushPending, closeConnections }),
       identity
@@ -403,10 +424,7 @@ const identityOf = (
   handshake: ResilientServer.Handshake
 ): Effect.Effect<ResilientServer.Identity, HandshakeError> =>
   Effect.tryPromise({
-    try: async () => {
-      const { principal, sessionId } = await authenticate(handshake)
-      return { principal, session: sessionId }
-    },
+    try: async () => authenticate(handshake),
     catch: (fault) => {
       if (fault instanceof HandshakeError) return fault
       const retryable = typeof fault === "object" && fault !== null && "retryable" in fault && fault.retryable === true
@@ -427,7 +445,7 @@ const makeServer = Effect.fnUntraced(function*<In, Out>(
   const breaker = yield* CircuitBreaker.CircuitBreaker
   yield* breaker.onTransition((transition) => hooks.emitter.emit("circuitChange", circuitChangeOf(transition)))
   const server = yield* ResilientServer.make({
-    ...options,
+    ...pick(options, contractServer),
     incoming: incomingSchema(options.parse),
     outgoing: Schema.Unknown,
     // Plain sockets are not read then: see `Sockets`.
@@ -436,8 +454,12 @@ const makeServer = Effect.fnUntraced(function*<In, Out>(
         onMessage,
         incoming as Message.Incoming<In>, // so says `parse`, or the user
         sockets.current(incoming.session),
-        (message: Out, { signal, ...sendOptions } = {}, run) =>
-          run(server.send(incoming.session, message, sendOptions), (receipt) => receiptOf(receipt, run), signal)
+        (message: Out, replyOptions, run) =>
+          sending(
+            replyOptions,
+            (sendOptions, signal) =>
+              run(server.send(incoming.session, message, sendOptions), (receipt) => receiptOf(receipt, run), signal)
+          )
       ),
     onGap: onGap && ((gap) => calling(() => onGap(gap))),
     onDeadLetter: (letter) => hooks.deadLetter(letter as DeadLetter<In | Out>),

@@ -30,6 +30,8 @@ export type Store =
     readonly url: string
     readonly maxConnections?: number | undefined
     readonly schema?: string | undefined
+    /** In a bundle: `PostgresStore` of `resilient-websocket/postgres`. */
+    readonly from?: StoreModule | undefined
   }
   /** In Redis, shared by any number of servers. Needs the package `redis`. */
   | {
@@ -37,7 +39,21 @@ export type Store =
     /** `redis://host:6379` */
     readonly url: string
     readonly prefix?: string | undefined
+    /** In a bundle: `RedisStore` of `resilient-websocket/redis`. */
+    readonly from?: StoreModule | undefined
   }
+
+/**
+ * A store's module, such as `RedisStore` of `resilient-websocket/redis`. A store that needs a package is loaded when it
+ * is asked for, and by a way that no bundler sees, since most programs don't have that package: so a bundle has to be
+ * given it.
+ *
+ * @since 0.3.0
+ * @category models
+ */
+export interface StoreModule {
+  readonly layer: (options: never) => unknown
+}
 
 /**
  * The queue that messages wait in, the same for manager and client.
@@ -143,9 +159,11 @@ export interface Handshake {
  */
 export interface Identity {
   /** The session of this peer. Default: its own from before, or a new one. */
-  readonly sessionId?: string | undefined
+  readonly session?: string | undefined
   /** Who it is: a session can only be resumed by the principal that created it. */
   readonly principal?: string | undefined
+  /** There is none, and so no session that is overlooked: it is called `session`. */
+  readonly sessionId?: never
 }
 
 /**
@@ -328,6 +346,17 @@ export interface GracefulShutdownOptions {
 }
 
 /**
+ * Options of a manager's `getStats`.
+ *
+ * @since 0.3.0
+ * @category options
+ */
+export interface StatsOptions {
+  /** Whether to have the figures of each session. There may be very many, and ids that the manager made are secrets. Default true. */
+  readonly connections?: boolean | undefined
+}
+
+/**
  * Options of a client. All have defaults.
  *
  * @since 0.3.0
@@ -375,4 +404,39 @@ export interface ReliableSendOptions extends Waiting {
   readonly ttl?: Duration | undefined
   /** Goes out now, or is skipped. Default false. */
   readonly volatile?: boolean | undefined
+}
+
+/**
+ * Options of `sendAll`.
+ *
+ * @since 0.3.0
+ * @category options
+ */
+export interface SendAllOptions extends Waiting {
+  /** How long each message may wait to be sent. Default: the queue's `ttl`. */
+  readonly ttl?: Duration | undefined
+}
+
+/**
+ * Options of a client's `connected`.
+ *
+ * @since 0.3.0
+ * @category options
+ */
+export interface ConnectedOptions extends Waiting {
+  /** How long to wait. Default for ever. */
+  readonly timeout?: Duration | undefined
+}
+
+/**
+ * Options of a client's `close`.
+ *
+ * @since 0.3.0
+ * @category options
+ */
+export interface CloseOptions {
+  /** Time for it, of which 70 % may be spent flushing. Default: the `shutdownTimeout`. */
+  readonly timeout?: Duration | undefined
+  /** Whether to wait until what is queued is handled. Default true. */
+  readonly flushPending?: boolean | undefined
 }

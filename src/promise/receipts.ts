@@ -3,6 +3,7 @@ import { identity } from "effect"
 import type * as Message from "../Message.ts"
 import type { Receipt, Waiting } from "./models.ts"
 import type { Run } from "./running.ts"
+import { checkOptions, waiting } from "./shapes.ts"
 
 export const receiptOf = (receipt: Message.Receipt, run: Run): Receipt => new Told(receipt, run) as Receipt // by its tag
 
@@ -30,7 +31,10 @@ class Told {
 
   /** A getter, so that it can be taken from the receipt. */
   get handled(): Receipt["handled"] {
-    return (options?: Waiting) => this.#run(this.#receipt.handled, identity, options?.signal)
+    return async (options?: Waiting) => {
+      checkOptions(options, waiting)
+      return this.#run(this.#receipt.handled, identity, options?.signal)
+    }
   }
 }
 

@@ -1,9 +1,11 @@
 /** The store that an option names, as layers. A database's module is loaded when it is used, as its package may be missing. */
-import { Layer, Redacted } from "effect"
+import { type Layer, Redacted } from "effect"
 import type * as CircuitBreaker from "../CircuitBreaker.ts"
 import type { Deduplicator } from "../Deduplicator.ts"
 import * as MemoryStore from "../MemoryStore.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
+import type * as Postgres from "../postgres/index.ts"
+import type * as Redis from "../redis/index.ts"
 import type { SessionRegistry } from "../SessionRegistry.ts"
 import { ConfigError } from "./errors.ts"
 import type { Duration } from "./models.ts"
@@ -44,23 +46,43 @@ export const storeOf = async (
       return SqliteStore.layer({ ...options, filename, synchronous, tablePrefix })
     }
     case "postgres": {
-      const { PostgresStore } = await load("postgres", "@effect/sql-pg", () => import("../postgres/index.ts"))
-      const { maxConnections, schema, url } = store
-      return PostgresStore.layer({ ...options, url: Redacted.make(url), maxConnections, schema })
+      const { from, maxConnections, schema, url } = store
+      const { layer } = from ?? (await load<typeof Postgres>("postgres", "@effect/sql-pg")).PostgresStore
+      return (layer as typeof Postgres.PostgresStore.layer)({
+        ...options,
+        url: Redacted.make(url),
+        maxConnections,
+        schema
+      })
     }
     case "redis": {
-      const { RedisStore } = await load("redis", "redis", () => import("../redis/index.ts"))
-      const { prefix, url } = store
-      return RedisStore.layer({ ...options, url, prefix })
+      const { from, prefix, url } = store
+      const { layer } = from ?? (await load<typeof Redis>("redis", "redis")).RedisStore
+      return (layer as typeof Redis.RedisStore.layer)({ ...options, url, prefix })
     }
     default:
       throw new ConfigError(`option store.type must be memory, sqlite, postgres or redis, got ${JSON.stringify(store)}`)
   }
 }
 
-const load = async <A>(type: string, packageName: string, module: () => Promise<A>): Promise<A> => {
+/** This file where it is installed, and not in a bundle. */
+const installed = /^file:.*\/promise\/stores\.([jt]s)$/
+
+/**
+ * The module of a store whose package may be missing. No bundler is to see it, or it would want the package for a
+ * program that has no use for it; a bundle that has gives the module itself, as `from`.
+ */
+const load = async <A>(type: "postgres" | "redis", packageName: string): Promise<A> => {
+  const [, extension] = installed.exec(String(import.meta.url)) ?? []
+  if (extension === undefined) {
+    const name = type === "redis" ? "RedisStore" : "PostgresStore"
+    throw new ConfigError(
+      `in a bundle, a store of type ${type} needs \`from: ${name}\`, with ${name} imported from "resilient-websocket/${type}"`
+    )
+  }
+  const url = new URL(["..", type, `index.${extension}`].join("/"), import.meta.url)
   try {
-    return await module()
+    return await import(/* webpackIgnore: true */ /* @vite-ignore */ url.href)
   } catch (cause) {
     throw new ConfigError(`a store of type ${type} needs the package ${packageName}: ${String(cause)}`, { cause })
   }

@@ -16,6 +16,7 @@ import { Context, Deferred, Effect, Layer, Queue, type Scope } from "effect"
 import { Redis } from "effect/persistence"
 import { createClient, createCluster } from "redis"
 import { jitteredMillis } from "../internal/backoff.ts"
+import * as Option from "../internal/options.ts"
 
 type Client = ReturnType<typeof createClient>
 type Cluster = ReturnType<typeof createCluster>
@@ -48,6 +49,13 @@ export interface ClusterOptions {
   readonly defaults?: Omit<ClientOptions, "url" | "database"> | undefined
   /** Other options of node-redis's `createCluster`, `nodeAddressMap` for one. */
   readonly cluster?: Omit<Parameters<typeof createCluster>[0], "rootNodes" | "defaults"> | undefined
+}
+
+/** @internal What the options of a cluster may be; those of connections are node-redis's. */
+export const clusterShape: Option.Shape<ClusterOptions> = {
+  nodes: Option.iterable,
+  defaults: Option.object,
+  cluster: Option.object
 }
 
 /**
@@ -119,7 +127,9 @@ const make = Effect.fnUntraced(function*(options: ClientOptions) {
   )
 })
 
-const makeCluster = Effect.fnUntraced(function*({ cluster: others, defaults, nodes }: ClusterOptions) {
+const makeCluster = Effect.fnUntraced(function*(options: ClusterOptions) {
+  yield* Effect.try({ try: () => Option.check(options, clusterShape), catch: failed })
+  const { cluster: others, defaults, nodes } = options
   const report = yield* makeReport
   const connecting = persistent({ ...credentialsOf(nodes[0]), ...defaults })
   const cluster = yield* open(

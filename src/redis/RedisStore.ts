@@ -12,7 +12,8 @@
  */
 import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
 import type { Redis } from "effect/persistence"
-import { layerOf, type Services, type StoreOptions } from "../internal/store/layer.ts"
+import * as Option from "../internal/options.ts"
+import { layerOf, type Services, type StoreOptions, storeShape } from "../internal/store/layer.ts"
 import type { MessageQueueError } from "../WebSocketError.ts"
 import * as RedisClient from "./RedisClient.ts"
 import { makeRedisDriver, type RedisDriverOptions } from "./redisDriver.ts"
@@ -75,10 +76,13 @@ type Failure = MessageQueueError | Redis.RedisError | Config.ConfigError
  * @category layers
  */
 export const layer = (options: Options): Layer.Layer<Provided, Failure> =>
-  Layer.provideMerge(
-    layerClient(options),
-    RedisClient.layer({ ...options.client, ...(options.url === undefined ? {} : { url: options.url }) })
-  )
+  Option.checkedLayer(options, { ...shape, url: Option.nonEmpty, client: Option.object }, () =>
+    Layer.provideMerge(
+      layerClient(Option.pick(options, shape)),
+      RedisClient.layer({ ...options.client, ...(options.url === undefined ? {} : { url: options.url }) })
+    ))
+
+const shape: Option.Shape<ClientOptions> = { ...storeShape, prefix: Option.text, partitions: Option.whole() }
 
 /**
  * `layer` with its options read from `Config`.
@@ -96,7 +100,11 @@ export const layerConfig = (options: Config.Wrap<Options>): Layer.Layer<Provided
  * @category layers
  */
 export const layerCluster = (options: ClusterOptions): Layer.Layer<Provided, Failure> =>
-  Layer.provideMerge(layerClient(options), RedisClient.layerCluster(options.cluster))
+  Option.checkedLayer(
+    options,
+    { ...shape, cluster: Option.nested(RedisClient.clusterShape) },
+    () => Layer.provideMerge(layerClient(Option.pick(options, shape)), RedisClient.layerCluster(options.cluster))
+  )
 
 /**
  * The store on any `Redis` service of the program.
@@ -107,15 +115,16 @@ export const layerCluster = (options: ClusterOptions): Layer.Layer<Provided, Fai
 export const layerClient = (
   options?: ClientOptions
 ): Layer.Layer<Services, MessageQueueError | Config.ConfigError, Redis.Redis> =>
-  layerOf(
-    makeRedisDriver({
-      prefix: options?.prefix,
-      partitions: options?.partitions,
-      commandTimeout: options?.callTimeout ?? "5 seconds"
-    }),
-    lanes,
-    options ?? {}
-  )
+  Option.checkedLayer(options, shape, () =>
+    layerOf(
+      makeRedisDriver({
+        prefix: options?.prefix,
+        partitions: options?.partitions,
+        commandTimeout: options?.callTimeout ?? "5 seconds"
+      }),
+      lanes,
+      options ?? {}
+    ))
 
 /** Commits under way at once. */
 const lanes = 2

@@ -15,7 +15,7 @@ import { type Config, Config as ConfigModule, Context, type Duration, Effect, La
 import { Reactivity } from "effect/reactivity"
 import { SqlClient, type SqlConnection, type SqlError, Statement } from "effect/sql"
 import type { DatabaseSync } from "node:sqlite"
-import { checked, millis } from "../internal/options.ts"
+import * as Option from "../internal/options.ts"
 import { openSqlite } from "./sqliteConnection.ts"
 
 /**
@@ -35,6 +35,13 @@ export interface Options {
   readonly synchronous?: "normal" | "full" | undefined
   /** How long to wait while another process has the file locked, before it is an error. Default 5 s. */
   readonly busyTimeout?: Duration.Input | undefined
+}
+
+/** @internal */
+export const shape: Option.Shape<Options> = {
+  filename: Option.nonEmpty,
+  synchronous: Option.oneOf("normal", "full"),
+  busyTimeout: Option.duration
 }
 
 /**
@@ -99,7 +106,7 @@ export const layer = (
   options: Options
 ): Layer.Layer<SqliteClient | SqlClient.SqlClient, SqlError.SqlError | Config.ConfigError> =>
   Layer.effectContext(Effect.map(
-    checked(make(options)),
+    Option.checked(make(options)),
     (client) => Context.make(SqliteClient, client).pipe(Context.add(SqlClient.SqlClient, client.sql))
   )).pipe(Layer.provide(Reactivity.layer))
 
@@ -119,10 +126,11 @@ let clients = 0
 const make = Effect.fnUntraced(function*(
   options: Options
 ): Effect.fn.Return<Interface, SqlError.SqlError, Scope.Scope | Reactivity.Reactivity> {
+  Option.check(options, shape)
   const { filename, synchronous = "normal" } = options
   const connection = yield* openSqlite(
     { filename, synchronous },
-    millis("busyTimeout", options.busyTimeout, "5 seconds")
+    Option.millis("busyTimeout", options.busyTimeout, "5 seconds")
   )
   const transactionService = Context.Service<SqlClient.TransactionConnection, SqlClient.TransactionConnection.Service>(
     `resilient-websocket/sqlite/Transaction/${clients++}`

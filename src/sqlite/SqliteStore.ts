@@ -11,7 +11,8 @@
  */
 import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
 import type { SqlClient, SqlError } from "effect/sql"
-import { layerOf, type Services, type StoreOptions } from "../internal/store/layer.ts"
+import * as Option from "../internal/options.ts"
+import { layerOf, type Services, type StoreOptions, storeShape } from "../internal/store/layer.ts"
 import type { MessageQueueError } from "../WebSocketError.ts"
 import * as SqliteClient from "./SqliteClient.ts"
 import { type DriverOptions, makeSqliteDriver } from "./sqliteDriver.ts"
@@ -64,7 +65,18 @@ export const layer = (
 ): Layer.Layer<
   Services | SqliteClient.SqliteClient | SqlClient.SqlClient,
   MessageQueueError | SqlError.SqlError | Config.ConfigError
-> => Layer.provideMerge(layerClient(options), SqliteClient.layer(options))
+> =>
+  Option.checkedLayer(options, { ...shape, ...SqliteClient.shape }, () =>
+    Layer.provideMerge(
+      layerClient(Option.pick(options, shape)),
+      SqliteClient.layer(Option.pick(options, SqliteClient.shape))
+    ))
+
+const shape: Option.Shape<ClientOptions> = {
+  ...storeShape,
+  tablePrefix: Option.text,
+  watchInterval: Option.duration
+}
 
 /**
  * `layer` with its options read from `Config`.
@@ -85,8 +97,9 @@ export const layerClient = (
   options?: ClientOptions
 ): Layer.Layer<Services, MessageQueueError | Config.ConfigError, SqliteClient.SqliteClient> =>
   // One writer: more commits at once would only wait for each other.
-  layerOf(
-    makeSqliteDriver({ tablePrefix: options?.tablePrefix, pollInterval: options?.watchInterval }),
-    1,
-    options ?? {}
-  )
+  Option.checkedLayer(options, shape, () =>
+    layerOf(
+      makeSqliteDriver({ tablePrefix: options?.tablePrefix, pollInterval: options?.watchInterval }),
+      1,
+      options ?? {}
+    ))

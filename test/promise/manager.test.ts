@@ -5,6 +5,7 @@ import { createConnection } from "node:net"
 import { inspect } from "node:util"
 import { WebSocketError } from "resilient-websocket"
 import * as Face from "resilient-websocket/promise"
+import { onTestFinished } from "vitest"
 import { WebSocket } from "ws"
 import { collected, listen, makeManager, plainPeer, rejection, turn, until } from "../support/promise.ts"
 
@@ -136,7 +137,7 @@ describe("a socket that speaks the protocol", () => {
         await turn()
         if (token === "wrong") throw new Error("who are you?")
         if (token === "later") throw Object.assign(new Error("the database is down"), { retryable: true })
-        return { sessionId: `of ${token}`, principal: token }
+        return { session: `of ${token}`, principal: token }
       }
     })
     const { url } = await listen((ws, request) => manager.registerConnection(ws, { request }))
@@ -695,6 +696,24 @@ describe("gracefulShutdown", () => {
       kept = manager
     }
     assert.instanceOf(await rejection(kept.send("alice", 1)), Face.ShutdownError)
+  })
+})
+
+describe("what authenticate says", () => {
+  it("is refused when it has a field that there is not: nobody gets a random session instead", async () => {
+    const log: Array<Face.LogEntry> = []
+    const manager = await makeManager({
+      authenticate: () => ({ sessionId: "ann", principal: "ann" }) as unknown as Face.Identity,
+      log: (entry) => log.push(entry)
+    })
+    const refused = collected(manager, "refused")
+    const { url } = await listen((ws) => void manager.registerConnection(ws))
+    const client = await ResilientClient.connect(url, { wait: false, log: false })
+    onTestFinished(() => client.close({ flushPending: false, timeout: "1 second" }).then(() => {}))
+    await until("it is refused", () => refused.length > 0)
+    assert.include(String(refused[0]?.error), "there is no field sessionId: did you mean session?")
+    assert.include(log.map(({ message }) => message).join(), "there is no field sessionId")
+    await until("it will come back", async () => (await client.state())._tag === "Disconnected")
   })
 })
 

@@ -146,6 +146,14 @@ const typeOf = (type: string): string => {
   return found?.[4] ?? type
 }
 
+/** Interfaces that are not for users of the library but for who writes a transport, or makes the driver of a store. */
+export const notForUsers: ReadonlyArray<string> = [
+  "Transport.DialOptions",
+  "sqliteDriver.DriverOptions",
+  "postgresDriver.PostgresDriverOptions",
+  "redisDriver.RedisDriverOptions"
+]
+
 /** The exported interfaces of options that have some of their own, by their public names. */
 export const optionsInterfaces = (): ReadonlyArray<OptionsInterface> =>
   sources.filter((source) => source === sharedOptions || !/\/(internal|core)\//.test(source)).flatMap((source) => {

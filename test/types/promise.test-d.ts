@@ -66,6 +66,16 @@ export const models = {
 /** Durations of this face are durations. */
 export const duration = (value: Face.Duration): Duration.Input => value
 
+/** Who a peer is is said in the same words, and in no others. */
+export const identities = {
+  same: yes<Same<Required<ResilientServer.Identity>, Required<Face.Identity>>>(),
+  // @ts-expect-error it is called `session`
+  hook: { authenticate: ({ token }) => ({ principal: token, sessionId: token }) } satisfies Face.ManagerOptions<
+    unknown,
+    unknown
+  >
+}
+
 /** Options that this face leaves out, as it has its own way, or no use for them. */
 export const leftOut = {
   server: yes<

@@ -6,6 +6,7 @@ import { MessageQueue, type Options as QueueOptions } from "../../MessageQueue.t
 import { type Options as RegistryOptions, SessionRegistry } from "../../SessionRegistry.ts"
 import { MessageQueueError } from "../../WebSocketError.ts"
 import * as Option from "../options.ts"
+import * as Shapes from "../shapes.ts"
 import { deduplicatorOptions } from "../windows.ts"
 import { makeCalls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
@@ -57,6 +58,17 @@ export type Services =
   | Deduplicator
   | SessionRegistry
   | CircuitBreaker.CircuitBreaker
+
+/** Each store adds its own. */
+export const storeShape: Option.Shape<StoreOptions> = {
+  ...Shapes.memoryStore,
+  callTimeout: Option.duration,
+  appendTimeout: Option.duration,
+  handoffTimeout: Option.duration,
+  nodeTimeout: Option.duration,
+  pollInterval: Option.duration,
+  cacheBytes: Option.whole()
+}
 
 type MakeDriver<R> = Effect.Effect<StoreDriver, StoreError | Config.ConfigError, R>
 

@@ -3,6 +3,7 @@ import { Config, Duration, Effect, Option, Random, Schema } from "effect"
 import * as Deduplicator from "../../Deduplicator.ts"
 import { DeduplicationError } from "../../WebSocketError.ts"
 import { makeId } from "../ids.ts"
+import { millisOf } from "../options.ts"
 import type { Calls } from "./calls.ts"
 import type { KeyTarget, StoreDriver, StoreError } from "./driver.ts"
 import type { Members } from "./members.ts"
@@ -151,7 +152,7 @@ export const checkWindow = (
   input: Duration.Input,
   retryHorizonMillis: number | undefined
 ): Effect.Effect<number, Config.ConfigError> => {
-  const millis = Option.getOrElse(Option.map(Duration.fromInput(input), Duration.toMillis), () => Number.NaN)
+  const millis = millisOf(input)
   const schema = Window.check(Schema.makeFilter((window) =>
     window >= (retryHorizonMillis ?? 0) ||
     `a window of ${window} ms is shorter than the retry horizon, ${retryHorizonMillis} ms: late retries pass`

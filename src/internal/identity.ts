@@ -1,0 +1,54 @@
+/** What the authentication hook is told and says, and which texts can be the id of a session. */
+import { idRule, isId, isText } from "../core/Text.ts"
+import type { Request } from "../Transport.ts"
+import { HandshakeError } from "../WebSocketError.ts"
+import { type Names, wrongName } from "./options.ts"
+
+/** What the authentication hook is told. */
+export interface Handshake extends Request {
+  /** The token of the hello frame, else of `Authorization: Bearer`, else of the query `?token=`. */
+  readonly token: string | undefined
+  /** The session that the peer wants to resume. */
+  readonly session: string | undefined
+  /** Whether the peer speaks no `resilient.v1`. */
+  readonly plain: boolean
+}
+
+/** What the authentication hook says. */
+export interface Identity {
+  /** The session of this peer; without one, it resumes its own or gets a new one. */
+  readonly session?: string | undefined
+  /** Who it is; a session can only be resumed by the principal that created it. */
+  readonly principal?: string | undefined
+  /** There is none, and so no session that is overlooked: it is called `session`. */
+  readonly sessionId?: never
+}
+
+/**
+ * What is wrong with what the hook, or who registers a connection, says of a peer: else the peer could not be told, or
+ * the store not keep it. A field that there is not is refused, as a misspelt `session` would give everybody a random one.
+ */
+export const identityFault = (identity: Identity): HandshakeError | undefined => {
+  const wrong = wrongName(identity, names, "field")
+  if (wrong !== undefined) return misspelt(wrong)
+  const { principal, session } = identity
+  if (session !== undefined && !isId(session)) return badSession
+  return principal === undefined || isText(principal) ? undefined : badPrincipal
+}
+
+const names: Names<Omit<Identity, "sessionId">> = { session: true, principal: true }
+
+/** The program's own mistake, which it will mend: the peer may come back. */
+const misspelt = (fault: string) =>
+  new HandshakeError({ reason: "invalid", detail: `what authenticate returned: ${fault}`, retryable: true })
+
+export const badSession = new HandshakeError({
+  reason: "invalid",
+  detail: `a session id has ${idRule}`,
+  retryable: false
+})
+const badPrincipal = new HandshakeError({
+  reason: "invalid",
+  detail: "a principal is well-formed Unicode without U+0000, and not empty",
+  retryable: false
+})

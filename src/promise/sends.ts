@@ -1,0 +1,43 @@
+/** The options of sends: looked at with each one that has any, so by name and at next to no cost. */
+import * as Option from "../internal/options.ts"
+import { payloadError } from "../internal/payload.ts"
+import type * as Message from "../Message.ts"
+import type { PayloadError } from "../WebSocketError.ts"
+import type { Waiting } from "./models.ts"
+import type { BroadcastOptions, ReliableSendOptions, SendAllOptions, SendOptions } from "./options.ts"
+import { isSignal } from "./shapes.ts"
+
+export const sendNames: Option.Names<SendOptions> = { critical: true, id: true, ttl: true, signal: true }
+export const sendAllNames: Option.Names<SendAllOptions> = { ttl: true, signal: true }
+export const broadcastNames: Option.Names<BroadcastOptions> = { ttl: true, sessions: true, signal: true }
+const reliableNames: Option.Names<ReliableSendOptions> = { id: true, ttl: true, volatile: true, signal: true }
+
+interface Given extends Waiting {
+  readonly critical?: boolean | undefined
+}
+
+/** What is wrong with options, but for what the send itself looks at. */
+export const faultOf = (
+  options: Given | undefined,
+  names: Readonly<Record<string, true>>
+): PayloadError | undefined => {
+  if (options === undefined) return undefined
+  const wrong = Option.wrongName(options, names)
+  if (wrong !== undefined) return payloadError("", wrong)
+  const { critical, signal } = options
+  if (signal !== undefined && !isSignal(signal)) return payloadError("", "option signal must be an AbortSignal")
+  if (critical === undefined || typeof critical === "boolean") return undefined
+  return payloadError("", "option critical must be true or false")
+}
+
+/** A send that is reliable unless it is volatile: a client's, or a handler's reply. */
+export const sending = <A>(
+  options: ReliableSendOptions | undefined,
+  send: (options: Message.SendOptions | undefined, signal: AbortSignal | undefined) => Promise<A>
+): Promise<A> => {
+  if (options === undefined) return send(undefined, undefined)
+  const fault = faultOf(options, reliableNames)
+  if (fault !== undefined) return Promise.reject(fault)
+  const { signal, ...given } = options
+  return send(given, signal)
+}

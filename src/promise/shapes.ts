@@ -1,0 +1,154 @@
+/** Which options there are in the promise face, and what each may be. */
+import * as Option from "../internal/options.ts"
+import * as Shapes from "../internal/shapes.ts"
+import { ConfigError } from "./errors.ts"
+import type { ClientEvents, ManagerEvents, Waiting } from "./models.ts"
+import type {
+  BreakerOptions,
+  ClientOptions,
+  CloseOptions,
+  CommonOptions,
+  ConnectedOptions,
+  GracefulShutdownOptions,
+  Listeners,
+  ManagerOptions,
+  QueueOptions,
+  RegisterOptions,
+  RetryOptions,
+  StatsOptions,
+  Store
+} from "./options.ts"
+
+const { anything, bool, duration, either, func, nested, nonEmpty, object, oneOf, text, texts, whole } = Option
+
+/** Throws a `ConfigError` for options that can't be. */
+export const checkOptions = <A extends object>(options: A | undefined, shape: Option.Shape<NoInfer<A>>): void => {
+  try {
+    Option.check(options, shape)
+  } catch (fault) {
+    throw fault instanceof Option.OptionError ? new ConfigError(fault.message) : fault
+  }
+}
+
+const isFalse = (value: unknown): boolean => value === false
+const isText = (value: unknown): boolean => typeof value === "string"
+const isFunction = (value: unknown): boolean => typeof value === "function"
+export const isSignal = (value: unknown): boolean =>
+  typeof value === "object" && value !== null && "aborted" in value && "addEventListener" in value
+
+export const signal = either("an AbortSignal", isSignal)
+
+// --- events
+
+/** The names of events, each with its listener among the options. */
+export const managerEvents: Option.Shape<Listeners<ManagerEvents<never, never>>> = {
+  deadLetter: func,
+  stateChange: func,
+  circuitChange: func,
+  refused: func,
+  failure: func
+}
+
+export const clientEvents: Option.Shape<Listeners<ClientEvents<never, never>>> = {
+  deadLetter: func,
+  stateChange: func,
+  circuitChange: func
+}
+
+// --- managers and clients
+
+const queue: Option.Shape<QueueOptions> = Shapes.queue
+
+const breaker: Option.Shape<BreakerOptions> = {
+  consecutiveFailures: whole(),
+  openBase: duration,
+  openCap: duration,
+  successesToClose: whole()
+}
+
+const retry: Option.Shape<RetryOptions> = { base: duration, cap: duration, attempts: whole() }
+
+const common: Option.Shape<CommonOptions<never, never>> = {
+  ...queue,
+  ...Shapes.common,
+  parse: func,
+  onGap: func,
+  handlerRetry: nested(retry),
+  fallbackSend: func,
+  breaker: nested(breaker),
+  messageIdTtl: duration,
+  log: either("false or a function", isFalse, isFunction),
+  logLevel: oneOf("Trace", "Debug", "Info", "Warn", "Error", "Fatal")
+}
+
+type StoreShapes = {
+  readonly [Type in Store["type"]]: Option.Shape<Extract<Store, { readonly type: Type }>>
+}
+
+const type = oneOf<Store["type"]>("memory", "sqlite", "postgres", "redis")
+
+/** What each store may be given; docs/stores.md says what it means. */
+const stores: StoreShapes = {
+  memory: { type },
+  sqlite: { type, filename: nonEmpty, synchronous: oneOf("normal", "full"), tablePrefix: text },
+  postgres: { type, url: nonEmpty, maxConnections: whole(), schema: nonEmpty, from: object },
+  redis: { type, url: nonEmpty, prefix: text, from: object }
+}
+
+const store = (name: string, value: unknown): void => {
+  object(name, value)
+  const given = value as Store // it is an object, and what it has is looked at now
+  type(`${name}.type`, given.type)
+  Option.check<object>(given, stores[given.type], `${name}.`)
+}
+
+const hooks = { onMessage: func }
+
+/** Of a manager. */
+export const manager: Option.Shape<ManagerOptions<never, never>> = {
+  ...common,
+  ...hooks,
+  store,
+  authenticate: func,
+  on: nested(managerEvents),
+  deduplicate: bool,
+  retention: duration,
+  maxSessions: whole(),
+  connectionTimeout: duration,
+  handshakeTimeout: duration,
+  maxHandshakes: whole(),
+  reconnectJitter: duration,
+  sessionMessage: either("false or a function", isFalse, isFunction)
+}
+
+/** Of a client. */
+export const client: Option.Shape<ClientOptions<never, never>> = {
+  ...common,
+  ...hooks,
+  signal,
+  on: nested(clientEvents),
+  token: either("a string or a function", isText, isFunction),
+  headers: texts,
+  onFresh: oneOf("deadLetter", "resend"),
+  wait: bool,
+  connectTimeout: duration,
+  reconnect: nested(Shapes.reconnect),
+  dialTimeout: duration,
+  handshakeTimeout: duration
+}
+
+// --- calls
+
+/** The session's id is looked at apart, as it may be the peer's choice. */
+export const register: Option.Shape<RegisterOptions> = { signal, sessionId: anything, request: object }
+
+export const shutdown: Option.Shape<GracefulShutdownOptions> = {
+  timeout: duration,
+  flushPending: bool,
+  closeConnections: bool
+}
+
+export const close: Option.Shape<CloseOptions> = { timeout: duration, flushPending: bool }
+export const connected: Option.Shape<ConnectedOptions> = { timeout: duration, signal }
+export const waiting: Option.Shape<Waiting> = { signal }
+export const stats: Option.Shape<StatsOptions> = { connections: bool }
