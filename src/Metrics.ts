@@ -16,6 +16,7 @@ const counters = {
   connectionsFresh: "handshakes that started a session anew",
   connectionsReplaced: "connections closed because the session attached elsewhere",
   connectionsTimedOut: "connections closed for silence, missing acks or a stalled socket",
+  connectionsThrottled: "times that a connection was over its rate and not read for a while",
   messagesSent: "reliable messages put on the wire for the first time, and volatile ones",
   messagesQueued: "messages that could not go out at once",
   messagesAcknowledged: "messages that the peer acknowledged as handled",
@@ -32,6 +33,7 @@ const counters = {
   retriesFailed: "messages and dials given up after their retries",
   breakerTransitions: "changes of state of circuits",
   protocolErrors: "connections closed for a breach of the protocol",
+  internalErrors: "connections refused or closed for a fault of this side: a store or a hook that failed",
   workerRestarts: "background workers restarted after a failure"
 } as const
 
@@ -39,7 +41,8 @@ const gauges = {
   connectionsActive: "connections open now",
   sessions: "sessions known now",
   queueMessages: "messages waiting or in flight",
-  queueBytes: "their payload bytes"
+  queueBytes: "their payload bytes",
+  unhandledBytes: "memory of what was received and is not handled, estimated"
 } as const
 
 /** @since 0.1.0 @category models */

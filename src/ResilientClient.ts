@@ -32,10 +32,12 @@ import { makeEvents } from "./internal/events.ts"
 import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
 import { makeId } from "./internal/ids.ts"
+import { limitsOf as intakeLimitsOf } from "./internal/intake.ts"
 import type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
 import * as Option from "./internal/options.ts"
 import { makeSerialize } from "./internal/payload.ts"
 import { Peer } from "./internal/peer.ts"
+import { makeRareLog } from "./internal/rareLog.ts"
 import { rejection } from "./internal/rejection.ts"
 import { makeDecoder } from "./internal/schemas.ts"
 import { makeSending, type SendError } from "./internal/sending.ts"
@@ -97,7 +99,7 @@ export interface ResilientClient<In, Out> {
   /** Messages given up, in both directions; the newest 1,024 also for late subscribers. */
   readonly deadLetters: Stream.Stream<DeadLetter<In | Out>>
   readonly state: Effect.Effect<ConnectionState>
-  /** The state now and every one after it. */
+  /** The state now and every one after it; who falls 1,024 behind loses the oldest. */
   readonly states: Stream.Stream<ConnectionState>
   /**
    * Waits until connected. Fails when the client is stopped, or when it takes longer than `timeout`, by default for ever;
@@ -176,6 +178,13 @@ export interface Options<In, Out, R = never> {
   readonly window?: Partial<Window> | undefined
   /** Largest payload either way. Default 1 MiB. */
   readonly maxPayloadBytes?: number | undefined
+  /**
+   * Memory, by estimate, for what was received and is not handled. A server that has filled a quarter of it is not read
+   * until there is less. Default 64 MiB.
+   *
+   * @since 0.3.0
+   */
+  readonly maxUnhandledBytes?: number | undefined
   /** Silence after which the server is probed. Default 10 s. */
   readonly heartbeat?: Duration.Input | undefined
   /** How long a probe may go unanswered. With the heartbeat, half-open is noticed in 20 s. Default 8 s. */
@@ -224,8 +233,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const recorder = yield* makeRecorder
   const context = yield* Effect.context<R>()
   let state: ConnectionState = { _tag: "Connecting", attempt: 0 }
-  // Who watches the state is told of each, however late: there is one now and then.
-  const states = yield* makeEvents<ConnectionState>({ replay: 1, capacity: Infinity })
+  const states = yield* makeEvents<ConnectionState>({ replay: 1 })
   const setState = (next: ConnectionState): void => {
     state = next
     states.publish(next)
@@ -233,11 +241,13 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   }
   setState(state)
   const scope = yield* Scope.fork(yield* Effect.scope)
+  const rare = yield* makeRareLog.pipe(Scope.provide(scope))
   const handoff = yield* makeHandoff<Incoming<In>>().pipe(Scope.provide(scope))
   const instance = makeId(yield* Random.Random)
   const closing = new Closing(handoff.isConsuming)
 
   const { maxPayload, window } = limitsOf(options)
+  const intake = intakeLimitsOf({ ...options, rateLimit: "none" })
   const times = {
     ...timesOf(options),
     idleTimeout: Infinity
@@ -261,11 +271,12 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       options.onMessage === undefined
         ? handoff.offer(incoming)
         : options.onMessage(incoming.message, { incoming, client: self }),
-    onGap: options.onGap ?? logGap,
+    onGap: options.onGap ?? logGap(rare),
     retry: options.handlerRetry ?? defaultHandlerRetry,
     isClosing: () => closing.hasBegun(),
     onHeld: (peer) => engine.held(peer),
     recorder,
+    rare,
     deadLetters
   })
 
@@ -274,8 +285,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     deduplicator,
     breaker,
     recorder,
+    rare,
     deadLetters,
     times,
+    intake,
     intensity: intensityOf(options.restartIntensity),
     handling,
     handlesIncoming: () => options.onMessage !== undefined || handoff.hasConsumer(),
@@ -293,7 +306,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       const error = new ProtocolError({ code: violation.code, detail: violation.detail, session: peer.session })
       peer.connection?.send(encode(rejection(error).reject))
       engine.close(peer, CloseCode.protocol, violation.code, error)
-      engine.run(Effect.logWarning("the server broke the protocol", error))
+      rare.warn("violation", `the server broke the protocol: ${violation.code}, ${violation.detail}`)
     },
     // Nobody else writes to a client's outbox, unless its store is given to somebody else.
     onFenced: (_, error) =>

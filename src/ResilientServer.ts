@@ -48,12 +48,15 @@ import { makeEvents } from "./internal/events.ts"
 import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
 import type { Handshake, Identity } from "./internal/identity.ts"
+import { limitsOf as intakeLimitsOf, type RateLimit } from "./internal/intake.ts"
 import type * as Models from "./internal/models.ts"
 import type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
 import * as Option from "./internal/options.ts"
 import { makeSerialize, payloadError } from "./internal/payload.ts"
 import { Peer } from "./internal/peer.ts"
+import { makeRareLog } from "./internal/rareLog.ts"
 import { rejection } from "./internal/rejection.ts"
+import { makeRenewing } from "./internal/renewing.ts"
 import { makeDecoder } from "./internal/schemas.ts"
 import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisIn } from "./internal/sending.ts"
 import * as Shapes from "./internal/shapes.ts"
@@ -85,6 +88,7 @@ import {
 } from "./WebSocketError.ts"
 
 export type { Handshake, Identity } from "./internal/identity.ts"
+export type { RateLimit } from "./internal/intake.ts"
 export type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
 
 /**
@@ -273,6 +277,20 @@ export interface Options<In, Out, R = never> {
   readonly window?: Partial<Window> | undefined
   /** Largest payload either way. Default 1 MiB. */
   readonly maxPayloadBytes?: number | undefined
+  /**
+   * Memory, by estimate, for what was received and is not handled, of all sessions together. A session that has a
+   * quarter of it is not read until it has less; over all of it, each is read one frame at a time. Default 64 MiB.
+   *
+   * @since 0.3.0
+   */
+  readonly maxUnhandledBytes?: number | undefined
+  /**
+   * How much one client may send, of any kind, before it is not read for a while. Default 10,000 frames and 256 MiB a
+   * second, and what that allows in 2 seconds at once.
+   *
+   * @since 0.3.0
+   */
+  readonly rateLimit?: RateLimit | "none" | undefined
   /** Silence after which a client is probed. Default 10 s. */
   readonly heartbeat?: Duration.Input | undefined
   /** How long a probe may go unanswered. With the heartbeat, half-open is noticed in 20 s. Default 8 s. */
@@ -351,11 +369,12 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const failed = yield* Deferred.make<never>()
   // The server lives in a scope of its own, so that it can end before its owner does.
   const scope = yield* Scope.fork(yield* Effect.scope)
+  const rare = yield* makeRareLog.pipe(Scope.provide(scope))
   const handoff = yield* makeHandoff<Incoming<In>>().pipe(Scope.provide(scope))
-  const renewing = new Set<Peer>()
   const closing = new Closing(handoff.isConsuming)
 
   const { maxPayload, window } = limitsOf(options)
+  const intake = intakeLimitsOf(options)
   const times = {
     ...timesOf(options),
     idleTimeout: Option.millis("connectionTimeout", options.connectionTimeout, "120 seconds")
@@ -373,11 +392,12 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         ? handoff.offer(incoming)
         : options.onMessage(incoming.message, new HandlerContext(incoming, self, committing.commit, peer, delivery)),
     verdict: (peer) => committing.verdict(peer),
-    onGap: options.onGap ?? logGap,
+    onGap: options.onGap ?? logGap(rare),
     retry: options.handlerRetry ?? defaultHandlerRetry,
     isClosing: () => closing.hasBegun(),
     onHeld: (peer) => engine.held(peer),
     recorder,
+    rare,
     deadLetters
   })
 
@@ -386,8 +406,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     deduplicator,
     breaker,
     recorder,
+    rare,
     deadLetters,
     times,
+    intake,
     intensity: intensityOf(options.restartIntensity),
     handling,
     handlesIncoming: () => options.onMessage !== undefined || handoff.hasConsumer(),
@@ -395,11 +417,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onControl: (peer, frame) => {
       if (frame.t === "end") engine.run(end(peer))
       else if (frame.t === "reject") engine.close(peer, CloseCode.normal, "rejected by the client")
-      else if (frame.t === "auth" && !renewing.has(peer)) {
-        // One at a time: a client that sends tokens without end gets no more out of the hook.
-        renewing.add(peer)
-        engine.run(Effect.ensuring(reauthenticate(peer, frame.auth), Effect.sync(() => renewing.delete(peer))))
-      }
+      else if (frame.t === "auth") renew(peer, frame.auth)
     },
     onViolation: (peer, violation) => {
       recorder.count("protocolErrors")
@@ -407,7 +425,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       const error = new ProtocolError({ code, detail, session: peer.session })
       if (!peer.plain) peer.connection?.send(encode(rejection(error).reject))
       engine.close(peer, CloseCode.protocol, code, error)
-      engine.run(Effect.logWarning("a client broke the protocol", error))
+      rare.warn(`violation ${code}`, `session ${peer.session} broke the protocol: ${code}, ${detail}`)
     },
     onFenced: (peer, error) => departure.letGo(peer, error),
     onIdle: (peer) => departure.idle(peer),
@@ -445,6 +463,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     queue,
     registry,
     recorder,
+    rare,
     authenticate: (handshake) => {
       const identity = authenticate(handshake)
       // What is decided already needs no services.
@@ -483,6 +502,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       Effect.asVoid
     )
   }
+
+  const renew = makeRenewing({ engine, reauthenticate })
 
   const end = Effect.fnUntraced(function*(
     peer: Peer

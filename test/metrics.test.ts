@@ -5,9 +5,10 @@ import { Context, Effect, Layer, Metric, Schedule, Schema } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
 import { createServer } from "node:http"
-import { CircuitBreaker, type Metrics, SessionRegistry } from "resilient-websocket"
+import { CircuitBreaker, type Metrics, SessionRegistry, WebSocketError } from "resilient-websocket"
 import * as H from "./support/harness.ts"
 import { makeNetwork } from "./support/harnessNetwork.ts"
+import { makeStranger } from "./support/stranger.ts"
 
 const { advanceUntil, turn, until } = H
 
@@ -53,14 +54,23 @@ describe("the counters", () => {
       const registry = Context.get(serverStore, SessionRegistry.SessionRegistry)
       const breaker = Context.get(serverStore, CircuitBreaker.CircuitBreaker)
       let registryDies = false
+      let registryFails = false
+      const down = new WebSocketError.SessionRegistryError({ session: "", operation: "attach", reason: "store" })
       const server = yield* H.serverOn(network.context, {
         authenticate: H.byToken,
         onMessage: handler,
         incoming: Schema.String,
-        handlerRetry: Schedule.recurs(1)
+        handlerRetry: Schedule.recurs(1),
+        rateLimit: { framesPerSecond: 1_000, burst: "1 second" }
       }, {
         store: Context.add(serverStore, SessionRegistry.SessionRegistry, {
           ...registry,
+          attach: (request) =>
+            Effect.suspend(() => {
+              if (!registryFails) return registry.attach(request)
+              registryFails = false
+              return Effect.fail(down)
+            }),
           expire: Effect.suspend(() => {
             if (!registryDies) return registry.expire
             registryDies = false
@@ -129,6 +139,16 @@ describe("the counters", () => {
       yield* drives(server, { messagesExpired: 5, deadLetters: 5 }, Effect.void)
       network.dialling = "accepted"
       yield* drives(client, { retriesSucceeded: 1 }, client.reconnect)
+
+      yield* drives(
+        server,
+        { connectionsThrottled: 1 },
+        Effect.sync(() => {
+          for (let n = 0; n < 1_001; n++) network.newest().inject("toServer", `{"t":"ping"}`)
+        })
+      )
+      registryFails = true
+      yield* drives(server, { internalErrors: 1 }, makeStranger(network, "protocol", "alice"))
 
       const tab = H.clientOn(network.context, { token: "alice" })
       const second = yield* drives(server, { connectionsReplaced: 1 }, tab)

@@ -181,7 +181,7 @@ export class Session {
   }
 
   /** A pong can't tell of failures, so it goes up to the last ack while there are any: the next ack tells of them. */
-  private composePong(): string {
+  composePong(): string {
     if (this.inbox.failedAfter(this.ackedHandled).length === 0) this.ackedHandled = this.inbox.handled
     return pong(this.inbox.received, this.ackedHandled)
   }
@@ -276,7 +276,9 @@ export class Session {
     flow: Flow,
     actions: Array<Action>
   ): void {
-    if (flow.ack(received, handled)) actions.push({ t: "acked", handled, failed: failed ?? [] })
+    const before = flow.handled
+    if (!flow.ack(received, handled)) return
+    actions.push({ t: "acked", handled, failed: failed === undefined ? [] : newlyFailed(failed, before, handled) })
   }
 }
 
@@ -285,6 +287,13 @@ export const maxFrameBytes = (maxPayload: number): number => Math.max(bulkFrameB
 
 /** The largest hello or welcome, which comes before the limits of the other side are known; every receiver takes it. */
 export const maxHandshakeBytes = maxFrameBytes(0)
+
+/** What an ack that goes from `before` to `handled` can tell of: each offset between once, whatever it lists. */
+const newlyFailed = (failed: ReadonlyArray<Failure>, before: number, handled: number): ReadonlyArray<Failure> => {
+  const news = new Map<number, Failure>()
+  for (const failure of failed) if (failure[0] > before && failure[0] <= handled) news.set(failure[0], failure)
+  return [...news.values()]
+}
 
 const unexpected = (type: string) => new Violation("unexpected", `a ${type} frame now, or from this side`)
 

@@ -26,7 +26,7 @@ import { type Handshake, type Identity, identityFault } from "./identity.ts"
 import { makeId } from "./ids.ts"
 import { Peer } from "./peer.ts"
 import { Port } from "./port.ts"
-import { makeRareLog } from "./rareLog.ts"
+import { inWords, type RareLog, wordsOf } from "./rareLog.ts"
 import { rejection } from "./rejection.ts"
 import { hashToken, makeToken } from "./resume.ts"
 
@@ -35,6 +35,7 @@ export interface AcceptorOptions {
   readonly queue: MessageQueue["Service"]
   readonly registry: SessionRegistry["Service"]
   readonly recorder: Recorder
+  readonly rare: RareLog
   readonly authenticate: (handshake: Handshake) => Effect.Effect<Identity, HandshakeError>
   readonly acceptPlain: boolean
   readonly window: { readonly messages: number; readonly bytes: number }
@@ -67,10 +68,9 @@ type AcceptError =
   | TransportError
 
 export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions) {
-  const { engine, queue, recorder, registry } = options
+  const { engine, queue, rare, recorder, registry } = options
   const clock = yield* Clock.Clock
   const random = yield* Random.Random
-  const log = yield* makeRareLog
   const handshakeTimeout = new ConnectionTimeoutError({
     phase: "handshake",
     afterMillis: options.handshakeTimeoutMillis
@@ -99,8 +99,17 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     refused.add(connection)
     recorder.count("connectionsFailed")
     const { code, reject } = rejection(error)
+    if (reject.code === "internal" || reject.code === "overloaded") tellOperator(reject.code, error)
     if (connection.protocol === subprotocol) connection.send(encode(reject))
     connection.close(code, reject.detail)
+  }
+
+  /** It is not the peer's fault: nobody but this side can do anything about it. */
+  const tellOperator = (code: "internal" | "overloaded", error: WebSocketError): void => {
+    // That it was late, or had gone, may well be the peer's.
+    if (error._tag === "ConnectionTimeoutError" || error === goneEarly) return
+    if (code === "internal") recorder.count("internalErrors")
+    rare.warn(`refused ${code}`, `handshakes are refused (${code}): ${wordsOf(error)}`)
   }
 
   /** Runs a handshake step; its failure turns the connection away. */
@@ -112,13 +121,16 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         if (failure !== undefined) {
           return Effect.andThen(
             Effect.sync(() => refuse(connection, failure.error)),
-            Effect.logDebug("a handshake failed", failure.error)
+            Effect.logDebug(`a handshake failed: ${wordsOf(failure.error)}`)
           )
         }
         const error = new TransportError({ operation: "receive", detail: "the handshake broke off" })
         return Effect.andThen(
-          Effect.sync(() => refuse(connection, error)),
-          Effect.logError("a handshake failed by a defect", cause)
+          Effect.sync(() => {
+            refuse(connection, error)
+            rare.error("handshake defect", `a handshake failed by a defect: ${inWords(cause)}`)
+          }),
+          Effect.logDebug("a handshake failed by a defect", cause)
         )
       }).pipe(Effect.asVoid)
     )
@@ -133,6 +145,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     let heard = false
     const sink: ConnectionSink = {
       frame: (data, bytes) => {
+        if (refused.has(connection)) return
         if (heard) return step(connection, Effect.fail(malformed("a frame before the welcome")))
         heard = true
         const frame = decodeFirst(data, bytes)
@@ -203,7 +216,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     return Effect.flatMap(soon, (checked) => {
       const fault = identityFault(checked)
       if (fault === undefined) return Effect.succeed(checked)
-      log.error("identity", fault.detail)
+      rare.error("identity", fault.detail)
       return Effect.fail(fault)
     })
   }
@@ -374,10 +387,15 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       connection,
       Effect.gen(function*() {
         const peer = yield* attachPlain(connection, session, port)
-        if (pending.delete(connection)) connection.resume()
+        if (pending.delete(connection)) read(peer, connection)
         else engine.detach(peer, { code: 1006, reason: "", error: undefined })
       })
     )
+  }
+
+  /** Unless the session holds so much already that it has to wait. */
+  const read = (peer: Peer, connection: Connection): void => {
+    if (peer.reading.stopped === 0) connection.resume()
   }
 
   const attachPlain = Effect.fnUntraced(function*(
@@ -440,10 +458,11 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       closed: () => void (gone = true)
     })
     connection.pause() // what comes before it is attached waits in the socket
-    const peer = yield* Effect.ensuring(
+    const peer = yield* Effect.onError(
       attachPlain(connection, session, port),
-      Effect.sync(() => connection.resume())
+      () => Effect.sync(() => connection.resume())
     )
+    read(peer, connection)
     if (gone) engine.detach(peer, { code: 1006, reason: "", error: undefined })
     return peer.session
   })

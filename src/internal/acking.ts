@@ -11,10 +11,12 @@ import type { MessageQueueError } from "../WebSocketError.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import { makeLanes } from "./lanes.ts"
 import { type Ack, merge, type Peer } from "./peer.ts"
+import { type RareLog, wordsOf } from "./rareLog.ts"
 
 export interface AckingOptions {
   readonly queue: MessageQueue["Service"]
   readonly recorder: Recorder
+  readonly rare: RareLog
   readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
   readonly now: () => number
   readonly markDirty: (peer: Peer) => void
@@ -47,7 +49,8 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
       yield* deadLetters.outgoing(peer.session, current, epoch, [message], reason, 0)
     }
     if (current === undefined) return
-    if (failed.length > 0) current.control.push(encode({ t: "seen", o: handled }))
+    // Cumulative: while the socket takes nothing, the newest stands for all.
+    if (failed.length > 0) current.control = [encode({ t: "seen", o: handled })]
     current.acked = Math.max(current.acked, handled)
     current.receipts.handled(handled)
   }
@@ -69,7 +72,9 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
         peer.acking = undefined
         tellInBackground(peer)
       })
-      return Effect.logWarning(`acks of session ${peer.session} are put off`, error)
+      return Effect.sync(() =>
+        options.rare.warn("acks", `acks of session ${peer.session} are put off: ${wordsOf(error)}`)
+      )
     }
     peer.acking = undefined
     // What an older generation is refused is no fault of the newer one that has taken over meanwhile.

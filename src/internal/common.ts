@@ -13,6 +13,7 @@ import { fateOf } from "./elsewhere.ts"
 import type { MessageState, SessionStats } from "./models.ts"
 import * as Check from "./options.ts"
 import type { Peer } from "./peer.ts"
+import type { RareLog } from "./rareLog.ts"
 import { defaultIntensity, type Intensity } from "./supervisor.ts"
 
 /** Five attempts in all: the first and four more. */
@@ -21,8 +22,8 @@ export const defaultHandlerRetry: Schedule.Schedule<unknown, unknown> = Schedule
 })
 
 /** What is done about a gap when the user has no handler for it. */
-export const logGap = (gap: MessageGap): Effect.Effect<void> =>
-  Effect.logWarning(`${gap.count} messages of session ${gap.session} will never come (${gap.reason})`)
+export const logGap = (rare: RareLog) => (gap: MessageGap): Effect.Effect<void> =>
+  Effect.sync(() => rare.warn("gap", `${gap.count} messages of session ${gap.session} will never come (${gap.reason})`))
 
 export const forbidden = new HandshakeError({
   reason: "forbidden",

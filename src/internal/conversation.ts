@@ -16,6 +16,7 @@ import type { ShutdownError, WebSocketError } from "../WebSocketError.ts"
 import { fullJitter } from "./backoff.ts"
 import { type Data, type End, type Ending, Line } from "./frameLine.ts"
 import { makeId } from "./ids.ts"
+import { inWords, makeRareLog, wordsOf } from "./rareLog.ts"
 
 /** The client's end, for as long as the scope: one conversation after the other. */
 export const makeClientEnd = Effect.fnUntraced(function*(client: ResilientClient<Frame, Frame>) {
@@ -108,6 +109,7 @@ export const serve = <R>(
 ): Effect.Effect<never, never, R> =>
   Effect.scoped(Effect.gen(function*() {
     const fork = yield* FiberSet.makeRuntime<R, void, never>()
+    const rare = yield* makeRareLog
     /** The newest conversation of each session, also when it is over. */
     const lines = new Map<string, Line>()
     let isOver = false
@@ -139,7 +141,7 @@ export const serve = <R>(
         Effect.catchCause((cause) =>
           Cause.hasInterruptsOnly(cause)
             ? Effect.void
-            : Effect.logError(`the socket of session ${session} failed`, cause)
+            : Effect.sync(() => rare.error("socket", `the socket of session ${session} failed: ${inWords(cause)}`))
         ),
         Effect.asVoid
       )
@@ -212,6 +214,7 @@ const consume = Effect.fnUntraced(function*(
   const scope = yield* Scope.make()
   consumers.set(owner, Scope.close(scope, Exit.void))
   const fork = yield* Scope.provide(FiberSet.makeRuntime<never, void, never>(), scope)
+  const rare = yield* Scope.provide(makeRareLog, scope)
   // A session whose reader is slow must not keep the others waiting: there is always a lane more than there are
   // messages being received.
   let idle = 0
@@ -221,7 +224,11 @@ const consume = Effect.fnUntraced(function*(
       if (--idle === 0) fork(lane)
       return receive(incoming).pipe(
         // The session is gone, and with it who would have to know.
-        Effect.catch((error) => Effect.logWarning(`a socket of session ${incoming.session} is given up`, error)),
+        Effect.catch((error) =>
+          Effect.sync(() =>
+            rare.warn("given up", `a socket of session ${incoming.session} is given up: ${wordsOf(error)}`)
+          )
+        ),
         Effect.map(mayStay)
       )
     })

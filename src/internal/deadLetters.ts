@@ -1,5 +1,5 @@
 /**
- * Where dead letters go: counted, and kept for whoever subscribes, the newest 1,024 also after the fact. There may be
+ * Where dead letters go: counted, and kept for whoever subscribes, the newest 1,024 of at most 16 MiB also after the fact. There may be
  * a million of them in a second (a full queue that drops its oldest), so each is cheap until somebody looks into it;
  * the heartbeat worker logs how many there were.
  */
@@ -12,9 +12,12 @@ import type { DeadLetterReason } from "../WebSocketError.ts"
 import { makeEvents } from "./events.ts"
 import type { Peer } from "./peer.ts"
 import { makeDecoder } from "./schemas.ts"
+import { memoryOf } from "./weight.ts"
 
 /** How many dead letters are kept for a late subscriber. */
 const kept = 1_024
+/** What they may take in memory, in bytes; a subscriber may be as far behind once more. */
+const keptBytes = 16 * 1024 * 1024
 
 export interface DeadLetters<A> {
   readonly stream: Stream.Stream<DeadLetter<A>>
@@ -43,7 +46,7 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
     const decoded = decoder(value)
     return Exit.isSuccess(decoded) ? decoded.value : undefined
   }
-  const events = yield* makeEvents<DeadLetter<In | Out>>({ replay: kept })
+  const events = yield* makeEvents<DeadLetter<In | Out>>({ replay: kept, maxBytes: keptBytes, bytesOf })
 
   const publish = (letter: DeadLetter<In | Out>): void => {
     recorder.count("deadLetters")
@@ -79,6 +82,12 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
   return self
 })
 
+/** Of an incoming one, the decoded message may be a second value of the same size. */
+const bytesOf = <A>(letter: DeadLetter<A>): number =>
+  letter instanceof Returned ? letter.bytes : letterBytes + 2 * memoryOf(letter.payload)
+
+const letterBytes = 512
+
 /** A message of ours that was given up. Its payload is parsed only when it is asked for. */
 class Returned<A> implements DeadLetter<A> {
   readonly direction = "out"
@@ -107,6 +116,11 @@ class Returned<A> implements DeadLetter<A> {
     this.reason = reason
     this.maybeHandled = maybeHandled
     this.atMillis = atMillis
+  }
+
+  /** In memory. */
+  get bytes(): number {
+    return letterBytes + 2 * this.text.length
   }
 
   get payload(): unknown {

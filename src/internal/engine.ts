@@ -32,8 +32,10 @@ import { makeDelivery } from "./delivery.ts"
 import { makeFollowers } from "./elsewhere.ts"
 import type { Handling } from "./handling.ts"
 import { makeInbound } from "./inbound.ts"
+import { type IntakeLimits, isHeldUp, makeIntake } from "./intake.ts"
 import { makeOutbound } from "./outbound.ts"
 import { Peer, slowStartMessages } from "./peer.ts"
+import { inWords, type RareLog, wordsOf } from "./rareLog.ts"
 import { makeSignal } from "./signal.ts"
 import { type Intensity, supervise, supervised } from "./supervisor.ts"
 import { makeTurnClock } from "./turnClock.ts"
@@ -52,8 +54,10 @@ export interface EngineOptions<R> {
   readonly deduplicator: Deduplicator["Service"]
   readonly breaker: CircuitBreaker["Service"]
   readonly recorder: Recorder
+  readonly rare: RareLog
   readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
   readonly times: EngineTimes
+  readonly intake: IntakeLimits
   readonly intensity: Intensity
   readonly handling: Handling<R>
   /** Whether anybody takes incoming messages now; else there is no use in waiting until they are handled. */
@@ -93,12 +97,12 @@ export interface Agreement {
 export type Engine = Effect.Success<ReturnType<typeof makeEngine<never>>>
 
 export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<R>) {
-  const { breaker, deadLetters, queue, recorder, times } = options
+  const { breaker, deadLetters, queue, rare, recorder, times } = options
   const now = yield* makeTurnClock
   // First, so that it runs last: what is shown of this server or client goes with it.
   yield* Effect.addFinalizer(() =>
     Effect.sync(() => {
-      for (const gauge of ["connectionsActive", "sessions", "queueMessages", "queueBytes"] as const) {
+      for (const gauge of ["connectionsActive", "sessions", "queueMessages", "queueBytes", "unhandledBytes"] as const) {
         recorder.gauge(gauge, 0)
       }
     })
@@ -106,7 +110,10 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const fork = yield* FiberSet.makeRuntime<never, void>()
   /** Runs in the background until the scope closes. Nobody awaits it, so its failure is logged. */
   const run = (effect: Effect.Effect<unknown, unknown>): void => {
-    fork(Effect.catchCause(Effect.asVoid(effect), (cause) => Effect.logError("background work failed", cause)))
+    fork(Effect.catchCause(Effect.asVoid(effect), (cause) =>
+      Effect.sync(() => {
+        if (!Cause.hasInterruptsOnly(cause)) rare.error("background", `background work failed: ${inWords(cause)}`)
+      })))
   }
   const handlers = yield* FiberSet.make<void, unknown>()
   const runHandler = Effect.runForkWith(Context.add(yield* Effect.context<R>(), AtWork, true))
@@ -149,7 +156,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const onStoreError = (peer: Peer, error: MessageQueueError): Effect.Effect<void> => {
     if (error.reason !== "store") return options.onFenced(peer, error)
     later(++peer.flushFailures, () => markDirty(peer))
-    return Effect.logWarning(`delivery to session ${peer.session} is put off`, error)
+    return Effect.sync(() => rare.warn("delivery", `delivery to session ${peer.session} is put off: ${wordsOf(error)}`))
   }
 
   /** Shut while the workers below are paused. */
@@ -157,6 +164,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   const acking = yield* makeAcking({
     queue,
+    rare,
     recorder,
     deadLetters,
     now,
@@ -260,8 +268,20 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     })
   }
 
+  const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
+  const intake = makeIntake({
+    limits: options.intake,
+    now,
+    later: (task) => dispatcher.scheduleTask(task, 0),
+    run,
+    connected,
+    recorder,
+    onLimited: ({ session }) =>
+      rare.warn("rate", `session ${session} sends more than its rate, and is not read for a while`)
+  })
   const inbound = makeInbound({
     recorder,
+    intake,
     now,
     markDirty,
     markAckDue: outbound.markAckDue,
@@ -331,6 +351,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     }
     connected.add(peer)
     recorder.gauge("connectionsActive", connected.size)
+    intake.attached(peer)
     inbound.startHandling(peer)
     markDirty(peer)
     return inbound.sinkOf(peer, connection)
@@ -339,6 +360,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const detach = (peer: Peer, ending: Ending): void => {
     if (peer.connection === undefined) return
     const lost = peer.core.flow?.idle === false
+    intake.detached(peer)
     peer.connection = undefined
     peer.heardAt = peer.liveness?.heardAt
     peer.liveness = undefined
@@ -382,9 +404,22 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   // --- the clock
 
+  /**
+   * A peer that is not read can't be heard: not its answers, nor its acks. It is told that this side lives, or it would
+   * come back with a new connection, again and again. That it takes what it is sent can be seen all the same.
+   */
+  const excuse = (peer: Peer, connection: Connection, liveness: Liveness, at: number): void => {
+    liveness.heard(at)
+    if (connection.buffered() > 0) return
+    peer.progressAt = at
+    if (!peer.plain) connection.send(peer.core.composePong())
+    intake.sip(peer, at)
+  }
+
   const tickPeer = (peer: Peer, at: number): void => {
     const { connection, liveness } = peer
     if (connection === undefined || liveness === undefined) return
+    if (isHeldUp(peer)) excuse(peer, connection, liveness, at)
     const { flow } = peer.core
     const verdict = liveness.tick(at)
     if (verdict === "dead") {
@@ -436,6 +471,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     const { bytes, messages } = yield* queue.stats
     recorder.gauge("queueMessages", messages)
     recorder.gauge("queueBytes", bytes)
+    recorder.gauge("unhandledBytes", intake.total())
     options.onTick(at)
   })
 

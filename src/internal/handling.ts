@@ -9,6 +9,7 @@ import type { Recorder } from "../Metrics.ts"
 import { PayloadError } from "../WebSocketError.ts"
 import type { DeadLetters } from "./deadLetters.ts"
 import type { Delivery, Peer } from "./peer.ts"
+import { inWords, type RareLog } from "./rareLog.ts"
 
 export interface HandlingOptions<In, R> {
   /** Decodes a payload; the failure says why not. */
@@ -23,6 +24,7 @@ export interface HandlingOptions<In, R> {
   /** A message is left to be handled again: nobody need wait for it. */
   readonly onHeld: (peer: Peer) => void
   readonly recorder: Recorder
+  readonly rare: RareLog
   readonly deadLetters: Pick<DeadLetters<In>, "incoming">
 }
 
@@ -75,7 +77,7 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
     Effect.suspend(() =>
       options.onGap({ session: peer.session, count: gap.offset - gap.first + 1, reason: gap.reason })
     ).pipe(
-      Effect.catchCause((cause) => Effect.logError("onGap failed", cause)),
+      Effect.catchCause((cause) => Effect.sync(() => options.rare.error("onGap", `onGap failed: ${inWords(cause)}`))),
       Effect.asVoid
     )
 

@@ -5,24 +5,35 @@
 import { type Cause, Deferred, Effect, Exit, Queue, Stream } from "effect"
 
 interface Offer<A> {
-  readonly value: A
+  /** Undefined when it is withdrawn: whoever offers it was interrupted, and somebody else will handle it. */
+  value: A | undefined
   /** True when the consumer is done with it, false when it stopped before. */
   readonly done: Deferred.Deferred<boolean>
 }
 
-export const makeHandoff = Effect.fnUntraced(function*<A>() {
-  // Each session offers one at a time, so this is bounded by the sessions.
+export const makeHandoff = Effect.fnUntraced(function*<A extends object>() {
+  // Each session offers one at a time, so this is bounded by the sessions; what was withdrawn is swept out.
   const offers = yield* Queue.unbounded<Offer<A>, Cause.Done>()
   // What nobody took is not handled: it must not be given out once nobody hears of it any more.
   yield* Effect.addFinalizer(() => Effect.andThen(Queue.clear(offers), Queue.end(offers)))
 
   let consumers = 0
   let inHand = 0
+  let withdrawn = 0
+  const withdraw = (offer: Offer<A>) =>
+    Effect.suspend(() => {
+      offer.value = undefined
+      return ++withdrawn < maxWithdrawn ? Effect.void : sweep
+    })
+  const sweep = Effect.map(Queue.clear(offers), (all) => {
+    withdrawn = 0
+    for (const offer of all) if (offer.value !== undefined) Queue.offerUnsafe(offers, offer)
+  })
   const offer = Effect.fnUntraced(function*(value: A) {
     while (true) {
-      const done = yield* Deferred.make<boolean>()
-      yield* Queue.offer(offers, { value, done })
-      if (yield* Deferred.await(done)) return
+      const offer: Offer<A> = { value, done: yield* Deferred.make<boolean>() }
+      yield* Queue.offer(offers, offer)
+      if (yield* Effect.onInterrupt(Deferred.await(offer.done), () => withdraw(offer))) return
     }
   })
 
@@ -43,9 +54,13 @@ export const makeHandoff = Effect.fnUntraced(function*<A>() {
     })
     return Effect.gen(function*() {
       yield* finish(true)
-      current = yield* Queue.take(offers)
-      inHand++
-      return [current.value] as const
+      while (true) {
+        const offer = yield* Queue.take(offers)
+        if (offer.value === undefined) continue
+        current = offer
+        inHand++
+        return [offer.value] as const
+      }
     })
   })
 
@@ -60,3 +75,6 @@ export const makeHandoff = Effect.fnUntraced(function*<A>() {
     isConsuming: () => inHand > 0
   }
 })
+
+/** How many that were withdrawn may wait for a consumer to find them empty. */
+const maxWithdrawn = 64

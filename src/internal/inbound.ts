@@ -11,10 +11,13 @@ import { Violation } from "../core/Violation.ts"
 import type { Recorder } from "../Metrics.ts"
 import type { Connection, ConnectionSink } from "../Transport.ts"
 import type { Handling } from "./handling.ts"
+import type { Intake } from "./intake.ts"
+import { isPacked } from "./packing.ts"
 import type { Delivery, Peer } from "./peer.ts"
 
 export interface InboundOptions<R> {
   readonly recorder: Recorder
+  readonly intake: Intake
   readonly now: () => number
   readonly markDirty: (peer: Peer) => void
   readonly markAckDue: (peer: Peer) => void
@@ -35,7 +38,7 @@ export interface InboundOptions<R> {
 const commitMillis = 5
 
 export const makeInbound = <R>(options: InboundOptions<R>) => {
-  const { markAckDue, markDirty, now, recorder } = options
+  const { intake, markAckDue, markDirty, now, recorder } = options
   const { handle, recover } = options.handling
 
   const startHandling = (peer: Peer): void => {
@@ -57,7 +60,13 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   /** Who leaves handles no more: what waits has to come again, there or here. */
   const stopIfLeaving = (peer: Peer): void => {
     if (!peer.leaving || peer.handling) return
+    drop(peer)
+  }
+
+  /** What waits is not handled here. */
+  const drop = (peer: Peer): void => {
     peer.inbound.clear()
+    intake.releaseAll(peer)
     peer.core.inbox.rewind(peer.core.inbox.handled)
   }
 
@@ -71,9 +80,8 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   const forfeit = (peer: Peer): void => {
     peer.tenure++
     peer.saves = []
-    peer.inbound.clear()
     peer.uncommitted = { epoch: "", offset: 0, messages: 0 }
-    peer.core.inbox.rewind(peer.core.inbox.handled)
+    drop(peer)
     peer.handler?.interruptUnsafe()
   }
 
@@ -83,20 +91,26 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
    */
   const drain = (peer: Peer, tenure: number): Effect.Effect<void, unknown, R> => {
     let current: Delivery | undefined
-    return Effect.catchCause(
-      drainUntilFailure(peer, tenure, (delivery) => {
-        current = delivery
-      }),
-      (cause) => {
+    return drainUntilFailure(peer, tenure, (delivery) => {
+      current = delivery
+    }).pipe(
+      Effect.catchCause((cause) => {
         if (current === undefined) return Effect.failCause(cause) // not a handler's
         const failed = current
         return Effect.flatMap(recover(peer, failed, cause), () => {
           finish(peer, failed, tenure)
           return drain(peer, tenure)
         })
-      }
+      }),
+      Effect.onInterrupt(() => Effect.sync(() => current === undefined ? undefined : intake.done(current)))
     )
   }
+
+  /** What is packed has to wait for room to be unpacked. */
+  const handleNext = (peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> =>
+    isPacked(delivery)
+      ? Effect.andThen(intake.unpack(delivery), Effect.suspend(() => handle(peer, delivery)))
+      : handle(peer, delivery)
 
   const drainUntilFailure = Effect.fnUntraced(function*(
     peer: Peer,
@@ -118,7 +132,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
       }
       if (delivery === undefined) return
       handling(delivery)
-      const effect = handle(peer, delivery)
+      const effect = handleNext(peer, delivery)
       // What is done already need not be run.
       if (!(Exit.isExit(effect) && Exit.isSuccess(effect))) yield* effect
       handling()
@@ -135,12 +149,15 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   const finish = (peer: Peer, delivery: Delivery, tenure: number): void => {
     peer.committing = undefined
     peer.refused = undefined
+    intake.done(delivery)
     if (peer.tenure !== tenure) return
     // Not there any more if the session got another owner meanwhile.
-    if (peer.inbound.front() === delivery) peer.inbound.popFront()
+    if (peer.inbound.front() === delivery) {
+      peer.inbound.popFront()
+      if (delivery.weight > 0 || peer.reading.stopped > 0) intake.release(peer, delivery.weight)
+    }
     if (delivery.kind === "loose") {
       recorder.count("messagesHandled")
-      if (peer.plain && peer.inbound.size === peer.core.options.window.messages >> 1) peer.connection?.resume()
       return
     }
     const { uncommitted } = peer
@@ -200,6 +217,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
         for (let i = 0; i < messages.length; i++) {
           const facts = meta?.[i]
           peer.inbound.pushBack({
+            weight: 0,
             kind: "message",
             epoch,
             offset: first + i,
@@ -213,6 +231,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
       }
       case "gap":
         peer.inbound.pushBack({
+          weight: 0,
           kind: "gap",
           epoch: action.epoch,
           first: action.first,
@@ -236,14 +255,23 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     }
   }
 
-  /** Volatile messages wait within the same bound as reliable ones, and are dropped beyond it. */
+  /** Volatile messages wait within the same bounds as reliable ones, and are dropped beyond them. */
   const receiveLoose = (peer: Peer, value: unknown, isVolatile: boolean): void => {
-    if (isVolatile && peer.inbound.size >= 2 * peer.core.options.window.messages) {
+    if (isVolatile && (peer.inbound.size >= 2 * peer.core.options.window.messages || intake.isScarce(peer))) {
       recorder.count("messagesVolatileSkipped")
       return
     }
     recorder.count("messagesReceived")
-    peer.inbound.pushBack({ kind: "loose", value, volatile: isVolatile })
+    peer.inbound.pushBack({ weight: 0, kind: "loose", value, volatile: isVolatile })
+  }
+
+  /** Handles what a frame brought; what of it has to wait is held. `before` is how much waited when it came. */
+  const handleFrame = (peer: Peer, before: number): void => {
+    const brought = peer.inbound.size - before
+    if (brought > 0 && intake.isTight()) intake.hold(peer, brought)
+    startHandling(peer)
+    const last = peer.inbound.back()
+    if (brought > 0 && last !== undefined && last.weight === 0) intake.hold(peer, Math.min(brought, peer.inbound.size))
   }
 
   const receive = (peer: Peer, connection: Connection, data: string, bytes: number): void => {
@@ -251,35 +279,41 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     const result = peer.core.receive(data, bytes)
     if (result instanceof Violation) return options.onViolation(peer, result)
     if ((peer.core.flow?.received ?? 0) > receivedBefore) peer.progressAt = now()
+    const before = peer.inbound.size
     for (let i = 0; i < result.length; i++) perform(peer, result[i] as Action, connection) // in bounds
-    startHandling(peer)
+    handleFrame(peer, before)
     if (peer.pendingAck !== undefined) markDirty(peer)
     else if (peer.core.ackDue) markAckDue(peer)
   }
 
-  const receivePlain = (peer: Peer, connection: Connection, data: string): void => {
+  const receivePlain = (peer: Peer, data: string): void => {
     const value = parsePlain(data)
     const fault = payloadFault(value)
     if (fault !== undefined) return options.onViolation(peer, new Violation(fault.code, fault.detail))
+    const before = peer.inbound.size
     receiveLoose(peer, value, false)
-    // No window restrains a plain peer, so its socket does.
-    if (peer.inbound.size >= peer.core.options.window.messages) connection.pause()
-    startHandling(peer)
+    handleFrame(peer, before)
   }
 
   const events: SinkEvents = {
     frame: (peer, connection, data, bytes) => {
       if (peer.connection !== connection) return
       peer.liveness?.heard(now())
+      intake.took(peer, bytes)
       if (typeof data !== "string") options.onViolation(peer, new Violation("malformed", "a binary frame"))
-      else if (peer.plain) receivePlain(peer, connection, data)
+      else if (peer.plain) receivePlain(peer, data)
       else receive(peer, connection, data, bytes)
     },
     drained: (peer) => {
       peer.progressAt = now()
       markDirty(peer)
     },
-    alive: (peer) => peer.liveness?.heard(now()),
+    alive: (peer, connection) => {
+      if (peer.connection !== connection) return
+      // Others are known by their frames: it may be a proxy that pings.
+      if (peer.plain) peer.liveness?.heard(now())
+      intake.took(peer, 0)
+    },
     closed: options.onClosed
   }
 
@@ -301,7 +335,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
 interface SinkEvents {
   readonly frame: (peer: Peer, connection: Connection, data: string | Uint8Array, bytes: number) => void
   readonly drained: (peer: Peer) => void
-  readonly alive: (peer: Peer) => void
+  readonly alive: (peer: Peer, connection: Connection) => void
   readonly closed: (peer: Peer, connection: Connection, code: number, reason: string) => void
 }
 
@@ -326,7 +360,7 @@ class PeerSink implements ConnectionSink {
   }
 
   alive(): void {
-    this.events.alive(this.peer)
+    this.events.alive(this.peer, this.connection)
   }
 
   closed(code: number, reason: string): void {

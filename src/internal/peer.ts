@@ -11,27 +11,35 @@ import type { Liveness } from "../core/Liveness.ts"
 import type { GapReason } from "../core/Protocol.ts"
 import type { Session } from "../core/Session.ts"
 import type { Connection } from "../Transport.ts"
+import { Reading } from "./intake.ts"
 import { type Elsewhere, Receipts } from "./receipts.ts"
 
 /** Something received that waits for its handler. */
 export type Delivery =
-  | {
-    readonly kind: "message"
-    readonly epoch: string
-    readonly offset: number
-    readonly value: unknown
-    readonly id: string | undefined
-    readonly trace: string | undefined
+  & {
+    /** Of the last part of a frame: the memory that is free when it is handled, see `hold` of the intake. */
+    weight: number
   }
-  | {
-    readonly kind: "gap"
-    readonly epoch: string
-    readonly first: number
-    readonly offset: number
-    readonly reason: GapReason
-  }
-  /** Without a position: a volatile message, or one of a plain peer. */
-  | { readonly kind: "loose"; readonly value: unknown; readonly volatile: boolean }
+  & (
+    | {
+      readonly kind: "message"
+      readonly epoch: string
+      readonly offset: number
+      /** Perhaps packed, see packing.ts. */
+      value: unknown
+      readonly id: string | undefined
+      readonly trace: string | undefined
+    }
+    | {
+      readonly kind: "gap"
+      readonly epoch: string
+      readonly first: number
+      readonly offset: number
+      readonly reason: GapReason
+    }
+    /** Without a position: a volatile message, or one of a plain peer. */
+    | { readonly kind: "loose"; value: unknown; readonly volatile: boolean }
+  )
 
 /** What the other side has handled, and what of it it could not. */
 export interface Ack {
@@ -82,6 +90,8 @@ export class Peer {
   departed = 0
 
   readonly inbound = new Deque<Delivery>()
+  /** What it may make us take in. */
+  readonly reading = new Reading()
   handling = false
   /** The fiber that handles, if it has to wait for something. */
   handler: Fiber.Fiber<void, unknown> | undefined

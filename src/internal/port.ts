@@ -2,26 +2,33 @@
 import type { Connection, ConnectionSink } from "../Transport.ts"
 
 export class Port implements ConnectionSink {
+  private readonly connection: Connection
   private sink: ConnectionSink
-  // What the other side sends before it hears from the session is bounded by the window that the handshake granted.
   private kept: Array<(sink: ConnectionSink) => void> | undefined
 
   /** Opens the connection. `first` is told of what comes. */
   constructor(connection: Connection, first: ConnectionSink) {
+    this.connection = connection
     this.sink = first
     connection.open(this)
   }
 
-  /** From now on events are kept, until `become`: between the handshake's last frame and the session, nothing is lost. */
+  /**
+   * From now on events are kept, until `become`: between the handshake's last frame and the session, nothing is lost. They
+   * are few, as the connection is not read meanwhile.
+   */
   hold(): void {
-    this.kept = []
+    this.kept ??= []
+    this.connection.pause()
   }
 
   /** From now on `sink` is told, first of what was kept. */
   become(sink: ConnectionSink): void {
     this.sink = sink
-    const events = this.kept ?? []
+    const events = this.kept
+    if (events === undefined) return
     this.kept = undefined
+    this.connection.resume()
     for (const event of events) event(sink)
   }
 

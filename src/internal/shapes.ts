@@ -78,6 +78,7 @@ export const memoryStore: Option.Shape<MemoryStore.Options> = {
 export const common = {
   window: nested<NonNullable<ResilientServer.Options<never, never>["window"]>>({ messages: whole(), bytes: whole() }),
   maxPayloadBytes: whole(),
+  maxUnhandledBytes: whole(),
   heartbeat: duration,
   heartbeatTimeout: duration,
   ackTimeout: duration,
@@ -87,6 +88,15 @@ export const common = {
     restarts: whole(0),
     period: duration
   })
+}
+
+const limits = nested<ResilientServer.RateLimit>({
+  framesPerSecond: whole(),
+  bytesPerSecond: whole(),
+  burst: duration
+})
+export const rateLimit: typeof bool = (name, value) => {
+  if (value !== "none") limits(name, value)
 }
 
 const handlers = {
@@ -112,6 +122,7 @@ export const contractServer: Option.Shape<Omit<ResilientServer.Options<never, ne
   connectionTimeout: duration,
   handshakeTimeout: duration,
   maxHandshakes: whole(),
+  rateLimit,
   reconnectJitter: duration
 }
 

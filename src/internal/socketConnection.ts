@@ -236,6 +236,8 @@ const dial = (
     const socket = Socket.makeWebSocket(url, {
       protocols: protocol,
       openTimeout: timeoutMillis,
+      // Where a WebSocket can't be paused, as in browsers, what lies unread beyond this ends the connection.
+      highWaterMark: Math.max(maxFrameBytes, maxQueuedBytes),
       // Browsers can't send any, and their constructor refuses even none.
       headers: Object.keys(headers).length === 0 ? undefined : headers
     }).pipe(

@@ -21,6 +21,9 @@ export class WsConnection implements Connection {
   private sink: ConnectionSink | undefined
   private awaitsDrain = false
   private ended: { readonly code: number; readonly reason: string } | undefined
+  private paused = false
+  /** What came in while it was paused: the rest of what the socket had given to `ws` by then, 64 KiB at most. */
+  private unread: Array<string | Uint8Array> | undefined
 
   /** `onEnd` is called when the socket is gone. */
   constructor(ws: OwnedWebSocket, request: Request, onEnd?: () => void) {
@@ -46,6 +49,8 @@ export class WsConnection implements Connection {
       return
     }
     this.ws.on("message", onMessage)
+    this.ws.on("ping", onPing)
+    this.ws.on("pong", onPing)
     this.ws.resume()
   }
 
@@ -73,23 +78,25 @@ export class WsConnection implements Connection {
   }
 
   pause(): void {
+    this.paused = true
     if (this.ws.readyState === this.ws.OPEN) this.ws.pause()
   }
 
   resume(): void {
-    if (this.ws.readyState === this.ws.OPEN) this.ws.resume()
+    this.paused = false
+    if (this.unread !== undefined) queueMicrotask(() => this.readOn())
+    else if (this.ws.readyState === this.ws.OPEN) this.ws.resume()
   }
 
   ping(): void {
-    if (this.ws.readyState !== this.ws.OPEN) return
-    // Most peers are never pinged.
-    if (!this.ws.listeners("pong").includes(onPong)) this.ws.on("pong", onPong)
-    this.ws.ping()
+    if (this.ws.readyState === this.ws.OPEN) this.ws.ping()
   }
 
   close(code: number, reason: string): void {
     if (this.ended !== undefined) return
-    // A paused socket would never see the peer's close frame.
+    // Nobody wants to know what it says now. A paused socket would never see the peer's close frame.
+    this.ws.off("message", onMessage)
+    this.unread = undefined
     if (this.ws.readyState === this.ws.OPEN) this.ws.resume()
     this.ws.close(code, beginning(reason, maxCloseReasonBytes))
   }
@@ -100,20 +107,27 @@ export class WsConnection implements Connection {
 
   /** Lets the socket go to somebody else: nothing is reported any more. */
   release(): WebSocket {
-    if (this.sink === undefined) this.resume() // it was paused for `open`
-    this.ws.off("message", onMessage)
-    this.ws.off("pong", onPong)
-    this.ws.off("close", onClose)
-    this.ws.off("error", ignoreError)
-    this.ws[owner] = undefined
+    const { unread = [], ws } = this
+    ws.resume() // it was paused for `open`, perhaps
+    ws.off("message", onMessage)
+    ws.off("ping", onPing)
+    ws.off("pong", onPing)
+    ws.off("close", onClose)
+    ws.off("error", ignoreError)
+    ws[owner] = undefined
     this.sink = undefined
-    return this.ws
+    this.unread = undefined
+    // What was not taken is the next owner's.
+    for (const data of unread) queueMicrotask(() => ws.emit("message", Buffer.from(data), typeof data !== "string"))
+    return ws
   }
 
   // What the listeners below tell.
 
   received(data: Buffer, isBinary: boolean): void {
-    this.sink?.frame(isBinary ? data : data.toString(), data.length)
+    const frame = isBinary ? data : data.toString()
+    if (this.paused || this.unread !== undefined) (this.unread ??= []).push(frame)
+    else this.sink?.frame(frame, data.length)
   }
 
   alive(): void {
@@ -124,7 +138,28 @@ export class WsConnection implements Connection {
     if (this.ended !== undefined) return
     this.ended = { code, reason }
     this.onEnd?.()
+    // It came before the end.
+    const { unread = [] } = this
+    this.unread = undefined
+    for (const data of unread) this.sink?.frame(data, Buffer.byteLength(data))
     this.sink?.closed(code, reason)
+  }
+
+  /** What came while it was paused comes first. */
+  private readOn(): void {
+    const { unread } = this
+    if (unread === undefined) return
+    let read = 0
+    for (; read < unread.length && !this.paused; read++) {
+      const data = unread[read] as string | Uint8Array // in bounds
+      this.sink?.frame(data, Buffer.byteLength(data))
+      if (this.unread !== unread) return // it was closed, or let go of
+    }
+    if (read < unread.length) this.unread = unread.slice(read)
+    else {
+      this.unread = undefined
+      if (!this.paused) this.resume()
+    }
   }
 
   private checkDrain(): void {
@@ -138,7 +173,7 @@ function onMessage(this: OwnedWebSocket, data: Buffer, isBinary: boolean): void 
   this[owner]?.received(data, isBinary)
 }
 
-function onPong(this: OwnedWebSocket): void {
+function onPing(this: OwnedWebSocket): void {
   this[owner]?.alive()
 }
 

@@ -96,6 +96,21 @@ export interface BreakerOptions {
 }
 
 /**
+ * How much one socket may send before it is not read for a while.
+ *
+ * @since 0.3.0
+ * @category options
+ */
+export interface RateLimit {
+  /** WebSocket messages, pings and pongs a second; a frame of the protocol carries many messages. Default 10,000. */
+  readonly framesPerSecond?: number | undefined
+  /** Their bytes a second. Default 256 MiB. */
+  readonly bytesPerSecond?: number | undefined
+  /** How much may come at once: what the rates allow in this time. Default 2 seconds. */
+  readonly burst?: Duration | undefined
+}
+
+/**
  * How often, and after which pauses, a handler that failed is tried again.
  *
  * @since 0.3.0
@@ -195,6 +210,11 @@ export interface CommonOptions<In, Out> extends QueueOptions {
   readonly window?: { readonly messages?: number; readonly bytes?: number } | undefined
   /** Largest payload either way, in bytes. Default 1 MiB. */
   readonly maxPayloadBytes?: number | undefined
+  /**
+   * Memory, by estimate, for what was received and is not handled, of all sessions together. A session that has a
+   * quarter of it is not read until it has less; over all of it, each is read one frame at a time. Default 64 MiB.
+   */
+  readonly maxUnhandledBytes?: number | undefined
   /** Silence after which the other side is probed. Default 10 s. */
   readonly heartbeat?: Duration | undefined
   /** How long a probe may go unanswered. Default 8 s. */
@@ -273,6 +293,11 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
   readonly handshakeTimeout?: Duration | undefined
   /** Handshakes under way at most. Default 10,000. */
   readonly maxHandshakes?: number | undefined
+  /**
+   * How much one socket may send, of any kind, before it is not read for a while. Default 10,000 frames and 256 MiB a
+   * second, and what that allows in 2 seconds at once.
+   */
+  readonly rateLimit?: RateLimit | "none" | undefined
   /** Over which time clients spread their reconnects when told to leave. Default 5 s. */
   readonly reconnectJitter?: Duration | undefined
   /**

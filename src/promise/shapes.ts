@@ -117,6 +117,7 @@ export const manager: Option.Shape<ManagerOptions<never, never>> = {
   connectionTimeout: duration,
   handshakeTimeout: duration,
   maxHandshakes: whole(),
+  rateLimit: Shapes.rateLimit,
   reconnectJitter: duration,
   sessionMessage: either("false or a function", isFalse, isFunction)
 }

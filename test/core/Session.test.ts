@@ -57,6 +57,18 @@ const messages = (count: number, fields: { payload?: string; id?: string } = {})
 
 describe("Session", () => {
   describe("receiving", () => {
+    it("takes of an ack's failures those that it can be about, each once, however many it lists", () => {
+      const { session } = opened()
+      session.compose(messages(10), session.flow as Flow)
+      const failures = (...offsets: Array<number>) => offsets.map((offset) => [offset, "failed"] as const)
+      const many = failures(...Array.from({ length: 1_000 }, (_, n) => n + 1), 2, 2, 1)
+      const first = actions(session, JSON.stringify({ t: "ack", a: [10, 3], f: many }))
+      expect(first).toEqual([{ t: "acked", handled: 3, failed: failures(1, 2, 3) }])
+      const second = actions(session, JSON.stringify({ t: "ack", a: [10, 5], f: failures(1, 3, 5, 6) }))
+      expect(second).toEqual([{ t: "acked", handled: 5, failed: failures(5) }])
+      expect(actions(session, JSON.stringify({ t: "ack", a: [10, 5], f: failures(5, 6) }))).toEqual([])
+    })
+
     it("takes no frame before the handshake, nor after the connection is lost", () => {
       const session = new Session({ role: "server", window: defaultWindow, maxPayload: 1000 })
       expect(receive(session, { t: "ping" })).toMatchObject({ code: "unexpected" })

@@ -1,0 +1,326 @@
+/**
+ * What peers may make this process take in. A peer that goes beyond it is not read for a while, and TCP makes it wait:
+ * for its own share of what waits to be handled, for the total of all, for its rate, or for its turn.
+ *
+ * Only what has to wait is weighed: what is handled as it comes costs a few additions a frame.
+ */
+import { type Duration, Effect } from "effect"
+import type { Recorder } from "../Metrics.ts"
+import { count, millis } from "./options.ts"
+import { makeUnpacking, pack } from "./packing.ts"
+import type { Delivery, Peer } from "./peer.ts"
+import { memoryOf, messageBytes } from "./weight.ts"
+
+/**
+ * How much one client may send before it is not read for a while.
+ *
+ * @since 0.3.0
+ * @category models
+ */
+export interface RateLimit {
+  /** WebSocket messages, pings and pongs a second; a frame of the protocol carries many messages. Default 10,000. */
+  readonly framesPerSecond?: number | undefined
+  /** Their bytes a second. Default 256 MiB. */
+  readonly bytesPerSecond?: number | undefined
+  /** How much may come at once: what the rates allow in this time. Default 2 seconds. */
+  readonly burst?: Duration.Input | undefined
+}
+
+export interface IntakeLimits {
+  /** Memory of what was received and is not handled, of all peers together, in bytes. */
+  readonly unhandledBytes: number
+  readonly rate: {
+    readonly millisAFrame: number
+    readonly millisAByte: number
+    /** How far a peer may be ahead of its rate. */
+    readonly burstMillis: number
+  } | undefined
+}
+
+export const limitsOf = (options: {
+  readonly maxUnhandledBytes?: number | undefined
+  readonly rateLimit?: RateLimit | "none" | undefined
+}): IntakeLimits => {
+  const unhandledBytes = count("maxUnhandledBytes", options.maxUnhandledBytes, defaultUnhandledBytes)
+  const { rateLimit = {} } = options
+  if (rateLimit === "none") return { unhandledBytes, rate: undefined }
+  const { burst, bytesPerSecond, framesPerSecond } = rateLimit
+  return {
+    unhandledBytes,
+    rate: {
+      millisAFrame: 1_000 / count("rateLimit.framesPerSecond", framesPerSecond, 10_000),
+      millisAByte: 1_000 / count("rateLimit.bytesPerSecond", bytesPerSecond, 256 * 1024 * 1024),
+      burstMillis: millis("rateLimit.burst", burst, "2 seconds")
+    }
+  }
+}
+
+/** A peer's part in it; the rooms that show it only read. */
+export class Reading {
+  /** Memory of what waits to be handled, in bytes. */
+  held = 0
+  /** Why the connection is not read, as bits of {@link reason}; 0 while it is. */
+  stopped = 0
+  /** Since when it has been held up. */
+  stoppedAt = 0
+  /** Until when what has come would have taken at the limited rate. */
+  framesUntil = 0
+  bytesUntil = 0
+  /** The last turn of the event loop in which something came, and what that cost. */
+  turn = 0
+  spent = 0
+}
+
+/** Why a peer is not read. */
+const reason = { share: 1, total: 2, rate: 4, turn: 8 } as const
+
+/** What may take as long as handlers do. */
+const heldUp = reason.share | reason.total
+
+/** Whether what the peer says lies unread for as long as handlers take: then silence says nothing about it. */
+export const isHeldUp = (peer: Peer): boolean => (peer.reading.stopped & heldUp) !== 0
+
+export type Intake = ReturnType<typeof makeIntake>
+
+export const makeIntake = (options: {
+  readonly limits: IntakeLimits
+  readonly now: () => number
+  /** Runs a task in the next turn of the event loop. */
+  readonly later: (task: () => void) => void
+  readonly run: (effect: Effect.Effect<void>) => void
+  readonly connected: ReadonlySet<Peer>
+  readonly recorder: Recorder
+  /** A peer is over its rate. */
+  readonly onLimited: (peer: Peer) => void
+}) => {
+  const { connected, now, recorder } = options
+  const { rate, unhandledBytes } = options.limits
+  const maxShare = unhandledBytes / 4
+  let total = 0
+  /** Over the last line: not even those who hold nothing are read. */
+  let isFull = false
+  const overTotal = new Set<Peer>()
+  const overRate = new Set<Peer>()
+  let isWatchingRates = false
+  let turn = 1
+  let spent = 0
+  let isTurnEnding = false
+  const inLine = new Set<Peer>()
+  const { done, unpack } = makeUnpacking(unhandledBytes)
+
+  const stop = (peer: Peer, why: number): void => {
+    const { connection, reading } = peer
+    if (reading.stopped === 0) connection?.pause()
+    if ((why & heldUp) !== 0 && !isHeldUp(peer)) reading.stoppedAt = now()
+    reading.stopped |= why
+  }
+
+  const start = (peer: Peer, why: number): void => {
+    const { connection, reading } = peer
+    if (reading.stopped === 0) return
+    reading.stopped &= ~why
+    if (reading.stopped === 0) connection?.resume()
+  }
+
+  // --- what waits to be handled
+
+  /** Whether what is handled next should be packed first. */
+  const isTight = (): boolean => total >= unhandledBytes / 2
+
+  const weigh = (delivery: Delivery): number => {
+    if (isTight()) return pack(delivery)
+    return messageBytes + (delivery.kind === "gap" ? 0 : memoryOf(delivery.value))
+  }
+
+  /** A window restrains who speaks the protocol, but for gaps; nothing else restrains a plain peer. */
+  const maxWaiting = ({ core, plain }: Peer): number => core.options.window.messages * (plain ? 1 : 4)
+
+  const stopForTotal = (peer: Peer): void => {
+    overTotal.add(peer)
+    stop(peer, reason.total)
+  }
+
+  const startForTotal = (peer: Peer): void => {
+    if (overTotal.delete(peer)) start(peer, reason.total)
+  }
+
+  const check = (peer: Peer): void => {
+    const { held } = peer.reading
+    if (held >= maxShare || peer.inbound.size >= maxWaiting(peer)) stop(peer, reason.share)
+    if (isFull || (total >= unhandledBytes && held > 0)) stopForTotal(peer)
+  }
+
+  /** The last `count` of what waits came together: all of it counts until the last is handled. */
+  const hold = (peer: Peer, count: number): void => {
+    const { inbound } = peer
+    let weight = 0
+    for (let i = inbound.size - count; i < inbound.size; i++) weight += weigh(inbound.at(i) as Delivery) // in bounds
+    const last = inbound.back()
+    if (last !== undefined) last.weight = weight
+    peer.reading.held += weight
+    total += weight
+    if (!isFull && total >= fullAt * unhandledBytes) {
+      isFull = true
+      for (const other of connected) stopForTotal(other)
+    }
+    check(peer)
+  }
+
+  /** So much of what the peer holds is handled, or given up. */
+  const release = (peer: Peer, weight: number): void => {
+    const { reading } = peer
+    reading.held -= weight
+    total -= weight
+    if (
+      (reading.stopped & reason.share) !== 0 && reading.held <= maxShare / 2 &&
+      peer.inbound.size <= maxWaiting(peer) / 2
+    ) {
+      start(peer, reason.share)
+    }
+    if (overTotal.size > 0) relieve(peer)
+  }
+
+  /** Whoever has to wait because of all together: goes on when there is room again, and else with one frame at a time. */
+  const relieve = (peer: Peer): void => {
+    if (total <= (unhandledBytes * 3) / 4) {
+      isFull = false
+      for (const other of overTotal) startForTotal(other)
+    } else if (isFull && total <= ((fullAt - 1) * unhandledBytes)) {
+      isFull = false
+      for (const other of overTotal) if (other.reading.held === 0) startForTotal(other)
+    } else if (!isFull && peer.reading.held === 0) startForTotal(peer)
+  }
+
+  /**
+   * Who speaks the protocol and is held up for long is read until it brings one thing more: it would give the connection
+   * up where nothing is received of what it sends, and its acks come behind that. Its window bounds it.
+   */
+  const sip = (peer: Peer, at: number): void => {
+    if (peer.plain || isFull || at - peer.reading.stoppedAt < sipMillis) return
+    overTotal.delete(peer)
+    start(peer, heldUp)
+  }
+
+  // --- how fast it comes
+
+  const checkRate = (peer: Peer, bytes: number, limit: NonNullable<typeof rate>): void => {
+    const at = now()
+    const { reading } = peer
+    reading.framesUntil = Math.max(reading.framesUntil, at) + limit.millisAFrame
+    reading.bytesUntil = Math.max(reading.bytesUntil, at) + bytes * limit.millisAByte
+    if (Math.max(reading.framesUntil, reading.bytesUntil) - at <= limit.burstMillis || overRate.has(peer)) return
+    recorder.count("connectionsThrottled")
+    options.onLimited(peer)
+    stop(peer, reason.rate)
+    overRate.add(peer)
+    if (isWatchingRates) return
+    isWatchingRates = true
+    options.run(untilNoneIsOver(limit))
+  }
+
+  /** Who was over its rate is read again once it has some to spare. */
+  const untilNoneIsOver = (limit: NonNullable<typeof rate>): Effect.Effect<void> =>
+    Effect.flatMap(Effect.sleep(rateMillis), () => {
+      const enough = now() + limit.burstMillis - Math.min(rateMillis, limit.burstMillis / 2)
+      for (const peer of overRate) {
+        if (Math.max(peer.reading.framesUntil, peer.reading.bytesUntil) > enough) continue
+        overRate.delete(peer)
+        start(peer, reason.rate)
+      }
+      if (overRate.size > 0) return untilNoneIsOver(limit)
+      isWatchingRates = false
+      return Effect.void
+    })
+
+  // --- whose turn it is
+
+  /**
+   * What one turn of the event loop takes in is bounded, so that those who send little are not kept waiting by those who
+   * send all the time: these stand in line, and a few of them are read in each turn.
+   */
+  const takeTurn = (peer: Peer, bytes: number): void => {
+    const { reading } = peer
+    if (reading.turn !== turn) {
+      reading.turn = turn
+      reading.spent = 0
+    }
+    const cost = bytes + frameCost
+    reading.spent += cost
+    spent += cost
+    if (spent > turnCost && reading.spent > freeCost && !inLine.has(peer)) {
+      stop(peer, reason.turn)
+      inLine.add(peer)
+    }
+    endTurnLater()
+  }
+
+  const endTurnLater = (): void => {
+    if (isTurnEnding) return
+    isTurnEnding = true
+    options.later(endTurn)
+  }
+
+  const endTurn = (): void => {
+    isTurnEnding = false
+    turn++
+    spent = 0
+    let left = readAtOnce
+    for (const peer of inLine) {
+      if (left-- === 0) break
+      inLine.delete(peer)
+      start(peer, reason.turn)
+    }
+    if (inLine.size > 0) endTurnLater()
+  }
+
+  return {
+    /** A frame of so many bytes came, or a ping or pong. */
+    took: (peer: Peer, bytes: number): void => {
+      if (rate !== undefined) checkRate(peer, bytes, rate)
+      if (connected.size > 1) takeTurn(peer, bytes)
+    },
+    isTight,
+    hold,
+    unpack,
+    /** It is handled, or never will be. */
+    done,
+    release,
+    sip,
+    /** Whether the peer, or all together, hold so much that what may be dropped should be. */
+    isScarce: (peer: Peer): boolean => peer.reading.held >= maxShare / 2 || total >= unhandledBytes,
+    /** Nothing of what the peer holds will be handled here. */
+    releaseAll: (peer: Peer): void => release(peer, peer.reading.held),
+    /** It has a new connection. */
+    attached: check,
+    /** Its connection is gone, or another's. */
+    detached: (peer: Peer): void => {
+      overTotal.delete(peer)
+      overRate.delete(peer)
+      inLine.delete(peer)
+      start(peer, ~0)
+    },
+    /** Memory of all that waits to be handled, in bytes. */
+    total: () => total
+  }
+}
+
+/** A quarter of it is a peer's share. In a heap of 512 MB there is room for it, and for what goes beyond it. */
+const defaultUnhandledBytes = 64 * 1024 * 1024
+
+/** From this multiple of the total on nobody is read; before that, each peer is for one frame at a time. */
+const fullAt = 5
+
+/** How often who is held up is read for one thing more, in ms: PROTOCOL.md §6.3 lets a sender wait for 10 s at least. */
+const sipMillis = 5_000
+
+/** How often those over their rate are looked at, in ms. */
+const rateMillis = 100
+
+/** What a turn may cost, in bytes: some two or three milliseconds of work. */
+const turnCost = 256 * 1024
+/** What a frame costs beside its bytes. */
+const frameCost = 512
+/** Who costs less than this in a turn is not made to wait. */
+const freeCost = 32 * 1024
+/** How many of those in line are read in a turn. */
+const readAtOnce = 8

@@ -1,0 +1,23 @@
+/** What parsed JSON takes in memory: up to thirty times its text, where it is made of many small things. */
+
+/** An upper estimate for one value, in bytes, as V8 keeps it. How deep parsed JSON may nest is bounded. */
+export const memoryOf = (value: unknown): number => {
+  if (typeof value === "string") return stringBytes + 2 * value.length
+  if (typeof value !== "object" || value === null) return 0
+  if (Array.isArray(value)) {
+    let size = containerBytes + elementBytes * value.length
+    for (let i = 0; i < value.length; i++) size += memoryOf(value[i])
+    return size
+  }
+  let size = containerBytes
+  for (const key in value) size += propertyBytes + memoryOf((value as { readonly [key: string]: unknown })[key])
+  return size
+}
+
+/** What a message that waits takes beside its value. */
+export const messageBytes = 128
+const stringBytes = 24
+const containerBytes = 64
+const elementBytes = 16
+/** With its name: it may be the only one of that name. */
+const propertyBytes = 64
