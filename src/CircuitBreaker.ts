@@ -17,6 +17,7 @@ import type { Outcome, Permit, Policy, State, Stats, Transition } from "./intern
 import { Circuits } from "./internal/circuits.ts"
 import * as Option from "./internal/options.ts"
 import * as Shapes from "./internal/shapes.ts"
+import { shownName } from "./internal/urls.ts"
 import { CircuitBreakerError } from "./WebSocketError.ts"
 
 export type { Outcome, Permit, Policy, State, Stats, Transition } from "./internal/circuit.ts"
@@ -175,12 +176,13 @@ export class CircuitBreaker
 export const session = (id: string): string => SESSION + id
 
 /**
- * The key of an endpoint's circuit: a URL that is dialled, a store.
+ * The key of an endpoint's circuit: a URL that is dialled, a store. Of a URL only origin and path count, so that a token
+ * in its query, or a password, is neither shown nor makes another circuit of the same endpoint.
  *
  * @since 0.1.0
  * @category keys
  */
-export const endpoint = (url: string): string => `endpoint:${url}`
+export const endpoint = (url: string): string => `endpoint:${shownName(url)}`
 
 const SESSION = "session:"
 

@@ -8,7 +8,18 @@
  *
  * @since 0.1.0
  */
-import { type Config, type Duration, Effect, Exit, Random, type Schedule, Schema, Scope, Stream } from "effect"
+import {
+  type Config,
+  type Duration,
+  Effect,
+  Exit,
+  Random,
+  type Redacted,
+  type Schedule,
+  Schema,
+  Scope,
+  Stream
+} from "effect"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
 import { encode } from "./core/Codec.ts"
 import { CloseCode, type Window } from "./core/Protocol.ts"
@@ -22,6 +33,7 @@ import {
   limitsOf,
   locate,
   logGap,
+  plainText,
   statsOf,
   timesOf
 } from "./internal/common.ts"
@@ -33,6 +45,7 @@ import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
 import { makeId } from "./internal/ids.ts"
 import { limitsOf as intakeLimitsOf } from "./internal/intake.ts"
+import { guardedListener } from "./internal/listeners.ts"
 import type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
 import * as Option from "./internal/options.ts"
 import { makeSerialize } from "./internal/payload.ts"
@@ -108,7 +121,7 @@ export interface ResilientClient<In, Out> {
   readonly awaitConnected: (options?: {
     readonly timeout?: Duration.Input | undefined
   }) => Effect.Effect<void, WebSocketError>
-  /** Tries now instead of waiting; also after the server said stop. */
+  /** Tries now instead of waiting, for the next attempt, the circuit, `url` or `token`; even after the server said stop. */
   readonly reconnect: Effect.Effect<void>
   /** Asks the token provider again and sends the token on the open connection. */
   readonly refreshToken: Effect.Effect<void, WebSocketError>
@@ -136,17 +149,21 @@ export interface ResilientClient<In, Out> {
  * @category models
  */
 export interface Options<In, Out, R = never> {
-  /** `ws://` or `wss://`; an effect is asked at every attempt. */
+  /** `ws://` or `wss://`; an effect is asked at every attempt, and given up after the `dialTimeout`. */
   readonly url: string | Effect.Effect<string, WebSocketError, R>
   /** Messages from the server. */
   readonly incoming: Schema.Codec<In, unknown>
   /** Messages to the server; what goes on the wire is its encoded side, as JSON. */
   readonly outgoing: Schema.Codec<Out, unknown>
-  /** For the server's authentication hook; an effect is asked at every attempt. */
-  readonly token?: string | Effect.Effect<string | undefined, WebSocketError, R> | undefined
+  /** For the server's authentication hook; an effect is asked at every attempt, and given up after the `handshakeTimeout`. */
+  readonly token?:
+    | string
+    | Redacted.Redacted
+    | Effect.Effect<string | Redacted.Redacted | undefined, WebSocketError, R>
+    | undefined
   /** HTTP headers of the dial, where the transport can send any. */
   readonly headers?: Readonly<Record<string, string>> | undefined
-  /** Handles a message; it is acknowledged when this succeeds. One at a time. */
+  /** Handles a message; it is acknowledged when this succeeds. One at a time, and however long it takes. */
   readonly onMessage?:
     | ((
       message: In,
@@ -170,7 +187,10 @@ export interface Options<In, Out, R = never> {
   readonly onFresh?: "deadLetter" | "resend" | undefined
   /** Retries of a failed handler. Default: exponential from 1 s to 60 s with full jitter, 5 attempts in all. */
   readonly handlerRetry?: Schedule.Schedule<unknown, unknown> | undefined
-  /** Backoff between attempts to connect, with full jitter. Default from 1 s to 60 s. */
+  /**
+   * Backoff between attempts to connect, with full jitter. It starts anew when a connection has lasted for 10 s, or for the
+   * `cap` if that is shorter. Default from 1 s to 60 s.
+   */
   readonly reconnect?:
     | { readonly base?: Duration.Input | undefined; readonly cap?: Duration.Input | undefined }
     | undefined
@@ -234,10 +254,11 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const context = yield* Effect.context<R>()
   let state: ConnectionState = { _tag: "Connecting", attempt: 0 }
   const states = yield* makeEvents<ConnectionState>({ replay: 1 })
+  const onStateChange = yield* guardedListener("onStateChange", options.onStateChange)
   const setState = (next: ConnectionState): void => {
     state = next
     states.publish(next)
-    options.onStateChange?.(next)
+    onStateChange(next)
   }
   setState(state)
   const scope = yield* Scope.fork(yield* Effect.scope)
@@ -254,9 +275,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   }
   const provided = <A>(value: A | Effect.Effect<A, WebSocketError, R>): Effect.Effect<A, WebSocketError> =>
     Effect.isEffect(value) ? Effect.provideContext(value, context) : Effect.succeed(value)
+  const checked = (given: string | Redacted.Redacted | undefined) => checkedToken(plainText(given))
   const token = Effect.isEffect(options.token)
-    ? Effect.flatMap(provided<string | undefined>(options.token), checkedToken)
-    : checkedToken(options.token)
+    ? Effect.flatMap(provided<string | Redacted.Redacted | undefined>(options.token), checked)
+    : checked(options.token)
 
   // The outbox is this client's own, whatever session it will get: two clients may share one store.
   const core = new Session({ role: "client", window, maxPayload })
@@ -312,7 +334,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onFenced: (_, error) =>
       Effect.sync(() => engine.close(peer, CloseCode.internal, "the outbox has another owner", error)),
     onDetached: (_, ending) => connector.onDetached(ending),
-    onTick: () => {},
+    onTick: (at) => connector.onTick(at),
     onGiveUp: (name) =>
       Effect.andThen(
         Effect.logFatal(`the client closes because its worker ${name} can't go on`),
@@ -334,7 +356,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     deadLetters,
     instance,
     url: provided(options.url),
-    token,
+    token: Effect.map(token, plainText),
     headers: options.headers ?? {},
     onFresh: options.onFresh ?? "deadLetter",
     dialTimeoutMillis: Option.millis("dialTimeout", options.dialTimeout, "10 seconds"),
@@ -407,7 +429,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         return awaitConnected(states.stream, awaitOptions?.timeout)
       }),
     reconnect: connector.reconnect,
-    refreshToken: Effect.flatMap(token, (auth) =>
+    refreshToken: Effect.flatMap(connector.token, (auth) =>
       Effect.sync(() => {
         if (auth !== undefined) peer.connection?.send(encode({ t: "auth", auth }))
       })),

@@ -38,6 +38,7 @@ import {
   limitsOf,
   locate,
   logGap,
+  redacted,
   renewalTimeout,
   timesOf
 } from "./internal/common.ts"
@@ -47,8 +48,9 @@ import { type Engine, makeEngine } from "./internal/engine.ts"
 import { makeEvents } from "./internal/events.ts"
 import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
-import type { Handshake, Identity } from "./internal/identity.ts"
+import { type Handshake, type Identity, type Name, nameOf } from "./internal/identity.ts"
 import { limitsOf as intakeLimitsOf, type RateLimit } from "./internal/intake.ts"
+import { guardedListener } from "./internal/listeners.ts"
 import type * as Models from "./internal/models.ts"
 import type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
 import * as Option from "./internal/options.ts"
@@ -362,9 +364,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const recorder = yield* makeRecorder
   const context = yield* Effect.context<R>()
   const events = yield* makeEvents<ConnectionEvent>()
+  const onConnectionEvent = yield* guardedListener("onConnectionEvent", options.onConnectionEvent)
   const publish = (event: ConnectionEvent): void => {
     events.publish(event)
-    options.onConnectionEvent?.(event)
+    onConnectionEvent(event)
   }
   const failed = yield* Deferred.make<never>()
   // The server lives in a scope of its own, so that it can end before its owner does.
@@ -457,7 +460,13 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   yield* registry.onWanted(departure.wanted).pipe(Scope.provide(scope))
   const committing = makeCommitting({ engine, registry, onFenced: (peer, error) => departure.letGo(peer, error) })
 
-  const authenticate = options.authenticate ?? (() => Effect.succeed<Identity>({}))
+  const authenticate = (handshake: Handshake): Effect.Effect<Name, HandshakeError, R> => {
+    const identity = options.authenticate?.(handshake) ?? Exit.succeed({})
+    // What is decided already needs no services.
+    return Exit.isExit(identity)
+      ? Exit.map(identity as Exit.Exit<Identity, HandshakeError>, nameOf)
+      : Effect.map(identity, nameOf)
+  }
   const acceptor = yield* makeAcceptor({
     engine,
     queue,
@@ -466,8 +475,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     rare,
     authenticate: (handshake) => {
       const identity = authenticate(handshake)
-      // What is decided already needs no services.
-      if (Exit.isExit(identity)) return identity as Exit.Exit<Identity, HandshakeError>
+      if (Exit.isExit(identity)) return identity as Exit.Exit<Name, HandshakeError>
       return Effect.provideContext(identity, context)
     },
     acceptPlain: options.plainPeers !== "reject",
@@ -487,7 +495,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const reauthenticate = (peer: Peer, token: string) => {
     const { connection } = peer
     if (connection === undefined || peer.isNamed) return Effect.void
-    const handshake = { ...connection.request, token, session: peer.session, plain: peer.plain }
+    const { plain, session } = peer
+    const handshake = { ...connection.request, token: redacted(token), session, plain }
     // Suspended, as a hook may throw, and this is called from the event loop.
     return Effect.suspend(() => Effect.provideContext(authenticate(handshake), context)).pipe(
       Effect.timeoutOrElse({ duration: handshakeTimeoutMillis, orElse: () => Effect.fail(renewalTimeout) }),

@@ -108,7 +108,8 @@ export class CircuitBreakerError
 
 /**
  * Something that must happen in a given time did not: a dial, a handshake, an answer to a heartbeat, the peer's
- * acknowledgement that it received, or the socket taking what was written.
+ * acknowledgement that it received, or the socket taking what was written; or a client's `url` or `token` was not to be
+ * had, or its store did not open the outbox.
  *
  * @since 0.1.0
  * @category errors
@@ -117,7 +118,18 @@ export class ConnectionTimeoutError
   extends Schema.TaggedError<ConnectionTimeoutError>("resilient-websocket/ConnectionTimeoutError")(
     "ConnectionTimeoutError",
     {
-      phase: Schema.Literals(["dial", "handshake", "heartbeat", "ack", "flush", "idle", "connect"]),
+      phase: Schema.Literals([
+        "dial",
+        "handshake",
+        "heartbeat",
+        "ack",
+        "flush",
+        "idle",
+        "connect",
+        "url",
+        "token",
+        "outbox"
+      ]),
       afterMillis: Millis,
       session: Schema.optional(Schema.String),
       /** Why the last attempt failed, of `connect`. */
@@ -251,6 +263,18 @@ export class TransportError extends Schema.TaggedError<TransportError>("resilien
   {
     operation: Schema.Literals(["listen", "dial", "send", "receive", "register"]),
     detail: Schema.String,
+    /**
+     * The HTTP status that a dial was answered with, when that was no WebSocket of ours.
+     *
+     * @since 0.3.0
+     */
+    status: Schema.optional(Count),
+    /**
+     * How long the HTTP server asks to be left alone.
+     *
+     * @since 0.3.0
+     */
+    retryAfterMillis: Schema.optional(Millis),
     cause: Cause
   }
 ) {

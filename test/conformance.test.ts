@@ -15,7 +15,7 @@ import type { Flow } from "../src/core/Flow.ts"
 import { Inbox } from "../src/core/Inbox.ts"
 import { Liveness } from "../src/core/Liveness.ts"
 import type { Slot } from "../src/core/Outbox.ts"
-import { closeCodeOf, isRetryable } from "../src/core/Protocol.ts"
+import { closeCodeOf, isDoubtful, isRetryable } from "../src/core/Protocol.ts"
 import { type Action, resumeInbox, resumeOutbox, Session } from "../src/core/Session.ts"
 import { utf8Length } from "../src/core/utf8.ts"
 import { Violation } from "../src/core/Violation.ts"
@@ -116,7 +116,8 @@ const CloseCase = Schema.Struct({
     "version"
   ])),
   code: Schema.Number,
-  comesBack: Schema.Boolean
+  comesBack: Schema.Boolean,
+  doubtful: Schema.optional(Schema.Boolean)
 })
 
 const ExpectedAction = Schema.Union([
@@ -290,8 +291,9 @@ const checkLiveness = ({ interval, steps, timeout }: typeof LivenessCase.Type): 
   }
 }
 
-const checkClose = ({ code, comesBack, reject }: typeof CloseCase.Type): void => {
+const checkClose = ({ code, comesBack, doubtful = false, reject }: typeof CloseCase.Type): void => {
   expect(isRetryable(code)).toBe(comesBack)
+  expect(isDoubtful(code)).toBe(doubtful)
   if (reject !== undefined) expect(closeCodeOf[reject]).toBe(code)
 }
 

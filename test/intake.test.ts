@@ -305,7 +305,7 @@ describe("renewed tokens", () => {
       const asked: Array<string | undefined> = []
       const { network, server } = yield* slowServer({
         authenticate: ({ token }) => {
-          asked.push(token)
+          asked.push(H.textOf(token))
           return Effect.succeed({ session: "peer", principal: "peer" })
         }
       })

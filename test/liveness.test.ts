@@ -183,7 +183,7 @@ describe("the circuit of an endpoint", () => {
       yield* TestClock.setTime(openUntil + 1)
       yield* until("it is connected", isConnected(client))
       assert.strictEqual(network.dials, 4)
-      yield* until("it is closed", () => transitions.length === 3)
+      yield* advanceUntil("it is closed", () => transitions.length === 3)
       assert.deepStrictEqual(transitions.map(({ to }) => to), ["Open", "HalfOpen", "Closed"])
       assert.strictEqual((yield* client.stats).totals.breakerTransitions, 3)
     }))

@@ -74,7 +74,7 @@ describe("a stranger can't fill the log", () => {
         const network = yield* makeNetwork
         const server = yield* H.serverOn(network.context, {
           authenticate: ({ token }) => {
-            if (token === "bad") throw new Error(`the hook breaks\n    at line ${token}`)
+            if (H.textOf(token) === "bad") throw new Error(`the hook breaks\n    at line ${H.textOf(token)}`)
             return Effect.succeed({})
           },
           onMessage: () => Effect.die(new Error("the handler breaks")),

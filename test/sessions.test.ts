@@ -180,7 +180,7 @@ describe("a client that comes back", () => {
       yield* H.serverOn(network.context, {
         onMessage: () => Effect.void,
         authenticate: ({ token }) =>
-          token === "alice"
+          H.textOf(token) === "alice"
             ? Effect.succeed({ session: "alice" })
             : new WebSocketError.HandshakeError({ reason: "unauthorized", detail: "who?", retryable: false })
       })
@@ -232,7 +232,7 @@ describe("resume tokens", () => {
   it.effect("are not needed, and not enough, where the hook says whose session it is", () =>
     Effect.gen(function*() {
       const { client, network, server } = yield* connected({
-        server: { authenticate: ({ token }) => Effect.succeed({ session: "shared", principal: token }) }
+        server: { authenticate: ({ token }) => Effect.succeed({ session: "shared", principal: H.textOf(token) }) }
       })
       yield* client.send("mine")
       const thief = yield* H.clientOn(network.context, { token: "mallory" })
@@ -281,7 +281,8 @@ describe("the authentication hook", () => {
       let token = "alice"
       const { client, network } = yield* connected({
         server: {
-          authenticate: ({ token }) => {
+          authenticate: (handshake) => {
+            const token = H.textOf(handshake.token)
             asked.push(token)
             if (token === "throws") throw new Error("a hook that throws")
             return Effect.succeed({ session: "alice", principal: token?.split(" ")[0] })

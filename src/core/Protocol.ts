@@ -74,6 +74,16 @@ export const CloseCode = {
 /** Whether a client should come back after this close code. Codes below 4000 are the network's or a proxy's. */
 export const isRetryable = (code: number): boolean => code < 4500
 
+/**
+ * Codes of the WebSocket layer, or of a hop's policy, that blame a frame of the side that gets them: protocol error,
+ * unsupported data, no UTF-8, policy, too big. The same frame meets the same fate again (§9.3).
+ */
+export const isDoubtful = (code: number): boolean =>
+  code === 1002 || code === 1003 || code === 1007 || code === 1008 || code === tooBig
+
+/** A WebSocket close code (RFC 6455 §7.4.1): a frame was too big for whoever closes with it. */
+export const tooBig = 1009
+
 /** Why a peer was turned away; each has a close code (§9). */
 export type RejectCode =
   | "protocol"

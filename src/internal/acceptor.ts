@@ -21,8 +21,9 @@ import {
   TransportError,
   type WebSocketError
 } from "../WebSocketError.ts"
+import { redacted } from "./common.ts"
 import type { Engine } from "./engine.ts"
-import { type Handshake, type Identity, identityFault } from "./identity.ts"
+import { type Handshake, identityFault, type Name } from "./identity.ts"
 import { makeId } from "./ids.ts"
 import { Peer } from "./peer.ts"
 import { Port } from "./port.ts"
@@ -36,7 +37,7 @@ export interface AcceptorOptions {
   readonly registry: SessionRegistry["Service"]
   readonly recorder: Recorder
   readonly rare: RareLog
-  readonly authenticate: (handshake: Handshake) => Effect.Effect<Identity, HandshakeError>
+  readonly authenticate: (handshake: Handshake) => Effect.Effect<Name, HandshakeError>
   readonly acceptPlain: boolean
   readonly window: { readonly messages: number; readonly bytes: number }
   readonly maxPayload: number
@@ -207,8 +208,9 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     auth: string | undefined,
     session: string | undefined,
     plain: boolean
-  ): Effect.Effect<Identity, HandshakeError | ConnectionTimeoutError> => {
-    const identity = options.authenticate({ ...request, token: auth ?? tokenOf(request), session, plain })
+  ): Effect.Effect<Name, HandshakeError | ConnectionTimeoutError> => {
+    const token = redacted(auth ?? tokenOf(request))
+    const identity = options.authenticate({ ...request, token, session, plain })
     const soon = Exit.isExit(identity) ? identity : Effect.timeoutOrElse(identity, { // nothing to wait for
       duration: options.handshakeTimeoutMillis,
       orElse: () => Effect.fail(handshakeTimeout)
@@ -232,7 +234,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       return yield* new HandshakeError({ reason: "version", detail, retryable: false })
     }
     const named = registering.get(connection)?.session
-    const identity: Identity = named === undefined
+    const identity: Name = named === undefined
       ? yield* authenticate(connection.request, hello.auth, hello.session, false)
       : { session: named }
     const session = identity.session ?? (yield* ownSession(hello)) ?? makeId(random)
@@ -403,7 +405,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     wanted: string | undefined,
     port: Port
   ) {
-    const identity: Identity = wanted === undefined
+    const identity: Name = wanted === undefined
       ? yield* authenticate(connection.request, undefined, undefined, true)
       : { session: wanted }
     const session = identity.session ?? makeId(random)

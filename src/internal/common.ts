@@ -1,5 +1,5 @@
 /** Small things that server and client share. */
-import { type Duration, Effect, Option, Schedule } from "effect"
+import { type Duration, Effect, Option, Redacted, Schedule } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { defaultMaxPayloadBytes, defaultWindow, type Window, wireCount } from "../core/Protocol.ts"
 import { authRule, isAuth } from "../core/Text.ts"
@@ -20,6 +20,13 @@ import { defaultIntensity, type Intensity } from "./supervisor.ts"
 export const defaultHandlerRetry: Schedule.Schedule<unknown, unknown> = Schedule.upTo(fullJitter(1_000, 60_000), {
   times: 4
 })
+
+/** A token as hooks get it: nothing that shows it does so by chance. */
+export const redacted = (token: string | undefined): Redacted.Redacted | undefined =>
+  token === undefined ? undefined : Redacted.make(token, { label: "token" })
+
+export const plainText = (text: string | Redacted.Redacted | undefined): string | undefined =>
+  Redacted.isRedacted(text) ? Redacted.value(text) : text
 
 /** What is done about a gap when the user has no handler for it. */
 export const logGap = (rare: RareLog) => (gap: MessageGap): Effect.Effect<void> =>

@@ -10,6 +10,7 @@ import type { DeadLetter } from "../Message.ts"
 import type { Recorder } from "../Metrics.ts"
 import type { DeadLetterReason } from "../WebSocketError.ts"
 import { makeEvents } from "./events.ts"
+import { guardedListener } from "./listeners.ts"
 import type { Peer } from "./peer.ts"
 import { makeDecoder } from "./schemas.ts"
 import { memoryOf } from "./weight.ts"
@@ -39,7 +40,7 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
   readonly outgoing: Schema.Codec<Out, unknown>
   readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
 }, recorder: Recorder) {
-  const { onDeadLetter } = options
+  const onDeadLetter = yield* guardedListener("onDeadLetter", options.onDeadLetter)
   const clock = yield* Clock.Clock
   const decoder = makeDecoder(options.outgoing)
   const decode = (value: unknown): Out | undefined => {
@@ -51,7 +52,7 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
   const publish = (letter: DeadLetter<In | Out>): void => {
     recorder.count("deadLetters")
     events.publish(letter)
-    onDeadLetter?.(letter)
+    onDeadLetter(letter)
   }
 
   const outgoing: DeadLetters<In | Out>["outgoing"] = (session, peer, epoch, messages, reason, maybeHandled) =>

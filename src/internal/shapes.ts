@@ -1,5 +1,5 @@
 /** Which options there are, of the services that every store has, of servers, clients and sends, and what each may be. */
-import { Effect, Schedule, Schema } from "effect"
+import { Effect, Redacted, Schedule, Schema } from "effect"
 import type * as CircuitBreaker from "../CircuitBreaker.ts"
 import type * as Deduplicator from "../Deduplicator.ts"
 import type * as MemoryStore from "../MemoryStore.ts"
@@ -150,7 +150,7 @@ export const contractClient: Option.Shape<Omit<ResilientClient.Options<never, ne
   ...common,
   ...handlers,
   url: either("a string or an effect", isText, Effect.isEffect),
-  token: either("a string or an effect", isText, Effect.isEffect),
+  token: either("a string, Redacted or an effect", isText, Redacted.isRedacted, Effect.isEffect),
   headers: texts,
   onStateChange: func,
   onFresh: oneOf("deadLetter", "resend"),

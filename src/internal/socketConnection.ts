@@ -13,6 +13,7 @@ import { utf8Length } from "../core/utf8.ts"
 import type { Connection, ConnectionSink, DialOptions, Request } from "../Transport.ts"
 import { ConnectionTimeoutError, TransportError } from "../WebSocketError.ts"
 import { makeSignal } from "./signal.ts"
+import { shownCause, shownUrl, withoutUrl } from "./urls.ts"
 import { closeGraceMillis } from "./wsConnection.ts"
 
 /** A socket that has not taken this much is given up: nobody who minds `buffered` comes near it. */
@@ -248,11 +249,13 @@ const dial = (
     )
     const factsOf = () => ({
       protocol: negotiated(webSocket),
-      request: { url, headers, remoteAddress: undefined },
+      request: { url: shownUrl(url), headers: {}, remoteAddress: undefined },
       maxFrameBytes
     })
-    const failed = (cause: unknown) =>
-      new TransportError({ operation: "dial", detail: `${url}: ${detailOf(cause)}`, cause })
+    const failed = (cause: unknown) => {
+      const detail = `${shownUrl(url)}: ${withoutUrl(detailOf(cause), url)}`
+      return new TransportError({ operation: "dial", detail, cause: shownCause(cause, url) })
+    }
     return Effect.flatMap(socket, (socket) => connect(socket, scope, factsOf)).pipe(
       Effect.mapError((error) =>
         error.reason._tag === "SocketOpenError" && error.reason.kind === "Timeout"

@@ -4,13 +4,14 @@
  * @since 0.1.0
  */
 import { type Config, Config as ConfigModule, Effect, Layer, type Scope } from "effect"
-import { createServer, type IncomingMessage, type Server } from "node:http"
+import { createServer, type IncomingHttpHeaders, type IncomingMessage, type Server } from "node:http"
 import type { AddressInfo } from "node:net"
 import type { Duplex } from "node:stream"
 import { WebSocket, WebSocketServer } from "ws"
 import { defaultMaxPayloadBytes, subprotocol } from "../core/Protocol.ts"
 import { maxFrameBytes } from "../core/Session.ts"
 import * as Option from "../internal/options.ts"
+import { shownCause, shownUrl, withoutUrl } from "../internal/urls.ts"
 import { closeGraceMillis, WsConnection } from "../internal/wsConnection.ts"
 import {
   type Address,
@@ -188,10 +189,18 @@ const stop = (server: Server): Effect.Effect<void> =>
 const dial = (options: DialOptions): Effect.Effect<Connection, TransportError | ConnectionTimeoutError> =>
   Effect.callback((resume) => {
     const { headers, timeoutMillis, url } = options
-    const onError = (cause: unknown) => {
+    const fail = (
+      text: string,
+      more: { readonly cause?: unknown; readonly status?: number; retryAfterMillis?: number }
+    ) => {
       clearTimeout(timer)
-      const detail = `${url}: ${cause instanceof Error ? cause.message : String(cause)}`
-      resume(Effect.fail(new TransportError({ operation: "dial", detail, cause })))
+      resume(Effect.fail(new TransportError({ operation: "dial", detail: `${shownUrl(url)}: ${text}`, ...more })))
+    }
+    /** Set once the server has switched protocols: what fails then is its answer. */
+    let answer: { readonly status: number } | undefined
+    const onError = (cause: unknown) => {
+      const text = cause instanceof Error ? cause.message : String(cause)
+      fail(withoutUrl(text, url), { cause: shownCause(cause, url), ...answer })
     }
     // Not `Effect.timeout`, which takes two fibers: there are thousands of dials a second when a server is back.
     const timer = setTimeout(() => {
@@ -216,13 +225,29 @@ const dial = (options: DialOptions): Effect.Effect<Connection, TransportError | 
       return onError(cause) // an URL that can't be
     }
     ws.once("error", onError)
+    ws.once("upgrade", () => {
+      answer = { status: 101 }
+    })
+    ws.once("unexpected-response", (_, response) => {
+      abandon()
+      const { headers, statusCode: status = 0 } = response
+      fail(`the server answered ${status}`, { status, ...retryAfterOf(headers) })
+    })
     ws.once("open", () => {
       clearTimeout(timer)
       ws.off("error", onError)
-      resume(Effect.succeed(new WsConnection(ws, { url, headers, remoteAddress: undefined })))
+      resume(Effect.succeed(new WsConnection(ws, { url: shownUrl(url), headers: {}, remoteAddress: undefined })))
     })
     return Effect.sync(abandon)
   })
+
+/** `Retry-After`: seconds, or a date, which is compared with the server's own. */
+const retryAfterOf = (headers: IncomingHttpHeaders): { readonly retryAfterMillis?: number } => {
+  const after = headers["retry-after"]
+  if (after === undefined) return {}
+  const millis = /^\d+$/.test(after) ? Number(after) * 1_000 : Date.parse(after) - Date.parse(headers.date ?? "")
+  return millis > 0 ? { retryAfterMillis: millis } : {}
+}
 
 /** Known to `ws`, not yet to its types. */
 const closeTimeout: object = { closeTimeout: closeGraceMillis }

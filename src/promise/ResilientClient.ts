@@ -7,6 +7,7 @@ import { Context, Effect, identity, Layer, Schema, Stream } from "effect"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
 import { checked, pick } from "../internal/options.ts"
 import { contractClient } from "../internal/shapes.ts"
+import { shownUrl } from "../internal/urls.ts"
 import type * as Message from "../Message.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
 import * as Effectful from "../ResilientClient.ts"
@@ -273,7 +274,7 @@ const checkUrl = (url: unknown): void => {
   if (typeof url !== "string") throw new ConfigError("the url must be a string or a function")
   const { protocol = "none" } = URL.parse(url) ?? {}
   if (protocol !== "ws:" && protocol !== "wss:") {
-    throw new ConfigError(`the url must begin with ws:// or wss://, got ${JSON.stringify(url)}`)
+    throw new ConfigError(`the url must begin with ws:// or wss://, got ${shownUrl(url)}`)
   }
 }
 

@@ -8,7 +8,7 @@
  *
  * @since 0.3.0
  */
-import { Context, Duration, Effect, identity, Layer, Option, Schedule, Schema } from "effect"
+import { Context, Duration, Effect, identity, Layer, Option, Redacted, Schedule, Schema } from "effect"
 import type { WebSocket } from "ws"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
 import { isId } from "../core/Text.ts"
@@ -35,6 +35,7 @@ import type {
 import type {
   BroadcastOptions,
   GracefulShutdownOptions,
+  Handshake,
   ManagerOptions,
   RegisterOptions,
   SendAllOptions,
@@ -418,13 +419,34 @@ const idIfAny = (message: unknown): string | undefined => {
 /** All sockets are registered. */
 const acceptsNothing = Layer.succeed(TransportServer, { listen: () => Effect.succeed({ host: "", port: 0 }) })
 
+/** What a peer says of itself. Shown, logged or copied, it has no token: that is there only for who asks for it. */
+class ShownHandshake implements Handshake {
+  readonly session: string | undefined
+  readonly url: string
+  readonly headers: Handshake["headers"]
+  readonly remoteAddress: string | undefined
+  readonly #token: Redacted.Redacted | undefined
+
+  constructor({ headers, remoteAddress, session, token, url }: ResilientServer.Handshake) {
+    this.session = session
+    this.url = url
+    this.headers = headers
+    this.remoteAddress = remoteAddress
+    this.#token = token
+  }
+
+  get token(): string | undefined {
+    return this.#token && Redacted.value(this.#token)
+  }
+}
+
 /** What the user's function says of a peer. One that throws turns it away. */
 const identityOf = (
   authenticate: NonNullable<ManagerOptions<never, never>["authenticate"]>,
   handshake: ResilientServer.Handshake
 ): Effect.Effect<ResilientServer.Identity, HandshakeError> =>
   Effect.tryPromise({
-    try: async () => authenticate(handshake),
+    try: async () => authenticate(new ShownHandshake(handshake)),
     catch: (fault) => {
       if (fault instanceof HandshakeError) return fault
       const retryable = typeof fault === "object" && fault !== null && "retryable" in fault && fault.retryable === true

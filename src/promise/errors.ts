@@ -96,7 +96,17 @@ export const CircuitBreakerError: ErrorClass<CircuitBreakerError> = errorClass(E
  * @category errors
  */
 export interface ConnectionTimeoutError extends Tagged<"ConnectionTimeoutError"> {
-  readonly phase: "dial" | "handshake" | "heartbeat" | "ack" | "flush" | "idle" | "connect"
+  readonly phase:
+    | "dial"
+    | "handshake"
+    | "heartbeat"
+    | "ack"
+    | "flush"
+    | "idle"
+    | "connect"
+    | "url"
+    | "token"
+    | "outbox"
   readonly afterMillis: number
   readonly session?: string | undefined
 }
@@ -194,6 +204,10 @@ export const PayloadError: ErrorClass<PayloadError> = errorClass(Errors.PayloadE
 export interface TransportError extends Tagged<"TransportError"> {
   readonly operation: "listen" | "dial" | "send" | "receive" | "register"
   readonly detail: string
+  /** The HTTP status that a dial was answered with. */
+  readonly status?: number | undefined
+  /** How long the HTTP server asks to be left alone. */
+  readonly retryAfterMillis?: number | undefined
 }
 /** @since 0.3.0 @category errors */
 export const TransportError: ErrorClass<TransportError> = errorClass(Errors.TransportError)

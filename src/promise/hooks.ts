@@ -15,8 +15,9 @@ export class Hooks<Out, Events extends { readonly deadLetter: DeadLetter<unknown
   readonly reporter = new Reporter()
   readonly emitter: Emitter<Events>
   private readonly fallbackSend: CommonOptions<never, Out>["fallbackSend"]
-  /** Calls of `fallbackSend` that are not done. */
-  private readonly falling = new Set<Promise<void>>()
+  /** Calls of `fallbackSend` that are not done: only counted, as one may never be. */
+  private falling = 0
+  private onSettled: () => void = () => {}
 
   constructor({ fallbackSend, on = {} }: Pick<CommonOptions<never, Out>, "fallbackSend"> & {
     readonly on?: Listeners<Events> | undefined
@@ -50,8 +51,11 @@ export class Hooks<Out, Events extends { readonly deadLetter: DeadLetter<unknown
   }
 
   /** Waits for those calls of `fallbackSend` that are not done. */
-  async settled(): Promise<void> {
-    await Promise.all(this.falling)
+  settled(): Promise<void> {
+    return new Promise((resolve) => {
+      this.onSettled = resolve
+      if (this.falling === 0) resolve()
+    })
   }
 
   private fallBack(letter: DeadLetter<Out>): void {
@@ -62,8 +66,10 @@ export class Hooks<Out, Events extends { readonly deadLetter: DeadLetter<unknown
       (fault) => this.reporter.warn("fallbackSend failed", fault)
     )
     if (done === undefined) return
-    this.falling.add(done)
-    void done.then(() => this.falling.delete(done))
+    this.falling++
+    void done.then(() => {
+      if (--this.falling === 0) this.onSettled()
+    })
   }
 }
 

@@ -156,7 +156,10 @@ export type Listeners<Events> = {
  * @category models
  */
 export interface Handshake {
-  /** The client's `token`, else that of `Authorization: Bearer` or of the query `?token=` of the `request`. */
+  /**
+   * The client's `token`, else that of `Authorization: Bearer` or of the query `?token=` of the `request`. It is not shown
+   * when the handshake is logged; `url` and `headers` are, as they came.
+   */
   readonly token: string | undefined
   /** The session that the peer wants to resume. */
   readonly session: string | undefined
@@ -390,7 +393,7 @@ export interface StatsOptions {
 export interface ClientOptions<In, Out> extends CommonOptions<In, Out>, Waiting {
   /** Listeners from the very start, before `connect` has returned. Default none. */
   readonly on?: Listeners<ClientEvents<In, Out>> | undefined
-  /** For the server's authentication; a function is asked at every attempt. Default none. */
+  /** For the server's authentication; a function is asked at every attempt, and given up after the `handshakeTimeout`. Default none. */
   readonly token?: string | (() => string | undefined | Promise<string | undefined>) | undefined
   /** HTTP headers of the dial. Default none. */
   readonly headers?: Readonly<Record<string, string>> | undefined

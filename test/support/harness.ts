@@ -3,7 +3,7 @@
  * its own unless told otherwise. Messages are strings.
  */
 import { assert } from "@effect/vitest"
-import { Clock, Context, Effect, Exit, Layer, Schema, Scope, Stream } from "effect"
+import { Clock, Context, Effect, Exit, Layer, Redacted, Schema, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import {
   CircuitBreaker,
@@ -159,6 +159,8 @@ export const clientOn = Effect.fnUntraced(function*(
   yield* pump
   return client
 })
+
+export const textOf = (token: Redacted.Redacted | undefined): string | undefined => token && Redacted.value(token)
 
 /** Names the session after the token, so that a test knows it. */
 export const byToken: NonNullable<ServerOptions["authenticate"]> = ({ token }) =>

@@ -68,7 +68,7 @@ export const duration = (value: Face.Duration): Duration.Input => value
 
 /** Who a peer is is said in the same words, and in no others. */
 export const identities = {
-  same: yes<Same<Required<ResilientServer.Identity>, Required<Face.Identity>>>(),
+  same: yes<Same<keyof ResilientServer.Identity, keyof Face.Identity>>(),
   // @ts-expect-error it is called `session`
   hook: { authenticate: ({ token }) => ({ principal: token, sessionId: token }) } satisfies Face.ManagerOptions<
     unknown,
