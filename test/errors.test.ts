@@ -185,7 +185,9 @@ describe("connecting", () => {
         connection.send(`{"t":"batch","o":1,"m":[1]}`)
       })
       const client = yield* H.clientOn(network.context)
-      assert.deepInclude(yield* failure(client.awaitConnected()), { _tag: "ProtocolError", code: "unexpected" })
+      // It may be a hop that will be gone tomorrow: a client is not stopped by the first of them.
+      yield* until("it was met", () => Effect.map(client.state, ({ _tag }) => _tag === "Disconnected"))
+      assert.deepInclude(yield* stateError(client), { _tag: "ProtocolError", code: "unexpected" })
     }))
 
   it.effect("through an isolated circuit is a CircuitBreakerError", () =>

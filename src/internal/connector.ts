@@ -264,11 +264,14 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
       }))
   })
 
+  const hasStood = (millis: number): boolean => connectedAt !== undefined && engine.now() - connectedAt >= millis
+
   /** What an attempt, or the connection that it led to, says of the endpoint; nothing if that was told before. */
   const judge = (permit: Permit, exit: Exit.Exit<Ending, Failure>): Effect.Effect<void> => {
     if (connectedAt !== undefined && unproven !== permit) return Effect.void
     unproven = undefined
     if (Exit.isSuccess(exit)) {
+      if (hasStood(provenMillis)) return breaker.record(permit, { _tag: "Success" })
       const isFailure = drain === undefined && !isMeant(exit.value)
       return breaker.record(permit, { _tag: isFailure ? "Failure" : "Ignored" })
     }
@@ -297,7 +300,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
   })
 
   /** A connection that has lasted wipes the slate: what fails from then on fails for the first time. */
-  const hasLasted = (): boolean => connectedAt !== undefined && engine.now() - connectedAt >= lastedMillis
+  const hasLasted = (): boolean => hasStood(lastedMillis)
 
   const outcomeOf = (exit: Exit.Exit<Ending, Failure>): Failure =>
     Exit.isFailure(exit)
