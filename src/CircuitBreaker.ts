@@ -17,6 +17,7 @@ import type { Outcome, Permit, Policy, State, Stats, Transition } from "./intern
 import { Circuits } from "./internal/circuits.ts"
 import * as Option from "./internal/options.ts"
 import * as Shapes from "./internal/shapes.ts"
+import { onWall, steady } from "./internal/time.ts"
 import { shownName } from "./internal/urls.ts"
 import { CircuitBreakerError } from "./WebSocketError.ts"
 
@@ -219,6 +220,8 @@ const BACKLOG = 1_024
 export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Return<Interface, never, Scope.Scope> {
   Option.check(options, Shapes.breaker)
   const clock = yield* Clock.Clock
+  const now = yield* steady
+  const toWall = yield* onWall
   const random = yield* Random.Random
   const sessionPolicy = commonPolicy("session", options?.session ?? {})
   const otherPolicy = endpointPolicy(options?.endpoint ?? {})
@@ -231,10 +234,13 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
 
   const circuits: Circuits = new Circuits({
     maxCircuits: Option.count("maxCircuits", options?.maxCircuits, 100_000),
-    now: () => clock.currentTimeMillisUnsafe(),
+    now,
     random: () => random.nextDoubleUnsafe(),
     policyOf: (key) => key.startsWith(SESSION) ? sessionPolicy : otherPolicy,
-    onTransition: (transition) => listeners.forEach((listener) => listener(transition)),
+    onTransition: (transition) => {
+      const told = { ...transition, atMillis: toWall(transition.atMillis) }
+      listeners.forEach((listener) => listener(told))
+    },
     // Offering schedules the worker; nothing of it runs inside the change that is being made.
     onDeadline: () => {
       if (circuits.nextDeadline >= armedUntil) return
@@ -249,7 +255,7 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
     const woken = Queue.take(wake)
     if (armedUntil === Infinity) return woken
     // Rounded up: woken a rounding error too early, it would find nothing due and spin.
-    const left = Math.ceil(armedUntil - clock.currentTimeMillisUnsafe())
+    const left = Math.ceil(armedUntil - now())
     return Effect.raceFirst(woken, clock.sleep(Duration.millis(left)))
   }).pipe(Effect.forever)
 
@@ -262,7 +268,7 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
     return new CircuitBreakerError({
       circuit: key,
       state: state._tag === "Open" ? "Open" : "HalfOpen",
-      retryAfterMillis: Math.max(0, circuit.deadline - clock.currentTimeMillisUnsafe()),
+      retryAfterMillis: Math.max(0, circuit.deadline - now()),
       reason: state._tag === "Open" ? state.reason : "its probes are out"
     })
   }
@@ -320,9 +326,9 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
     return (self) =>
       Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
         const permit = yield* admit(key)
-        const startedAt = clock.currentTimeMillisUnsafe()
+        const startedAt = now()
         const exit = yield* Effect.exit(restore(self))
-        const outcome = yield* Effect.sync(() => outcomeOf(exit, clock.currentTimeMillisUnsafe() - startedAt)).pipe(
+        const outcome = yield* Effect.sync(() => outcomeOf(exit, now() - startedAt)).pipe(
           // A `classify` that throws must not keep a probe's place.
           Effect.onError(() => record(permit, { _tag: "Ignored" }))
         )

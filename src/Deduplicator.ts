@@ -11,10 +11,11 @@
  *
  * @since 0.1.0
  */
-import { Clock, Config, Context, Duration, Effect, Layer, Option, Schema } from "effect"
+import { Config, Context, Duration, Effect, Layer, Option, Schema } from "effect"
 import { ClaimTable } from "./internal/keyGenerations.ts"
 import * as Check from "./internal/options.ts"
 import * as Shapes from "./internal/shapes.ts"
+import { steady } from "./internal/time.ts"
 import { DeduplicationError } from "./WebSocketError.ts"
 
 /**
@@ -259,8 +260,7 @@ const makeTable = Effect.fnUntraced(function*(
     lease: Check.millisOf(options?.lease ?? "30 seconds"),
     maxKeys: options?.maxKeys ?? 1_000_000
   })
-  const clock = yield* Clock.Clock
-  const now = () => clock.currentTimeMillisUnsafe()
+  const now = yield* steady
   const table = new ClaimTable<Receipt>({ windowMillis: window, leaseMillis: lease, maxKeys, now: now() })
   const totals = { claims: 0, duplicates: 0, mismatches: 0, earlyRotations: 0 }
 

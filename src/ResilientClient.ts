@@ -72,6 +72,7 @@ import {
 
 export type { ConnectionState } from "./internal/connector.ts"
 export type { ShutdownReport } from "./internal/models.ts"
+import { onWall } from "./internal/time.ts"
 
 /**
  * All figures of a client at one moment.
@@ -443,7 +444,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       const { bytes, messages } = yield* Effect.orElseSucceed(queue.size(peer.key), () => ({ messages: 0, bytes: 0 }))
       const inQueue = yield* queue.stats
       return {
-        session: statsOf(peer, messages, bytes, breaker),
+        session: statsOf(peer, messages, bytes, breaker, yield* onWall),
         queue: inQueue,
         totals: { ...recorder.totals },
         latencies: recorder.latencies,

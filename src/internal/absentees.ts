@@ -13,6 +13,7 @@ import type { Followers } from "./elsewhere.ts"
 import type { SessionStats } from "./models.ts"
 import type { Peer } from "./peer.ts"
 import { type Receipts, Tracked } from "./receipts.ts"
+import { onWall } from "./time.ts"
 
 /** A session that messages are sent to: one of this side's, or one that is elsewhere. */
 export type Target = Peer | Absent
@@ -35,7 +36,7 @@ export const makeAbsentees = (options: AbsenteesOptions) => {
   ): Effect.fn.Return<SessionStats, SessionNotFoundError | SessionRegistryError> {
     const { bytes, messages } = yield* Effect.orElseSucceed(queue.size(session), () => ({ messages: 0, bytes: 0 }))
     const peer = peers.get(session)
-    if (peer !== undefined) return statsOf(peer, messages, bytes, breaker)
+    if (peer !== undefined) return statsOf(peer, messages, bytes, breaker, yield* onWall)
     const info = followers === undefined ? undefined : yield* registry.find(session)
     if (info === undefined) return yield* new SessionNotFoundError({ session })
     return {

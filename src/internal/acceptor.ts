@@ -1,7 +1,7 @@
 /**
  * The server's half of the handshake (PROTOCOL.md §4): hello in, who is it, attach to the session, welcome out.
  */
-import { type Cause, Clock, Effect, Exit, Random } from "effect"
+import { type Cause, Effect, Exit, Random } from "effect"
 import { decode, encode } from "../core/Codec.ts"
 import type { Frame, Hello } from "../core/Frame.ts"
 import type { Inbox } from "../core/Inbox.ts"
@@ -70,7 +70,6 @@ type AcceptError =
 
 export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions) {
   const { engine, queue, rare, recorder, registry } = options
-  const clock = yield* Clock.Clock
   const random = yield* Random.Random
   const handshakeTimeout = new ConnectionTimeoutError({
     phase: "handshake",
@@ -166,7 +165,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   }
 
   const expect = (connection: Connection): void => {
-    const until = clock.currentTimeMillisUnsafe() + options.handshakeTimeoutMillis
+    const until = engine.now() + options.handshakeTimeoutMillis
     pending.set(connection, { until, fail: (error) => refuse(connection, error) })
   }
 

@@ -92,7 +92,8 @@ export const statsOf = (
   peer: Peer,
   queuedMessages: number,
   queuedBytes: number,
-  breaker: CircuitBreaker["Service"]
+  breaker: CircuitBreaker["Service"],
+  onWall: (steadyMillis: number) => number
 ): SessionStats => ({
   session: peer.session,
   principal: peer.principal,
@@ -102,9 +103,12 @@ export const statsOf = (
   queuedMessages,
   queuedBytes,
   pendingMessages: peer.inbound.size,
-  heardAtMillis: peer.liveness?.heardAt ?? peer.heardAt,
+  heardAtMillis: timeOf(peer.liveness?.heardAt ?? peer.heardAt, onWall),
   ...circuitStats(breaker.stateUnsafe(peer.circuit))
 })
+
+const timeOf = (millis: number | undefined, onWall: (steadyMillis: number) => number): number | undefined =>
+  millis === undefined ? undefined : onWall(millis)
 
 /** What the state of its circuit says of a session. */
 export const circuitStats = (state: CircuitState): Pick<SessionStats, "circuit" | "failures"> => ({

@@ -3,7 +3,7 @@
  * a million of them in a second (a full queue that drops its oldest), so each is cheap until somebody looks into it;
  * the heartbeat worker logs how many there were.
  */
-import { Clock, Effect, Exit, Schema, type Stream } from "effect"
+import { Effect, Exit, Schema, type Stream } from "effect"
 import type { OutboxMessage } from "../core/Outbox.ts"
 import { defaultMessageId } from "../core/Outbox.ts"
 import type { DeadLetter } from "../Message.ts"
@@ -13,6 +13,7 @@ import { makeEvents } from "./events.ts"
 import { guardedListener } from "./listeners.ts"
 import type { Peer } from "./peer.ts"
 import { makeDecoder } from "./schemas.ts"
+import { wall } from "./time.ts"
 import { memoryOf } from "./weight.ts"
 
 /** How many dead letters are kept for a late subscriber. */
@@ -41,7 +42,7 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
   readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
 }, recorder: Recorder) {
   const onDeadLetter = yield* guardedListener("onDeadLetter", options.onDeadLetter)
-  const clock = yield* Clock.Clock
+  const now = yield* wall
   const decoder = makeDecoder(options.outgoing)
   const decode = (value: unknown): Out | undefined => {
     const decoded = decoder(value)
@@ -58,7 +59,7 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
   const outgoing: DeadLetters<In | Out>["outgoing"] = (session, peer, epoch, messages, reason, maybeHandled) =>
     Effect.sync(() => {
       if (reason === "expired") recorder.count("messagesExpired", messages.length)
-      const atMillis = clock.currentTimeMillisUnsafe()
+      const atMillis = now()
       for (let i = 0; i < messages.length; i++) {
         const message = messages[i] as OutboxMessage // in bounds
         const maybe = i < maybeHandled
@@ -69,9 +70,7 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
     })
 
   const incoming: DeadLetters<In | Out>["incoming"] = (letter) =>
-    Effect.sync(() =>
-      publish({ ...letter, direction: "in", maybeHandled: false, atMillis: clock.currentTimeMillisUnsafe() })
-    )
+    Effect.sync(() => publish({ ...letter, direction: "in", maybeHandled: false, atMillis: now() }))
 
   const self: DeadLetters<In | Out> = {
     get stream() {

@@ -1,11 +1,12 @@
 /** The memory layer of SessionRegistry. */
-import { Clock, Effect } from "effect"
+import { Effect } from "effect"
 import type { StoredPosition } from "../core/Inbox.ts"
 import type { Attached, AttachRequest, Interface, Options } from "../SessionRegistry.ts"
 import { HandshakeError, SessionRegistryError } from "../WebSocketError.ts"
 import * as Option from "./options.ts"
 import { refuseAttach } from "./resume.ts"
 import * as Shapes from "./shapes.ts"
+import { steady } from "./time.ts"
 
 interface Session {
   readonly id: string
@@ -23,7 +24,7 @@ interface Session {
 
 export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   Option.check(options, Shapes.registry)
-  const clock = yield* Clock.Clock
+  const now = yield* steady
   const retention = Option.millis("retention", options.retention, "10 minutes")
   const maxSessions = Option.count("maxSessions", options.maxSessions, 100_000)
   const sessions = new Map<string, Session>()
@@ -68,7 +69,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   /** From here on it is as good as gone, and waits for `remove`. */
   const end = (session: Session): void => {
     if (session.detachedAt === undefined) attached--
-    const at = clock.currentTimeMillisUnsafe()
+    const at = now()
     session.detachedAt ??= at
     session.generation++
     session.ending = true
@@ -131,7 +132,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     detach: (id, generation) =>
       Effect.asVoid(owned(id, generation, (session) => {
         if (session.detachedAt !== undefined) return
-        const at = clock.currentTimeMillisUnsafe()
+        const at = now()
         session.detachedAt = at
         attached--
         detached.add(session)
@@ -142,16 +143,16 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     onWanted: () => Effect.void,
 
     expire: Effect.sync(() => {
-      const now = clock.currentTimeMillisUnsafe()
+      const at = now()
       const due: Array<string> = []
-      for (const [session, at] of ended) {
-        if (at > now - againMillis) break // those that are put last again, too
+      for (const [session, since] of ended) {
+        if (since > at - againMillis) break // those that are put last again, too
         ended.delete(session)
-        ended.set(session, now)
+        ended.set(session, at)
         due.push(session.id)
       }
       for (const session of detached) {
-        if ((session.detachedAt ?? now) > now - retention) break
+        if ((session.detachedAt ?? at) > at - retention) break
         end(session)
         due.push(session.id)
       }

@@ -2,7 +2,7 @@
  * The way of a message from `send` to the queue, the same for server and client: encode, check, deduplicate, append,
  * and say what became of it.
  */
-import { Clock, type Duration, Effect, Exit, type Fiber } from "effect"
+import { type Duration, Effect, Exit, type Fiber } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import type { OutboxMessage } from "../core/Outbox.ts"
 import { highWaterBytes } from "../core/Protocol.ts"
@@ -19,6 +19,7 @@ import { payloadError, type Serialize } from "./payload.ts"
 import type { Peer } from "./peer.ts"
 import { Accepted, neverKnown, skipped, Tracking, Waiting } from "./sentReceipts.ts"
 import * as Shapes from "./shapes.ts"
+import { steady } from "./time.ts"
 
 /** Volatile messages that may wait for one turn of the delivery worker. */
 const maxVolatile = 1_024
@@ -206,7 +207,8 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
 
   /** The same for a volatile message: its key is free again if it did not go out. */
   const sendVolatileOnce = (peer: Target, payload: string, id: string): Effect.Effect<Receipt, SendError> =>
-    Effect.flatMap(Clock.currentTimeMillis, (atMillis) => {
+    Effect.flatMap(steady, (now) => {
+      const atMillis = now()
       const attempt = Effect.suspend((): Effect.Effect<Receipt, Receipt> => {
         const receipt = sendVolatile(peer, payload, id)
         return receipt._tag === "Skipped" ? Effect.fail(receipt) : Effect.succeed(receipt)

@@ -2,8 +2,9 @@
  * Background work that can't die silently. A worker that ends of a failure or a defect is logged, counted and
  * restarted with backoff; one that does so too often in too short a time fails its owner.
  */
-import { type Cause, Clock, Effect, type Scope } from "effect"
+import { type Cause, Effect, type Scope } from "effect"
 import { fullJitter } from "./backoff.ts"
+import { steady } from "./time.ts"
 
 /** Restarts allowed within a period, as in Erlang's supervisors. */
 export interface Intensity {
@@ -41,7 +42,8 @@ const restarting = <R>(
 ): Effect.Effect<void, never, R> =>
   Effect.suspend(() => {
     const { intensity, name } = worker
-    const mayRestart = Effect.map(Clock.currentTimeMillis, (now) => {
+    const mayRestart = Effect.map(steady, (read) => {
+      const now = read()
       while (failedAt.length > 0 && now - (failedAt[0] ?? now) > intensity.periodMillis) failedAt.shift()
       failedAt.push(now)
       return failedAt.length <= intensity.restarts

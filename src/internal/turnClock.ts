@@ -1,8 +1,9 @@
 /**
- * The time, read once a turn of the event loop. Reading the system's clock costs as much as all else that is done for a
+ * Steady time, read once a turn of the event loop. Reading the system's clock costs as much as all else that is done for a
  * message (50 to 100 ns on a virtual machine), and within a turn nobody can tell the difference.
  */
-import { Clock, Effect } from "effect"
+import { Effect } from "effect"
+import { steady } from "./time.ts"
 
 export const makeTurnClock: Effect.Effect<() => number> = Effect.withFiber((fiber) => {
   const dispatcher = fiber.currentDispatcher
@@ -10,9 +11,9 @@ export const makeTurnClock: Effect.Effect<() => number> = Effect.withFiber((fibe
   const forget = () => {
     time = undefined
   }
-  return Effect.map(Clock.Clock, (clock) => () => {
+  return Effect.map(steady, (now) => () => {
     if (time === undefined) {
-      time = clock.currentTimeMillisUnsafe()
+      time = now()
       dispatcher.scheduleTask(forget, 0)
     }
     return time

@@ -61,7 +61,7 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
   readonly #running: Running<Client | Services>
   readonly #client: Effectful.ResilientClient<unknown, unknown>
   readonly #breaker: CircuitBreaker.CircuitBreaker["Service"]
-  readonly #startedAt = Date.now()
+  readonly #startedAt = performance.now()
   #closing: Promise<ShutdownReport> | undefined
 
   private constructor(

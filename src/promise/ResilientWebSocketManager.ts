@@ -88,7 +88,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   readonly #deduplicator: Deduplicator["Service"]
   readonly #breaker: CircuitBreaker.CircuitBreaker["Service"]
   readonly #sockets: Sockets
-  readonly #startedAt = Date.now()
+  readonly #startedAt = performance.now()
   #shutdown: Promise<ShutdownReport> | undefined
 
   private constructor(

@@ -11,12 +11,12 @@ export interface Figures {
   readonly peakQueueMessages: number
   readonly active: number
   readonly breaker: CircuitBreaker.Stats
+  /** By `performance.now`. */
   readonly startedAt: number
 }
 
 export const metricsOf = (figures: Figures): Metrics => {
   const { active, breaker, latencies, peakQueueMessages, queue, startedAt, totals } = figures
-  const now = Date.now()
   const ended = totals.retriesSucceeded + totals.retriesFailed
   return {
     connections: {
@@ -57,8 +57,8 @@ export const metricsOf = (figures: Figures): Metrics => {
     },
     latency: { averageSendMillis: latencies.sendMillis, averageHandledMillis: latencies.handledMillis },
     workerRestarts: totals.workerRestarts,
-    uptimeMillis: now - startedAt,
-    lastUpdate: now
+    uptimeMillis: Math.floor(performance.now() - startedAt),
+    lastUpdate: Date.now()
   }
 }
 

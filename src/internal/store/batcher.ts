@@ -5,9 +5,10 @@
  * What a transaction of the application has locked steps aside, so that it holds up nobody else: it is asked for again
  * and again in batches of its own, and so is what comes after it under the same key.
  */
-import { Cause, Clock, Effect, Exit } from "effect"
+import { Cause, Effect, Exit } from "effect"
 import { Deque } from "../../core/Deque.ts"
 import { makeLater, makeSignal } from "../signal.ts"
+import { steady } from "../time.ts"
 import { StoreError } from "./driver.ts"
 
 export interface BatcherOptions<Request, Result> {
@@ -46,7 +47,7 @@ interface Entry<Request, Result> {
 /** The function that asks; it lives as long as the scope. */
 export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options: BatcherOptions<Request, Result>) {
   const { aside, limit, maxBatch, maxWeight = Infinity, name, run, weigh } = options
-  const clock = yield* Clock.Clock
+  const now = yield* steady
   const waiting = new Deque<Entry<Request, Result>>()
   const work = yield* makeSignal
   /** What found its key locked, and what came after it: in order. And their keys, also while they are being tried. */
@@ -132,7 +133,7 @@ export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options:
           yield* deadlines.wait
           continue
         }
-        const left = first.deadline - clock.currentTimeMillisUnsafe()
+        const left = first.deadline - now()
         if (left > 0) yield* Effect.sleep(left)
         else answer(first, Effect.fail(late))
       }
@@ -204,7 +205,7 @@ export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options:
 
   return (request: Request): Effect.Effect<Result, StoreError> =>
     Effect.callback((resume) => {
-      const deadline = limit === undefined ? Infinity : clock.currentTimeMillisUnsafe() + limit.millis
+      const deadline = limit === undefined ? Infinity : now() + limit.millis
       const entry: Entry<Request, Result> = { request, deadline, resume }
       waiting.pushBack(entry)
       work.notify()

@@ -2,8 +2,9 @@
  * Calls of a store, with a limit of time and behind the store's own circuit: a store that is down is not asked by
  * everybody at once, and is asked again by itself. What fails here may or may not have been done.
  */
-import { Clock, Duration, Effect } from "effect"
+import { Duration, Effect } from "effect"
 import { type CircuitBreaker, endpoint } from "../../CircuitBreaker.ts"
+import { steady } from "../time.ts"
 import { StoreError } from "./driver.ts"
 
 export interface CallOptions {
@@ -18,7 +19,7 @@ export interface Calls {
 }
 
 export const makeCalls = Effect.fnUntraced(function*({ breaker, name, timeoutMillis }: CallOptions) {
-  const clock = yield* Clock.Clock
+  const now = yield* steady
   const circuit = endpoint(`store:${name}`)
   const duration = Duration.millis(timeoutMillis)
   const refused = (operation: string) => (cause: unknown) => new StoreError(operation, cause)
@@ -28,14 +29,14 @@ export const makeCalls = Effect.fnUntraced(function*({ breaker, name, timeoutMil
       Effect.flatMap(
         Effect.mapError(breaker.admit(circuit), refused(operation)),
         (permit) => {
-          const startedAt = clock.currentTimeMillisUnsafe()
+          const startedAt = now()
           const limited = Effect.timeoutOrElse(effect, {
             duration,
             orElse: () => Effect.fail(new StoreError(operation, new Error(`no answer within ${timeoutMillis} ms`)))
           })
           return Effect.onExit(restore(limited), (exit) => {
             if (exit._tag === "Success") {
-              const latencyMillis = clock.currentTimeMillisUnsafe() - startedAt
+              const latencyMillis = now() - startedAt
               return breaker.record(permit, { _tag: "Success", latencyMillis })
             }
             const failed = exit.cause.reasons.some((reason) => reason._tag !== "Interrupt")

@@ -2,11 +2,13 @@
  * This process among those that share a store: it shows that it lives, hears what others have to tell it, and tells
  * them. Nudges are kept in the store until they are taken, so that one that is missed is found at the next look.
  */
-import { Clock, Effect, Random } from "effect"
+import { Effect, Random } from "effect"
 import { makeId } from "../ids.ts"
 import { makeSignal } from "../signal.ts"
+import { steady } from "../time.ts"
 import type { Calls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
+import { type Stamps, StoreTime } from "./storeTime.ts"
 
 export interface MembersOptions {
   readonly driver: StoreDriver
@@ -20,33 +22,25 @@ export interface MembersOptions {
 export type Members = Effect.Success<ReturnType<typeof makeMembers>>
 
 const maxNudges = 1_000
-/** Smaller differences between two clocks are of no account. */
-const clockStepMillis = 1_000
 /** How long the list of nodes is believed. */
 const listMillis = 500
 
 export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) {
   const { call, driver, nodeTimeoutMillis } = options
-  const clock = yield* Clock.Clock
   const node = makeId(yield* Random.Random)
-  const measured = Effect.map(driver.clock, (time) => time - clock.currentTimeMillisUnsafe())
-  let offset = yield* measured
-  /** The store's time. */
-  const now = (): number => clock.currentTimeMillisUnsafe() + offset
+  const stamps = Effect.map(driver.nodes, (list): Stamps => {
+    const others = new Map(list.map((entry) => [entry.node, entry.seenAt]))
+    others.delete(node)
+    return others
+  })
+  const known = yield* stamps
+  const time = new StoreTime(yield* steady, yield* driver.clock, known, nodeTimeoutMillis / 2)
+  const { now } = time
   const listeners: Array<(sessions: ReadonlyArray<string>) => Effect.Effect<void>> = []
   const rejoining: Array<Effect.Effect<void, StoreError>> = []
   const work = yield* makeSignal
   let seen: { readonly at: number; readonly nodes: ReadonlyMap<string, number> } = { at: -Infinity, nodes: new Map() }
   let touchedAt = now()
-  let isClockSet = false
-  let wall = { time: clock.currentTimeMillisUnsafe(), monotonic: clock.monotonicTimeNanosUnsafe() }
-  /** Whether this machine's clock was set since the last call, or stood still: another clock has gone on otherwise. */
-  const wasClockSet = (): boolean => {
-    const last = wall
-    wall = { time: clock.currentTimeMillisUnsafe(), monotonic: clock.monotonicTimeNanosUnsafe() }
-    const passed = Number(wall.monotonic - last.monotonic) / 1_000_000
-    return Math.abs(wall.time - last.time - passed) > clockStepMillis
-  }
   /** Since when it has shown itself without a break. */
   let aliveSince = touchedAt
   /** Whether it was away for long, and has not looked what it missed. */
@@ -69,9 +63,7 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
    * may have forgotten what it was to be told, and detached its sessions.
    */
   const touch = Effect.gen(function*() {
-    isClockSet ||= wasClockSet()
-    if (isClockSet) offset = yield* call("clock", measured)
-    isClockSet = false
+    time.look(yield* call("nodes", stamps))
     const at = now()
     yield* call("touchNode", driver.touchNode(node, at))
     if (Math.abs(at - touchedAt) >= nodeTimeoutMillis) {
