@@ -122,6 +122,25 @@ describe("import directions", () => {
     }
   })
 
+  it("only few files read a clock: durations go by steady time", () => {
+    const reads = files.filter((name) =>
+      /currentTime(Millis|Nanos)|monotonicTime|Date\.now|new Date\(\)|performance\.now|hrtime|DateTime\.now/.test(
+        readFileSync(join(src, name), "utf8").replace(/^\s*(\/\/|\*|\/\*\*).*$/gm, "")
+      )
+    )
+    assert.deepStrictEqual(
+      reads.sort(),
+      [
+        "internal/time.ts", // the room of both clocks
+        "promise/ResilientClient.ts", // how long it is up
+        "promise/ResilientWebSocketManager.ts", // the same
+        "promise/figures.ts", // the same, and what people are shown
+        "promise/hooks.ts", // what people are shown
+        "sqlite/sqliteDriver.ts" // the clock of this store is its machine's
+      ].sort()
+    )
+  })
+
   it("no run of an effect is hidden inside the library: in the promise face there is one room for it", () => {
     const runs = files.filter((name) =>
       /(Effect|runtime)\.run(Sync|Promise)/.test(readFileSync(join(src, name), "utf8"))

@@ -13,7 +13,7 @@ import { Inbox } from "../src/core/Inbox.ts"
 import { Outbox, type Slot } from "../src/core/Outbox.ts"
 import { Session } from "../src/core/Session.ts"
 import { Closing } from "../src/internal/closing.ts"
-import { type Outcome, type Scenario, simulate } from "./support/simulation.ts"
+import { type Outcome, type Planted, type Scenario, simulate } from "./support/simulation.ts"
 import { scenarios } from "./support/simulationScenarios.ts"
 
 const { env } = process
@@ -31,9 +31,9 @@ const failure = ({ name }: Scenario, seed: number, { trace, violations }: Outcom
 }
 
 /** The first seed that breaks the promise. */
-const firstBroken = async (scenario: Scenario, count: number): Promise<number | undefined> => {
+const firstBroken = async (scenario: Scenario, count: number, planted?: Planted): Promise<number | undefined> => {
   for (let seed = 0; seed < count; seed++) {
-    const { violations } = await simulate(scenario, seed)
+    const { violations } = await simulate(scenario, seed, planted)
     if (violations.length > 0) return seed
   }
   return undefined
@@ -180,6 +180,10 @@ if (replayed !== undefined) {
           return found
         }
       ), timeout)
+
+    it("finds circuits that go by a clock that is set", async () => {
+      assert.isDefined(await firstBroken(scenarios.hostile, 60, { circuitsByWall: true }), "no seed found it")
+    }, timeout)
 
     it(
       "finds a sender that does not rewind to what was received",

@@ -4,6 +4,7 @@
  * drained; then everything is closed, and the history is checked against the promise.
  */
 import {
+  Clock,
   Context,
   Duration,
   Effect,
@@ -35,7 +36,7 @@ import { makeMemoryDatabase, makeMemoryDriver } from "./memoryDriver.ts"
 import { faultyDriver } from "./simulationDriver.ts"
 import { type Allowed, History, type Sent } from "./simulationHistory.ts"
 import { type NetworkFaults, type NetworkShape, noFaults, SimulatedNetwork } from "./simulationNetwork.ts"
-import { type Machine, Node, Rng, SeededScheduler } from "./simulationNode.ts"
+import { type Machine, Node, Rng, SeededScheduler, Wall } from "./simulationNode.ts"
 import { faultyQueue, faultyRegistry, reliable, type Store, type StoreFaults, Tenancy } from "./simulationStores.ts"
 
 /** A mix of faults, and what the programs do meanwhile. Functions are asked once a seed. */
@@ -134,15 +135,29 @@ const handlerRetry = Schedule.upTo(Schedule.spaced("150 millis"), { times: 3 })
 const circuitTimes = { openBase: "500 millis", openCap: "3 seconds", probeTimeout: "5 seconds" } as const
 const breakerLayer = CircuitBreaker.layer({ session: circuitTimes, endpoint: circuitTimes })
 
+/** Bugs that are made on purpose, to see that they are found. */
+export interface Planted {
+  /** Circuits measure their times by a clock that people set. */
+  readonly circuitsByWall?: boolean
+}
+
+const wallForSteady = Layer.unwrap(
+  Effect.map(Clock.Clock, (clock) =>
+    Layer.succeed(Clock.Clock, {
+      ...clock,
+      monotonicTimeNanosUnsafe: () => clock.currentTimeNanosUnsafe()
+    }))
+)
+
 /** Provides services that live as long as the scope, also after the effect has ended. */
 const living = <B, F>(layer: Layer.Layer<B, F>) => <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.flatMap(Layer.build(Layer.fresh(layer)), (context) => Effect.provideContext(effect, context))
 
 /** Runs one seed of a scenario. */
-export const simulate = (scenario: Scenario, seed: number): Promise<Outcome> =>
+export const simulate = (scenario: Scenario, seed: number, planted: Planted = {}): Promise<Outcome> =>
   new Promise((resolve, reject) => {
     const scheduler = new SeededScheduler(seed, () => resolve(world.outcome("something spins, and time stands still")))
-    const world = new World(scenario, seed, scheduler)
+    const world = new World(scenario, seed, scheduler, planted)
     Effect.runPromise(
       world.run.pipe(
         Effect.provide(Layer.fresh(TestClock.layer({ warningDelay: "1 hour" }))),
@@ -168,7 +183,10 @@ class World {
   private readonly trace: Array<string> = []
   private readonly history: History
   private readonly processes: Array<Process> = []
+  /** By machine: a server is followed by another one on the same. */
+  private readonly walls = new Map<string, Wall>()
   private readonly queueOptions: MessageQueue.Options
+  private readonly breakerLayer: typeof breakerLayer
   private readonly windowMessages: number
   private readonly named: boolean
   private readonly dedupRate: number
@@ -184,10 +202,11 @@ class World {
   /** Of the stores, which outlive the processes. */
   private readonly storeScope = Scope.makeUnsafe()
 
-  constructor(scenario: Scenario, seed: number, scheduler: SeededScheduler) {
+  constructor(scenario: Scenario, seed: number, scheduler: SeededScheduler, planted: Planted) {
     this.scenario = scenario
     this.rng = new Rng(seed)
     this.scheduler = scheduler
+    this.breakerLayer = planted.circuitsByWall === true ? Layer.provide(breakerLayer, wallForSteady) : breakerLayer
     this.history = new History(allowedIn(scenario), (text) => this.note(text), () => this.now())
     this.queueOptions = scenario.queue(this.rng)
     this.windowMessages = scenario.windowMessages(this.rng)
@@ -213,8 +232,10 @@ class World {
     const clients = scenario.takeover ? 1 : rng.int(1, 2)
     for (let i = 0; i < clients; i++) this.startClient(`session${i}`)
     const chaos = yield* Effect.forkChild(this.chaos())
+    const clocks = yield* Effect.forkChild(this.setClocks())
     yield* this.step(scenario.faultMillis / 1_000)
     chaos.interruptUnsafe()
+    clocks.interruptUnsafe()
     this.heal()
     yield* this.drain()
     yield* this.inspect()
@@ -273,9 +294,15 @@ class World {
     return { rng: this.rng.fork(), faults: () => this.healed ? reliable : faults, durable, node }
   }
 
-  private makeNode(name: string): Node {
+  private makeNode(name: string, host = name): Node {
     if (this.machine === undefined) throw new Error("not running")
-    return new Node(this.machine, name, this.rng.fork())
+    return new Node(this.machine, name, this.rng.fork(), this.wallOf(host))
+  }
+
+  private wallOf(host: string): Wall {
+    const wall = this.walls.get(host) ?? new Wall(this.rng.fork())
+    this.walls.set(host, wall)
+    return wall
   }
 
   private readonly onAppended = (session: string, size: { messages: number; bytes: number }): void => {
@@ -306,7 +333,10 @@ class World {
         if (outcomes[index] === "Saved") history.saved(epoch, handled)
       })
     }
-    const driver = faultyDriver(this.store(scenario.stores, true, node), makeMemoryDriver(this.database), watch)
+    const databaseWall = this.wallOf("database")
+    const clock = Effect.sync(() => Math.floor(databaseWall.show(this.now())))
+    const sound = { ...makeMemoryDriver(this.database), clock }
+    const driver = faultyDriver(this.store(scenario.stores, true, node), sound, watch)
     return Effect.retry(
       Layer.build(Layer.fresh(layerOf(Effect.succeed(driver), 2, {
         queue: this.queueOptions,
@@ -324,7 +354,7 @@ class World {
   private memoryServices(node: Node, stores: Stores) {
     const { history, scenario } = this
     const durable = scenario.crash === "storesKept" || scenario.servers > 1
-    return Effect.map(Layer.build(Layer.fresh(breakerLayer)), (context) =>
+    return Effect.map(Layer.build(Layer.fresh(this.breakerLayer)), (context) =>
       context.pipe(
         Context.add(
           MessageQueue.MessageQueue,
@@ -347,7 +377,7 @@ class World {
   private startServer(host: string): void {
     const { history, scenario, stores } = this
     if (stores === undefined) return
-    const node = this.makeNode(`server${++this.started}`)
+    const node = this.makeNode(`server${++this.started}`, host)
     const process: ServerProcess = { kind: "server", node, host, server: undefined, sending: true }
     this.processes.push(process)
     const handler = this.handlerOf(process)
@@ -439,7 +469,7 @@ class World {
         this.sends(process, scenario.messages, (message, options) => client.send(message, options), () => "server")
       )
     }).pipe(
-      living(Layer.mergeAll(breakerLayer, Deduplicator.layerMemory())),
+      living(Layer.mergeAll(this.breakerLayer, Deduplicator.layerMemory())),
       Effect.provideService(TransportClient, this.network.client(node)),
       Scope.provide(node.scope)
     )
@@ -628,6 +658,17 @@ class World {
       yield* Effect.sleep(Duration.millis(rng.int(1, 2 * Math.max(500, scenario.outageMillis))))
       const fault = faults[rng.int(0, faults.length - 1)]
       if (fault !== undefined) yield* fault()
+    }
+  })
+
+  /** Sets the clock of one machine after the other: of servers, clients, and the database. Time goes on as before. */
+  private readonly setClocks = Effect.fnUntraced(function*(this: World) {
+    const rng = this.rng.fork()
+    while (true) {
+      yield* Effect.sleep(Duration.millis(rng.int(200, 3_000)))
+      const walls = [...this.walls]
+      const [host, wall] = walls[rng.int(0, walls.length - 1)] ?? []
+      if (wall !== undefined) this.note(`the clock of ${host} is set by ${wall.set(rng)} ms`)
     }
   })
 

@@ -134,6 +134,33 @@ export class SeededScheduler implements Scheduler.Scheduler {
   }
 }
 
+const hourMillis = 3_600_000
+
+/** What a machine takes for the time of day: it may be wrong, and is set while programs run. */
+export class Wall {
+  private aheadMillis: number
+
+  constructor(rng: Rng) {
+    this.aheadMillis = rng.int(-600_000, 600_000)
+  }
+
+  /** Back an hour, forward a day, or a small step. Returns by how much. */
+  set(rng: Rng): number {
+    const byMillis = rng.pick([-hourMillis, 24 * hourMillis, rng.int(-5_000, 5_000)])
+    this.aheadMillis += byMillis
+    return byMillis
+  }
+
+  show(millis: number): number {
+    return epochMillis + millis + this.aheadMillis
+  }
+}
+
+/** So that no wall stands before 1970. */
+const epochMillis = 1_700_000_000_000
+
+const neverSet: Pick<Wall, "show"> = { show: (millis) => millis }
+
 /** What the nodes of one simulation share. */
 export interface Machine {
   readonly clock: Clock.Clock
@@ -154,7 +181,7 @@ export class Node {
   private readonly held: Array<() => void> = []
   private readonly dispatcher: Scheduler.SchedulerDispatcher
 
-  constructor(machine: Machine, name: string, rng: Rng) {
+  constructor(machine: Machine, name: string, rng: Rng, wall: Pick<Wall, "show"> = neverSet) {
     this.name = name
     const { clock } = machine
     const makeDispatcher = (): Scheduler.SchedulerDispatcher => {
@@ -184,12 +211,14 @@ export class Node {
         : Effect.callback<void>((resume) => void this.held.push(() => resume(awake)))
     )
     const sleep = (duration: Duration.Duration) => Effect.andThen(clock.sleep(duration), awake)
+    const millis = () => wall.show(clock.currentTimeMillisUnsafe())
+    const nanos = () => BigInt(Math.floor(millis())) * 1_000_000n
     const nodeClock: Clock.Clock = {
-      currentTimeMillisUnsafe: () => clock.currentTimeMillisUnsafe(),
-      currentTimeNanosUnsafe: () => clock.currentTimeNanosUnsafe(),
+      currentTimeMillisUnsafe: millis,
+      currentTimeNanosUnsafe: nanos,
       monotonicTimeNanosUnsafe: () => clock.monotonicTimeNanosUnsafe(),
-      currentTimeMillis: clock.currentTimeMillis,
-      currentTimeNanos: clock.currentTimeNanos,
+      currentTimeMillis: Effect.sync(millis),
+      currentTimeNanos: Effect.sync(nanos),
       monotonicTimeNanos: clock.monotonicTimeNanos,
       sleep
     }
