@@ -155,8 +155,16 @@ export interface Operation<Args extends ReadonlyArray<unknown>, A, E> {
 export interface Interface {
   /** Whether messages outlive this process. */
   readonly durable: boolean
-  /** Opens (or creates, minting an epoch) the session's outbox for the owner of `generation`; fences older owners. */
-  readonly open: (session: string, generation: number) => Effect.Effect<OutboxPosition, MessageQueueError>
+  /**
+   * Opens (or creates, minting an epoch) the session's outbox for the owner of `generation`; fences older owners. What is
+   * in it counts as its `share`'s from now on: all outboxes of a share together have a part of the bounds on all there
+   * are. One without a share has only these.
+   */
+  readonly open: (
+    session: string,
+    generation: number,
+    share?: string
+  ) => Effect.Effect<OutboxPosition, MessageQueueError>
   /** Appends all messages or none. Fails with reason `unknownSession` when the outbox was never opened. */
   readonly append: Operation<
     [session: string, messages: ReadonlyArray<NewMessage>],
@@ -253,9 +261,12 @@ export interface Options {
   readonly maxMessages?: number | undefined
   /** Payload bytes a session. Default 16 MiB. */
   readonly maxBytes?: number | undefined
-  /** Messages in all sessions together. Default 1,000,000. */
+  /**
+   * Messages in all sessions together. The last eighth is kept for shares that have little (`shareOf` of the server):
+   * there, each may have an n-th of what is left, where n shares have anything. Default 1,000,000.
+   */
   readonly maxTotalMessages?: number | undefined
-  /** Payload bytes in all sessions together. Default 256 MiB. */
+  /** Payload bytes in all sessions together; the last eighth as with `maxTotalMessages`. Default 256 MiB. */
   readonly maxTotalBytes?: number | undefined
   /** How long a message may wait to be sent. `Infinity` for ever. Default 5 minutes. */
   readonly ttl?: Duration.Input | undefined

@@ -46,6 +46,7 @@ import { makeDeadLetters } from "./internal/deadLetters.ts"
 import { makeDeparture } from "./internal/departure.ts"
 import { type Engine, makeEngine } from "./internal/engine.ts"
 import { makeEvents } from "./internal/events.ts"
+import { makeGivingWay } from "./internal/givingWay.ts"
 import { makeHandling } from "./internal/handling.ts"
 import { makeHandoff } from "./internal/handoff.ts"
 import { type Handshake, type Identity, type Name, nameOf } from "./internal/identity.ts"
@@ -62,6 +63,7 @@ import { makeRenewing } from "./internal/renewing.ts"
 import { makeDecoder } from "./internal/schemas.ts"
 import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisIn } from "./internal/sending.ts"
 import * as Shapes from "./internal/shapes.ts"
+import { checkedShareOf, type Newcomer } from "./internal/shares.ts"
 import { makeShutdown } from "./internal/shutdown.ts"
 import type {
   Broadcast,
@@ -92,6 +94,7 @@ import {
 export type { Handshake, Identity } from "./internal/identity.ts"
 export type { RateLimit } from "./internal/intake.ts"
 export type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
+export type { Newcomer } from "./internal/shares.ts"
 
 /**
  * Something that happened to a session's connection.
@@ -271,6 +274,24 @@ export interface Options<In, Out, R = never> {
   readonly onConnectionEvent?: ((event: ConnectionEvent) => void) | undefined
   /** Says who a peer is and which session it has. Default: anybody, each with a session of its own. */
   readonly authenticate?: ((handshake: Handshake) => Effect.Effect<Identity, HandshakeError, R>) | undefined
+  /**
+   * Says with whom a peer counts where there is no room for all: those of one share have a part of the bounds on all
+   * together (`maxHandshakes`, `maxSessions` of the registry, `maxTotalMessages` and `maxTotalBytes` of the queue), and who
+   * has little is not refused for those who have much. It is asked at once, and again when it is known who the peer is. It
+   * must return at once. Behind a proxy, say what stands for the address. Default: the principal, or where there is none
+   * the remote address, of IPv6 its first 64 bits.
+   *
+   * @since 0.3.0
+   */
+  readonly shareOf?: ((newcomer: Newcomer) => string | undefined) | undefined
+  /**
+   * How long the session of a stranger is kept after its connection is lost, if it has never sent anything and nothing was
+   * ever sent to it; the hook has named neither a principal nor the session. At most the registry's retention.
+   * Default 60 s.
+   *
+   * @since 0.3.0
+   */
+  readonly strangerRetention?: Duration.Input | undefined
   /** Retries of a failed handler. Default: exponential from 1 s to 60 s with full jitter, 5 attempts in all. */
   readonly handlerRetry?: Schedule.Schedule<unknown, unknown> | undefined
   /** Whether WebSockets without the subprotocol are served. Default `accept`. */
@@ -303,7 +324,10 @@ export interface Options<In, Out, R = never> {
   readonly connectionTimeout?: Duration.Input | undefined
   /** Time for a handshake, the authentication hook included. Default 10 s. */
   readonly handshakeTimeout?: Duration.Input | undefined
-  /** Handshakes under way at most. Default 10,000. */
+  /**
+   * Handshakes under way at most. For one more, the longest of the share that has the most is turned away, if that has
+   * more than the newcomer's. Default 10,000.
+   */
   readonly maxHandshakes?: number | undefined
   /** How often expired messages and deduplication keys are looked for. Default 60 s. */
   readonly expirySweep?: Duration.Input | undefined
@@ -445,6 +469,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
           (error) => Effect.logWarning(`the end of session ${session} is put off`, error)
         ), { concurrency: 16, discard: true })
       yield* departure.forgetEnded
+      yield* givingWay.sweep
       recorder.gauge("sessions", (yield* registry.count).sessions)
     }),
     onGiveUp: (name, cause) => giveUp(name, cause)
@@ -455,7 +480,14 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     queue,
     registry,
     deadLetters,
-    onEnded: (session) => publish({ _tag: "Ended", session })
+    onEnded: (session) => publish({ _tag: "Ended", session }),
+    onAway: (peer) => givingWay.isAway(peer)
+  })
+  const givingWay = makeGivingWay({
+    engine,
+    registry,
+    retentionMillis: Option.millis("strangerRetention", options.strangerRetention, "60 seconds"),
+    ended: departure.ended
   })
   yield* registry.onWanted(departure.wanted).pipe(Scope.provide(scope))
   const committing = makeCommitting({ engine, registry, onFenced: (peer, error) => departure.letGo(peer, error) })
@@ -485,6 +517,9 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     jitterMillis,
     handshakeTimeoutMillis,
     maxHandshakes: Option.count("maxHandshakes", options.maxHandshakes, 10_000),
+    shareOf: checkedShareOf(options.shareOf),
+    isCrowded: givingWay.isCrowded,
+    makeRoom: givingWay.makeRoom,
     isClosing: () => closing.hasBegun(),
     onInDoubt: departure.inDoubt,
     abandon: departure.abandon,

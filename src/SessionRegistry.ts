@@ -120,6 +120,13 @@ export interface Interface {
   readonly expire: Effect.Effect<ReadonlyArray<string>, SessionRegistryError>
   /** Ends a session before its time: fences its owner and marks it as `expire` does. False when it is not known. */
   readonly end: (session: string) => Effect.Effect<boolean, SessionRegistryError>
+  /**
+   * Ends a session as `expire` does, though its retention is not over, unless somebody has attached after this generation:
+   * for one that gives way to others. Whether it did.
+   *
+   * @since 0.3.0
+   */
+  readonly expireNow: (session: string, generation: number) => Effect.Effect<boolean, SessionRegistryError>
   /** Removes a session for good. */
   readonly remove: (session: string) => Effect.Effect<boolean, SessionRegistryError>
   readonly find: (session: string) => Effect.Effect<SessionInfo | undefined, SessionRegistryError>
@@ -140,7 +147,11 @@ export class SessionRegistry
 export interface Options {
   /** How long a session is kept after its connection is lost; `Infinity` for ever. Default 10 minutes. */
   readonly retention?: Duration.Input | undefined
-  /** Sessions at most; further ones are refused as overloaded. Default 100,000. */
+  /**
+   * Sessions at most. For a new one beyond it, one of the share that has the most (`shareOf` of the server) gives way:
+   * of a stranger who never said anything, else one without a connection; if that share has no more than the new one's,
+   * the new one is refused as overloaded. Default 100,000.
+   */
   readonly maxSessions?: number | undefined
 }
 

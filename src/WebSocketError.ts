@@ -49,7 +49,7 @@ export class QueueOverflowError
     "QueueOverflowError",
     {
       session: Schema.String,
-      limit: Schema.Literals(["messages", "bytes", "totalMessages", "totalBytes"]),
+      limit: Schema.Literals(["messages", "bytes", "totalMessages", "totalBytes", "shareMessages", "shareBytes"]),
       bound: Count,
       size: Count,
       retryAfterMillis: Schema.optional(Millis)
@@ -195,7 +195,8 @@ export class SessionRegistryError
 
 /**
  * The handshake was refused: by the authentication hook, for a wrong resume token, for an unsupported version, or
- * because the server is full or draining. `retryable` says whether the same attempt may succeed later.
+ * because the server is full or draining. `retryable` says whether the same attempt may succeed later; `bound` is the one
+ * that was reached, of a server that is full.
  *
  * @since 0.1.0
  * @category errors
@@ -205,7 +206,8 @@ export class HandshakeError extends Schema.TaggedError<HandshakeError>("resilien
   {
     reason: Schema.Literals(["unauthorized", "forbidden", "version", "invalid", "overloaded", "draining", "replaced"]),
     detail: Schema.String,
-    retryable: Schema.Boolean
+    retryable: Schema.Boolean,
+    bound: Schema.optional(Count)
   }
 ) {
   override get message() {

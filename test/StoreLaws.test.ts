@@ -118,7 +118,7 @@ const mistakes: ReadonlyArray<readonly [name: string, change: Change, laws: Read
       return {
         onMoved: (listener) => Effect.sync(() => void listeners.push(listener)),
         open: (...args) =>
-          Effect.tap(inner.open(...args), () => Effect.sync(() => listeners.forEach((tell) => tell(...args))))
+          Effect.tap(inner.open(...args), () => Effect.sync(() => listeners.forEach((tell) => tell(args[0], args[1]))))
       }
     }),
     ["news of moves"]

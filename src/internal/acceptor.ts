@@ -22,6 +22,7 @@ import {
   type WebSocketError
 } from "../WebSocketError.ts"
 import { redacted } from "./common.ts"
+import { Crowd, type Spare } from "./crowd.ts"
 import type { Engine } from "./engine.ts"
 import { type Handshake, identityFault, type Name } from "./identity.ts"
 import { makeId } from "./ids.ts"
@@ -30,6 +31,7 @@ import { Port } from "./port.ts"
 import { inWords, type RareLog, wordsOf } from "./rareLog.ts"
 import { rejection } from "./rejection.ts"
 import { hashToken, makeToken } from "./resume.ts"
+import type { ShareOf } from "./shares.ts"
 
 export interface AcceptorOptions {
   readonly engine: Engine
@@ -45,6 +47,11 @@ export interface AcceptorOptions {
   readonly jitterMillis: number
   readonly handshakeTimeoutMillis: number
   readonly maxHandshakes: number
+  readonly shareOf: ShareOf
+  /** Whether a new session of this share would find no room. */
+  readonly isCrowded: (share: string) => boolean
+  /** There was no room for a new session of this share. Whether there is now. */
+  readonly makeRoom: (share: string) => Effect.Effect<boolean>
   readonly isClosing: () => boolean
   /** The store failed, and may have attached the session all the same. */
   readonly onInDoubt: (session: string, isAttaching: () => boolean) => void
@@ -58,6 +65,14 @@ export interface AcceptorOptions {
 interface Registration {
   readonly session: string | undefined
   readonly settle: (exit: Exit.Exit<string, WebSocketError>) => void
+}
+
+/** A connection whose handshake is not done, and when its time is up. */
+interface Pending {
+  readonly connection: Connection
+  readonly until: number
+  share: string
+  spare: Spare
 }
 
 type AcceptError =
@@ -76,11 +91,19 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     afterMillis: options.handshakeTimeoutMillis
   })
   const sessionOptions = { role: "server", window: options.window, maxPayload: options.maxPayload } as const
+  const tooMany = new HandshakeError({
+    reason: "overloaded",
+    detail: `${options.maxHandshakes} handshakes at once already`,
+    retryable: true,
+    bound: options.maxHandshakes
+  })
   let arrivals = 0
   /** Attachments under way to sessions that have no runtime here yet. */
   const unopened = new Set<AttachRequest>()
-  /** Connections whose handshake is not done, and when their time is up. */
-  const pending = new Map<Connection, { readonly until: number; readonly fail: (error: WebSocketError) => void }>()
+  /** Connections whose handshake is not done, the longest first. */
+  const pending = new Map<Connection, Pending>()
+  /** The same, by share. */
+  const crowd = new Crowd<Pending>(() => "first")
 
   /** Turned away already: for its time, say, and now its hook fails too. */
   const refused = new WeakSet<Connection>()
@@ -116,7 +139,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   const step = (connection: Connection, effect: Effect.Effect<unknown, AcceptError>): void => {
     engine.run(
       Effect.catchCause(effect, (cause) => {
-        pending.delete(connection)
+        isDone(connection)
         const failure = cause.reasons.find((reason) => reason._tag === "Fail")
         if (failure !== undefined) {
           return Effect.andThen(
@@ -139,8 +162,9 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   const accept = (connection: Connection): void => {
     recorder.count("connectionsTotal")
     if (options.isClosing()) return refuse(connection, closing)
-    if (pending.size >= options.maxHandshakes) return refuse(connection, tooMany)
-    if (connection.protocol !== subprotocol) return acceptPlain(connection, undefined)
+    const share = options.shareOf({ ...connection.request, principal: undefined }) ?? ""
+    if (pending.size >= options.maxHandshakes && !makeRoom(share)) return refuse(connection, tooMany)
+    if (connection.protocol !== subprotocol) return acceptPlain(connection, share, undefined)
     const arrival = ++arrivals
     let heard = false
     const sink: ConnectionSink = {
@@ -157,16 +181,38 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       alive: noop,
       closed: () => {
         settle(connection, Exit.fail(goneEarly))
-        if (pending.delete(connection)) recorder.count("connectionsFailed")
+        if (isDone(connection)) recorder.count("connectionsFailed")
       }
     }
-    expect(connection)
+    expect(connection, share)
     const port = new Port(connection, sink)
   }
 
-  const expect = (connection: Connection): void => {
+  const expect = (connection: Connection, share: string): void => {
     const until = engine.now() + options.handshakeTimeoutMillis
-    pending.set(connection, { until, fail: (error) => refuse(connection, error) })
+    const handshake: Pending = { connection, until, share, spare: undefined }
+    pending.set(connection, handshake)
+    crowd.add(handshake, share)
+  }
+
+  /** Its handshake is over, in one way or another. False when it was before. */
+  const isDone = (connection: Connection): boolean => {
+    const handshake = pending.get(connection)
+    if (handshake === undefined) return false
+    crowd.delete(handshake)
+    return pending.delete(connection)
+  }
+
+  /**
+   * For a newcomer of a share that has few, the share that has most gives way: with its longest, since who means well is
+   * done soon.
+   */
+  const makeRoom = (share: string): boolean => {
+    const handshake = crowd.givesWay(share)
+    if (handshake === undefined) return false
+    isDone(handshake.connection)
+    refuse(handshake.connection, tooMany)
+    return true
   }
 
   const orAbandon = (session: string, generation: number) => <A, E>(effect: Effect.Effect<A, E>) =>
@@ -178,15 +224,15 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
    */
   const own = (
     request: AttachRequest,
-    plain: boolean
+    claim: Claim
   ): Effect.Effect<{ readonly attached: Attached; readonly peer: Peer }, SessionRegistryError | HandshakeError> =>
     Effect.suspend(() => {
       const known = engine.peers.get(request.session)
       if (known !== undefined) known.attaching++
       else unopened.add(request)
-      return registry.attach(request).pipe(
+      return attach(request, claim).pipe(
         Effect.flatMap((attached) => {
-          const peer = openPeer(request, attached, plain)
+          const peer = openPeer(request, attached, claim)
           return peer === undefined ? Effect.fail(replaced) : Effect.succeed({ attached, peer })
         }),
         Effect.onExit((exit) => {
@@ -201,6 +247,33 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         })
       )
     })
+
+  /** Where there is no room for another session, one of those who have most ends for it. */
+  const attach = (
+    request: AttachRequest,
+    { isNew, share }: Claim
+  ): Effect.Effect<Attached, SessionRegistryError | HandshakeError> =>
+    Effect.suspend(() => {
+      if (isNew && options.isCrowded(share)) return Effect.fail(crowded)
+      return Effect.catchIf(
+        registry.attach(request),
+        (error) => error._tag === "HandshakeError" && error.bound !== undefined,
+        (error) =>
+          Effect.flatMap(options.makeRoom(share), (hasRoom) => hasRoom ? registry.attach(request) : Effect.fail(error))
+      )
+    })
+
+  const claimOf = (
+    connection: Connection,
+    plain: boolean,
+    { principal, session }: Name,
+    isNew: boolean
+  ): Claim => ({
+    plain,
+    isNew,
+    isStranger: principal === undefined && session === undefined,
+    share: options.shareOf({ ...connection.request, principal }) ?? ""
+  })
 
   const authenticate = (
     request: Request,
@@ -236,7 +309,8 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     const identity: Name = named === undefined
       ? yield* authenticate(connection.request, hello.auth, hello.session, false)
       : { session: named }
-    const session = identity.session ?? (yield* ownSession(hello)) ?? makeId(random)
+    const before = identity.session ?? (yield* ownSession(hello))
+    const session = before ?? makeId(random)
     // A hello that was overtaken while its token was looked at must not replace the connection that overtook it, or use
     // up the token that one was given.
     if ((engine.peers.get(session)?.arrival ?? 0) > arrival) return yield* replaced
@@ -250,7 +324,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       nextTokenHash: hashToken(token),
       instance: hello.instance,
       attempt: hello.attempt
-    }, false)
+    }, claimOf(connection, false, identity, before === undefined))
     yield* Effect.gen(function*() {
       peer.arrival = arrival
       peer.instance = hello.instance
@@ -273,7 +347,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         yield* registry.savePosition(session, attached.generation, stored)
       }
       // Gone, or overtaken by a newer connection of the same session, while this one was being looked at.
-      if (!pending.delete(connection) || peer.generation !== attached.generation) {
+      if (!isDone(connection) || peer.generation !== attached.generation) {
         settle(connection, Exit.fail(goneEarly))
         connection.terminate()
         return yield* options.abandon(session, attached.generation)
@@ -319,7 +393,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
    */
   const openOutbox = Effect.fnUntraced(function*(peer: Peer, hello: Hello) {
     const { generation, key } = peer
-    const out = yield* queue.open(key, generation)
+    const out = yield* queue.open(key, generation, peer.share === "" ? undefined : peer.share)
     engine.opened(peer, out)
     const resumedOut = resumeOutbox(out, hello.in)
     if (!(resumedOut instanceof Violation)) return { out, resumedOut }
@@ -345,7 +419,11 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   })
 
   /** The session's runtime, owned by this generation; whatever connection it had is closed. */
-  const openPeer = (request: AttachRequest, { generation, here }: Attached, plain: boolean): Peer | undefined => {
+  const openPeer = (
+    request: AttachRequest,
+    { generation, here }: Attached,
+    { isStranger, plain, share }: Claim
+  ): Peer | undefined => {
     const { principal, session } = request
     let peer = engine.peers.get(session)
     if (peer !== undefined && peer.generation > generation) return undefined
@@ -356,7 +434,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       peer = undefined
     }
     if (peer === undefined) {
-      peer = new Peer({ key: session, session, principal, core: new Session(sessionOptions), plain })
+      peer = new Peer({ key: session, session, principal, core: new Session(sessionOptions), plain, share })
       if (ofOtherKind !== undefined) peer.inherit(ofOtherKind)
       engine.peers.set(session, peer)
     }
@@ -375,20 +453,23 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     peer.generation = generation
     peer.leaving = false
     peer.inDoubt = false
+    peer.away = false
+    peer.isStranger = isStranger
+    engine.peers.reshare(peer, share)
     return peer
   }
 
-  const acceptPlain = (connection: Connection, session: string | undefined): void => {
+  const acceptPlain = (connection: Connection, share: string, session: string | undefined): void => {
     if (!options.acceptPlain) return refuse(connection, malformed(`the subprotocol ${subprotocol} is required`))
-    expect(connection)
-    const closed = () => void pending.delete(connection)
+    expect(connection, share)
+    const closed = () => void isDone(connection)
     const port = new Port(connection, { frame: noop, drained: noop, alive: noop, closed })
     connection.pause()
     step(
       connection,
       Effect.gen(function*() {
         const peer = yield* attachPlain(connection, session, port)
-        if (pending.delete(connection)) read(peer, connection)
+        if (isDone(connection)) read(peer, connection)
         else engine.detach(peer, { code: 1006, reason: "", error: undefined })
       })
     )
@@ -415,8 +496,8 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       tokenHash: undefined,
       nextTokenHash: hashToken(makeToken()),
       instance: makeId(random)
-    }, true)
-    const out = yield* queue.open(session, attached.generation)
+    }, claimOf(connection, true, identity, identity.session === undefined))
+    const out = yield* queue.open(session, attached.generation, peer.share === "" ? undefined : peer.share)
     engine.opened(peer, out)
     recorder.count(attached.known ? "connectionsResumed" : "connectionsFresh")
     port.become(engine.attach(peer, connection, {
@@ -469,22 +550,34 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   })
 
   const tick = (now: number): void => {
-    for (const [connection, { fail, until }] of pending) {
+    for (const { connection, until } of pending.values()) {
       if (until > now) return // in order of arrival, all with the same time
-      pending.delete(connection)
+      isDone(connection)
       recorder.count("connectionsTimedOut")
-      fail(handshakeTimeout)
+      refuse(connection, handshakeTimeout)
     }
   }
 
   /** Turns away whoever's handshake is not done. */
   const close = (): void => {
-    for (const connection of pending.keys()) refuse(connection, closing)
-    pending.clear()
+    for (const connection of pending.keys()) {
+      isDone(connection)
+      refuse(connection, closing)
+    }
   }
 
   return { accept, register, tick, close, maxFrameBytes: maxFrameBytes(options.maxPayload) }
 })
+
+/** What a connection wants a session as. */
+interface Claim {
+  readonly plain: boolean
+  /** The session did not exist before. */
+  readonly isNew: boolean
+  /** Nobody knows who it is. */
+  readonly isStranger: boolean
+  readonly share: string
+}
 
 /** More messages than a store may have lost: a client that is further ahead is wrong. */
 const maxRecovered = 1_000_000
@@ -497,7 +590,6 @@ const decodeFirst = (data: string | Uint8Array, bytes: number): Frame | Violatio
 }
 
 const closing = new HandshakeError({ reason: "draining", detail: "the server is closing", retryable: true })
-const tooMany = new HandshakeError({ reason: "overloaded", detail: "too many handshakes at once", retryable: true })
 const replaced = new HandshakeError({
   reason: "replaced",
   detail: "the session is connected elsewhere",
@@ -508,6 +600,8 @@ const goneEarly = new TransportError({
   operation: "register",
   detail: "the connection was gone before its handshake was done"
 })
+
+const crowded = new HandshakeError({ reason: "overloaded", detail: "too many sessions already", retryable: true })
 
 const malformed = (detail: string) => new ProtocolError({ code: "unexpected", detail })
 

@@ -17,6 +17,8 @@ export interface DepartureOptions {
   readonly registry: SessionRegistry["Service"]
   readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
   readonly onEnded: (session: string) => void
+  /** A peer is without a connection, and the registry knows. */
+  readonly onAway: (peer: Peer) => void
 }
 
 /** How long it is looked for the server that wanted a session to be its owner, in ms: longer than that one waits. */
@@ -67,6 +69,7 @@ export const makeDeparture = (options: DepartureOptions) => {
     Effect.flatMap(insist(peer, generation, registry.detach(peer.key, generation)), () => {
       if (peer.generation !== generation || peer.connection !== undefined) return Effect.void
       peer.departed = generation
+      options.onAway(peer)
       if (registry.durable && registry.retentionMillis < Infinity) {
         away.delete(peer)
         away.set(peer, engine.now())

@@ -34,7 +34,8 @@ import type { Handling } from "./handling.ts"
 import { makeInbound } from "./inbound.ts"
 import { type IntakeLimits, isHeldUp, makeIntake } from "./intake.ts"
 import { makeOutbound } from "./outbound.ts"
-import { Peer, slowStartMessages } from "./peer.ts"
+import { type Peer, slowStartMessages } from "./peer.ts"
+import { Peers } from "./peers.ts"
 import { inWords, type RareLog, wordsOf } from "./rareLog.ts"
 import { makeSignal } from "./signal.ts"
 import { type Intensity, supervise, supervised } from "./supervisor.ts"
@@ -134,7 +135,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
       onExit(exit)
     })
   }
-  const peers = new Map<string, Peer>()
+  const peers = new Peers()
   const connected = new Set<Peer>()
   /** Those without a connection whose handler is not done: their positions are stored all the same. */
   const lingering = new Set<Peer>()
@@ -350,6 +351,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
       run(breaker.probe(peer.circuit))
     }
     connected.add(peer)
+    peers.place(peer)
     recorder.gauge("connectionsActive", connected.size)
     intake.attached(peer)
     inbound.startHandling(peer)

@@ -262,6 +262,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
       return
     }
     recorder.count("messagesReceived")
+    peer.hasSpoken = true
     peer.inbound.pushBack({ weight: 0, kind: "loose", value, volatile: isVolatile })
   }
 

@@ -24,12 +24,14 @@ import { DeadlineHeap } from "./deadlineHeap.ts"
 import { makeId } from "./ids.ts"
 import * as Option from "./options.ts"
 import * as Shapes from "./shapes.ts"
+import { type OverPart, type Share, Shares } from "./shares.ts"
 import { callbackLater } from "./signal.ts"
 import { makeTurnClock } from "./turnClock.ts"
 
-type Limit = QueueOverflowError["limit"]
+type Limit = Exclude<QueueOverflowError["limit"], OverPart["limit"]> | OverPart
 
-const isTotal = (limit: Limit): boolean => limit === "totalMessages" || limit === "totalBytes"
+/** Whether it is not the session's own bound. */
+const isTotal = (limit: Limit): boolean => limit !== "messages" && limit !== "bytes"
 
 interface Bounds {
   readonly maxMessages: number
@@ -49,6 +51,8 @@ interface Log {
   readonly session: string
   readonly outbox: Outbox
   generation: number
+  /** Whose part of all together it has. */
+  share: Share | undefined
   /** In order of arrival; one that gives up leaves nothing behind. Made when the first one waits. */
   waiters: Set<Waiter> | undefined
   /** The earliest time at which the heap will look at this log. */
@@ -91,6 +95,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   const blockedByTotal = new Set<Log>()
   let messages = 0
   let bytes = 0
+  const shares = new Shares(bounds)
   let suspended = 0
   const totals = { appended: 0, acknowledged: 0, expired: 0, overflows: 0 }
 
@@ -129,14 +134,19 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       }
     )
 
+  const count = ({ share }: Log, moreMessages: number, moreBytes: number): void => {
+    messages += moreMessages
+    bytes += moreBytes
+    if (share !== undefined) shares.add(share, moreMessages, moreBytes)
+  }
+
   /** Applies `change` to the log's outbox and keeps the totals, and lets waiting senders in. */
   const tracked = <A>(log: Log, change: (outbox: Outbox) => A): A => {
     const { outbox } = log
     const messagesBefore = outbox.messages
     const bytesBefore = outbox.bytes
     const result = change(outbox)
-    messages += outbox.messages - messagesBefore
-    bytes += outbox.bytes - bytesBefore
+    count(log, outbox.messages - messagesBefore, outbox.bytes - bytesBefore)
     if (suspended > 0 && outbox.messages < messagesBefore) admitWaiters(log)
     return result
   }
@@ -162,7 +172,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     if (outbox.bytes + size > bounds.maxBytes) return "bytes"
     if (messages + count > bounds.maxTotalMessages) return "totalMessages"
     if (bytes + size > bounds.maxTotalBytes) return "totalBytes"
-    return undefined
+    return shares.over(log.share, messages, bytes, count, size)
   }
 
   /** Without a stack trace: a sender that is refused a million times needs none, and it costs ten times the rest. */
@@ -177,6 +187,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   }
 
   const describeOverflow = ({ outbox, session }: Log, limit: Limit): QueueOverflowError => {
+    if (typeof limit === "object") return new QueueOverflowError({ session, ...limit })
     switch (limit) {
       case "messages":
         return new QueueOverflowError({ session, limit, bound: bounds.maxMessages, size: outbox.messages })
@@ -209,8 +220,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         expiresAt: at + (message.ttlMillis ?? ttl)
       })
     }
-    messages += batch.length
-    bytes += outbox.bytes - bytesBefore
+    count(log, batch.length, outbox.bytes - bytesBefore)
     totals.appended += batch.length
     scheduleExpiry(log)
     for (const listener of listeners) listener(log.session)
@@ -299,12 +309,8 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
 
   /** Makes room, unless what may be at the peer already, and so can't be dropped, leaves too little. */
   const dropOldest = (log: Log, count: number, size: number): ReadonlyArray<OutboxMessage> | undefined => {
-    const { bytes: held, messages: live, waitingBytes, waitingMessages } = log.outbox
-    const fits = live - waitingMessages + count <= bounds.maxMessages &&
-      held - waitingBytes + size <= bounds.maxBytes &&
-      messages - waitingMessages + count <= bounds.maxTotalMessages &&
-      bytes - waitingBytes + size <= bounds.maxTotalBytes
-    if (!fits) return undefined
+    const { waitingBytes, waitingMessages } = log.outbox
+    if (exceeded(log, count - waitingMessages, size - waitingBytes) !== undefined) return undefined
     const dropped: Array<OutboxMessage> = []
     while (exceeded(log, count, size) !== undefined) {
       const oldest = tracked(log, (outbox) => outbox.dropOldest("overflow"))
@@ -368,12 +374,20 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   const self: Interface = {
     durable: false,
 
-    open: (session, generation) =>
+    open: (session, generation, share) =>
       Effect.suspend(() => {
         const log = logs.get(session)
         if (log === undefined) {
           const outbox = new Outbox(makeId(random))
-          logs.set(session, { session, outbox, generation, waiters: undefined, scheduledAt: Infinity, dead: undefined })
+          logs.set(session, {
+            session,
+            outbox,
+            generation,
+            share: shares.join(share),
+            waiters: undefined,
+            scheduledAt: Infinity,
+            dead: undefined
+          })
           return Effect.succeed(outbox.position)
         }
         if (log.generation > generation) {
@@ -381,6 +395,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         }
         const isNewer = log.generation < generation
         log.generation = generation
+        log.share = shares.move(log.share, share, log.outbox.messages, log.outbox.bytes)
         if (isNewer) { for (const listener of moveListeners) listener(session, generation) }
         return Effect.succeed(log.outbox.position)
       }),
@@ -429,7 +444,9 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
           waiter.resume(Effect.fail(missing(session, "append")))
         }
         for (const listener of moveListeners) listener(session, Infinity)
-        return Effect.succeed({ ...tracked(log, (outbox) => outbox.clear()), epoch: log.outbox.epoch })
+        const removed = { ...tracked(log, (outbox) => outbox.clear()), epoch: log.outbox.epoch }
+        shares.leave(log.share, 0, 0)
+        return Effect.succeed(removed)
       }),
 
     expire: (owns) =>

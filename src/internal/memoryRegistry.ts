@@ -2,9 +2,9 @@
 import { Effect } from "effect"
 import type { StoredPosition } from "../core/Inbox.ts"
 import type { Attached, AttachRequest, Interface, Options } from "../SessionRegistry.ts"
-import { HandshakeError, SessionRegistryError } from "../WebSocketError.ts"
+import { SessionRegistryError } from "../WebSocketError.ts"
 import * as Option from "./options.ts"
-import { refuseAttach } from "./resume.ts"
+import { refuseAttach, sessionsFull } from "./resume.ts"
 import * as Shapes from "./shapes.ts"
 import { steady } from "./time.ts"
 
@@ -100,9 +100,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         if (session === undefined) {
           return sessions.size < maxSessions
             ? Effect.succeed(create(request))
-            : Effect.fail(
-              new HandshakeError({ reason: "overloaded", detail: `${maxSessions} sessions already`, retryable: true })
-            )
+            : Effect.fail(sessionsFull(maxSessions))
         }
         const refused = refuseAttach(session, request)
         return refused === undefined ? Effect.succeed(attach(session, request)) : Effect.fail(refused)
@@ -166,6 +164,14 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         if (!session.ending) end(session)
         return true
       }),
+
+    expireNow: (id, generation) =>
+      Effect.map(
+        owned(id, generation, (session) => {
+          if (!session.ending) end(session)
+        }),
+        (done) => done
+      ),
 
     remove: (id) =>
       Effect.sync(() => {

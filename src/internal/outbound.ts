@@ -117,6 +117,7 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
   yield* options.queue.onAppend((key) => {
     appends++
     const peer = peers.get(key)
+    if (peer !== undefined) peer.isAddressed = true
     // Who has no connection is marked when it has one.
     if (peer?.connection === undefined) return
     if (mayGoNow(peer)) flushNow(peer)

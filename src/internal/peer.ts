@@ -11,6 +11,7 @@ import type { Liveness } from "../core/Liveness.ts"
 import type { GapReason } from "../core/Protocol.ts"
 import type { Session } from "../core/Session.ts"
 import type { Connection } from "../Transport.ts"
+import type { Spare } from "./crowd.ts"
 import { Reading } from "./intake.ts"
 import { type Elsewhere, Receipts } from "./receipts.ts"
 
@@ -61,6 +62,20 @@ export class Peer {
   /** A WebSocket without our protocol: payloads as they are, kept until written. */
   readonly plain: boolean
   generation = 0
+  /** With whom it counts together where room is short; "" where that is not known. Written by {@link Peers} alone. */
+  share: string
+  /** Written by its crowd alone. */
+  spare: Spare = undefined
+  /** Nobody knows who it is: the hook named neither a principal nor the session. */
+  isStranger = false
+  /** It has said something that is not in the inbox's position: volatile, or as a plain peer. */
+  hasSpoken = false
+  /** Something was, or is, in its outbox. */
+  isAddressed = false
+  /** Its connection is lost, and the registry knows. */
+  away = false
+  /** Its session is being ended. */
+  ending = false
   /** It was registered under its session's name: nobody is asked who it is. */
   isNamed = false
   /** The client instance that is, or was last, attached. */
@@ -150,6 +165,7 @@ export class Peer {
     readonly principal: string | undefined
     readonly core: Session
     readonly plain: boolean
+    readonly share?: string | undefined
   }) {
     this.key = options.key
     this.circuit = circuitOf(options.key)
@@ -157,6 +173,7 @@ export class Peer {
     this.principal = options.principal
     this.core = options.core
     this.plain = options.plain
+    this.share = options.share ?? ""
     this.receipts = new Receipts(0)
   }
 
@@ -168,6 +185,7 @@ export class Peer {
     const { epoch: known, openedFor } = this
     this.openedFor = this.generation
     this.acked = acked
+    if (last > 0) this.isAddressed = true
     if (epoch === known && (elsewhere === undefined || this.generation <= openedFor + 1)) return
     this.epoch = epoch
     if (elsewhere !== undefined) {
@@ -185,7 +203,9 @@ export class Peer {
   }
 
   /** Takes over from a peer of the other kind: the outbox is the same, and so are those who wait for it. */
-  inherit({ acking, epoch, highestSent, openedFor, pendingAck, receipts }: Peer): void {
+  inherit({ acking, epoch, hasSpoken, highestSent, isAddressed, openedFor, pendingAck, receipts }: Peer): void {
+    this.hasSpoken = hasSpoken
+    this.isAddressed = isAddressed
     this.epoch = epoch
     this.openedFor = openedFor
     this.receipts = receipts
@@ -198,6 +218,11 @@ export class Peer {
     const { newcomer, position: { failed }, told } = this.core.inbox
     const pending = { messages: 0, bytes: 0 }
     return { epoch, received: offset, handled: offset, failed, pending, ...(told ? {} : { told, newcomer }) }
+  }
+
+  /** Nobody knows who it is, it has never said anything, and nothing was ever sent to it: nothing is lost with it. */
+  get isSilentStranger(): boolean {
+    return this.isStranger && !this.hasSpoken && !this.isAddressed && this.core.inbox.received === 0
   }
 
   get connected(): boolean {

@@ -52,6 +52,15 @@ export const refuseResume = (record: ResumeRecord, request: AttachRequest): Hand
   return new HandshakeError({ reason: "unauthorized", detail: "wrong resume token", retryable: false })
 }
 
+/** There is no room for another session. */
+export const sessionsFull = (maxSessions: number): HandshakeError =>
+  new HandshakeError({
+    reason: "overloaded",
+    detail: `${maxSessions} sessions already`,
+    retryable: true,
+    bound: maxSessions
+  })
+
 const same = (a: string, b: string | undefined): boolean => {
   if (b === undefined) return false
   const left = Buffer.from(a)

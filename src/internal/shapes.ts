@@ -118,6 +118,8 @@ export const contractServer: Option.Shape<Omit<ResilientServer.Options<never, ne
   ...handlers,
   onConnectionEvent: func,
   authenticate: func,
+  shareOf: func,
+  strangerRetention: duration,
   plainPeers: oneOf("accept", "reject"),
   connectionTimeout: duration,
   handshakeTimeout: duration,

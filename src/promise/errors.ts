@@ -49,7 +49,7 @@ export const MessageQueueError: ErrorClass<MessageQueueError> = errorClass(Error
  */
 export interface QueueOverflowError extends Tagged<"QueueOverflowError"> {
   readonly session: string
-  readonly limit: "messages" | "bytes" | "totalMessages" | "totalBytes"
+  readonly limit: "messages" | "bytes" | "totalMessages" | "totalBytes" | "shareMessages" | "shareBytes"
   readonly bound: number
   readonly size: number
   readonly retryAfterMillis?: number | undefined
@@ -161,6 +161,8 @@ export interface HandshakeError extends Tagged<"HandshakeError"> {
   readonly reason: "unauthorized" | "forbidden" | "version" | "invalid" | "overloaded" | "draining" | "replaced"
   readonly detail: string
   readonly retryable: boolean
+  /** The bound that was reached, of a server that is full. */
+  readonly bound?: number | undefined
 }
 /** @since 0.3.0 @category errors */
 export const HandshakeError: ErrorClass<HandshakeError> = errorClass(Errors.HandshakeError)

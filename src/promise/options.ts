@@ -68,9 +68,9 @@ export interface QueueOptions {
   readonly maxMessages?: number | undefined
   /** Their payload bytes. Default 16 MiB. */
   readonly maxBytes?: number | undefined
-  /** Messages of all sessions together. Default 1,000,000. */
+  /** Messages of all sessions together; the last eighth is kept for shares that have little. Default 1,000,000. */
   readonly maxTotalMessages?: number | undefined
-  /** Their payload bytes. Default 256 MiB. */
+  /** Their payload bytes; the last eighth likewise. Default 256 MiB. */
   readonly maxTotalBytes?: number | undefined
   /** What a full queue does with a new message. Default `reject`: a `QueueOverflowError`. */
   readonly overflow?: "reject" | "dropOldest" | "dropNewest" | "suspend" | undefined
@@ -185,6 +185,21 @@ export interface Identity {
 }
 
 /**
+ * What is known of a peer when its share is asked for.
+ *
+ * @since 0.3.0
+ * @category models
+ */
+export interface Newcomer {
+  /** Who it is; undefined before it is known, and of whom nobody knows. */
+  readonly principal: string | undefined
+  /** Path and query of the `request`, if one was given. */
+  readonly url: string
+  readonly headers: Readonly<Record<string, string | undefined>>
+  readonly remoteAddress: string | undefined
+}
+
+/**
  * What manager and client have in common.
  *
  * @since 0.3.0
@@ -288,13 +303,31 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
   readonly deduplicate?: boolean | undefined
   /** How long a session is kept after its socket is lost. Default 10 minutes. */
   readonly retention?: Duration | undefined
-  /** Sessions at most. Default 100,000. */
+  /**
+   * How long the session of a stranger is kept after its socket is lost, if it has never sent anything and nothing was ever
+   * sent to it; neither a principal nor a session was named. Default 60 s.
+   */
+  readonly strangerRetention?: Duration | undefined
+  /**
+   * Says with whom a peer counts where there is no room for all: those of one share have a part of `maxHandshakes`,
+   * `maxSessions`, `maxTotalMessages` and `maxTotalBytes`, and who has little is not refused for those who have much. It is
+   * asked at once, and again when it is known who the peer is. Behind a proxy, say what stands for the address.
+   * Default: the principal, else the address of the `request`, of IPv6 its first 64 bits.
+   */
+  readonly shareOf?: ((newcomer: Newcomer) => string | undefined) | undefined
+  /**
+   * Sessions at most. For a new one beyond it, one of the share that has the most gives way: of a stranger who never said
+   * anything, else one without a connection. Default 100,000.
+   */
   readonly maxSessions?: number | undefined
   /** How long a plain socket may be silent, pings answered included. Default 120 s. */
   readonly connectionTimeout?: Duration | undefined
   /** Time for a handshake, of a socket that speaks the protocol. Default 10 s. */
   readonly handshakeTimeout?: Duration | undefined
-  /** Handshakes under way at most. Default 10,000. */
+  /**
+   * Handshakes under way at most. For one more, the longest of the share that has the most is turned away, if that has
+   * more than the newcomer's. Default 10,000.
+   */
   readonly maxHandshakes?: number | undefined
   /**
    * How much one socket may send, of any kind, before it is not read for a while. Default 10,000 frames and 256 MiB a

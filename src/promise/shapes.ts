@@ -113,6 +113,8 @@ export const manager: Option.Shape<ManagerOptions<never, never>> = {
   on: nested(managerEvents),
   deduplicate: bool,
   retention: duration,
+  strangerRetention: duration,
+  shareOf: func,
   maxSessions: whole(),
   connectionTimeout: duration,
   handshakeTimeout: duration,

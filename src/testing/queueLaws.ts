@@ -286,6 +286,47 @@ const overflow: ReadonlyArray<StoreLaw> = [
   ),
 
   law(
+    "of all sessions together a share that has little has its part, whatever another one has taken",
+    Effect.gen(function*() {
+      const queue = yield* MessageQueue
+      const fill = Effect.fnUntraced(function*(session: string, share: string) {
+        yield* queue.open(session, 1, share)
+        let count = 0
+        while (yield* Effect.isSuccess(append(session, "x"))) count++
+        return count
+      })
+      yield* same("what the first has by itself", yield* fill("a1", "a"), 70)
+      yield* same("what else it has", yield* fill("a2", "a"), 0)
+      const error = { _tag: "QueueOverflowError", limit: "shareMessages", bound: 40, size: 70 }
+      yield* refused("one more of it", perform(queue.append, "a2", texts("x")), error)
+      yield* same("what the next has", yield* fill("b", "b"), 3)
+      yield* same("what the one after that has", yield* fill("c", "c"), 1)
+      yield* same("the size of all together", (yield* queue.stats).messages, 74)
+      yield* perform(queue.read, "a1", 1, 0, everything)
+      yield* perform(queue.ack, "a1", 1, 60, [])
+      yield* same("its next offset when there is room", (yield* append("a1", "x")).first, 71)
+      yield* queue.remove("a1")
+      yield* same("what is left", (yield* queue.stats).messages, 4)
+    }),
+    { queue: { maxTotalMessages: 80 } }
+  ),
+
+  law(
+    "an outbox counts for the share that opened it last",
+    Effect.gen(function*() {
+      const queue = yield* MessageQueue
+      yield* queue.open("s", 1, "a")
+      yield* queue.append("s", Array.from({ length: 65 }, () => textMessage("x")))
+      yield* queue.open("s", 2, "b")
+      yield* queue.open("a", 1, "a")
+      yield* queue.append("a", texts("1", "2", "3", "4", "5"))
+      const error = { _tag: "QueueOverflowError", limit: "shareMessages", bound: 25, size: 65 }
+      yield* refused("more of the other share", perform(queue.append, "s", texts("x")), error)
+    }),
+    { queue: { maxTotalMessages: 80 } }
+  ),
+
+  law(
     "dropOldest gives back what it drops, leaves a gap, and drops nothing that may be at the peer",
     Effect.gen(function*() {
       const { queue } = yield* opened("a", "b", "c", "d")

@@ -347,6 +347,25 @@ const ends: ReadonlyArray<StoreLaw> = [
   ),
 
   law(
+    "a session ends before its time for the newest generation alone, attached or not",
+    Effect.gen(function*() {
+      const registry = yield* SessionRegistry
+      const { generation: older } = yield* attach()
+      const { generation } = yield* attach()
+      yield* same("for an older generation", yield* registry.expireNow("s", older), false)
+      yield* same("for one that is not there", yield* registry.expireNow("t", 1), false)
+      yield* same("whether it is attached", (yield* registry.find("s"))?.attached, true)
+      yield* same("for the newest generation", yield* registry.expireNow("s", generation), true)
+      yield* refused("an attach to it", attach(), ending)
+      yield* same("what is found of it", yield* registry.find("s"), undefined)
+      yield* same("its removal", yield* registry.remove("s"), true)
+      const again = yield* attach()
+      yield* registry.detach("s", again.generation)
+      yield* same("when it is not attached", yield* registry.expireNow("s", again.generation), true)
+    })
+  ),
+
+  law(
     "sessions are counted, within seconds",
     Effect.gen(function*() {
       const registry = yield* SessionRegistry

@@ -119,7 +119,7 @@ const referenceTo = (type: string): string => {
 
 const optionOf = (doc: string, name: string, mark: string, type: string): Option => {
   const text = doc.replace(/^\s*\/\*\*|\*\/\s*$/g, "").split("\n").map((line) => line.replace(/^\s*\* ?/, "").trim())
-    .join(" ").replace(/\s+/g, " ").trim()
+    .filter((line) => !line.startsWith("@since")).join(" ").replace(/\s+/g, " ").trim()
   const stated = /Default:? (.+?)\.(?=\s|$)/.exec(text)
   return {
     name,

@@ -71,7 +71,7 @@ export const faultyQueue = (
     new MessageQueueError({ session, operation, reason: "store", cause: storeDown })
   return {
     durable: store.durable,
-    open: (session, generation) => call(queue.open(session, generation), error(session, "open")),
+    open: (session, generation, share) => call(queue.open(session, generation, share), error(session, "open")),
     append: (session, messages) =>
       call(
         Effect.tap(queue.append(session, messages), () =>
@@ -195,6 +195,7 @@ export const faultyRegistry = (
       )),
     expire: call(registry.expire, error("", "expire"), (ended) => ended.length > 0),
     end: (session) => call(registry.end(session), error(session, "end")),
+    expireNow: (session, generation) => call(registry.expireNow(session, generation), error(session, "expireNow")),
     remove: (session) => call(registry.remove(session), error(session, "remove")),
     find: (session) =>
       call(

@@ -14,7 +14,7 @@ import { type Draft, makeDrafts, type PublishOnce, type Unit } from "./drafts.ts
 import type { AppendRequest, AppendResult, Stamp, StoreDriver, StoreError } from "./driver.ts"
 import type { Extent } from "./storedLog.ts"
 import { unstorable } from "./texts.ts"
-import { makeWaitingLines, type Tried } from "./waitingLines.ts"
+import { makeWaitingLines, type Tried, type WaitingLinesOptions } from "./waitingLines.ts"
 
 /** What one commit takes at most. */
 const maxBatchRequests = 4_096
@@ -39,16 +39,12 @@ export interface AppendingOptions {
     readonly maxTotalBytes: number
   }
   readonly keys: { readonly windowMillis: () => number; readonly maxKeys: number }
-  /** The bound that so much more would break, for an outbox that is known here: that spares asking the store. */
-  readonly isFull: (
-    session: string,
-    count: number,
-    bytes: number
-  ) => { readonly limit: "messages" | "bytes"; readonly size: number } | undefined
-  /** What still has room in an outbox, as far as known here; `Infinity` where it isn't. */
-  readonly room: (session: string) => { readonly messages: number; readonly bytes: number }
-  /** Messages and bytes of all outboxes together, as far as known. */
-  readonly totals: () => { readonly messages: number; readonly bytes: number }
+  /** The session's bound that so much more would break, for an outbox that is known here: that spares asking the store. */
+  readonly isFull: (session: string, count: number, bytes: number) => Full | undefined
+  /** The bound on all outboxes together, or the session's share of it, that so much more would break, as far as known. */
+  readonly isFullInAll: (session: string, count: number, bytes: number) => Full | undefined
+  /** What has room in an outbox and in all together, as far as known here; and whether it is these that leave no more. */
+  readonly room: WaitingLinesOptions["room"]
   readonly onAppended: (
     session: string,
     epoch: string,
@@ -69,7 +65,8 @@ export interface AppendingOptions {
   ) => Effect.Effect<ReadonlyArray<OutboxMessage> | undefined, StoreError>
 }
 
-type Limit = QueueOverflowError["limit"]
+/** A bound that is reached: its value, and how much there is. */
+type Full = Pick<QueueOverflowError, "limit" | "bound" | "size">
 
 type Outcome =
   | { readonly _tag: "Appended"; readonly epoch: string; readonly first: number; readonly at: number }
@@ -84,16 +81,7 @@ const bytesOf = (messages: ReadonlyArray<NewMessage>): number => {
 
 export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptions) {
   const { bounds, call, driver, lanes, node, now, overflow } = options
-  const lines = yield* makeWaitingLines({
-    room: (session) => {
-      const { bytes, messages } = options.room(session)
-      const totals = options.totals()
-      const totalMessages = bounds.maxTotalMessages - totals.messages
-      const totalBytes = bounds.maxTotalBytes - totals.bytes
-      const isTotal = totalMessages < messages || totalBytes < bytes
-      return { messages: Math.min(messages, totalMessages), bytes: Math.min(bytes, totalBytes), isTotal }
-    }
-  })
+  const lines = yield* makeWaitingLines({ room: options.room })
   const { requestsOf, ttlOf, unite } = makeDrafts(options)
   const waitsForRoom = overflow === "suspend"
 
@@ -229,44 +217,41 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
 
   // --- overflow
 
-  const overflowError = (session: string, limit: Limit, size: number): QueueOverflowError => {
-    const bound = {
-      messages: bounds.maxMessages,
-      bytes: bounds.maxBytes,
-      totalMessages: bounds.maxTotalMessages,
-      totalBytes: bounds.maxTotalBytes
-    }[limit]
+  const overflowError = (session: string, full: Full): QueueOverflowError => {
     const { stackTraceLimit } = Error
     Error.stackTraceLimit = 0 // a sender that is refused a million times needs none
     try {
-      return new QueueOverflowError({ session, limit, bound, size })
+      return new QueueOverflowError({ session, ...full })
     } finally {
       Error.stackTraceLimit = stackTraceLimit
     }
   }
+
+  /** Others of the session wait already. */
+  const inLine: Full = { limit: "messages", bound: bounds.maxMessages, size: bounds.maxMessages }
 
   const neverFits = ({ bytes, messages }: Draft): boolean =>
     messages.length > Math.min(bounds.maxMessages, bounds.maxTotalMessages) ||
     bytes > Math.min(bounds.maxBytes, bounds.maxTotalBytes)
 
   /** The bound on all together that would be broken. */
-  const exceedsTotal = ({ bytes, messages }: Draft): { readonly limit: Limit; readonly size: number } | undefined => {
-    const totals = options.totals()
-    if (totals.messages + messages.length > bounds.maxTotalMessages) {
-      return { limit: "totalMessages", size: totals.messages }
-    }
-    return totals.bytes + bytes > bounds.maxTotalBytes ? { limit: "totalBytes", size: totals.bytes } : undefined
+  const exceedsTotal = ({ bytes, messages, session }: Draft): Full | undefined =>
+    options.isFullInAll(session, messages.length, bytes)
+
+  /** The session's bound, as the store found it. */
+  const fullOf = (outcome: Outcome & { readonly _tag: "Full" }): Full => {
+    const { limit } = outcome
+    return { limit, bound: limit === "messages" ? bounds.maxMessages : bounds.maxBytes, size: outcome[limit] }
   }
 
   const suspendSender = (
     draft: Draft,
-    limit: Limit,
-    size: number
+    full: Full
   ): Effect.Effect<Outcome, MessageQueueError | QueueOverflowError> => {
     const waiting = lines.wait<Outcome, MessageQueueError>({
       session: draft.session,
       needs: { messages: draft.messages.length, bytes: draft.bytes },
-      isTotal: limit === "totalMessages" || limit === "totalBytes",
+      isTotal: full.limit !== "messages" && full.limit !== "bytes",
       attempt: Effect.suspend(() => {
         draft.isCalled = true
         if (exceedsTotal(draft) !== undefined) return Effect.succeed<Tried<Outcome>>({ _tag: "NoRoom", isTotal: true })
@@ -283,11 +268,11 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
     if (options.suspendTimeoutMillis === Infinity) return waiting
     return Effect.timeoutOrElse(waiting, {
       duration: Duration.millis(options.suspendTimeoutMillis),
-      orElse: () => Effect.fail(overflowError(draft.session, limit, size))
+      orElse: () => Effect.fail(overflowError(draft.session, full))
     })
   }
 
-  const dropAndAppend = (draft: Draft, limit: Limit, size: number) =>
+  const dropAndAppend = (draft: Draft, full: Full) =>
     Effect.suspend(() => {
       const dropped: Array<OutboxMessage> = []
       const attempt: Effect.Effect<Settled, MessageQueueError | QueueOverflowError> = Effect.gen(function*() {
@@ -301,7 +286,7 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
           const outcome = yield* committed(draft)
           if (outcome._tag !== "Full" && outcome._tag !== "Again") return { outcome, dropped }
         }
-        return yield* overflowError(draft.session, limit, size)
+        return yield* overflowError(draft.session, full)
       })
       // Whoever is refused can't be told of what was dropped for it.
       return Effect.onError(attempt, () =>
@@ -317,16 +302,15 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
 
   const overflowing = (
     draft: Draft,
-    limit: Limit,
-    size: number
+    full: Full
   ): Effect.Effect<Settled, MessageQueueError | QueueOverflowError> => {
     options.onOverflow()
-    if (overflow === "reject" || neverFits(draft)) return Effect.fail(overflowError(draft.session, limit, size))
-    if (overflow === "dropNewest") return Effect.succeed({ outcome: full(limit, size), dropped: [] })
+    if (overflow === "reject" || neverFits(draft)) return Effect.fail(overflowError(draft.session, full))
+    if (overflow === "dropNewest") return Effect.succeed({ outcome: notTaken, dropped: [] })
     if (overflow === "suspend") {
-      return Effect.map(suspendSender(draft, limit, size), (outcome) => ({ outcome, dropped: [] }))
+      return Effect.map(suspendSender(draft, full), (outcome) => ({ outcome, dropped: [] }))
     }
-    return dropAndAppend(draft, limit, size)
+    return dropAndAppend(draft, full)
   }
 
   // --- what senders call
@@ -353,23 +337,22 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
       const known = options.isFull(draft.session, draft.messages.length, draft.bytes) ?? exceedsTotal(draft)
       if (waitsForRoom) {
         // Nobody overtakes a sender that waits, nor one that has begun before and may have to wait.
-        if (lines.has(draft.session)) return overflowing(draft, "messages", bounds.maxMessages)
-        if (known !== undefined && neverFits(draft)) return overflowing(draft, known.limit, known.size)
+        if (lines.has(draft.session)) return overflowing(draft, inLine)
+        if (known !== undefined && neverFits(draft)) return overflowing(draft, known)
       } else if (known !== undefined) {
-        const refused = overflowing(draft, known.limit, known.size)
+        const refused = overflowing(draft, known)
         return draft.publish === undefined ? refused : unlessDone(draft, draft.publish, refused)
       }
       return Effect.flatMap(committed(draft), (outcome) => {
         if (outcome._tag === "Again") {
           if (waitsForRoom) {
-            const { limit, size } = exceedsTotal(draft) ?? { limit: "messages", size: bounds.maxMessages }
-            return overflowing(draft, limit, size)
+            return overflowing(draft, exceedsTotal(draft) ?? inLine)
           }
           draft.alone = true
           return settle(draft)
         }
         if (outcome._tag !== "Full") return Effect.succeed({ outcome, dropped: [] })
-        return overflowing(draft, outcome.limit, outcome[outcome.limit])
+        return overflowing(draft, fullOf(outcome))
       })
     })
 
@@ -377,7 +360,7 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
   const settleInTransaction = (draft: Draft): Effect.Effect<Settled, MessageQueueError | QueueOverflowError> =>
     Effect.suspend(() => {
       const total = exceedsTotal(draft)
-      if (total !== undefined) return Effect.fail(overflowError(draft.session, total.limit, total.size))
+      if (total !== undefined) return Effect.fail(overflowError(draft.session, total))
       const afterCommit = driver.transaction?.afterCommit ?? ((effect: Effect.Effect<void>) => effect)
       return commit(
         [draft],
@@ -389,7 +372,7 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
           if (outcome === undefined || outcome._tag === "Again") return Effect.die("a draft without an outcome")
           if (outcome._tag !== "Full") return Effect.succeed({ outcome, dropped: [] })
           options.onOverflow()
-          return Effect.fail(overflowError(draft.session, outcome.limit, outcome[outcome.limit]))
+          return Effect.fail(overflowError(draft.session, fullOf(outcome)))
         })
       )
     })
@@ -469,12 +452,8 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
 
 const again: Outcome = { _tag: "Again" }
 
-const full = (limit: Limit, size: number): Outcome => ({
-  _tag: "Full",
-  limit: limit === "bytes" || limit === "totalBytes" ? "bytes" : "messages",
-  messages: size,
-  bytes: size
-})
+/** Of the policy that drops the newest. */
+const notTaken: Outcome = { _tag: "Full", limit: "messages", messages: 0, bytes: 0 }
 
 const appendedOf = (outcome: Outcome, dropped: ReadonlyArray<OutboxMessage>, at: number): Appended =>
   outcome._tag === "Appended"

@@ -1,10 +1,14 @@
-/** The outboxes that a server has opened: what is cached of all of them within one bound, and when each is to be swept. */
+/**
+ * The outboxes that a server has opened: what is cached of all of them within one bound, what each share has in them, and
+ * when each is to be swept.
+ */
 import { DeadlineHeap } from "../deadlineHeap.ts"
+import type { Shares } from "../shares.ts"
 import type { StoredLog } from "./storedLog.ts"
 
 export type Logs = ReturnType<typeof makeLogs>
 
-export const makeLogs = (maxCachedBytes: number) => {
+export const makeLogs = (maxCachedBytes: number, shares: Shares) => {
   const logs = new Map<string, StoredLog>()
   /** Logs with something cached, the least recently used first. */
   const cached = new Set<StoredLog>()
@@ -17,6 +21,23 @@ export const makeLogs = (maxCachedBytes: number) => {
     logs.delete(session)
     cachedBytes -= log.cachedBytes
     cached.delete(log)
+    shares.leave(log.share, log.counted.messages, log.counted.bytes)
+    log.share = undefined
+  }
+
+  /** What is in the log counts as its share's. */
+  const count = (log: StoredLog): void => {
+    const { bytes, counted, messages, share } = log
+    if (share !== undefined) shares.add(share, messages - counted.messages, bytes - counted.bytes)
+    counted.messages = messages
+    counted.bytes = bytes
+  }
+
+  /** This server has opened it, for this share. */
+  const opened = (log: StoredLog, share: string | undefined): void => {
+    logs.set(log.session, log)
+    log.share = shares.move(log.share, share, log.counted.messages, log.counted.bytes)
+    count(log)
   }
 
   /** Runs a change of the log's cache and keeps within the bound of all caches. */
@@ -24,6 +45,7 @@ export const makeLogs = (maxCachedBytes: number) => {
     const before = log.cachedBytes
     const result = change()
     if (logs.get(log.session) !== log) return result
+    count(log)
     cachedBytes += log.cachedBytes - before
     if (log.cachedBytes === 0) cached.delete(log)
     else if (before === 0) cached.add(log)
@@ -82,8 +104,9 @@ export const makeLogs = (maxCachedBytes: number) => {
     takeNext,
     sessions: (): ReadonlyArray<string> => [...logs.keys()],
     get: (session: string): StoredLog | undefined => logs.get(session),
-    add: (log: StoredLog): void => void logs.set(log.session, log),
+    opened,
     forget,
+    count,
     tracked,
     touch,
     schedule,

@@ -5,6 +5,7 @@
  */
 import { Deque } from "../../core/Deque.ts"
 import type { OutboxGap, OutboxMessage, ReadLimit, Slot } from "../../core/Outbox.ts"
+import type { Share } from "../shares.ts"
 import type { Gap, OutboxState } from "./driver.ts"
 
 const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
@@ -43,6 +44,9 @@ export class StoredLog {
   expiresAt: number
   /** When the sweep will look at it next. */
   scheduledAt = Infinity
+  /** Whose part of all together it has, and how much of it is counted there. */
+  share: Share | undefined
+  readonly counted = { messages: 0, bytes: 0 }
   /** Offsets after `acked` that are in gaps. */
   private gapped: number
   private readonly slots = new Deque<Slot>()

@@ -9,6 +9,7 @@ import type { Expired, Interface, Located, Options } from "../../MessageQueue.ts
 import { MessageQueueError } from "../../WebSocketError.ts"
 import { makeId } from "../ids.ts"
 import * as Option from "../options.ts"
+import { Shares } from "../shares.ts"
 import { makeAppending } from "./appending.ts"
 import type { Calls } from "./calls.ts"
 import { type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
@@ -61,7 +62,8 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   /** With this policy others drop what was not sent, so the store has to know what was; and half of it stays unsent. */
   const maxSent = overflow === "dropOldest" ? Math.ceil(bounds.maxMessages / 2) : Infinity
 
-  const logs = makeLogs(options.cacheBytes)
+  const shares = new Shares(bounds)
+  const logs = makeLogs(options.cacheBytes, shares)
   const { forget, schedule, tracked } = logs
   let listeners: ReadonlyArray<(session: string) => void> = []
   let moveListeners: ReadonlyArray<(session: string, generation: number) => void> = []
@@ -154,6 +156,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     if (log.scheduledAt !== log.expiresAt) log.scheduledAt = Infinity
     log.revision = result.state.revision
     log.gaveUp(result.given.map(({ message }) => message))
+    logs.count(log)
     schedule(log)
     return result.given
   })
@@ -187,11 +190,9 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     const doubts = roomDoubts.of(session)
     const pick: GiveUpOptions["pick"] = (messages, state) => {
       const all = totalsNow()
-      let overMessages = Math.max(
-        state.messages + count - bounds.maxMessages,
-        all.messages + count - bounds.maxTotalMessages
-      )
-      let overBytes = Math.max(state.bytes + bytes - bounds.maxBytes, all.bytes + bytes - bounds.maxTotalBytes)
+      const room = shares.room(logs.get(session)?.share, all)
+      let overMessages = Math.max(state.messages + count - bounds.maxMessages, count - room.messages)
+      let overBytes = Math.max(state.bytes + bytes - bounds.maxBytes, bytes - room.bytes)
       const picked: Array<GivenUp> = []
       for (const message of messages) {
         if (overMessages <= 0 && overBytes <= 0) break
@@ -229,15 +230,34 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     isFull: (session, count, bytes) => {
       const log = logs.get(session)
       if (log === undefined) return undefined
-      if (log.messages + count > bounds.maxMessages) return { limit: "messages", size: log.messages }
-      return log.bytes + bytes > bounds.maxBytes ? { limit: "bytes", size: log.bytes } : undefined
+      if (log.messages + count > bounds.maxMessages) {
+        return { limit: "messages", bound: bounds.maxMessages, size: log.messages }
+      }
+      return log.bytes + bytes > bounds.maxBytes
+        ? { limit: "bytes", bound: bounds.maxBytes, size: log.bytes }
+        : undefined
     },
     room: (session) => {
       const log = logs.get(session)
-      if (log === undefined) return { messages: Infinity, bytes: Infinity }
-      return { messages: bounds.maxMessages - log.messages, bytes: bounds.maxBytes - log.bytes }
+      const room = shares.room(log?.share, totalsNow())
+      const messages = log === undefined ? Infinity : bounds.maxMessages - log.messages
+      const bytes = log === undefined ? Infinity : bounds.maxBytes - log.bytes
+      return {
+        messages: Math.min(messages, room.messages),
+        bytes: Math.min(bytes, room.bytes),
+        isTotal: room.messages < messages || room.bytes < bytes
+      }
     },
-    totals: totalsNow,
+    isFullInAll: (session, count, bytes) => {
+      const all = totalsNow()
+      if (all.messages + count > bounds.maxTotalMessages) {
+        return { limit: "totalMessages", bound: bounds.maxTotalMessages, size: all.messages }
+      }
+      if (all.bytes + bytes > bounds.maxTotalBytes) {
+        return { limit: "totalBytes", bound: bounds.maxTotalBytes, size: all.bytes }
+      }
+      return shares.over(logs.get(session)?.share, all.messages, all.bytes, count, bytes)
+    },
     onAppended,
     onOverflow: () => void totals.overflows++,
     onInDoubt: (session) => {
@@ -465,7 +485,8 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
 
   const open = Effect.fnUntraced(function*(
     session: string,
-    generation: number
+    generation: number,
+    share: string | undefined
   ): Effect.fn.Return<OutboxPosition, StoreError | MessageQueueError> {
     const former = yield* formerOwner(session)
     const request = { session, generation, node, newEpoch: makeId(random) }
@@ -473,12 +494,13 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     if (state.generation > generation) return yield* refuse(session, "open", "fenced")
     const log = logs.get(session)
     const isNewer = log !== undefined && generation > log.generation
-    if (log === undefined) logs.add(new StoredLog(state))
-    else {
+    const own = log ?? new StoredLog(state)
+    if (log !== undefined) {
       tracked(log, () => log.reopened(state))
       lost.delete(log)
     }
-    schedule(logs.get(session) ?? new StoredLog(state))
+    logs.opened(own, share)
+    schedule(own)
     if (isNewer) { for (const listener of moveListeners) listener(session, generation) }
     yield* Effect.ignore(members.nudge(former, session))
     return { epoch: state.epoch, acked: state.acked, last: state.last }
@@ -493,7 +515,8 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   const self: Interface = {
     durable: true,
 
-    open: (session, generation) => Effect.mapError(open(session, generation), orStoreFailed(session, "open")),
+    open: (session, generation, share) =>
+      Effect.mapError(open(session, generation, share), orStoreFailed(session, "open")),
 
     append: appending.append,
     appendOnce: appending.appendOnce,

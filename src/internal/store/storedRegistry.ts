@@ -5,9 +5,9 @@
  */
 import { Effect, Exit, Schema } from "effect"
 import type { Attached, AttachRequest, Interface, Options, SessionInfo, StoredPosition } from "../../SessionRegistry.ts"
-import { HandshakeError, SessionRegistryError } from "../../WebSocketError.ts"
+import { type HandshakeError, SessionRegistryError } from "../../WebSocketError.ts"
 import * as Option from "../options.ts"
-import { refuseAttach } from "../resume.ts"
+import { refuseAttach, sessionsFull } from "../resume.ts"
 import { makeBatcher } from "./batcher.ts"
 import type { Calls } from "./calls.ts"
 import { type PositionOutcome, type PositionRequest, type SessionRow, type StoreDriver, StoreError } from "./driver.ts"
@@ -92,10 +92,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
 
   const create = (request: AttachRequest): Effect.Effect<Attached | "again", StoreError | HandshakeError> =>
     Effect.gen(function*() {
-      if ((yield* count).sessions >= maxSessions) {
-        const detail = `${maxSessions} sessions already`
-        return yield* new HandshakeError({ reason: "overloaded", detail, retryable: true })
-      }
+      if ((yield* count).sessions >= maxSessions) return yield* sessionsFull(maxSessions)
       // Higher than of any session before it with the same id: servers may still hold things of that one.
       const generation = Math.max(1, Math.floor(now()))
       const outcome = yield* put({
@@ -385,6 +382,15 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       Effect.mapError(
         Effect.map(update(session, ended), (row) => row !== undefined),
         failed(session, "end")
+      ),
+
+    expireNow: (session, generation) =>
+      Effect.mapError(
+        Effect.map(
+          update(session, (row) => row.generation === generation && !row.ending ? ended(row) : undefined),
+          (row) => row !== undefined
+        ),
+        failed(session, "expireNow")
       ),
 
     remove: (session) =>

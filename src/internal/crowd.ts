@@ -1,0 +1,125 @@
+/**
+ * Who gives way when there is no room for a newcomer: somebody of the share that has the most, as long as the newcomer's
+ * has less. All in constant time, but for a heap of shares. Pure.
+ */
+import { DeadlineHeap } from "./deadlineHeap.ts"
+
+/** Whether, and how soon, a member may be sent away: those who are spared last are never. */
+export type Spare = "first" | "next" | undefined
+
+/** A member's share, and where it stands, both written by its crowd alone. */
+export interface Member {
+  share: string
+  spare: Spare
+}
+
+interface Group<A> {
+  readonly name: string
+  size: number
+  /** Those who may be sent away, the longest there first. Made with the first of them. */
+  first: Set<A> | undefined
+  next: Set<A> | undefined
+  /** Its place in the ranking: less its size when it was put there. */
+  rankedAt: number
+}
+
+export class Crowd<A extends Member> {
+  private readonly groups = new Map<string, Group<A>>()
+  /** Groups with somebody to spare, the largest first. */
+  private readonly ranking = new DeadlineHeap<Group<A>>((group, at) =>
+    group.rankedAt === at && this.groups.get(group.name) === group
+  )
+  /** Where a member stands by now. */
+  private readonly standing: (member: A) => Spare
+  private total = 0
+
+  constructor(standing: (member: A) => Spare) {
+    this.standing = standing
+  }
+
+  get size(): number {
+    return this.total
+  }
+
+  /** How many shares there are. */
+  get shares(): number {
+    return this.groups.size
+  }
+
+  sizeOf(share: string): number {
+    return this.groups.get(share)?.size ?? 0
+  }
+
+  add(member: A, share: string): void {
+    member.share = share
+    member.spare = undefined
+    let group = this.groups.get(share)
+    if (group === undefined) {
+      group = { name: share, size: 0, first: undefined, next: undefined, rankedAt: 0 }
+      this.groups.set(share, group)
+    }
+    group.size++
+    this.total++
+    this.place(member)
+  }
+
+  delete(member: A): void {
+    const group = this.groups.get(member.share)
+    if (group === undefined) return
+    this.unplace(group, member)
+    group.size--
+    this.total--
+    if (group.size === 0) this.groups.delete(group.name)
+    else this.rank(group)
+  }
+
+  /** Something changed for a member. Who may not be sent away any more need not say so. */
+  place(member: A): void {
+    const group = this.groups.get(member.share)
+    if (group === undefined) return
+    this.unplace(group, member)
+    member.spare = this.standing(member)
+    if (member.spare === "first") (group.first ??= new Set()).add(member)
+    else if (member.spare === "next") (group.next ??= new Set()).add(member)
+    this.rank(group)
+  }
+
+  /** Who gives way to one more of this share, if anybody does: then that share still has no more than the other. */
+  givesWay(share: string): A | undefined {
+    while (true) {
+      const group = this.largest()
+      if (group === undefined || this.sizeOf(share) + 2 > group.size) return undefined
+      const member = spareOf(group)
+      if (member === undefined) continue
+      if (this.standing(member) === member.spare) return member
+      this.place(member)
+    }
+  }
+
+  private largest(): Group<A> | undefined {
+    while (true) {
+      const group = this.ranking.popDue(Infinity)
+      if (group === undefined) return undefined
+      group.rankedAt = 0
+      this.rank(group)
+      if (group.rankedAt !== 0) return group
+    }
+  }
+
+  private rank(group: Group<A>): void {
+    const at = spareOf(group) === undefined ? 0 : -group.size
+    if (at === group.rankedAt) return
+    group.rankedAt = at
+    if (at !== 0) this.ranking.push(at, group)
+  }
+
+  private unplace(group: Group<A>, member: A): void {
+    if (member.spare === "first") group.first?.delete(member)
+    else if (member.spare === "next") group.next?.delete(member)
+    member.spare = undefined
+  }
+}
+
+const spareOf = <A>({ first, next }: Group<A>): A | undefined => firstOf(first) ?? firstOf(next)
+
+const firstOf = <A>(set: Set<A> | undefined): A | undefined => set?.values().next().value

@@ -1,0 +1,175 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Schema } from "effect"
+import { addressShare, checkedShareOf, defaultShareOf, type Share, Shares } from "../../src/internal/shares.ts"
+
+const newcomer = { url: "/", headers: {}, principal: undefined, remoteAddress: undefined }
+
+describe("a share", () => {
+  it("is the principal's, or the address's where nobody knows who it is", () => {
+    assert.strictEqual(defaultShareOf({ ...newcomer, principal: "ann", remoteAddress: "10.0.0.1" }), "principal ann")
+    assert.strictEqual(defaultShareOf({ ...newcomer, remoteAddress: "10.0.0.1" }), "address 10.0.0.1")
+    assert.isUndefined(defaultShareOf(newcomer))
+  })
+
+  it("is one for all addresses of a host, and another for each host", () => {
+    const same = [
+      ["10.1.2.3", "::ffff:10.1.2.3", "::FFFF:10.1.2.3"],
+      ["2001:db8:0:1::1", "2001:db8:0:1:ffff::", "2001:0db8:0000:0001:1:2:3:4", "2001:DB8::1:9:9:9:9"],
+      ["::1", "::2", "0:0:0:0:5::"],
+      ["fe80::1%eth0", "fe80::2%eth0", "fe80::"],
+      ["2001:db8:0:2::1", "2001:db8:0:2::2"],
+      ["memory"]
+    ]
+    const shares = same.map((addresses) => new Set(addresses.map(addressShare)))
+    for (const share of shares) assert.strictEqual(share.size, 1)
+    assert.strictEqual(new Set(shares.flatMap((share) => [...share])).size, same.length)
+  })
+
+  it("is the default where the user's function throws, or says no name", () => {
+    const wrong: ReadonlyArray<unknown> = [undefined, null, 7, {}]
+    for (const value of wrong) {
+      const shareOf = checkedShareOf(() => value as string)
+      assert.strictEqual(shareOf({ ...newcomer, principal: "ann" }), "principal ann")
+    }
+    const throws = checkedShareOf(() => {
+      throw new Error("no")
+    })
+    assert.strictEqual(throws({ ...newcomer, principal: "ann" }), "principal ann")
+    assert.strictEqual(checkedShareOf(({ url }) => url)(newcomer), "/")
+  })
+})
+
+const between = (minimum: number, maximum: number) => Schema.Int.check(Schema.isBetween({ minimum, maximum }))
+
+/** Shares that append and acknowledge, each message of 10 bytes. */
+class World {
+  readonly shares: Shares
+  readonly held = new Map<string, { readonly share: Share; messages: number }>()
+  readonly max: number
+  total = 0
+
+  constructor(max: number) {
+    this.max = max
+    this.shares = new Shares({ maxTotalMessages: max, maxTotalBytes: max * 10 })
+  }
+
+  of(name: string) {
+    let own = this.held.get(name)
+    if (own === undefined) {
+      const share = this.shares.join(name)
+      if (share === undefined) return assert.fail("no share")
+      own = { share, messages: 0 }
+      this.held.set(name, own)
+    }
+    return own
+  }
+
+  append(name: string, count: number): boolean {
+    const { share } = this.of(name)
+    if (this.total + count > this.max) return false
+    if (this.shares.over(share, this.total, this.total * 10, count, count * 10) !== undefined) return false
+    this.add(name, count)
+    return true
+  }
+
+  add(name: string, count: number): void {
+    const own = this.of(name)
+    own.messages += count
+    this.total += count
+    this.shares.add(own.share, count, count * 10)
+  }
+
+  fill(name: string): void {
+    for (let count = this.max; count > 0; count = count >> 1) while (this.append(name, count));
+  }
+
+  get holding(): number {
+    return [...this.held.values()].filter(({ messages }) => messages > 0).length
+  }
+}
+
+describe("the parts of shares", () => {
+  it.prop(
+    "leave enough that one who has little is never refused, whatever the others did before, within the bound",
+    {
+      max: between(1_000, 100_000),
+      steps: Schema.Array(Schema.Struct({
+        name: Schema.Literals(["a", "b", "c", "d", "e", "f"]),
+        deed: Schema.Literals(["fill", "fill", "some", "drain", "leave"]),
+        part: Schema.Number.check(Schema.isBetween({ minimum: 0, maximum: 1 }))
+      }))
+    },
+    ({ max, steps }) => {
+      const world = new World(max)
+      for (const { deed, name, part } of steps) {
+        const { messages } = world.of(name)
+        if (deed === "fill") world.fill(name)
+        else if (deed === "some") world.append(name, Math.ceil((part * max) / 10))
+        else if (deed === "drain") world.add(name, -Math.floor(messages * part))
+        else {
+          world.add(name, -messages)
+          world.shares.leave(world.of(name).share, 0, 0)
+          world.held.delete(name)
+        }
+        assert.isAtMost(world.total, max)
+        const n = world.holding
+        const left = (2 * Math.floor(max / 8)) / (n + 1) - n
+        assert.isAtLeast(max - world.total, left)
+        // A newcomer, and whoever has little.
+        const sure = (share: number) => Math.floor(((2 * Math.floor(max / 8)) / (share + 1) - share) / (share + 1))
+        for (const [other, own] of [...world.held, ["newcomer", { messages: 0 }] as const]) {
+          const count = sure(own.messages > 0 ? n : n + 1) - own.messages
+          if (count <= 0) continue
+          assert.isTrue(world.append(other, count), `${other} is refused ${count} of ${max}`)
+          world.add(other, -count)
+        }
+      }
+    }
+  )
+
+  it("are nobody's but the bound's while there is one share, save for the last eighth", () => {
+    const world = new World(8_000)
+    world.fill("a")
+    assert.strictEqual(world.total, 7_000)
+    world.fill("b")
+    assert.strictEqual(world.total, 7_333)
+  })
+
+  it("are none for what has no share, and for bounds that are too small to be divided", () => {
+    const shares = new Shares({ maxTotalMessages: 7, maxTotalBytes: 8_000 })
+    assert.isUndefined(shares.join(undefined))
+    assert.isUndefined(shares.over(undefined, 1e9, 1e9, 1, 1))
+    const share = shares.join("a")
+    assert.isUndefined(shares.over(share, 6, 7_000, 1, 1_000))
+    assert.strictEqual(shares.size, 1)
+    shares.leave(share, 0, 0)
+    assert.strictEqual(shares.size, 0)
+  })
+
+  it("are of bytes as of messages, and the error says which, what may be had and what is", () => {
+    const shares = new Shares({ maxTotalMessages: 1_000, maxTotalBytes: 80_000 })
+    const share = shares.join("a")
+    if (share === undefined) return assert.fail("no share")
+    shares.add(share, 10, 70_000)
+    assert.deepStrictEqual(shares.over(share, 10, 70_000, 1, 100), {
+      limit: "shareBytes",
+      bound: 40_000,
+      size: 70_000
+    })
+    shares.add(share, 890, -70_000)
+    assert.deepStrictEqual(shares.over(share, 900, 0, 1, 1), { limit: "shareMessages", bound: 500, size: 900 })
+  })
+
+  it("follow an outbox that becomes another share's", () => {
+    const shares = new Shares({ maxTotalMessages: 1_000, maxTotalBytes: 80_000 })
+    const first = shares.join("a")
+    if (first === undefined) return assert.fail("no share")
+    shares.add(first, 100, 1_000)
+    const next = shares.move(first, "b", 100, 1_000)
+    assert.deepInclude(next, { name: "b", outboxes: 1, messages: 100, bytes: 1_000 })
+    assert.strictEqual(shares.move(next, "b", 100, 1_000), next)
+    assert.strictEqual(shares.size, 1)
+    assert.isUndefined(shares.move(next, undefined, 100, 1_000))
+    assert.strictEqual(shares.size, 0)
+  })
+})
