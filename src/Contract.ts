@@ -68,7 +68,14 @@ export interface Contract<Id extends string, ToServer, ToClient> {
 
 /**
  * Makes a contract from its name, which should begin with your package's, and the Schemas of the messages each way.
- * The Schemas' encoded sides must be JSON, and coding must be synchronous and need no services.
+ * They go over the wire as `Schema.toCodecJson` says, so that a Date, an Option, NaN or a class arrives as it was sent;
+ * coding must be synchronous and need no services. Throws a `TypeError` that says where, if a Schema has keys that JSON
+ * can't have: symbols, `__proto__`.
+ *
+ * **Details.** A message that a Schema takes and JSON would change fails its `send` with a `PayloadError` that has the
+ * path: nothing arrives as something else. Where a Schema does not show that by itself (where something is coded, or a
+ * union's members overlap), `send` decodes what it has encoded and compares, which costs about as much again. Keys that a
+ * Struct does not have are no part of a message and are left out, and -0 arrives as 0.
  *
  * @since 0.1.0
  * @category constructors
@@ -81,6 +88,8 @@ export const make = <const Id extends string, ToServer, ToClient>(
   }
 ): Contract<Id, ToServer, ToClient> => {
   const { toClient, toServer } = schemas
+  checkSchema(`contract ${id}: toServer`, toServer)
+  checkSchema(`contract ${id}: toClient`, toClient)
   const Server: Contract<Id, ToServer, ToClient>["Server"] = Context.Service(`${id}/Server`)
   const Client: Contract<Id, ToServer, ToClient>["Client"] = Context.Service(`${id}/Client`)
   return {
@@ -100,4 +109,9 @@ export const make = <const Id extends string, ToServer, ToClient>(
         () => Layer.effect(Client, ResilientClient.make({ ...options, incoming: toClient, outgoing: toServer }))
       )
   }
+}
+
+const checkSchema = <A>(name: string, schema: Schema.Codec<A, unknown>): void => {
+  const fault = Option.schemaFault(schema)
+  if (fault !== undefined) throw new TypeError(`${name} can't go over the wire ${fault}`)
 }

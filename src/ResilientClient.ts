@@ -52,7 +52,7 @@ import { makeSerialize } from "./internal/payload.ts"
 import { Peer } from "./internal/peer.ts"
 import { makeRareLog } from "./internal/rareLog.ts"
 import { rejection } from "./internal/rejection.ts"
-import { makeDecoder } from "./internal/schemas.ts"
+import { makeCoder } from "./internal/schemas.ts"
 import { makeSending, type SendError } from "./internal/sending.ts"
 import * as Shapes from "./internal/shapes.ts"
 import { makeShutdown } from "./internal/shutdown.ts"
@@ -154,7 +154,7 @@ export interface Options<In, Out, R = never> {
   readonly url: string | Effect.Effect<string, WebSocketError, R>
   /** Messages from the server. */
   readonly incoming: Schema.Codec<In, unknown>
-  /** Messages to the server; what goes on the wire is its encoded side, as JSON. */
+  /** Messages to the server; on the wire they are JSON, by `Schema.toCodecJson`. */
   readonly outgoing: Schema.Codec<Out, unknown>
   /** For the server's authentication hook; an effect is asked at every attempt, and given up after the `handshakeTimeout`. */
   readonly token?:
@@ -286,10 +286,12 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const peer = new Peer({ key: `client:${instance}`, session: "", principal: undefined, core, plain: false })
   peer.generation = ownGeneration
 
+  const incoming = Option.schema("incoming", options.incoming)
+  const outgoing = Option.schema("outgoing", options.outgoing)
   const deadLetters = yield* makeDeadLetters<In, Out>(options, recorder)
 
   const handling = makeHandling<In, R>({
-    decode: makeDecoder(options.incoming),
+    decode: makeCoder(incoming).decode,
     onMessage: (incoming) =>
       options.onMessage === undefined
         ? handoff.offer(incoming)
@@ -377,7 +379,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     yield* openOutbox
   })
 
-  const serialize = makeSerialize(options.outgoing)
+  const serialize = makeSerialize(outgoing)
   const { send, sendAll } = makeSending<Out>({
     queue: engine.senders,
     deduplicator,

@@ -25,6 +25,7 @@ import {
 import { CircuitBreaker } from "./CircuitBreaker.ts"
 import { encode } from "./core/Codec.ts"
 import { CloseCode, type Window, wireMillis } from "./core/Protocol.ts"
+import { isId } from "./core/Text.ts"
 import { Deduplicator } from "./Deduplicator.ts"
 import { makeAbsentees } from "./internal/absentees.ts"
 import { makeAcceptor } from "./internal/acceptor.ts"
@@ -60,7 +61,7 @@ import { Peer } from "./internal/peer.ts"
 import { makeRareLog } from "./internal/rareLog.ts"
 import { rejection } from "./internal/rejection.ts"
 import { makeRenewing } from "./internal/renewing.ts"
-import { makeDecoder } from "./internal/schemas.ts"
+import { makeCoder } from "./internal/schemas.ts"
 import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisIn } from "./internal/sending.ts"
 import * as Shapes from "./internal/shapes.ts"
 import { checkedShareOf, type Newcomer } from "./internal/shares.ts"
@@ -255,7 +256,7 @@ export interface MessageContext<In, Out> {
  * @category models
  */
 export interface Options<In, Out, R = never> {
-  /** Messages from clients; what goes on the wire is its encoded side, as JSON. */
+  /** Messages from clients; on the wire they are JSON, by `Schema.toCodecJson`. */
   readonly incoming: Schema.Codec<In, unknown>
   /** Messages to clients. */
   readonly outgoing: Schema.Codec<Out, unknown>
@@ -410,10 +411,12 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const shutdownMillis = Option.millis("shutdownTimeout", options.shutdownTimeout, "30 seconds")
   const handshakeTimeoutMillis = Option.millis("handshakeTimeout", options.handshakeTimeout, "10 seconds")
 
+  const incoming = Option.schema("incoming", options.incoming)
+  const outgoing = Option.schema("outgoing", options.outgoing)
   const deadLetters = yield* makeDeadLetters<In, Out>(options, recorder)
 
   const handling = makeHandling<In, R>({
-    decode: makeDecoder(options.incoming),
+    decode: makeCoder(incoming).decode,
     onMessage: (incoming, peer, delivery) =>
       options.onMessage === undefined
         ? handoff.offer(incoming)
@@ -577,7 +580,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const onDropped: OnDropped = (target, epoch, messages) =>
     deadLetters.outgoing(target.session, target instanceof Peer ? target : undefined, epoch, messages, "overflow", 0)
 
-  const serialize = makeSerialize(options.outgoing)
+  const serialize = makeSerialize(outgoing)
   const { send, sendAll } = makeSending<Out>({
     queue: engine.senders,
     deduplicator,
@@ -682,12 +685,15 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     endSession: (session) =>
       Effect.suspend(() => {
         const peer = engine.peers.get(session)
-        return peer === undefined ? endElsewhere(session) : end(peer)
+        if (peer !== undefined) return end(peer)
+        return isId(session) ? endElsewhere(session) : Effect.fail(new SessionNotFoundError({ session }))
       }),
     locate: (session, messageId) =>
       Effect.suspend(() => {
         const peer = engine.peers.get(session)
-        if (peer === undefined && !queue.durable) return Effect.fail(new SessionNotFoundError({ session }))
+        if (peer === undefined && !(queue.durable && isId(session))) {
+          return Effect.fail(new SessionNotFoundError({ session }))
+        }
         return locate(queue, deduplicator, session, peer, messageId)
       }),
     stats: Effect.gen(function*() {

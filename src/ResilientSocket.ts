@@ -46,6 +46,7 @@ import { Socket, SocketServer } from "effect/socket"
 import * as Contract from "./Contract.ts"
 import { makeClientEnd, serve } from "./internal/conversation.ts"
 import type { End, Ending } from "./internal/frameLine.ts"
+import { faithful } from "./internal/schemas.ts"
 import type { ResilientClient } from "./ResilientClient.ts"
 import type { ResilientServer } from "./ResilientServer.ts"
 
@@ -66,7 +67,7 @@ const CloseFrame = Schema.Struct({ close: Schema.Int, reason: Schema.String })
  * @since 0.1.0
  * @category schemas
  */
-export const Frame = Schema.Union([Schema.String, BytesFrame, OpenFrame, CloseFrame])
+export const Frame = faithful(Schema.Union([Schema.String, BytesFrame, OpenFrame, CloseFrame]))
 /** @since 0.1.0 @category schemas */
 export type Frame = typeof Frame.Type
 

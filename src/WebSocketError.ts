@@ -236,7 +236,8 @@ export class ProtocolError extends Schema.TaggedError<ProtocolError>("resilient-
 }
 
 /**
- * A message does not fit its Schema, can't be written as JSON, or is larger than the payload limit.
+ * A message does not fit its Schema, has no form in JSON (or one that would arrive as something else), or is larger than
+ * the payload limit. `path` says where in the message the fault is, as in `items[0].at`, when it is not the whole of it;
  * `limitBytes` is set when size was the reason.
  *
  * @since 0.1.0
@@ -246,11 +247,13 @@ export class PayloadError extends Schema.TaggedError<PayloadError>("resilient-we
   direction: Schema.Literals(["encode", "decode"]),
   detail: Schema.String,
   session: Schema.optional(Schema.String),
+  path: Schema.optional(Schema.String),
   sizeBytes: Schema.optional(Count),
   limitBytes: Schema.optional(Count)
 }) {
   override get message() {
-    return `payload can't be ${this.direction}d: ${this.detail}`
+    const place = this.path === undefined ? "" : ` at ${this.path}`
+    return `payload can't be ${this.direction}d${place}: ${this.detail}`
   }
 }
 

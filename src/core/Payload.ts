@@ -48,7 +48,12 @@ export const payloadFault = (value: unknown, depth = maxDepth): PayloadFault | u
  * Getters are read, here and again when the JSON is written. Other properties of an array than its elements, and what is
  * not enumerable, are not part of a value.
  */
-export const valueFault = (value: unknown, depth = maxDepth): PayloadFault | undefined => {
+export const valueFault = (value: unknown): PayloadFault | undefined => faultOf(value, maxDepth, true)
+
+/** The same for what must arrive exactly as it is: a property that is `undefined` is a fault too. */
+export const exactFault = (value: unknown): PayloadFault | undefined => faultOf(value, maxDepth, false)
+
+const faultOf = (value: unknown, depth: number, isLoose: boolean): PayloadFault | undefined => {
   switch (typeof value) {
     case "string":
     case "boolean":
@@ -58,33 +63,36 @@ export const valueFault = (value: unknown, depth = maxDepth): PayloadFault | und
     case "object":
       if (value === null) return undefined
       if (depth === 0) return tooDeep
-      return Array.isArray(value) ? elementFault(value, depth) : propertyFault(value, depth)
+      return Array.isArray(value) ? elementFault(value, depth, isLoose) : propertyFault(value, depth, isLoose)
     default:
       return noJson(value === undefined ? "undefined" : `a ${typeof value}`)
   }
 }
 
-const elementFault = (array: ReadonlyArray<unknown>, depth: number): PayloadFault | undefined => {
+const elementFault = (
+  array: ReadonlyArray<unknown>,
+  depth: number,
+  isLoose: boolean
+): PayloadFault | undefined => {
   if (!isPlainArray(array)) return noJson(instanceName(array))
   for (let i = 0; i < array.length; i++) {
     const child = array[i]
     if (typeof child === "string" || (typeof child === "number" && Number.isFinite(child))) continue
-    const fault = child === undefined && !(i in array) ? noJson("a hole") : valueFault(child, depth - 1)
+    const fault = child === undefined && !(i in array) ? noJson("a hole") : faultOf(child, depth - 1, isLoose)
     if (fault !== undefined) return within(i, fault)
   }
   return undefined
 }
 
-const propertyFault = (object: object, depth: number): PayloadFault | undefined => {
+const propertyFault = (object: object, depth: number, isLoose: boolean): PayloadFault | undefined => {
   if (!isPlainObject(object)) return noJson(instanceName(object))
   for (const key in object) {
     if (key === "__proto__") return within(key, forbiddenKey)
     const child: unknown = (object as Fields)[key]
     // Most properties are one of these: no call for them.
-    if (child === undefined || typeof child === "string" || (typeof child === "number" && Number.isFinite(child))) {
-      continue
-    }
-    const fault = valueFault(child, depth - 1)
+    if (typeof child === "string" || (typeof child === "number" && Number.isFinite(child))) continue
+    if (child === undefined && isLoose) continue
+    const fault = faultOf(child, depth - 1, isLoose)
     if (fault !== undefined) return within(key, fault)
   }
   const symbols = Object.getOwnPropertySymbols(object)

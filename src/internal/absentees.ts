@@ -34,6 +34,7 @@ export const makeAbsentees = (options: AbsenteesOptions) => {
   const stats = Effect.fnUntraced(function*(
     session: string
   ): Effect.fn.Return<SessionStats, SessionNotFoundError | SessionRegistryError> {
+    if (!isId(session)) return yield* new SessionNotFoundError({ session })
     const { bytes, messages } = yield* Effect.orElseSucceed(queue.size(session), () => ({ messages: 0, bytes: 0 }))
     const peer = peers.get(session)
     if (peer !== undefined) return statsOf(peer, messages, bytes, breaker, yield* onWall)

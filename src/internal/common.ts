@@ -2,7 +2,7 @@
 import { type Duration, Effect, Option, Redacted, Schedule } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { defaultMaxPayloadBytes, defaultWindow, type Window, wireCount } from "../core/Protocol.ts"
-import { authRule, isAuth } from "../core/Text.ts"
+import { authRule, isAuth, isText } from "../core/Text.ts"
 import type { Deduplicator } from "../Deduplicator.ts"
 import type { MessageGap } from "../Message.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
@@ -124,6 +124,7 @@ export const locate = Effect.fnUntraced(function*(
   peer: Peer | undefined,
   messageId: string
 ): Effect.fn.Return<MessageState, WebSocketError> {
+  if (!isText(messageId)) return "unknown" // no message has it, and a store may not be able to look for it
   const found = yield* queue.find(session, messageId)
   if (found !== undefined) return found.state
   const receipt = Option.getOrUndefined(yield* deduplicator.lookup({ scope: session, key: messageId }))

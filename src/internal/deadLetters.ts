@@ -12,7 +12,7 @@ import type { DeadLetterReason } from "../WebSocketError.ts"
 import { makeEvents } from "./events.ts"
 import { guardedListener } from "./listeners.ts"
 import type { Peer } from "./peer.ts"
-import { makeDecoder } from "./schemas.ts"
+import { makeCoder } from "./schemas.ts"
 import { wall } from "./time.ts"
 import { memoryOf } from "./weight.ts"
 
@@ -43,7 +43,7 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
 }, recorder: Recorder) {
   const onDeadLetter = yield* guardedListener("onDeadLetter", options.onDeadLetter)
   const now = yield* wall
-  const decoder = makeDecoder(options.outgoing)
+  const decoder = makeCoder(options.outgoing).decode
   const decode = (value: unknown): Out | undefined => {
     const decoded = decoder(value)
     return Exit.isSuccess(decoded) ? decoded.value : undefined

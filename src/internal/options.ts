@@ -2,7 +2,9 @@
  * Checks of options, at construction: a mistake is a typed error with a clear message, not a strange run. A name that no
  * option has is a mistake as well, since what is misspelt would be the default in silence.
  */
-import { Config, ConfigProvider, Duration, Effect, Layer, Option as EffectOption } from "effect"
+import { Config, ConfigProvider, Duration, Effect, Layer, Option as EffectOption, type Schema } from "effect"
+import { pathText } from "../core/Payload.ts"
+import { misfit } from "./schemas.ts"
 
 /** Thrown by the checks, and made a `ConfigError` by {@link checked}. */
 export class OptionError extends Error {}
@@ -81,6 +83,21 @@ const units: Record<keyof Duration.DurationObject, true> = {
 export const fraction = (name: string, value: number | undefined, fallback: number): number => {
   const result = value === undefined ? fallback : value
   return typeof result === "number" && result > 0 && result <= 1 ? result : fail(name, value, "over 0 and up to 1")
+}
+
+/** A Schema that messages can have. */
+export const schema = <A>(name: string, value: Schema.Codec<A, unknown>): Schema.Codec<A, unknown> => {
+  const fault = schemaFault(value)
+  if (fault === undefined) return value
+  throw new OptionError(`option ${name} must be a Schema of what JSON can hold: ${fault}`)
+}
+
+/** Why messages can't have it. */
+export const schemaFault = <A>(value: Schema.Codec<A, unknown>): string | undefined => {
+  const fault = misfit(value)
+  if (fault === undefined) return undefined
+  const place = pathText(fault.path)
+  return place === undefined ? fault.detail : `at ${place}: ${fault.detail}`
 }
 
 /** `setTimeout` takes no more, in ms. */

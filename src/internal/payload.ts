@@ -1,8 +1,9 @@
 /** A message as it goes on the wire: through its Schema, as JSON text, measured. */
-import { Exit, type Schema } from "effect"
+import type { Schema } from "effect"
+import { pathText } from "../core/Payload.ts"
 import { utf8Length } from "../core/utf8.ts"
 import { PayloadError } from "../WebSocketError.ts"
-import { makeEncoder } from "./schemas.ts"
+import { type Fault, makeCoder } from "./schemas.ts"
 
 export interface Payload {
   readonly payload: string
@@ -12,6 +13,11 @@ export interface Payload {
 
 export const payloadError = (session: string, detail: string): PayloadError =>
   new PayloadError({ direction: "encode", detail, session })
+
+const faultyPayload = (session: string, { detail, path }: Fault): PayloadError => {
+  const place = pathText(path)
+  return new PayloadError({ direction: "encode", detail, session, ...(place === undefined ? {} : { path: place }) })
+}
 
 /** What is wrong with a payload that has more than `limitBytes`. */
 export const tooLarge = (session: string, sizeBytes: number, limitBytes: number): PayloadError =>
@@ -26,17 +32,10 @@ export const tooLarge = (session: string, sizeBytes: number, limitBytes: number)
 export type Serialize<Out> = (session: string, message: Out, limitBytes: number) => Payload | PayloadError
 
 export const makeSerialize = <Out>(schema: Schema.Codec<Out, unknown>): Serialize<Out> => {
-  const encode = makeEncoder(schema)
+  const { encode } = makeCoder(schema)
   return (session, message, limitBytes) => {
-    const encoded = encode(message)
-    if (Exit.isFailure(encoded)) return payloadError(session, String(Exit.getCause(encoded)))
-    let payload: string | undefined
-    try {
-      payload = JSON.stringify(encoded.value)
-    } catch (cause) {
-      return payloadError(session, cause instanceof Error ? cause.message : String(cause))
-    }
-    if (payload === undefined) return payloadError(session, "JSON has no form for it")
+    const payload = encode(message)
+    if (typeof payload !== "string") return faultyPayload(session, payload)
     const bytes = utf8Length(payload)
     return bytes <= limitBytes ? { payload, bytes } : tooLarge(session, bytes, limitBytes)
   }

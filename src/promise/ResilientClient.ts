@@ -3,7 +3,7 @@
  *
  * @since 0.3.0
  */
-import { Context, Effect, identity, Layer, Schema, Stream } from "effect"
+import { Context, Effect, identity, Layer, Stream } from "effect"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
 import { checked, pick } from "../internal/options.ts"
 import { contractClient } from "../internal/shapes.ts"
@@ -14,7 +14,7 @@ import * as Effectful from "../ResilientClient.ts"
 import { TransportError, type WebSocketError } from "../WebSocketError.ts"
 import { ConfigError } from "./errors.ts"
 import { breakerStatsOf, circuitChangeOf, connectionStatsOf, metricsOf } from "./figures.ts"
-import { calling, handle, Hooks, incomingSchema, retryOf, toMillis } from "./hooks.ts"
+import { calling, handle, Hooks, incomingSchema, outgoingSchema, retryOf, toMillis } from "./hooks.ts"
 import type {
   ClientEvents,
   ClientStats,
@@ -312,7 +312,7 @@ const makeClient = Effect.fnUntraced(function*<In, Out>(
     url: typeof url === "string" ? url : asked("url", url),
     token: typeof token === "function" ? asked("token", token) : token,
     incoming: incomingSchema(options.parse),
-    outgoing: Schema.Unknown,
+    outgoing: outgoingSchema,
     onMessage: onMessage && ((_, { client, incoming }) =>
       handle(
         onMessage,

@@ -8,7 +8,7 @@
  *
  * @since 0.3.0
  */
-import { Context, Duration, Effect, identity, Layer, Option, Redacted, Schedule, Schema } from "effect"
+import { Context, Duration, Effect, identity, Layer, Option, Redacted, Schedule } from "effect"
 import type { WebSocket } from "ws"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
 import { isId } from "../core/Text.ts"
@@ -20,7 +20,7 @@ import * as ResilientServer from "../ResilientServer.ts"
 import { TransportServer } from "../Transport.ts"
 import { HandshakeError } from "../WebSocketError.ts"
 import { breakerStatsOf, circuitChangeOf, connectionStatsOf, metricsOf } from "./figures.ts"
-import { calling, handle, Hooks, incomingSchema, retryOf, toMillis } from "./hooks.ts"
+import { calling, handle, Hooks, incomingSchema, outgoingSchema, retryOf, toMillis } from "./hooks.ts"
 import type {
   Broadcast,
   ConnectionStats,
@@ -469,7 +469,7 @@ const makeServer = Effect.fnUntraced(function*<In, Out>(
   const server = yield* ResilientServer.make({
     ...pick(options, contractServer),
     incoming: incomingSchema(options.parse),
-    outgoing: Schema.Unknown,
+    outgoing: outgoingSchema,
     // Plain sockets are not read then: see `Sockets`.
     onMessage: (_, { incoming, server }) =>
       onMessage === undefined ? Effect.fail(new Error("nobody handles messages here: there is no onMessage")) : handle(

@@ -1,9 +1,10 @@
 /** The user's functions, as manager and client call them: listeners, `fallbackSend`, `parse`, handlers and their retries. */
-import { Duration, Effect, Schedule, Schema, SchemaGetter, SchemaIssue } from "effect"
+import { Duration, Effect, Exit, Schedule, type Schema } from "effect"
 import type { WebSocket } from "ws"
 import { fullJitter } from "../internal/backoff.ts"
 import { defaultHandlerRetry } from "../internal/common.ts"
 import * as Option from "../internal/options.ts"
+import { anyJson } from "../internal/schemas.ts"
 import type { Incoming } from "../Message.ts"
 import { Emitter, guarded, isThenable } from "./emitter.ts"
 import type { DeadLetter, Receipt } from "./models.ts"
@@ -73,22 +74,23 @@ export class Hooks<Out, Events extends { readonly deadLetter: DeadLetter<unknown
   }
 }
 
-/** What goes on the wire is any JSON; `parse` looks at what comes in. */
+/** What comes in is any JSON; `parse` looks at it. */
 export const incomingSchema = (parse: ((value: unknown) => unknown) | undefined): Schema.Codec<unknown, unknown> =>
-  parse === undefined ? Schema.Unknown : Schema.Unknown.pipe(Schema.decodeTo(Schema.Unknown, {
-    decode: SchemaGetter.transformEffect((value: unknown) =>
-      Effect.try({
-        try: () => {
-          const parsed = parse(value)
-          if (!isThenable(parsed)) return parsed
-          void guarded(() => parsed, () => {})
-          throw new TypeError("parse must not return a promise")
-        },
-        catch: (fault) => new SchemaIssue.InvalidValue({ message: `parse: ${String(fault)}` })
-      })
-    ),
-    encode: SchemaGetter.passthrough()
-  }))
+  anyJson(
+    parse === undefined ? Exit.succeed : (value) => {
+      try {
+        const parsed = parse(value)
+        if (!isThenable(parsed)) return Exit.succeed(parsed)
+        void guarded(() => parsed, () => {})
+        return Exit.fail("parse: it must not return a promise")
+      } catch (fault) {
+        return Exit.fail(`parse: ${String(fault)}`)
+      }
+    }
+  )
+
+/** What goes out. */
+export const outgoingSchema = anyJson(Exit.succeed)
 
 export const retryOf = (options: RetryOptions | undefined): Schedule.Schedule<unknown, unknown> => {
   if (options === undefined) return defaultHandlerRetry

@@ -300,12 +300,14 @@ describe("send", () => {
     await away("alice")
     await manager.send("alice", "fills it", critical)
     const controller = new AbortController()
-    const toJSON = () => {
-      controller.abort("by itself")
-      return "json"
+    const message = {
+      get text() {
+        controller.abort("by itself")
+        return "json"
+      }
     }
     const { signal } = controller
-    assert.strictEqual(await rejection(manager.send("alice", { toJSON }, { critical: true, signal })), "by itself")
+    assert.strictEqual(await rejection(manager.send("alice", message, { critical: true, signal })), "by itself")
   })
 
   it("to many: all or none to one session, or one message to many sessions", async () => {
