@@ -88,7 +88,7 @@ import {
   SessionNotFoundError,
   type SessionRegistryError,
   ShutdownError,
-  type TransportError,
+  TransportError,
   type WebSocketError
 } from "./WebSocketError.ts"
 
@@ -165,13 +165,14 @@ export interface ResilientServer<In, Out> {
   readonly connections: Stream.Stream<ConnectionEvent>
   /**
    * Takes over a connection that somebody else accepted, for the session `session`, or else for the one that
-   * `authenticate` or the peer's hello says. Returns which: of a peer that speaks the protocol, when its handshake is
+   * `authenticate` or the peer's hello says. A `session` that has to be looked up is an effect: so the connection is taken
+   * over at once, and nothing of what comes meanwhile is lost; it has as long as the hook (`handshakeTimeout`). Returns which: of a peer that speaks the protocol, when its handshake is
    * done. If that is refused the connection is closed, as is one whose `register` is interrupted meanwhile; a plain one
    * that could not be taken over is still the caller's.
    */
   readonly register: (
     connection: Connection,
-    options?: { readonly session?: string | undefined }
+    options?: { readonly session?: string | Effect.Effect<string | undefined, HandshakeError> | undefined }
   ) => Effect.Effect<string, WebSocketError>
   /** Lets go of a connection without closing it; its session is kept for the retention time. */
   readonly unregister: (connection: Connection) => Effect.Effect<boolean>
@@ -672,7 +673,12 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     get connections() {
       return events.stream
     },
-    register: (connection, registerOptions) => acceptor.register(connection, registerOptions?.session),
+    register: (connection, registerOptions = {}) => {
+      const wrong = Option.wrongName(registerOptions, Shapes.register)
+      return wrong === undefined
+        ? acceptor.register(connection, registerOptions.session)
+        : Effect.fail(new TransportError({ operation: "register", detail: wrong }))
+    },
     unregister: (connection) =>
       Effect.sync(() => {
         for (const peer of engine.connected) {

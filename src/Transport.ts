@@ -54,6 +54,12 @@ export interface Connection {
   /** The subprotocol negotiated; empty for none. */
   readonly protocol: string
   readonly request: Request
+  /**
+   * Whether frames came before anybody listened, so that they are lost: of a socket that was taken over too late.
+   *
+   * @since 0.3.0
+   */
+  readonly missed?: boolean | undefined
   /** Starts the flow of frames. Frames that came before are kept for it. To be called once. */
   readonly open: (sink: ConnectionSink) => void
   /** Hands over a text frame. `written` is called when the socket has taken it, or with false when it can't. */

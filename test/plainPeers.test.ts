@@ -1,8 +1,8 @@
 /** WebSockets without the subprotocol, and sockets that somebody else accepted. */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Fiber } from "effect"
+import { Context, Deferred, Effect, Fiber } from "effect"
 import type { IncomingMessage } from "node:http"
-import { Transport } from "resilient-websocket"
+import { Transport, WebSocketError } from "resilient-websocket"
 import { NodeTransport } from "resilient-websocket/node"
 import { WebSocket, WebSocketServer } from "ws"
 import * as H from "./support/harness.ts"
@@ -25,13 +25,16 @@ const plainSocket = (url: string, protocols: ReadonlyArray<string> = []) =>
     ({ ws }) => Effect.sync(() => ws.terminate())
   )
 
-/** Somebody else's WebSocket server; gives the sockets that it accepted. */
+/** Somebody else's WebSocket server; gives the sockets that it accepted, paused so that nothing is lost meanwhile. */
 const foreignServer = Effect.acquireRelease(
   Effect.callback<{ url: string; accepted: Array<[WebSocket, IncomingMessage]>; server: WebSocketServer }>(
     (resume) => {
       const server = new WebSocketServer({ port: 0 })
       const accepted: Array<[WebSocket, IncomingMessage]> = []
-      server.on("connection", (ws, request) => accepted.push([ws, request]))
+      server.on("connection", (ws, request) => {
+        ws.pause()
+        accepted.push([ws, request])
+      })
       server.once("listening", () => {
         const address = server.address()
         const port = typeof address === "object" ? address?.port : undefined
@@ -165,6 +168,51 @@ describe("register", () => {
       mine.send("still yours")
       yield* until("it is still open", () => got.includes("still yours"))
       assert.isUndefined(closed.code)
+    }))
+
+  it.live("takes an effect for the session, and loses nothing that comes meanwhile", () =>
+    Effect.gen(function*() {
+      const foreign = yield* foreignServer
+      const seen: Array<string> = []
+      const { server } = yield* H.nodeServer({ onMessage: (text) => Effect.sync(() => seen.push(text)) })
+      const { ws } = yield* plainSocket(foreign.url)
+      const looking = yield* Deferred.make<string>()
+      const registered = yield* Effect.forkScoped(
+        server.register(yield* accept(foreign), { session: Deferred.await(looking) })
+      )
+      yield* Effect.callback<void>((resume) => ws.send("early", () => resume(Effect.void)))
+      for (let i = 0; i < 20; i++) yield* H.turn
+      assert.deepStrictEqual(seen, [])
+      yield* Deferred.succeed(looking, "carol")
+      assert.strictEqual(yield* Fiber.join(registered), "carol")
+      yield* until("it is handled", () => seen.length === 1)
+
+      const unknown = new WebSocketError.HandshakeError({ reason: "unauthorized", detail: "who?", retryable: false })
+      const second = yield* plainSocket(foreign.url)
+      const refused = yield* Effect.flip(server.register(yield* accept(foreign), { session: Effect.fail(unknown) }))
+      assert.strictEqual(refused, unknown)
+      second.ws.terminate()
+    }))
+
+  it.live("takes a connection once, and a socket once", () =>
+    Effect.gen(function*() {
+      const foreign = yield* foreignServer
+      const { server } = yield* H.nodeServer({})
+      const { server: other } = yield* H.nodeServer({})
+      yield* plainSocket(foreign.url)
+      yield* until("the other server has accepted it", () => foreign.accepted.length > 0)
+      const [ws] = foreign.accepted[0] ?? assert.fail("nobody was accepted")
+      const connection = yield* accept(foreign)
+      const twice = yield* Effect.flip(NodeTransport.fromWebSocket(ws))
+      assert.deepInclude(twice, { _tag: "TransportError", operation: "register" })
+      assert.strictEqual(yield* server.register(connection, { session: "carol" }), "carol")
+      for (const each of [server, other]) {
+        const again = yield* Effect.flip(each.register(connection, { session: "carol" }))
+        assert.deepInclude(again, { _tag: "TransportError", operation: "register" })
+      }
+      assert.strictEqual((yield* server.stats).connections, 1)
+      const misspelt = { sesion: "carol" } as object
+      assert.include(String(yield* Effect.flip(server.register(connection, misspelt))), "did you mean session?")
     }))
 
   it.live("loses nothing that comes while the hook is being asked", () =>

@@ -61,9 +61,12 @@ export interface AcceptorOptions {
   readonly onAttached: (peer: Peer, resumed: boolean) => void
 }
 
+/** For whom a registered connection is, or how to find out; without it the hook says so. */
+export type Wanted = string | undefined | Effect.Effect<string | undefined, HandshakeError>
+
 /** What is known of a connection that somebody else accepted. */
 interface Registration {
-  readonly session: string | undefined
+  readonly session: Wanted
   readonly settle: (exit: Exit.Exit<string, WebSocketError>) => void
 }
 
@@ -116,7 +119,17 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     registering.delete(connection)
   }
 
+  /** Registered ones of which nothing has been heard. */
+  const unheard = new WeakSet<Connection>()
+
+  /** Their silence has a likely cause. */
+  const tellOfSilence = (connection: Connection): void => {
+    if (!unheard.delete(connection)) return
+    options.rare.warn("silence", `a registered socket said no hello. ${whenMissed}`)
+  }
+
   const refuse = (connection: Connection, error: WebSocketError): void => {
+    if (error === handshakeTimeout) tellOfSilence(connection)
     settle(connection, Exit.fail(error))
     if (refused.has(connection)) return
     refused.add(connection)
@@ -166,12 +179,14 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     if (pending.size >= options.maxHandshakes && !makeRoom(share)) return refuse(connection, tooMany)
     if (connection.protocol !== subprotocol) return acceptPlain(connection, share, undefined)
     const arrival = ++arrivals
+    if (registering.has(connection)) unheard.add(connection)
     let heard = false
     const sink: ConnectionSink = {
       frame: (data, bytes) => {
         if (refused.has(connection)) return
         if (heard) return step(connection, Effect.fail(malformed("a frame before the welcome")))
         heard = true
+        unheard.delete(connection)
         const frame = decodeFirst(data, bytes)
         if (frame instanceof Violation) return step(connection, Effect.fail(protocolError(frame)))
         if (frame.t !== "hello") return step(connection, Effect.fail(malformed(`${frame.t} instead of hello`)))
@@ -180,7 +195,8 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       drained: noop,
       alive: noop,
       closed: () => {
-        settle(connection, Exit.fail(goneEarly))
+        tellOfSilence(connection)
+        settle(connection, Exit.fail(heard ? goneEarly : goneUnheard))
         if (isDone(connection)) recorder.count("connectionsFailed")
       }
     }
@@ -282,18 +298,32 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     plain: boolean
   ): Effect.Effect<Name, HandshakeError | ConnectionTimeoutError> => {
     const token = redacted(auth ?? tokenOf(request))
-    const identity = options.authenticate({ ...request, token, session, plain })
-    const soon = Exit.isExit(identity) ? identity : Effect.timeoutOrElse(identity, { // nothing to wait for
-      duration: options.handshakeTimeoutMillis,
-      orElse: () => Effect.fail(handshakeTimeout)
-    })
-    return Effect.flatMap(soon, (checked) => {
+    return Effect.flatMap(inTime(options.authenticate({ ...request, token, session, plain })), (checked) => {
       const fault = identityFault(checked)
       if (fault === undefined) return Effect.succeed(checked)
       rare.error("identity", fault.detail)
       return Effect.fail(fault)
     })
   }
+
+  /** The session that a connection was registered for, which may take as long as the hook. */
+  const nameOf = (
+    wanted: Wanted
+  ): Effect.Effect<string | undefined, HandshakeError | ConnectionTimeoutError> => {
+    if (!Effect.isEffect(wanted)) return Effect.succeed(wanted)
+    return Effect.flatMap(inTime(wanted), (session) => {
+      const fault = identityFault({ session })
+      return fault === undefined ? Effect.succeed(session) : Effect.fail(fault)
+    })
+  }
+
+  const inTime = <A>(
+    answer: Effect.Effect<A, HandshakeError>
+  ): Effect.Effect<A, HandshakeError | ConnectionTimeoutError> =>
+    Exit.isExit(answer) ? answer : Effect.timeoutOrElse(answer, { // nothing to wait for
+      duration: options.handshakeTimeoutMillis,
+      orElse: () => Effect.fail(handshakeTimeout)
+    })
 
   const welcome = Effect.fnUntraced(function*(
     connection: Connection,
@@ -305,7 +335,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       const detail = `version ${hello.version} is not spoken here, ${version} is`
       return yield* new HandshakeError({ reason: "version", detail, retryable: false })
     }
-    const named = registering.get(connection)?.session
+    const named = yield* nameOf(registering.get(connection)?.session)
     const identity: Name = named === undefined
       ? yield* authenticate(connection.request, hello.auth, hello.session, false)
       : { session: named }
@@ -482,12 +512,13 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
 
   const attachPlain = Effect.fnUntraced(function*(
     connection: Connection,
-    wanted: string | undefined,
+    wanted: Wanted,
     port: Port
   ) {
-    const identity: Name = wanted === undefined
+    const named = yield* nameOf(wanted)
+    const identity: Name = named === undefined
       ? yield* authenticate(connection.request, undefined, undefined, true)
-      : { session: wanted }
+      : { session: named }
     const session = identity.session ?? makeId(random)
     const { attached, peer } = yield* own({
       session,
@@ -511,7 +542,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   })
 
   /** One that speaks the protocol: it is accepted at once, and its handshake waited for. */
-  const registerHandshake = (connection: Connection, session: string | undefined) =>
+  const registerHandshake = (connection: Connection, session: Wanted) =>
     Effect.callback<string, WebSocketError>((resume) => {
       registering.set(connection, { session, settle: resume })
       accept(connection)
@@ -524,12 +555,22 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   /** A connection that somebody else accepted, perhaps with the session it is for. */
   const register = Effect.fnUntraced(function*(
     connection: Connection,
-    session: string | undefined
+    session: Wanted
   ): Effect.fn.Return<string, WebSocketError> {
     if (options.isClosing()) return yield* closing
-    const fault = identityFault({ session })
+    const fault = Effect.isEffect(session) ? undefined : identityFault({ session })
     if (fault !== undefined) return yield* fault
-    if (connection.protocol === subprotocol) return yield* registerHandshake(connection, session)
+    if (taken.has(connection)) return yield* takenAlready
+    taken.add(connection)
+    const isPlain = connection.protocol !== subprotocol
+    if (connection.missed === true) {
+      options.rare.error("missed", `messages of a socket that was registered are lost. ${whenMissed}`)
+      if (!isPlain) {
+        refuse(connection, missedHello)
+        return yield* missedHello
+      }
+    }
+    if (!isPlain) return yield* registerHandshake(connection, session)
     if (!options.acceptPlain) return yield* malformed(`the subprotocol ${subprotocol} is required`)
     recorder.count("connectionsTotal")
     let gone = false
@@ -595,6 +636,18 @@ const replaced = new HandshakeError({
   detail: "the session is connected elsewhere",
   retryable: false
 })
+
+const registerError = (detail: string) => new TransportError({ operation: "register", detail })
+
+/** Connections that were registered, with any server: each can be once. */
+const taken = new WeakSet<Connection>()
+const takenAlready = registerError("the connection was registered before, here or elsewhere: take its socket over anew")
+
+const whenMissed =
+  "It was registered too late if anything was awaited before: register it in its `connection` event itself, and give " +
+  "what has to be awaited as its session, or pause the socket meanwhile."
+const missedHello = registerError(`its first message was missed. ${whenMissed}`)
+const goneUnheard = registerError(`the connection was gone, and had said no hello. ${whenMissed}`)
 
 const goneEarly = new TransportError({
   operation: "register",

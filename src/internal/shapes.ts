@@ -10,7 +10,7 @@ import type * as ResilientServer from "../ResilientServer.ts"
 import type * as SessionRegistry from "../SessionRegistry.ts"
 import * as Option from "./options.ts"
 
-const { bool, duration, either, func, nested, nonEmpty, oneOf, texts, whole } = Option
+const { bool, duration, either, func, nested, oneOf, texts, whole } = Option
 
 const isText = (value: unknown): boolean => typeof value === "string"
 const ratio: typeof bool = (name, value) => {
@@ -136,9 +136,7 @@ export const shutdown: Option.Shape<ResilientServer.ShutdownOptions> = {
   closeConnections: bool
 }
 
-export const register: Option.Shape<NonNullable<Parameters<Server["register"]>[1]>> = {
-  session: nonEmpty
-}
+export const register: Option.Names<NonNullable<Parameters<Server["register"]>[1]>> = { session: true }
 
 type Server = ResilientServer.ResilientServer<never, never>
 

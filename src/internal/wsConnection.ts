@@ -1,5 +1,5 @@
 /** A `ws` socket as a Connection. The one place that knows `ws`'s way of buffering, closing and failing. */
-import type { WebSocket } from "ws"
+import type { RawData, WebSocket } from "ws"
 import { highWaterBytes, maxCloseReasonBytes } from "../core/Protocol.ts"
 import { beginning } from "../core/Text.ts"
 import type { Connection, ConnectionSink, Request } from "../Transport.ts"
@@ -11,11 +11,54 @@ export const closeGraceMillis = 2_000
 const owner = Symbol("resilient-websocket/connection")
 
 interface OwnedWebSocket extends WebSocket {
-  [owner]?: WsConnection | undefined
+  /** None yet, one, or none any more. */
+  [owner]?: WsConnection | null | undefined
+}
+
+/** Why a socket can't be taken over. The peer brings about that it is closed; all else is a mistake of the program. */
+export interface SocketFault {
+  readonly detail: string
+  readonly isPeers: boolean
+}
+
+/** What keeps a socket that somebody else accepted from being taken over, if anything does. */
+export const socketFault = (ws: WebSocket): SocketFault | undefined => {
+  if (!isWs(ws)) return { detail: "it is no socket of the package `ws`", isPeers: false }
+  if (ws.readyState === ws.CONNECTING) {
+    return { detail: "the socket is still connecting: wait for its `open`", isPeers: false }
+  }
+  if (ws.readyState !== ws.OPEN) return { detail: "the socket is not open any more", isPeers: true }
+  if (!hasOwner(ws)) return undefined
+  return {
+    detail: "the socket has been taken over already, here or elsewhere, and not been given back",
+    isPeers: false
+  }
+}
+
+/** What is called of a socket. Those of browsers, and of Node itself, have less. */
+const methods = ["on", "off", "once", "send", "ping", "pause", "resume", "close", "terminate", "listenerCount"]
+
+const isWs = (value: unknown): boolean =>
+  typeof value === "object" && value !== null && methods.every((name) => typeof Reflect.get(value, name) === "function")
+
+const hasOwner = (ws: OwnedWebSocket): boolean => ws[owner] !== undefined && ws[owner] !== null
+
+/**
+ * Whether a socket that nobody listens to has emitted a message already: that one is gone. Only the receiver of `ws`
+ * knows, which is not public; where it is another one, nothing is noticed. A socket that was ours before had listeners.
+ */
+const hasMissed = (ws: OwnedWebSocket): boolean => {
+  if (ws[owner] === null || ws.listenerCount("message") > 0) return false
+  const receiver: unknown = Reflect.get(ws, "_receiver")
+  if (typeof receiver !== "object" || receiver === null) return false
+  const opcode: unknown = Reflect.get(receiver, "_opcode")
+  // Between two frames, of which the last was a text or a binary one. Else its message is still to come.
+  return Reflect.get(receiver, "_state") === 0 && (opcode === 1 || opcode === 2)
 }
 
 export class WsConnection implements Connection {
   readonly request: Request
+  readonly missed: boolean
   private readonly ws: OwnedWebSocket
   private readonly onEnd: (() => void) | undefined
   private sink: ConnectionSink | undefined
@@ -30,6 +73,7 @@ export class WsConnection implements Connection {
     this.ws = ws
     this.request = request
     this.onEnd = onEnd
+    this.missed = hasMissed(ws)
     ws[owner] = this
     // Nothing is lost before `open`: an end is remembered, and frames wait in the paused socket.
     ws.on("close", onClose)
@@ -114,7 +158,7 @@ export class WsConnection implements Connection {
     ws.off("pong", onPing)
     ws.off("close", onClose)
     ws.off("error", ignoreError)
-    ws[owner] = undefined
+    ws[owner] = null
     this.sink = undefined
     this.unread = undefined
     // What was not taken is the next owner's.
@@ -125,9 +169,9 @@ export class WsConnection implements Connection {
   // What the listeners below tell.
 
   received(data: Buffer, isBinary: boolean): void {
-    const frame = isBinary ? data : data.toString()
+    const frame = isBinary ? bytesOf(data) : data.toString()
     if (this.paused || this.unread !== undefined) (this.unread ??= []).push(frame)
-    else this.sink?.frame(frame, data.length)
+    else this.sink?.frame(frame, isBinary ? frame.length : data.length)
   }
 
   alive(): void {
@@ -167,6 +211,13 @@ export class WsConnection implements Connection {
     this.awaitsDrain = false
     this.sink?.drained()
   }
+}
+
+/** A binary frame, of whatever `binaryType` its socket has; what a Blob holds can't be had at once, nor is it of interest. */
+const bytesOf = (data: RawData | Blob): Uint8Array => {
+  if (Buffer.isBuffer(data)) return data
+  if (data instanceof Blob) return new Uint8Array(0)
+  return Array.isArray(data) ? Buffer.concat(data) : new Uint8Array(data)
 }
 
 function onMessage(this: OwnedWebSocket, data: Buffer, isBinary: boolean): void {

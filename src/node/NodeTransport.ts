@@ -12,7 +12,7 @@ import { defaultMaxPayloadBytes, subprotocol } from "../core/Protocol.ts"
 import { maxFrameBytes } from "../core/Session.ts"
 import * as Option from "../internal/options.ts"
 import { shownCause, shownUrl, withoutUrl } from "../internal/urls.ts"
-import { closeGraceMillis, WsConnection } from "../internal/wsConnection.ts"
+import { closeGraceMillis, socketFault, WsConnection } from "../internal/wsConnection.ts"
 import {
   type Address,
   type Connection,
@@ -101,7 +101,9 @@ export const layerClient: Layer.Layer<TransportClient> = Layer.succeed(Transport
 
 /**
  * A `ws` socket that somebody else accepted, for `ResilientServer.register`. The socket must be open, and nobody else
- * may read from it until it is unregistered.
+ * may read from it until it is unregistered. It is to be taken over in the `connection` event itself, or paused until
+ * then: what comes meanwhile is lost. What has to be waited for is the `session` of `register`. Fails for a socket that
+ * is not open, is not of the package `ws`, or has been taken over already.
  *
  * @since 0.1.0
  * @category constructors
@@ -110,11 +112,12 @@ export const fromWebSocket = (
   ws: WebSocket,
   request?: IncomingMessage
 ): Effect.Effect<Connection & { readonly release: () => WebSocket }, TransportError> =>
-  Effect.suspend(() =>
-    ws.readyState === ws.OPEN
+  Effect.suspend(() => {
+    const fault = socketFault(ws)
+    return fault === undefined
       ? Effect.succeed(new WsConnection(ws, toRequest(request)))
-      : Effect.fail(new TransportError({ operation: "register", detail: "the socket is not open" }))
-  )
+      : Effect.fail(new TransportError({ operation: "register", detail: fault.detail }))
+  })
 
 const listen = Effect.fnUntraced(function*(
   options: ServerOptions,

@@ -18,9 +18,9 @@ import { contractServer } from "../internal/shapes.ts"
 import type * as Message from "../Message.ts"
 import * as ResilientServer from "../ResilientServer.ts"
 import { TransportServer } from "../Transport.ts"
-import { HandshakeError } from "../WebSocketError.ts"
+import type { HandshakeError } from "../WebSocketError.ts"
 import { breakerStatsOf, circuitChangeOf, connectionStatsOf, metricsOf } from "./figures.ts"
-import { calling, handle, Hooks, incomingSchema, outgoingSchema, retryOf, toMillis } from "./hooks.ts"
+import { calling, handle, Hooks, incomingSchema, outgoingSchema, retryOf, toMillis, turnedAway } from "./hooks.ts"
 import type {
   Broadcast,
   ConnectionStats,
@@ -136,14 +136,17 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   }
 
   /**
-   * Takes over a socket, and returns its session's id. To be called in the `connection` event itself, before the socket
-   * emits its first message. What waits for the session goes out; a socket that it still has is closed, as replaced.
+   * Takes over a socket, and returns its session's id. To be called in the `connection` event itself, before anything is
+   * awaited: what the socket says meanwhile would be lost. What has to be awaited is given as the `sessionId`, which may be
+   * a promise; or the socket is paused until then. A socket whose hello was missed is refused, and lost messages of a plain
+   * one are told of in the log. What waits for the session goes out; a socket that it still has is closed, as replaced.
    *
    * With `onMessage` the manager reads the socket; without it, a plain socket's messages are yours to read.
    *
    * Undefined when there is no session to be had: the socket was not open, or gone before its handshake was done, that was
    * refused, the store does not answer, or the manager shuts down. Then the socket has been closed, and the event `refused`
-   * says why. It rejects for its caller alone: with a `TransportError` for a socket that is registered for another session,
+   * says why. It rejects for its caller alone: with a `TransportError` for a socket that is registered for another session or
+   * with another manager, is still connecting, or is not of the package `ws`, with a `ConfigError` for options that can't be,
    * with the signal's reason, and with what `sessionMessage` throws.
    */
   async registerConnection(
@@ -447,15 +450,7 @@ const identityOf = (
 ): Effect.Effect<ResilientServer.Identity, HandshakeError> =>
   Effect.tryPromise({
     try: async () => authenticate(new ShownHandshake(handshake)),
-    catch: (fault) => {
-      if (fault instanceof HandshakeError) return fault
-      const retryable = typeof fault === "object" && fault !== null && "retryable" in fault && fault.retryable === true
-      return new HandshakeError({
-        reason: retryable ? "overloaded" : "unauthorized",
-        detail: fault instanceof Error ? fault.message : String(fault),
-        retryable
-      })
-    }
+    catch: turnedAway
   })
 
 const makeServer = Effect.fnUntraced(function*<In, Out>(

@@ -6,6 +6,7 @@ import { defaultHandlerRetry } from "../internal/common.ts"
 import * as Option from "../internal/options.ts"
 import { anyJson } from "../internal/schemas.ts"
 import type { Incoming } from "../Message.ts"
+import { HandshakeError } from "../WebSocketError.ts"
 import { Emitter, guarded, isThenable } from "./emitter.ts"
 import type { DeadLetter, Receipt } from "./models.ts"
 import type { CommonOptions, Listeners, MessageContext, ReliableSendOptions, RetryOptions } from "./options.ts"
@@ -99,6 +100,17 @@ export const retryOf = (options: RetryOptions | undefined): Schedule.Schedule<un
     Option.millis("handlerRetry.cap", options.cap, "60 seconds")
   )
   return Schedule.upTo(pauses, { times: Option.count("handlerRetry.attempts", options.attempts, 5) - 1 })
+}
+
+/** Why a peer is turned away, of what the user's function threw: for good, unless it says otherwise. */
+export const turnedAway = (fault: unknown): HandshakeError => {
+  if (fault instanceof HandshakeError) return fault
+  const retryable = typeof fault === "object" && fault !== null && "retryable" in fault && fault.retryable === true
+  return new HandshakeError({
+    reason: retryable ? "overloaded" : "unauthorized",
+    detail: fault instanceof Error ? fault.message : String(fault),
+    retryable
+  })
 }
 
 /** How a handler answers. */

@@ -352,10 +352,12 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
 export interface RegisterOptions extends Waiting {
   /**
    * Whose socket it is: who comes back with the same id is the same peer, and is sent what waits. Take it from your
-   * authentication: whoever can choose it can read what is another's. At most 256 characters. Default: what
+   * authentication: whoever can choose it can read what is another's. At most 256 characters. What has to be awaited is
+   * given as a promise, so that the socket is taken over at once, and what it says meanwhile is not lost; one that rejects
+   * turns the peer away, as a throwing `authenticate` does, and it has as long (`handshakeTimeout`). Default: what
    * `authenticate` says, or the peer has from before, or a new random one, which the peer is told.
    */
-  readonly sessionId?: string | null | undefined
+  readonly sessionId?: string | null | PromiseLike<string | null | undefined> | undefined
   /** The request that was upgraded, for `authenticate`. Default none. */
   readonly request?: IncomingMessage | undefined
 }

@@ -1,15 +1,19 @@
 /** The sockets that a manager was given: which session each belongs to, and the connection it is to the server. */
+import { Effect } from "effect"
 import { randomUUID } from "node:crypto"
 import type { IncomingMessage } from "node:http"
 import type { WebSocket } from "ws"
 import { maxCloseReasonBytes, subprotocol } from "../core/Protocol.ts"
 import { beginning, isId } from "../core/Text.ts"
+import type { Wanted } from "../internal/acceptor.ts"
 import { badSession } from "../internal/identity.ts"
 import { rejection } from "../internal/rejection.ts"
-import { closeGraceMillis } from "../internal/wsConnection.ts"
+import { closeGraceMillis, socketFault } from "../internal/wsConnection.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
 import type { Connection, ConnectionSink } from "../Transport.ts"
 import { TransportError, type WebSocketError } from "../WebSocketError.ts"
+import { isThenable } from "./emitter.ts"
+import { turnedAway } from "./hooks.ts"
 import type { RegisterOptions } from "./options.ts"
 import { runSync } from "./running.ts"
 
@@ -27,7 +31,7 @@ interface Registration {
 }
 
 /** Hands a socket to the server, and resolves with its session; `onAttached` is called before that is sent anything. */
-type Register = (socket: Connection, session: string | undefined, onAttached: () => void) => Promise<string>
+type Register = (socket: Connection, session: Wanted, onAttached: () => void) => Promise<string>
 
 interface Settings {
   /** Whether what plain sockets say is for the server to read. */
@@ -58,20 +62,27 @@ export class Sockets {
     { request, sessionId }: RegisterOptions,
     register: Register
   ): Promise<string | undefined> {
-    const wanted = sessionId ?? undefined // null is what `URLSearchParams` gives for none
+    const wanted = isThenable(sessionId) ? eventual(sessionId) : sessionId ?? undefined // null: `URLSearchParams`' none
     const known = this.registrations.get(ws)
     if (known?.isHere === true) {
       const session = await known.session.catch(() => undefined) // who called first is told
-      if (wanted === undefined || session === undefined || wanted === session) return session
+      const named = (await sessionId) ?? undefined
+      if (named === undefined || session === undefined || named === session) return session
       throw registering(`the socket is registered for another session, ${session}`)
     }
-    if (ws.readyState !== ws.OPEN) return this.refuse(ws, registering("the socket is not open"))
+    const fault = socketFault(ws)
+    if (fault?.isPeers === false) throw registering(fault.detail)
+    if (fault !== undefined) return this.refuse(ws, registering(fault.detail))
     // It may be the peer's choice: from the query of its URL, say.
-    if (wanted !== undefined && !isId(wanted)) return this.refuse(ws, badSession)
+    if (wanted !== undefined && !Effect.isEffect(wanted) && !isId(wanted)) return this.refuse(ws, badSession)
+    const isPlain = ws.protocol !== subprotocol
     // Before it is taken over, as the user's function may throw.
-    const made = wanted === undefined && ws.protocol !== subprotocol ? this.newSession() : undefined
+    let made = wanted === undefined && isPlain ? this.newSession() : undefined
     const socket = this.socketOf(ws, request)
-    const session = register(socket, made?.sessionId ?? wanted, () => {
+    const found = Effect.isEffect(wanted) && isPlain
+      ? Effect.map(wanted, (session) => session ?? (made = this.newSession()).sessionId)
+      : wanted
+    const session = register(socket, made?.sessionId ?? found, () => {
       if (made?.message !== undefined) socket.send(made.message)
     })
     const registration: Registration = {
@@ -161,6 +172,13 @@ export class Sockets {
     const sessionId = randomUUID()
     return { sessionId, message: sessionMessage === false ? undefined : JSON.stringify(sessionMessage(sessionId)) }
   }
+}
+
+/** What a promise says, which is looked at later: that it rejects must not end the process meanwhile. */
+const eventual = (promise: PromiseLike<string | null | undefined>): Exclude<Wanted, string | undefined> => {
+  const settled = Promise.resolve(promise)
+  settled.catch(() => {})
+  return Effect.tryPromise({ try: () => settled.then((session) => session ?? undefined), catch: turnedAway })
 }
 
 const defaultMessage = (sessionId: string): unknown => ({ type: "session", sessionId })
