@@ -293,6 +293,7 @@ export class TransportError extends Schema.TaggedError<TransportError>("resilien
  *
  * - `expired`: its TTL ran out before it was sent
  * - `overflow`: the queue's policy dropped it
+ * - `tooLarge`: the peer takes nothing as large, or connections ended at it again and again (since 0.3.0)
  * - `failed`: the receiver's handler failed, also after its retries
  * - `undecodable`: the receiver could not decode it
  * - `sessionEnded`: the session ended or its retention elapsed
@@ -307,6 +308,7 @@ export class TransportError extends Schema.TaggedError<TransportError>("resilien
 export const DeadLetterReason = Schema.Literals([
   "expired",
   "overflow",
+  "tooLarge",
   "failed",
   "undecodable",
   "sessionEnded",

@@ -6,6 +6,7 @@
  */
 import { Deque } from "./Deque.ts"
 import type { InboxPosition } from "./Frame.ts"
+import type { Head } from "./Headway.ts"
 import type { Window } from "./Protocol.ts"
 import { Violation } from "./Violation.ts"
 
@@ -53,6 +54,18 @@ export class Flow {
 
   get idle(): boolean {
     return this.received >= this.sent
+  }
+
+  /** The first frame of which not all has arrived; none where only gaps have not. */
+  get head(): Head | undefined {
+    const { inFlight, received, sent } = this
+    for (let i = 0; i < inFlight.size; i++) {
+      const frame = inFlight.at(i)
+      if (frame === undefined || frame.end <= received) continue
+      const offset = Math.max(frame.first, received + 1)
+      return { offset, messages: frame.end - offset + 1, bytes: frame.bytes, isAlone: frame.end === sent }
+    }
+    return undefined
   }
 
   sentBatch(first: number, end: number, bytes: number): void {

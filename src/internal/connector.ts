@@ -9,7 +9,7 @@ import { Cause, Deferred, Effect, Exit, Latch, Random } from "effect"
 import { type CircuitBreaker, endpoint as circuitOf, type Permit } from "../CircuitBreaker.ts"
 import { decode, encode } from "../core/Codec.ts"
 import type { Hello, OutboxPosition, Reject, Welcome } from "../core/Frame.ts"
-import { subprotocol, version } from "../core/Protocol.ts"
+import { subprotocol, tooBig, version } from "../core/Protocol.ts"
 import { maxFrameBytes, maxHandshakeBytes, resumeInbox, resumeOutbox } from "../core/Session.ts"
 import { utf8Length } from "../core/utf8.ts"
 import { Violation } from "../core/Violation.ts"
@@ -302,10 +302,13 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
   /** A connection that has lasted wipes the slate: what fails from then on fails for the first time. */
   const hasLasted = (): boolean => hasStood(lastedMillis)
 
-  const outcomeOf = (exit: Exit.Exit<Ending, Failure>): Failure =>
-    Exit.isFailure(exit)
-      ? failureOf(exit.cause)
-      : lostAfterWelcome(peer.session, exit.value, rejected, !hasLasted())
+  const outcomeOf = (exit: Exit.Exit<Ending, Failure>): Failure => {
+    if (Exit.isFailure(exit)) return failureOf(exit.cause)
+    const isStuck = peer.headway?.isCautious === true
+    // What is too big is given up in the end, and the client goes on.
+    const isDoubted = exit.value.code === tooBig ? !isStuck && !hasLasted() : isStuck || !hasLasted()
+    return lostAfterWelcome(peer.session, exit.value, rejected, isDoubted)
+  }
 
   const loop = Effect.gen(function*() {
     const doubts = new Doubts(options.backoff.capMillis)

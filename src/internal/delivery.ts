@@ -6,6 +6,7 @@ import { Effect } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { encodeVolatile } from "../core/Codec.ts"
 import type { Flow } from "../core/Flow.ts"
+import type { Headway } from "../core/Headway.ts"
 import type { OutboxGap, OutboxMessage, ReadResult, Slot } from "../core/Outbox.ts"
 import { bulkFrameBytes, highWaterBytes } from "../core/Protocol.ts"
 import type { MessageQueue } from "../MessageQueue.ts"
@@ -25,6 +26,8 @@ export interface DeliveryOptions {
   readonly markDirty: (peer: Peer) => void
   /** Tells the queue what the peer handled. */
   readonly tellAcks: (peer: Peer) => Effect.fn.Return<void>
+  /** How often the clock is looked at. */
+  readonly tickMillis: number
 }
 
 export const makeDelivery = (options: DeliveryOptions) => {
@@ -44,11 +47,11 @@ export const makeDelivery = (options: DeliveryOptions) => {
     }
   }
 
-  /** What a read gave up: too old, or queued before the peer said how little it takes. */
+  /** What a read gave up: too old, or too large for the peer, as it says, or for the way there, as it seems. */
   const bury = (peer: Peer, { expired, oversized }: ReadResult): Effect.Effect<void> => {
-    const give = (messages: ReadonlyArray<OutboxMessage>, reason: "expired" | "overflow") =>
+    const give = (messages: ReadonlyArray<OutboxMessage>, reason: "expired" | "tooLarge") =>
       deadLetters.outgoing(peer.session, peer, peer.epoch, messages, reason, 0)
-    return Effect.andThen(give(expired, "expired"), give(oversized, "overflow"))
+    return Effect.andThen(give(expired, "expired"), give(oversized, "tooLarge"))
   }
 
   /** Reads and writes until something says stop, and notes what. */
@@ -68,13 +71,18 @@ export const makeDelivery = (options: DeliveryOptions) => {
       if (peer.stalled === "window" && flow.roomBytes * 4 < flow.window.bytes) return "window" as const
       if (connection.buffered() >= highWaterBytes) return "backlog" as const
       const before = flow.sent
+      const { headway } = peer
+      if (headway !== undefined && mustWait(headway, flow)) return "backlog" as const
       const limit = {
         maxMessages: room,
-        maxBytes: Math.min(bulkFrameBytes, flow.roomBytes),
+        maxBytes: Math.min(headway?.frameBytes ?? bulkFrameBytes, flow.roomBytes),
         maxMessageBytes: peer.peerMaxPayload
       }
-      const read = queue.read.unsafe?.(peer.key, peer.generation, before, limit) ??
+      let read = queue.read.unsafe?.(peer.key, peer.generation, before, limit) ??
         (yield* queue.read(peer.key, peer.generation, before, limit))
+      const hopeless = headway && hopelessOf(headway, read.slots)
+      // Read again, it is too large; and so is what comes right behind it and is no smaller.
+      if (hopeless !== undefined) read = yield* giveUp(peer, hopeless, before)
       if (read.expired.length > 0 || read.oversized.length > 0) yield* bury(peer, read)
       const { more, slots } = read
       // What was read and not sent is read again: the queue goes by what the peer received.
@@ -86,8 +94,27 @@ export const makeDelivery = (options: DeliveryOptions) => {
       if (frames.length === 0) return "window" as const
       for (const frame of frames) connection.send(frame)
       countSent(peer, slots, flow.sent)
+      if (headway?.isCautious === true) return "backlog" as const
       if (!more && flow.sent > before && lastOf(slots) === flow.sent) return undefined
     }
+  }
+
+  /** After messages that did not get through, one frame goes after the other, and perhaps not at once. */
+  const mustWait = (headway: Headway, flow: Flow): boolean =>
+    headway.isCautious && (!flow.idle || headway.mustWait(now(), options.tickMillis))
+
+  const giveUp = function*(
+    peer: Peer,
+    { bytes, offset }: OutboxMessage,
+    before: number
+  ): Effect.fn.Return<ReadResult, MessageQueueError> {
+    const limit = { maxMessages: 1, maxBytes: 1, maxMessageBytes: Math.min(peer.peerMaxPayload, bytes - 1) }
+    const read = yield* queue.read(peer.key, peer.generation, before, limit)
+    yield* Effect.logWarning(
+      `a message of ${bytes} bytes to session ${peer.session} is given up: connections end at it, again and again`
+    )
+    peer.noteArrival(offset)
+    return read
   }
 
   /** Who waits for messages that were given up, perhaps by another server, learns it from their gap. */
@@ -181,6 +208,12 @@ const volatileFrames = (payloads: ReadonlyArray<string>): ReadonlyArray<string> 
   }
   frames.push(encodeVolatile(part))
   return frames
+}
+
+/** The message at the front, if it never gets through. */
+const hopelessOf = (headway: Headway, slots: ReadonlyArray<Slot>): OutboxMessage | undefined => {
+  const first = slots.find((slot) => slot.kind === "message")
+  return first?.kind === "message" && headway.isHopeless(first.offset, first.bytes) ? first : undefined
 }
 
 const lastOf = (slots: ReadonlyArray<Slot>): number => {

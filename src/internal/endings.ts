@@ -131,21 +131,21 @@ export const closedBeforeWelcome = (code: number, reason: string): Failure => {
 }
 
 /**
- * The end of a connection that had its welcome. `isStuck`: it ended soon, or at a message at which others have ended
- * before.
+ * The end of a connection that had its welcome. `isDoubted`: it ended soon, or at a message at which others have ended,
+ * and the next one will.
  */
 export const lostAfterWelcome = (
   session: string,
   ending: Ending,
   rejected: WebSocketError | undefined,
-  isStuck: boolean
+  isDoubted: boolean
 ): Failure => {
   const { code, reason } = ending
   const error = rejected ?? ending.error ??
     (code === CloseCode.sessionEnded ? new SessionNotFoundError({ session }) : closedError(code, reason))
   if (!isRetryable(code)) return { error, verdict: "stop" }
   const { verdict } = failed(error)
-  return { error, verdict: verdict === "again" && isStuck && isDoubtful(code) ? "doubtful" : verdict }
+  return { error, verdict: verdict === "again" && isDoubted && isDoubtful(code) ? "doubtful" : verdict }
 }
 
 /** Whether the end of a connection says nothing against the endpoint: it was meant, or somebody else has the session. */

@@ -9,6 +9,7 @@ import { Cause, Context, Effect, Exit, FiberSet, Latch, Random } from "effect"
 import type { CircuitBreaker } from "../CircuitBreaker.ts"
 import { session as circuitOf } from "../CircuitBreaker.ts"
 import type { Auth, Drain, End, InboxPosition, OutboxPosition, Reject } from "../core/Frame.ts"
+import { Headway, mishapOf } from "../core/Headway.ts"
 import type { StoredPosition } from "../core/Inbox.ts"
 import { Liveness } from "../core/Liveness.ts"
 import { CloseCode, type Window } from "../core/Protocol.ts"
@@ -108,6 +109,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
       }
     })
   )
+  // Half of an idle time is a plain peer's timeout: a tick must be short against each, or it counts as late.
+  const tickMillis = Math.min(1_000, times.heartbeat / 10, times.heartbeatTimeout / 4, times.idleTimeout / 8)
   const fork = yield* FiberSet.makeRuntime<never, void>()
   /** Runs in the background until the scope closes. Nobody awaits it, so its failure is logged. */
   const run = (effect: Effect.Effect<unknown, unknown>): void => {
@@ -175,7 +178,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     onDefect: (peer, cause) => outbound.die(peer, cause),
     onEnd: pulse.notify
   })
-  const flush = makeDelivery({ queue, breaker, recorder, deadLetters, now, markDirty, tellAcks: acking.tell })
+  const tellAcks = acking.tell
+  const flush = makeDelivery({ queue, breaker, recorder, deadLetters, now, markDirty, tellAcks, tickMillis })
   const outbound = yield* makeOutbound({
     queue,
     peers,
@@ -344,6 +348,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
       peer.core.open(agreement.window, agreement.position, agreement.announced)
       const { failed, handled } = agreement.position
       if (handled > peer.acked || failed.length > 0) peer.noteAck(handled, failed)
+      peer.headway?.attached(agreement.position.received, at)
     }
     if (breaker.stateUnsafe(peer.circuit)._tag === "Closed") peer.slowStart = Infinity
     else {
@@ -363,6 +368,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     if (peer.connection === undefined) return
     const lost = peer.core.flow?.idle === false
     intake.detached(peer)
+    noteMishap(peer, ending.code)
     peer.connection = undefined
     peer.heardAt = peer.liveness?.heardAt
     peer.liveness = undefined
@@ -379,6 +385,13 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
       run(breaker.report(peer.circuit, { _tag: "Failure" }))
     }
     options.onDetached(peer, ending)
+  }
+
+  /** Where a connection that ended left a message behind, it is remembered, as that may be the reason. */
+  const noteMishap = (peer: Peer, code: number): void => {
+    const mishap = mishapOf(code)
+    const head = mishap && peer.core.flow?.head
+    if (mishap !== undefined && head !== undefined) (peer.headway ??= new Headway()).ended(mishap, head)
   }
 
   /** Ends the peer's connection from this side. */
@@ -434,7 +447,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     if (flow !== undefined && !flow.idle && at - peer.progressAt > times.ackTimeout) {
       return closeSilent(peer, connection.buffered() > 0 ? "flush" : "ack", times.ackTimeout)
     }
-    if (peer.stalled === "circuitOpen") markDirty(peer)
+    if (peer.stalled === "circuitOpen" || peer.headway?.isCautious === true) markDirty(peer)
     storeHandled(peer)
   }
 
@@ -457,8 +470,6 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     }
   }
 
-  // Half of an idle time is a plain peer's timeout: a tick must be short against each, or it counts as late.
-  const tickMillis = Math.min(1_000, times.heartbeat / 10, times.heartbeatTimeout / 4, times.idleTimeout / 8)
   /** A store that is down is no fault of the worker: the next round asks it again. */
   const putOff = (error: WebSocketError) => Effect.logWarning("a sweep is put off", error)
 

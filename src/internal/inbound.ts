@@ -279,7 +279,14 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     const receivedBefore = peer.core.flow?.received ?? 0
     const result = peer.core.receive(data, bytes)
     if (result instanceof Violation) return options.onViolation(peer, result)
-    if ((peer.core.flow?.received ?? 0) > receivedBefore) peer.progressAt = now()
+    const received = peer.core.flow?.received ?? 0
+    if (received > receivedBefore) {
+      peer.progressAt = now()
+      if (peer.headway !== undefined) {
+        peer.noteArrival(received)
+        markDirty(peer) // it may have waited for this one frame
+      }
+    }
     const before = peer.inbound.size
     for (let i = 0; i < result.length; i++) perform(peer, result[i] as Action, connection) // in bounds
     handleFrame(peer, before)

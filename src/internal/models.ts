@@ -41,6 +41,7 @@ export type SkippedReason = "disconnected" | "circuitOpen" | "backpressure" | "o
 export type DeadLetterReason =
   | "expired"
   | "overflow"
+  | "tooLarge"
   | "failed"
   | "undecodable"
   | "sessionEnded"

@@ -6,6 +6,7 @@ import type { Fiber } from "effect"
 import { session as circuitOf } from "../CircuitBreaker.ts"
 import { Deque } from "../core/Deque.ts"
 import type { Failure, OutboxPosition } from "../core/Frame.ts"
+import type { Headway } from "../core/Headway.ts"
 import type { StoredPosition } from "../core/Inbox.ts"
 import type { Liveness } from "../core/Liveness.ts"
 import type { GapReason } from "../core/Protocol.ts"
@@ -156,6 +157,8 @@ export class Peer {
   highestSent = 0
   /** When the other side last received something new, or had nothing to receive. */
   progressAt = 0
+  /** What is known of messages that do not get through; nothing, mostly. */
+  headway: Headway | undefined
   /** Of a plain peer: the newest offset written to the socket. */
   plainSent = 0
 
@@ -200,6 +203,7 @@ export class Peer {
     // Offsets of another log mean nothing in this one.
     this.pendingAck = undefined
     this.highestSent = 0
+    this.headway = undefined
   }
 
   /** Takes over from a peer of the other kind: the outbox is the same, and so are those who wait for it. */
@@ -227,6 +231,12 @@ export class Peer {
 
   get connected(): boolean {
     return this.connection !== undefined
+  }
+
+  /** The other side has everything up to `received`. */
+  noteArrival(received: number): void {
+    this.headway?.arrived(received)
+    if (this.headway?.isBlank === true) this.headway = undefined
   }
 
   /** Adds an ack to what the queue has to be told. */

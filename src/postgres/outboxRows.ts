@@ -121,6 +121,7 @@ const toGapReason = oneOf<GapReason>({ expired: true, overflow: true, fresh: tru
 const toDeadLetterReason = oneOf<DeadLetterReason>({
   expired: true,
   overflow: true,
+  tooLarge: true,
   failed: true,
   undecodable: true,
   sessionEnded: true,

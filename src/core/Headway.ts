@@ -1,0 +1,130 @@
+/**
+ * Whether a log gets on (PROTOCOL.md §6.7): what its sender does about a message at which connections end again and
+ * again. Something between the peers may take no frame of that size, and says so, or just resets.
+ *
+ * Exists for a session only after something of the kind has happened.
+ */
+import { bulkFrameBytes, CloseCode, isDoubtful, tooBig } from "./Protocol.ts"
+
+/**
+ * What the end of a connection says of the first message that did not arrive.
+ *
+ * - `tooBig`: whoever closed it says that the frame was too big
+ * - `blamed`: it blames a frame for something else, or the sender
+ * - `broken`: nothing; networks break by themselves
+ */
+export type Mishap = "tooBig" | "blamed" | "broken"
+
+/** Undefined for endings that somebody wanted. */
+export const mishapOf = (code: number): Mishap | undefined => {
+  if (code === tooBig) return "tooBig"
+  if (isDoubtful(code)) return "blamed"
+  return breaks.has(code) ? "broken" : undefined
+}
+
+/** No code, none in time, the other side's fault, and the deadlines of silence and of acks. */
+const breaks: ReadonlySet<number> = new Set([
+  1005,
+  1006,
+  1011,
+  CloseCode.heartbeatTimeout,
+  CloseCode.ackTimeout,
+  CloseCode.flushTimeout
+])
+
+/** The first frame in flight of which not all has arrived. */
+export interface Head {
+  /** The first offset that has not. */
+  readonly offset: number
+  readonly messages: number
+  readonly bytes: number
+  /** Nothing else was in flight. */
+  readonly isAlone: boolean
+}
+
+export class Headway {
+  /** Payload bytes that a batch of more than one message may have. */
+  frameBytes = bulkFrameBytes
+  /** A batch of this many did not get through. */
+  private ceiling = Infinity
+  private failedBytes = Infinity
+  private offset = 0
+  /** How many connections in a row have ended at this offset, and how many of them while its message was alone. */
+  private endings = 0
+  private strikes = 0
+  private mishap: Mishap = "broken"
+  private attachedAt = 0
+
+  /** One frame at a time goes out, so that what gets through does, and what does not is known. */
+  get isCautious(): boolean {
+    return this.endings >= (this.mishap === "broken" ? enoughBreaks : 1)
+  }
+
+  /** There is nothing to remember. */
+  get isBlank(): boolean {
+    return this.endings === 0 && this.frameBytes === bulkFrameBytes
+  }
+
+  /** A connection ended before `head` had arrived. */
+  ended(mishap: Mishap, head: Head): void {
+    const wasCautious = this.isCautious
+    if (head.offset !== this.offset) {
+      this.endings = 0
+      this.strikes = 0
+    }
+    this.offset = head.offset
+    // Who has once said what is wrong need not say it each time.
+    if (this.endings === 0 || mishap !== "broken") this.mishap = mishap
+    this.endings++
+    if (!this.isCautious) return
+    if (head.messages > 1) {
+      this.failedBytes = head.bytes
+      this.frameBytes = Math.max(1, Math.min(this.frameBytes, head.bytes) >> 2)
+      if (mishap === "tooBig") this.ceiling = Math.min(this.ceiling, head.bytes)
+    } else if (head.isAlone && (wasCautious || mishap === "tooBig")) this.strikes++
+  }
+
+  /** There is a connection again, and the peer has everything up to `received`. */
+  attached(received: number, now: number): void {
+    this.attachedAt = now
+    this.arrived(received)
+  }
+
+  /** The peer has everything up to `received`. */
+  arrived(received: number): void {
+    if (this.endings === 0 || received < this.offset) return
+    // A smaller batch got through where a larger one did not, again and again: that is the way's limit.
+    if (this.isCautious) this.ceiling = Math.min(this.ceiling, this.failedBytes)
+    this.endings = 0
+    this.strikes = 0
+    this.failedBytes = Infinity
+    const wanted = this.ceiling === Infinity ? bulkFrameBytes : Math.max(leastFrameBytes, this.ceiling >> 2)
+    this.frameBytes = Math.max(this.frameBytes, wanted)
+  }
+
+  /**
+   * Whether the next frame should wait: where nobody says what is wrong, a connection has to show first that it stands
+   * without the frame. Else a peer that crashes again and again would look like a message that can't pass.
+   */
+  mustWait(now: number, millis: number): boolean {
+    return this.isCautious && this.mishap === "broken" && now - this.attachedAt < millis
+  }
+
+  /** Whether this message has to be given up: it was alone, again and again, and is large enough to be the reason. */
+  isHopeless(offset: number, bytes: number): boolean {
+    if (offset !== this.offset) return false
+    return this.mishap === "tooBig"
+      ? this.strikes >= enoughRefusals
+      : this.mishap === "broken" && this.strikes >= enoughBreakages && bytes >= leastSuspectBytes
+  }
+}
+
+/** So many connections in a row may break at one message before it is suspected: networks do. */
+const enoughBreaks = 3
+/** A message is given up when so many connections have ended while it was alone: with the reason named, and without. */
+const enoughRefusals = 2
+const enoughBreakages = 4
+/** Where nobody names the reason, no smaller message is taken for too large. */
+const leastSuspectBytes = 16_384
+/** Batches are not kept smaller than this once something got through, whatever the way's limit is thought to be. */
+const leastFrameBytes = 1_024
