@@ -42,6 +42,7 @@ const gauges = {
   sessions: "sessions known now",
   queueMessages: "messages waiting or in flight",
   queueBytes: "their payload bytes",
+  sqliteWalBytes: "write-ahead logs of SQLite files",
   unhandledBytes: "memory of what was received and is not handled, estimated"
 } as const
 

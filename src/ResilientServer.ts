@@ -5,7 +5,8 @@
  * when the client's handler has succeeded. Incoming messages go to `onMessage`, one at a time a session, and are
  * acknowledged when it succeeds; without `onMessage` they are the stream `messages`. Closing the scope drains.
  *
- * **Gotchas.** A handler whose process dies half-way through a message is given it again, unless it stores that the
+ * **Gotchas.** Handlers that had finished in the last milliseconds before a kill may run again, as positions are stored
+ * together. A handler whose process dies half-way through a message is given it again, unless it stores that the
  * message is handled in one transaction with what it does (`commit` in its context).
  *
  * @since 0.1.0

@@ -16,7 +16,9 @@ import { Reactivity } from "effect/reactivity"
 import { SqlClient, type SqlConnection, type SqlError, Statement } from "effect/sql"
 import type { DatabaseSync } from "node:sqlite"
 import * as Option from "../internal/options.ts"
-import { openSqlite } from "./sqliteConnection.ts"
+import { makeRecorder } from "../Metrics.ts"
+import { FileWatch, WalWarnings } from "./fileWatch.ts"
+import { openSqlite, type SqliteConnection } from "./sqliteConnection.ts"
 
 /**
  * Which file, and how safe.
@@ -132,6 +134,7 @@ const make = Effect.fnUntraced(function*(
     { filename, synchronous },
     Option.millis("busyTimeout", options.busyTimeout, "5 seconds")
   )
+  yield* watchFile(filename, connection)
   const transactionService = Context.Service<SqlClient.TransactionConnection, SqlClient.TransactionConnection.Service>(
     `resilient-websocket/sqlite/Transaction/${clients++}`
   )
@@ -183,4 +186,37 @@ const make = Effect.fnUntraced(function*(
     glance: (operation, work) => connection.glance(operation, work),
     isInTransaction: Effect.map(within, (on) => connection.isLive(on))
   }
+})
+
+/** How often the file is looked at, in ms. */
+const lookMillis = 1_000
+
+/** Lets everything fail while the file is not the one that was opened, and tells of that and of a log that grows. */
+const watchFile = Effect.fnUntraced(function*(filename: string, connection: SqliteConnection) {
+  const recorder = yield* makeRecorder
+  const file = new FileWatch(filename)
+  const warnings = new WalWarnings()
+  let fault = file.look()
+  const look = Effect.suspend(() => {
+    const before = fault
+    fault = file.look()
+    connection.fail(fault)
+    const { walBytes } = file
+    recorder.gauge("sqliteWalBytes", walBytes)
+    if (fault !== before) {
+      return fault === undefined
+        ? Effect.logWarning(`the SQLite file ${filename} is back, and used again`)
+        : Effect.logError(
+          `${fault}: nothing is stored any more, and what was is lost with this process if it is not put back`
+        )
+    }
+    return warnings.isNews(walBytes)
+      ? Effect.logWarning(
+        `the write-ahead log of ${filename} has ${Math.round(walBytes / 1024 ** 2)} MiB: somebody (a backup, an open ` +
+          "shell) has been reading for long, so that it can't be taken into the file"
+      )
+      : Effect.void
+  })
+  yield* Effect.addFinalizer(() => Effect.sync(() => recorder.gauge("sqliteWalBytes", 0)))
+  yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(lookMillis), look)))
 })

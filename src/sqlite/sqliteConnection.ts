@@ -51,12 +51,19 @@ export class SqliteConnection {
   private readonly leases = new WeakMap<Connection, Lease>()
   /** For statements outside of transactions. */
   private readonly plain: Connection
+  /** What has happened to the file, while nothing can be stored in it any more. */
+  private fault: string | undefined
 
   constructor(database: DatabaseSync, busyTimeoutMillis: number) {
     this.database = database
     this.busyTimeoutMillis = busyTimeoutMillis
     this.cache = new StatementCache(database)
     this.plain = this.connect(undefined)
+  }
+
+  /** From now on everything fails, but for what ends a transaction; or nothing does any more. */
+  fail(fault: string | undefined): void {
+    this.fault = fault
   }
 
   /** Lends the connection for statements, each a transaction of its own. */
@@ -97,7 +104,8 @@ export class SqliteConnection {
    * Rolls back what is open, which SQLite may have done already. Also before each new use: something is open then only
    * if its rollback failed, and must not mix with what comes.
    */
-  readonly rollBack = (): Result<void> => this.patiently("roll back", () => this.rollback())
+  readonly rollBack = (): Result<void> =>
+    retryWhileLocked("roll back", () => this.rollback(), this.busyTimeoutMillis, (sleep) => sleep)
 
   /** Writes in one step, as a part of the transaction that the connection `within` was leased for if there is one. */
   write<A>(operation: string, work: Work<A>, within: Connection | undefined): Result<A> {
@@ -195,7 +203,15 @@ export class SqliteConnection {
 
   /** Does it, and does it again while the file is locked. `sleeping` is how to sleep in between. */
   private patiently<A>(operation: string, work: () => A, sleeping: Sleeping = (sleep) => sleep): Result<A> {
-    return retryWhileLocked(operation, work, this.busyTimeoutMillis, sleeping)
+    return retryWhileLocked(operation, this.onSoundFile(work), this.busyTimeoutMillis, sleeping)
+  }
+
+  /** What SQLite would write to a file that is gone would be gone as well. */
+  private onSoundFile<A>(work: () => A): () => A {
+    return () => {
+      if (this.fault !== undefined) throw new Error(this.fault)
+      return work()
+    }
   }
 
   private connect(lease: Lease | undefined): Connection {

@@ -1,0 +1,81 @@
+/**
+ * Looks at the files of an SQLite database while it is open. SQLite itself goes on writing to a file that was deleted, or
+ * replaced by another one, and says nothing: all of it is gone with the process. And while somebody reads for long, its
+ * write-ahead log grows without end.
+ */
+import { statSync } from "node:fs"
+import { resolve } from "node:path"
+
+/** What a file was when it was seen first. */
+interface Identity {
+  readonly dev: bigint
+  readonly ino: bigint
+}
+
+/** The beginning of a database that says what it is; a file with less has been cut. */
+const headerBytes = 100n
+
+/** The names of the files beside the database; they live as long as anybody has it open. */
+const companions = ["-wal", "-shm"] as const
+
+export class FileWatch {
+  /** Undefined for a database in memory. */
+  private readonly path: string | undefined
+  private readonly known = new Map<string, Identity>()
+
+  constructor(filename: string) {
+    this.path = isInMemory(filename) ? undefined : resolve(filename)
+  }
+
+  /** What has happened to the files, if anything has; what is known of them begins with the first look. */
+  look(): string | undefined {
+    const { path } = this
+    if (path === undefined) return undefined
+    const size = statSync(path, { bigint: true, throwIfNoEntry: false })?.size
+    const fault = this.compare(path) ?? (size !== undefined && size < headerBytes ? "has been cut" : undefined)
+    if (fault !== undefined) return `the SQLite file ${path} ${fault}`
+    for (const suffix of companions) {
+      const changed = this.compare(path + suffix)
+      if (changed !== undefined) return `the file ${path}${suffix}, which belongs to the database, ${changed}`
+    }
+    return undefined
+  }
+
+  /** The size of the write-ahead log, in bytes. */
+  get walBytes(): number {
+    if (this.path === undefined) return 0
+    return Number(statSync(`${this.path}-wal`, { bigint: true, throwIfNoEntry: false })?.size ?? 0n)
+  }
+
+  private compare(path: string): string | undefined {
+    const now = statSync(path, { bigint: true, throwIfNoEntry: false })
+    const before = this.known.get(path)
+    if (before === undefined) {
+      // Another journal mode has no companions.
+      if (now !== undefined) this.known.set(path, { dev: now.dev, ino: now.ino })
+      return undefined
+    }
+    if (now === undefined) return "is gone"
+    return now.dev === before.dev && now.ino === before.ino ? undefined : "has been replaced by another one"
+  }
+}
+
+/** SQLite's names for a database without a file. */
+const isInMemory = (filename: string): boolean =>
+  filename === "" || filename === ":memory:" || filename.startsWith("file:")
+
+/** From this size on a write-ahead log is worth a warning: SQLite takes it into the file every 4 MB if it can. */
+const largeWalBytes = 64 * 1024 * 1024
+
+/** Says when a log has become large: at first, and then each time that it has doubled. */
+export class WalWarnings {
+  private next = largeWalBytes
+
+  /** Whether this size is to be told. */
+  isNews(bytes: number): boolean {
+    if (bytes < largeWalBytes / 2) this.next = largeWalBytes
+    if (bytes < this.next) return false
+    while (this.next <= bytes) this.next *= 2
+    return true
+  }
+}
