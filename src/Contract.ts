@@ -75,7 +75,7 @@ export interface Contract<Id extends string, ToServer, ToClient> {
  * **Details.** A message that a Schema takes and JSON would change fails its `send` with a `PayloadError` that has the
  * path: nothing arrives as something else. Where a Schema does not show that by itself (where something is coded, or a
  * union's members overlap), `send` decodes what it has encoded and compares, which costs about as much again. Keys that a
- * Struct does not have are no part of a message and are left out, and -0 arrives as 0.
+ * Struct does not have are no part of a message and are left out.
  *
  * @since 0.1.0
  * @category constructors

@@ -56,6 +56,7 @@ describe("Messages through Schemas", () => {
     [
       ["NaN", Schema.NullOr(Schema.Number), Number.NaN],
       ["infinite numbers", Schema.Struct({ n: Schema.Number }), { n: -Infinity }],
+      ["-0", Schema.Struct({ n: Schema.Number, "-0": Schema.String }), { n: -0, "-0": "-0" }],
       ["null, where a number may be", Schema.NullOr(Schema.Number), null],
       ["an optional key that is undefined", Schema.Struct({ a: Schema.optional(Schema.Number) }), { a: undefined }],
       ["an optional key that is not there", Schema.Struct({ a: Schema.optional(Schema.Number) }), {}],

@@ -42,8 +42,8 @@ export const payloadFault = (value: unknown, depth = maxDepth): PayloadFault | u
 
 /**
  * What is wrong with a value that is to be sent as JSON: what the receiver would refuse, and what JSON would change
- * without a word (NaN, a Map, a Date, an instance of a class, a hole in an array …). Two things pass that JSON changes,
- * as programs mean nothing by them: a property that is `undefined` is left out, and -0 arrives as 0.
+ * without a word (NaN, a Map, a Date, an instance of a class, a hole in an array …). One thing passes that JSON changes,
+ * as programs mean nothing by it: a property that is `undefined` is left out.
  *
  * Getters are read, here and again when the JSON is written. Other properties of an array than its elements, and what is
  * not enumerable, are not part of a value.
@@ -97,6 +97,26 @@ const propertyFault = (object: object, depth: number, isLoose: boolean): Payload
   }
   const symbols = Object.getOwnPropertySymbols(object)
   return symbols.length === 0 ? undefined : noJson(`the key ${String(symbols[0])}`)
+}
+
+/** JSON.stringify, but for -0, which JSON has and JavaScript writes as 0. Undefined when JSON has no form for it. */
+export const jsonText = (value: unknown): string | undefined => {
+  const text: string | undefined = JSON.stringify(value)
+  if (text === undefined || !mayHoldZero(text) || !hasNegativeZero(value)) return text
+  let mark = "-0"
+  while (text.includes(`"${mark}"`)) mark += "0"
+  return JSON.stringify(value, (_, part: unknown) => Object.is(part, -0) ? mark : part).replaceAll(`"${mark}"`, "-0")
+}
+
+/** Most texts have no number that begins with a 0: a look at them costs less than one at the value. */
+const mayHoldZero = (text: string): boolean =>
+  text.includes(":0") || text.includes(",0") || text.includes("[0") || text === "0"
+
+const hasNegativeZero = (value: unknown): boolean => {
+  if (typeof value !== "object" || value === null) return Object.is(value, -0)
+  if (Array.isArray(value)) return value.some(hasNegativeZero)
+  for (const key in value) if (hasNegativeZero((value as Fields)[key])) return true
+  return false
 }
 
 /** As people write it: `items[0].at`; undefined when the fault is the payload itself. */

@@ -11,7 +11,7 @@
  */
 import { Cause, Exit, Schema, SchemaAST, type SchemaIssue } from "effect"
 import * as SchemaJITCompiler from "effect/schema/SchemaJITCompiler"
-import { exactFault, valueFault } from "../core/Payload.ts"
+import { exactFault, jsonText, valueFault } from "../core/Payload.ts"
 import { maxDepth } from "../core/Protocol.ts"
 import { difference, isAlike } from "./sameness.ts"
 import { type Misfit, misfitOf, type Shape, shapeOf } from "./schemaShapes.ts"
@@ -64,7 +64,7 @@ export const anyJson = (decode: (value: unknown) => Exit.Exit<unknown, unknown>)
 
 const valueText = (message: unknown): string | Fault => {
   try {
-    return valueFault(message) ?? JSON.stringify(message)
+    return valueFault(message) ?? stringify(message)
   } catch (cause) {
     return { path: [], detail: String(cause) } // of a getter, or too large for a string
   }
@@ -151,8 +151,7 @@ const notRead = ({ detail, path }: Fault): Fault => ({ path, detail: `it would n
 
 const stringify = (value: unknown): string | Fault => {
   try {
-    const text: string | undefined = JSON.stringify(value)
-    return text ?? { path: [], detail: "JSON has no form for it" }
+    return jsonText(value) ?? { path: [], detail: "JSON has no form for it" }
   } catch (cause) {
     return { path: [], detail: cause instanceof Error ? cause.message : String(cause) }
   }

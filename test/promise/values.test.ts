@@ -102,7 +102,7 @@ const accepted: ReadonlyArray<readonly [name: string, sent: unknown, arrives: un
     }
   }, { a: 1 }],
   ["a key that is undefined, as if it were not there", { a: undefined, b: 1 }, { b: 1 }],
-  ["-0, as 0", [-0], [0]],
+  ["-0", [-0, { a: -0, b: 0 }, "-0"], [-0, { a: -0, b: 0 }, "-0"]],
   ["64 levels", nested(64), nested(64)],
   ["what is frozen", Object.freeze({ a: Object.freeze([1]) }), { a: [1] }]
 ]

@@ -57,9 +57,9 @@ const texts = [
   "\u{1F600}"
 ]
 const text = (dice: Dice) => oneOf(dice, texts)
-const numbers = [0, 1, -1, 0.1, 2 ** 53, 1e308, 5e-324, Number.NaN, Infinity, -Infinity]
+const numbers = [0, -0, 1, -1, 0.1, 2 ** 53, 1e308, 5e-324, Number.NaN, Infinity, -Infinity]
 const number = (dice: Dice) => oneOf(dice, numbers)
-const finite = (dice: Dice) => oneOf(dice, numbers.slice(0, 7))
+const finite = (dice: Dice) => oneOf(dice, numbers.slice(0, 8))
 const json = (dice: Dice): unknown =>
   oneOf<() => unknown>(dice, [
     () => text(dice),
