@@ -144,9 +144,9 @@ export class Wall {
     this.aheadMillis = rng.int(-600_000, 600_000)
   }
 
-  /** Back an hour, forward a day, or a small step. Returns by how much. */
+  /** Back an hour, forward a day or some minutes, or a small step. Returns by how much. */
   set(rng: Rng): number {
-    const byMillis = rng.pick([-hourMillis, 24 * hourMillis, rng.int(-5_000, 5_000)])
+    const byMillis = rng.pick([-hourMillis, 24 * hourMillis, rng.int(5_000, 600_000), rng.int(-5_000, 5_000)])
     this.aheadMillis += byMillis
     return byMillis
   }

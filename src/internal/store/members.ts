@@ -8,7 +8,7 @@ import { makeSignal } from "../signal.ts"
 import { steady } from "../time.ts"
 import type { Calls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
-import { type Stamps, StoreTime } from "./storeTime.ts"
+import { decodeStamp, encodeStamp, type Stamp, type Stamps, StoreTime } from "./storeTime.ts"
 
 export interface MembersOptions {
   readonly driver: StoreDriver
@@ -29,17 +29,18 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   const { call, driver, nodeTimeoutMillis } = options
   const node = makeId(yield* Random.Random)
   const stamps = Effect.map(driver.nodes, (list): Stamps => {
-    const others = new Map(list.map((entry) => [entry.node, entry.seenAt]))
+    const others = new Map(list.map((entry) => [entry.node, decodeStamp(entry.seenAt)]))
     others.delete(node)
     return others
   })
   const known = yield* stamps
-  const time = new StoreTime(yield* steady, yield* driver.clock, known, nodeTimeoutMillis / 2)
+  const steadyNow = yield* steady
+  const time = new StoreTime(steadyNow, yield* driver.clock, known, nodeTimeoutMillis)
   const { now } = time
   const listeners: Array<(sessions: ReadonlyArray<string>) => Effect.Effect<void>> = []
   const rejoining: Array<Effect.Effect<void, StoreError>> = []
   const work = yield* makeSignal
-  let seen: { readonly at: number; readonly nodes: ReadonlyMap<string, number> } = { at: -Infinity, nodes: new Map() }
+  let seen: { readonly at: number; readonly stamps: Stamps } = { at: -Infinity, stamps: new Map() }
   let touchedAt = now()
   /** Since when it has shown itself without a break. */
   let aliveSince = touchedAt
@@ -48,7 +49,7 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
 
   yield* call("touchNode", driver.touchNode(node, touchedAt))
   // Dead from here on, and found so by others without a wait; what it still has is swept up by them.
-  yield* Effect.addFinalizer(() => Effect.ignore(driver.touchNode(node, now() - nodeTimeoutMillis - 1)))
+  yield* Effect.addFinalizer(() => Effect.ignore(driver.touchNode(node, encodeStamp({ at: now(), hasLeft: true }))))
 
   const takeAll = Effect.gen(function*() {
     while (true) {
@@ -93,32 +94,39 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   yield* driver.watch(node, work.notify)
   yield* Effect.forkScoped(loop, { startImmediately: true })
 
-  const nodes = Effect.suspend(() => {
-    if (now() - seen.at < listMillis) return Effect.succeed(seen.nodes)
-    return Effect.map(call("nodes", driver.nodes), (list) => {
-      seen = { at: now(), nodes: new Map(list.map((entry) => [entry.node, entry.seenAt])) }
-      return seen.nodes
+  const seenStamps = Effect.suspend(() => {
+    if (steadyNow() - seen.at < listMillis) return Effect.succeed(seen.stamps)
+    return Effect.map(call("nodes", stamps), (list) => {
+      seen = { at: steadyNow(), stamps: list }
+      return list
     })
   })
 
+  const isDead = ({ at, hasLeft }: Stamp): boolean => hasLeft || at <= now() - nodeTimeoutMillis
+
   return {
     node,
+    /** The store's time. */
     now,
+    /** For what only this process waits for. */
+    steady: steadyNow,
     onRejoin: (look: Effect.Effect<void, StoreError>): void => {
       rejoining.push(look)
     },
     isAlive: (other: string): Effect.Effect<boolean, StoreError> =>
-      Effect.map(nodes, (list) => (list.get(other) ?? -Infinity) > now() - nodeTimeoutMillis),
+      Effect.map(seenStamps, (list) => {
+        const stamp = list.get(other)
+        return other === node || (stamp !== undefined && !isDead(stamp))
+      }),
     /**
      * Nodes that have not shown themselves for too long, and when they last did. Who could not reach the store itself
      * until a moment ago can't tell who is dead.
      */
-    dead: Effect.suspend(() => {
-      const at = now()
-      if (at - aliveSince < nodeTimeoutMillis) return Effect.succeed([])
+    dead: Effect.suspend((): Effect.Effect<ReadonlyArray<readonly [node: string, seenAt: number]>, StoreError> => {
+      if (now() - aliveSince < nodeTimeoutMillis) return Effect.succeed([])
       return Effect.map(
-        nodes,
-        (list) => [...list].filter(([other, seenAt]) => other !== node && seenAt <= at - nodeTimeoutMillis)
+        seenStamps,
+        (list) => [...list].flatMap(([other, stamp]) => isDead(stamp) ? [[other, stamp.at]] : [])
       )
     }),
     nudge: (other: string | undefined, session: string): Effect.Effect<void, StoreError> =>

@@ -7,35 +7,46 @@
 /** Smaller differences are of no account: they come from how long an answer took. */
 const stepMillis = 1_000
 
-/**
- * A store whose clock is so far ahead of the newest stamp was left alone for long, or its clock was set. Time then goes
- * on from that stamp until it is sure that nobody else lives by it.
- */
-const leapMillis = 600_000
+/** What a node said of itself last. */
+export interface Stamp {
+  readonly at: number
+  /** It ended in an orderly way, then. */
+  readonly hasLeft: boolean
+}
 
-/** When each node showed itself last, as it said. */
-export type Stamps = ReadonlyMap<string, number>
+export type Stamps = ReadonlyMap<string, Stamp>
 
-const newestOf = (stamps: Stamps): number => Math.max(-Infinity, ...stamps.values())
+/** A stamp as drivers keep it: one number, negative where it is the last. */
+export const encodeStamp = ({ at, hasLeft }: Stamp): number => hasLeft ? -at - 1 : at
+export const decodeStamp = (stamp: number): Stamp =>
+  stamp < 0 ? { at: -stamp - 1, hasLeft: true } : { at: stamp, hasLeft: false }
+
+const newestOf = (stamps: Stamps, isMeant: (stamp: Stamp) => boolean = () => true): number => {
+  let newest = -Infinity
+  for (const stamp of stamps.values()) if (isMeant(stamp)) newest = Math.max(newest, stamp.at)
+  return newest
+}
 
 export class StoreTime {
   private readonly steady: () => number
   private offset: number
-  /** Where the store's clock stands beyond this time, while it is not known whether to follow it. */
+  /** How far the store's clock is ahead of this time, while it is not known whether to follow it. */
   private doubt: { readonly leap: number; readonly before: Stamps; readonly until: number } | undefined
 
   /**
-   * `clock` is what the store's clock says, `stamps` what it knows of others. A node that lives shows itself well within
-   * `watchMillis`.
+   * `clock` is what the store's clock says, `stamps` what it knows of others: one that lives shows itself within
+   * `nodeTimeoutMillis`. If nobody has for longer, all are dead, or the clock was set: time then goes on from the newest
+   * stamp until it is sure that nobody else lives by it.
    */
-  constructor(steady: () => number, clock: number, stamps: Stamps, watchMillis: number) {
+  constructor(steady: () => number, clock: number, stamps: Stamps, nodeTimeoutMillis: number) {
     this.steady = steady
     const at = steady()
     const newest = newestOf(stamps)
-    this.offset = Math.max(clock, newest) - at
-    if (clock - newest < leapMillis || newest === -Infinity) return
-    this.offset = newest + watchMillis - at
-    this.doubt = { leap: clock - newest - watchMillis, before: stamps, until: at + watchMillis }
+    const newestAlive = newestOf(stamps, ({ hasLeft }) => !hasLeft)
+    const begin = Math.max(clock, newest)
+    const isDoubtful = newestAlive > -Infinity && begin - newestAlive > nodeTimeoutMillis
+    this.offset = (isDoubtful ? newest : begin) - at
+    if (isDoubtful) this.doubt = { leap: begin - newest, before: stamps, until: at + watchMillis(nodeTimeoutMillis) }
   }
 
   readonly now = (): number => this.steady() + this.offset
@@ -49,9 +60,12 @@ export class StoreTime {
 
   private settle({ before, leap, until }: NonNullable<StoreTime["doubt"]>, stamps: Stamps): void {
     let lives = false
-    for (const [node, at] of stamps) lives ||= at > (before.get(node) ?? -Infinity)
+    for (const [node, { at }] of stamps) lives ||= at > (before.get(node)?.at ?? -Infinity)
     if (!lives && this.steady() < until) return
     this.doubt = undefined
     if (!lives) this.offset += leap
   }
 }
+
+/** As long as a node may take to be found dead, and one beat more. */
+const watchMillis = (nodeTimeoutMillis: number): number => 1.2 * nodeTimeoutMillis

@@ -50,7 +50,7 @@ const doubtfulLooks = 2
 
 export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueOptions) {
   const { call, driver, members } = options
-  const { node, now } = members
+  const { node, now, steady } = members
   const random = yield* Random.Random
   const overflow = options.queue.overflow ?? "reject"
   const bounds = {
@@ -120,7 +120,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       if (log instanceof MessageQueueError) return Effect.fail(log)
       return Effect.mapError(use(log), (error) => {
         if (error._tag === "StoreError") return storeFailed(session, operation)(error)
-        if (log.generation === generation && !lost.has(log)) lost.set(log, now())
+        if (log.generation === generation && !lost.has(log)) lost.set(log, steady())
         return error
       })
     })
@@ -313,7 +313,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
           removals.delete(session)
           forget(session)
           // Later it was another outbox of the same name, or somebody else who removed it.
-          if (done !== undefined && now() - done.at < removalMillis) return done
+          if (done !== undefined && steady() - done.at < removalMillis) return done
           return yield* refuse(session, "remove", "unknownSession")
         }
         const { messages, state } = all
@@ -322,7 +322,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
           ? messages.length
           : messages.filter(({ offset }) => offset <= sent).length
         const removed: Removed = { messages, maybeHandled, epoch: state.epoch }
-        removals.set(session, { ...removed, at: now() })
+        removals.set(session, { ...removed, at: steady() })
         if (!(yield* call("removeOutbox", driver.removeOutbox(session, state.last)))) continue
         removals.delete(session)
         forget(session)
@@ -433,16 +433,16 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       schedule(log)
       if (isNews) { for (const listener of listeners) listener(session) }
     } else if (generation > log.generation) {
-      if (!lost.has(log)) lost.set(log, now())
+      if (!lost.has(log)) lost.set(log, steady())
       for (const listener of moveListeners) listener(session, generation)
     }
   }
 
   /** Forgets the logs of sessions that others have had for a while: until then, who asks is told that it is fenced. */
   const forgetLost = (): void => {
-    for (const [session, { at }] of removals) if (at <= now() - removalMillis) removals.delete(session)
+    for (const [session, { at }] of removals) if (at <= steady() - removalMillis) removals.delete(session)
     for (const [log, at] of lost) {
-      if (at > now() - lostMillis) return
+      if (at > steady() - lostMillis) return
       lost.delete(log)
       if (logs.get(log.session) === log) forget(log.session)
     }

@@ -40,14 +40,14 @@ const countMillis = 5_000
 
 export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredRegistryOptions) {
   const { call, driver, members } = options
-  const { node, now } = members
+  const { node, now, steady } = members
   const retention = Option.millis("retention", options.registry.retention, "10 minutes")
   const maxSessions = Option.count("maxSessions", options.registry.maxSessions, 100_000)
   /** "For ever" is a number too, so that an end has a time. */
   const kept = Math.min(retention, longestMillis)
   const sweepMillis = Math.min(5_000, Math.max(100, retention / 20))
   let counted = { at: -Infinity, sessions: 0, attached: 0 }
-  let sweptAt = now()
+  let sweptAt = steady()
   let listeners: ReadonlyArray<(session: string) => void> = []
   /** Sessions attached here, by generation, so that they can be claimed again after this node was taken for dead. */
   const here = new Map<string, number>()
@@ -81,9 +81,9 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
   }
 
   const count = Effect.suspend(() => {
-    if (now() - counted.at < countMillis) return Effect.succeed(counted)
+    if (steady() - counted.at < countMillis) return Effect.succeed(counted)
     return Effect.map(call("countSessions", driver.countSessions), (fresh) => {
-      counted = { at: now(), ...fresh }
+      counted = { at: steady(), ...fresh }
       return counted
     })
   })
@@ -120,7 +120,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
   const askFor = Effect.fnUntraced(function*(row: SessionRow, until: number) {
     const { node: owner } = row
     if (owner === undefined || owner === node) return true
-    if (now() >= until || !(yield* members.isAlive(owner))) return true
+    if (steady() >= until || !(yield* members.isAlive(owner))) return true
     if (row.wantedBy !== node) {
       const outcome = yield* put({ ...row, wantedBy: node, revision: row.revision + 1 })
       if (outcome._tag === "Conflict") return false
@@ -168,7 +168,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
   }
 
   const attach = Effect.fnUntraced(function*(request: AttachRequest) {
-    const until = now() + options.handoffTimeoutMillis
+    const until = steady() + options.handoffTimeoutMillis
     const refusedText = unstorable("attach", request.instance, request.principal)
     if (refusedText !== undefined) return yield* Effect.fail(refusedText)
     let tries = 0
@@ -266,8 +266,8 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     )
 
   const expire = Effect.gen(function*() {
-    if (now() - sweptAt < sweepMillis) return []
-    sweptAt = now()
+    if (steady() - sweptAt < sweepMillis) return []
+    sweptAt = steady()
     yield* sweepDead
     const due = now() - kept
     const found: Array<string> = []
