@@ -70,7 +70,7 @@ const sample: ReadonlyArray<Step> = [
 ]
 
 /** What a server does once in a while, whenever it is time for it. */
-const nowAndThen = ["takeNudges"]
+const nowAndThen = ["takeNudges", "nodes"]
 
 const effects = ["a1", "a2", "a4", "a5"]
 

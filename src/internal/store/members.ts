@@ -5,7 +5,7 @@
 import { Effect, Random } from "effect"
 import { makeId } from "../ids.ts"
 import { makeSignal } from "../signal.ts"
-import { steady } from "../time.ts"
+import { steady, wall } from "../time.ts"
 import type { Calls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
 import { decodeStamp, encodeStamp, type Stamp, type Stamps, StoreTime } from "./storeTime.ts"
@@ -22,6 +22,8 @@ export interface MembersOptions {
 export type Members = Effect.Success<ReturnType<typeof makeMembers>>
 
 const maxNudges = 1_000
+/** Two clocks that differ by less have only drifted apart. */
+const sleptMillis = 1_000
 /** How long the list of nodes is believed. */
 const listMillis = 500
 
@@ -42,6 +44,14 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   const work = yield* makeSignal
   let seen: { readonly at: number; readonly stamps: Stamps } = { at: -Infinity, stamps: new Map() }
   let touchedAt = now()
+  const wallNow = yield* wall
+  let awake = { wall: wallNow(), steady: steadyNow() }
+  /** Whether the wall clock has gone on without the steady one: it was set, or the machine slept and others did not. */
+  const hasSlept = (): boolean => {
+    const last = awake
+    awake = { wall: wallNow(), steady: steadyNow() }
+    return awake.wall - last.wall - (awake.steady - last.steady) > sleptMillis
+  }
   /** Since when it has shown itself without a break. */
   let aliveSince = touchedAt
   /** Whether it was away for long, and has not looked what it missed. */
@@ -64,7 +74,7 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
    * may have forgotten what it was to be told, and detached its sessions.
    */
   const touch = Effect.gen(function*() {
-    time.look(yield* call("nodes", stamps))
+    if (time.isInDoubt || hasSlept()) time.look(yield* call("nodes", stamps))
     const at = now()
     yield* call("touchNode", driver.touchNode(node, at))
     if (Math.abs(at - touchedAt) >= nodeTimeoutMillis) {

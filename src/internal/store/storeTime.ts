@@ -51,7 +51,12 @@ export class StoreTime {
 
   readonly now = (): number => this.steady() + this.offset
 
-  /** Takes a look at the stamps of others; now and then, and in any case before an own one. */
+  /** Whether it has to look at the stamps of others before each of its own. */
+  get isInDoubt(): boolean {
+    return this.doubt !== undefined
+  }
+
+  /** Takes a look at the stamps of others, which may be ahead. */
   look(stamps: Stamps): void {
     if (this.doubt !== undefined) this.settle(this.doubt, stamps)
     const ahead = newestOf(stamps) - this.now()
