@@ -12,6 +12,7 @@ import { type Context, Effect, Metric } from "effect"
 const counters = {
   connectionsTotal: "connections accepted or made",
   connectionsFailed: "connections refused, or lost before the handshake was done",
+  connectionsRefused: "connections refused before they were WebSockets",
   connectionsResumed: "handshakes that went on where the session was",
   connectionsFresh: "handshakes that started a session anew",
   connectionsReplaced: "connections closed because the session attached elsewhere",

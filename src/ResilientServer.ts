@@ -57,12 +57,14 @@ import { guardedListener } from "./internal/listeners.ts"
 import type * as Models from "./internal/models.ts"
 import type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
 import * as Option from "./internal/options.ts"
+import type { AllowedOrigins } from "./internal/origins.ts"
 import { makeSerialize, payloadError } from "./internal/payload.ts"
 import { Peer } from "./internal/peer.ts"
 import { makeRareLog } from "./internal/rareLog.ts"
 import { rejection } from "./internal/rejection.ts"
 import { makeRenewing } from "./internal/renewing.ts"
 import { makeCoder } from "./internal/schemas.ts"
+import { makeOnRefused, makeScreening } from "./internal/screening.ts"
 import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisIn } from "./internal/sending.ts"
 import * as Shapes from "./internal/shapes.ts"
 import { checkedShareOf, type Newcomer } from "./internal/shares.ts"
@@ -167,9 +169,11 @@ export interface ResilientServer<In, Out> {
   /**
    * Takes over a connection that somebody else accepted, for the session `session`, or else for the one that
    * `authenticate` or the peer's hello says. A `session` that has to be looked up is an effect: so the connection is taken
-   * over at once, and nothing of what comes meanwhile is lost; it has as long as the hook (`handshakeTimeout`). Returns which: of a peer that speaks the protocol, when its handshake is
-   * done. If that is refused the connection is closed, as is one whose `register` is interrupted meanwhile; a plain one
-   * that could not be taken over is still the caller's.
+   * over at once, and nothing of what comes meanwhile is lost; it has as long as the hook (`handshakeTimeout`). Returns
+   * which: of a peer that speaks the protocol, when its handshake is done. If that is refused the connection is closed, as
+   * is one whose `register` is interrupted meanwhile, and one whose request speaks against it: that of another origin than
+   * `allowedOrigins`, or one that was refused our subprotocol. A plain one that could not be taken over for another reason
+   * is still the caller's.
    */
   readonly register: (
     connection: Connection,
@@ -332,6 +336,13 @@ export interface Options<In, Out, R = never> {
    * more than the newcomer's. Default 10,000.
    */
   readonly maxHandshakes?: number | undefined
+  /**
+   * Which pages' sockets `register` takes, by the `Origin` of their request; a transport that accepts has an option of its
+   * own. Default `"own"`: pages of the host and port that they connect to.
+   *
+   * @since 0.3.0
+   */
+  readonly allowedOrigins?: AllowedOrigins | undefined
   /** How often expired messages and deduplication keys are looked for. Default 60 s. */
   readonly expirySweep?: Duration.Input | undefined
   /** Over which time clients spread their reconnects when told to leave. Default 5 s. */
@@ -497,6 +508,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   yield* registry.onWanted(departure.wanted).pipe(Scope.provide(scope))
   const committing = makeCommitting({ engine, registry, onFenced: (peer, error) => departure.letGo(peer, error) })
 
+  const screen = makeScreening(options.allowedOrigins)
   const authenticate = (handshake: Handshake): Effect.Effect<Name, HandshakeError, R> => {
     const identity = options.authenticate?.(handshake) ?? Exit.succeed({})
     // What is decided already needs no services.
@@ -677,7 +689,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     register: (connection, registerOptions = {}) => {
       const wrong = Option.wrongName(registerOptions, Shapes.register)
       return wrong === undefined
-        ? acceptor.register(connection, registerOptions.session)
+        ? Effect.andThen(screen(connection), acceptor.register(connection, registerOptions.session))
         : Effect.fail(new TransportError({ operation: "register", detail: wrong }))
     },
     unregister: (connection) =>
@@ -726,6 +738,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
 
   yield* Effect.addFinalizer(() => shutdown)
   const listening = yield* Scope.fork(scope)
-  const address = yield* transport.listen(acceptor.accept).pipe(Scope.provide(listening))
+  const onRefused = makeOnRefused(recorder, rare)
+  const address = yield* transport.listen(acceptor.accept, onRefused).pipe(Scope.provide(listening))
   return self
 })

@@ -60,6 +60,13 @@ export interface Connection {
    * @since 0.3.0
    */
   readonly missed?: boolean | undefined
+  /**
+   * How long it took until it was there, from its first byte on, in ms; the server takes it from the time for the
+   * handshake. Default 0.
+   *
+   * @since 0.3.0
+   */
+  readonly upgradeMillis?: number | undefined
   /** Starts the flow of frames. Frames that came before are kept for it. To be called once. */
   readonly open: (sink: ConnectionSink) => void
   /** Hands over a text frame. `written` is called when the socket has taken it, or with false when it can't. */
@@ -92,6 +99,19 @@ export interface Address {
 }
 
 /**
+ * Why a transport turned somebody away, or could not take anybody: `full` (`maxConnections`), `origin`
+ * (`allowedOrigins`), `path` (nobody serves it), `late` (no request in time), `malformed` (no WebSocket), `taken` (another
+ * listener answered it first), `server` (the HTTP server failed), `descriptors` (the process may open no more files).
+ *
+ * @since 0.3.0
+ * @category models
+ */
+export interface Refusal {
+  readonly reason: "full" | "origin" | "path" | "late" | "malformed" | "taken" | "server" | "descriptors"
+  readonly detail: string
+}
+
+/**
  * Accepts connections.
  *
  * @since 0.1.0
@@ -100,9 +120,12 @@ export interface Address {
 export class TransportServer extends Context.Service<TransportServer, {
   /**
    * Listens, and hands each connection to `accept`, until the scope closes; then no new ones come, and those that
-   * were accepted stay open. Fails when it can't listen.
+   * were accepted stay open. Fails when it can't listen. `onRefused` is told of those that never come to `accept`.
    */
-  readonly listen: (accept: (connection: Connection) => void) => Effect.Effect<Address, TransportError, Scope.Scope>
+  readonly listen: (
+    accept: (connection: Connection) => void,
+    onRefused?: (refusal: Refusal) => void
+  ) => Effect.Effect<Address, TransportError, Scope.Scope>
 }>()("resilient-websocket/TransportServer") {}
 
 /** @since 0.1.0 @category models */

@@ -205,7 +205,8 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   }
 
   const expect = (connection: Connection, share: string): void => {
-    const until = engine.now() + options.handshakeTimeoutMillis
+    // The peer's time began with its first byte, and not when it was a WebSocket.
+    const until = engine.now() + options.handshakeTimeoutMillis - (connection.upgradeMillis ?? 0)
     const handshake: Pending = { connection, until, share, spare: undefined }
     pending.set(connection, handshake)
     crowd.add(handshake, share)
@@ -592,7 +593,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
 
   const tick = (now: number): void => {
     for (const { connection, until } of pending.values()) {
-      if (until > now) return // in order of arrival, all with the same time
+      if (until > now) continue
       isDone(connection)
       recorder.count("connectionsTimedOut")
       refuse(connection, handshakeTimeout)

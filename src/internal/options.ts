@@ -9,7 +9,8 @@ import { misfit } from "./schemas.ts"
 /** Thrown by the checks, and made a `ConfigError` by {@link checked}. */
 export class OptionError extends Error {}
 
-const fail = (name: string, value: unknown, wanted: string): never => {
+/** Throws what {@link checked} makes an error of. */
+export const fail = (name: string, value: unknown, wanted: string): never => {
   throw new OptionError(`option ${name} must be ${wanted}, got ${shown(value)}`)
 }
 

@@ -9,6 +9,7 @@ import type * as ResilientClient from "../ResilientClient.ts"
 import type * as ResilientServer from "../ResilientServer.ts"
 import type * as SessionRegistry from "../SessionRegistry.ts"
 import * as Option from "./options.ts"
+import { checkOrigins } from "./origins.ts"
 
 const { bool, duration, either, func, nested, oneOf, texts, whole } = Option
 
@@ -125,6 +126,7 @@ export const contractServer: Option.Shape<Omit<ResilientServer.Options<never, ne
   handshakeTimeout: duration,
   maxHandshakes: whole(),
   rateLimit,
+  allowedOrigins: checkOrigins,
   reconnectJitter: duration
 }
 

@@ -60,7 +60,8 @@ export class WsConnection implements Connection {
   readonly request: Request
   readonly missed: boolean
   private readonly ws: OwnedWebSocket
-  private readonly onEnd: (() => void) | undefined
+  /** How long TCP and the upgrade took, in ms. */
+  readonly upgradeMillis: number
   private sink: ConnectionSink | undefined
   private awaitsDrain = false
   private ended: { readonly code: number; readonly reason: string } | undefined
@@ -68,16 +69,15 @@ export class WsConnection implements Connection {
   /** What came in while it was paused: the rest of what the socket had given to `ws` by then, 64 KiB at most. */
   private unread: Array<string | Uint8Array> | undefined
 
-  /** `onEnd` is called when the socket is gone. */
-  constructor(ws: OwnedWebSocket, request: Request, onEnd?: () => void) {
+  constructor(ws: OwnedWebSocket, request: Request, upgradeMillis = 0) {
     this.ws = ws
     this.request = request
-    this.onEnd = onEnd
     this.missed = hasMissed(ws)
+    this.upgradeMillis = upgradeMillis
     ws[owner] = this
     // Nothing is lost before `open`: an end is remembered, and frames wait in the paused socket.
     ws.on("close", onClose)
-    ws.on("error", ignoreError)
+    if (!ws.listeners("error").includes(ignoreError)) ws.on("error", ignoreError)
     if (ws.readyState === ws.OPEN) ws.pause()
   }
 
@@ -149,7 +149,10 @@ export class WsConnection implements Connection {
     this.ws.terminate()
   }
 
-  /** Lets the socket go to somebody else: nothing is reported any more. */
+  /**
+   * Lets the socket go to somebody else: nothing is reported any more. Errors are ignored still, as who gets it may not
+   * listen for them, and then a peer's nonsense would end the process.
+   */
   release(): WebSocket {
     const { unread = [], ws } = this
     ws.resume() // it was paused for `open`, perhaps
@@ -157,7 +160,6 @@ export class WsConnection implements Connection {
     ws.off("ping", onPing)
     ws.off("pong", onPing)
     ws.off("close", onClose)
-    ws.off("error", ignoreError)
     ws[owner] = null
     this.sink = undefined
     this.unread = undefined
@@ -181,7 +183,6 @@ export class WsConnection implements Connection {
   ending(code: number, reason: string): void {
     if (this.ended !== undefined) return
     this.ended = { code, reason }
-    this.onEnd?.()
     // It came before the end.
     const { unread = [] } = this
     this.unread = undefined
@@ -232,5 +233,5 @@ function onClose(this: OwnedWebSocket, code: number, reason: Buffer): void {
   this[owner]?.ending(code, reason.toString())
 }
 
-// An error is always followed by a close, which is what is reported.
-const ignoreError = (): void => {}
+/** An error is always followed by a close, which is what is reported. */
+export const ignoreError = (): void => {}

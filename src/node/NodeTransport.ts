@@ -3,25 +3,36 @@
  *
  * @since 0.1.0
  */
-import { type Config, Config as ConfigModule, Effect, Layer, type Scope } from "effect"
+import { type Config, Config as ConfigModule, type Duration, Effect, Layer, type Scope } from "effect"
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type Server } from "node:http"
-import type { AddressInfo } from "node:net"
-import type { Duplex } from "node:stream"
+import type { Server as TlsServer } from "node:https"
 import { WebSocket, WebSocketServer } from "ws"
-import { defaultMaxPayloadBytes, subprotocol } from "../core/Protocol.ts"
-import { maxFrameBytes } from "../core/Session.ts"
 import * as Option from "../internal/options.ts"
+import { type AllowedOrigins, checkOrigins, makeOriginCheck } from "../internal/origins.ts"
 import { shownCause, shownUrl, withoutUrl } from "../internal/urls.ts"
-import { closeGraceMillis, socketFault, WsConnection } from "../internal/wsConnection.ts"
+import { socketFault, WsConnection } from "../internal/wsConnection.ts"
 import {
   type Address,
   type Connection,
   type DialOptions,
-  type Request,
+  type Refusal,
   TransportClient,
   TransportServer
 } from "../Transport.ts"
 import { ConnectionTimeoutError, TransportError } from "../WebSocketError.ts"
+import { listening } from "./httpServer.ts"
+import { type Route, upgradesOf } from "./upgrades.ts"
+import {
+  closeTimeout,
+  type OwnServerOptions,
+  ownServerOptions,
+  requestOf,
+  webSocketOptions,
+  type WebSocketServerOptions
+} from "./webSockets.ts"
+
+export type { AllowedOrigins } from "../internal/origins.ts"
+export type { OwnServerOptions, WebSocketServerOptions } from "./webSockets.ts"
 
 /**
  * Where to listen. With `server`, the WebSockets share that HTTP server's port and the server stays the caller's:
@@ -35,14 +46,31 @@ export interface ServerOptions {
   readonly port?: number | undefined
   /** Default 127.0.0.1: reachable from this machine only. */
   readonly host?: string | undefined
-  /** Take upgrades on this path only; others are left to other listeners, or refused. Default: any path. */
+  /**
+   * Take upgrades on this path only; others are left to other listeners, or refused. Transports that share a server need
+   * paths that differ. Default: any path.
+   */
   readonly path?: string | undefined
   /** Share this HTTP server's port instead of opening one. Default: an own server. */
-  readonly server?: Server | undefined
+  readonly server?: Server | TlsServer | undefined
   /** Largest payload, in bytes; as in the server's options. Default 1 MiB. */
   readonly maxPayloadBytes?: number | undefined
-  /** Connections at most; further ones are answered with 503. Default 100,000. */
+  /** Connections at most, from TCP on; further ones are answered with 503. Default 100,000. */
   readonly maxConnections?: number | undefined
+  /**
+   * Time from the TCP connection to the whole request, however slowly it comes; then the socket is closed. What is left
+   * of the server's `handshakeTimeout` is for the rest. Default 10 seconds.
+   *
+   * @since 0.3.0
+   */
+  readonly handshakeTimeout?: Duration.Input | undefined
+  /**
+   * Which pages may connect, by the `Origin` that browsers send; others are answered with 403. Peers that send none are
+   * no browsers. Default `"own"`: pages of the host and port that they connect to, by its `Host` header.
+   *
+   * @since 0.3.0
+   */
+  readonly allowedOrigins?: AllowedOrigins | undefined
 }
 
 const shape: Option.Shape<ServerOptions> = {
@@ -51,7 +79,14 @@ const shape: Option.Shape<ServerOptions> = {
   path: Option.text,
   server: Option.object,
   maxPayloadBytes: Option.whole(),
-  maxConnections: Option.whole()
+  maxConnections: Option.whole(),
+  handshakeTimeout: Option.duration,
+  allowedOrigins: checkOrigins
+}
+
+const ownServerShape: Option.Shape<WebSocketServerOptions> = {
+  maxPayloadBytes: Option.whole(),
+  allowedOrigins: checkOrigins
 }
 
 /**
@@ -70,9 +105,9 @@ const shape: Option.Shape<ServerOptions> = {
  */
 export const layerServer = (options: ServerOptions = {}): Layer.Layer<TransportServer> =>
   Layer.succeed(TransportServer, {
-    listen: (accept) =>
+    listen: (accept, onRefused = ignore) =>
       Effect.catchTag(
-        Option.checked(listen(options, accept)),
+        Option.checked(listen(options, accept, onRefused)),
         "ConfigError",
         ({ message }) => Effect.fail(new TransportError({ operation: "listen", detail: message }))
       )
@@ -115,78 +150,87 @@ export const fromWebSocket = (
   Effect.suspend(() => {
     const fault = socketFault(ws)
     return fault === undefined
-      ? Effect.succeed(new WsConnection(ws, toRequest(request)))
+      ? Effect.succeed(new WsConnection(ws, requestOf(request)))
       : Effect.fail(new TransportError({ operation: "register", detail: fault.detail }))
   })
 
+/**
+ * Options for a `WebSocketServer` of `ws` that a program builds itself and whose sockets it hands over: our subprotocol
+ * is chosen wherever it stands among those offered, frames are bounded by `maxPayloadBytes` (default 1 MiB, as in the
+ * server's options), pages of other origins are answered with 403 (`allowedOrigins`, default `"own"`), nothing is
+ * compressed, and no socket's error ends the process. Throws for options that can't be.
+ *
+ * **Details.** What comes before the WebSocket is not in its hands: see there for the times of an `http.Server`.
+ *
+ * **Example**
+ *
+ * ```ts
+ * import { NodeTransport } from "resilient-websocket/node"
+ * import { WebSocketServer } from "ws"
+ *
+ * const server = new WebSocketServer({ ...NodeTransport.webSocketServerOptions(), port: 8080, host: "127.0.0.1" })
+ * ```
+ *
+ * @since 0.3.0
+ * @category options
+ */
+export const webSocketServerOptions = (
+  options: WebSocketServerOptions = {}
+): OwnServerOptions => {
+  Option.check(options, ownServerShape)
+  return ownServerOptions(options)
+}
+
 const listen = Effect.fnUntraced(function*(
   options: ServerOptions,
-  accept: (connection: Connection) => void
+  accept: (connection: Connection) => void,
+  onRefused: (refusal: Refusal) => void
 ): Effect.fn.Return<Address, TransportError, Scope.Scope> {
   Option.check(options, shape)
-  const maxConnections = Option.count("maxConnections", options.maxConnections, 100_000)
+  const port = Option.count("port", options.port, 8080, 0)
+  const { path } = options
+  if (path !== undefined && !/^\/[^?#]*$/.test(path)) return Option.fail("path", path, "a path without query: /live")
+  const refusedOrigin = makeOriginCheck(options.allowedOrigins)
   const webSockets = new WebSocketServer({
     noServer: true,
     clientTracking: false,
-    perMessageDeflate: false,
-    maxPayload: maxFrameBytes(Option.count("maxPayloadBytes", options.maxPayloadBytes, defaultMaxPayloadBytes)),
-    handleProtocols: (offered) => offered.has(subprotocol) ? subprotocol : offered.values().next().value ?? false,
-    ...closeTimeout
+    ...webSocketOptions(options.maxPayloadBytes)
   })
-  let open = 0
-  // Made here and not for each connection, where it would keep the whole upgrade request alive.
-  const onEnd = () => {
-    open--
-  }
-  const onUpgrade = (message: IncomingMessage, socket: Duplex, head: Buffer): void => {
-    if (options.path !== undefined && message.url?.split("?")[0] !== options.path) {
-      // On a shared server another listener may want it.
-      if (server.listenerCount("upgrade") === 1) refuse(socket, "404 Not Found")
-      return
-    }
-    if (open >= maxConnections) return refuse(socket, "503 Service Unavailable")
-    webSockets.handleUpgrade(message, socket, head, (ws) => {
-      open++
-      accept(new WsConnection(ws, toRequest(message), onEnd))
-    })
-  }
   const server = options.server ?? createServer((_, response) => {
-    response.writeHead(426, { "content-type": "text/plain" }).end("This port speaks WebSocket.\n")
+    const isFull = response.socket !== null && upgrades.isRefused(response.socket)
+    response.writeHead(isFull ? 503 : 426, { "content-type": "text/plain", connection: "close" })
+    response.end("This port speaks WebSocket.\n")
+    if (response.socket !== null) upgrades.linger(response.socket)
   })
-  yield* Effect.acquireRelease(
-    Effect.sync(() => server.on("upgrade", onUpgrade)),
-    () => Effect.sync(() => server.off("upgrade", onUpgrade))
-  )
-  if (!server.listening) {
-    const port = Option.count("port", options.port, 8080, 0)
-    yield* Effect.acquireRelease(start(server, port, options.host ?? "127.0.0.1"), () => stop(server))
+  const upgrades = upgradesOf(server, options.server === undefined)
+  const route: Route = {
+    path,
+    maxConnections: Option.count("maxConnections", options.maxConnections, 100_000),
+    handshakeMillis: Option.millis("handshakeTimeout", options.handshakeTimeout, "10 seconds"),
+    refusedOrigin: (message) => refusedOrigin(requestOf(message)),
+    accept: ({ head, message, socket, spentMillis }) => {
+      let isAccepted = false
+      webSockets.handleUpgrade(message, socket, head, (ws) => {
+        isAccepted = true
+        accept(new WsConnection(ws, requestOf(message), spentMillis))
+      })
+      return isAccepted
+    },
+    onRefused
   }
-  const { address, port } = server.address() as AddressInfo // it listens on TCP
-  return { host: address, port }
+  yield* Effect.acquireRelease(
+    Effect.suspend(() => upgrades.add(route) ? Effect.void : Effect.fail(overlapping(path))),
+    () => Effect.sync(() => upgrades.remove(route))
+  )
+  return yield* listening(server, port, options.host ?? "127.0.0.1")
 })
 
-const start = (server: Server, port: number, host: string): Effect.Effect<void, TransportError> =>
-  Effect.callback((resume) => {
-    const onError = (cause: Error) => {
-      server.off("listening", onListening)
-      resume(Effect.fail(
-        new TransportError({ operation: "listen", detail: `can't listen on ${host}:${port}: ${cause.message}`, cause })
-      ))
-    }
-    const onListening = () => {
-      server.off("error", onError)
-      resume(Effect.void)
-    }
-    server.once("error", onError)
-    server.once("listening", onListening)
-    server.listen({ port, host, backlog: 4096 })
-  })
+const ignore = (): void => {}
 
-/** Stops listening. Upgraded sockets are no longer the HTTP server's; plain HTTP ones are closed. */
-const stop = (server: Server): Effect.Effect<void> =>
-  Effect.sync(() => {
-    server.close()
-    server.closeAllConnections()
+const overlapping = (path: string | undefined) =>
+  new TransportError({
+    operation: "listen",
+    detail: `${path ?? "any path"}: another transport on this http.Server takes these upgrades already`
   })
 
 const dial = (options: DialOptions): Effect.Effect<Connection, TransportError | ConnectionTimeoutError> =>
@@ -250,28 +294,4 @@ const retryAfterOf = (headers: IncomingHttpHeaders): { readonly retryAfterMillis
   if (after === undefined) return {}
   const millis = /^\d+$/.test(after) ? Number(after) * 1_000 : Date.parse(after) - Date.parse(headers.date ?? "")
   return millis > 0 ? { retryAfterMillis: millis } : {}
-}
-
-/** Known to `ws`, not yet to its types. */
-const closeTimeout: object = { closeTimeout: closeGraceMillis }
-
-const refuse = (socket: Duplex, status: string): void => {
-  socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`)
-}
-
-/** Headers that every upgrade has and that say nothing about the peer: what a connection keeps is kept for long. */
-const handshakeHeaders = new Set([
-  "connection",
-  "upgrade",
-  "sec-websocket-key",
-  "sec-websocket-version",
-  "sec-websocket-extensions"
-])
-
-const toRequest = (message: IncomingMessage | undefined): Request => {
-  const headers: Record<string, string | undefined> = {}
-  for (const [name, value] of Object.entries(message?.headers ?? {})) {
-    if (!handshakeHeaders.has(name)) headers[name] = Array.isArray(value) ? value.join(", ") : value
-  }
-  return { url: message?.url ?? "/", headers, remoteAddress: message?.socket.remoteAddress }
 }

@@ -3,8 +3,10 @@
  *
  * @since 0.3.0
  */
+export type { AllowedOrigins, OwnServerOptions, WebSocketServerOptions } from "../node/NodeTransport.ts"
 export * from "./errors.ts"
 export type * from "./models.ts"
 export type * from "./options.ts"
 export * from "./ResilientClient.ts"
 export * from "./ResilientWebSocketManager.ts"
+export * from "./servers.ts"

@@ -5,6 +5,7 @@
  */
 import type { IncomingMessage } from "node:http"
 import type { WebSocket } from "ws"
+import type { AllowedOrigins } from "../internal/origins.ts"
 import type { ClientEvents, DeadLetter, Duration, ManagerEvents, MessageGap, Receipt, Waiting } from "./models.ts"
 
 /**
@@ -334,6 +335,12 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
    * second, and what that allows in 2 seconds at once.
    */
   readonly rateLimit?: RateLimit | "none" | undefined
+  /**
+   * Which pages' sockets are registered, by the `Origin` in the `request` that is handed over with them; the list, or
+   * function, that the `ws` server is given with `webSocketServerOptions`. Default `"own"`: pages of the host and port
+   * that they connect to.
+   */
+  readonly allowedOrigins?: AllowedOrigins | undefined
   /** Over which time clients spread their reconnects when told to leave. Default 5 s. */
   readonly reconnectJitter?: Duration | undefined
   /**

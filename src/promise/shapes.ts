@@ -1,5 +1,6 @@
 /** Which options there are in the promise face, and what each may be. */
 import * as Option from "../internal/options.ts"
+import { checkOrigins } from "../internal/origins.ts"
 import * as Shapes from "../internal/shapes.ts"
 import { ConfigError } from "./errors.ts"
 import type { ClientEvents, ManagerEvents, Waiting } from "./models.ts"
@@ -120,6 +121,7 @@ export const manager: Option.Shape<ManagerOptions<never, never>> = {
   handshakeTimeout: duration,
   maxHandshakes: whole(),
   rateLimit: Shapes.rateLimit,
+  allowedOrigins: checkOrigins,
   reconnectJitter: duration,
   sessionMessage: either("false or a function", isFalse, isFunction)
 }

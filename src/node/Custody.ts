@@ -1,0 +1,80 @@
+/** Sockets that are in nobody else's hands: each has a deadline and a listener for errors, and one call ends them all. */
+import type { Duplex } from "node:stream"
+import { longestTimer } from "../internal/options.ts"
+
+interface Held {
+  readonly since: number
+  timer: NodeJS.Timeout
+  readonly onClose: () => void
+}
+
+export class Custody {
+  private readonly held = new Map<Duplex, Held>()
+
+  get size(): number {
+    return this.held.size
+  }
+
+  has(socket: Duplex): boolean {
+    return this.held.has(socket)
+  }
+
+  /** Holds a socket for so long, and then calls `onLate`, or destroys it. Of one that is held already, a new deadline. */
+  hold(socket: Duplex, millis: number, onLate: (socket: Duplex) => void = destroy): void {
+    if (socket.destroyed) return
+    const late = () => {
+      this.release(socket)
+      onLate(socket)
+    }
+    // What is held keeps the process alive by itself.
+    const timer = setTimeout(late, Math.min(millis, longestTimer)).unref()
+    const known = this.held.get(socket)
+    if (known !== undefined) {
+      clearTimeout(known.timer)
+      known.timer = timer
+      return
+    }
+    neverUnheard(socket)
+    const onClose = () => this.release(socket)
+    socket.once("close", onClose)
+    this.held.set(socket, { since: performance.now(), timer, onClose })
+  }
+
+  /** From now on it is somebody else's, or gone. */
+  release(socket: Duplex): void {
+    const known = this.held.get(socket)
+    if (known === undefined) return
+    this.held.delete(socket)
+    clearTimeout(known.timer)
+    socket.off("close", known.onClose)
+  }
+
+  /** For how long it has been held, in ms. */
+  ageOf(socket: Duplex): number {
+    const known = this.held.get(socket)
+    return known === undefined ? 0 : performance.now() - known.since
+  }
+
+  destroyAll(): void {
+    for (const socket of this.held.keys()) socket.destroy()
+    this.releaseAll()
+  }
+
+  releaseAll(): void {
+    for (const socket of this.held.keys()) this.release(socket)
+  }
+}
+
+/**
+ * Without a listener for its error, a socket's reset ends the process; and between two owners it has none. So every one
+ * has this, for ever. Nothing needs to be done: an error is followed by a close.
+ */
+export const neverUnheard = (socket: Duplex): void => {
+  if (!socket.listeners("error").includes(ignore)) socket.on("error", ignore)
+}
+
+const ignore = (): void => {}
+
+const destroy = (socket: Duplex): void => {
+  socket.destroy()
+}

@@ -1,0 +1,299 @@
+/**
+ * The upgrades of one `http.Server`, whoever shares it. Every socket has an owner from its first byte on, every upgrade
+ * is decided once, and what is refused is gone soon.
+ *
+ * Of a server of our own, all sockets are held until they are WebSockets. Of one that is shared, those whose first
+ * request is still coming, and upgrades until somebody has taken them. Other listeners come first: an upgrade that one of
+ * them has answered, refused or begun to read is theirs. So ours is decided when all have been called.
+ */
+import { type IncomingMessage, Server, STATUS_CODES } from "node:http"
+import { Server as TlsServer } from "node:https"
+import type { Socket } from "node:net"
+import type { Duplex } from "node:stream"
+import { closeGraceMillis } from "../internal/wsConnection.ts"
+import type { Refusal } from "../Transport.ts"
+import { Custody, neverUnheard } from "./Custody.ts"
+
+/** One transport's share of a server. */
+export interface Route {
+  /** Undefined for any. */
+  readonly path: string | undefined
+  readonly maxConnections: number
+  /** From the TCP connection until it is a WebSocket. */
+  readonly handshakeMillis: number
+  /** Why this peer may not connect, if so. */
+  readonly refusedOrigin: (message: IncomingMessage) => string | undefined
+  /** Makes a WebSocket of it: at once, or answers the peer why not and returns false. */
+  readonly accept: (upgrade: Upgrade) => boolean
+  readonly onRefused: (refusal: Refusal) => void
+}
+
+export interface Upgrade {
+  readonly message: IncomingMessage
+  readonly socket: Duplex
+  readonly head: Buffer
+  /** How long it took from the TCP connection to the request, in ms. */
+  readonly spentMillis: number
+  /** What the socket had written before. */
+  readonly written: number
+}
+
+/** How many connections a route has. */
+interface Share {
+  open: number
+  readonly onClose: () => void
+}
+
+/** Sockets at most that wait for their answer to be read, and upgrades that wait for another listener. */
+const maxLingering = 1_000
+
+const known = new WeakMap<Server, Upgrades>()
+
+/** Those of this server; `isOwn` says that nobody else has it. */
+export const upgradesOf = (server: Server, isOwn: boolean): Upgrades => {
+  const upgrades = known.get(server) ?? new Upgrades(server, isOwn)
+  known.set(server, upgrades)
+  return upgrades
+}
+
+export class Upgrades {
+  private readonly server: Server
+  private readonly isOwn: boolean
+  private readonly routes = new Map<Route, Share>()
+  /** Sockets whose first request is still coming. */
+  private readonly young = new Custody()
+  /** Of TLS, before its own handshake: by the peer's address, as Node does not tell which socket is whose. */
+  private readonly ciphered = new Map<string, Socket>()
+  /** Refused, or about to be. */
+  private readonly refused = new Custody()
+  /** Left to other listeners. */
+  private readonly undecided = new Custody()
+
+  constructor(server: Server, isOwn: boolean) {
+    this.server = server
+    this.isOwn = isOwn
+  }
+
+  /** Takes upgrades for a route; false if another takes some of the same. */
+  add(route: Route): boolean {
+    for (const { path } of this.routes.keys()) {
+      if (path === undefined || route.path === undefined || path === route.path) return false
+    }
+    const share: Share = { open: 0, onClose: () => void share.open-- }
+    this.routes.set(route, share)
+    if (this.routes.size === 1) this.listen()
+    return true
+  }
+
+  /** Takes no more for it; what has been accepted stays. */
+  remove(route: Route): void {
+    this.routes.delete(route)
+    if (this.routes.size > 0) return
+    this.unlisten()
+    this.refused.destroyAll()
+    if (this.isOwn) this.young.destroyAll()
+    else this.young.releaseAll()
+  }
+
+  /** Whether this is a socket of a server of ours that was over the limit when it came. */
+  isRefused(socket: Duplex): boolean {
+    return this.refused.has(socket)
+  }
+
+  /** Gives a socket that was answered a short time to read it. */
+  linger(socket: Duplex): void {
+    this.young.release(socket)
+    if (this.refused.size < maxLingering || this.refused.has(socket)) this.refused.hold(socket, closeGraceMillis)
+    else socket.destroy()
+  }
+
+  private listen(): void {
+    const { server } = this
+    const isTls = server instanceof TlsServer
+    if (isTls) server.on("connection", this.onCiphered)
+    // Nothing is known of what another kind of server does with its sockets.
+    if (isTls || server instanceof Server) {
+      server.prependListener(isTls ? "secureConnection" : "connection", this.onConnection)
+      server.prependListener("request", this.onRequest)
+    }
+    server.prependListener("upgrade", this.onUpgrade)
+    server.on("error", this.onError)
+  }
+
+  private unlisten(): void {
+    const { server } = this
+    server.off("connection", this.onCiphered).off("secureConnection", this.onConnection)
+    server.off("connection", this.onConnection).off("request", this.onRequest)
+    server.off("upgrade", this.onUpgrade).off("error", this.onError)
+  }
+
+  private readonly onCiphered = (socket: Socket): void => {
+    const address = addressOf(socket)
+    this.ciphered.set(address, socket)
+    this.young.hold(socket, this.handshakeMillis())
+    socket.once("close", () => {
+      if (this.ciphered.get(address) === socket) this.ciphered.delete(address)
+    })
+  }
+
+  private readonly onConnection = (socket: Socket): void => {
+    const before = this.ciphered.size === 0 ? undefined : this.ciphered.get(addressOf(socket))
+    if (before !== undefined) this.young.release(before)
+    if (!this.isOwn) return this.awaitRequest(socket)
+    const [first] = this.routes
+    if (first === undefined) return void socket.destroy()
+    const [route, share] = first
+    if (share.open < route.maxConnections) {
+      count(share, socket)
+      this.young.hold(socket, route.handshakeMillis, () => this.tooLate(socket))
+      return
+    }
+    route.onRefused(full(route))
+    this.linger(socket) // to hear why
+  }
+
+  /** Of a shared server: only sockets that have begun to say something are looked after, and until they have said it. */
+  private awaitRequest(socket: Socket): void {
+    const read = socket.bytesRead
+    this.young.hold(socket, this.handshakeMillis(), () => {
+      if (socket.bytesRead === read) this.awaitRequest(socket)
+      else if (!silent.some((event) => this.server.listenerCount(event) > 0)) this.tooLate(socket)
+    })
+  }
+
+  private tooLate(socket: Duplex): void {
+    this.report({ reason: "late", detail: "no request in time" })
+    socket.destroy()
+  }
+
+  private readonly onRequest = ({ socket }: IncomingMessage): void => {
+    if (!this.isOwn) this.young.release(socket)
+  }
+
+  private readonly onUpgrade = (message: IncomingMessage, socket: Duplex, head: Buffer): void => {
+    neverUnheard(socket)
+    const spentMillis = this.young.ageOf(socket)
+    if (!this.isOwn) this.young.release(socket)
+    const upgrade = { message, socket, head, spentMillis, written: message.socket.bytesWritten }
+    if (this.isAlone()) this.decide(upgrade)
+    else process.nextTick(() => this.decide(upgrade))
+  }
+
+  private decide(upgrade: Upgrade): void {
+    const { message, socket } = upgrade
+    const path = message.url?.split("?")[0]
+    const entry = [...this.routes].find(([route]) => route.path === undefined || route.path === path)
+    if (isTaken(upgrade)) {
+      entry?.[0].onRefused({ reason: "taken", detail: takenBy(path) })
+      if (socket.writableEnded) this.linger(socket)
+    } else if (this.isRefused(socket)) {
+      this.answer(socket, 503) // told of when it came
+    } else if (entry === undefined) {
+      this.unwanted(upgrade)
+    } else {
+      this.offer(upgrade, ...entry)
+    }
+  }
+
+  /** No route of ours wants it. */
+  private unwanted(upgrade: Upgrade): void {
+    const { socket } = upgrade
+    const refuse = () => {
+      this.report({ reason: "path", detail: "an upgrade on a path that nobody serves" })
+      this.answer(socket, 404)
+    }
+    if (this.isAlone()) return refuse()
+    if (this.undecided.size >= maxLingering) return this.answer(socket, 503)
+    // Another listener may have to wait for something before it takes it.
+    this.undecided.hold(socket, this.handshakeMillis(), () => {
+      if (!isTaken(upgrade)) refuse()
+      else if (socket.writableEnded) this.linger(socket)
+    })
+  }
+
+  private offer(upgrade: Upgrade, route: Route, share: Share): void {
+    const { message, socket } = upgrade
+    if (!this.isOwn && share.open >= route.maxConnections) {
+      route.onRefused(full(route))
+      return this.answer(socket, 503)
+    }
+    const foreign = route.refusedOrigin(message)
+    if (foreign !== undefined) {
+      route.onRefused({ reason: "origin", detail: foreign })
+      return this.answer(socket, 403, "This origin may not connect.\n")
+    }
+    if (accepted(route, upgrade)) {
+      if (this.isOwn) this.young.release(socket)
+      else if (!socket.destroyed) count(share, socket)
+      return
+    }
+    if (socket.destroyed) return // it is gone by itself
+    route.onRefused({ reason: "malformed", detail: "an upgrade that is no WebSocket's" })
+    this.linger(socket)
+  }
+
+  private answer(socket: Duplex, status: 403 | 404 | 503, text = ""): void {
+    this.linger(socket)
+    if (socket.destroyed) return
+    socket.end(
+      `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nconnection: close\r\n` +
+        `content-type: text/plain\r\ncontent-length: ${text.length}\r\n\r\n${text}`
+    )
+    // What it still sends would otherwise be answered by a reset, which may overtake the answer.
+    socket.resume()
+  }
+
+  private readonly onError = (error: Error): void => {
+    // That it can't listen is said to whoever asked it to.
+    if (this.server.listening) this.report({ reason: "server", detail: error.message })
+  }
+
+  private report(refusal: Refusal): void {
+    const [route] = this.routes.keys()
+    route?.onRefused(refusal)
+  }
+
+  /** Whether nobody else listens for upgrades. */
+  private isAlone(): boolean {
+    return this.server.listenerCount("upgrade") === 1
+  }
+
+  private handshakeMillis(): number {
+    return Math.max(...Array.from(this.routes.keys(), (route) => route.handshakeMillis))
+  }
+}
+
+/** Events by which a request may come to its listener without the event "request". */
+const silent = ["checkContinue", "checkExpectation", "connect"] as const
+
+/** Whoever throws here, the socket is not left without an owner, and the process lives. */
+const accepted = (route: Route, upgrade: Upgrade): boolean => {
+  try {
+    return route.accept(upgrade)
+  } catch (cause) {
+    route.onRefused({ reason: "server", detail: `an upgrade failed: ${String(cause)}` })
+    upgrade.socket.destroy()
+    return false
+  }
+}
+
+const full = ({ maxConnections }: Route): Refusal => ({
+  reason: "full",
+  detail: `${maxConnections} connections are open: see maxConnections`
+})
+
+const takenBy = (path: string | undefined): string =>
+  `another listener for upgrades has answered one on ${path}. ` +
+  "A WebSocketServer with the option `server` answers all of them: give it `noServer`"
+
+/** Whether another listener has answered it, or begun to read what comes. */
+const isTaken = ({ message, socket, written }: Upgrade): boolean =>
+  socket.destroyed || socket.writableEnded || message.socket.bytesWritten > written ||
+  socket.readableFlowing !== null || socket.listenerCount("data") > 0 || socket.listenerCount("readable") > 0
+
+const count = (share: Share, socket: Duplex): void => {
+  share.open++
+  socket.on("close", share.onClose)
+}
+
+const addressOf = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`

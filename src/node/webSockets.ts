@@ -1,0 +1,87 @@
+/** How WebSockets of a server are made: our own, and those of a `WebSocketServer` that somebody else builds. */
+import type { IncomingMessage } from "node:http"
+import { type ServerOptions, WebSocket } from "ws"
+import { defaultMaxPayloadBytes, subprotocol } from "../core/Protocol.ts"
+import { maxFrameBytes } from "../core/Session.ts"
+import { count } from "../internal/options.ts"
+import { type AllowedOrigins, makeOriginCheck } from "../internal/origins.ts"
+import { closeGraceMillis, ignoreError } from "../internal/wsConnection.ts"
+import type { Request } from "../Transport.ts"
+
+/** A `ws` socket whose errors end nobody's process: from its first moment on, and when it was given back. */
+class HeardWebSocket extends WebSocket {
+  /** A field, as the constructor's overloads can't be passed on. */
+  protected readonly heard = this.on("error", ignoreError)
+}
+
+/** What `ws` has to keep of our protocol. */
+export const webSocketOptions = (maxPayloadBytes: number | undefined) => ({
+  perMessageDeflate: false,
+  maxPayload: maxFrameBytes(count("maxPayloadBytes", maxPayloadBytes, defaultMaxPayloadBytes)),
+  handleProtocols,
+  ...closeTimeout
+})
+
+/** Known to `ws`, not yet to its types. */
+export const closeTimeout: object = { closeTimeout: closeGraceMillis }
+
+/** Ours, wherever it stands among those that are offered. */
+const handleProtocols = (offered: Set<string>): string | false =>
+  offered.has(subprotocol) ? subprotocol : offered.values().next().value ?? false
+
+/**
+ * What a program's own `WebSocketServer` is given.
+ *
+ * @since 0.3.0
+ * @category options
+ */
+export type OwnServerOptions = Required<
+  Pick<ServerOptions, "perMessageDeflate" | "maxPayload" | "handleProtocols" | "verifyClient" | "WebSocket">
+>
+
+/**
+ * What such a server is to take.
+ *
+ * @since 0.3.0
+ * @category options
+ */
+export interface WebSocketServerOptions {
+  /** Largest payload, in bytes; as in the options of the server or manager. Default 1 MiB. */
+  readonly maxPayloadBytes?: number | undefined
+  /** Which pages may connect, by the `Origin` that browsers send; others are answered with 403. Default `"own"`. */
+  readonly allowedOrigins?: AllowedOrigins | undefined
+}
+
+export const ownServerOptions = (
+  { allowedOrigins, maxPayloadBytes }: WebSocketServerOptions
+): OwnServerOptions => {
+  const refusedOrigin = makeOriginCheck(allowedOrigins)
+  return {
+    ...webSocketOptions(maxPayloadBytes),
+    WebSocket: HeardWebSocket,
+    // With a second parameter, as only then `ws` takes another answer than 401.
+    verifyClient: ({ req }: { readonly req: IncomingMessage }, answer: Answer) => {
+      if (refusedOrigin(requestOf(req)) === undefined) answer(true)
+      else answer(false, 403, "This origin may not connect.\n")
+    }
+  }
+}
+
+type Answer = (isAllowed: boolean, code?: number, message?: string) => void
+
+/** Headers that every upgrade has and that say nothing about the peer: what a connection keeps is kept for long. */
+const handshakeHeaders = new Set([
+  "connection",
+  "upgrade",
+  "sec-websocket-key",
+  "sec-websocket-version",
+  "sec-websocket-extensions"
+])
+
+export const requestOf = (message: IncomingMessage | undefined): Request => {
+  const headers: Record<string, string | undefined> = {}
+  for (const [name, value] of Object.entries(message?.headers ?? {})) {
+    if (!handshakeHeaders.has(name)) headers[name] = Array.isArray(value) ? value.join(", ") : value
+  }
+  return { url: message?.url ?? "/", headers, remoteAddress: message?.socket.remoteAddress }
+}
