@@ -23,7 +23,7 @@ const main = Effect.gen(function*() {
   const server = yield* Shop.Server
   const run = yield* FiberSet.makeRuntime()
   const http = createServer((_, response) => response.end("hello over HTTP\n"))
-  const webSockets = new WebSocketServer({ server: http, maxPayload: 2 ** 21 })
+  const webSockets = new WebSocketServer({ ...NodeTransport.webSocketServerOptions(), server: http })
   webSockets.on("connection", (ws, request) => {
     // At once, before the socket emits its first message.
     run(

@@ -14,7 +14,8 @@ import {
   QueueOverflowError,
   ResilientWebSocketManager,
   SessionNotFoundError,
-  ShutdownError
+  ShutdownError,
+  webSocketServerOptions
 } from "../../src/promise/index.ts" // yours: "resilient-websocket/promise"
 
 const menu = ["tea", "coffee", "cake"]
@@ -96,17 +97,21 @@ const cook = async (session: string, order: number, item: string): Promise<void>
 // --- WebSockets: any that connects gets a session; who comes back with its id gets what waits for it
 
 const http = createServer(app)
-const webSockets = new WebSocketServer({ server: http, path: "/messages", maxPayload: 1_024 })
+const webSockets = new WebSocketServer({
+  ...webSocketServerOptions({ maxPayloadBytes: 1_024 }),
+  server: http,
+  path: "/messages"
+})
 
 webSockets.on("connection", (ws, request) => {
   ws.on("error", (error) => console.error("a socket failed:", error.message))
   // A session's id is a bearer secret: whoever presents it gets the session's messages, and here that is all there is to
   // know. It can serve as one because it is random (122 bits), so that nobody guesses it; keep it out of logs, and use
   // `wss:` where there is a network in between. A name that could be guessed, a user's say, must never be taken from the
-  // URL like this: let it come from your authentication (a cookie's or token's user, and check `Origin` with cookies).
+  // URL like this: let it come from your authentication, a cookie's or token's user. (The `Origin` is checked: see the options.)
   const wanted = new URLSearchParams(request.url?.split("?")[1]).get("session")
   // Without an id there is a new session, and the manager tells the page its id: {"type":"session","sessionId":"…"}
-  void manager.registerConnection(ws, { sessionId: isSessionId(wanted) ? wanted : undefined })
+  void manager.registerConnection(ws, { request, sessionId: isSessionId(wanted) ? wanted : undefined })
 })
 
 const isSessionId = (text: unknown): text is string =>

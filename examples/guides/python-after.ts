@@ -1,7 +1,7 @@
 /** A post office: whoever connects as /ann may send notes to /bob. `PORT` says where it listens; SIGTERM ends it. */
 import type { AddressInfo } from "node:net"
 import { WebSocketServer } from "ws"
-import { ResilientWebSocketManager, SessionNotFoundError } from "../../src/promise/index.ts"
+import { ResilientWebSocketManager, SessionNotFoundError, webSocketServerOptions } from "../../src/promise/index.ts"
 
 interface Note {
   readonly to: string
@@ -27,13 +27,18 @@ const manager: ResilientWebSocketManager<Note, Delivered> = await ResilientWebSo
 manager.on("stateChange", ({ _tag, session }) => console.log(`${session}: ${_tag}`))
 manager.on("refused", ({ error }) => console.warn(`somebody could not be registered: ${error}`))
 
-const server = new WebSocketServer({ host: "127.0.0.1", port: Number(process.env["PORT"] ?? 8080) })
+const server = new WebSocketServer({
+  ...webSocketServerOptions(),
+  host: "127.0.0.1",
+  port: Number(process.env["PORT"] ?? 8080)
+})
 server.on("listening", () => console.log(`listening on port ${(server.address() as AddressInfo).port}`))
 
-server.on("connection", (ws, { url = "/" }) => {
+server.on("connection", (ws, request) => {
+  const { url = "/" } = request
   const name = url.slice(1)
   if (name === "") return ws.close(4502, "who?")
-  void manager.registerConnection(ws, { sessionId: name })
+  void manager.registerConnection(ws, { request, sessionId: name })
 })
 
 process.once("SIGTERM", async () => {

@@ -2,7 +2,7 @@
 import { createServer, type IncomingMessage } from "node:http"
 import type { AddressInfo } from "node:net"
 import { WebSocketServer } from "ws"
-import { ResilientWebSocketManager } from "../../src/promise/index.ts"
+import { ResilientWebSocketManager, webSocketServerOptions } from "../../src/promise/index.ts"
 
 type ToServer =
   | { readonly type: "join"; readonly room: string }
@@ -43,12 +43,12 @@ manager.on("stateChange", ({ _tag, session }) => {
 manager.on("refused", ({ error }) => console.warn(`somebody could not be registered: ${error}`))
 
 const http = createServer()
-const server = new WebSocketServer({ server: http })
+const server = new WebSocketServer({ ...webSocketServerOptions(), server: http })
 
 server.on("connection", (ws, request) => {
   const user = userOf(request)
   if (user === undefined) return ws.close(4501, "who?")
-  void manager.registerConnection(ws, { sessionId: user })
+  void manager.registerConnection(ws, { request, sessionId: user })
 })
 
 http.listen(Number(process.env["PORT"] ?? 8080), "127.0.0.1", () => {

@@ -2,7 +2,7 @@
 import type { IncomingMessage } from "node:http"
 import type { AddressInfo } from "node:net"
 import { WebSocketServer } from "ws"
-import { ResilientWebSocketManager } from "../../src/promise/index.ts"
+import { ResilientWebSocketManager, webSocketServerOptions } from "../../src/promise/index.ts"
 
 interface Line {
   readonly from: string
@@ -22,13 +22,17 @@ manager.on("stateChange", ({ _tag, session }) => {
 })
 manager.on("refused", ({ error }) => console.warn(`somebody could not be registered: ${error}`))
 
-const server = new WebSocketServer({ host: "127.0.0.1", port: Number(process.env["PORT"] ?? 8080) })
+const server = new WebSocketServer({
+  ...webSocketServerOptions(),
+  host: "127.0.0.1",
+  port: Number(process.env["PORT"] ?? 8080)
+})
 server.on("listening", () => console.log(`listening on port ${(server.address() as AddressInfo).port}`))
 
 server.on("connection", (ws, request) => {
   const user = userOf(request)
   if (user === undefined) return ws.close(4501, "who?")
-  void manager.registerConnection(ws, { sessionId: user })
+  void manager.registerConnection(ws, { request, sessionId: user })
 })
 
 process.once("SIGTERM", async () => {

@@ -26,7 +26,7 @@ export const checkOrigins = (_name: string, value: unknown): void => {
 export type OriginCheck = (request: Request) => string | undefined
 
 export const makeOriginCheck = (option: AllowedOrigins | undefined): OriginCheck => {
-  const isAllowed = ruleOf(option ?? "own")
+  const isAllowed = ruleOf(option === undefined ? "own" : option)
   if (isAllowed === undefined) return () => undefined
   return (request) => {
     // Version 8 of the WebSocket protocol, which `ws` takes too, had a name of its own for it.

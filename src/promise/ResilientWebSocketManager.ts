@@ -60,13 +60,13 @@ class Server extends Context.Service<Server, ResilientServer.ResilientServer<unk
  * **Example** (Beside a `ws` server)
  *
  * ```ts
- * import { ResilientWebSocketManager } from "resilient-websocket/promise"
+ * import { ResilientWebSocketManager, webSocketServerOptions } from "resilient-websocket/promise"
  * import { WebSocketServer } from "ws"
  *
  * const manager = await ResilientWebSocketManager.make({ ttl: "1 hour" })
- * const server = new WebSocketServer({ port: 8080 })
- * server.on("connection", async (ws) => {
- *   const sessionId = await manager.registerConnection(ws)
+ * const server = new WebSocketServer({ ...webSocketServerOptions(), port: 8080, host: "127.0.0.1" })
+ * server.on("connection", async (ws, request) => {
+ *   const sessionId = await manager.registerConnection(ws, { request })
  *   if (sessionId === undefined) return
  *   manager.send(sessionId, { hello: "there" }, { critical: true }).catch(console.error)
  * })
