@@ -6,6 +6,7 @@ import { HttpRouter, HttpServer } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
 import { createServer } from "node:http"
 import { CircuitBreaker, type Metrics, SessionRegistry, WebSocketError } from "resilient-websocket"
+import { WebSocket } from "ws"
 import * as H from "./support/harness.ts"
 import { makeNetwork } from "./support/harnessNetwork.ts"
 import { makeStranger } from "./support/stranger.ts"
@@ -165,6 +166,14 @@ describe("the counters", () => {
       network.dialling = "refused"
       yield* drives(server, { connectionsTimedOut: 1 }, Effect.sync(() => network.newest().vanish()))
       yield* drives(server, { workerRestarts: 1 }, Effect.sync(() => void (registryDies = true)))
+
+      const onNode = yield* H.nodeServer()
+      recorders.push(onNode.server)
+      const foreign = Effect.callback<void>((resume) => {
+        const ws = new WebSocket(onNode.url, { origin: "https://other.example" })
+        ws.once("error", () => resume(Effect.void))
+      })
+      yield* drives(onNode.server, { connectionsRefused: 1 }, foreign)
 
       const all = yield* Effect.forEach(recorders, ({ stats }) => Effect.map(stats, ({ totals }) => totals))
       assert.deepStrictEqual([...driven].sort(), Object.keys(all[0] ?? {}).sort())
