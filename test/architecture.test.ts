@@ -132,6 +132,7 @@ describe("import directions", () => {
       reads.sort(),
       [
         "internal/time.ts", // the room of both clocks
+        "node/Custody.ts", // how long a socket took until there was a program to ask for its clock
         "promise/ResilientClient.ts", // how long it is up
         "promise/ResilientWebSocketManager.ts", // the same
         "promise/figures.ts", // the same, and what people are shown
