@@ -78,6 +78,13 @@ export interface SendAllOptions {
 export interface BroadcastOptions extends SendAllOptions {
   /** To which sessions; one that is named twice gets the message once. Default: to all that the server has. */
   readonly sessions?: Iterable<string> | undefined
+  /**
+   * To the sessions of this principal that are connected, at whatever server, or if none is, to the one that was there
+   * last; beside `sessions`. Where there is none, the message is for nobody: `accepted` is 0.
+   *
+   * @since 0.3.0
+   */
+  readonly principal?: string | undefined
 }
 
 /**

@@ -60,6 +60,7 @@ import * as Option from "./internal/options.ts"
 import type { AllowedOrigins } from "./internal/origins.ts"
 import { makeSerialize, payloadError } from "./internal/payload.ts"
 import { Peer } from "./internal/peer.ts"
+import { makePrincipals } from "./internal/principals.ts"
 import { makeRareLog } from "./internal/rareLog.ts"
 import { rejection } from "./internal/rejection.ts"
 import { makeRenewing } from "./internal/renewing.ts"
@@ -97,7 +98,7 @@ import {
 
 export type { Handshake, Identity } from "./internal/identity.ts"
 export type { RateLimit } from "./internal/intake.ts"
-export type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
+export type { MessageState, PrincipalSession, SessionStats, ShutdownReport } from "./internal/models.ts"
 export type { Newcomer } from "./internal/shares.ts"
 
 /**
@@ -159,7 +160,7 @@ export interface ResilientServer<In, Out> {
   readonly broadcast: (
     message: Out,
     options?: BroadcastOptions
-  ) => Effect.Effect<Broadcast, PayloadError | ShutdownError>
+  ) => Effect.Effect<Broadcast, PayloadError | ShutdownError | SessionRegistryError>
   /** Incoming messages, when there is no `onMessage`; each is acknowledged when the next one is asked for. */
   readonly messages: Stream.Stream<Incoming<In>>
   /** Messages given up, in both directions; the newest 1,024 also for late subscribers. */
@@ -194,6 +195,15 @@ export interface ResilientServer<In, Out> {
    * @since 0.3.0
    */
   readonly sessions: Effect.Effect<ReadonlyArray<string>>
+  /**
+   * The sessions of a principal, at whatever server: those that are connected first, then those that were there last; the
+   * first 1,000 of these. A tab that was closed or reloaded may have left one.
+   *
+   * @since 0.3.0
+   */
+  readonly sessionsOf: (
+    principal: string
+  ) => Effect.Effect<ReadonlyArray<Models.PrincipalSession>, SessionRegistryError>
   /** Of one session; where the stores are shared, also of one that another server has: what the stores know of it. */
   readonly sessionStats: (session: string) => Effect.Effect<SessionStats, SessionNotFoundError | SessionRegistryError>
   /** Drains and closes. Idempotent: later calls get the same report. The scope's finalizer does the same. */
@@ -607,6 +617,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onDropped
   })
 
+  const { reach, sessionsOf } = makePrincipals({ registry, peers })
   const broadcast = makeBroadcast<Out>({
     queue: engine.senders,
     recorder,
@@ -667,15 +678,21 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         return sendingTo(target, sendAll(fiber, target, messages, sendOptions))
       }),
     broadcast: (message, broadcastOptions) =>
-      Effect.withFiber((fiber): Effect.Effect<Broadcast, PayloadError | ShutdownError> => {
+      Effect.withFiber((fiber): Effect.Effect<Broadcast, PayloadError | ShutdownError | SessionRegistryError> => {
         if (!closing.takesMessagesOf(fiber)) return Effect.fail(new ShutdownError({ component: "server" }))
         const ttlMillis = ttlMillisIn("", broadcastOptions, Shapes.broadcast)
         if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
-        const sessions = broadcastOptions?.sessions
+        const { principal, sessions } = broadcastOptions ?? {}
         if (sessions !== undefined && !Option.isIterable(sessions)) {
           return Effect.fail(payloadError("", "option sessions must be ids to iterate over"))
         }
-        return broadcast(message, sessions, { trace: traceparent(fiber), ttlMillis })
+        const details = { trace: traceparent(fiber), ttlMillis }
+        if (principal === undefined) return broadcast(message, sessions, details)
+        if (typeof principal !== "string") return Effect.fail(payloadError("", "option principal must be a string"))
+        return Effect.flatMap(
+          reach(principal),
+          (reached) => broadcast(message, [...sessions ?? [], ...reached], details)
+        )
       }),
     get messages() {
       return handoff.stream
@@ -728,6 +745,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       }
     }),
     sessions: Effect.sync(() => [...engine.peers.keys()]),
+    sessionsOf,
     sessionStats: absentees.stats,
     shutdown,
     shutdownWith,

@@ -130,6 +130,16 @@ export interface Interface {
   /** Removes a session for good. */
   readonly remove: (session: string) => Effect.Effect<boolean, SessionRegistryError>
   readonly find: (session: string) => Effect.Effect<SessionInfo | undefined, SessionRegistryError>
+  /**
+   * The sessions of a principal, wherever they are: those that are attached first, then those that were detached last. At
+   * most `limit` of them.
+   *
+   * @since 0.3.0
+   */
+  readonly sessionsOf: (
+    principal: string,
+    limit: number
+  ) => Effect.Effect<ReadonlyArray<SessionInfo>, SessionRegistryError>
   readonly count: Effect.Effect<{ readonly sessions: number; readonly attached: number }, SessionRegistryError>
 }
 

@@ -1,7 +1,7 @@
 /** The memory layer of SessionRegistry. */
 import { Effect } from "effect"
 import type { StoredPosition } from "../core/Inbox.ts"
-import type { Attached, AttachRequest, Interface, Options } from "../SessionRegistry.ts"
+import type { Attached, AttachRequest, Interface, Options, SessionInfo } from "../SessionRegistry.ts"
 import { SessionRegistryError } from "../WebSocketError.ts"
 import * as Option from "./options.ts"
 import { refuseAttach, sessionsFull } from "./resume.ts"
@@ -28,6 +28,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   const retention = Option.millis("retention", options.retention, "10 minutes")
   const maxSessions = Option.count("maxSessions", options.maxSessions, 100_000)
   const sessions = new Map<string, Session>()
+  const byPrincipal = new Map<string, Set<Session>>()
   // All have one retention, so who detached first ends first.
   const detached = new Set<Session>()
   /** Those that end and wait for `remove`, and since when somebody is about it: the longest first. */
@@ -36,7 +37,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   let ending = 0
 
   const create = (request: AttachRequest): Attached => {
-    sessions.set(request.session, {
+    const session: Session = {
       id: request.session,
       principal: request.principal,
       tokenHash: request.nextTokenHash,
@@ -47,7 +48,14 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       position: undefined,
       detachedAt: undefined,
       ending: false
-    })
+    }
+    sessions.set(request.session, session)
+    const { principal } = session
+    if (principal !== undefined) {
+      const others = byPrincipal.get(principal)
+      if (others === undefined) byPrincipal.set(principal, new Set([session]))
+      else others.add(session)
+    }
     attached++
     return { generation: 1, known: false, position: undefined, replaced: false, current: false }
   }
@@ -89,6 +97,15 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       use(session)
       return true
     })
+
+  const infoOf = ({ detachedAt, generation, id, instance, principal }: Session): SessionInfo => ({
+    session: id,
+    principal,
+    generation,
+    instance,
+    attached: detachedAt === undefined,
+    endsAtMillis: detachedAt === undefined ? undefined : detachedAt + retention
+  })
 
   const self: Interface = {
     durable: false,
@@ -180,6 +197,8 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         if (session.ending) ending--
         else if (session.detachedAt === undefined) attached--
         sessions.delete(id)
+        const others = byPrincipal.get(session.principal ?? "")
+        if (others?.delete(session) === true && others.size === 0) byPrincipal.delete(session.principal ?? "")
         detached.delete(session)
         ended.delete(session)
         return true
@@ -188,17 +207,16 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     find: (id) =>
       Effect.sync(() => {
         const session = sessions.get(id)
-        if (session === undefined || session.ending) return undefined
-        const { detachedAt, generation, instance, principal } = session
-        return {
-          session: id,
-          principal,
-          generation,
-          instance,
-          attached: detachedAt === undefined,
-          endsAtMillis: detachedAt === undefined ? undefined : detachedAt + retention
-        }
+        return session === undefined || session.ending ? undefined : infoOf(session)
       }),
+
+    sessionsOf: (principal, limit) =>
+      Effect.sync(() =>
+        [...byPrincipal.get(principal) ?? []].filter(({ ending }) => !ending)
+          .sort((a, b) => seenAt(b) === seenAt(a) ? 0 : seenAt(b) - seenAt(a))
+          .slice(0, limit)
+          .map(infoOf)
+      ),
 
     count: Effect.sync(() => ({ sessions: sessions.size - ending, attached }))
   }
@@ -207,6 +225,9 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
 
 /** Who was given an ended session and did not remove it in this time, in ms, failed: somebody is given it again. */
 const againMillis = 10_000
+
+/** When it was there last: those who are, last of all. */
+const seenAt = ({ detachedAt }: Session): number => detachedAt ?? Infinity
 
 /** Whether a position may follow the stored one. */
 const isAhead = (position: StoredPosition, stored: StoredPosition | undefined): boolean =>

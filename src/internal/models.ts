@@ -85,6 +85,20 @@ export interface MessageGap {
 }
 
 /**
+ * A session of a principal.
+ *
+ * @since 0.3.0
+ * @category models
+ */
+export interface PrincipalSession {
+  readonly session: string
+  /** Whether it has a connection, here or at another server. */
+  readonly connected: boolean
+  /** When it ends unless it is connected again, in ms since the epoch; undefined while it is connected. */
+  readonly endsAtMillis: number | undefined
+}
+
+/**
  * Where a message is: waiting in the outbox, sent and not acknowledged, handled; or unknown: never seen, given up, or
  * handled too long ago to tell.
  *

@@ -174,4 +174,4 @@ type Client = ResilientClient.ResilientClient<never, never>
 /** Checked at each send that has any, so by name alone: what they may be is checked as they are read. */
 export const send: Option.Names<Message.SendOptions> = { id: true, deduplicate: true, ttl: true, volatile: true }
 export const sendAll: Option.Names<Message.SendAllOptions> = { ttl: true }
-export const broadcast: Option.Names<Message.BroadcastOptions> = { ttl: true, sessions: true }
+export const broadcast: Option.Names<Message.BroadcastOptions> = { ttl: true, sessions: true, principal: true }

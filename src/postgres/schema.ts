@@ -10,7 +10,7 @@ import type { Database } from "./connection.ts"
 import { keyFunctions } from "./keyFunctions.ts"
 import { outboxFunctions } from "./outboxFunctions.ts"
 import { sessionFunctions } from "./sessionFunctions.ts"
-import { tables } from "./tables.ts"
+import { principals, tables } from "./tables.ts"
 import * as Values from "./values.ts"
 
 const migrations: ReadonlyArray<(schema: string) => ReadonlyArray<string>> = [
@@ -19,7 +19,8 @@ const migrations: ReadonlyArray<(schema: string) => ReadonlyArray<string>> = [
     ...keyFunctions(schema),
     ...outboxFunctions(schema),
     ...sessionFunctions(schema)
-  ]
+  ],
+  principals
 ]
 
 /** The quoted name of a schema; undefined when it is none: names become part of functions, so they are plain. */

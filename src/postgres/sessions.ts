@@ -15,6 +15,7 @@ type Sessions = Pick<
   | "deleteSession"
   | "detachedBefore"
   | "sessionsOf"
+  | "sessionsOfPrincipal"
   | "countSessions"
   | "touchNode"
   | "nodes"
@@ -116,6 +117,13 @@ export const makeSessions = (database: Database): Sessions => {
         sql: `SELECT ${selected} FROM ${schema}.sessions_of(${Values.places(2)})`,
         parameters: () => [Values.text(node), Values.number(limit)],
         decode: (rows) => rows.map(toSession)
+      }),
+
+    sessionsOfPrincipal: (principal, limit) =>
+      database.query("sessionsOfPrincipal", {
+        sql: `SELECT ${selected} FROM ${schema}.sessions_of_principal(${Values.places(2)})`,
+        parameters: () => [Values.text(principal), Values.number(limit)],
+        decode: (rows) => rows.slice(0, limit).map(toSession)
       }),
 
     countSessions: database.query("countSessions", {

@@ -8,6 +8,8 @@
  * - No foreign keys: the functions remove what belongs together, and checks would cost every append a lock more.
  */
 
+import { inOrder } from "./plpgsql.ts"
+
 /** Rows that are updated often have room on their page for the next version, which then needs no index entries. */
 const updatedOften = "fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0"
 
@@ -131,4 +133,19 @@ export const tables = (schema: string): ReadonlyArray<string> => [
     PRIMARY KEY (node, session)
   ) WITH (${passingThrough})`,
   `CREATE INDEX nudges_oldest ON ${schema}.nudges (node, id)`
+]
+
+/** Statements of the second migration: sessions by principal. */
+export const principals = (schema: string): ReadonlyArray<string> => [
+  `CREATE INDEX sessions_principal ON ${schema}.sessions (principal, detached_at) WHERE principal IS NOT NULL`,
+
+  `CREATE FUNCTION ${schema}.sessions_of_principal(p_principal text, p_limit double precision)
+  RETURNS SETOF ${schema}.sessions LANGUAGE plpgsql STABLE ${inOrder} AS $body$
+  BEGIN
+    RETURN QUERY SELECT * FROM ${schema}.sessions s
+      WHERE s.principal = p_principal AND s.detached_at IS NULL AND NOT s.ending LIMIT p_limit::bigint;
+    RETURN QUERY SELECT * FROM ${schema}.sessions s
+      WHERE s.principal = p_principal AND s.detached_at IS NOT NULL AND NOT s.ending
+      ORDER BY s.detached_at DESC LIMIT p_limit::bigint;
+  END $body$`
 ]

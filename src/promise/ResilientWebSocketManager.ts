@@ -29,6 +29,7 @@ import type {
   ManagerEvents,
   ManagerStats,
   MessageState,
+  PrincipalSession,
   Receipt,
   ShutdownReport
 } from "./models.ts"
@@ -228,12 +229,12 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
       ))
   }
 
-  /** Sends one critical message to many sessions; who can't have it is reported, and keeps nobody else from it. */
+  /** Sends one critical message to many sessions, or to those of a principal; who can't have it is reported, and keeps nobody else from it. */
   broadcast(message: Out, options: BroadcastOptions = {}): Promise<Broadcast> {
     const fault = faultOf(options, broadcastNames)
     if (fault !== undefined) return Promise.reject(fault)
-    const { sessions, signal, ttl } = options
-    return this.#running.run(this.#server.broadcast(message, { sessions, ttl }), identity, signal)
+    const { principal, sessions, signal, ttl } = options
+    return this.#running.run(this.#server.broadcast(message, { principal, sessions, ttl }), identity, signal)
   }
 
   /**
@@ -331,6 +332,14 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
       }
     })
     return this.#running.run(stats, identity)
+  }
+
+  /**
+   * The sessions of a principal, at whatever server: those that are connected first, then those that were there last; the
+   * first 1,000 of these. A tab that was closed or reloaded may have left one.
+   */
+  sessionsOf(principal: string): Promise<ReadonlyArray<PrincipalSession>> {
+    return this.#running.run(this.#server.sessionsOf(principal), identity)
   }
 
   /** Where is the message with this id? */

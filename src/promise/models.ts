@@ -15,6 +15,7 @@ export type {
   Incoming,
   MessageGap,
   MessageState,
+  PrincipalSession,
   QueuedReason,
   SessionStats,
   ShutdownReport,

@@ -396,6 +396,11 @@ export interface SendOptions extends Waiting {
 export interface BroadcastOptions extends Waiting {
   /** To which sessions. Default: to all that the manager has. */
   readonly sessions?: Iterable<string> | undefined
+  /**
+   * To the sessions of this principal that are connected, at whatever server, or if none is, to the one that was there
+   * last; beside `sessions`. Where there is none, the message is for nobody: `accepted` is 0.
+   */
+  readonly principal?: string | undefined
   /** How long the message may wait to be sent. Default: the manager's `ttl`. */
   readonly ttl?: Duration | undefined
 }

@@ -9,7 +9,12 @@ import { isSignal } from "./shapes.ts"
 
 export const sendNames: Option.Names<SendOptions> = { critical: true, id: true, ttl: true, signal: true }
 export const sendAllNames: Option.Names<SendAllOptions> = { ttl: true, signal: true }
-export const broadcastNames: Option.Names<BroadcastOptions> = { ttl: true, sessions: true, signal: true }
+export const broadcastNames: Option.Names<BroadcastOptions> = {
+  ttl: true,
+  sessions: true,
+  principal: true,
+  signal: true
+}
 const reliableNames: Option.Names<ReliableSendOptions> = { id: true, ttl: true, volatile: true, signal: true }
 
 interface Given extends Waiting {

@@ -16,6 +16,7 @@
  * | `:fates` | zset | all fates, by when they were noted: `<first>:<session>` |
  * | `:detached` | zset | sessions by `detachedAt` |
  * | `:n:<node>` | set | sessions of a node |
+ * | `:p:<principal>` | zset | sessions of a principal that don't end, by `detachedAt`; infinite while attached |
  * | `:u:<node>` | set | nudges for a node |
  * | `:w:<writer>` | hash | the newest batch of a writer: `s`equence, `r`esults |
  * | `:writers` | zset | writers, all with score 0: in the order of their names |

@@ -26,7 +26,7 @@ return rows
  */
 export const putSession = luaScript(`${numbers}${row}
 local id, revision = ARGV[2], num(ARGV[13])
-local old = redis.call('HMGET', KEYS[1], 'r', 'n', 'q')
+local old = redis.call('HMGET', KEYS[1], 'r', 'n', 'q', 'p')
 if revision ~= num(old[1] or '0') + 1 then return {'C'} end
 -- A session that is stored must be let go also when memory is full.
 if old[1] then ${evenWhenFull("KEYS[2]")} end
@@ -41,6 +41,15 @@ local node, detachedAt = ARGV[9], ARGV[10]
 if old[2] ~= node then
   if old[2] and old[2] ~= '' then redis.call('SREM', ARGV[1] .. ':n:' .. string.sub(old[2], 2), id) end
   if node ~= '' then redis.call('SADD', ARGV[1] .. ':n:' .. string.sub(node, 2), id) end
+end
+local principal = ARGV[3]
+local ending = ARGV[12] == '1'
+if old[4] and old[4] ~= '' and (ending or old[4] ~= principal) then
+  redis.call('ZREM', ARGV[1] .. ':p:' .. string.sub(old[4], 2), id)
+end
+if principal ~= '' and not ending then
+  local since = detachedAt == '' and '+inf' or string.sub(detachedAt, 2)
+  redis.call('ZADD', ARGV[1] .. ':p:' .. string.sub(principal, 2), since, id)
 end
 if detachedAt == '' then
   redis.call('ZREM', KEYS[3], id)
@@ -75,8 +84,9 @@ return results
 
 /** KEYS: session, totals, detached. ARGV: tag, id. Answers '1' if there was one. */
 export const deleteSession = luaScript(`${evenWhenFull("KEYS[2]")}
-local node = redis.call('HGET', KEYS[1], 'n')
+local node, principal = unpack(redis.call('HMGET', KEYS[1], 'n', 'p'))
 if not node then return '0' end
+if principal ~= '' then redis.call('ZREM', ARGV[1] .. ':p:' .. string.sub(principal, 2), ARGV[2]) end
 redis.call('UNLINK', KEYS[1])
 redis.call('HINCRBY', KEYS[2], 's', -1)
 redis.call('ZREM', KEYS[3], ARGV[2])
@@ -92,6 +102,11 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMI
 /** KEYS: sessions of a node. ARGV: limit. Answers some of them. */
 export const sessionsOf = luaScript(`
 return redis.call('SRANDMEMBER', KEYS[1], ARGV[1])
+`)
+
+/** KEYS: sessions of a principal. ARGV: limit. Answers those of them that were there last, each with its score. */
+export const sessionsOfPrincipal = luaScript(`
+return redis.call('ZREVRANGEBYSCORE', KEYS[1], '+inf', '-inf', 'WITHSCORES', 'LIMIT', 0, ARGV[1])
 `)
 
 /** KEYS: totals, detached. Answers the numbers of sessions and of detached ones. */

@@ -15,6 +15,7 @@ type SessionOperations = Pick<
   | "deleteSession"
   | "detachedBefore"
   | "sessionsOf"
+  | "sessionsOfPrincipal"
   | "countSessions"
 >
 
@@ -108,6 +109,24 @@ export const makeSessions = (connection: Connection, partitions: Partitions): Se
         }), { concurrency: "unbounded" })
       const rows = yield* find("sessionsOf", ids.flat().slice(0, limit))
       return rows.filter((row) => row !== undefined).filter((row) => row.node === node)
+    }),
+
+    sessionsOfPrincipal: Effect.fnUntraced(function*(principal, limit) {
+      const ids = yield* Effect.forEach(partitions.all, (partition) =>
+        call({
+          operation: "sessionsOfPrincipal",
+          script: Scripts.sessionsOfPrincipal,
+          keys: [`${partition.tag}:p:${principal}`],
+          args: [number(limit)],
+          decode: (reply) =>
+            rowsOf(reply, 2).map(([id, since]) => ({
+              id: text(id),
+              since: text(since) === "inf" ? Infinity : Number(text(since))
+            }))
+        }), { concurrency: "unbounded" })
+      const newest = ids.flat().sort((a, b) => a.since === b.since ? 0 : b.since - a.since).slice(0, limit)
+      const rows = yield* find("sessionsOfPrincipal", newest.map(({ id }) => id))
+      return rows.filter((row) => row !== undefined).filter((row) => row.principal === principal && !row.ending)
     }),
 
     countSessions: Effect.forEach(partitions.all, (partition) =>

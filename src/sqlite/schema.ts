@@ -126,6 +126,9 @@ const migrations: ReadonlyArray<(names: Names, index: (name: string) => string) 
     CREATE TABLE ${t.node} (node TEXT PRIMARY KEY, seen_at REAL NOT NULL) STRICT;
     CREATE TABLE ${t.nudge} (node TEXT NOT NULL, session TEXT NOT NULL, PRIMARY KEY (node, session))
       STRICT, WITHOUT ROWID;
+  `,
+  (t, index) => `
+    CREATE INDEX ${index("session_of_principal")} ON ${t.session} (principal, detached_at) WHERE principal IS NOT NULL;
   `
 ]
 

@@ -41,6 +41,8 @@ export class Sessions {
   private readonly remove
   private readonly detached
   private readonly ofNode
+  private readonly attachedOf
+  private readonly detachedOf
   private readonly countAll
   private readonly countDetached
 
@@ -65,6 +67,13 @@ export class Sessions {
       `SELECT ${columns} FROM ${session} WHERE detached_at <= ? ORDER BY detached_at LIMIT ?`
     )
     this.ofNode = prepare<StoredSession>(`SELECT ${columns} FROM ${session} WHERE node = ? LIMIT ?`)
+    this.attachedOf = prepare<StoredSession>(
+      `SELECT ${columns} FROM ${session} WHERE principal = ? AND detached_at IS NULL AND ending = 0 LIMIT ?`
+    )
+    this.detachedOf = prepare<StoredSession>(
+      `SELECT ${columns} FROM ${session} WHERE principal = ? AND detached_at IS NOT NULL AND ending = 0
+       ORDER BY detached_at DESC LIMIT ?`
+    )
     this.countAll = prepare<Count>(`SELECT count(*) AS count FROM ${session}`)
     this.countDetached = prepare<Count>(`SELECT count(*) AS count FROM ${session} WHERE detached_at IS NOT NULL`)
   }
@@ -119,6 +128,12 @@ export class Sessions {
 
   of(node: string, limit: number): ReadonlyArray<SessionRow> {
     return this.ofNode.all(node, limit).map(toSession)
+  }
+
+  ofPrincipal(principal: string, limit: number): ReadonlyArray<SessionRow> {
+    const attached = this.attachedOf.all(principal, limit)
+    const detached = this.detachedOf.all(principal, limit - attached.length)
+    return [...attached, ...detached].map(toSession)
   }
 
   count(): { readonly sessions: number; readonly attached: number } {

@@ -146,6 +146,8 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
       write("savePositions", () => requests.map((request) => sessions.savePosition(request))),
     deleteSession: (id) => write("deleteSession", () => sessions.delete(id)),
     detachedBefore: (at, limit) => read("detachedBefore", () => sessions.detachedBefore(at, limit)),
+    sessionsOfPrincipal: (principal, limit) =>
+      read("sessionsOfPrincipal", () => sessions.ofPrincipal(principal, limit)),
     sessionsOf: (node, limit) => read("sessionsOf", () => sessions.of(node, limit)),
     countSessions: read("countSessions", () => sessions.count()),
 

@@ -81,6 +81,35 @@ const attaching: ReadonlyArray<StoreLaw> = [
   ),
 
   law(
+    "a principal's sessions are found: who is attached first, then who was detached last; none that has ended",
+    Effect.gen(function*() {
+      const registry = yield* SessionRegistry
+      const passTime = yield* PassTime
+      const of = (principal: string, limit = 10) =>
+        Effect.map(
+          registry.sessionsOf(principal, limit),
+          (sessions) => sessions.map(({ attached, session }) => `${session} ${attached}`)
+        )
+      for (const session of ["a", "b", "c", "d"]) {
+        const { generation } = yield* attach({ session, principal: "someone" })
+        yield* passTime(5)
+        if (session !== "b") yield* registry.detach(session, generation)
+      }
+      yield* attach({ session: "e", principal: "another" })
+      yield* attach({ session: "f" })
+      yield* same("those of one", yield* of("someone"), ["b true", "d false", "c false", "a false"])
+      yield* same("the first two", yield* of("someone", 2), ["b true", "d false"])
+      yield* same("those of another", yield* of("another"), ["e true"])
+      yield* same("those of nobody", yield* of("nobody"), [])
+      yield* attach({ session: "a", principal: "someone" })
+      yield* registry.end("d")
+      yield* registry.end("b")
+      yield* registry.remove("b")
+      yield* same("those that are left", yield* of("someone"), ["a true", "c false"])
+    })
+  ),
+
+  law(
     "of those that attach at once each has a generation of its own",
     Effect.gen(function*() {
       const all = yield* Effect.forEach([1, 2, 3, 4, 5, 6], (n) => attach({ instance: `${n}` }), {

@@ -70,6 +70,7 @@ const everyOperation = (driver: StoreDriver, round: number) =>
     yield* driver.deleteSession(`s${500 + round}`)
     yield* driver.detachedBefore(round, 5)
     yield* driver.sessionsOf("n", 5)
+    yield* driver.sessionsOfPrincipal("p", 5)
     yield* driver.takeNudges("n", 5)
     const key = { scope: "s", key: `claimed ${round}`, token: "t", now: T }
     yield* driver.claimKey({ ...key, fingerprint: undefined, forgottenBefore: 0, maxKeys: 1e9, until: T + 1 })

@@ -397,6 +397,12 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
           .slice(0, limit)
       }),
     sessionsOf: (node, limit) => Effect.sync(() => rows((row) => row.node === node).slice(0, limit)),
+    sessionsOfPrincipal: (principal, limit) =>
+      Effect.sync(() =>
+        rows((row) => row.principal === principal && !row.ending)
+          .sort((a, b) => (b.detachedAt ?? Infinity) - (a.detachedAt ?? Infinity) || 0)
+          .slice(0, limit)
+      ),
     countSessions: Effect.sync(() => ({
       sessions: sessions.size,
       attached: rows(({ detachedAt }) => detachedAt === undefined).length

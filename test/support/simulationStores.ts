@@ -203,6 +203,7 @@ export const faultyRegistry = (
           info === undefined ? undefined : { ...info, here: tenancy.owners.get(session)?.tenant === tenant }),
         error(session, "find")
       ),
+    sessionsOf: (principal, limit) => call(registry.sessionsOf(principal, limit), error("", "sessionsOf")),
     count: call(registry.count, error("", "count"))
   }
 }

@@ -345,6 +345,11 @@ export interface StoreDriver {
   readonly detachedBefore: (at: number, limit: number) => Result<ReadonlyArray<SessionRow>>
   /** At most `limit` sessions of this node. Costs what it returns. */
   readonly sessionsOf: (node: string, limit: number) => Result<ReadonlyArray<SessionRow>>
+  /**
+   * At most `limit` sessions of this principal that are not ending: those that are attached first, then those that were
+   * detached last. Costs what it returns.
+   */
+  readonly sessionsOfPrincipal: (principal: string, limit: number) => Result<ReadonlyArray<SessionRow>>
   readonly countSessions: Result<{ readonly sessions: number; readonly attached: number }>
 
   /** This node lives. */

@@ -314,6 +314,16 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       failed(session, operation)
     )
 
+  const infoOf = (row: SessionRow): SessionInfo => ({
+    session: row.id,
+    principal: row.principal,
+    generation: row.generation,
+    instance: row.instance,
+    attached: row.detachedAt === undefined,
+    endsAtMillis: row.detachedAt === undefined ? undefined : row.detachedAt + retention,
+    here: row.node === node
+  })
+
   const self: Interface = {
     durable: true,
     retentionMillis: retention,
@@ -409,17 +419,15 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     find: (session) =>
       Effect.map(
         Effect.mapError(find(session), failed(session, "find")),
-        (row): SessionInfo | undefined =>
-          row === undefined || row.ending ? undefined : {
-            session,
-            principal: row.principal,
-            generation: row.generation,
-            instance: row.instance,
-            attached: row.detachedAt === undefined,
-            endsAtMillis: row.detachedAt === undefined ? undefined : row.detachedAt + retention,
-            here: row.node === node
-          }
+        (row) => row === undefined || row.ending ? undefined : infoOf(row)
       ),
+
+    sessionsOf: (principal, limit) =>
+      ifStorable("sessionsOf", [principal], call("sessionsOfPrincipal", driver.sessionsOfPrincipal(principal, limit)))
+        .pipe(
+          Effect.map((rows) => (rows ?? []).map(infoOf)),
+          Effect.mapError(failed("", "sessionsOf"))
+        ),
 
     count: Effect.map(Effect.mapError(count, failed("", "count")), ({ attached, sessions }) => ({ sessions, attached }))
   }

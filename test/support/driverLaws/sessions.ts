@@ -105,6 +105,32 @@ export const sessionLaws = (law: Law): void => {
   )
 
   law(
+    "a principal's sessions are found, those that are attached first, then those that were detached last",
+    Effect.fnUntraced(function*({ driver, other }) {
+      const of = (principal: string, limit = 10) =>
+        Effect.map(other.sessionsOfPrincipal(principal, limit), (rows) => rows.map(({ id }) => id))
+      const put = (id: string, fields: Parameters<typeof row>[1]) => driver.putSession(row(id, fields))
+      yield* put("old", { principal: "ann", detachedAt: T + 10 })
+      yield* put("new", { principal: "ann", detachedAt: T + 30 })
+      yield* put("on", { principal: "ann" })
+      yield* put("middle", { principal: "ann", detachedAt: T + 20 })
+      yield* put("ending", { principal: "ann", detachedAt: T + 40, ending: true })
+      yield* put("other", { principal: "Ann" })
+      yield* put("nobody", { principal: undefined })
+      assert.deepStrictEqual(yield* of("ann"), ["on", "new", "middle", "old"])
+      assert.deepStrictEqual([yield* of("Ann"), yield* of("bob")], [["other"], []])
+      assert.deepStrictEqual(yield* of("ann", 2), ["on", "new"])
+      assert.deepStrictEqual(yield* other.sessionsOfPrincipal("Ann", 5), [row("other", { principal: "Ann" })])
+      yield* put("old", { principal: "ann", revision: 2 })
+      yield* put("on", { principal: "ann", detachedAt: T + 50, revision: 2 })
+      yield* driver.deleteSession("new")
+      assert.deepStrictEqual(yield* of("ann"), ["old", "on", "middle"])
+      yield* put("middle", { principal: "bob", revision: 2 })
+      assert.deepStrictEqual([yield* of("ann"), yield* of("bob")], [["old", "on"], ["middle"]])
+    })
+  )
+
+  law(
     "sessions are counted, and leave nothing when deleted",
     Effect.fnUntraced(function*({ driver, other }) {
       yield* driver.putSession(row("a"))
