@@ -281,6 +281,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     run,
     connected,
     recorder,
+    onTurn: (peer, data, bytes) => inbound.take(peer, data, bytes),
     onLimited: ({ session }) =>
       rare.warn("rate", `session ${session} sends more than its rate, and is not read for a while`)
   })

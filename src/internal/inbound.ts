@@ -303,14 +303,22 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     handleFrame(peer, before)
   }
 
+  /** Handles a frame of the connection that the peer has. */
+  const take = (peer: Peer, data: string, bytes: number): void => {
+    if (peer.connection === undefined) return
+    if (peer.plain) receivePlain(peer, data)
+    else receive(peer, peer.connection, data, bytes)
+  }
+
   const events: SinkEvents = {
     frame: (peer, connection, data, bytes) => {
       if (peer.connection !== connection) return
       peer.liveness?.heard(now())
-      intake.took(peer, bytes)
       if (typeof data !== "string") options.onViolation(peer, new Violation("malformed", "a binary frame"))
-      else if (peer.plain) receivePlain(peer, data)
-      else receive(peer, connection, data, bytes)
+      else if (!intake.keep(peer, data, bytes)) {
+        intake.took(peer, bytes)
+        take(peer, data, bytes)
+      }
     },
     drained: (peer) => {
       peer.progressAt = now()
@@ -322,7 +330,11 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
       if (peer.plain) peer.liveness?.heard(now())
       intake.took(peer, 0)
     },
-    closed: options.onClosed
+    closed: (peer, connection, code, reason) => {
+      const { kept } = peer.reading
+      if (peer.connection === connection && kept !== undefined) take(peer, kept.data, kept.bytes)
+      options.onClosed(peer, connection, code, reason)
+    }
   }
 
   /** The sink of a connection that is attached to this peer. */
@@ -336,7 +348,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
       return Effect.void
     })
 
-  return { sinkOf, startHandling, commitHandled, isIdle, leave, forfeit }
+  return { sinkOf, startHandling, take, commitHandled, isIdle, leave, forfeit }
 }
 
 /** What the connections of all peers report. */

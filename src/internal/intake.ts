@@ -69,6 +69,13 @@ export class Reading {
   /** The last turn of the event loop in which something came, and what that cost. */
   turn = 0
   spent = 0
+  /** A large frame that has to wait for the peer's turn. */
+  kept: Frame | undefined
+}
+
+interface Frame {
+  readonly data: string
+  readonly bytes: number
 }
 
 /** Why a peer is not read. */
@@ -90,6 +97,8 @@ export const makeIntake = (options: {
   readonly run: (effect: Effect.Effect<void>) => void
   readonly connected: ReadonlySet<Peer>
   readonly recorder: Recorder
+  /** Handles a frame that was kept. */
+  readonly onTurn: (peer: Peer, data: string, bytes: number) => void
   /** A peer is over its rate. */
   readonly onLimited: (peer: Peer) => void
 }) => {
@@ -119,7 +128,9 @@ export const makeIntake = (options: {
     const { connection, reading } = peer
     if (reading.stopped === 0) return
     reading.stopped &= ~why
-    if (reading.stopped === 0) connection?.resume()
+    if (reading.stopped !== 0) return
+    if (reading.kept === undefined) connection?.resume()
+    else standInLine(peer) // to be handled where nothing else is going on
   }
 
   // --- what waits to be handled
@@ -247,11 +258,32 @@ export const makeIntake = (options: {
     const cost = bytes + frameCost
     reading.spent += cost
     spent += cost
-    if (spent > turnCost && reading.spent > freeCost && !inLine.has(peer)) {
-      stop(peer, reason.turn)
-      inLine.add(peer)
-    }
+    if (spent > turnCost && reading.spent > freeCost) standInLine(peer)
     endTurnLater()
+  }
+
+  const standInLine = (peer: Peer): void => {
+    stop(peer, reason.turn)
+    inLine.add(peer)
+    endTurnLater()
+  }
+
+  /** Whether a frame is so large that it has to wait, as this turn has had enough. */
+  const keep = (peer: Peer, data: string, bytes: number): boolean => {
+    if (bytes < freeCost || spent < turnCost || connected.size < 2) return false
+    peer.reading.kept = { data, bytes }
+    standInLine(peer)
+    return true
+  }
+
+  /** Its turn has come. */
+  const goOn = (peer: Peer): void => {
+    const { kept } = peer.reading
+    if (kept === undefined || (peer.reading.stopped & ~reason.turn) !== 0) return start(peer, reason.turn)
+    peer.reading.kept = undefined
+    spent += kept.bytes
+    options.onTurn(peer, kept.data, kept.bytes)
+    start(peer, reason.turn)
   }
 
   const endTurnLater = (): void => {
@@ -266,14 +298,15 @@ export const makeIntake = (options: {
     spent = 0
     let left = readAtOnce
     for (const peer of inLine) {
-      if (left-- === 0) break
+      if (left-- === 0 || spent > turnCost) break
       inLine.delete(peer)
-      start(peer, reason.turn)
+      goOn(peer)
     }
     if (inLine.size > 0) endTurnLater()
   }
 
   return {
+    keep,
     /** A frame of so many bytes came, or a ping or pong. */
     took: (peer: Peer, bytes: number): void => {
       if (rate !== undefined) checkRate(peer, bytes, rate)
@@ -297,6 +330,7 @@ export const makeIntake = (options: {
       overTotal.delete(peer)
       overRate.delete(peer)
       inLine.delete(peer)
+      peer.reading.kept = undefined
       start(peer, ~0)
     },
     /** Memory of all that waits to be handled, in bytes. */

@@ -137,7 +137,7 @@ export class WsConnection implements Connection {
   }
 
   close(code: number, reason: string): void {
-    if (this.ended !== undefined) return
+    if (this.ended !== undefined) return this.forget()
     // Nobody wants to know what it says now. A paused socket would never see the peer's close frame.
     this.ws.off("message", onMessage)
     this.unread = undefined
@@ -146,6 +146,7 @@ export class WsConnection implements Connection {
   }
 
   terminate(): void {
+    this.forget()
     this.ws.terminate()
   }
 
@@ -183,11 +184,8 @@ export class WsConnection implements Connection {
   ending(code: number, reason: string): void {
     if (this.ended !== undefined) return
     this.ended = { code, reason }
-    // It came before the end.
-    const { unread = [] } = this
-    this.unread = undefined
-    for (const data of unread) this.sink?.frame(data, Buffer.byteLength(data))
-    this.sink?.closed(code, reason)
+    // What came before the end is read first, when it is.
+    if (this.unread === undefined) this.sink?.closed(code, reason)
   }
 
   /** What came while it was paused comes first. */
@@ -203,8 +201,17 @@ export class WsConnection implements Connection {
     if (read < unread.length) this.unread = unread.slice(read)
     else {
       this.unread = undefined
-      if (!this.paused) this.resume()
+      if (this.ended !== undefined) this.sink?.closed(this.ended.code, this.ended.reason)
+      else if (!this.paused) this.resume()
     }
+  }
+
+  /** What was not read never is. */
+  private forget(): void {
+    if (this.unread === undefined) return
+    this.unread = undefined
+    const { ended } = this
+    if (ended !== undefined) queueMicrotask(() => this.sink?.closed(ended.code, ended.reason))
   }
 
   private checkDrain(): void {

@@ -20,6 +20,7 @@ const make = Effect.gen(function*() {
     run: () => assert.fail("nothing is limited in rate"),
     connected,
     recorder,
+    onTurn: () => {},
     onLimited: () => {}
   })
   const connect = (session: string): Peer => {
