@@ -136,6 +136,27 @@ export interface Stats {
   readonly expired: number
   /** Times that a bound was met, whatever the policy did. */
   readonly overflows: number
+  /**
+   * Positions of messages that the store had lost when it was next looked at, as after a failover to a replica that
+   * lagged: they are skipped. Left out by queues that lose nothing.
+   *
+   * @since 0.3.0
+   */
+  readonly lost?: number | undefined
+}
+
+/**
+ * Where an outbox stands that was opened.
+ *
+ * @since 0.3.0
+ * @category models
+ */
+export interface Opened extends OutboxPosition {
+  /**
+   * The store may have lost newer messages than it has: `recover` is to be called with what the peer has received, as
+   * soon as that is known.
+   */
+  readonly isUncertain?: boolean | undefined
 }
 
 /**
@@ -164,7 +185,7 @@ export interface Interface {
     session: string,
     generation: number,
     share?: string
-  ) => Effect.Effect<OutboxPosition, MessageQueueError>
+  ) => Effect.Effect<Opened, MessageQueueError>
   /** Appends all messages or none. Fails with reason `unknownSession` when the outbox was never opened. */
   readonly append: Operation<
     [session: string, messages: ReadonlyArray<NewMessage>],
@@ -196,7 +217,7 @@ export interface Interface {
     MessageQueueError
   >
   /**
-   * The peer has received up to `last`, which is more than there is: the store lost its newest messages. Their offsets
+   * The peer has received up to `last`. If that is more than there is, the store lost its newest messages: their offsets
    * are taken, and what comes next is for the peer to read.
    */
   readonly recover: (

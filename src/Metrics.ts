@@ -24,6 +24,7 @@ const counters = {
   messagesRedelivered: "messages put on the wire again after a reconnect",
   messagesExpired: "messages whose TTL ran out",
   messagesDeduplicated: "sends answered with an earlier receipt",
+  messagesLost: "positions of messages that a store had lost when it was next looked at, as after a failover",
   messagesVolatileSkipped: "volatile messages that were not sent, or not taken",
   messagesReceived: "messages received for the first time",
   messagesHandled: "received messages that were handled",

@@ -13,6 +13,7 @@ import { Inbox } from "../src/core/Inbox.ts"
 import { Outbox, type Slot } from "../src/core/Outbox.ts"
 import { Session } from "../src/core/Session.ts"
 import { Closing } from "../src/internal/closing.ts"
+import { forgetsItsLosses } from "./support/brokenWorlds.ts"
 import { type Outcome, type Planted, type Scenario, simulate } from "./support/simulation.ts"
 import { scenarios } from "./support/simulationScenarios.ts"
 
@@ -158,6 +159,15 @@ if (replayed !== undefined) {
           },
         () => firstBroken(scenarios.cuts, 20)
       ), timeout)
+
+    it(
+      "finds a store whose acks are cut at its last message, and that notices nothing of what it has lost",
+      async () => {
+        const found = await firstBroken({ ...scenarios.databaseLosses, plant: forgetsItsLosses }, 20)
+        assert.isDefined(found, "no seed found it")
+      },
+      timeout
+    )
 
     it("finds a shutdown whose failures count against the messages, when it takes no answers", () =>
       planted(

@@ -424,18 +424,20 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
    */
   const openOutbox = Effect.fnUntraced(function*(peer: Peer, hello: Hello) {
     const { generation, key } = peer
-    const out = yield* queue.open(key, generation, peer.share === "" ? undefined : peer.share)
+    const opened = yield* queue.open(key, generation, peer.share === "" ? undefined : peer.share)
+    const received = hello.in.epoch === opened.epoch ? hello.in.received : 0
+    const isLost = queue.durable && received > opened.last && received - opened.last <= maxRecovered
+    if (isLost) {
+      options.rare.warn(
+        "lost",
+        `the store has lost messages of session ${key}: its log ends at ${opened.last}, and the client has received ${received}`
+      )
+    }
+    const out = isLost || opened.isUncertain === true ? yield* queue.recover(key, generation, received) : opened
     engine.opened(peer, out)
     const resumedOut = resumeOutbox(out, hello.in)
-    if (!(resumedOut instanceof Violation)) return { out, resumedOut }
-    const { received } = hello.in
-    if (!queue.durable || received - out.last > maxRecovered) return yield* protocolError(resumedOut, key)
-    yield* Effect.logWarning(
-      `the store has lost messages of session ${key}: its log ends at ${out.last}, and the client has received ${received}`
-    )
-    const recovered = yield* queue.recover(key, generation, received)
-    const again = resumeOutbox(recovered, hello.in)
-    return again instanceof Violation ? yield* protocolError(again, key) : { out: recovered, resumedOut: again }
+    if (resumedOut instanceof Violation) return yield* protocolError(resumedOut, key)
+    return { out: { epoch: out.epoch, acked: out.acked, last: out.last }, resumedOut }
   })
 
   /**
@@ -529,7 +531,9 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       nextTokenHash: hashToken(makeToken()),
       instance: makeId(random)
     }, claimOf(connection, true, identity, identity.session === undefined))
-    const out = yield* queue.open(session, attached.generation, peer.share === "" ? undefined : peer.share)
+    const opened = yield* queue.open(session, attached.generation, peer.share === "" ? undefined : peer.share)
+    // It has no position of its own, so nothing is known but what this server knows.
+    const out = opened.isUncertain === true ? yield* queue.recover(session, attached.generation, 0) : opened
     engine.opened(peer, out)
     recorder.count(attached.known ? "connectionsResumed" : "connectionsFresh")
     port.become(engine.attach(peer, connection, {

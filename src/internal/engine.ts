@@ -475,6 +475,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const putOff = (error: WebSocketError) => Effect.logWarning("a sweep is put off", error)
 
   let letters = 0
+  let { lost: lostSoFar = 0 } = yield* queue.stats
   const heartbeat = Effect.gen(function*() {
     const at = now()
     for (const peer of connected) tickPeer(peer, at)
@@ -482,7 +483,9 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     const lettersNow = recorder.totals.deadLetters
     if (lettersNow > letters) yield* Effect.logWarning(`${lettersNow - letters} messages became dead letters`)
     letters = lettersNow
-    const { bytes, messages } = yield* queue.stats
+    const { bytes, lost = 0, messages } = yield* queue.stats
+    recorder.count("messagesLost", lost - lostSoFar)
+    lostSoFar = lost
     recorder.gauge("queueMessages", messages)
     recorder.gauge("queueBytes", bytes)
     recorder.gauge("unhandledBytes", intake.total())

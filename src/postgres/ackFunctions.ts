@@ -1,5 +1,16 @@
 /** The database's side of what removes messages from outboxes: acks, and giving up. See plpgsql.ts on batches. */
-import { byKeys, CONFLICT, DONE, FENCED, impatience, lockFree, MISSING, patient, PENDING } from "./plpgsql.ts"
+import {
+  byKeys,
+  CONFLICT,
+  DONE,
+  FENCED,
+  impatience,
+  lockFree,
+  MISSING,
+  patient,
+  PENDING,
+  UNSETTLED
+} from "./plpgsql.ts"
 
 /** Fates come one by one, with the number of the request that they are of. */
 export const ackFunction = (schema: string): string =>
@@ -7,7 +18,7 @@ export const ackFunction = (schema: string): string =>
     p_patience text, p_skip boolean, p_sessions text[], p_index integer[], p_generations double precision[],
     p_up_to double precision[], p_fate_requests integer[], p_fate_firsts double precision[],
     p_fate_ends double precision[], p_fate_reasons text[], p_fate_handled boolean[], p_fate_ats double precision[],
-    OUT codes integer[], OUT released double precision[]
+    OUT codes integer[], OUT released double precision[], OUT losts double precision[]
   ) LANGUAGE plpgsql ${patient} ${byKeys} AS $body$
   DECLARE
     n integer := cardinality(p_index);
@@ -23,6 +34,8 @@ export const ackFunction = (schema: string): string =>
     v_acked bigint[] := v_last;
     v_messages bigint[] := v_last;
     v_bytes bigint[] := v_last;
+    v_settled boolean[] := array_fill(false, ARRAY[m]);
+    v_history text := ${schema}.history();
     v_to bigint;
     v_gone bigint;
     v_any boolean := false;
@@ -30,6 +43,7 @@ export const ackFunction = (schema: string): string =>
     ${impatience}
     codes := array_fill(${PENDING}, ARRAY[n]);
     released := array_fill(NULL::float8, ARRAY[n]);
+    losts := released;
     ${lockFree(schema, "outboxes", "session")}
     FOR r IN
       SELECT o.*, t.ord::integer FROM unnest(v_sessions) WITH ORDINALITY AS t(session, ord)
@@ -39,6 +53,7 @@ export const ackFunction = (schema: string): string =>
       v_outboxes[s] := r.id;
       v_generations[s] := r.generation;
       v_last[s] := r.last;
+      v_settled[s] := coalesce(r.history = v_history, false);
       v_before[s] := r.acked;
       v_acked[s] := r.acked;
       v_messages[s] := r.messages;
@@ -57,11 +72,16 @@ export const ackFunction = (schema: string): string =>
         codes[i] := ${FENCED};
         CONTINUE;
       END IF;
+      IF p_up_to[i] > v_acked[s] AND NOT v_settled[s] THEN
+        codes[i] := ${UNSETTLED};
+        CONTINUE;
+      END IF;
       codes[i] := ${DONE};
       released[i] := 0;
-      v_to := least(p_up_to[i], v_last[s]);
+      v_to := p_up_to[i];
       CONTINUE WHEN v_to <= v_acked[s];
-      v_gone := v_to - v_acked[s];
+      losts[i] := greatest(0, v_to - v_last[s]);
+      v_gone := least(v_to, v_last[s]) - v_acked[s];
       -- Without gaps, which is nearly always, every offset beyond \`acked\` is a message.
       IF v_messages[s] < v_last[s] - v_acked[s] THEN
         v_gone := v_gone - (
@@ -71,6 +91,7 @@ export const ackFunction = (schema: string): string =>
         UPDATE ${schema}.gaps g SET first = v_to + 1 WHERE g.outbox = v_outboxes[s] AND g.first <= v_to;
       END IF;
       v_acked[s] := v_to;
+      v_last[s] := greatest(v_last[s], v_to);
       v_messages[s] := v_messages[s] - v_gone;
       released[i] := v_gone;
       v_any := true;
@@ -88,8 +109,9 @@ export const ackFunction = (schema: string): string =>
       LOOP
         v_bytes[r.ord] := v_bytes[r.ord] - r.bytes;
       END LOOP;
-      UPDATE ${schema}.outboxes o SET acked = t.acked, messages = t.messages, bytes = t.bytes
-      FROM unnest(p_sessions, v_before, v_acked, v_messages, v_bytes) AS t(session, before, acked, messages, bytes)
+      UPDATE ${schema}.outboxes o SET acked = t.acked, last = t.last, messages = t.messages, bytes = t.bytes
+      FROM unnest(p_sessions, v_before, v_acked, v_last, v_messages, v_bytes)
+        AS t(session, before, acked, last, messages, bytes)
       WHERE t.acked > t.before AND o.session = t.session;
     END IF;
     IF cardinality(p_fate_requests) > 0 THEN

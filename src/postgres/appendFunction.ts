@@ -11,13 +11,14 @@ import {
   MISSING,
   patient,
   PENDING,
-  STALE_BATCH
+  STALE_BATCH,
+  UNSETTLED
 } from "./plpgsql.ts"
 
 /**
  * Which sessions each request is about is told by `p_index`, into `p_sessions`, which has each of them once. Returns a
- * code for each request (0: to be asked for again), and for it: the epoch and first offset of what was appended; of a
- * receipt the epoch, offset, time and message id; the messages and bytes of a full outbox; when a claim ends.
+ * code for each request (0: to be asked for again), and for it: the epoch and first offset of what was appended, and how
+ * many were lost before it (in `seconds`); the node of an outbox that is not settled (in `ids`); of a receipt the epoch, offset, time and message id; the messages and bytes of a full outbox; when a claim ends.
  */
 export const appendFunction = (schema: string): string =>
   `CREATE FUNCTION ${schema}.append(
@@ -26,7 +27,8 @@ export const appendFunction = (schema: string): string =>
     p_enqueued double precision[], p_expires double precision[], p_bodies text[],
     p_max_messages double precision[], p_max_bytes double precision[],
     p_scopes text[], p_keys text[], p_fingerprints text[], p_forgotten double precision[],
-    p_max_keys double precision[],
+    p_max_keys double precision[], p_known_epochs text[], p_known_lasts double precision[], p_unsettled text[],
+    p_generations double precision[],
     OUT codes integer[], OUT epochs text[], OUT firsts double precision[], OUT seconds double precision[],
     OUT ids text[]
   ) LANGUAGE plpgsql ${patient} ${byKeys} AS $body$
@@ -48,6 +50,12 @@ export const appendFunction = (schema: string): string =>
     v_touched boolean[] := array_fill(false, ARRAY[m]);
     v_new boolean[] := array_fill(false, ARRAY[n]);
     v_nudged text[] := array_fill(NULL::text, ARRAY[m]);
+    v_history text := ${schema}.history();
+    v_settled boolean[] := v_touched;
+    v_generations float8[] := v_last;
+    v_settles boolean;
+    v_from float8[] := array_fill(NULL::float8, ARRAY[m]);
+    v_lost float8;
     v_code integer;
     v_keys bigint := 0;
     v_any boolean := false;
@@ -89,6 +97,9 @@ export const appendFunction = (schema: string): string =>
       v_messages[s] := r.messages;
       v_bytes[s] := r.bytes;
       v_expires[s] := r.expires_at;
+      v_settled[s] := coalesce(r.history = v_history, false);
+      v_from[s] := r.unsettled_from;
+      v_generations[s] := r.generation;
     END LOOP;
 
     FOR i IN 1..n LOOP
@@ -100,6 +111,13 @@ export const appendFunction = (schema: string): string =>
         END IF;
         CONTINUE;
       END IF;
+      v_settles := p_unsettled[i] = 'settle' AND p_generations[i] >= v_generations[s];
+      IF NOT v_settled[s] AND NOT v_settles AND p_unsettled[i] <> 'allow' THEN
+        codes[i] := ${UNSETTLED};
+        ids[i] := v_nodes[s];
+        CONTINUE;
+      END IF;
+      v_lost := CASE WHEN p_known_epochs[i] = v_epochs[s] THEN greatest(0, p_known_lasts[i] - v_last[s]) ELSE 0 END;
       v_code := CASE
         WHEN v_messages[s] + p_counts[i] > p_max_messages[i] THEN ${FULL_MESSAGES}
         WHEN v_bytes[s] + p_bytes[i] > p_max_bytes[i] THEN ${FULL_BYTES}
@@ -109,13 +127,13 @@ export const appendFunction = (schema: string): string =>
         IF p_skip THEN
           BEGIN
             SELECT * INTO k FROM ${schema}.publish(p_scopes[i], p_keys[i], p_fingerprints[i], p_forgotten[i],
-              p_max_keys[i] - v_keys, p_enqueued[i], v_epochs[s], v_last[s] + 1, v_code);
+              p_max_keys[i] - v_keys, p_enqueued[i], v_epochs[s], v_last[s] + v_lost + 1, v_code);
           EXCEPTION WHEN lock_not_available THEN
             CONTINUE;
           END;
         ELSE
           SELECT * INTO k FROM ${schema}.publish(p_scopes[i], p_keys[i], p_fingerprints[i], p_forgotten[i],
-            p_max_keys[i] - v_keys, p_enqueued[i], v_epochs[s], v_last[s] + 1, v_code);
+            p_max_keys[i] - v_keys, p_enqueued[i], v_epochs[s], v_last[s] + v_lost + 1, v_code);
         END IF;
         v_code := k.code;
         v_keys := v_keys + k.added;
@@ -124,7 +142,19 @@ export const appendFunction = (schema: string): string =>
       CASE v_code
         WHEN ${APPENDED} THEN
           epochs[i] := v_epochs[s];
+          IF v_settled[s] THEN
+          ELSIF v_settles THEN
+            v_settled[s] := true;
+            v_from[s] := NULL;
+          ELSE
+            v_from[s] := coalesce(v_from[s], v_last[s]);
+          END IF;
+          IF v_lost > 0 THEN
+            PERFORM ${schema}.take_lost(v_outboxes[s], v_last[s] + 1, v_last[s] + v_lost, p_enqueued[i]);
+          END IF;
+          v_last[s] := v_last[s] + v_lost;
           firsts[i] := v_last[s] + 1;
+          seconds[i] := v_lost;
           v_last[s] := v_last[s] + p_counts[i];
           v_messages[s] := v_messages[s] + p_counts[i];
           v_bytes[s] := v_bytes[s] + p_bytes[i];
@@ -157,9 +187,10 @@ export const appendFunction = (schema: string): string =>
         AS t(new, s, first, count, bytes, enqueued, expires, body)
       WHERE t.new;
       UPDATE ${schema}.outboxes o
-      SET last = t.last, messages = t.messages, bytes = t.bytes, expires_at = t.expires
-      FROM unnest(p_sessions, v_touched, v_last, v_messages, v_bytes, v_expires)
-        AS t(session, touched, last, messages, bytes, expires)
+      SET last = t.last, messages = t.messages, bytes = t.bytes, expires_at = t.expires,
+        history = CASE WHEN t.settled THEN v_history ELSE o.history END, unsettled_from = t.start
+      FROM unnest(p_sessions, v_touched, v_last, v_messages, v_bytes, v_expires, v_settled, v_from)
+        AS t(session, touched, last, messages, bytes, expires, settled, start)
       WHERE t.touched AND o.session = t.session;
     END IF;
     IF v_nudges THEN PERFORM ${schema}.add_nudges(v_nudged, p_sessions); END IF;

@@ -5,13 +5,27 @@ import { byKeys, CONFLICT, DONE, FENCED, inOrder, MISSING } from "./plpgsql.ts"
 
 /** Statements that make the functions in `schema` (quoted). */
 export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
+  // Another one when a standby took over, or a backup was put in place: no two postmasters started in one microsecond.
+  `CREATE FUNCTION ${schema}.history() RETURNS text LANGUAGE sql STABLE AS $body$
+    SELECT extract(epoch FROM pg_postmaster_start_time())::text
+  $body$`,
+
+  // Offsets that were given out, and that the store does not have any more.
+  `CREATE FUNCTION ${schema}.take_lost(
+    p_outbox bigint, p_first double precision, p_end double precision, p_at double precision
+  ) RETURNS void LANGUAGE plpgsql AS $body$
+  BEGIN
+    INSERT INTO ${schema}.gaps (outbox, first, "end", reason) VALUES (p_outbox, p_first, p_end, 'fresh');
+    PERFORM ${schema}.note_fates(ARRAY[p_outbox], ARRAY[p_first], ARRAY[p_end], ARRAY['fresh'], ARRAY[true], ARRAY[p_at]);
+  END $body$`,
+
   `CREATE FUNCTION ${schema}.open_outbox(
     p_session text, p_generation double precision, p_node text, p_epoch text
   ) RETURNS SETOF ${schema}.outboxes LANGUAGE plpgsql AS $body$
   BEGIN
     RETURN QUERY
-      INSERT INTO ${schema}.outboxes AS o (session, generation, epoch, revision, node)
-      VALUES (p_session, p_generation, p_epoch, 1, p_node)
+      INSERT INTO ${schema}.outboxes AS o (session, generation, epoch, revision, node, history)
+      VALUES (p_session, p_generation, p_epoch, 1, p_node, ${schema}.history())
       ON CONFLICT (session) DO UPDATE
         SET generation = excluded.generation, node = excluded.node, revision = o.revision + 1
         WHERE o.generation <= excluded.generation
@@ -68,13 +82,24 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
   END $body$`,
 
   `CREATE FUNCTION ${schema}.advance(
-    p_session text, p_generation double precision, p_last double precision
-  ) RETURNS SETOF ${schema}.outboxes LANGUAGE plpgsql AS $body$
+    p_session text, p_generation double precision, p_last double precision, p_at double precision, p_moved boolean
+  ) RETURNS double precision LANGUAGE plpgsql AS $body$
+  DECLARE
+    o ${schema}.outboxes;
+    v_lost bigint;
+    v_settles boolean;
   BEGIN
-    UPDATE ${schema}.outboxes o
-    SET last = p_last, messages = o.messages + p_last::bigint - o.last, revision = o.revision + 1
-    WHERE o.session = p_session AND o.generation <= p_generation AND o.last < p_last;
-    RETURN QUERY SELECT * FROM ${schema}.outboxes o WHERE o.session = p_session;
+    SELECT * INTO o FROM ${schema}.outboxes x WHERE x.session = p_session FOR UPDATE;
+    IF NOT FOUND OR o.generation > p_generation THEN RETURN 0; END IF;
+    v_lost := greatest(0, p_last::bigint - o.last);
+    v_settles := p_moved OR coalesce(o.unsettled_from >= p_last, true);
+    IF v_lost > 0 THEN PERFORM ${schema}.take_lost(o.id, o.last + 1, p_last, p_at); END IF;
+    UPDATE ${schema}.outboxes x
+    SET last = o.last + v_lost,
+      history = CASE WHEN v_settles THEN ${schema}.history() ELSE x.history END,
+      unsettled_from = CASE WHEN v_settles THEN NULL ELSE x.unsettled_from END
+    WHERE x.session = p_session;
+    RETURN v_lost;
   END $body$`,
 
   `CREATE FUNCTION ${schema}.remove_outbox(p_session text, p_last double precision) RETURNS boolean
@@ -107,7 +132,8 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
     SELECT * INTO o FROM ${schema}.outboxes x WHERE x.session = p_session;
     IF NOT FOUND THEN RETURN; END IF;
     RETURN QUERY SELECT 0,
-      ARRAY[o.generation, o.acked, o.last, o.messages, o.bytes, o.sent, o.revision, o.expires_at]::float8[],
+      ARRAY[o.generation, o.acked, o.last, o.messages, o.bytes, o.sent, o.revision, o.expires_at,
+        CASE WHEN o.history = ${schema}.history() THEN 1 ELSE 0 END, o.unsettled_from]::float8[],
       o.epoch, o.node;
     FOR c IN
       SELECT * FROM ${schema}.chunks x WHERE x.outbox = o.id AND x.last > p_after::bigint ORDER BY x.last

@@ -10,14 +10,19 @@ interface AppendColumns {
   readonly first: () => number
   readonly second: () => number
   readonly id: () => string
+  readonly node: () => string | undefined
 }
+
+export const lostOf = (lost: number): { readonly lost?: number } => lost === 0 ? {} : { lost }
 
 export const appendResult = (code: unknown, of: AppendColumns): AppendResult | undefined => {
   switch (code) {
     case Codes.PENDING:
       return undefined
     case Codes.APPENDED:
-      return { _tag: "Appended", epoch: of.epoch(), first: of.first() }
+      return { _tag: "Appended", epoch: of.epoch(), first: of.first(), ...lostOf(of.second()) }
+    case Codes.UNSETTLED:
+      return { _tag: "Unsettled", node: of.node() }
     case Codes.MISSING:
       return { _tag: "Missing" }
     case Codes.FULL_MESSAGES:
@@ -41,7 +46,7 @@ export const appendResult = (code: unknown, of: AppendColumns): AppendResult | u
 }
 
 export const toState = (
-  [session, generation, epoch, acked, last, messages, bytes, sent, revision, expiresAt, node]: Values.Row
+  [session, generation, epoch, acked, last, messages, bytes, sent, revision, expiresAt, node, settled, from]: Values.Row
 ): OutboxState => ({
   session: Values.toText(session),
   generation: Values.toNumber(generation),
@@ -53,17 +58,19 @@ export const toState = (
   sent: Values.toNumber(sent),
   revision: Values.toNumber(revision),
   expiresAt: Values.toNumber(expiresAt),
-  node: Values.toOptionalText(node)
+  node: Values.toOptionalText(node),
+  settled: settled === true || settled === 1,
+  unsettledFrom: from === null || from === undefined ? undefined : Values.toNumber(from)
 })
 
 /** Rows of `read_outbox`, which come in the order: state, chunks, perhaps that there are more, gaps. */
 export const toPage = (session: string, [head, ...rows]: ReadonlyArray<Values.Row>): ReadPage | undefined => {
   if (head === undefined) return undefined
   const [, numbers, epoch, node] = head
-  const [generation, ...counts] = Values.toArray(numbers)
+  const counts = Values.toArray(numbers)
   const ofKind = (kind: number) => rows.filter(([k]) => k === kind)
   return {
-    state: toState([session, generation, epoch, ...counts, node]),
+    state: toState([session, counts[0], epoch, ...counts.slice(1, 8), node, ...counts.slice(8)]),
     chunks: ofKind(1).map(([, numbers, body]): Chunk => {
       const [first, last, bytes, enqueuedAt, expiresAt] = Values.toArray(numbers)
       return {

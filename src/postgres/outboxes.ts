@@ -12,7 +12,7 @@ import type {
 } from "../internal/store/driver.ts"
 import { allDone, distinct, type Patience, unlessLocked, unlimited } from "./batches.ts"
 import type { Database, Statement } from "./connection.ts"
-import { appendResult, toConditional, toFate, toPage, toState } from "./outboxRows.ts"
+import { appendResult, lostOf, toConditional, toFate, toPage, toState } from "./outboxRows.ts"
 import * as Codes from "./plpgsql.ts"
 import * as Values from "./values.ts"
 
@@ -38,7 +38,8 @@ export const makeOutboxes = (database: Database): Outboxes => {
   const { schema } = database
 
   const stateColumns = "session, generation::float8, epoch, acked::float8, last::float8, messages::float8, " +
-    "bytes::float8, sent::float8, revision::float8, expires_at, node"
+    "bytes::float8, sent::float8, revision::float8, expires_at, node, " +
+    `coalesce(history = ${schema}.history(), false), unsettled_from::float8`
 
   const append = (
     requests: ReadonlyArray<AppendRequest>,
@@ -46,7 +47,7 @@ export const makeOutboxes = (database: Database): Outboxes => {
     stamp: Stamp | undefined,
     node: string
   ): Statement<ReadonlyArray<AppendResult | undefined>> => ({
-    sql: `SELECT * FROM ${schema}.append(${Values.places(19)})`,
+    sql: `SELECT * FROM ${schema}.append(${Values.places(23)})`,
     parameters: () => {
       const { index, sessions } = distinct(requests)
       const publishes = requests.some(({ publish }) => publish !== undefined)
@@ -70,7 +71,11 @@ export const makeOutboxes = (database: Database): Outboxes => {
         Values.texts(ofKeys(({ publish }) => publish?.key)),
         Values.texts(ofKeys(({ publish }) => publish?.fingerprint)),
         Values.numbers(ofKeys(({ publish }) => publish?.forgottenBefore ?? 0)),
-        Values.numbers(ofKeys(({ publish }) => publish?.maxKeys ?? 0))
+        Values.numbers(ofKeys(({ publish }) => publish?.maxKeys ?? 0)),
+        Values.texts(requests.map(({ known }) => known?.epoch)),
+        Values.numbers(requests.map(({ known }) => known?.last ?? 0)),
+        Values.texts(requests.map(({ unsettled = "refuse" }) => unsettled)),
+        Values.numbers(requests.map(({ generation = 0 }) => generation))
       ]
     },
     decode: (rows) => {
@@ -80,7 +85,8 @@ export const makeOutboxes = (database: Database): Outboxes => {
           epoch: () => Values.toText(epochs?.[at]),
           first: () => Values.toNumber(firsts?.[at]),
           second: () => Values.toNumber(seconds?.[at]),
-          id: () => Values.toText(ids?.[at])
+          id: () => Values.toText(ids?.[at]),
+          node: () => Values.toOptionalText(ids?.[at])
         })
       )
     }
@@ -106,13 +112,19 @@ export const makeOutboxes = (database: Database): Outboxes => {
       ]
     },
     decode: (rows) => {
-      const [codes, released] = Values.onlyRow(rows).map(Values.toArray)
+      const [codes, released, losts] = Values.onlyRow(rows).map(Values.toArray)
       return (codes ?? []).map((code, at): AckOutcome | undefined => {
         switch (code) {
           case Codes.PENDING:
             return undefined
           case Codes.DONE:
-            return { _tag: "Acked", released: Values.toNumber(released?.[at]) }
+            return {
+              _tag: "Acked",
+              released: Values.toNumber(released?.[at]),
+              ...lostOf(Values.toNumber(losts?.[at] ?? 0))
+            }
+          case Codes.UNSETTLED:
+            return { _tag: "Unsettled" }
           case Codes.FENCED:
             return { _tag: "Fenced" }
           case Codes.MISSING:
@@ -123,6 +135,13 @@ export const makeOutboxes = (database: Database): Outboxes => {
       })
     }
   })
+
+  const states = (sessions: ReadonlyArray<string>) =>
+    database.query("outboxes", {
+      sql: `SELECT ${stateColumns} FROM ${schema}.outboxes_of(${Values.places(1)})`,
+      parameters: () => [Values.texts(sessions)],
+      decode: (rows) => rows.map(toState)
+    })
 
   return {
     openOutbox: ({ generation, newEpoch, node, session }) =>
@@ -196,12 +215,21 @@ export const makeOutboxes = (database: Database): Outboxes => {
         decode: toConditional
       }),
 
-    advance: ({ generation, last, session }) =>
-      database.query("advance", {
-        sql: `SELECT ${stateColumns} FROM ${schema}.advance(${Values.places(3)})`,
-        parameters: () => [Values.text(session), Values.number(generation), Values.number(last)],
-        decode: ([row]) => row === undefined ? undefined : toState(row)
-      }),
+    advance: ({ at, generation, isMoved, last, session }) =>
+      Effect.flatMap(
+        database.query("advance", {
+          sql: `SELECT ${schema}.advance(${Values.places(5)})`,
+          parameters: () => [
+            Values.text(session),
+            Values.number(generation),
+            Values.number(last),
+            Values.number(at),
+            Values.boolean(isMoved === true)
+          ],
+          decode: (rows) => Values.toNumber(Values.onlyRow(rows)[0])
+        }),
+        (lost) => Effect.map(states([session]), ([state]) => state && { state, lost })
+      ),
 
     removeOutbox: (session, last) =>
       database.query("removeOutbox", {
@@ -210,12 +238,7 @@ export const makeOutboxes = (database: Database): Outboxes => {
         decode: (rows) => Values.toBoolean(Values.onlyRow(rows)[0])
       }),
 
-    outboxes: (sessions) =>
-      database.query("outboxes", {
-        sql: `SELECT ${stateColumns} FROM ${schema}.outboxes_of(${Values.places(1)})`,
-        parameters: () => [Values.texts(sessions)],
-        decode: (rows) => rows.map(toState)
-      }),
+    outboxes: states,
 
     fates: (session, first, end) =>
       database.query("fates", {

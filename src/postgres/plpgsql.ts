@@ -23,6 +23,7 @@ export const DUPLICATE = 5
 export const MISMATCH = 6
 export const IN_FLIGHT = 7
 export const KEYS_FULL = 8
+export const UNSETTLED = 9
 
 /** The others that functions here return. */
 export const DONE = 1

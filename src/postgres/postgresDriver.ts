@@ -45,6 +45,11 @@ export const makePostgresDriver = Effect.fnUntraced(function*(
       parameters: () => [],
       decode: (rows) => Values.toNumber(Values.onlyRow(rows)[0])
     }),
+    history: database.query("history", {
+      sql: `SELECT ${schema}.history()`,
+      parameters: () => [],
+      decode: (rows) => Values.toText(Values.onlyRow(rows)[0])
+    }),
     transaction: { isOpen: database.isInTransaction, afterCommit: database.afterCommit },
     ...makeOutboxes(database),
     ...makeSessions(database),

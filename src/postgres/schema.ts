@@ -2,7 +2,8 @@
  * Makes and upgrades the schema. A server that starts takes an advisory lock, so that of several that start at once one
  * does it and the others wait. One that finds it as it should be changes nothing, and needs no right to.
  *
- * Each migration is a list of statements; what was released is never edited, a new version is added.
+ * Each migration is a list of statements about tables; what was released is never edited, a new version is added. The
+ * functions are made anew with each.
  */
 import { Effect } from "effect"
 import { StoreError } from "../internal/store/driver.ts"
@@ -14,14 +15,33 @@ import { principals, tables } from "./tables.ts"
 import * as Values from "./values.ts"
 
 const migrations: ReadonlyArray<(schema: string) => ReadonlyArray<string>> = [
-  (schema) => [
-    ...tables(schema),
-    ...keyFunctions(schema),
-    ...outboxFunctions(schema),
-    ...sessionFunctions(schema)
-  ],
-  principals
+  tables,
+  principals,
+  // The history of the store in which an outbox was settled, and after what was appended in another one before that.
+  (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN history text, ADD COLUMN unsettled_from bigint`]
 ]
+
+const functions = (schema: string): ReadonlyArray<string> => [
+  ...keyFunctions(schema),
+  ...outboxFunctions(schema),
+  ...sessionFunctions(schema)
+]
+
+/** Drops what there is under the names of these functions, whatever its parameters. */
+const dropAll = (schema: string, statements: ReadonlyArray<string>): string => {
+  const names = statements.flatMap((statement) => /^CREATE FUNCTION "\w+"\.(\w+)/.exec(statement)?.[1] ?? [])
+  return `DO $body$
+  DECLARE
+    v_function regprocedure;
+  BEGIN
+    FOR v_function IN
+      SELECT p.oid FROM pg_proc p
+      WHERE p.pronamespace = '${schema}'::regnamespace AND p.proname IN (${names.map((name) => `'${name}'`).join(", ")})
+    LOOP
+      EXECUTE 'DROP FUNCTION ' || v_function;
+    END LOOP;
+  END $body$`
+}
 
 /** The quoted name of a schema; undefined when it is none: names become part of functions, so they are plain. */
 export const quoteSchema = (name: string): string | undefined =>
@@ -64,6 +84,10 @@ export const migrate = Effect.fnUntraced(function*(database: Database) {
       for (const statement of statements(schema)) yield* run(statement)
       yield* run(`INSERT INTO ${schema}.migrations (version) VALUES (${at + 1})`)
     }
+    if (from === migrations.length) return
+    const made = functions(schema)
+    yield* run(dropAll(schema, made))
+    for (const statement of made) yield* run(statement)
   })
 
   const found = yield* version(database.query)

@@ -1,18 +1,20 @@
 /** Lua that appends to outboxes. What the keys hold is said in partitions.ts. */
 import { luaScript } from "./connection.ts"
-import { nudging, numbers, publishKeys } from "./lua.ts"
+import { nudging, numbers, publishKeys, settling } from "./lua.ts"
 
 /**
- * KEYS: totals, publish keys, committed, claimed, writers, the writer's batch (or totals again when there is no stamp).
+ * KEYS: totals, publish keys, committed, claimed, writers, the writer's batch (or totals again when there is no stamp),
+ * fates of all.
  * ARGV: tag, channel prefix, node, writer (optional), sequence; then for each request session, count, bytes,
  * enqueuedAt, expiresAt, maxMessages, maxBytes, body, publish key's id ("" without), the key, fingerprint (optional),
- * forgottenBefore, maxKeys.
- * Answers {'S', newest sequence} when that is a newer one, else {'R', results…}; a result is {'A', epoch, first}
- * (appended), {'M'} (missing), {'F', limit, messages, bytes} (full), {'D', receipt…} (duplicate), {'X', …} (mismatch),
+ * forgottenBefore, maxKeys, known epoch and last ("" without), unsettled, generation.
+ * Answers {'S', newest sequence} when that is a newer one, else {'R', results…}; a result is {'A', epoch, first,
+ * lost} (appended), {'M'} (missing), {'U', node} (not settled), {'F', limit, messages, bytes} (full), {'D', receipt…} (duplicate), {'X', …} (mismatch),
  * {'I', until} (in flight) or {'K'} (keys full).
  */
-export const append = luaScript(`${numbers}${nudging}${publishKeys}
-local totals, keys, committed, claimed, writers, batch = unpack(KEYS)
+export const append = luaScript(`${numbers}${nudging}${publishKeys}${settling}
+local totals, keys, committed, claimed, writers, batch, fates = unpack(KEYS)
+history = historyNow()
 local tag, channel, node, writer, sequence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 if writer ~= '' then
   local newest = redis.call('HMGET', batch, 's', 'r')
@@ -25,8 +27,13 @@ end
 local addedMessages, addedBytes = 0, 0
 local results = {'R'}
 
+local function settles(outbox, i)
+  return ARGV[i + 15] == 'settle' and num(ARGV[i + 16]) >= num(outbox[8])
+end
+
 local function refusal(outbox, i)
   if not outbox[1] then return {'M'} end
+  if outbox[7] ~= history and ARGV[i + 15] ~= 'allow' and not settles(outbox, i) then return {'U', outbox[6]} end
   local id, enqueuedAt = ARGV[i + 8], ARGV[i + 3]
   if id ~= '' then
     local key = liveKey(keys, id, num(ARGV[i + 11]), num(enqueuedAt))
@@ -39,16 +46,29 @@ local function refusal(outbox, i)
   return nil
 end
 
-for i = 6, #ARGV, 13 do
+for i = 6, #ARGV, 17 do
   local session = ARGV[i]
   local outboxKey = tag .. ':o:' .. session
-  local outbox = redis.call('HMGET', outboxKey, 'e', 'l', 'm', 'b', 'x', 'n')
+  local outbox = redis.call('HMGET', outboxKey, 'e', 'l', 'm', 'b', 'x', 'n', 'i', 'g')
   local refused = refusal(outbox, i)
   if refused then
     results[#results + 1] = refused
   else
     local count, bytes = num(ARGV[i + 1]), num(ARGV[i + 2])
-    local first, last = str(num(outbox[2]) + 1), str(num(outbox[2]) + count)
+    if outbox[7] ~= history then
+      if settles(outbox, i) then
+        redis.call('HSET', outboxKey, 'i', history)
+        redis.call('HDEL', outboxKey, 'y')
+      else
+        redis.call('HSETNX', outboxKey, 'y', outbox[2])
+      end
+    end
+    local stored, lost = num(outbox[2]), 0
+    if ARGV[i + 14] ~= '' and ARGV[i + 13] == outbox[1] and num(ARGV[i + 14]) > stored then
+      lost = num(ARGV[i + 14]) - stored
+      takeLost(tag, session, fates, stored, stored + lost, ARGV[i + 3])
+    end
+    local first, last = str(stored + lost + 1), str(stored + lost + count)
     redis.call('XADD', tag .. ':c:' .. session, last .. '-0', 'f', first, 'n', ARGV[i + 2], 't', ARGV[i + 3],
       'x', ARGV[i + 4], 'd', ARGV[i + 7])
     redis.call('HSET', outboxKey, 'l', last, 'm', str(num(outbox[3]) + count), 'b', str(num(outbox[4]) + bytes),
@@ -63,7 +83,7 @@ for i = 6, #ARGV, 13 do
       redis.call('ZREM', claimed, id)
     end
     if outbox[6] ~= node then nudge(tag, channel, outbox[6], session) end
-    results[#results + 1] = {'A', outbox[1], first}
+    results[#results + 1] = {'A', outbox[1], first, str(lost)}
   end
 end
 

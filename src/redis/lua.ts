@@ -24,6 +24,32 @@ end
  */
 export const evenWhenFull = (key: string): string => ` redis.call('HDEL', ${key}, '') `
 
+/**
+ * Of outboxes of a store that may have lost its newest part. Its history is the id that replication has for it: another
+ * one after a promotion, and after a start. Where scripts may not ask, there is but one.
+ */
+export const settling = `
+local history
+local function historyNow()
+  if not history then
+    local info = redis.pcall('INFO', 'replication')
+    history = type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
+  end
+  return history
+end
+-- Takes the offsets behind \`last\` up to \`upTo\`.
+local function takeLost(tag, session, index, last, upTo, at)
+  local first, finish = str(last + 1), str(upTo)
+  redis.call('ZADD', tag .. ':g:' .. session, finish, first .. ':' .. finish .. ':fresh')
+  local outbox, own, length = tag .. ':o:' .. session, tag .. ':f:' .. session, upTo - last
+  redis.call('ZREMRANGEBYSCORE', own, first, first)
+  redis.call('ZADD', own, first, table.concat({first, finish, 'fresh', '1', at}, ':'))
+  redis.call('ZADD', index, at, first .. ':' .. session)
+  if length > num(redis.call('HGET', outbox, 'w') or '0') then redis.call('HSET', outbox, 'w', str(length)) end
+  redis.call('HSET', outbox, 'l', finish)
+end
+`
+
 /** The channel's messages say nothing: one is enough for all nudges that were not taken yet. */
 export const nudging = `
 local function nudge(tag, channel, node, session)

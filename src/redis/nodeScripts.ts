@@ -1,10 +1,15 @@
 /** Lua of what nodes share: who lives, nudges, writers, and how the store is laid out. */
 import { luaScript } from "./connection.ts"
-import { evenWhenFull, nudging } from "./lua.ts"
+import { evenWhenFull, nudging, numbers, settling } from "./lua.ts"
 
 /** KEYS: totals of the first partition (to be asked of its server). Answers {seconds, microseconds}. */
 export const readClock = luaScript(`
 return redis.call('TIME')
+`)
+
+/** KEYS: totals of a partition. Answers the history of its server. */
+export const readHistory = luaScript(`${numbers}${settling}
+return historyNow()
 `)
 
 /**

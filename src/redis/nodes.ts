@@ -8,7 +8,7 @@ import { count, list, number, rowsOf, text } from "./replies.ts"
 
 type NodeOperations = Pick<
   StoreDriver,
-  "clock" | "touchNode" | "nodes" | "forgetNode" | "nudge" | "takeNudges" | "watch"
+  "clock" | "history" | "touchNode" | "nodes" | "forgetNode" | "nudge" | "takeNudges" | "watch"
 >
 
 /** How many writers are forgotten by one script. */
@@ -83,6 +83,15 @@ export const makeNodes = (connection: Connection, partitions: Partitions): NodeO
         return count(seconds) * 1000 + Math.floor(count(micros) / 1000)
       }
     }),
+
+    history: Effect.forEach(partitions.all, (partition) =>
+      call({
+        operation: "history",
+        script: Scripts.readHistory,
+        keys: [partition.totals],
+        args: [],
+        decode: text
+      }), { concurrency: "unbounded" }).pipe(Effect.map((all) => [...new Set(all)].join(" "))),
 
     touchNode: (node, at) =>
       call({

@@ -14,7 +14,7 @@ import { keyId, receiptOf } from "./publishKeys.ts"
 import { count, list, number, optional, rowsOf, text } from "./replies.ts"
 
 export const pushAppend = (args: Array<string>, request: AppendRequest): void => {
-  const { publish } = request
+  const { generation = 0, known, publish, unsettled = "refuse" } = request
   args.push(
     request.session,
     number(request.count),
@@ -28,7 +28,11 @@ export const pushAppend = (args: Array<string>, request: AppendRequest): void =>
     publish === undefined ? "" : publish.key,
     optional(publish?.fingerprint),
     publish === undefined ? "" : number(publish.forgottenBefore),
-    publish === undefined ? "" : number(publish.maxKeys)
+    publish === undefined ? "" : number(publish.maxKeys),
+    known === undefined ? "" : known.epoch,
+    known === undefined ? "" : number(known.last),
+    unsettled,
+    number(generation)
   )
 }
 
@@ -42,7 +46,9 @@ const appendResultOf = (reply: unknown): AppendResult => {
   const [kind, ...fields] = list(reply)
   switch (text(kind)) {
     case "A":
-      return { _tag: "Appended", epoch: text(fields[0]), first: count(fields[1]) }
+      return { _tag: "Appended", epoch: text(fields[0]), first: count(fields[1]), ...lostOf(fields[2]) }
+    case "U":
+      return { _tag: "Unsettled", node: text(fields[0]) }
     case "M":
       return { _tag: "Missing" }
     case "F": {
@@ -61,8 +67,15 @@ const appendResultOf = (reply: unknown): AppendResult => {
   throw new TypeError(`Redis answered an append with ${text(kind)}`)
 }
 
+const lostOf = (reply: unknown): { readonly lost?: number } => {
+  const lost = count(reply)
+  return lost === 0 ? {} : { lost }
+}
+
 export const stateOf = (session: string, reply: unknown): OutboxState => {
-  const [generation, epoch, acked, last, messages, bytes, sent, revision, expiresAt, node] = list(reply)
+  const [generation, epoch, acked, last, messages, bytes, sent, revision, expiresAt, node, history, from, now] = list(
+    reply
+  )
   return {
     session,
     generation: count(generation),
@@ -74,7 +87,9 @@ export const stateOf = (session: string, reply: unknown): OutboxState => {
     sent: count(sent),
     revision: count(revision),
     expiresAt: count(expiresAt),
-    node: text(node)
+    node: text(node),
+    settled: history === now,
+    unsettledFrom: from === undefined || from === null ? undefined : count(from)
   }
 }
 
@@ -128,10 +143,16 @@ export const fateOf = (reply: unknown): Fate => {
 }
 
 export const ackOf = (reply: unknown): AckOutcome => {
-  const outcome = text(reply)
-  if (outcome === "M") return { _tag: "Missing" }
-  if (outcome === "F") return { _tag: "Fenced" }
-  return { _tag: "Acked", released: count(outcome) }
+  const [outcome, lost] = list(reply)
+  switch (text(outcome)) {
+    case "M":
+      return { _tag: "Missing" }
+    case "F":
+      return { _tag: "Fenced" }
+    case "U":
+      return { _tag: "Unsettled" }
+  }
+  return { _tag: "Acked", released: count(outcome), ...lostOf(lost) }
 }
 
 export const conditionalOf = (reply: unknown): Conditional => {

@@ -1,26 +1,31 @@
 /** Lua of the outboxes, but for appending. What the keys hold is said in partitions.ts. */
 import { luaScript } from "./connection.ts"
-import { evenWhenFull, notingFates, numbers } from "./lua.ts"
+import { evenWhenFull, notingFates, numbers, settling } from "./lua.ts"
 
-const state = `
-local fields = {'g', 'e', 'a', 'l', 'm', 'b', 's', 'r', 'x', 'n'}
+/** Its last field is no field of the outbox, but the history now. */
+const state = `${settling}
+local function stateAt(key)
+  local fields = redis.call('HMGET', key, 'g', 'e', 'a', 'l', 'm', 'b', 's', 'r', 'x', 'n', 'i', 'y')
+  fields[13] = historyNow()
+  return fields
+end
 `
 
 /**
  * KEYS: outbox, totals. ARGV: generation, node, new epoch.
- * Answers the ten fields of the state.
+ * Answers the state: its fields, and the history of the store.
  */
 export const openOutbox = luaScript(`${numbers}${state}
 local stored = redis.call('HMGET', KEYS[1], 'g', 'r')
 if not stored[1] then
   redis.call('HSET', KEYS[1], 'g', ARGV[1], 'e', ARGV[3], 'a', '0', 'l', '0', 'm', '0', 'b', '0', 's', '0', 'r', '1',
-    'x', 'inf', 'n', ARGV[2])
+    'x', 'inf', 'n', ARGV[2], 'i', historyNow())
   redis.call('HINCRBY', KEYS[2], 'o', 1)
 elseif num(stored[1]) <= num(ARGV[1]) then
   ${evenWhenFull("KEYS[2]")}
   redis.call('HSET', KEYS[1], 'g', ARGV[1], 'n', ARGV[2], 'r', str(num(stored[2]) + 1))
 end
-return redis.call('HMGET', KEYS[1], unpack(fields))
+return stateAt(KEYS[1])
 `)
 
 /**
@@ -29,7 +34,7 @@ return redis.call('HMGET', KEYS[1], unpack(fields))
  * expiresAt and body in a row. Entries are taken a few at a time, as bodies may be large.
  */
 export const readOutbox = luaScript(`${numbers}${state}
-local outbox = redis.call('HMGET', KEYS[1], unpack(fields))
+local outbox = stateAt(KEYS[1])
 if not outbox[1] then return {} end
 local maxChunks, maxBytes = num(ARGV[2]), num(ARGV[3])
 local chunks, taken, size, more = {}, 0, 0, '0'
@@ -59,9 +64,9 @@ return {outbox, chunks, redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[1], '+i
 
 /**
  * KEYS: totals, fates of all. ARGV: tag; then for each request session, generation, upTo, number of fates, and those.
- * Answers for each 'M' (missing), 'F' (fenced) or how many were released.
+ * Answers for each {'M'} (missing), {'F'} (fenced), {'U'} (not settled) or {how many were released, how many lost}.
  */
-export const ack = luaScript(`${numbers}${notingFates}${evenWhenFull("KEYS[1]")}
+export const ack = luaScript(`${numbers}${notingFates}${settling}${evenWhenFull("KEYS[1]")}
 local totals, index, tag = KEYS[1], KEYS[2], ARGV[1]
 local results, goneMessages, goneBytes = {}, 0, 0
 
@@ -104,19 +109,20 @@ local i = 2
 while i <= #ARGV do
   local session, generation, upTo, fates = ARGV[i], ARGV[i + 1], num(ARGV[i + 2]), num(ARGV[i + 3])
   local outboxKey = tag .. ':o:' .. session
-  local outbox = redis.call('HMGET', outboxKey, 'g', 'a', 'l', 'm', 'b')
+  local outbox = redis.call('HMGET', outboxKey, 'g', 'a', 'l', 'm', 'b', 'i')
   if not outbox[1] then
-    results[#results + 1] = 'M'
+    results[#results + 1] = {'M'}
   elseif num(outbox[1]) > num(generation) then
-    results[#results + 1] = 'F'
+    results[#results + 1] = {'F'}
+  elseif upTo > num(outbox[2]) and outbox[6] ~= historyNow() then
+    results[#results + 1] = {'U'}
   else
     local acked, last, messages, bytes = num(outbox[2]), num(outbox[3]), num(outbox[4]), num(outbox[5])
-    upTo = math.min(upTo, last)
     if upTo <= acked then
-      results[#results + 1] = '0'
+      results[#results + 1] = {'0', '0'}
     else
       local released, freed
-      if upTo == last then
+      if upTo >= last then
         released, freed = messages, bytes
         redis.call('UNLINK', tag .. ':c:' .. session, tag .. ':g:' .. session)
       else
@@ -126,7 +132,8 @@ while i <= #ARGV do
       redis.call('HSET', outboxKey, 'a', str(upTo), 'm', str(messages - released), 'b', str(bytes - freed))
       goneMessages = goneMessages + released
       goneBytes = goneBytes + freed
-      results[#results + 1] = str(released)
+      if upTo > last then redis.call('HSET', outboxKey, 'l', str(upTo)) end
+      results[#results + 1] = {str(released), str(math.max(0, upTo - last))}
     end
     if fates > 0 then noteFates(tag, session, index, i + 4, fates) end
   end
@@ -219,16 +226,25 @@ redis.call('HSET', KEYS[1], 'r', revision, 's', ARGV[3])
 return {'D', revision}
 `)
 
-/** KEYS: outbox, totals. ARGV: generation, last. Answers the state, or {} when there is no outbox. */
+/**
+ * KEYS: outbox, totals, fates of all. ARGV: tag, session, generation, last, at, whether what others appended was moved.
+ * Answers {how many were lost, state}, or {} when there is no outbox.
+ */
 export const advance = luaScript(`${numbers}${state}${evenWhenFull("KEYS[2]")}
-local outbox = redis.call('HMGET', KEYS[1], 'g', 'l', 'm', 'r')
+local outbox = redis.call('HMGET', KEYS[1], 'g', 'l', 'y')
 if not outbox[1] then return {} end
-local more = num(ARGV[2]) - num(outbox[2])
-if num(outbox[1]) <= num(ARGV[1]) and more > 0 then
-  redis.call('HSET', KEYS[1], 'l', ARGV[2], 'm', str(num(outbox[3]) + more), 'r', str(num(outbox[4]) + 1))
-  redis.call('HINCRBY', KEYS[2], 'm', str(more))
+local stored, last, lost = num(outbox[2]), num(ARGV[4]), 0
+if num(outbox[1]) <= num(ARGV[3]) then
+  if last > stored then
+    lost = last - stored
+    takeLost(ARGV[1], ARGV[2], KEYS[3], stored, last, ARGV[5])
+  end
+  if ARGV[6] == '1' or not outbox[3] or num(outbox[3]) >= last then
+    redis.call('HSET', KEYS[1], 'i', historyNow())
+    redis.call('HDEL', KEYS[1], 'y')
+  end
 end
-return redis.call('HMGET', KEYS[1], unpack(fields))
+return {str(lost), stateAt(KEYS[1])}
 `)
 
 /**
@@ -250,10 +266,10 @@ return '1'
 `)
 
 /** KEYS: outboxes. Answers for each the state, or {}. */
-export const outboxStates = luaScript(`${state}
+export const outboxStates = luaScript(`${numbers}${state}
 local states = {}
 for i, key in ipairs(KEYS) do
-  local outbox = redis.call('HMGET', key, unpack(fields))
+  local outbox = stateAt(key)
   states[i] = outbox[1] and outbox or {}
 end
 return states

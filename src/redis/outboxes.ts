@@ -45,7 +45,7 @@ export const makeOutboxes = (connection: Connection, partitions: Partitions): Ou
     stamp: Stamp | undefined,
     node: string
   ) => {
-    const { committed, claimed, keys, tag, totals, writers } = partition
+    const { claimed, committed, fates, keys, tag, totals, writers } = partition
     const batch = stamp === undefined ? totals : `${tag}:w:${stamp.writer}`
     const args = [
       tag,
@@ -58,7 +58,7 @@ export const makeOutboxes = (connection: Connection, partitions: Partitions): Ou
     return call({
       operation: "append",
       script: append,
-      keys: [totals, keys, committed, claimed, writers, batch],
+      keys: [totals, keys, committed, claimed, writers, batch, fates],
       args,
       decode: appendedOf
     }).pipe(
@@ -168,14 +168,17 @@ export const makeOutboxes = (connection: Connection, partitions: Partitions): Ou
       })
     },
 
-    advance: ({ generation, last, session }) => {
+    advance: ({ at, generation, isMoved, last, session }) => {
       const partition = partitions.of(session)
       return call({
         operation: "advance",
         script: Scripts.advance,
-        keys: [outboxKey(partition, session), partition.totals],
-        args: [number(generation), number(last)],
-        decode: (reply) => maybeStateOf(session, reply)
+        keys: [outboxKey(partition, session), partition.totals, partition.fates],
+        args: [partition.tag, session, number(generation), number(last), number(at), isMoved === true ? "1" : "0"],
+        decode: (reply) => {
+          const [lost, state] = list(reply)
+          return state === undefined ? undefined : { state: stateOf(session, state), lost: count(lost) }
+        }
       })
     },
 

@@ -3,6 +3,7 @@ import type { GapReason } from "../core/Protocol.ts"
 import type {
   AckOutcome,
   AckRequest,
+  AdvanceRequest,
   AppendRequest,
   AppendResult,
   Chunk,
@@ -117,9 +118,7 @@ export class Outboxes {
       `UPDATE ${outbox} SET messages = messages - ?, bytes = bytes - ?, expires_at = ?, revision = ? WHERE id = ?`
     )
     this.setSent = prepare(`UPDATE ${outbox} SET sent = ?, revision = ? WHERE id = ?`)
-    this.setLast = prepare(
-      `UPDATE ${outbox} SET last = ?, messages = messages + ?, revision = revision + 1 WHERE id = ?`
-    )
+    this.setLast = prepare(`UPDATE ${outbox} SET last = ? WHERE id = ?`)
     this.drop = prepare(`DELETE FROM ${outbox} WHERE id = ?`)
 
     this.insertChunk = prepare(
@@ -179,16 +178,19 @@ export class Outboxes {
     if (refusal !== undefined) return refusal
     if (row.messages + count > request.maxMessages) return full(row, "messages")
     if (row.bytes + bytes > request.maxBytes) return full(row, "bytes")
-    const first = row.last + 1
+    const known = request.known?.epoch === row.epoch ? request.known.last : 0
+    const lost = Math.max(0, known - row.last)
+    const first = row.last + lost + 1
     if (publish !== undefined && !this.keys.commitAppended(publish, request, row.epoch, first)) {
       return { _tag: "KeysFull" }
     }
-    const last = row.last + count
+    if (lost > 0) this.take(row, known, enqueuedAt)
+    const last = first + count - 1
     this.insertChunk.run(row.id, first, last, bytes, enqueuedAt, expiresAt, body)
     this.appended.run(last, count, bytes, expiresAt, row.id)
     this.totals.add({ messages: count, bytes })
     if (row.node !== null && row.node !== node) this.nodes.nudge(row.node, session)
-    return { _tag: "Appended", epoch: row.epoch, first }
+    return { _tag: "Appended", epoch: row.epoch, first, ...(lost > 0 ? { lost } : {}) }
   }
 
   read({ after, maxBytes, maxChunks, session }: ReadRequest): ReadPage | undefined {
@@ -212,14 +214,16 @@ export class Outboxes {
     if (row === undefined) return { _tag: "Missing" }
     if (row.generation > generation) return { _tag: "Fenced" }
     this.note(row.id, fates)
-    const acked = Math.min(upTo, row.last)
-    if (acked <= row.acked) return { _tag: "Acked", released: 0 }
-    const released = acked - row.acked - (this.hasGaps(row) ? this.cutGaps(row.id, acked) : 0)
-    const bytes = acked === row.last ? row.bytes : sumOf(this.removeUpTo.all(row.id, acked))
-    if (acked === row.last) this.removeAll.run(row.id)
-    this.acked.run(acked, released, bytes, row.id)
+    if (upTo <= row.acked) return { _tag: "Acked", released: 0 }
+    const isAll = upTo >= row.last
+    const released = Math.min(upTo, row.last) - row.acked - (this.hasGaps(row) ? this.cutGaps(row.id, upTo) : 0)
+    const bytes = isAll ? row.bytes : sumOf(this.removeUpTo.all(row.id, upTo))
+    if (isAll) this.removeAll.run(row.id)
+    this.acked.run(upTo, released, bytes, row.id)
+    const lost = Math.max(0, upTo - row.last)
+    if (lost > 0) this.setLast.run(upTo, row.id)
     this.totals.add({ messages: -released, bytes: -bytes })
-    return { _tag: "Acked", released }
+    return { _tag: "Acked", released, ...(lost > 0 ? { lost } : {}) }
   }
 
   giveUp(request: GiveUpRequest): Conditional {
@@ -253,13 +257,19 @@ export class Outboxes {
     return { _tag: "Done", revision: revision + 1 }
   }
 
-  advance(session: string, generation: number, last: number): OutboxState | undefined {
+  advance({ at, generation, last, session }: AdvanceRequest) {
     const row = this.select.get(session)
     if (row === undefined) return undefined
-    if (row.generation > generation || last <= row.last) return toState(row)
-    this.setLast.run(last, last - row.last, row.id)
-    this.totals.add({ messages: last - row.last })
-    return this.state(session)
+    if (row.generation > generation || last <= row.last) return { state: toState(row), lost: 0 }
+    this.take(row, last, at)
+    return { state: this.state(session), lost: last - row.last }
+  }
+
+  /** Offsets up to `upTo` that are not there are taken. */
+  private take({ id, last }: OutboxRow, upTo: number, at: number): void {
+    this.insertGap.run(id, last + 1, upTo, "fresh")
+    this.note(id, [{ first: last + 1, end: upTo, reason: "fresh", maybeHandled: true, at }])
+    this.setLast.run(upTo, id)
   }
 
   remove(session: string, last: number): boolean {
@@ -352,5 +362,8 @@ const toState = (row: OutboxRow): OutboxState => ({
   sent: row.sent,
   revision: row.revision,
   expiresAt: row.expires_at,
-  node: row.node ?? undefined
+  node: row.node ?? undefined,
+  // A file has one history: nothing takes its place while it is open.
+  settled: true,
+  unsettledFrom: undefined
 })

@@ -113,6 +113,7 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
   return {
     name: "sqlite",
     clock: Clock.currentTimeMillis,
+    history: Effect.succeed("file"),
     transaction: {
       isOpen: client.isInTransaction,
       afterCommit: (effect) =>
@@ -125,7 +126,7 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
     ack: (requests) => write("ack", () => requests.map((request) => outboxes.ack(request))),
     giveUp: (request) => write("giveUp", () => outboxes.giveUp(request)),
     markSent: (request) => write("markSent", () => outboxes.markSent(request)),
-    advance: ({ generation, last, session }) => write("advance", () => outboxes.advance(session, generation, last)),
+    advance: (request) => write("advance", () => outboxes.advance(request)),
     removeOutbox: (session, last) => write("removeOutbox", () => outboxes.remove(session, last)),
     outboxes: (wanted) =>
       read("outboxes", () =>

@@ -105,7 +105,9 @@ const acks: ReadonlyArray<StoreLaw> = [
       yield* same("what is left to read", readOut(yield* read(2)), [`3 "c"`, `4 "d"`])
       yield* same("an ack beyond the end", (yield* perform(queue.ack, "s", 1, 100, [])).released, 2)
       yield* same("the size", yield* queue.size("s"), { messages: 0, bytes: 0 })
-      yield* same("the position", (yield* queue.open("s", 1)).acked, 4)
+      // A store that knows that it may lose its newest messages takes the peer's word for more.
+      const { acked } = yield* queue.open("s", 1)
+      yield* holds("the position", acked === 4 || acked === 100, "4, or 100", acked)
     })
   ),
 

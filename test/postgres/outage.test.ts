@@ -14,7 +14,9 @@ const message = (session: string): AppendRequest => ({
   body: "[]",
   maxMessages: 1_000_000,
   maxBytes: 1_000_000_000,
-  publish: undefined
+  publish: undefined,
+  // The database is started anew in between, and nobody here is an owner.
+  unsettled: "allow"
 })
 
 const open = (driver: StoreDriver, session: string, node: string) =>

@@ -45,7 +45,7 @@ const everyOperation = (driver: StoreDriver, round: number) =>
     yield* driver.read({ session, after: last - 2, maxChunks: 10, maxBytes: 1000 })
     yield* driver.ack(sessions.map((session) => ({ session, generation: 1, upTo: last - 1, fates: [] })))
     yield* driver.markSent({ session, generation: 1, revision: revision + 1, sent: last })
-    yield* driver.advance({ session, generation: 1, last: last + 1 })
+    yield* driver.advance({ session, generation: 1, last: last + 1, at: 0 })
     yield* driver.fates(session, 1, last)
     yield* driver.sweepFates(round, 10)
     yield* driver.removeOutbox(`s${500 + round}`, 1e9)

@@ -254,7 +254,7 @@ describe("SQLite file", () => {
         undefined,
         "a"
       )
-      yield* driver.ack(acked.map((session) => ({ session, generation: 1, upTo: Infinity, fates: [] })))
+      yield* driver.ack(acked.map((session) => ({ session, generation: 1, upTo: 20 * rounds + 40, fates: [] })))
       assert.deepStrictEqual(yield* driver.totals, { sessions: 50, messages: 0, bytes: 0 })
 
       assert.strictEqual(yield* driver.sweepFates(2, 1000), 200)

@@ -1,5 +1,7 @@
 /** Worlds with a planted bug each, to see that the promise's property would find it. */
+import { Effect } from "effect"
 import type { Session } from "../../src/core/Session.ts"
+import type { OutboxState, StoreDriver } from "../../src/internal/store/driver.ts"
 import { type Delivery, type Role, type Side, World } from "./coreWorld.ts"
 
 /** Position checking is off: all is new, always. */
@@ -99,5 +101,40 @@ export class LosesCredit extends World {
 export class SaysItStartedAnewOnce extends World {
   protected override tellsContinued(sameClient: boolean): boolean {
     return sameClient
+  }
+}
+
+/**
+ * A database whose acks are cut at `min(upTo, last)`, and that takes what its servers know of its outboxes for nothing:
+ * what it has lost is not noticed.
+ */
+export const forgetsItsLosses = (driver: StoreDriver): StoreDriver => {
+  const settled = (state: OutboxState): OutboxState => ({ ...state, settled: true })
+  const stateOf = (session: string) => Effect.map(driver.outboxes([session]), ([state]) => state)
+  return {
+    ...driver,
+    append: (requests, stamp, node) =>
+      driver.append(requests.map((request) => ({ ...request, known: undefined, unsettled: "allow" })), stamp, node),
+    ack: (requests) =>
+      Effect.flatMap(
+        Effect.forEach(requests, (request) =>
+          Effect.map(stateOf(request.session), (state) => ({
+            ...request,
+            upTo: Math.min(request.upTo, state?.last ?? 0)
+          }))),
+        (cut) =>
+          Effect.andThen(
+            // So that the cut ones are taken.
+            Effect.forEach(
+              cut,
+              ({ generation, session }) => driver.advance({ session, generation, last: 0, at: 0, isMoved: true })
+            ),
+            driver.ack(cut)
+          )
+      ),
+    openOutbox: (request) => Effect.map(driver.openOutbox(request), settled),
+    read: (request) => Effect.map(driver.read(request), (page) => page && { ...page, state: settled(page.state) }),
+    outboxes: (sessions) => Effect.map(driver.outboxes(sessions), (states) => states.map(settled)),
+    advance: ({ session }) => Effect.map(stateOf(session), (state) => state && { state: settled(state), lost: 0 })
   }
 }

@@ -418,6 +418,7 @@ class World {
       volatile: false,
       status: "pending",
       messageId: undefined,
+      answeredAt: undefined,
       outcome: "pending"
     }
     this.history.sent.set(key, sent)

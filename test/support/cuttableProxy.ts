@@ -7,6 +7,8 @@ export interface CuttableProxy {
   /** Ends all connections, and takes no new ones until `mend`. */
   readonly cut: () => void
   readonly mend: () => void
+  /** New connections go to another port of this machine. */
+  readonly retarget: (target: number) => void
   /** Waits until somebody has tried in vain since the cut. */
   readonly refuses: () => Promise<void>
 }
@@ -18,13 +20,14 @@ export const makeCuttableProxy = async (
 ): Promise<CuttableProxy> => {
   const sockets = new Set<Socket>()
   let isCut = false
+  let port = target
   let refusal = Promise.withResolvers<void>()
   const server = createServer((client) => {
     if (isCut) {
       client.destroy()
       return refusal.resolve()
     }
-    const upstream = connect(target, "127.0.0.1")
+    const upstream = connect(port, "127.0.0.1")
     for (const [from, to] of [[client, upstream], [upstream, client]] as const) {
       sockets.add(from)
       from.on("error", () => {}) // `close` comes next
@@ -50,6 +53,7 @@ export const makeCuttableProxy = async (
     port: (server.address() as AddressInfo).port, // it listens on TCP
     cut,
     mend: () => void (isCut = false),
+    retarget: (next) => void (port = next),
     refuses: () => refusal.promise
   }
 }

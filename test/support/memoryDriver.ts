@@ -18,6 +18,7 @@ import type { Receipt } from "../../src/Deduplicator.ts"
 import {
   type AckOutcome,
   type AckRequest,
+  type AdvanceRequest,
   type AppendRequest,
   type AppendResult,
   type Chunk,
@@ -43,7 +44,10 @@ import {
 } from "../../src/internal/store/driver.ts"
 
 interface Outbox {
+  /** Its `settled` says nothing: that follows from `history`. */
   state: OutboxState
+  /** In which it was settled. */
+  history: string
   chunks: ReadonlyArray<Chunk>
   gaps: ReadonlyArray<Gap>
   fates: ReadonlyArray<Fate>
@@ -77,6 +81,8 @@ export interface MemoryDatabase {
   readonly nodes: Map<string, number>
   readonly nudges: Map<string, Set<string>>
   readonly listeners: Set<{ readonly node: string; readonly listener: () => void }>
+  /** The history of the database, under its only key. */
+  readonly history: Map<"now", string>
 }
 
 /** A database with nothing in it. */
@@ -87,7 +93,8 @@ export const makeMemoryDatabase = (): MemoryDatabase => ({
   batches: new Map(),
   nodes: new Map(),
   nudges: new Map(),
-  listeners: new Set()
+  listeners: new Set(),
+  history: new Map([["now", "1"]])
 })
 
 /** One server's driver. */
@@ -102,18 +109,41 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
 
   // --- outboxes
 
+  const historyNow = (): string => database.history.get("now") ?? ""
+
+  const stateOf = (outbox: Outbox): OutboxState => ({ ...outbox.state, settled: outbox.history === historyNow() })
+
   const openOutbox = (session: string, generation: number, node: string, newEpoch: string): OutboxState => {
-    const outbox = outboxes.get(session) ?? { state: emptyState(session, newEpoch), chunks: [], gaps: [], fates: [] }
-    if (outbox.state.generation > generation) return outbox.state
+    const outbox = outboxes.get(session) ??
+      { state: emptyState(session, newEpoch), history: historyNow(), chunks: [], gaps: [], fates: [] }
+    if (outbox.state.generation > generation) return stateOf(outbox)
     outbox.state = { ...outbox.state, generation, node, revision: outbox.state.revision + 1 }
     outboxes.set(session, outbox)
-    return outbox.state
+    return stateOf(outbox)
+  }
+
+  /** Takes the offsets up to `upTo` that are not there; how many. */
+  const take = (outbox: Outbox, upTo: number, at: number): number => {
+    const { last } = outbox.state
+    if (upTo <= last) return 0
+    outbox.gaps = [...outbox.gaps, { first: last + 1, end: upTo, reason: "fresh" }]
+    note(outbox, [{ first: last + 1, end: upTo, reason: "fresh", maybeHandled: true, at }])
+    update(outbox, { last: upTo })
+    return upTo - last
+  }
+
+  const settle = (outbox: Outbox): void => {
+    outbox.history = historyNow()
+    outbox.state = { ...outbox.state, unsettledFrom: undefined }
   }
 
   const appendOne = (request: AppendRequest, node: string): AppendResult => {
     const { body, bytes, count, enqueuedAt, expiresAt, publish, session } = request
     const outbox = outboxes.get(session)
     if (outbox === undefined) return { _tag: "Missing" }
+    const { settled } = stateOf(outbox)
+    const settles = request.unsettled === "settle" && (request.generation ?? 0) >= outbox.state.generation
+    if (!settled && !settles && request.unsettled !== "allow") return { _tag: "Unsettled", node: outbox.state.node }
     const used = publish === undefined ? undefined : usedKey(publish, enqueuedAt)
     if (used !== undefined) return used._tag === "Mismatch" ? { _tag: "Mismatch" } : used
 
@@ -125,8 +155,12 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     if (state.bytes + bytes > request.maxBytes) return full("bytes")
     if (publish !== undefined && keysFull(publish, enqueuedAt)) return { _tag: "KeysFull" }
 
-    const first = state.last + 1
-    const last = state.last + count
+    const before = state.last
+    if (!settled && settles) settle(outbox)
+    else if (!settled) outbox.state = { ...state, unsettledFrom: state.unsettledFrom ?? before }
+    const lost = request.known?.epoch === state.epoch ? take(outbox, request.known.last, enqueuedAt) : 0
+    const first = before + lost + 1
+    const last = before + lost + count
     outbox.chunks = [...outbox.chunks, { first, last, bytes, enqueuedAt, expiresAt, body }]
     update(outbox, { last, expiresAt: Math.min(state.expiresAt, expiresAt) })
     if (publish !== undefined) {
@@ -140,7 +174,7 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
       })
     }
     if (state.node !== undefined && state.node !== node) nudge(state.node, session)
-    return { _tag: "Appended", epoch: state.epoch, first }
+    return { _tag: "Appended", epoch: state.epoch, first, ...(lost > 0 ? { lost } : {}) }
   }
 
   const append = (
@@ -170,7 +204,7 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
       chunks.push(chunk)
     }
     return {
-      state: outbox.state,
+      state: stateOf(outbox),
       chunks,
       gaps: outbox.gaps.filter(({ end }) => end > after),
       more: chunks.length < beyond.length
@@ -181,13 +215,16 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     const outbox = outboxes.get(session)
     if (outbox === undefined) return { _tag: "Missing" }
     if (outbox.state.generation > generation) return { _tag: "Fenced" }
-    const acked = Math.max(outbox.state.acked, Math.min(upTo, outbox.state.last))
+    const { last } = outbox.state
+    if (!stateOf(outbox).settled && upTo > outbox.state.acked) return { _tag: "Unsettled" }
+    const acked = Math.max(outbox.state.acked, upTo)
     const before = outbox.state.messages
     outbox.chunks = outbox.chunks.filter(({ last }) => last > acked)
     outbox.gaps = beyond(outbox.gaps, acked)
     note(outbox, fates)
-    update(outbox, { acked })
-    return { _tag: "Acked", released: before - outbox.state.messages }
+    const lost = Math.max(0, upTo - last)
+    update(outbox, { acked, last: last + lost })
+    return { _tag: "Acked", released: before - outbox.state.messages, ...(lost > 0 ? { lost } : {}) }
   }
 
   const giveUp = (request: GiveUpRequest): Conditional => {
@@ -218,12 +255,13 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     return { _tag: "Done", revision: revision + 1 }
   }
 
-  const advance = (session: string, generation: number, last: number): OutboxState | undefined => {
+  const advance = ({ at, generation, isMoved, last, session }: AdvanceRequest) => {
     const outbox = outboxes.get(session)
     if (outbox === undefined) return undefined
-    const { state } = outbox
-    if (state.generation <= generation && last > state.last) update(outbox, { last, revision: state.revision + 1 })
-    return outbox.state
+    if (outbox.state.generation > generation) return { state: stateOf(outbox), lost: 0 }
+    const lost = take(outbox, last, at)
+    if (isMoved || (outbox.state.unsettledFrom ?? Infinity) >= last) settle(outbox)
+    return { state: stateOf(outbox), lost }
   }
 
   const removeOutbox = (session: string, last: number): boolean => {
@@ -355,6 +393,7 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
   return {
     name: "memory",
     clock: Clock.currentTimeMillis,
+    history: Effect.sync(historyNow),
     transaction: undefined,
 
     openOutbox: ({ generation, newEpoch, node, session }) =>
@@ -369,10 +408,15 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     giveUp: (request) => Effect.sync(() => giveUp(request)),
     markSent: ({ generation, revision, sent, session }) =>
       Effect.sync(() => markSent(session, generation, revision, sent)),
-    advance: ({ generation, last, session }) => Effect.sync(() => advance(session, generation, last)),
+    advance: (request) => Effect.sync(() => advance(request)),
     removeOutbox: (session, last) => Effect.sync(() => removeOutbox(session, last)),
     outboxes: (wanted) =>
-      Effect.sync(() => wanted.map((session) => outboxes.get(session)?.state).filter((state) => state !== undefined)),
+      Effect.sync(() =>
+        wanted.flatMap((session) => {
+          const outbox = outboxes.get(session)
+          return outbox === undefined ? [] : [stateOf(outbox)]
+        })
+      ),
     fates: (session, first, end) =>
       Effect.sync(() => (outboxes.get(session)?.fates ?? []).filter((fate) => fate.first <= end && fate.end >= first)),
     sweepFates: (before, limit) => Effect.sync(() => sweepFates(before, limit)),
@@ -450,7 +494,9 @@ const emptyState = (session: string, epoch: string): OutboxState => ({
   sent: 0,
   revision: 0,
   expiresAt: Infinity,
-  node: undefined
+  node: undefined,
+  settled: true,
+  unsettledFrom: undefined
 })
 
 /** Changes the state, with `messages` and `bytes` counted anew from what is there. */

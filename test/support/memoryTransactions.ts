@@ -31,10 +31,10 @@ export const transactional = (database: MemoryDatabase, driver: StoreDriver, row
   }
 
   const begin = (): void => {
-    const restores = Object.values(database).map((kept) => snapshot(kept))
+    const restore = snapshotOf(database)
     const length = rows.length
     undo = () => {
-      for (const restore of restores) restore()
+      restore()
       rows.length = length
     }
   }
@@ -72,6 +72,12 @@ export const transactional = (database: MemoryDatabase, driver: StoreDriver, row
       }),
     rollBack
   }
+}
+
+/** How to make a database again what it is now. */
+export const snapshotOf = (database: MemoryDatabase): () => void => {
+  const restores = Object.values(database).map((kept) => snapshot(kept))
+  return () => restores.forEach((restore) => restore())
 }
 
 /** How to make it again what it is now. */

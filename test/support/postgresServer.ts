@@ -71,6 +71,13 @@ export const startPostgres = (options: PostgresOptions = {}): Effect.Effect<Post
     (cluster) => Effect.promise(() => cluster.remove())
   )
 
+/** Starts a standby that follows a server, until `pg_promote()`. */
+export const startStandby = (primary: PostgresServer): Effect.Effect<PostgresServer, never, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.promise(() => Cluster.makeStandby(primary)),
+    (cluster) => Effect.promise(() => cluster.remove())
+  )
+
 /** Like `describe`, with a server that all tests in it share, started before the first. */
 export const describeWithPostgres = (
   title: string,
@@ -144,13 +151,21 @@ class Cluster implements PostgresServer {
   readonly #programs: string
   #process: ChildProcess | undefined
 
-  static async make(options: PostgresOptions): Promise<Cluster> {
+  static make(options: PostgresOptions): Promise<Cluster> {
+    return Cluster.#made((cluster) => cluster.#initialize(options))
+  }
+
+  static makeStandby(primary: PostgresServer): Promise<Cluster> {
+    return Cluster.#made((cluster) => cluster.#copy(primary))
+  }
+
+  static async #made(prepare: (cluster: Cluster) => Promise<void>): Promise<Cluster> {
     if (binaries === undefined) throw new Error(`no PostgreSQL: ${postgres.install}`)
     const directory = mkdtempSync(join(tmpdir(), "rws-pg-"))
     if (owner !== undefined) chownSync(directory, owner.uid, owner.gid)
     const cluster = new Cluster(binaries, directory, await freePort())
     try {
-      await cluster.#initialize(options)
+      await prepare(cluster)
       await cluster.#launch()
       return cluster
     } catch (error) {
@@ -196,6 +211,16 @@ class Cluster implements PostgresServer {
     appendFileSync(join(this.#data, "postgresql.conf"), `\n${settings.join("\n")}\n`)
   }
 
+  async #copy({ host, port, username }: PostgresServer): Promise<void> {
+    await run(
+      join(this.#programs, "pg_basebackup"),
+      ["-h", host, "-p", String(port), "-U", username, "-D", this.#data, "-R", "-X", "stream", "--checkpoint=fast"],
+      { ...owner, cwd: this.directory }
+    )
+    const settings = [`port = ${this.port}`, `unix_socket_directories = '${this.directory}'`]
+    appendFileSync(join(this.#data, "postgresql.conf"), `\n${settings.join("\n")}\n`)
+  }
+
   async #launch(): Promise<void> {
     const child = spawn(join(this.#programs, "postgres"), ["-D", this.#data], {
       ...owner,
@@ -210,7 +235,7 @@ class Cluster implements PostgresServer {
       child.once("exit", () => reject(new Error(`PostgreSQL did not start:\n${log}`)))
       child.stderr?.setEncoding("utf8").on("data", (text: string) => {
         log = (log + text).slice(-10_000)
-        if (log.includes("ready to accept connections")) resolve()
+        if (/ready to accept (read-only )?connections/.test(log)) resolve()
       })
     })
   }

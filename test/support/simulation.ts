@@ -33,6 +33,7 @@ import * as SessionRegistry from "../../src/SessionRegistry.ts"
 import { TransportClient, TransportServer } from "../../src/Transport.ts"
 import type { WebSocketError } from "../../src/WebSocketError.ts"
 import { makeMemoryDatabase, makeMemoryDriver } from "./memoryDriver.ts"
+import { snapshotOf } from "./memoryTransactions.ts"
 import { faultyDriver } from "./simulationDriver.ts"
 import { type Allowed, History, type Sent } from "./simulationHistory.ts"
 import { type NetworkFaults, type NetworkShape, noFaults, SimulatedNetwork } from "./simulationNetwork.ts"
@@ -57,6 +58,10 @@ export interface Scenario {
   readonly crash: "none" | "storesKept" | "storesLost"
   /** Servers are shut down in an orderly way and followed by others. */
   readonly deploys: boolean
+  /** Whether the database loses its newest part, as by a failover to a replica that lags. */
+  readonly losses: boolean
+  /** A bug of the database's driver, to see that it is found. */
+  readonly plant?: ((driver: StoreDriver) => StoreDriver) | undefined
   /** Processes that stand still for up to 12 s. */
   readonly pauses: boolean
   /** A second client instance takes the session over, and perhaps the first takes it back. */
@@ -168,8 +173,8 @@ export const simulate = (scenario: Scenario, seed: number, planted: Planted = {}
   })
 
 /** What the documentation says of such faults. */
-const allowedIn = ({ crash, database, servers, takeover }: Scenario): Allowed => ({
-  uncommittedAgain: crash !== "none" || servers > 1 || takeover,
+const allowedIn = ({ crash, database, losses, servers, takeover }: Scenario): Allowed => ({
+  uncommittedAgain: crash !== "none" || servers > 1 || takeover || losses,
   staleOwner: servers > 1,
   jumps: crash === "storesLost" || servers > 1 || takeover,
   lostWithProcess: crash === "storesLost",
@@ -196,6 +201,7 @@ class World {
   private readonly database = makeMemoryDatabase()
   private readonly observer = makeMemoryDriver(this.database)
   private tenancy = new Tenancy()
+  private failovers = 1
   private healed = false
   private started = 0
   private now: () => number = () => 0
@@ -336,7 +342,12 @@ class World {
     const databaseWall = this.wallOf("database")
     const clock = Effect.sync(() => Math.floor(databaseWall.show(this.now())))
     const sound = { ...makeMemoryDriver(this.database), clock }
-    const driver = faultyDriver(this.store(scenario.stores, true, node), sound, watch)
+    const driver = faultyDriver(
+      this.store(scenario.stores, true, node),
+      scenario.plant?.(sound) ?? sound,
+      watch,
+      () => this.database.history.get("now") ?? ""
+    )
     return Effect.retry(
       Layer.build(Layer.fresh(layerOf(Effect.succeed(driver), 2, {
         queue: this.queueOptions,
@@ -530,6 +541,7 @@ class World {
         volatile: isVolatile,
         status: "pending",
         messageId: undefined,
+        answeredAt: undefined,
         outcome: "pending"
       }
       history.sent.set(key, sent)
@@ -559,6 +571,7 @@ class World {
           sent.status = error._tag === "MessageQueueError" && error.reason === "store" ? "unknown" : "refused"
         }),
       onSuccess: (receipt) => {
+        sent.answeredAt = this.now()
         sent.status = receipt._tag === "Sent" || receipt._tag === "Queued" ? "accepted" : "refused"
         if (sent.volatile || sent.status !== "accepted") return Effect.void
         sent.messageId = receipt.messageId
@@ -582,7 +595,7 @@ class World {
     return (message: Message, incoming: Incoming<Message>): Effect.Effect<void, string> => {
       const { key, poison, to } = message
       history.started(node.name, process.kind === "client" ? "" : incoming.session, key, incoming.messageId)
-      if (process.kind === "client" && to !== process.session && process.session !== undefined) {
+      if (process.kind === "client" && to !== process.session && process.session !== undefined && !scenario.losses) {
         history.violated(`${node.name} of ${process.session} was given ${key} for ${to}`)
       }
       const fails = poison || (!this.healed && rng.chance(fail))
@@ -622,6 +635,7 @@ class World {
       volatile: false,
       status: "pending",
       messageId: undefined,
+      answeredAt: undefined,
       outcome: "pending"
     }
     history.sent.set(name, sent)
@@ -651,6 +665,7 @@ class World {
     }
     if (scenario.pauses) faults.push(() => this.pause(rng))
     if (scenario.crash !== "none") faults.push(() => this.crash(rng))
+    if (scenario.losses) faults.push(() => this.loseNewest(rng))
     if (scenario.deploys) faults.push(() => Effect.uninterruptible(this.deploy(rng)))
     if (scenario.takeover) faults.push(() => this.takeOver(rng))
     if (faults.length === 0) return
@@ -694,6 +709,19 @@ class World {
       )
     ))
   }
+
+  /** A replica gets nothing any more for a while, and then is the database. */
+  private readonly loseNewest = Effect.fnUntraced(function*(this: World, rng: Rng) {
+    const from = this.now()
+    const restore = snapshotOf(this.database)
+    this.note("the replica lags")
+    yield* Effect.sleep(Duration.millis(rng.int(100, 1_500)))
+    restore()
+    this.database.history.set("now", String(++this.failovers))
+    this.note("the replica takes over")
+    this.history.lostNewest(from, this.now())
+    if (this.scenario.servers > 1) { for (const { node } of this.alive()) this.history.disturbed(node.name) }
+  })
 
   private readonly crash = Effect.fnUntraced(function*(this: World, rng: Rng) {
     const servers = this.alive().filter((process) => process.kind === "server")
@@ -790,7 +818,8 @@ class World {
       if (process.sending) return `${name} sends`
       for (const sent of this.history.sent.values()) {
         if (sent.process !== name || sent.volatile) continue
-        if (sent.status === "accepted" && sent.outcome === "pending") return `the receipt of ${sent.key}`
+        if (sent.status !== "accepted" || sent.outcome !== "pending" || this.history.mayBeLost(sent)) continue
+        return `the receipt of ${sent.key}`
       }
     }
     return undefined

@@ -8,11 +8,15 @@ const storeDown = new Error("the database is down")
 
 type Call = Effect.Effect<unknown, StoreError>
 
-/** `watched` is told of each call that was done. */
+/**
+ * `watched` is told of each call that was done. What was done in an earlier `history` of the database than the present
+ * one has no answer: its connections are gone.
+ */
 export const faultyDriver = (
   store: Store,
   driver: StoreDriver,
-  watched?: (operation: string, args: ReadonlyArray<unknown>, result: unknown) => void
+  watched: (operation: string, args: ReadonlyArray<unknown>, result: unknown) => void,
+  history: () => string
 ): StoreDriver => {
   const unreliable = (operation: string, args: ReadonlyArray<unknown>, call: Call): Call =>
     Effect.suspend(() => {
@@ -27,9 +31,10 @@ export const faultyDriver = (
         yield* pause
         yield* failing(before)
         const result = yield* call
-        watched?.(operation, args, result)
+        const doneIn = history()
+        watched(operation, args, result)
         yield* pause
-        yield* failing(after)
+        yield* failing(history() === doneIn ? after : 1)
         return result
       })
     })

@@ -12,6 +12,8 @@ export interface Sent {
   /** `unknown` when the send failed by a store: it may or may not have been taken. */
   status: "pending" | "accepted" | "refused" | "unknown"
   messageId: string | undefined
+  /** When it was taken. */
+  answeredAt: number | undefined
   /** What the receipt came to. */
   outcome: "pending" | "handled" | DeadLetterReason
 }
@@ -71,6 +73,8 @@ export class History {
   readonly sent = new Map<string, Sent>()
   readonly letters: Array<Letter> = []
   readonly violations: Array<string> = []
+  /** When what was stored was lost later. */
+  private readonly losses: Array<{ readonly from: number; readonly to: number }> = []
   private readonly failedByShutdown = new Set<string>()
   private readonly processes = new Map<string, ProcessLog>()
   /** The newest committed position of each log. */
@@ -86,6 +90,16 @@ export class History {
     this.allowed = allowed
     this.note = note
     this.now = now
+  }
+
+  /** The database of the servers has lost what it stored in this time. */
+  lostNewest(from: number, to: number): void {
+    this.losses.push({ from, to })
+  }
+
+  /** Whether a message that a server took was stored just before that was lost. */
+  mayBeLost({ answeredAt = -1, fromClient }: Sent): boolean {
+    return !fromClient && this.losses.some(({ from, to }) => from <= answeredAt && answeredAt <= to)
   }
 
   /** The process stands still, goes on, or is killed. */
@@ -294,12 +308,15 @@ export class History {
       if (letter?.reason === "failed" && !failures.has(key)) {
         this.violated(`${key} came back as failed, and no handler gave it up`)
       }
-      if (sent.outcome === "handled" && !isHandled) {
+      if (sent.outcome === "handled" && !isHandled && !this.mayBeLost(sent)) {
         this.violated(`the receipt of ${key} says handled, and no handler was done with it`)
+      } else if ((sent.outcome === "fresh" || sent.outcome === "sessionEnded") && this.mayBeLost(sent)) {
+        continue
       } else if (sent.outcome !== "pending" && sent.outcome !== "handled" && letter?.reason !== sent.outcome) {
         this.violated(`the receipt of ${key} says ${sent.outcome}, its dead letter ${letter?.reason ?? "is missing"}`)
       }
-      const mustHaveFate = sent.status === "accepted" && !(allowed.lostWithProcess && this.process(sent.process).killed)
+      const mustHaveFate = sent.status === "accepted" && !this.mayBeLost(sent) &&
+        !(allowed.lostWithProcess && this.process(sent.process).killed)
       if (mustHaveFate && !isHandled && letter === undefined) {
         this.violated(
           `${key} (${sent.messageId}) was lost: ${

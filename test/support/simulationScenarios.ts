@@ -14,6 +14,7 @@ const calm: Scenario = {
   database: false,
   crash: "none",
   deploys: false,
+  losses: false,
   pauses: false,
   takeover: false,
   shape: (rng) => ({
@@ -120,6 +121,12 @@ const databaseDeploys: Scenario = {
   handlers: { fail: 0.05, poison: 0.02, slowMillis: 400, answers: 0.6 }
 }
 
+/** A replica that lacks the newest moments takes the database over, again and again, while clients are connected. */
+const databaseLosses: Scenario = { ...cuts, name: "databaseLosses", database: true, losses: true, messages: 60 }
+
+/** The same with two servers: messages come from the one that does not have the session, and sessions move. */
+const databaseFailover: Scenario = { ...databaseLosses, name: "databaseFailover", servers: 2 }
+
 /** Small queues and short lives, in a database. */
 const databaseOverflow: Scenario = { ...overflow, name: "databaseOverflow", database: true, crash: "storesKept" }
 
@@ -147,6 +154,8 @@ export const scenarios = {
   databaseCrashes,
   databaseFaults,
   databaseDeploys,
+  databaseLosses,
+  databaseFailover,
   databaseOverflow,
   databaseServers,
   databaseHostile,

@@ -10,7 +10,7 @@ import { DeduplicationError, MessageQueueError, QueueOverflowError } from "../..
 import { fullJitter } from "../backoff.ts"
 import { makeBatcher } from "./batcher.ts"
 import type { Calls } from "./calls.ts"
-import { type Draft, makeDrafts, type PublishOnce, type Unit } from "./drafts.ts"
+import { type Draft, type DraftOptions, makeDrafts, type PublishOnce, type Unit } from "./drafts.ts"
 import type { AppendRequest, AppendResult, Stamp, StoreDriver, StoreError } from "./driver.ts"
 import type { Extent } from "./storedLog.ts"
 import { unstorable } from "./texts.ts"
@@ -19,6 +19,9 @@ import { makeWaitingLines, type Tried, type WaitingLinesOptions } from "./waitin
 /** What one commit takes at most. */
 const maxBatchRequests = 4_096
 const maxBatchBytes = 8 * 1024 * 1024
+/** How often and how long a sender waits for the owner of an outbox after the store has lost its newest part. */
+const maxWaits = 40
+const waitMillis = 50
 /** How often making room by dropping is tried before the queue counts as full. */
 const maxRounds = 16
 
@@ -39,6 +42,13 @@ export interface AppendingOptions {
     readonly maxTotalBytes: number
   }
   readonly keys: { readonly windowMillis: () => number; readonly maxKeys: number }
+  readonly known: DraftOptions["known"]
+  /** Asks the owner of an outbox that is not settled, unless there is none. */
+  readonly askOwner: (session: string, owner: string | undefined) => Effect.Effect<boolean, StoreError>
+  /** Whether an outbox that is not there may have been lost by the store, and be put back. */
+  readonly mayReturn: Effect.Effect<boolean, StoreError>
+  /** So many offsets were skipped. */
+  readonly onLost: (session: string, lost: number) => void
   /** The session's bound that so much more would break, for an outbox that is known here: that spares asking the store. */
   readonly isFull: (session: string, count: number, bytes: number) => Full | undefined
   /** The bound on all outboxes together, or the session's share of it, that so much more would break, as far as known. */
@@ -142,6 +152,7 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
             return
           }
           let { first } = result
+          if (result.lost !== undefined) options.onLost(unit.first.session, result.lost)
           tellings.push(() => tell(unit, parts, result.epoch, result.first, at))
           for (const draft of unit.drafts) {
             outcomes[draft] = { _tag: "Appended", epoch: result.epoch, first, at }
@@ -207,7 +218,28 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
   const laneOf: Array<(draft: Draft) => Effect.Effect<Outcome, StoreError>> = []
   for (let i = 0; i < lanes; i++) laneOf.push(yield* makeLane(i))
 
-  const committed = (draft: Draft): Effect.Effect<Outcome, MessageQueueError> => {
+  /**
+   * The store may have lost its newest part. The owner of the outbox says how far it goes, or puts it back, if there is
+   * one: after that, or a while, it is tried again.
+   */
+  const awaitOwner = (draft: Draft, isThere: boolean): Effect.Effect<Outcome, MessageQueueError> => {
+    draft.waits = isThere && draft.waits < maxWaits ? draft.waits + 1 : Infinity
+    draft.alone = true
+    return Effect.andThen(isThere ? Effect.sleep(Duration.millis(waitMillis)) : Effect.void, committed(draft))
+  }
+
+  const committed = (draft: Draft): Effect.Effect<Outcome, MessageQueueError> =>
+    Effect.flatMap(committedOnce(draft), (outcome) => {
+      const { _tag } = outcome
+      if (_tag !== "Unsettled" && (_tag !== "Missing" || draft.waits >= maxWaits)) return Effect.succeed(outcome)
+      const asked = _tag === "Missing" ? options.mayReturn : options.askOwner(draft.session, outcome.node)
+      return Effect.flatMap(
+        Effect.mapError(asked, (error) => failed(draft, error)),
+        (isThere) => _tag === "Missing" && !isThere ? Effect.succeed(outcome) : awaitOwner(draft, isThere)
+      )
+    })
+
+  const committedOnce = (draft: Draft): Effect.Effect<Outcome, MessageQueueError> => {
     const lane = laneOf[lanes === 1 ? 0 : hash(draft.session) % lanes] as (draft: Draft) => Effect.Effect<
       Outcome,
       StoreError
@@ -359,6 +391,7 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
   /** In the transaction of the caller, who can't wait in it for room. */
   const settleInTransaction = (draft: Draft): Effect.Effect<Settled, MessageQueueError | QueueOverflowError> =>
     Effect.suspend(() => {
+      draft.waits = Infinity
       const total = exceedsTotal(draft)
       if (total !== undefined) return Effect.fail(overflowError(draft.session, total))
       const afterCommit = driver.transaction?.afterCommit ?? ((effect: Effect.Effect<void>) => effect)
@@ -398,6 +431,7 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
     publish,
     alone: false,
     isCalled: false,
+    waits: 0,
     inDoubt: false
   })
 

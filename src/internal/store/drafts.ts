@@ -1,7 +1,7 @@
 /** What senders append, put together into the requests of one batch. Pure. */
 import type { NewMessage } from "../../MessageQueue.ts"
 import { encodeBody } from "./chunk.ts"
-import type { AppendRequest } from "./driver.ts"
+import type { AppendRequest, Known } from "./driver.ts"
 
 /** A chunk is filled up to this, so that a page of a few is a frame. */
 const maxChunkMessages = 256
@@ -21,6 +21,8 @@ export interface Draft {
   alone: boolean
   /** Whether it waited for room and it is its turn: of the others of its session nobody is, while somebody waits. */
   isCalled: boolean
+  /** How often it waited for the owner of an outbox that is not settled; `Infinity`: it is appended all the same. */
+  waits: number
   /** Whether it was tried and nothing is known of it. */
   inDoubt: boolean
 }
@@ -33,10 +35,18 @@ export interface Unit {
   readonly first: Draft
 }
 
+export interface KnownHere {
+  readonly known: Known | undefined
+  /** Of the owner, who knows all that the peer can have seen. */
+  readonly generation: number | undefined
+}
+
 export interface DraftOptions {
   readonly ttlMillis: number
   readonly bounds: { readonly maxMessages: number; readonly maxBytes: number }
   readonly keys: { readonly windowMillis: () => number; readonly maxKeys: number }
+  /** What is known here of an outbox. */
+  readonly known: (session: string) => KnownHere
 }
 
 export const makeDrafts = (options: DraftOptions) => {
@@ -69,6 +79,8 @@ export const makeDrafts = (options: DraftOptions) => {
   const requestsOf = (unit: Unit, at: number): ReadonlyArray<AppendRequest> => {
     const { first: { publish, session }, messages } = unit
     const requests: Array<AppendRequest> = []
+    const { generation, known } = options.known(session)
+    const others = unit.first.waits === Infinity ? "allow" : "refuse"
     let start = 0
     let restCount = messages.length
     let restBytes = unit.bytes
@@ -94,6 +106,8 @@ export const makeDrafts = (options: DraftOptions) => {
         body: encodeBody(part),
         maxMessages: bounds.maxMessages - restCount,
         maxBytes: bounds.maxBytes - restBytes,
+        known,
+        ...(generation === undefined ? { unsettled: others } : { unsettled: "settle", generation }),
         publish: publish === undefined ? undefined : {
           scope: session,
           key: publish.id,

@@ -68,7 +68,8 @@ export interface Fate {
  *
  * - `messages` is `last - acked` less the offsets after `acked` that are in gaps: always exact.
  * - `bytes` is the sum over the chunks that are stored: a chunk goes when all of it is acked or given up.
- * - `revision` is raised by everything but appends and acks: `openOutbox`, `giveUp`, `markSent`, `advance`.
+ * - `revision` is raised by everything but what changes the log at its ends, as appends, acks and `advance` do:
+ *   `openOutbox`, `giveUp`, `markSent`.
  * - `sent` is what `markSent` last said (0 at first).
  * - `expiresAt` is a lower bound of the earliest expiry in it: appends lower it, `giveUp` sets it.
  */
@@ -85,6 +86,19 @@ export interface OutboxState {
   readonly expiresAt: number
   /** The server that opened it last; nudged when others append. */
   readonly node: string | undefined
+  /**
+   * Whether an owner has said, in this history of the store ({@link StoreDriver.history}), how far the outbox goes. If
+   * not, the store may have lost its newest part, and with it offsets that the peer has seen.
+   */
+  readonly settled: boolean
+  /** While it is not settled: what was appended in this history comes after this. Undefined when nothing was. */
+  readonly unsettledFrom: number | undefined
+}
+
+/** Offsets of the log `epoch` up to `last` were given out, as the caller knows. */
+export interface Known {
+  readonly epoch: string
+  readonly last: number
 }
 
 export interface OpenRequest {
@@ -107,6 +121,17 @@ export interface AppendRequest {
   readonly maxMessages: number
   readonly maxBytes: number
   /**
+   * What the store has to have at least. If it has less of this log, it lost its newest part: in the same step the
+   * offsets in between are taken, by a gap with the reason `fresh` and a fate that says that they are perhaps handled.
+   */
+  readonly known?: Known | undefined
+  /**
+   * What is done when the outbox is not settled. The owner knows all that the peer may have seen, so `known` settles it.
+   * Others don't: they are refused, or, when there is no owner to be asked, it is noted where their messages begin. Without it they are refused; so is an owner of an older `generation` than the newest.
+   */
+  readonly unsettled?: "settle" | "refuse" | "allow"
+  readonly generation?: number
+  /**
    * A publish key (only with `count` 1): in the same step, and only if the message is appended, it is committed with
    * the receipt `{ messageId: key, epoch, offset, atMillis: enqueuedAt }`. If it is committed already, or somebody
    * else holds a claim on it, nothing is appended.
@@ -123,7 +148,10 @@ export interface PublishKey extends KeyTarget {
 }
 
 export type AppendResult =
-  | { readonly _tag: "Appended"; readonly epoch: string; readonly first: number }
+  /** `lost`, if not 0: how many offsets were taken because of `known`. */
+  | { readonly _tag: "Appended"; readonly epoch: string; readonly first: number; readonly lost?: number }
+  /** The outbox is not settled: `node` is to be asked. */
+  | { readonly _tag: "Unsettled"; readonly node: string | undefined }
   /** The outbox was never opened, or was removed. */
   | { readonly _tag: "Missing" }
   | { readonly _tag: "Full"; readonly limit: "messages" | "bytes"; readonly messages: number; readonly bytes: number }
@@ -182,8 +210,13 @@ export interface AckRequest {
 }
 
 export type AckOutcome =
-  /** `released` counts messages (not offsets in gaps) that went. An `upTo` at or before `acked` releases none. */
-  | { readonly _tag: "Acked"; readonly released: number }
+  /**
+   * `released` counts messages (not offsets in gaps) that went. An `upTo` at or before `acked` releases none. One beyond
+   * `last` says that the store lost as many as `lost` (left out when it is 0): then `last` is `upTo`.
+   */
+  | { readonly _tag: "Acked"; readonly released: number; readonly lost?: number }
+  /** The outbox is not settled, and `upTo` is beyond `acked`: it is settled first. */
+  | { readonly _tag: "Unsettled" }
   | { readonly _tag: "Fenced" }
   | { readonly _tag: "Missing" }
   | Locked
@@ -216,6 +249,15 @@ export interface MarkSentRequest {
   readonly generation: number
   readonly revision: number
   readonly sent: number
+}
+
+export interface AdvanceRequest {
+  readonly session: string
+  readonly generation: number
+  readonly last: number
+  /** For the fate of what is lost. */
+  readonly at: number
+  readonly isMoved?: boolean
 }
 
 // --- sessions
@@ -293,6 +335,11 @@ export interface StoreDriver {
   readonly name: string
   /** The store's time now. */
   readonly clock: Result<number>
+  /**
+   * Which history of the store this is: another one whenever it may have lost its newest part, as at each start of its
+   * process and each promotion of a replica. Of a store of many parts, those of all of them.
+   */
+  readonly history: Result<string>
   /** Stores that know the caller's transaction; others have none. */
   readonly transaction: {
     /**
@@ -319,11 +366,13 @@ export interface StoreDriver {
   readonly ack: (requests: ReadonlyArray<AckRequest>) => Result<ReadonlyArray<AckOutcome>>
   readonly giveUp: (request: GiveUpRequest) => Result<Conditional>
   readonly markSent: (request: MarkSentRequest) => Result<Conditional>
-  /** The store lost its newest messages, and the peer has them: offsets up to `last` are taken. */
-  readonly advance: (
-    request: { readonly session: string; readonly generation: number; readonly last: number }
-  ) => Result<
-    OutboxState | undefined
+  /**
+   * The peer may have seen offsets up to `last`: those that the store does not have are taken, as by `known` of an
+   * append. Settles the outbox, unless something was appended after `unsettledFrom` at offsets up to `last`, and nothing
+   * says that it `isMoved`. `lost` is how many were taken.
+   */
+  readonly advance: (request: AdvanceRequest) => Result<
+    { readonly state: OutboxState; readonly lost: number } | undefined
   >
   /** Removes the outbox with everything of it, if nothing was appended after `last`. Whether it is gone. */
   readonly removeOutbox: (session: string, last: number) => Result<boolean>

@@ -10,6 +10,7 @@ import * as Shapes from "../shapes.ts"
 import { deduplicatorOptions } from "../windows.ts"
 import { makeCalls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
+import { makeHistory } from "./history.ts"
 import { makeMembers } from "./members.ts"
 import { checkWindow, makeStoredDeduplicator, type Windows } from "./storedDeduplicator.ts"
 import { makeStoredQueue } from "./storedQueue.ts"
@@ -111,11 +112,13 @@ const build = Effect.fnUntraced(function*<R>(makeDriver: MakeDriver<R>, lanes: n
     for (const warning of yield* driver.warnings) yield* Effect.logWarning(`the store ${driver.name}: ${warning}`)
     const call = yield* makeCalls({ breaker, name: driver.name, timeoutMillis })
     const members = yield* makeMembers({ driver, call, pollMillis, nodeTimeoutMillis })
+    const history = yield* makeHistory({ driver, call, pollMillis })
     const keys = { windowMillis: () => windows.windowMillis, maxKeys: windows.maxKeys }
     const queue = yield* makeStoredQueue({
       driver,
       call,
       members,
+      history,
       queue: options.queue ?? {},
       lanes,
       appendTimeoutMillis,
@@ -126,6 +129,7 @@ const build = Effect.fnUntraced(function*<R>(makeDriver: MakeDriver<R>, lanes: n
       driver,
       call,
       members,
+      history,
       registry: options.registry ?? {},
       handoffTimeoutMillis,
       forgetMillis: nodeTimeoutMillis + appendTimeoutMillis + timeoutMillis + 60_000

@@ -17,6 +17,12 @@ export interface StoredAcksOptions {
   readonly readPage: OutboxReader["readPage"]
   readonly refuse: (session: string, operation: string, reason: "fenced" | "unknownSession") => MessageQueueError
   readonly tracked: Logs["tracked"]
+  /** Says that the peer has received so much of an outbox that is not settled. */
+  readonly settle: (log: StoredLog, received: number) => Effect.Effect<unknown, StoreError | MessageQueueError>
+  /** Whether an outbox that is not there was perhaps lost by the store, and put back. */
+  readonly mayReturn: Effect.Effect<boolean, StoreError>
+  /** The peer has so much more than the store. */
+  readonly onLost: (session: string, lost: number) => void
   /** So much went with an ack. */
   readonly onReleased: (log: StoredLog, messages: number, bytes: number) => void
 }
@@ -68,10 +74,17 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
       maybeHandled: false,
       at: now()
     }))
-    const outcome = yield* ackBatch({ session, generation, upTo, fates })
+    let outcome = yield* ackBatch({ session, generation, upTo, fates })
+    const isLost = outcome._tag === "Missing" && (yield* options.mayReturn)
+    if (isLost || outcome._tag === "Unsettled") {
+      yield* options.settle(log, upTo)
+      outcome = yield* ackBatch({ session, generation, upTo, fates })
+    }
     if (outcome._tag === "Fenced") return yield* refuse(session, "ack", "fenced")
     if (outcome._tag !== "Acked") return yield* refuse(session, "ack", "unknownSession")
-    const { released } = outcome
+    const { lost, released } = outcome
+    if (lost !== undefined) options.onLost(session, lost)
+    log.noted(fates)
     const bytesBefore = log.bytes
     const newest = tracked(log, () => log.acknowledged(upTo, released))
     options.onReleased(log, released, Math.max(0, bytesBefore - log.bytes))

@@ -6,7 +6,7 @@
 import { Deque } from "../../core/Deque.ts"
 import type { OutboxGap, OutboxMessage, ReadLimit, Slot } from "../../core/Outbox.ts"
 import type { Share } from "../shares.ts"
-import type { Gap, OutboxState } from "./driver.ts"
+import type { Fate, Gap, OutboxState } from "./driver.ts"
 
 const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
 
@@ -47,11 +47,15 @@ export class StoredLog {
   /** Whose part of all together it has, and how much of it is counted there. */
   share: Share | undefined
   readonly counted = { messages: 0, bytes: 0 }
+  /** Whether `last` is all that the peer may have seen, also if the store has lost its newest part. */
+  isCertain: boolean
   /** Offsets after `acked` that are in gaps. */
   private gapped: number
   private readonly slots = new Deque<Slot>()
   private readonly extents = new Deque<Extent>()
   cachedBytes = 0
+  /** The newest fates of its messages, should the store lose them. */
+  fates: ReadonlyArray<Fate> | undefined
   /** Messages that the peer could not handle, until the store knows. */
   failing: Map<number, OutboxMessage> | undefined
 
@@ -66,6 +70,7 @@ export class StoredLog {
     this.expiresAt = state.expiresAt
     this.gapped = state.last - state.acked - state.messages
     this.sent = state.messages === 0 ? state.last : Infinity
+    this.isCertain = state.settled
   }
 
   get messages(): number {
@@ -79,6 +84,13 @@ export class StoredLog {
     else this.sent = state.messages === 0 ? state.last : Infinity
     this.refresh(state)
     this.generation = state.generation
+    this.isCertain = state.settled
+  }
+
+  /** The store has been told how far the peer may be, and knows no less than this log. */
+  settled(state: OutboxState): void {
+    this.refresh(state)
+    this.isCertain = true
   }
 
   /** Takes over what the store says. Returns whether there is anything that was not known here, for the peer to read. */
@@ -89,6 +101,7 @@ export class StoredLog {
       this.acked = 0
       this.last = 0
       this.sent = Infinity
+      this.fates = undefined
     }
     const isNews = state.last > this.last || state.revision !== this.revision
     if (state.revision !== this.revision) this.forget()
@@ -191,6 +204,17 @@ export class StoredLog {
     return newest
   }
 
+  /** These fates are stored. */
+  noted(fates: ReadonlyArray<Fate>): void {
+    if (fates.length > 0) this.fates = [...this.fates ?? [], ...fates].slice(-maxFates)
+  }
+
+  /** Those after this offset that are not among what is stored, which may lack them. */
+  fatesBeside(epoch: string, after: number, stored: ReadonlyArray<Fate>): ReadonlyArray<Fate> {
+    if (this.fates === undefined || epoch !== this.epoch) return []
+    return this.fates.filter(({ end, first }) => end > after && !stored.some((fate) => fate.first === first))
+  }
+
   /** These are gaps in the store now. */
   gaveUp(messages: ReadonlyArray<OutboxMessage>): void {
     for (const { bytes } of messages) this.bytes = Math.max(0, this.bytes - bytes)
@@ -245,6 +269,8 @@ export class StoredLog {
     return low
   }
 }
+
+const maxFates = 256
 
 /** What a message costs in memory, about: strings have two bytes a unit where they are not Latin-1. */
 const slotBytes = (message: OutboxMessage): number => message.payload.length + 120

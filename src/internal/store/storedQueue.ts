@@ -3,9 +3,8 @@
  * memory where it can, and what fails half-way is found out at the next look.
  */
 import { Duration, Effect, Exit, Random } from "effect"
-import type { OutboxPosition } from "../../core/Frame.ts"
 import { defaultMessageId, type OutboxMessage, type ReadLimit } from "../../core/Outbox.ts"
-import type { Expired, Interface, Located, Options } from "../../MessageQueue.ts"
+import type { Expired, Interface, Located, Opened, Options } from "../../MessageQueue.ts"
 import { MessageQueueError } from "../../WebSocketError.ts"
 import { makeId } from "../ids.ts"
 import * as Option from "../options.ts"
@@ -14,7 +13,9 @@ import { makeAppending } from "./appending.ts"
 import type { Calls } from "./calls.ts"
 import { type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
 import { DoubtLedger, type GivenUp, type GiveUpOptions, makeGivingUp, shareOf } from "./givingUp.ts"
+import type { StoreHistory } from "./history.ts"
 import { makeLogs } from "./logs.ts"
+import { makeLostTail } from "./lostTail.ts"
 import type { Members } from "./members.ts"
 import { makeOutboxReader, type Page } from "./outboxReader.ts"
 import { makeStoredAcks } from "./storedAcks.ts"
@@ -26,6 +27,7 @@ export interface StoredQueueOptions {
   readonly driver: StoreDriver
   readonly call: Calls
   readonly members: Members
+  readonly history: StoreHistory
   readonly queue: Options
   readonly lanes: number
   readonly appendTimeoutMillis: number
@@ -125,18 +127,38 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       })
     })
 
+  const tail = yield* makeLostTail({
+    driver,
+    call,
+    members,
+    logs,
+    readPage,
+    isOwned: (log) => !lost.has(log),
+    refuse,
+    onNews: (session) => listeners.forEach((listener) => listener(session))
+  })
+
   /** A page into the log's cache. */
-  const load = (log: StoredLog, after: number): Effect.Effect<Page, StoreError | MessageQueueError> =>
-    Effect.flatMap(readPage(log.session, after), (page): Effect.Effect<Page, MessageQueueError> => {
-      if (page === undefined) return Effect.fail(refuse(log.session, "read", "unknownSession"))
-      if (page.state.generation > log.generation) return Effect.fail(refuse(log.session, "read", "fenced"))
+  const load = Effect.fnUntraced(
+    function*(log: StoredLog, after: number): Effect.fn.Return<Page, StoreError | MessageQueueError> {
+      const { acked, last } = log
+      let page = yield* readPage(log.session, after)
+      if (page === undefined && (yield* options.history.look)) page = yield* readPage(log.session, after)
+      if (page === undefined) return yield* refuse(log.session, "read", "unknownSession")
+      if (page.state.generation > log.generation) return yield* refuse(log.session, "read", "fenced")
+      if (tail.isBehind(log, { acked, last }, page.state)) {
+        yield* tail.settle(log, after)
+        page = (yield* readPage(log.session, after)) ?? page
+      }
+      const { chunks, slots, state } = page
       tracked(log, () => {
-        log.refresh(page.state)
-        log.loaded(page.slots, page.chunks)
+        log.refresh(state)
+        log.loaded(slots, chunks)
       })
       schedule(log)
-      return Effect.succeed(page)
-    })
+      return page
+    }
+  )
 
   /** `giveUp` for the owner's log, which then reads anew. */
   const giveUpOwn = Effect.fnUntraced(function*(
@@ -176,6 +198,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     since.messages += messages.length
     for (const { bytes } of extents) since.bytes += bytes
     const log = logs.get(session)
+    tail.noteAppended(session, epoch, messages[messages.length - 1]?.offset ?? 0)
     if (log !== undefined && log.epoch === epoch) {
       tracked(log, () => log.appended(messages, extents, expiresAt))
       schedule(log)
@@ -227,6 +250,10 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     appendTimeoutMillis: options.appendTimeoutMillis,
     bounds,
     keys: options.keys,
+    known: tail.known,
+    askOwner: tail.askOwner,
+    mayReturn: options.history.isRecent,
+    onLost: tail.note,
     isFull: (session, count, bytes) => {
       const log = logs.get(session)
       if (log === undefined) return undefined
@@ -276,6 +303,9 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     readPage,
     refuse,
     tracked,
+    settle: tail.settle,
+    mayReturn: options.history.look,
+    onLost: tail.note,
     onReleased: (log, messages, bytes) => {
       since.messages -= messages
       since.bytes -= bytes
@@ -409,11 +439,25 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
 
   /** Looks what became of these outboxes, and tells those who want to know. */
   const look = (sessions: ReadonlyArray<string>): Effect.Effect<void, StoreError> => {
-    const mine = sessions.filter((session) => logs.get(session) !== undefined)
+    const mine = sessions.flatMap((session) => logs.get(session) ?? [])
     if (mine.length === 0) return Effect.void
-    return Effect.map(call("outboxes", driver.outboxes(mine)), (states) => {
+    const known = mine.map(({ acked, last }) => ({ acked, last }))
+    return Effect.flatMap(call("outboxes", driver.outboxes(mine.map(({ session }) => session))), (states) => {
       const found = new Map(states.map((state) => [state.session, state]))
-      for (const session of mine) hear(session, found.get(session))
+      const behind: Array<StoredLog> = []
+      mine.forEach((log, index) => {
+        const state = found.get(log.session)
+        hear(log.session, state)
+        const isOwn = state !== undefined && state.generation <= log.generation && logs.get(log.session) === log
+        // One that is just being opened is settled by what its peer says.
+        if (isOwn && log.isCertain && tail.isBehind(log, known[index] ?? log, state)) behind.push(log)
+      })
+      return Effect.forEach(behind, (log) =>
+        Effect.catchTag(
+          Effect.asVoid(tail.settle(log, log.last)),
+          "MessageQueueError",
+          () => Effect.void
+        ), { concurrency: 16, discard: true })
     })
   }
 
@@ -423,6 +467,23 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     return Effect.forEach(starts, (start) => look(sessions.slice(start, start + lookSize)), { discard: true })
   }
   members.onRejoin(Effect.suspend(() => lookAt(logs.sessions())))
+
+  /** Outboxes that the store had never heard of, or has forgotten, are there again as those that they were. */
+  const putBack = Effect.suspend(() => {
+    const own = logs.sessions().flatMap((session) => logs.get(session) ?? []).filter((log) => !lost.has(log))
+    const remake = Effect.fnUntraced(function*(part: ReadonlyArray<StoredLog>) {
+      const states = yield* call("outboxes", driver.outboxes(part.map(({ session }) => session)))
+      const found = new Set(states.map(({ session }) => session))
+      for (const log of part) if (!found.has(log.session)) yield* tail.reopen(log)
+      yield* look(part.map(({ session }) => session))
+    })
+    const parts = Array.from(
+      { length: Math.ceil(own.length / lookSize) },
+      (_, index) => own.slice(index * lookSize, (index + 1) * lookSize)
+    )
+    return Effect.forEach(parts, remake, { discard: true })
+  })
+  options.history.onChange(putBack)
 
   const hear = (session: string, state: OutboxState | undefined): void => {
     const log = logs.get(session)
@@ -487,7 +548,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     session: string,
     generation: number,
     share: string | undefined
-  ): Effect.fn.Return<OutboxPosition, StoreError | MessageQueueError> {
+  ): Effect.fn.Return<Opened, StoreError | MessageQueueError> {
     const former = yield* formerOwner(session)
     const request = { session, generation, node, newEpoch: makeId(random) }
     const state = yield* ifStorable("openOutbox", [session], call("openOutbox", driver.openOutbox(request)))
@@ -503,7 +564,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     schedule(own)
     if (isNewer) { for (const listener of moveListeners) listener(session, generation) }
     yield* Effect.ignore(members.nudge(former, session))
-    return { epoch: state.epoch, acked: state.acked, last: state.last }
+    return { epoch: state.epoch, acked: state.acked, last: state.last, ...(state.settled ? {} : { isUncertain: true }) }
   })
 
   const subscribe = <A>(get: () => ReadonlyArray<A>, set: (list: ReadonlyArray<A>) => void) => (listener: A) =>
@@ -535,11 +596,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
         generation,
         "recover",
         (log) =>
-          Effect.flatMap(call("advance", driver.advance({ session, generation, last })), (state) => {
-            if (state === undefined) return Effect.fail(refuse(session, "recover", "fenced"))
-            tracked(log, () => log.refresh(state))
-            return Effect.succeed({ epoch: state.epoch, acked: state.acked, last: state.last })
-          })
+          Effect.map(tail.settle(log, last), (state) => ({ epoch: state.epoch, acked: state.acked, last: state.last }))
       ),
 
     giveBackSent: (session, generation) =>
@@ -602,7 +659,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
           const { acked, epoch, last } = state
           return Effect.map(
             call("fates", driver.fates(session, after + 1, Math.max(after + 1, last))),
-            (dead) => ({ epoch, acked, dead })
+            (dead) => ({ epoch, acked, dead: [...dead, ...logs.get(session)?.fatesBeside(epoch, after, dead) ?? []] })
           )
         }, { concurrency: 8 })
       }).pipe(Effect.mapError(storeFailed("", "progress"))),
@@ -612,6 +669,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       messages: Math.max(0, known.messages + since.messages),
       bytes: Math.max(0, known.bytes + since.bytes),
       suspended: appending.suspended(),
+      lost: tail.total(),
       ...totals
     }))
   }

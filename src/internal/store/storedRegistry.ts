@@ -5,19 +5,22 @@
  */
 import { Effect, Exit, Schema } from "effect"
 import type { Attached, AttachRequest, Interface, Options, SessionInfo, StoredPosition } from "../../SessionRegistry.ts"
-import { type HandshakeError, SessionRegistryError } from "../../WebSocketError.ts"
+import { HandshakeError, SessionRegistryError } from "../../WebSocketError.ts"
 import * as Option from "../options.ts"
 import { refuseAttach, sessionsFull } from "../resume.ts"
 import { makeBatcher } from "./batcher.ts"
 import type { Calls } from "./calls.ts"
 import { type PositionOutcome, type PositionRequest, type SessionRow, type StoreDriver, StoreError } from "./driver.ts"
+import type { StoreHistory } from "./history.ts"
 import type { Members } from "./members.ts"
 import { ifStorable, unstorable } from "./texts.ts"
+import { makeWritten } from "./written.ts"
 
 export interface StoredRegistryOptions {
   readonly driver: StoreDriver
   readonly call: Calls
   readonly members: Members
+  readonly history: StoreHistory
   readonly registry: Options
   /** How long a server that wants a session waits for the one that has it. */
   readonly handoffTimeoutMillis: number
@@ -39,7 +42,7 @@ const longestMillis = 100 * 365 * 86_400_000
 const countMillis = 5_000
 
 export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredRegistryOptions) {
-  const { call, driver, members } = options
+  const { call, driver, history, members } = options
   const { node, now, steady } = members
   const retention = Option.millis("retention", options.registry.retention, "10 minutes")
   const maxSessions = Option.count("maxSessions", options.registry.maxSessions, 100_000)
@@ -61,6 +64,13 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
 
   const find = (id: string) => ifStorable("findSession", [id], call("findSession", driver.findSession(id)))
   const put = (row: SessionRow) => call("putSession", driver.putSession(row))
+  const written = makeWritten({
+    driver,
+    call,
+    steady,
+    onTaken: (session) => listeners.forEach((listener) => listener(session))
+  })
+  history.onChange(written.putBack)
 
   /** Changes a session's row, if `change` gives another one; looks again when somebody else has changed it. */
   const update = (
@@ -73,7 +83,10 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
         if (row === undefined || changed === undefined) return Effect.succeed(undefined)
         const next = { ...changed, revision: row.revision + 1 }
         return Effect.flatMap(put(next), (outcome) => {
-          if (outcome._tag === "Stored") return Effect.succeed(next)
+          if (outcome._tag === "Stored") {
+            written.changed(next)
+            return Effect.succeed(next)
+          }
           return tries < maxTries ? attempt(tries + 1) : Effect.fail(contended(id))
         })
       })
@@ -90,12 +103,15 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
 
   // --- attaching
 
+  /** Higher than what was given out before, also if the store does not know of that any more. */
+  const timely = (): number => Math.max(1, Math.floor(now()))
+
   const create = (request: AttachRequest): Effect.Effect<Attached | "again", StoreError | HandshakeError> =>
     Effect.gen(function*() {
       if ((yield* count).sessions >= maxSessions) return yield* sessionsFull(maxSessions)
       // Higher than of any session before it with the same id: servers may still hold things of that one.
-      const generation = Math.max(1, Math.floor(now()))
-      const outcome = yield* put({
+      const generation = timely()
+      const row: SessionRow = {
         id: request.session,
         principal: request.principal,
         tokenHash: request.nextTokenHash,
@@ -108,8 +124,10 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
         wantedBy: undefined,
         ending: false,
         revision: 1
-      })
+      }
+      const outcome = yield* put(row)
       if (outcome._tag === "Conflict") return "again"
+      written.attached(row)
       counted = { ...counted, sessions: counted.sessions + 1, attached: counted.attached + 1 }
       here.set(request.session, generation)
       members.kept.add(request.session)
@@ -130,23 +148,28 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     return false
   })
 
-  const take = (row: SessionRow, request: AttachRequest): Effect.Effect<Attached | "again", StoreError> => {
-    const generation = row.generation + 1
+  const take = (
+    row: SessionRow,
+    request: AttachRequest,
+    generation: number
+  ): Effect.Effect<Attached | "again", StoreError> => {
+    const next: SessionRow = {
+      ...row,
+      tokenHash: request.nextTokenHash,
+      previousTokenHash: request.tokenHash ?? row.tokenHash,
+      generation,
+      instance: request.instance,
+      attempt: request.attempt ?? 0,
+      node,
+      detachedAt: undefined,
+      wantedBy: undefined,
+      revision: row.revision + 1
+    }
     return Effect.flatMap(
-      put({
-        ...row,
-        tokenHash: request.nextTokenHash,
-        previousTokenHash: request.tokenHash ?? row.tokenHash,
-        generation,
-        instance: request.instance,
-        attempt: request.attempt ?? 0,
-        node,
-        detachedAt: undefined,
-        wantedBy: undefined,
-        revision: row.revision + 1
-      }),
+      put(next),
       (outcome): Effect.Effect<Attached | "again", StoreError> => {
         if (outcome._tag === "Conflict") return Effect.succeed("again")
+        written.attached(next)
         if (row.node === node) members.kept.add(row.id)
         here.set(row.id, generation)
         held.delete(row.id)
@@ -172,21 +195,42 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     const refusedText = unstorable("attach", request.instance, request.principal)
     if (refusedText !== undefined) return yield* Effect.fail(refusedText)
     let tries = 0
+    let isDoubtful = false
     while (tries < maxTries) {
       const row = yield* find(request.session)
       if (row !== undefined) {
         const refused = refuseAttach(row, request)
-        if (refused !== undefined) return yield* refused
+        if (refused !== undefined) {
+          if (isDoubtful || refused.reason !== "unauthorized" || !(yield* history.isRecent)) {
+            return yield* isDoubtful && refused.reason === "unauthorized" ? perhapsLost : refused
+          }
+          // The token may be newer than what the store has; here it is put back by now, elsewhere soon.
+          isDoubtful = true
+          continue
+        }
         if (!(yield* askFor(row, until))) continue // ends with `until`
       }
       tries++
-      const attached = yield* row === undefined ? create(request) : take(row, request)
+      const attached = yield* row === undefined
+        ? create(request)
+        : take(row, request, (yield* history.isRecent) ? Math.max(row.generation + 1, timely()) : row.generation + 1)
       if (attached !== "again") return attached
     }
     return yield* Effect.fail(contended(request.session))
   })
 
   // --- positions
+
+  /** What the store has lost is put back before the session counts as gone. */
+  const orPutBack = <A>(
+    session: string,
+    isMissing: (found: A) => boolean,
+    effect: Effect.Effect<A, StoreError>
+  ): Effect.Effect<A, StoreError> =>
+    Effect.flatMap(effect, (found) =>
+      isMissing(found) && written.has(session)
+        ? Effect.flatMap(history.look, (isRecent) => isRecent ? effect : Effect.succeed(found))
+        : Effect.succeed(found))
 
   const saveAll = (requests: ReadonlyArray<PositionRequest>) => call("savePositions", driver.savePositions(requests))
   const savePositions = yield* makeBatcher<PositionRequest, PositionOutcome>({
@@ -268,6 +312,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
   const expire = Effect.gen(function*() {
     if (steady() - sweptAt < sweepMillis) return []
     sweptAt = steady()
+    written.sweep()
     yield* sweepDead
     const due = now() - kept
     const found: Array<string> = []
@@ -334,14 +379,19 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
         (error) => error._tag === "StoreError" ? failed(request.session, "attach")(error) : error
       ),
 
-    savePosition: (session, generation, position) =>
-      Effect.flatMap(
+    savePosition: (session, generation, position) => {
+      const request = requestOf(session, generation, position, false)
+      return Effect.flatMap(
         Effect.mapError(
-          save(requestOf(session, generation, position, false)),
+          orPutBack(session, (outcome) => outcome === "Missing", save(request)),
           failed(session, "savePosition")
         ),
-        accept(session, "savePosition", false)
-      ),
+        (outcome) => {
+          if (outcome === "Saved") written.saved(request)
+          return accept(session, "savePosition", false)(outcome)
+        }
+      )
+    },
 
     commitPosition: (session, generation, position) => {
       const request = requestOf(session, generation, position, true)
@@ -361,6 +411,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
           here.delete(session)
           held.add(session)
           members.kept.delete(session)
+          written.left(session)
         }
         return ownUpdate(session, generation, "detach", (row) =>
           row.detachedAt === undefined ? { ...row, detachedAt: now() } : undefined)
@@ -407,6 +458,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       Effect.suspend(() => {
         here.delete(session)
         held.delete(session)
+        written.forget(session)
         return Effect.map(
           Effect.mapError(call("deleteSession", driver.deleteSession(session)), failed(session, "remove")),
           (isRemoved) => {
@@ -418,7 +470,10 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
 
     find: (session) =>
       Effect.map(
-        Effect.mapError(find(session), failed(session, "find")),
+        Effect.mapError(
+          orPutBack(session, (row) => row === undefined, find(session)),
+          failed(session, "find")
+        ),
         (row) => row === undefined || row.ending ? undefined : infoOf(row)
       ),
 
@@ -432,6 +487,13 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     count: Effect.map(Effect.mapError(count, failed("", "count")), ({ attached, sessions }) => ({ sessions, attached }))
   }
   return self
+})
+
+/** It comes back, and by then whoever has issued its token has put that back; if nobody has, it is refused. */
+const perhapsLost = new HandshakeError({
+  reason: "overloaded",
+  detail: "the store may have lost the newest resume token",
+  retryable: true
 })
 
 const contended = (id: string) => new StoreError("attach", new Error(`others change session ${id} all the time`))

@@ -42,8 +42,12 @@ export const giveUpLaws = (law: Law): void => {
       const page = yield* readAll(other, "s")
       assert.deepStrictEqual(outcome, { _tag: "Done", revision: page.state.revision })
       assert.isAbove(page.state.revision, before.revision)
-      const { revision: _, ...unchanged } = before
-      assert.deepStrictEqual(unrevised(page.state), { ...unchanged, messages: 3, bytes: 50, expiresAt: T + 900 })
+      assert.deepStrictEqual(unrevised(page.state), {
+        ...unrevised(before),
+        messages: 3,
+        bytes: 50,
+        expiresAt: T + 900
+      })
       assert.deepStrictEqual(page.gaps, [gap(2, 4), gap(6, 6, "overflow")])
       assert.deepStrictEqual(chunkRanges(page), ["1-2", "5-7"])
       assert.deepStrictEqual(yield* other.fates("s", 1, 9), fates)
@@ -88,7 +92,7 @@ export const giveUpLaws = (law: Law): void => {
   )
 
   law(
-    "whatever raises the revision is a conflict: opening, marking, taking offsets",
+    "whatever raises the revision is a conflict: opening, marking",
     Effect.fnUntraced(function*({ driver }) {
       yield* open(driver, "s")
       yield* appendEach(driver, "s", [5])
@@ -100,7 +104,6 @@ export const giveUpLaws = (law: Law): void => {
       const { revision } = yield* stateOf(driver, "s")
       const request = { session: "s", generation: 1 }
       assert.deepStrictEqual(yield* stale(driver.markSent({ ...request, revision, sent: 1 })), { _tag: "Conflict" })
-      assert.deepStrictEqual(yield* stale(driver.advance({ ...request, last: 8 })), { _tag: "Conflict" })
       assert.deepStrictEqual(yield* stale(open(driver, "s", 2)), { _tag: "Conflict" })
       assert.strictEqual((yield* stale(append(driver, "s")))._tag, "Done")
     })

@@ -241,8 +241,8 @@ const run = Effect.fnUntraced(function*(driver: StoreDriver, step: Step, command
       const { behind, by, session } = command
       const before = (yield* look(driver, session))?.state
       const [generation, last] = [(before?.generation ?? 1) - behind, (before?.last ?? 0) + by]
-      const state = yield* driver.advance({ session, generation, last })
-      return state === undefined ? state : unrevised(state)
+      const done = yield* driver.advance({ session, generation, last, at: now })
+      return done === undefined ? done : { lost: done.lost, state: unrevised(done.state) }
     }
     case "remove":
       return yield* driver.removeOutbox(command.session, command.last)

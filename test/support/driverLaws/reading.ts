@@ -102,8 +102,8 @@ export const ackLaws = (law: Law): void => {
       // Again, and an older one.
       assert.deepStrictEqual(yield* ack(driver, "s", 5), { _tag: "Acked", released: 0 })
       assert.deepStrictEqual(yield* ack(driver, "s", 2), { _tag: "Acked", released: 0 })
-      // More than there is.
-      assert.deepStrictEqual(yield* ack(driver, "s", 1_000), { _tag: "Acked", released: 1 })
+      // The rest.
+      assert.deepStrictEqual(yield* ack(driver, "s", 6), { _tag: "Acked", released: 1 })
       assert.deepStrictEqual(yield* counts(), { acked: 6, bytes: 0, messages: 0, chunks: [] })
       assert.deepStrictEqual(firsts([yield* append(driver, "s")]), [7])
     })
@@ -259,22 +259,87 @@ export const ownerLaws = (law: Law): void => {
     Effect.fnUntraced(function*({ driver, other }) {
       const { revision } = yield* open(driver, "s", 2)
       yield* appendEach(driver, "s", [3])
-      const state = defined(yield* driver.advance({ session: "s", generation: 2, last: 10 }))
-      assert.deepStrictEqual([state.acked, state.last, state.messages, state.bytes], [0, 10, 10, 30])
-      assert.isAbove(state.revision, revision)
+      const advance = (session: string, generation: number, last: number) =>
+        driver.advance({ session, generation, last, at: T })
+      const { lost, state } = defined(yield* advance("s", 2, 10))
+      assert.deepStrictEqual([lost, state.acked, state.last, state.messages, state.bytes], [7, 0, 10, 3, 30])
+      assert.strictEqual(state.revision, revision)
       assert.deepStrictEqual(yield* stateOf(other, "s"), state)
       // Never back.
-      assert.strictEqual((yield* driver.advance({ session: "s", generation: 2, last: 5 }))?.last, 10)
+      const again = defined(yield* advance("s", 2, 5))
+      assert.deepStrictEqual([again.lost, again.state.last], [0, 10])
       assert.deepStrictEqual(firsts([yield* append(driver, "s")]), [11])
-      assert.deepStrictEqual(chunkRanges(yield* readAll(driver, "s")), ["1-3", "11-11"])
+      const page = yield* readAll(driver, "s")
+      assert.deepStrictEqual(chunkRanges(page), ["1-3", "11-11"])
+      assert.deepStrictEqual(page.gaps, [gap(4, 10, "fresh")])
+      assert.deepStrictEqual(yield* driver.fates("s", 1, 99), [lostFate(4, 10)])
 
       // An older owner is shown the newer one.
-      const stale = defined(yield* other.advance({ session: "s", generation: 1, last: 50 }))
-      assert.deepStrictEqual([stale.generation, stale.last], [2, 11])
-      assert.isUndefined(yield* driver.advance({ session: "t", generation: 1, last: 50 }))
+      const stale = defined(yield* driver.advance({ session: "s", generation: 1, last: 50, at: T }))
+      assert.deepStrictEqual([stale.lost, stale.state.generation, stale.state.last], [0, 2, 11])
+      assert.isUndefined(yield* advance("t", 1, 50))
+    })
+  )
+
+  law(
+    "an append that knows of more than there is goes behind that, in the same log only",
+    Effect.fnUntraced(function*({ driver, other }) {
+      const { epoch } = yield* open(driver, "s")
+      yield* appendEach(driver, "s", [3])
+      assert.deepStrictEqual(yield* append(other, "s", { known: { epoch, last: 2 } }), {
+        _tag: "Appended",
+        epoch,
+        first: 4
+      })
+      assert.deepStrictEqual(yield* append(other, "s", { known: { epoch: "another", last: 90 } }), {
+        _tag: "Appended",
+        epoch,
+        first: 5
+      })
+      const known = { epoch, last: 8 }
+      const batch = [message("s", { known, count: 2 }), message("s", { known })]
+      const results = yield* driver.append(batch, { writer: `${OTHER}/0`, sequence: 1 }, OTHER)
+      assert.deepStrictEqual(results, [{ _tag: "Appended", epoch, first: 9, lost: 3 }, {
+        _tag: "Appended",
+        epoch,
+        first: 11
+      }])
+      // The same batch again.
+      assert.deepStrictEqual(yield* driver.append(batch, { writer: `${OTHER}/0`, sequence: 1 }, OTHER), results)
+      const page = yield* readAll(driver, "s")
+      assert.deepStrictEqual([page.state.last, page.state.messages], [11, 8])
+      assert.deepStrictEqual(page.gaps, [gap(6, 8, "fresh")])
+      assert.deepStrictEqual(yield* driver.fates("s", 1, 99), [lostFate(6, 8)])
+      const published = yield* append(driver, "s", {
+        known: { epoch, last: 13 },
+        publish: publishKey("s", "k")
+      })
+      assert.deepStrictEqual(published, { _tag: "Appended", epoch, first: 14, lost: 2 })
+      assert.strictEqual((yield* driver.lookupKey({ scope: "s", key: "k" }, 0))?.offset, 14)
+      // The gaps go with an ack.
+      assert.deepStrictEqual(yield* ack(driver, "s", 12), { _tag: "Acked", released: 8 })
+      const after = yield* readAll(driver, "s")
+      assert.deepStrictEqual([after.state.messages, after.gaps], [1, [gap(13, 13, "fresh")]])
+    })
+  )
+
+  law(
+    "an ack beyond the last message says that the store has lost some, and takes their offsets",
+    Effect.fnUntraced(function*({ driver, other }) {
+      yield* open(driver, "s", 2)
+      yield* appendEach(driver, "s", [3, 2])
+      assert.deepStrictEqual(yield* ack(driver, "s", 9, { generation: 1 }), { _tag: "Fenced" })
+      assert.deepStrictEqual(yield* ack(driver, "s", 9, { generation: 2 }), { _tag: "Acked", released: 5, lost: 4 })
+      const state = yield* stateOf(other, "s")
+      assert.deepStrictEqual([state.acked, state.last, state.messages, state.bytes], [9, 9, 0, 0])
+      assert.deepStrictEqual(firsts([yield* append(other, "s")]), [10])
+      assert.deepStrictEqual(chunkRanges(yield* readAll(driver, "s")), ["10-10"])
+      assert.deepStrictEqual(yield* driver.totals, { sessions: 1, messages: 1, bytes: 10 })
     })
   )
 }
+
+const lostFate = (first: number, end: number) => fate(first, end, { reason: "fresh", maybeHandled: true })
 
 export const removalLaws = (law: Law): void => {
   law(

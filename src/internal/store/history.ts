@@ -1,0 +1,66 @@
+/**
+ * Whether the store is still the one that it was: a replica that took over, or a process that was started anew, may
+ * lack the newest part of what was stored. Who keeps something that the store may have lost is told, and puts it back.
+ */
+import { Effect } from "effect"
+import { steady } from "../time.ts"
+import type { Calls } from "./calls.ts"
+import type { StoreDriver, StoreError } from "./driver.ts"
+
+export type StoreHistory = Effect.Success<ReturnType<typeof makeHistory>>
+
+/** What was asked so long ago is asked again. */
+const freshMillis = 100
+/** For so long after a change others may not have put back what they have. */
+const recentMillis = 10_000
+
+export const makeHistory = Effect.fnUntraced(function*(options: {
+  readonly driver: StoreDriver
+  readonly call: Calls
+  /** How often it is asked which history this is. */
+  readonly pollMillis: number
+}) {
+  const { call, driver, pollMillis } = options
+  const time = yield* steady
+  const listeners: Array<Effect.Effect<void, StoreError>> = []
+  let known = yield* call("history", driver.history)
+  let askedAt = time()
+  let changedAt: number | undefined
+  /** Listeners that have not put back all. */
+  let left: ReadonlyArray<Effect.Effect<void, StoreError>> = []
+
+  const look = Effect.gen(function*() {
+    const now = yield* call("history", driver.history)
+    askedAt = time()
+    if (now !== known) {
+      known = now
+      changedAt = askedAt
+      left = [...listeners]
+      yield* Effect.logInfo(`the store ${driver.name} has another history: what it may have lost is looked for`)
+    }
+    while (left.length > 0) {
+      const [next, ...rest] = left
+      if (next !== undefined) yield* next
+      left = rest
+    }
+  })
+
+  const round = Effect.andThen(
+    Effect.sleep(pollMillis),
+    Effect.catchCause(look, (cause) => Effect.logDebug("a look at the store's history is put off", cause))
+  )
+  yield* Effect.forkScoped(Effect.forever(round), { startImmediately: true })
+
+  const recent = Effect.sync(() => changedAt !== undefined && time() - changedAt < recentMillis)
+
+  return {
+    /** Runs `putBack` when the store may have lost something, until it has succeeded; in the order in which they came. */
+    onChange: (putBack: Effect.Effect<void, StoreError>): void => {
+      listeners.push(putBack)
+    },
+    /** Whether the store may have lost something a moment ago that others, who know of it, have not put back. */
+    isRecent: Effect.suspend(() => time() - askedAt < freshMillis ? recent : Effect.andThen(look, recent)),
+    /** The same, for who misses something that was there: what this server knows is put back after that. */
+    look: Effect.andThen(look, recent)
+  }
+})

@@ -1,0 +1,211 @@
+/**
+ * A store that lost its newest part, by a failover to a replica that lagged say: the rules for its outboxes, in one
+ * place. No offset that a peer may have seen is given out again, and no message that the store got since is taken for
+ * one that it had before.
+ *
+ * An outbox is settled when its owner has said, in the store's present history, how far it goes; the owner knows, by
+ * what it appended and read, or by the handshake. In a new history others wait for that; where there is no owner they
+ * append all the same, and the store notes from where on. Whoever opens the outbox next learns from the peer whether
+ * offsets behind that were taken before: then these messages get others.
+ */
+import { Effect, Semaphore } from "effect"
+import type { OutboxMessage } from "../../core/Outbox.ts"
+import type { MessageQueueError } from "../../WebSocketError.ts"
+import { makeRareLog } from "../rareLog.ts"
+import type { Calls } from "./calls.ts"
+import { encodeBody } from "./chunk.ts"
+import type { KnownHere } from "./drafts.ts"
+import { type AppendRequest, type Known, type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
+import type { Logs } from "./logs.ts"
+import type { Members } from "./members.ts"
+import type { OutboxReader } from "./outboxReader.ts"
+import type { StoredLog } from "./storedLog.ts"
+
+export interface LostTailOptions {
+  readonly driver: StoreDriver
+  readonly call: Calls
+  readonly members: Members
+  readonly logs: Logs
+  readonly readPage: OutboxReader["readPage"]
+  /** Whether no other server is known to have it. */
+  readonly isOwned: (log: StoredLog) => boolean
+  readonly refuse: (session: string, operation: string, reason: "fenced" | "unknownSession") => MessageQueueError
+  /** The peer may have something to read. */
+  readonly onNews: (session: string) => void
+}
+
+/** How far a log went at some time. */
+export type Reach = Pick<StoredLog, "acked" | "last">
+
+export type LostTail = Effect.Success<ReturnType<typeof makeLostTail>>
+
+/** How many outboxes of others are remembered with what was appended to them from here. */
+const maxRemembered = 10_000
+
+export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions) {
+  const { call, driver, logs, members, readPage, refuse } = options
+  const { node, now } = members
+  /** What was appended from here to outboxes that others own; the least recent first. */
+  const appended = new Map<string, Known>()
+  let total = 0
+  const log = yield* makeRareLog
+  const moving = Semaphore.makeUnsafe(1)
+
+  // --- what is known
+
+  const known = (session: string): KnownHere => {
+    const log = logs.get(session)
+    if (log === undefined) return { known: appended.get(session), generation: undefined }
+    const generation = log.isCertain && options.isOwned(log) ? log.generation : undefined
+    return { known: { epoch: log.epoch, last: log.last }, generation }
+  }
+
+  const noteAppended = (session: string, epoch: string, last: number): void => {
+    if (logs.get(session) !== undefined) return
+    const before = appended.get(session)
+    appended.delete(session)
+    appended.set(session, { epoch, last: before?.epoch === epoch ? Math.max(before.last, last) : last })
+    if (appended.size <= maxRemembered) return
+    const [oldest] = appended.keys()
+    if (oldest !== undefined) appended.delete(oldest)
+  }
+
+  /** Whether a state shows a loss; `before` is what was known when it was asked for. */
+  const isBehind = (log: StoredLog, before: Reach, state: OutboxState): boolean =>
+    !state.settled || state.generation < log.generation ||
+    (state.epoch === log.epoch && (state.last < before.last || state.acked < before.acked))
+
+  // --- what is told
+
+  /** So many offsets were given out and are not in the store any more. */
+  const note = (session: string, lost: number): void => {
+    if (lost === 0) return
+    total += lost
+    log.warn(
+      "lostTail",
+      `the store ${driver.name} has lost its newest part: it lacks ${lost} positions in the log of session ${session}, ` +
+        "which are skipped; messages there that were not delivered are lost"
+    )
+  }
+
+  // --- settling
+
+  /**
+   * The owner says that the peer may have seen offsets up to `received`. Those that the store does not have are taken.
+   */
+  const settle = Effect.fnUntraced(function*(
+    log: StoredLog,
+    received: number
+  ): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
+    const { acked, epoch, generation, session } = log
+    const last = Math.max(received, log.last)
+    const done = yield* call("advance", driver.advance({ session, generation, last, at: now(), isMoved: false }))
+    if (done === undefined) return yield* refuse(session, "recover", "unknownSession")
+    if (done.state.generation > generation) return yield* refuse(session, "recover", "fenced")
+    note(session, done.lost)
+    if (done.state.generation < generation) yield* reopen(log)
+    const moved = done.state.settled ? undefined : yield* moving.withPermit(moveBehind(log, last))
+    if (done.state.epoch === epoch && done.state.acked < acked) {
+      yield* call("ack", driver.ack([{ session, generation, upTo: acked, fates: log.fates ?? [] }]))
+    }
+    // Another outbox than the one that the peer knows: then it knows nothing of this one.
+    logs.tracked(log, () => log.settled(moved ?? done.state))
+    if (moved !== undefined || epoch !== log.epoch) options.onNews(session)
+    return moved ?? done.state
+  })
+
+  /** The store has lost that this server opened the outbox, or the outbox: it is there again as the one that it was. */
+  const reopen = ({ epoch, generation, session }: StoredLog) =>
+    call("openOutbox", driver.openOutbox({ session, generation, node, newEpoch: epoch }))
+
+  /**
+   * Messages that others appended in this history have offsets that the peer may know as those of messages that are
+   * lost: they get new ones, behind `last`. At their old ones nobody will know what became of them.
+   */
+  const moveBehind = Effect.fnUntraced(function*(
+    { generation, session }: StoredLog,
+    last: number
+  ): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
+    // Several may have found that it is to be done, and it must be done once.
+    const [state] = yield* call("outboxes", driver.outboxes([session]))
+    if (state === undefined) return yield* refuse(session, "recover", "unknownSession")
+    if (state.settled) return state
+    const from = state.unsettledFrom ?? last
+    const messages = yield* messagesWithin(session, from, last)
+    const fate = { first: from + 1, end: last, reason: "fresh", maybeHandled: true, at: now() } as const
+    yield* call("ack", driver.ack([{ session, generation, upTo: 0, fates: [fate] }]))
+    const requests = partsOf(messages).map((part) => copyOf(session, generation, { epoch: state.epoch, last }, part))
+    // In one step with the settling: what fails before that is done again by whoever opens it next.
+    if (requests.length === 0) {
+      yield* call("advance", driver.advance({ session, generation, last, at: now(), isMoved: true }))
+    } else {
+      const results = yield* call("append", driver.append(requests, undefined, node))
+      if (results.some(({ _tag }) => _tag !== "Appended")) return yield* Effect.fail(contended)
+    }
+    const [after] = yield* call("outboxes", driver.outboxes([session]))
+    return after ?? (yield* refuse(session, "recover", "unknownSession"))
+  })
+
+  /** The messages at `from + 1 .. last`. */
+  const messagesWithin = Effect.fnUntraced(function*(session: string, from: number, last: number) {
+    const messages: Array<OutboxMessage> = []
+    let after = from
+    while (after < last) {
+      const page = yield* readPage(session, after)
+      if (page === undefined) return yield* refuse(session, "recover", "unknownSession")
+      for (const slot of page.slots) if (slot.kind === "message" && slot.offset <= last) messages.push(slot)
+      after = page.more ? page.end : last
+    }
+    return messages
+  })
+
+  /** Asks the owner of an outbox that is not settled. Whether there is one to wait for. */
+  const askOwner = (session: string, owner: string | undefined): Effect.Effect<boolean, StoreError> => {
+    if (owner === undefined) return Effect.succeed(false)
+    if (owner === node) return Effect.succeed(logs.get(session) !== undefined)
+    return Effect.flatMap(
+      members.isAlive(owner),
+      (isAlive) => isAlive ? Effect.as(members.nudge(owner, session), true) : Effect.succeed(false)
+    )
+  }
+
+  return { known, noteAppended, isBehind, note, settle, reopen, askOwner, total: () => total }
+})
+
+/** Messages with the same times, in order: what one chunk can hold. */
+const partsOf = (messages: ReadonlyArray<OutboxMessage>): ReadonlyArray<ReadonlyArray<OutboxMessage>> => {
+  const parts: Array<Array<OutboxMessage>> = []
+  for (const message of messages) {
+    const part = parts[parts.length - 1]
+    const before = part?.[part.length - 1]
+    const joins = before?.enqueuedAt === message.enqueuedAt && before.expiresAt === message.expiresAt
+    if (joins && part !== undefined && part.length < maxPart) part.push(message)
+    else parts.push([message])
+  }
+  return parts
+}
+
+const maxPart = 64
+
+const copyOf = (
+  session: string,
+  generation: number,
+  known: Known,
+  part: ReadonlyArray<OutboxMessage>
+): AppendRequest => ({
+  session,
+  count: part.length,
+  bytes: part.reduce((sum, { bytes }) => sum + bytes, 0),
+  enqueuedAt: part[0]?.enqueuedAt ?? 0,
+  expiresAt: part[0]?.expiresAt ?? Infinity,
+  body: encodeBody(part.map((message) => ({ ...message, ttlMillis: undefined }))),
+  // They were let in before.
+  maxMessages: Number.MAX_SAFE_INTEGER,
+  maxBytes: Number.MAX_SAFE_INTEGER,
+  known,
+  unsettled: "settle",
+  generation,
+  publish: undefined
+})
+
+const contended = new StoreError("recover", new Error("others change the outbox all the time"))

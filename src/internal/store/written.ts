@@ -1,0 +1,91 @@
+/**
+ * What this server has written of sessions that are attached here, or were a while ago: should the store lose it, it is
+ * put back, so that the newest resume token is good, the newest owner the only one, and no position goes back.
+ */
+import { Effect } from "effect"
+import type { Calls } from "./calls.ts"
+import type { PositionRequest, SessionRow, StoreDriver, StoreError } from "./driver.ts"
+
+export interface WrittenOptions {
+  readonly driver: StoreDriver
+  readonly call: Calls
+  readonly steady: () => number
+  /** Another server has attached the session since, in the same generation. */
+  readonly onTaken: (session: string) => void
+}
+
+interface Written {
+  row: SessionRow
+  position: PositionRequest | undefined
+}
+
+/** How long what was written of a session that has left is remembered: longer than what a replica may lag. */
+const keptMillis = 60_000
+const maxTries = 16
+
+export const makeWritten = ({ call, driver, onTaken, steady }: WrittenOptions) => {
+  const sessions = new Map<string, Written>()
+  /** Sessions that are not attached here any more, and since when; the oldest first. */
+  const departed = new Map<string, number>()
+
+  const forget = (session: string): void => {
+    sessions.delete(session)
+    departed.delete(session)
+  }
+
+  /** The row, where the store has an older one. */
+  const putRow = Effect.fnUntraced(function*(row: SessionRow): Effect.fn.Return<void, StoreError> {
+    for (let tries = 0; tries < maxTries; tries++) {
+      const stored = yield* call("findSession", driver.findSession(row.id))
+      if (stored !== undefined && stored.generation === row.generation && stored.tokenHash !== row.tokenHash) {
+        return onTaken(row.id)
+      }
+      const isThere = stored !== undefined && (stored.generation > row.generation ||
+        (stored.generation === row.generation && stored.revision >= row.revision))
+      if (isThere) return
+      const next = { ...row, revision: (stored?.revision ?? 0) + 1 }
+      const outcome = yield* call("putSession", driver.putSession(next))
+      if (outcome._tag === "Conflict") continue
+      const written = sessions.get(row.id)
+      if (written?.row === row) written.row = next
+      return
+    }
+  })
+
+  const putOne = Effect.fnUntraced(function*({ position, row }: Written) {
+    yield* putRow(row)
+    if (position === undefined) return
+    // Of an earlier connection, perhaps: it is the newest of the session all the same.
+    yield* call("savePositions", driver.savePositions([{ ...position, generation: row.generation }]))
+  })
+
+  return {
+    attached: (row: SessionRow): void => {
+      departed.delete(row.id)
+      sessions.set(row.id, { row, position: sessions.get(row.id)?.position })
+    },
+    /** The row was changed from here. */
+    changed: (row: SessionRow): void => {
+      if (row.ending) return forget(row.id)
+      const written = sessions.get(row.id)
+      if (written?.row.generation === row.generation) written.row = row
+    },
+    saved: (position: PositionRequest): void => {
+      const written = sessions.get(position.session)
+      if (written !== undefined) written.position = position
+    },
+    left: (session: string): void => {
+      departed.delete(session)
+      departed.set(session, steady())
+    },
+    has: (session: string): boolean => sessions.has(session),
+    forget,
+    sweep: (): void => {
+      for (const [session, at] of departed) {
+        if (steady() - at < keptMillis) return
+        forget(session)
+      }
+    },
+    putBack: Effect.suspend(() => Effect.forEach([...sessions.values()], putOne, { concurrency: 16, discard: true }))
+  }
+}

@@ -1,0 +1,174 @@
+/**
+ * A replica that lacks the newest part takes the database over while clients are connected: what is sent after that is
+ * handled once and in order, and said to be handled only when it was; what the database lost is counted.
+ */
+import { assert, it } from "@effect/vitest"
+import { Effect, Fiber, Layer, Schedule, type Scope } from "effect"
+import { PostgresStore } from "resilient-websocket/postgres"
+import { RedisStore } from "resilient-websocket/redis"
+import { type CuttableProxy, makeCuttableProxy } from "../support/cuttableProxy.ts"
+import * as H from "../support/harness.ts"
+import { connectTo, postgres, startPostgres, startStandby } from "../support/postgresServer.ts"
+import { redis, startRedis } from "../support/redisServer.ts"
+import { describeWithService } from "../support/services.ts"
+
+type StoreLayer = Layer.Layer<H.StoreServices, unknown>
+
+/** A database with a replica. */
+interface Replicated {
+  /** The layers of a server's store on it. */
+  readonly store: StoreLayer
+  /** From here on the replica gets nothing more. */
+  readonly detach: Effect.Effect<void>
+  /** The primary dies, and the replica is where it was. */
+  readonly failOver: Effect.Effect<void>
+}
+
+const proxyTo = (port: number): Effect.Effect<CuttableProxy, never, Scope.Scope> =>
+  Effect.flatMap(
+    Effect.context<Scope.Scope>(),
+    (context) =>
+      Effect.promise(() =>
+        makeCuttableProxy(port, (close) =>
+          Effect.runSync(Effect.provideContext(Effect.addFinalizer(() => Effect.sync(close)), context)))
+      )
+  )
+
+const eventually = <A, E>(effect: Effect.Effect<A, E>) =>
+  Effect.retry(effect, { schedule: Schedule.spaced("20 millis"), times: 500 })
+
+const replicatedRedis: Effect.Effect<Replicated, unknown, Scope.Scope> = Effect.gen(function*() {
+  const primary = yield* startRedis()
+  const replica = yield* startRedis({ config: ["--replicaof", "127.0.0.1", String(primary.port)] })
+  yield* eventually(
+    Effect.filterOrFail(
+      replica.command("INFO", "replication"),
+      (info) => info.includes("master_link_status:up"),
+      () => "not in step"
+    )
+  )
+  const proxy = yield* proxyTo(primary.port)
+  return {
+    store: RedisStore.layer({ url: `redis://127.0.0.1:${proxy.port}`, callTimeout: "2 seconds" }),
+    detach: Effect.gen(function*() {
+      // Waits for what was written so far: what is lost is what comes after.
+      yield* primary.command("WAIT", "1", "5000")
+      yield* replica.command("REPLICAOF", "NO", "ONE")
+    }),
+    failOver: Effect.gen(function*() {
+      proxy.cut()
+      yield* primary.kill
+      proxy.retarget(replica.port)
+      proxy.mend()
+    })
+  }
+})
+
+const replicatedPostgres: Effect.Effect<Replicated, unknown, Scope.Scope> = Effect.gen(function*() {
+  const primary = yield* startPostgres({ config: ["wal_level = replica", "max_wal_senders = 4", "hot_standby = on"] })
+  const standby = yield* startStandby(primary)
+  const atPrimary = yield* connectTo(primary)
+  const atStandby = yield* connectTo(standby)
+  const proxy = yield* proxyTo(primary.port)
+  const { database, host, username } = primary
+  return {
+    store: PostgresStore.layer({ host, port: proxy.port, username, database, callTimeout: "2 seconds" }),
+    detach: Effect.gen(function*() {
+      const [now] = yield* atPrimary<{ lsn: string }>`SELECT pg_current_wal_flush_lsn()::text AS lsn`
+      yield* eventually(Effect.filterOrFail(
+        atStandby<{ ok: boolean }>`SELECT pg_last_wal_replay_lsn() >= ${now?.lsn ?? ""}::pg_lsn AS ok`,
+        ([row]) => row?.ok === true,
+        () => "not in step"
+      ))
+      yield* atStandby`SELECT pg_promote()`
+    }).pipe(Effect.orDie),
+    failOver: Effect.gen(function*() {
+      proxy.cut()
+      yield* primary.kill
+      proxy.retarget(standby.port)
+      proxy.mend()
+    })
+  }
+})
+
+/** Two servers on the database, a client at the first, and messages both ways, from the second server too. */
+const scene = Effect.fnUntraced(function*(database: Replicated) {
+  const makeStore = Layer.build(Layer.fresh(Layer.orDie(database.store)))
+  const atServer: Array<string> = []
+  const atClient: Array<string> = []
+  const options: H.ServerOptions = {
+    authenticate: H.byToken,
+    onMessage: (message) => Effect.sync(() => atServer.push(message))
+  }
+  const first = yield* H.nodeServer(options, { store: yield* makeStore })
+  const second = yield* H.nodeServer(options, { store: yield* makeStore })
+  // It sends only when all is over: it never had to do with the session.
+  const third = yield* H.nodeServer(options, { store: yield* makeStore })
+  const client = yield* H.nodeClient({
+    url: first.url,
+    token: "ann",
+    onMessage: (message) => Effect.sync(() => atClient.push(message))
+  })
+  yield* client.awaitConnected()
+  return { atClient, atServer, client, first: first.server, second: second.server, third: third.server }
+})
+
+/** Sends that are told of as not done are sent again: a database that fails over is away for a moment. */
+const persistently = <A, E>(effect: Effect.Effect<A, E>) =>
+  Effect.retry(effect, { schedule: Schedule.spaced("50 millis"), times: 200 })
+
+const numbers = (count: number, prefix: string) => Array.from({ length: count }, (_, i) => `${prefix}${i + 1}`)
+
+const failsOver = (make: Effect.Effect<Replicated, unknown, Scope.Scope>) =>
+  Effect.gen(function*() {
+    const database = yield* make
+    const { atClient, atServer, client, first, second, third } = yield* scene(database)
+    const from = (server: H.Server, keys: ReadonlyArray<string>) =>
+      Effect.forEach(keys, (key) => persistently(server.send("ann", key)))
+    const handled = (receipts: ReadonlyArray<{ readonly handled?: Effect.Effect<void, unknown> | undefined }>) =>
+      Effect.forEach(receipts, ({ handled = Effect.die("skipped") }) => handled, { concurrency: "unbounded" })
+
+    yield* handled(yield* from(first, numbers(20, "before ")))
+    yield* handled(yield* from(second, numbers(20, "before, elsewhere ")))
+    yield* database.detach
+    // What the replica will not have. All of it reaches the client.
+    const lost = [
+      ...yield* from(first, numbers(30, "lost ")),
+      ...yield* from(second, numbers(30, "lost, elsewhere "))
+    ]
+    yield* handled(lost)
+    yield* Effect.forEach(numbers(30, "lost up "), (key) => client.send(key))
+    yield* H.until("all are there", () => atServer.length >= 30)
+    yield* database.failOver
+
+    const sending = yield* Effect.forkChild(Effect.all([
+      from(first, numbers(50, "after ")),
+      from(second, numbers(50, "after, elsewhere ")),
+      from(third, numbers(50, "after, a newcomer's ")),
+      Effect.forEach(numbers(50, "after, up "), (key) => client.send(key))
+    ], { concurrency: "unbounded" }))
+    const [own, elsewhere, newcomers, up] = yield* Fiber.join(sending)
+    yield* handled([...own, ...elsewhere, ...newcomers, ...up])
+    // What was told to be handled was.
+    for (const prefix of ["after ", "after, elsewhere ", "after, a newcomer's ", "lost ", "lost, elsewhere "]) {
+      const ofSender = atClient.filter((message) => message.startsWith(prefix))
+      assert.deepStrictEqual([...new Set(ofSender)], ofSender, "none twice")
+      assert.deepStrictEqual(ofSender, numbers(ofSender.length, prefix), "in order")
+    }
+    assert.strictEqual(atClient.filter((message) => message.startsWith("after")).length, 150)
+    assert.deepStrictEqual(atServer, [...numbers(30, "lost up "), ...numbers(50, "after, up ")])
+
+    // It was counted, at the server that has the session; nobody was sent away.
+    yield* H.until("it is counted", () => Effect.map(first.stats, ({ totals }) => totals.messagesLost > 0))
+    assert.strictEqual((yield* first.stats).totals.messagesLost, 60)
+    assert.strictEqual((yield* client.state)._tag, "Connected")
+    assert.strictEqual((yield* client.stats).totals.connectionsTotal, 1)
+  })
+
+describeWithService(redis, "Redis that fails over", () => {
+  it.live("loses nothing that is sent after that", () => failsOver(replicatedRedis), 60_000)
+})
+
+describeWithService(postgres, "PostgreSQL that fails over", () => {
+  it.live("loses nothing that is sent after that", () => failsOver(replicatedPostgres), 60_000)
+})
