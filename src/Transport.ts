@@ -10,22 +10,11 @@
  */
 import { Context, type Effect, Layer, type Scope } from "effect"
 import { makeMemory } from "./internal/memoryTransport.ts"
+import type { Request } from "./internal/models.ts"
 import { makeDialler } from "./internal/socketConnection.ts"
 import type { ConnectionTimeoutError, TransportError } from "./WebSocketError.ts"
 
-/**
- * What a peer said when it connected.
- *
- * @since 0.1.0
- * @category models
- */
-export interface Request {
-  /** Path and query, such as `/chat?room=1`. */
-  readonly url: string
-  /** Lower-case names. */
-  readonly headers: Readonly<Record<string, string | undefined>>
-  readonly remoteAddress: string | undefined
-}
+export type { Request } from "./internal/models.ts"
 
 /**
  * Where a connection reports to. All calls are made from the event loop, never from within a call to the connection.

@@ -140,6 +140,12 @@ const takers: Readonly<Record<string, Take>> = {
       Effect.provide(NodeTransport.layerServer({ port: 0, ...given }))
     )
   ),
+  "webSockets.WebSocketServerOptions": effect((given: object) =>
+    Effect.try({
+      try: () => NodeTransport.webSocketServerOptions(given),
+      catch: (fault) => fault
+    })
+  ),
   "Message.SendOptions": ofClient((client, given) => client.send(1, given)),
   "Message.SendAllOptions": ofClient((client, given) => client.sendAll([1], given)),
   "Message.BroadcastOptions": ofServer((server, given) => server.broadcast(1, given)),

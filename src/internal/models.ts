@@ -6,6 +6,20 @@ import type { FreshReason, GapReason } from "../core/Protocol.ts"
 import type { State as CircuitState } from "./circuit.ts"
 
 /**
+ * What a peer said when it connected.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Request {
+  /** Path and query, such as `/chat?room=1`. */
+  readonly url: string
+  /** Lower-case names. */
+  readonly headers: Readonly<Record<string, string | undefined>>
+  readonly remoteAddress: string | undefined
+}
+
+/**
  * A message as its handler gets it, with the facts around it.
  *
  * @since 0.1.0

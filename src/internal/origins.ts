@@ -1,5 +1,5 @@
 /** Which pages may connect: the rule for the `Origin` that every browser sends with an upgrade. */
-import type { Request } from "../Transport.ts"
+import type { Request } from "./models.ts"
 import { fail } from "./options.ts"
 
 /**

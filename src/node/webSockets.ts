@@ -3,10 +3,10 @@ import type { IncomingMessage } from "node:http"
 import { type ServerOptions, WebSocket } from "ws"
 import { defaultMaxPayloadBytes, subprotocol } from "../core/Protocol.ts"
 import { maxFrameBytes } from "../core/Session.ts"
+import type { Request } from "../internal/models.ts"
 import { count } from "../internal/options.ts"
 import { type AllowedOrigins, makeOriginCheck } from "../internal/origins.ts"
 import { closeGraceMillis, ignoreError } from "../internal/wsConnection.ts"
-import type { Request } from "../Transport.ts"
 
 /** A `ws` socket whose errors end nobody's process: from its first moment on, and when it was given back. */
 class HeardWebSocket extends WebSocket {

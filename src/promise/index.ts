@@ -3,7 +3,8 @@
  *
  * @since 0.3.0
  */
-export type { AllowedOrigins, OwnServerOptions, WebSocketServerOptions } from "../node/NodeTransport.ts"
+export type { AllowedOrigins } from "../internal/origins.ts"
+export type { OwnServerOptions, WebSocketServerOptions } from "../node/webSockets.ts"
 export * from "./errors.ts"
 export type * from "./models.ts"
 export type * from "./options.ts"

@@ -1,6 +1,7 @@
 /** What a `ws` server is given whose sockets are registered. */
 import { OptionError } from "../internal/options.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
+import type { OwnServerOptions, WebSocketServerOptions } from "../node/webSockets.ts"
 import { ConfigError } from "./errors.ts"
 
 /**
@@ -22,8 +23,8 @@ import { ConfigError } from "./errors.ts"
  * @category options
  */
 export const webSocketServerOptions = (
-  options?: NodeTransport.WebSocketServerOptions
-): NodeTransport.OwnServerOptions => {
+  options?: WebSocketServerOptions
+): OwnServerOptions => {
   try {
     return NodeTransport.webSocketServerOptions(options)
   } catch (fault) {
