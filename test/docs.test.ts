@@ -126,6 +126,14 @@ describe("the table of metrics", () => {
   })
 })
 
+describe("docs/security.md", () => {
+  it("names tests that there are", () => {
+    const named = [...read("docs/security.md").matchAll(/`([\w/]+\.test\.ts)`/g)].map(([, name = ""]) => name)
+    assert.isAbove(new Set(named).size, 20)
+    assert.deepStrictEqual(named.filter((name) => !existsSync(join(root, "test", name))), [])
+  })
+})
+
 describe("docs/architecture.md", () => {
   const text = read("docs/architecture.md")
   const listed = Docs.rowsOf(text).map(([first = ""]) => first.replaceAll("`", "")).filter((name) =>
