@@ -34,6 +34,12 @@ export const shapeOf = (ast: SchemaAST.AST): Shape => {
   return reader
 }
 
+/** Whether a number was checked to be one that JSON has, as `Schema.Finite` and `Schema.Int` do. */
+const isFinite = ({ checks }: SchemaAST.Number): boolean =>
+  checks?.some(({ annotations }) => finiteChecks.has(annotations?.representation?.id)) === true
+
+const finiteChecks: ReadonlySet<unknown> = new Set(["effect/schema/isFinite", "effect/schema/isInt"])
+
 class Reader {
   isPlain = true
   hasNumbers = false
@@ -69,14 +75,12 @@ class Reader {
       case "Never":
         return
       case "Number":
-        this.hasNumbers = true
+        if (!isFinite(ast)) this.hasNumbers = true
         return
       case "Literal":
         if (typeof ast.literal === "bigint") this.coded()
-        else if (typeof ast.literal === "number") this.hasNumbers = true
         return
-      case "Enum":
-        this.hasNumbers = true
+      case "Enum": // Effect takes no other numbers for one, or for a literal
         return
       case "Undefined":
       case "Unknown":
