@@ -90,7 +90,8 @@ export interface Address {
 /**
  * Why a transport turned somebody away, or could not take anybody: `full` (`maxConnections`), `origin`
  * (`allowedOrigins`), `path` (nobody serves it), `late` (no request in time), `malformed` (no WebSocket), `taken` (another
- * listener answered it first), `server` (the HTTP server failed), `descriptors` (the process may open no more files).
+ * listener answered it first), `server` (the HTTP server failed), `descriptors` (the process may open no more files, which
+ * is looked at each second: how many were turned away meanwhile is not known).
  *
  * @since 0.3.0
  * @category models

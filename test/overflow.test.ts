@@ -38,6 +38,21 @@ const tagOf = (receipt: Message.Receipt) => "reason" in receipt ? `${receipt._ta
 /** A sender under way, and what became of it so far. */
 const start = <A, E>(effect: Effect.Effect<A, E>) => Effect.forkChild(effect, { startImmediately: true })
 
+describe("a bound on the bytes of all", () => {
+  it.effect("is one on their memory: a single letter beyond Latin-1 makes a payload take twice its length", () =>
+    Effect.gen(function*() {
+      const { server } = yield* away({ maxTotalBytes: 48_000 })
+      const long = "x".repeat(9_000)
+      yield* server.send("alice", `${long}→`)
+      const second = yield* server.send("alice", `${long}→`)
+      assert.strictEqual(tagOf(second), "Queued disconnected")
+      assert.deepInclude(yield* Effect.flip(server.send("alice", long)), { limit: "shareBytes", size: 36_012 })
+      const { queue } = yield* server.stats
+      assert.deepInclude(queue, { messages: 2, bytes: 2 * 9_005 })
+      yield* server.send("alice", "short")
+    }))
+})
+
 for (const bound of bounds) {
   describe(`a queue full by ${bound}`, () => {
     it.effect("refuses under `reject`, with what the bound is, and takes more when there is room", () =>

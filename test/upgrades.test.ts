@@ -1,13 +1,15 @@
 /** Upgrades: whatever a peer does with its socket, and whoever shares the `http.Server`, each socket has an owner. */
 import { assert, describe, it, onTestFinished } from "@effect/vitest"
 import { Context, Effect, Exit, Layer, Scope } from "effect"
-import { execFileSync } from "node:child_process"
+import { execFileSync, spawn } from "node:child_process"
 import { mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { createServer, type Server } from "node:http"
 import { createServer as createTlsServer } from "node:https"
 import { connect, type Socket } from "node:net"
 import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { connect as connectTls } from "node:tls"
+import { fileURLToPath } from "node:url"
 import { WebSocketServer } from "ws"
 import { NodeTransport } from "../src/node/index.ts"
 import { type Connection, type Refusal, TransportServer } from "../src/Transport.ts"
@@ -343,5 +345,38 @@ describe("TLS", () => {
       ])
       assert.include(refused, "late")
       await tls().write(request([], "/live")).says(/101/)
+    }))
+
+  it.live("peers of a Unix socket, who have no address to be told apart by, stay connected", () =>
+    Effect.promise(async () => {
+      const directory = mkdtempSync(join(tmpdir(), "unix-"))
+      onTestFinished(() => rmSync(directory, { recursive: true }))
+      const path = join(directory, "socket")
+      const server = createTlsServer(made(), (_, response) => response.end("over HTTPS"))
+      onTestFinished(() => void server.close())
+      await new Promise<void>((resolve) => server.listen(path, resolve))
+      const { accepted, refused } = await listen({ server, path: "/live", handshakeTimeout: "1 second" })
+      const plain = [connect(path), connect(path)]
+      await Promise.all(plain.map((socket) => new Promise((resolve) => socket.once("connect", resolve))))
+      const peers = plain.map((socket) => new Raw(connectTls({ socket, rejectUnauthorized: false })))
+      for (const peer of peers) await peer.write(request([], "/live")).says(/101/)
+      await new Promise((resolve) => setTimeout(resolve, 1_500)) // longer than a handshake may take
+      assert.deepStrictEqual([accepted.length, refused], [2, []])
+      for (const { socket } of peers) assert.isFalse(socket.readableEnded || socket.destroyed)
+    }))
+})
+
+describe("a process that may open no more files", () => {
+  it.live("says so, and counts it", () =>
+    Effect.promise(async () => {
+      const program = fileURLToPath(new URL("support/fullServer.ts", import.meta.url))
+      const child = spawn("sh", ["-c", `ulimit -n 100; exec "${process.execPath}" "${program}"`], {
+        stdio: ["ignore", "pipe", "inherit"]
+      })
+      onTestFinished(() => void child.kill("SIGKILL"))
+      let text = ""
+      for await (const data of child.stdout) text += String(data)
+      assert.match(text, /the transport failed: no more files can be opened/)
+      assert.match(text, /refused: [1-9]/)
     }))
 })

@@ -67,18 +67,27 @@ const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offs
 /** More gaps with different reasons than this are merged, so that they can't pile up while nobody reads. */
 const maxHeadGaps = 64
 
+/**
+ * What a payload takes in memory, in bytes, at most: one letter beyond Latin-1 makes an engine keep two bytes for each of
+ * them all.
+ */
+export const memoryOfText = ({ bytes, payload }: { readonly payload: string; readonly bytes: number }): number =>
+  bytes === payload.length ? bytes : Math.max(bytes, 2 * payload.length)
+
 export class Outbox {
   readonly epoch: string
   /** The peer handled everything up to here. */
   acked: number
   /** The newest offset given out. */
   last: number
-  /** Live messages and their payload bytes. */
+  /** Live messages, their payload bytes, and what the payloads take in memory. */
   messages = 0
   bytes = 0
+  memory = 0
   /** The part of them that never left, and so can be dropped. */
   waitingMessages = 0
   waitingBytes = 0
+  waitingMemory = 0
   /** No waiting message expires before this: a lower bound, exact after `expire`. */
   earliestExpiry = Infinity
 
@@ -114,6 +123,7 @@ export class Outbox {
     this.waiting.pushBack(message)
     this.messages++
     this.bytes += message.bytes
+    this.memory += memoryOfText(message)
     this.countWaiting(message, 1)
     if (draft.expiresAt < this.newestExpiry) this.mixedExpiry = true
     else this.newestExpiry = draft.expiresAt
@@ -262,8 +272,10 @@ export class Outbox {
     this.waiting.clear()
     this.messages = 0
     this.bytes = 0
+    this.memory = 0
     this.waitingMessages = 0
     this.waitingBytes = 0
+    this.waitingMemory = 0
     this.earliestExpiry = Infinity
     return { messages, maybeHandled }
   }
@@ -327,11 +339,13 @@ export class Outbox {
   private forget(message: OutboxMessage): void {
     this.messages--
     this.bytes -= message.bytes
+    this.memory -= memoryOfText(message)
   }
 
   private countWaiting(message: OutboxMessage, sign: 1 | -1): void {
     this.waitingMessages += sign
     this.waitingBytes += sign * message.bytes
+    this.waitingMemory += sign * memoryOfText(message)
   }
 
   private pushHeadGap(gap: OutboxGap): void {

@@ -7,7 +7,7 @@
 import { Duration, Effect, Random } from "effect"
 import { Deque } from "../core/Deque.ts"
 import type { Failure } from "../core/Frame.ts"
-import { Outbox, type OutboxMessage } from "../core/Outbox.ts"
+import { memoryOfText, Outbox, type OutboxMessage } from "../core/Outbox.ts"
 import type {
   Appended,
   Interface,
@@ -44,6 +44,7 @@ interface Bounds {
 interface Waiter {
   readonly messages: ReadonlyArray<NewMessage>
   readonly bytes: number
+  readonly memory: number
   readonly resume: (effect: Effect.Effect<Appended, MessageQueueError | QueueOverflowError>) => void
 }
 
@@ -73,6 +74,11 @@ const totalBytes = (messages: ReadonlyArray<NewMessage>): number => {
   for (let i = 0; i < messages.length; i++) bytes += (messages[i] as NewMessage).bytes // in bounds
   return bytes
 }
+const totalMemory = (messages: ReadonlyArray<NewMessage>): number => {
+  let memory = 0
+  for (let i = 0; i < messages.length; i++) memory += memoryOfText(messages[i] as NewMessage) // in bounds
+  return memory
+}
 
 export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   Option.check(options, Shapes.queue)
@@ -95,6 +101,8 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   const blockedByTotal = new Set<Log>()
   let messages = 0
   let bytes = 0
+  /** What their payloads take: the total is a bound on this, since all are kept here. */
+  let memory = 0
   const shares = new Shares(bounds)
   let suspended = 0
   const totals = { appended: 0, acknowledged: 0, expired: 0, overflows: 0 }
@@ -134,10 +142,11 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       }
     )
 
-  const count = ({ share }: Log, moreMessages: number, moreBytes: number): void => {
+  const count = ({ share }: Log, moreMessages: number, moreBytes: number, moreMemory: number): void => {
     messages += moreMessages
     bytes += moreBytes
-    if (share !== undefined) shares.add(share, moreMessages, moreBytes)
+    memory += moreMemory
+    if (share !== undefined) shares.add(share, moreMessages, moreMemory)
   }
 
   /** Applies `change` to the log's outbox and keeps the totals, and lets waiting senders in. */
@@ -145,8 +154,9 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     const { outbox } = log
     const messagesBefore = outbox.messages
     const bytesBefore = outbox.bytes
+    const memoryBefore = outbox.memory
     const result = change(outbox)
-    count(log, outbox.messages - messagesBefore, outbox.bytes - bytesBefore)
+    count(log, outbox.messages - messagesBefore, outbox.bytes - bytesBefore, outbox.memory - memoryBefore)
     if (suspended > 0 && outbox.messages < messagesBefore) admitWaiters(log)
     return result
   }
@@ -166,13 +176,13 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   }
 
   /** The bound that so much more would break. Not yet an error: errors are made only for those who get them. */
-  const exceeded = (log: Log, count: number, size: number): Limit | undefined => {
+  const exceeded = (log: Log, count: number, size: number, more: number): Limit | undefined => {
     const { outbox } = log
     if (outbox.messages + count > bounds.maxMessages) return "messages"
     if (outbox.bytes + size > bounds.maxBytes) return "bytes"
     if (messages + count > bounds.maxTotalMessages) return "totalMessages"
-    if (bytes + size > bounds.maxTotalBytes) return "totalBytes"
-    return shares.over(log.share, messages, bytes, count, size)
+    if (memory + more > bounds.maxTotalBytes) return "totalBytes"
+    return shares.over(log.share, messages, memory, count, more)
   }
 
   /** Without a stack trace: a sender that is refused a million times needs none, and it costs ten times the rest. */
@@ -196,19 +206,20 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       case "totalMessages":
         return new QueueOverflowError({ session, limit, bound: bounds.maxTotalMessages, size: messages })
       case "totalBytes":
-        return new QueueOverflowError({ session, limit, bound: bounds.maxTotalBytes, size: bytes })
+        return new QueueOverflowError({ session, limit, bound: bounds.maxTotalBytes, size: memory })
     }
   }
 
-  const neverFits = (count: number, size: number): boolean =>
+  const neverFits = (count: number, size: number, more: number): boolean =>
     count > Math.min(bounds.maxMessages, bounds.maxTotalMessages) ||
-    size > Math.min(bounds.maxBytes, bounds.maxTotalBytes)
+    size > bounds.maxBytes || more > bounds.maxTotalBytes
 
   const appendNow = (log: Log, batch: ReadonlyArray<NewMessage>, dropped: ReadonlyArray<OutboxMessage>): Appended => {
     const at = now()
     const { outbox } = log
     const first = outbox.last + 1
     const bytesBefore = outbox.bytes
+    const memoryBefore = outbox.memory
     for (let i = 0; i < batch.length; i++) {
       const message = batch[i] as NewMessage // in bounds
       outbox.append({
@@ -220,7 +231,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         expiresAt: at + (message.ttlMillis ?? ttl)
       })
     }
-    count(log, batch.length, outbox.bytes - bytesBefore)
+    count(log, batch.length, outbox.bytes - bytesBefore, outbox.memory - memoryBefore)
     totals.appended += batch.length
     scheduleExpiry(log)
     for (const listener of listeners) listener(log.session)
@@ -243,7 +254,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     const { outbox } = log
     if (outbox.messages * 4 > bounds.maxMessages * 3 || outbox.bytes * 4 > bounds.maxBytes * 3) return
     for (const waiter of log.waiters ?? none) {
-      const full = exceeded(log, waiter.messages.length, waiter.bytes)
+      const full = exceeded(log, waiter.messages.length, waiter.bytes, waiter.memory)
       if (full !== undefined) {
         if (isTotal(full)) blockedByTotal.add(log)
         return
@@ -278,6 +289,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         const waiter: Waiter = {
           messages: batch,
           bytes: totalBytes(batch),
+          memory: totalMemory(batch),
           resume: (effect) => {
             admitted = effect
             resume(effect)
@@ -288,7 +300,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
           waiter.resume(Effect.fail(missing(log.session, "append")))
           return Effect.void
         }
-        if (!isAwaited(log) && exceeded(log, batch.length, waiter.bytes) === undefined) {
+        if (!isAwaited(log) && exceeded(log, batch.length, waiter.bytes, waiter.memory) === undefined) {
           waiter.resume(Effect.succeed(appendNow(log, batch, none)))
           return Effect.void
         }
@@ -308,11 +320,16 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     })
 
   /** Makes room, unless what may be at the peer already, and so can't be dropped, leaves too little. */
-  const dropOldest = (log: Log, count: number, size: number): ReadonlyArray<OutboxMessage> | undefined => {
-    const { waitingBytes, waitingMessages } = log.outbox
-    if (exceeded(log, count - waitingMessages, size - waitingBytes) !== undefined) return undefined
+  const dropOldest = (log: Log, batch: ReadonlyArray<NewMessage>): ReadonlyArray<OutboxMessage> | undefined => {
+    const { waitingBytes, waitingMemory, waitingMessages } = log.outbox
+    const count = batch.length
+    const size = totalBytes(batch)
+    const more = totalMemory(batch)
+    if (exceeded(log, count - waitingMessages, size - waitingBytes, more - waitingMemory) !== undefined) {
+      return undefined
+    }
     const dropped: Array<OutboxMessage> = []
-    while (exceeded(log, count, size) !== undefined) {
+    while (exceeded(log, count, size, more) !== undefined) {
       const oldest = tracked(log, (outbox) => outbox.dropOldest("overflow"))
       if (oldest === undefined) break
       dropped.push(oldest)
@@ -330,11 +347,12 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   const appendFull = (
     log: Log,
     batch: ReadonlyArray<NewMessage>,
-    size: number,
     full: Limit
   ): Effect.Effect<Appended, MessageQueueError | QueueOverflowError> => {
     totals.overflows++
-    if (overflow === "reject" || neverFits(batch.length, size)) return Effect.fail(overflowError(log, full))
+    if (overflow === "reject" || neverFits(batch.length, totalBytes(batch), totalMemory(batch))) {
+      return Effect.fail(overflowError(log, full))
+    }
     if (overflow === "dropNewest") {
       return Effect.succeed({
         epoch: log.outbox.epoch,
@@ -344,7 +362,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       })
     }
     if (overflow === "suspend") return suspendSender(log, batch, full)
-    const dropped = dropOldest(log, batch.length, size)
+    const dropped = dropOldest(log, batch)
     return dropped === undefined
       ? Effect.fail(overflowError(log, full))
       : Effect.succeed(appendNow(log, batch, dropped))
@@ -357,9 +375,8 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     Effect.suspend(() => {
       const log = logs.get(session)
       if (log === undefined) return Effect.fail(missing(session, "append"))
-      const size = totalBytes(batch)
-      const full = exceeded(log, batch.length, size)
-      if (full !== undefined) return appendFull(log, batch, size, full)
+      const full = exceeded(log, batch.length, totalBytes(batch), totalMemory(batch))
+      if (full !== undefined) return appendFull(log, batch, full)
       // Nobody overtakes a sender that waits.
       if (isAwaited(log)) return suspendSender(log, batch, "messages")
       return Effect.succeed(appendNow(log, batch, none))
@@ -368,7 +385,8 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   const appendUnsafe = (session: string, batch: ReadonlyArray<NewMessage>): Appended | undefined => {
     const log = logs.get(session)
     if (log === undefined || isAwaited(log)) return undefined
-    return exceeded(log, batch.length, totalBytes(batch)) === undefined ? appendNow(log, batch, none) : undefined
+    const full = exceeded(log, batch.length, totalBytes(batch), totalMemory(batch))
+    return full === undefined ? appendNow(log, batch, none) : undefined
   }
 
   const self: Interface = {
@@ -395,7 +413,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         }
         const isNewer = log.generation < generation
         log.generation = generation
-        log.share = shares.move(log.share, share, log.outbox.messages, log.outbox.bytes)
+        log.share = shares.move(log.share, share, log.outbox.messages, log.outbox.memory)
         if (isNewer) { for (const listener of moveListeners) listener(session, generation) }
         return Effect.succeed(log.outbox.position)
       }),

@@ -36,7 +36,7 @@ export const makeScreening = (allowedOrigins: AllowedOrigins | undefined) => {
 
 /** Counts what a transport refuses, and logs what an operator has to know of. */
 export const makeOnRefused = (recorder: Recorder, log: RareLog) => ({ detail, reason }: Refusal): void => {
+  if (reason !== "server") recorder.count("connectionsRefused")
   if (reason === "server" || reason === "descriptors") return log.error(reason, `the transport failed: ${detail}`)
-  recorder.count("connectionsRefused")
   if (reason === "full" || reason === "origin" || reason === "taken") log.warn(reason, `refused: ${detail}`)
 }

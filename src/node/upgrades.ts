@@ -13,6 +13,7 @@ import type { Duplex } from "node:stream"
 import { closeGraceMillis } from "../internal/wsConnection.ts"
 import type { Refusal } from "../Transport.ts"
 import { Custody, neverUnheard } from "./Custody.ts"
+import { mayOpenMore } from "./descriptors.ts"
 
 /** One transport's share of a server. */
 export interface Route {
@@ -47,6 +48,9 @@ interface Share {
 /** Sockets at most that wait for their answer to be read, and upgrades that wait for another listener. */
 const maxLingering = 1_000
 
+/** How often it is looked whether a connection could be accepted at all, in ms. */
+const lookMillis = 1_000
+
 const known = new WeakMap<Server, Upgrades>()
 
 /** Those of this server; `isOwn` says that nobody else has it. */
@@ -68,6 +72,7 @@ export class Upgrades {
   private readonly refused = new Custody()
   /** Left to other listeners. */
   private readonly undecided = new Custody()
+  private look: NodeJS.Timeout | undefined
 
   constructor(server: Server, isOwn: boolean) {
     this.server = server
@@ -118,6 +123,7 @@ export class Upgrades {
     }
     server.prependListener("upgrade", this.onUpgrade)
     server.on("error", this.onError)
+    this.look = setInterval(() => this.lookForDescriptors(), lookMillis).unref()
   }
 
   private unlisten(): void {
@@ -125,9 +131,11 @@ export class Upgrades {
     server.off("connection", this.onCiphered).off("secureConnection", this.onConnection)
     server.off("connection", this.onConnection).off("request", this.onRequest)
     server.off("upgrade", this.onUpgrade).off("error", this.onError)
+    clearInterval(this.look)
   }
 
   private readonly onCiphered = (socket: Socket): void => {
+    if (socket.remoteAddress === undefined) return // of a Unix socket, say: they could not be told apart
     const address = addressOf(socket)
     this.ciphered.set(address, socket)
     this.young.hold(socket, this.handshakeMillis())
@@ -246,6 +254,12 @@ export class Upgrades {
   private readonly onError = (error: Error): void => {
     // That it can't listen is said to whoever asked it to.
     if (this.server.listening) this.report({ reason: "server", detail: error.message })
+  }
+
+  /** Without a descriptor, a connection is accepted and closed again at once, below Node, and nobody is told. */
+  private lookForDescriptors(): void {
+    if (!this.server.listening || mayOpenMore()) return
+    this.report({ reason: "descriptors", detail: "no more files can be opened: new connections are closed at once" })
   }
 
   private report(refusal: Refusal): void {

@@ -5,6 +5,7 @@
  */
 import { statSync } from "node:fs"
 import { resolve } from "node:path"
+import { fileURLToPath } from "node:url"
 
 /** What a file was when it was seen first. */
 interface Identity {
@@ -24,7 +25,7 @@ export class FileWatch {
   private readonly known = new Map<string, Identity>()
 
   constructor(filename: string) {
-    this.path = isInMemory(filename) ? undefined : resolve(filename)
+    this.path = pathOf(filename)
   }
 
   /** What has happened to the files, if anything has; what is known of them begins with the first look. */
@@ -60,9 +61,15 @@ export class FileWatch {
   }
 }
 
-/** SQLite's names for a database without a file. */
-const isInMemory = (filename: string): boolean =>
-  filename === "" || filename === ":memory:" || filename.startsWith("file:")
+/** Undefined for SQLite's names of a database without a file. A URI's path may be relative, other than a URL's. */
+const pathOf = (filename: string): string | undefined => {
+  const uri = /^file:([^?#]*)(?:\?([^#]*))?/.exec(filename)
+  if (uri === null) return filename === "" || filename === ":memory:" ? undefined : resolve(filename)
+  const [, path = "", query] = uri
+  const isInMemory = path === "" || path === ":memory:" || new URLSearchParams(query).get("mode") === "memory"
+  if (isInMemory) return undefined
+  return path.startsWith("/") ? fileURLToPath(`file:${path}`) : resolve(decodeURIComponent(path))
+}
 
 /** From this size on a write-ahead log is worth a warning: SQLite takes it into the file every 4 MB if it can. */
 const largeWalBytes = 64 * 1024 * 1024

@@ -6,6 +6,7 @@ import { renameSync, rmSync, truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import { SqliteClient } from "resilient-websocket/sqlite"
+import { FileWatch } from "../../src/sqlite/fileWatch.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 
 const open = Effect.gen(function*() {
@@ -39,6 +40,34 @@ describe("a database that is open", () => {
       const error = yield* Effect.flip(insert)
       assert.match(String(error.reason.cause), said)
       assert.strictEqual(lines.filter((line) => said.test(line)).length, 1)
+    }))
+
+  it.effect.each<[string, (path: string) => string]>([
+    ["an absolute path", (path) => `file:${path}?cache=private`],
+    ["a host", (path) => `file://${path}`],
+    ["escapes", (path) => `file:${path.replace("store", "%73tore")}`]
+  ])("is looked after by the URI that it was opened by, too: with %s", ([, uriOf]) =>
+    Effect.gen(function*() {
+      const path = join(yield* temporaryDirectory, "store.db")
+      const context = yield* Layer.build(SqliteClient.layer({ filename: uriOf(path) }))
+      const client = Context.get(context, SqliteClient.SqliteClient)
+      const make = client.atomically("make", (database) => database.exec("CREATE TABLE IF NOT EXISTS t (a)"))
+      yield* make
+      yield* TestClock.adjust("1 second")
+      rmSync(path)
+      yield* TestClock.adjust("1 second")
+      assert.match(String((yield* Effect.flip(make)).reason.cause), /is gone/)
+    }))
+
+  it.effect("in memory has no file to look after, whatever it is called", () =>
+    Effect.gen(function*() {
+      for (const filename of [":memory:", "file::memory:", "file:/nowhere/store.db?mode=memory"]) {
+        assert.isUndefined(new FileWatch(filename).look())
+        const context = yield* Layer.build(SqliteClient.layer({ filename }))
+        const client = Context.get(context, SqliteClient.SqliteClient)
+        yield* TestClock.adjust("5 seconds")
+        yield* client.atomically("make", (database) => database.exec("CREATE TABLE t (a)"))
+      }
     }))
 
   it.effect("goes on when its file has been put back", () =>
