@@ -287,7 +287,10 @@ export interface Options {
    * there, each may have an n-th of what is left, where n shares have anything. Default 1,000,000.
    */
   readonly maxTotalMessages?: number | undefined
-  /** Payload bytes in all sessions together; the last eighth as with `maxTotalMessages`. Default 256 MiB. */
+  /**
+   * Payload bytes in all sessions together; the last eighth as with `maxTotalMessages`. In memory, a payload that is not
+   * all ASCII counts as two bytes a character, which it may take there. Default 256 MiB.
+   */
   readonly maxTotalBytes?: number | undefined
   /** How long a message may wait to be sent. `Infinity` for ever. Default 5 minutes. */
   readonly ttl?: Duration.Input | undefined

@@ -314,8 +314,8 @@ describe("one upgrade, one owner", () => {
 })
 
 describe("TLS", () => {
-  const folder = mkdtempSync(`${tmpdir()}/upgrades-`)
   const made = () => {
+    const folder = mkdtempSync(`${tmpdir()}/upgrades-`)
     onTestFinished(() => rmSync(folder, { recursive: true, force: true }))
     const options = `req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -keyout ${folder}/key -out ${folder}/cert`
     execFileSync("openssl", options.split(" "), { stdio: "ignore" })

@@ -68,8 +68,8 @@ const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offs
 const maxHeadGaps = 64
 
 /**
- * What a payload takes in memory, in bytes, at most: one letter beyond Latin-1 makes an engine keep two bytes for each of
- * them all.
+ * What a payload takes in memory at most, in bytes: with one character beyond Latin-1, each of them takes two. Those of
+ * Latin-1 beyond ASCII are not told apart from that, as it would have to be looked for.
  */
 export const memoryOfText = ({ bytes, payload }: { readonly payload: string; readonly bytes: number }): number =>
   bytes === payload.length ? bytes : Math.max(bytes, 2 * payload.length)

@@ -71,7 +71,10 @@ export interface QueueOptions {
   readonly maxBytes?: number | undefined
   /** Messages of all sessions together; the last eighth is kept for shares that have little. Default 1,000,000. */
   readonly maxTotalMessages?: number | undefined
-  /** Their payload bytes; the last eighth likewise. Default 256 MiB. */
+  /**
+   * Their payload bytes; the last eighth likewise. In memory, a payload that is not all ASCII counts as two bytes a
+   * character, which it may take there. Default 256 MiB.
+   */
   readonly maxTotalBytes?: number | undefined
   /** What a full queue does with a new message. Default `reject`: a `QueueOverflowError`. */
   readonly overflow?: "reject" | "dropOldest" | "dropNewest" | "suspend" | undefined
