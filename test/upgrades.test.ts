@@ -313,6 +313,26 @@ describe("one upgrade, one owner", () => {
     }))
 })
 
+describe("a full port", () => {
+  it.live("takes the place of silent sockets of one address for another address, and not for the same", () =>
+    Effect.promise(async () => {
+      const { port, refused } = await listen({ maxConnections: 3, handshakeTimeout: "1 minute" })
+      await raw(port).write(request()).says(/101/)
+      const silent = []
+      for (let i = 0; i < 2; i++) {
+        const peer = raw(port)
+        silent.push(peer)
+        await new Promise((resolve) => peer.socket.once("connect", resolve))
+      }
+      await raw(port).write(request()).says(/503/)
+      const elsewhere = () => new Raw(connect({ port, host: "127.0.0.1", localAddress: "127.0.0.2" }))
+      await elsewhere().write(request()).says(/101/)
+      await silent[0]?.gone()
+      await elsewhere().write(request()).says(/503/) // each address has as many
+      assert.deepStrictEqual(refused, ["full", "full", "full"])
+    }))
+})
+
 describe("TLS", () => {
   const made = () => {
     const folder = mkdtempSync(`${tmpdir()}/upgrades-`)

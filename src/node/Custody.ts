@@ -6,6 +6,7 @@ interface Held {
   readonly since: number
   timer: NodeJS.Timeout
   readonly onClose: () => void
+  readonly onRelease: () => void
 }
 
 export class Custody {
@@ -19,8 +20,16 @@ export class Custody {
     return this.held.has(socket)
   }
 
-  /** Holds a socket for so long, and then calls `onLate`, or destroys it. Of one that is held already, a new deadline. */
-  hold(socket: Duplex, millis: number, onLate: (socket: Duplex) => void = destroy): void {
+  /**
+   * Holds a socket for so long, and then calls `onLate`, or destroys it. Of one that is held already, a new deadline.
+   * `onRelease` is called when it is held no more, for whatever reason.
+   */
+  hold(
+    socket: Duplex,
+    millis: number,
+    onLate: (socket: Duplex) => void = destroy,
+    onRelease: () => void = ignore
+  ): void {
     if (socket.destroyed) return
     const late = () => {
       this.release(socket)
@@ -37,7 +46,7 @@ export class Custody {
     neverUnheard(socket)
     const onClose = () => this.release(socket)
     socket.once("close", onClose)
-    this.held.set(socket, { since: performance.now(), timer, onClose })
+    this.held.set(socket, { since: performance.now(), timer, onClose, onRelease })
   }
 
   /** From now on it is somebody else's, or gone. */
@@ -47,6 +56,7 @@ export class Custody {
     this.held.delete(socket)
     clearTimeout(known.timer)
     socket.off("close", known.onClose)
+    known.onRelease()
   }
 
   /** For how long it has been held, in ms. */

@@ -55,7 +55,11 @@ export interface ServerOptions {
   readonly server?: Server | TlsServer | undefined
   /** Largest payload, in bytes; as in the server's options. Default 1 MiB. */
   readonly maxPayloadBytes?: number | undefined
-  /** Connections at most, from TCP on; further ones are answered with 503. Default 100,000. */
+  /**
+   * Connections at most, from TCP on; further ones are answered with 503. Of an own port, sockets that have not made their
+   * request give way before that: one of the address that has most of them, for one of an address that has few. Default
+   * 100,000.
+   */
   readonly maxConnections?: number | undefined
   /**
    * Time from the TCP connection to the whole request, however slowly it comes; then the socket is closed. What is left

@@ -10,6 +10,8 @@ import { type IncomingMessage, Server, STATUS_CODES } from "node:http"
 import { Server as TlsServer } from "node:https"
 import type { Socket } from "node:net"
 import type { Duplex } from "node:stream"
+import { Crowd, type Spare } from "../internal/crowd.ts"
+import { addressShare } from "../internal/shares.ts"
 import { closeGraceMillis } from "../internal/wsConnection.ts"
 import type { Refusal } from "../Transport.ts"
 import { Custody, neverUnheard } from "./Custody.ts"
@@ -45,6 +47,13 @@ interface Share {
   readonly onClose: () => void
 }
 
+/** A socket without a request, and whose it counts as. */
+interface Arrival {
+  readonly socket: Socket
+  share: string
+  spare: Spare
+}
+
 /** Sockets at most that wait for their answer to be read, and upgrades that wait for another listener. */
 const maxLingering = 1_000
 
@@ -66,6 +75,8 @@ export class Upgrades {
   private readonly routes = new Map<Route, Share>()
   /** Sockets whose first request is still coming. */
   private readonly young = new Custody()
+  /** Those of them that are of a server of ours, by their addresses. */
+  private readonly arrivals = new Crowd<Arrival>(() => "first")
   /** Of TLS, before its own handshake: by the peer's address, as Node does not tell which socket is whose. */
   private readonly ciphered = new Map<string, Socket>()
   /** Refused, or about to be. */
@@ -151,13 +162,27 @@ export class Upgrades {
     const [first] = this.routes
     if (first === undefined) return void socket.destroy()
     const [route, share] = first
-    if (share.open < route.maxConnections) {
+    const address = addressShare(socket.remoteAddress) ?? ""
+    if (share.open < route.maxConnections || this.makesRoom(route, address)) {
       count(share, socket)
-      this.young.hold(socket, route.handshakeMillis, () => this.tooLate(socket))
+      const arrival: Arrival = { socket, share: address, spare: undefined }
+      this.arrivals.add(arrival, address)
+      const onRelease = () => this.arrivals.delete(arrival)
+      this.young.hold(socket, route.handshakeMillis, () => this.tooLate(socket), onRelease)
       return
     }
     route.onRefused(full(route))
     this.linger(socket) // to hear why
+  }
+
+  /** The address that has most sockets without a request gives one up for an address that has few. */
+  private makesRoom(route: Route, address: string): boolean {
+    const arrival = this.arrivals.givesWay(address)
+    if (arrival === undefined) return false
+    route.onRefused(full(route))
+    this.young.release(arrival.socket)
+    arrival.socket.destroy()
+    return true
   }
 
   /** Of a shared server: only sockets that have begun to say something are looked after, and until they have said it. */
