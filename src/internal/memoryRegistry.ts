@@ -28,7 +28,8 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   const retention = Option.millis("retention", options.retention, "10 minutes")
   const maxSessions = Option.count("maxSessions", options.maxSessions, 100_000)
   const sessions = new Map<string, Session>()
-  const byPrincipal = new Map<string, Set<Session>>()
+  /** Most principals have one session, and there it is without a set. */
+  const byPrincipal = new Map<string, Session | Set<Session>>()
   // All have one retention, so who detached first ends first.
   const detached = new Set<Session>()
   /** Those that end and wait for `remove`, and since when somebody is about it: the longest first. */
@@ -50,14 +51,27 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       ending: false
     }
     sessions.set(request.session, session)
-    const { principal } = session
-    if (principal !== undefined) {
-      const others = byPrincipal.get(principal)
-      if (others === undefined) byPrincipal.set(principal, new Set([session]))
-      else others.add(session)
-    }
+    if (session.principal !== undefined) index(session, session.principal)
     attached++
     return { generation: 1, known: false, position: undefined, replaced: false, current: false }
+  }
+
+  const index = (session: Session, principal: string): void => {
+    const others = byPrincipal.get(principal)
+    if (others === undefined) byPrincipal.set(principal, session)
+    else if (others instanceof Set) others.add(session)
+    else byPrincipal.set(principal, new Set([others, session]))
+  }
+
+  const unindex = (session: Session, principal: string): void => {
+    const known = byPrincipal.get(principal)
+    if (known instanceof Set) known.delete(session)
+    if (known === session || (known instanceof Set && known.size === 0)) byPrincipal.delete(principal)
+  }
+
+  const indexed = (principal: string): Array<Session> => {
+    const known = byPrincipal.get(principal)
+    return known === undefined ? [] : known instanceof Set ? [...known] : [known]
   }
 
   const attach = (session: Session, request: AttachRequest): Attached => {
@@ -197,8 +211,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
         if (session.ending) ending--
         else if (session.detachedAt === undefined) attached--
         sessions.delete(id)
-        const others = byPrincipal.get(session.principal ?? "")
-        if (others?.delete(session) === true && others.size === 0) byPrincipal.delete(session.principal ?? "")
+        if (session.principal !== undefined) unindex(session, session.principal)
         detached.delete(session)
         ended.delete(session)
         return true
@@ -212,7 +225,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
 
     sessionsOf: (principal, limit) =>
       Effect.sync(() =>
-        [...byPrincipal.get(principal) ?? []].filter(({ ending }) => !ending)
+        indexed(principal).filter(({ ending }) => !ending)
           .sort((a, b) => seenAt(b) === seenAt(a) ? 0 : seenAt(b) - seenAt(a))
           .slice(0, limit)
           .map(infoOf)

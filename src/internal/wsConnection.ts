@@ -10,10 +10,27 @@ export const closeGraceMillis = 2_000
 /** Where a socket keeps its connection, so that all share the listeners below. */
 const owner = Symbol("resilient-websocket/connection")
 
+/** Marks the class of sockets that tell their owner themselves, see {@link tellOwner}. */
+export const tells = Symbol("resilient-websocket/tells")
+
 interface OwnedWebSocket extends WebSocket {
   /** None yet, one, or none any more. */
   [owner]?: WsConnection | null | undefined
+  readonly [tells]?: true
 }
+
+/**
+ * The events of a socket that tells its owner itself, from its `emit`: listeners, of which each is an entry in a table of
+ * its socket's, are some 200 bytes a connection.
+ */
+export const tellOwner = (ws: OwnedWebSocket, event: string | symbol, first: unknown, second: unknown): void => {
+  // What `ws` gives with each event.
+  if (event === "message") onMessage.call(ws, first as Buffer, second as boolean)
+  else if (event === "ping" || event === "pong") onPing.call(ws)
+  else if (event === "close") onClose.call(ws, first as number, second as Buffer)
+}
+
+const tellsOwner = (ws: OwnedWebSocket): boolean => ws[tells] === true
 
 /** Why a socket can't be taken over. The peer brings about that it is closed; all else is a mistake of the program. */
 export interface SocketFault {
@@ -66,18 +83,24 @@ export class WsConnection implements Connection {
   private awaitsDrain = false
   private ended: { readonly code: number; readonly reason: string } | undefined
   private paused = false
+  private isDeaf = false
   /** What came in while it was paused: the rest of what the socket had given to `ws` by then, 64 KiB at most. */
   private unread: Array<string | Uint8Array> | undefined
+  private readonly onEnd: (() => void) | undefined
 
-  constructor(ws: OwnedWebSocket, request: Request, upgradeMillis = 0) {
+  /** `onEnd` is called when the socket is gone. */
+  constructor(ws: OwnedWebSocket, request: Request, upgradeMillis = 0, onEnd?: () => void) {
     this.ws = ws
     this.request = request
     this.missed = hasMissed(ws)
-    this.upgradeMillis = upgradeMillis
+    this.upgradeMillis = Math.ceil(upgradeMillis) // a fraction is an object of its own, as long as the connection
+    this.onEnd = onEnd
     ws[owner] = this
     // Nothing is lost before `open`: an end is remembered, and frames wait in the paused socket.
-    ws.on("close", onClose)
-    if (!ws.listeners("error").includes(ignoreError)) ws.on("error", ignoreError)
+    if (!tellsOwner(ws)) {
+      ws.on("close", onClose)
+      if (!ws.listeners("error").includes(ignoreError)) ws.on("error", ignoreError)
+    }
     if (ws.readyState === ws.OPEN) ws.pause()
   }
 
@@ -92,9 +115,11 @@ export class WsConnection implements Connection {
       queueMicrotask(() => sink.closed(code, reason))
       return
     }
-    this.ws.on("message", onMessage)
-    this.ws.on("ping", onPing)
-    this.ws.on("pong", onPing)
+    if (!tellsOwner(this.ws)) {
+      this.ws.on("message", onMessage)
+      this.ws.on("ping", onPing)
+      this.ws.on("pong", onPing)
+    }
     this.ws.resume()
   }
 
@@ -139,7 +164,7 @@ export class WsConnection implements Connection {
   close(code: number, reason: string): void {
     if (this.ended !== undefined) return this.forget()
     // Nobody wants to know what it says now. A paused socket would never see the peer's close frame.
-    this.ws.off("message", onMessage)
+    this.isDeaf = true
     this.unread = undefined
     if (this.ws.readyState === this.ws.OPEN) this.ws.resume()
     this.ws.close(code, beginning(reason, maxCloseReasonBytes))
@@ -172,6 +197,7 @@ export class WsConnection implements Connection {
   // What the listeners below tell.
 
   received(data: Buffer, isBinary: boolean): void {
+    if (this.isDeaf) return
     const frame = isBinary ? bytesOf(data) : data.toString()
     if (this.paused || this.unread !== undefined) (this.unread ??= []).push(frame)
     else this.sink?.frame(frame, isBinary ? frame.length : data.length)
@@ -184,6 +210,7 @@ export class WsConnection implements Connection {
   ending(code: number, reason: string): void {
     if (this.ended !== undefined) return
     this.ended = { code, reason }
+    this.onEnd?.()
     // What came before the end is read first, when it is.
     if (this.unread === undefined) this.sink?.closed(code, reason)
   }

@@ -77,10 +77,15 @@ export class Custody {
 
 /**
  * Without a listener for its error, a socket's reset ends the process; and between two owners it has none. So every one
- * has this, for ever. Nothing needs to be done: an error is followed by a close.
+ * has this, until it is a WebSocket of ours. Nothing needs to be done: an error is followed by a close.
  */
 export const neverUnheard = (socket: Duplex): void => {
   if (!socket.listeners("error").includes(ignore)) socket.on("error", ignore)
+}
+
+/** Somebody else listens for its errors now, as long as it lives. */
+export const heardByOther = (socket: Duplex): void => {
+  socket.off("error", ignore)
 }
 
 const ignore = (): void => {}

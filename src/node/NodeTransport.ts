@@ -27,6 +27,7 @@ import {
   type OwnServerOptions,
   ownServerOptions,
   requestOf,
+  ServedWebSocket,
   webSocketOptions,
   type WebSocketServerOptions
 } from "./webSockets.ts"
@@ -198,6 +199,7 @@ const listen = Effect.fnUntraced(function*(
   const webSockets = new WebSocketServer({
     noServer: true,
     clientTracking: false,
+    WebSocket: ServedWebSocket,
     ...webSocketOptions(options.maxPayloadBytes)
   })
   const server = options.server ?? createServer((_, response) => {
@@ -212,13 +214,13 @@ const listen = Effect.fnUntraced(function*(
     maxConnections: Option.count("maxConnections", options.maxConnections, 100_000),
     handshakeMillis: Option.millis("handshakeTimeout", options.handshakeTimeout, "10 seconds"),
     refusedOrigin: (message) => refusedOrigin(requestOf(message)),
-    accept: ({ head, message, socket, spentMillis }) => {
-      let isAccepted = false
+    accept: (upgrade, onEnd) => {
+      const { head, message, socket, spentMillis } = upgrade
       webSockets.handleUpgrade(message, socket, head, (ws) => {
-        isAccepted = true
-        accept(new WsConnection(ws, requestOf(message), spentMillis))
+        const connection = new WsConnection(ws, requestOf(message), spentMillis, onEnd)
+        upgrade.isWebSocket = true
+        accept(connection)
       })
-      return isAccepted
     },
     onRefused
   }

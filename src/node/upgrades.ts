@@ -14,7 +14,7 @@ import { Crowd, type Spare } from "../internal/crowd.ts"
 import { addressShare } from "../internal/shares.ts"
 import { closeGraceMillis } from "../internal/wsConnection.ts"
 import type { Refusal } from "../Transport.ts"
-import { Custody, neverUnheard } from "./Custody.ts"
+import { Custody, heardByOther, neverUnheard } from "./Custody.ts"
 import { mayOpenMore } from "./descriptors.ts"
 
 /** One transport's share of a server. */
@@ -26,8 +26,8 @@ export interface Route {
   readonly handshakeMillis: number
   /** Why this peer may not connect, if so. */
   readonly refusedOrigin: (message: IncomingMessage) => string | undefined
-  /** Makes a WebSocket of it: at once, or answers the peer why not and returns false. */
-  readonly accept: (upgrade: Upgrade) => boolean
+  /** Makes a WebSocket of it at once, says so there, and calls `onEnd` when that is gone; or answers the peer why not. */
+  readonly accept: (upgrade: Upgrade, onEnd: () => void) => void
   readonly onRefused: (refusal: Refusal) => void
 }
 
@@ -39,6 +39,8 @@ export interface Upgrade {
   readonly spentMillis: number
   /** What the socket had written before. */
   readonly written: number
+  /** Set by who accepts it. */
+  isWebSocket: boolean
 }
 
 /** How many connections a route has. */
@@ -164,7 +166,8 @@ export class Upgrades {
     const [route, share] = first
     const address = addressShare(socket.remoteAddress) ?? ""
     if (share.open < route.maxConnections || this.makesRoom(route, address)) {
-      count(share, socket)
+      share.open++
+      socket.on("close", share.onClose)
       const arrival: Arrival = { socket, share: address, spare: undefined }
       this.arrivals.add(arrival, address)
       const onRelease = () => this.arrivals.delete(arrival)
@@ -207,7 +210,7 @@ export class Upgrades {
     neverUnheard(socket)
     const spentMillis = this.young.ageOf(socket)
     if (!this.isOwn) this.young.release(socket)
-    const upgrade = { message, socket, head, spentMillis, written: message.socket.bytesWritten }
+    const upgrade = { message, socket, head, spentMillis, written: message.socket.bytesWritten, isWebSocket: false }
     if (this.isAlone()) this.decide(upgrade)
     else process.nextTick(() => this.decide(upgrade))
   }
@@ -255,14 +258,26 @@ export class Upgrades {
       route.onRefused({ reason: "origin", detail: foreign })
       return this.answer(socket, 403, "This origin may not connect.\n")
     }
-    if (accepted(route, upgrade)) {
-      if (this.isOwn) this.young.release(socket)
-      else if (!socket.destroyed) count(share, socket)
-      return
-    }
+    this.letGo(socket, share)
+    tryAccept(route, share, upgrade)
+    // From here on `ws` listens.
+    if (upgrade.isWebSocket) return heardByOther(socket)
+    this.takeBack(socket, share)
     if (socket.destroyed) return // it is gone by itself
     route.onRefused({ reason: "malformed", detail: "an upgrade that is no WebSocket's" })
     this.linger(socket)
+  }
+
+  /** It is to be a WebSocket, whose end is counted. Before `ws` listens, as a second listener is what costs memory. */
+  private letGo(socket: Duplex, share: Share): void {
+    this.young.release(socket)
+    if (this.isOwn) socket.off("close", share.onClose)
+    else share.open++
+  }
+
+  private takeBack(socket: Duplex, share: Share): void {
+    if (this.isOwn) socket.on("close", share.onClose)
+    else share.open--
   }
 
   private answer(socket: Duplex, status: 403 | 404 | 503, text = ""): void {
@@ -306,13 +321,12 @@ export class Upgrades {
 const silent = ["checkContinue", "checkExpectation", "connect"] as const
 
 /** Whoever throws here, the socket is not left without an owner, and the process lives. */
-const accepted = (route: Route, upgrade: Upgrade): boolean => {
+const tryAccept = (route: Route, share: Share, upgrade: Upgrade): void => {
   try {
-    return route.accept(upgrade)
+    route.accept(upgrade, share.onClose)
   } catch (cause) {
     route.onRefused({ reason: "server", detail: `an upgrade failed: ${String(cause)}` })
     upgrade.socket.destroy()
-    return false
   }
 }
 
@@ -329,10 +343,5 @@ const takenBy = (path: string | undefined): string =>
 const isTaken = ({ message, socket, written }: Upgrade): boolean =>
   socket.destroyed || socket.writableEnded || message.socket.bytesWritten > written ||
   socket.readableFlowing !== null || socket.listenerCount("data") > 0 || socket.listenerCount("readable") > 0
-
-const count = (share: Share, socket: Duplex): void => {
-  share.open++
-  socket.on("close", share.onClose)
-}
 
 const addressOf = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`

@@ -6,12 +6,24 @@ import { maxFrameBytes } from "../core/Session.ts"
 import type { Request } from "../internal/models.ts"
 import { count } from "../internal/options.ts"
 import { type AllowedOrigins, makeOriginCheck } from "../internal/origins.ts"
-import { closeGraceMillis, ignoreError } from "../internal/wsConnection.ts"
+import { closeGraceMillis, ignoreError, tellOwner, tells } from "../internal/wsConnection.ts"
 
 /** A `ws` socket whose errors end nobody's process: from its first moment on, and when it was given back. */
 class HeardWebSocket extends WebSocket {
   /** A field, as the constructor's overloads can't be passed on. */
   protected readonly heard = this.on("error", ignoreError)
+}
+
+/** A `ws` socket of a server of ours, which nobody else ever sees: it needs no listeners, for errors neither. */
+export class ServedWebSocket extends WebSocket {
+  get [tells](): true {
+    return true
+  }
+
+  override emit(event: string | symbol, first?: unknown, second?: unknown): boolean {
+    tellOwner(this, event, first, second)
+    return event === "error" || super.emit(event, first, second)
+  }
 }
 
 /** What `ws` has to keep of our protocol. */
