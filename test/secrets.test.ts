@@ -297,6 +297,7 @@ describe("a URL that is shown", () => {
   it("of an error is left out, with each part of it that is secret; an error that has none stays as it is", () => {
     const url = "ws://ann:s%20ecret@example.org/?token=abc%2Fdef"
     assert.strictEqual(withoutUrl(`no ${url}, abc/def, s ecret`, url), "no ws://example.org/, …, …")
+    assert.strictEqual(withoutUrl("Invalid URL: ", ""), "Invalid URL: ")
     const cause = Object.assign(new Error(`bad ${url}`), { code: "ERR", input: url })
     const clean = shownCause(cause, url)
     assert.notInclude(saying(clean), "abc")

@@ -75,6 +75,7 @@ const elementFault = (
   isLoose: boolean
 ): PayloadFault | undefined => {
   if (!isPlainArray(array)) return noJson(instanceName(array))
+  if (hasOwnForm(array)) return ownForm
   for (let i = 0; i < array.length; i++) {
     const child = array[i]
     if (typeof child === "string" || (typeof child === "number" && Number.isFinite(child))) continue
@@ -86,6 +87,7 @@ const elementFault = (
 
 const propertyFault = (object: object, depth: number, isLoose: boolean): PayloadFault | undefined => {
   if (!isPlainObject(object)) return noJson(instanceName(object))
+  if (hasOwnForm(object)) return ownForm
   for (const key in object) {
     if (key === "__proto__") return within(key, forbiddenKey)
     const child: unknown = (object as Fields)[key]
@@ -128,6 +130,13 @@ const hasNegativeZero = (value: unknown): boolean => {
 
 const isNegativeZero = (value: number): boolean => value === 0 && 1 / value < 0
 
+/** Whether JSON.stringify asks it for another value, enumerable or not; or writes its text unseen, which may be `1e999`. */
+const hasOwnForm = (value: object): boolean =>
+  typeof (value as Fields)["toJSON"] === "function" || (isRawJson !== undefined && isRawJson(value))
+
+/** Of `JSON.rawJSON`, where the runtime has it. */
+const { isRawJSON: isRawJson } = JSON as { readonly isRawJSON?: (value: unknown) => boolean }
+
 /** As people write it: `items[0].at`; undefined when the fault is the payload itself. */
 export const pathText = (path: ReadonlyArray<PropertyKey>): string | undefined => {
   if (path.length === 0) return undefined
@@ -147,6 +156,12 @@ const isOverflow = (value: unknown): boolean => value === Infinity || value === 
 const forbiddenKey: PayloadFault = { code: "malformed", detail: "a payload can't have the key __proto__", path: [] }
 const overflow: PayloadFault = { code: "malformed", detail: "a number beyond the range of a double", path: [] }
 const tooDeep: PayloadFault = { code: "tooDeep", detail: `a payload nests deeper than ${maxDepth}`, path: [] }
+
+const ownForm: PayloadFault = {
+  code: "malformed",
+  detail: "JSON would have another value: it has a toJSON, or is a JSON.rawJSON",
+  path: []
+}
 
 const noJson = (what: string): PayloadFault => ({ code: "malformed", detail: `JSON has no form for ${what}`, path: [] })
 

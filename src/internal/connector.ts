@@ -288,6 +288,8 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
     setState({ _tag: "Connecting", attempt: count })
     connectedAt = undefined
     const url = drain?.endpoint ?? (yield* ask(options.url, "url", dialTimeoutMillis))
+    // What a program's effect says at run time its types need not.
+    if (typeof url !== "string") return yield* Effect.fail(notText)
     dialled = url
     circuit = circuitOf(shownUrl(url))
     const permit = yield* admitted(circuit)
@@ -417,6 +419,8 @@ const helloTooLarge = new HandshakeError({
   detail: "the hello is too large",
   retryable: false
 })
+
+const notText = failed(new TransportError({ operation: "dial", detail: "the url is no string" }))
 
 const notSelected = undialled(
   new TransportError({ operation: "dial", detail: `the server did not select ${subprotocol}`, status: 101 })

@@ -229,8 +229,18 @@ export const oneOf = <A>(...allowed: ReadonlyArray<A>): Check =>
 export const nested = <A extends object>(shape: Shape<A>): Check => (name, value) =>
   check(isPlainObject(value) ? value as A : fail(name, value, "an object"), shape, `${name}.`)
 
-/** Texts by name, as headers are. */
-export const texts = kind(
-  "an object of strings",
-  (value) => isPlainObject(value) && Object.values(value).every((each) => typeof each === "string")
-)
+/** HTTP headers by name, of the characters that HTTP has for them: a dial with others would fail each time. */
+export const headers: Check = (name, value) => {
+  const isRight = isPlainObject(value) &&
+    Object.entries(value).every(([header, text]) =>
+      headerName.test(header) && typeof text === "string" && !headerText.test(text)
+    )
+  // Not shown: there are secrets in headers.
+  if (!isRight) {
+    fail(name, value, "an object of HTTP headers: strings without line breaks and of no other letters than Latin-1 has")
+  }
+}
+
+const headerName = /^[-!#$%&'*+.^_`|~0-9A-Za-z]+$/
+/** What can't be in one. */
+const headerText = /[^\t\x20-\x7e\x80-\xff]/

@@ -11,7 +11,7 @@ import type * as SessionRegistry from "../SessionRegistry.ts"
 import * as Option from "./options.ts"
 import { checkOrigins } from "./origins.ts"
 
-const { bool, duration, either, func, nested, oneOf, texts, whole } = Option
+const { bool, duration, either, func, headers, nested, oneOf, whole } = Option
 
 const isText = (value: unknown): boolean => typeof value === "string"
 const ratio: typeof bool = (name, value) => {
@@ -153,7 +153,7 @@ export const contractClient: Option.Shape<Omit<ResilientClient.Options<never, ne
   ...handlers,
   url: either("a string or an effect", isText, Effect.isEffect),
   token: either("a string, Redacted or an effect", isText, Redacted.isRedacted, Effect.isEffect),
-  headers: texts,
+  headers,
   onStateChange: func,
   onFresh: oneOf("deadLetter", "resend"),
   reconnect: nested(reconnect),

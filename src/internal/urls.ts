@@ -37,7 +37,7 @@ export const shownCause = (cause: unknown, url: string): unknown => {
 
 /** What an error says, without what it says of the URL beyond what may be shown. */
 export const withoutUrl = (text: string, url: string): string => {
-  let result = text.replaceAll(url, shownUrl(url))
+  let result = url === "" ? text : text.replaceAll(url, shownUrl(url))
   for (const part of secretsOf(url)) result = result.replaceAll(part, "…")
   return result
 }

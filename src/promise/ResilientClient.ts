@@ -240,6 +240,7 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
     event: Name,
     listener: (value: ClientEvents<In, Out>[Name]) => unknown
   ): this {
+    checkOptions({ [event]: listener }, Shapes.clientEvents)
     this.#hooks.emitter.off(event, listener)
     return this
   }

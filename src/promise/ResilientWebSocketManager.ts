@@ -366,6 +366,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     event: Name,
     listener: (value: ManagerEvents<In, Out>[Name]) => unknown
   ): this {
+    checkOptions({ [event]: listener }, Shapes.managerEvents)
     this.#hooks.emitter.off(event, listener)
     return this
   }

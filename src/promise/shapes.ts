@@ -20,7 +20,7 @@ import type {
   Store
 } from "./options.ts"
 
-const { anything, bool, duration, either, func, nested, nonEmpty, object, oneOf, text, texts, whole } = Option
+const { anything, bool, duration, either, func, headers, nested, nonEmpty, object, oneOf, text, whole } = Option
 
 /** Throws a `ConfigError` for options that can't be. */
 export const checkOptions = <A extends object>(options: A | undefined, shape: Option.Shape<NoInfer<A>>): void => {
@@ -133,7 +133,7 @@ export const client: Option.Shape<ClientOptions<never, never>> = {
   signal,
   on: nested(clientEvents),
   token: either("a string or a function", isText, isFunction),
-  headers: texts,
+  headers,
   onFresh: oneOf("deadLetter", "resend"),
   wait: bool,
   connectTimeout: duration,

@@ -106,6 +106,29 @@ describe("connect", () => {
     }
   })
 
+  it("asks again for a url that was no string, and says so", async () => {
+    const { url } = await setUp()
+    const answers: Array<unknown> = [undefined, null, 5, new URL(url), url]
+    const states: Array<Face.ConnectionState> = []
+    await connectTo(() => answers.shift() as string, { on: { stateChange: (state) => void states.push(state) } })
+    assert.deepStrictEqual(
+      states.flatMap((state) => state._tag === "Disconnected" ? [state.error.message] : []),
+      Array<string>(4).fill("transport: dial failed: the url is no string")
+    )
+  })
+
+  it("refuses headers that no request can have, without showing them, and events that there are not", async () => {
+    const { url } = await setUp()
+    for (const headers of [{ "x a": "secret" }, { "": "secret" }, { a: "secret\r\nb: c" }, { a: "secret日" }]) {
+      const error = await rejection(ResilientClient.connect(url, { log: false, headers }))
+      assert.deepInclude(error, { _tag: "ConfigError" })
+      assert.include(String(error), "headers")
+      assert.notInclude(String(error), "secret")
+    }
+    const client = await connectTo(url, { headers: { "x-a": "é\t", "x-b": "" } })
+    assert.throws(() => client.off("deadletter" as "deadLetter", () => {}), "did you mean deadLetter?")
+  })
+
   it("asks for address and token at every attempt; functions that fail are asked again", async () => {
     const { url } = await setUp()
     let urls = 0

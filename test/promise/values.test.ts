@@ -55,6 +55,9 @@ const value = (dice: Dice, depth = 4): unknown => {
 
 const cyclic: { self?: unknown } = {}
 cyclic.self = cyclic
+/** Not every runtime has it; the others have no way to write such a text. */
+const rawJson = (text: string): unknown =>
+  (JSON as { readonly rawJSON?: (text: string) => unknown }).rawJSON?.(text) ?? new Order()
 class Order {
   id = 7
 }
@@ -86,7 +89,11 @@ const refused: ReadonlyArray<readonly [name: string, value: unknown, path: strin
   ["what inherits", Object.create({ a: 1 }), undefined],
   ["a promise", { p: Promise.resolve(1) }, "p"],
   ["a Proxy of a Map", new Proxy(new Map(), {}), undefined],
-  ["toJSON", { a: { toJSON: () => 7 } }, "a.toJSON"],
+  ["toJSON", { a: { toJSON: () => 7 } }, "a"],
+  ["a toJSON that is not seen", { a: Object.defineProperty({}, "toJSON", { value: () => nested(80) }) }, "a"],
+  ["an array with a toJSON", [Object.assign([1], { toJSON: () => 7 })], "[0]"],
+  ["a text for JSON that no peer takes", { a: rawJson("1e999") }, "a"],
+  ["a text for JSON", rawJson("12345678901234567890"), undefined],
   ["a URL", [[new URL("http://a/")]], "[0][0]"],
   ["a cycle", cyclic, `self${".self".repeat(63)}`],
   ["65 levels", nested(65), "[0]".repeat(64)],
