@@ -132,9 +132,10 @@ const isNegativeZero = (value: number): boolean => value === 0 && 1 / value < 0
 
 /** Whether JSON.stringify asks it for another value, enumerable or not; or writes its text unseen, which may be `1e999`. */
 const hasOwnForm = (value: object): boolean =>
-  typeof (value as Fields)["toJSON"] === "function" || (isRawJson !== undefined && isRawJson(value))
+  typeof (value as Fields)["toJSON"] === "function" ||
+  (Object.getPrototypeOf(value) === null && isRawJson !== undefined && isRawJson(value))
 
-/** Of `JSON.rawJSON`, where the runtime has it. */
+/** Of `JSON.rawJSON`, where the runtime has it: of no prototype, and dear to ask of each object. */
 const { isRawJSON: isRawJson } = JSON as { readonly isRawJSON?: (value: unknown) => boolean }
 
 /** As people write it: `items[0].at`; undefined when the fault is the payload itself. */
