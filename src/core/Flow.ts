@@ -7,7 +7,7 @@
 import { Deque } from "./Deque.ts"
 import type { InboxPosition } from "./Frame.ts"
 import type { Head } from "./Headway.ts"
-import type { Window } from "./Protocol.ts"
+import { defaultWindow, type Window } from "./Protocol.ts"
 import { Violation } from "./Violation.ts"
 
 interface InFlight {
@@ -27,7 +27,7 @@ export class Flow {
 
   /** `position` is the peer's at the handshake: where it takes this side's log up. */
   constructor(window: Window, position: Pick<InboxPosition, "received" | "handled" | "pending">) {
-    this.window = window
+    this.window = isDefault(window) ? defaultWindow : window
     this.sent = position.received
     this.received = position.received
     this.handled = position.handled
@@ -109,3 +109,7 @@ export class Flow {
     this.bytes += bytes
   }
 }
+
+/** One object for all who grant what is usual, instead of one from each handshake. */
+const isDefault = ({ bytes, messages }: Window): boolean =>
+  messages === defaultWindow.messages && bytes === defaultWindow.bytes

@@ -13,19 +13,39 @@ export interface Member {
   spare: Spare
 }
 
-interface Group<A> {
+/** The members of one share. */
+class Group<A extends Member> {
   readonly name: string
-  size: number
+  size = 0
   /** Those who may be sent away, the longest there first. Made with the first of them. */
   first: Set<A> | undefined
   next: Set<A> | undefined
   /** Its place in the ranking: less its size when it was put there. */
-  rankedAt: number
+  rankedAt = 0
+
+  constructor(name: string) {
+    this.name = name
+  }
+
+  /** Where the member stands from now on. */
+  put(member: A, spare: Spare): void {
+    this.remove(member)
+    member.spare = spare
+    if (spare === "first") (this.first ??= new Set()).add(member)
+    else if (spare === "next") (this.next ??= new Set()).add(member)
+  }
+
+  remove(member: A): void {
+    if (member.spare === "first") this.first?.delete(member)
+    else if (member.spare === "next") this.next?.delete(member)
+    member.spare = undefined
+  }
 }
 
 export class Crowd<A extends Member> {
-  private readonly groups = new Map<string, Group<A>>()
-  /** Groups with somebody to spare, the largest first. */
+  /** A share's group, or its only member as long as there was no second: mostly that is all there is of a share. */
+  private readonly groups = new Map<string, Group<A> | A>()
+  /** Groups with somebody to spare, the largest first. Who is alone never has to give way. */
   private readonly ranking = new DeadlineHeap<Group<A>>((group, at) =>
     group.rankedAt === at && this.groups.get(group.name) === group
   )
@@ -47,26 +67,32 @@ export class Crowd<A extends Member> {
   }
 
   sizeOf(share: string): number {
-    return this.groups.get(share)?.size ?? 0
+    const group = this.groups.get(share)
+    if (group === undefined) return 0
+    return group instanceof Group ? group.size : 1
   }
 
   add(member: A, share: string): void {
     member.share = share
     member.spare = undefined
-    let group = this.groups.get(share)
-    if (group === undefined) {
-      group = { name: share, size: 0, first: undefined, next: undefined, rankedAt: 0 }
-      this.groups.set(share, group)
-    }
-    group.size++
+    const before = this.groups.get(share)
     this.total++
+    if (before === undefined) this.groups.set(share, member)
+    else (before instanceof Group ? before : this.groupOf(before)).size++
     this.place(member)
   }
 
   delete(member: A): void {
     const group = this.groups.get(member.share)
     if (group === undefined) return
-    this.unplace(group, member)
+    if (!(group instanceof Group)) {
+      if (group !== member) return
+      member.spare = undefined
+      this.total--
+      this.groups.delete(member.share)
+      return
+    }
+    group.remove(member)
     group.size--
     this.total--
     if (group.size === 0) this.groups.delete(group.name)
@@ -76,12 +102,10 @@ export class Crowd<A extends Member> {
   /** Something changed for a member. Who may not be sent away any more need not say so. */
   place(member: A): void {
     const group = this.groups.get(member.share)
-    if (group === undefined) return
-    this.unplace(group, member)
-    member.spare = this.standing(member)
-    if (member.spare === "first") (group.first ??= new Set()).add(member)
-    else if (member.spare === "next") (group.next ??= new Set()).add(member)
-    this.rank(group)
+    if (group instanceof Group) {
+      group.put(member, this.standing(member))
+      this.rank(group)
+    } else if (group === member) member.spare = this.standing(member)
   }
 
   /** Who gives way to one more of this share, if anybody does: then that share still has no more than the other. */
@@ -113,13 +137,16 @@ export class Crowd<A extends Member> {
     if (at !== 0) this.ranking.push(at, group)
   }
 
-  private unplace(group: Group<A>, member: A): void {
-    if (member.spare === "first") group.first?.delete(member)
-    else if (member.spare === "next") group.next?.delete(member)
-    member.spare = undefined
+  /** The group for a share whose only member is not to stay so. */
+  private groupOf(member: A): Group<A> {
+    const group = new Group<A>(member.share)
+    group.size = 1
+    group.put(member, member.spare)
+    this.groups.set(group.name, group)
+    return group
   }
 }
 
-const spareOf = <A>({ first, next }: Group<A>): A | undefined => firstOf(first) ?? firstOf(next)
+const spareOf = <A extends Member>({ first, next }: Group<A>): A | undefined => firstOf(first) ?? firstOf(next)
 
 const firstOf = <A>(set: Set<A> | undefined): A | undefined => set?.values().next().value

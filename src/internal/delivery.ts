@@ -15,7 +15,7 @@ import type { Connection } from "../Transport.ts"
 import type { MessageQueueError } from "../WebSocketError.ts"
 import { isCircuitOpen } from "./common.ts"
 import type { DeadLetters } from "./deadLetters.ts"
-import type { Peer } from "./peer.ts"
+import { none, type Peer } from "./peer.ts"
 
 export interface DeliveryOptions {
   readonly queue: MessageQueue["Service"]
@@ -36,11 +36,11 @@ export const makeDelivery = (options: DeliveryOptions) => {
   const writeControl = (peer: Peer, connection: Connection): void => {
     if (peer.control.length > 0) {
       for (const frame of peer.control) connection.send(frame)
-      peer.control = []
+      peer.control = none
     }
-    if (peer.volatileOut.length > 0) {
-      const payloads = peer.volatileOut
-      peer.volatileOut = []
+    const payloads = peer.volatileOut
+    if (payloads !== undefined) {
+      peer.volatileOut = undefined
       recorder.count("messagesSent", payloads.length)
       if (peer.plain) { for (const payload of payloads) connection.send(payload) }
       else for (const frame of volatileFrames(payloads)) connection.send(frame)

@@ -35,7 +35,7 @@ import type { Handling } from "./handling.ts"
 import { makeInbound } from "./inbound.ts"
 import { type IntakeLimits, isHeldUp, makeIntake } from "./intake.ts"
 import { makeOutbound } from "./outbound.ts"
-import { type Peer, slowStartMessages } from "./peer.ts"
+import { none, type Peer, slowStartMessages } from "./peer.ts"
 import { Peers } from "./peers.ts"
 import { inWords, type RareLog, wordsOf } from "./rareLog.ts"
 import { makeSignal } from "./signal.ts"
@@ -210,7 +210,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     peers.delete(peer.key)
     inbound.forfeit(peer)
     peer.pendingAck = undefined
-    peer.control = []
+    peer.control = none
     leaveReceipts(peer)
     pulse.notify()
   }
@@ -335,7 +335,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     peer.connection = connection
     open.add(connection)
     peer.drained = false
-    peer.control = []
+    peer.control = none
     peer.stalled = undefined
     peer.progressAt = at
     peer.peerMaxPayload = agreement.maxPayload
@@ -374,8 +374,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     peer.heardAt = peer.liveness?.heardAt
     peer.liveness = undefined
     peer.core.close()
-    recorder.count("messagesVolatileSkipped", peer.volatileOut.length)
-    peer.volatileOut = []
+    recorder.count("messagesVolatileSkipped", peer.volatileOut?.length ?? 0)
+    peer.volatileOut = undefined
     connected.delete(peer)
     recorder.gauge("connectionsActive", connected.size)
     storeHandled(peer)

@@ -13,7 +13,7 @@ import type { Connection, ConnectionSink } from "../Transport.ts"
 import type { Handling } from "./handling.ts"
 import type { Intake } from "./intake.ts"
 import { isPacked } from "./packing.ts"
-import type { Delivery, Peer } from "./peer.ts"
+import { type Delivery, none, nothing, type Peer, type Uncommitted } from "./peer.ts"
 
 export interface InboundOptions<R> {
   readonly recorder: Recorder
@@ -79,8 +79,8 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   /** Gives up what was received: a handler is interrupted, what waits is dropped, nothing is acknowledged. */
   const forfeit = (peer: Peer): void => {
     peer.tenure++
-    peer.saves = []
-    peer.uncommitted = { epoch: "", offset: 0, messages: 0 }
+    peer.saves = none
+    peer.uncommitted = nothing
     drop(peer)
     peer.handler?.interruptUnsafe()
   }
@@ -160,6 +160,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
       recorder.count("messagesHandled")
       return
     }
+    if (peer.uncommitted === nothing) peer.uncommitted = { ...nothing }
     const { uncommitted } = peer
     uncommitted.epoch = delivery.epoch
     uncommitted.offset = delivery.offset
@@ -170,8 +171,8 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     const { tenure, uncommitted: save } = peer
     const { epoch, messages, offset } = save
     // Before it is stored: what is handled meanwhile is for the next commit.
-    peer.uncommitted = { epoch: "", offset: 0, messages: 0 }
-    peer.saves.push(save)
+    peer.uncommitted = nothing
+    peer.saves = [...peer.saves, save]
     peer.saving++
     const stored = Effect.onExit(options.savePosition(peer, epoch, offset), () => {
       peer.saving--
@@ -199,7 +200,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   }
 
   /** How many messages are stored with this position: a later one may be stored before an earlier one, and for both. */
-  const takeSaved = (peer: Peer, save: Peer["uncommitted"]): number | undefined => {
+  const takeSaved = (peer: Peer, save: Uncommitted): number | undefined => {
     if (!peer.saves.includes(save)) return undefined
     let messages = 0
     peer.saves = peer.saves.filter((other) => {

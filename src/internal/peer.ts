@@ -49,6 +49,17 @@ export interface Ack {
   readonly failed: ReadonlyArray<Failure>
 }
 
+/** Handled messages whose position is to be stored: of one log, up to an offset. */
+export interface Uncommitted {
+  epoch: string
+  offset: number
+  messages: number
+}
+
+/** What most peers have nothing of costs nothing: one for all, never written to. */
+export const nothing: Uncommitted = Object.freeze({ epoch: "", offset: 0, messages: 0 })
+export const none: ReadonlyArray<never> = Object.freeze([])
+
 /** Messages that may go before the first ack after trouble; doubles with each ack. */
 export const slowStartMessages = 16
 
@@ -127,9 +138,9 @@ export class Peer {
   /** The delivery whose position the store refused to its handler. */
   refused: { readonly delivery: Delivery; readonly generation: number } | undefined
   /** Handled and not stored: of which log, up to where (0 when there is nothing), how many messages. */
-  uncommitted = { epoch: "", offset: 0, messages: 0 }
+  uncommitted: Uncommitted = nothing
   /** The same, of what is being stored. */
-  saves: Array<Peer["uncommitted"]> = []
+  saves: ReadonlyArray<Uncommitted> = none
 
   /** Has something for the delivery worker to do. */
   dirty = false
@@ -145,8 +156,9 @@ export class Peer {
   acking: Ack | undefined
   ackFailures = 0
   /** Frames to go before everything else. */
-  control: Array<string> = []
-  volatileOut: Array<string> = []
+  control: ReadonlyArray<string> = none
+  /** Made with the first of them, and again after each write. */
+  volatileOut: Array<string> | undefined
   /** Why the last delivery stopped before the outbox was empty. */
   stalled: "window" | "backlog" | "circuitOpen" | undefined
   /** How many messages may be in flight after trouble; Infinity once all is well. */

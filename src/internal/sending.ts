@@ -59,10 +59,10 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
   const sendVolatile = (peer: Target, payload: string, id = ""): Receipt => {
     if (peer.connection === undefined) return skipVolatile(peer, "disconnected")
     if (isCircuitOpen(breaker, peer)) return skipVolatile(peer, "circuitOpen")
-    if (peer.connection.buffered() >= highWaterBytes || peer.volatileOut.length >= maxVolatile) {
+    if (peer.connection.buffered() >= highWaterBytes || (peer.volatileOut?.length ?? 0) >= maxVolatile) {
       return skipVolatile(peer, "backpressure")
     }
-    peer.volatileOut.push(payload)
+    ;(peer.volatileOut ??= []).push(payload)
     options.markDirty(peer)
     return {
       _tag: "Sent",

@@ -22,15 +22,16 @@ export class Custody {
 
   /**
    * Holds a socket for so long, and then calls `onLate`, or destroys it. Of one that is held already, a new deadline.
-   * `onRelease` is called when it is held no more, for whatever reason.
+   * `onRelease` is called when it is held no more, for whatever reason. Returns whether it is held from now on: not one that
+   * is destroyed, or was held before.
    */
   hold(
     socket: Duplex,
     millis: number,
     onLate: (socket: Duplex) => void = destroy,
     onRelease: () => void = ignore
-  ): void {
-    if (socket.destroyed) return
+  ): boolean {
+    if (socket.destroyed) return false
     const late = () => {
       this.release(socket)
       onLate(socket)
@@ -41,12 +42,13 @@ export class Custody {
     if (known !== undefined) {
       clearTimeout(known.timer)
       known.timer = timer
-      return
+      return false
     }
     neverUnheard(socket)
     const onClose = () => this.release(socket)
     socket.once("close", onClose)
     this.held.set(socket, { since: performance.now(), timer, onClose, onRelease })
+    return true
   }
 
   /** From now on it is somebody else's, or gone. */

@@ -169,9 +169,9 @@ export class Upgrades {
       share.open++
       socket.on("close", share.onClose)
       const arrival: Arrival = { socket, share: address, spare: undefined }
-      this.arrivals.add(arrival, address)
       const onRelease = () => this.arrivals.delete(arrival)
-      this.young.hold(socket, route.handshakeMillis, () => this.tooLate(socket), onRelease)
+      const isHeld = this.young.hold(socket, route.handshakeMillis, () => this.tooLate(socket), onRelease)
+      if (isHeld) this.arrivals.add(arrival, address) // one that is gone already would stay for ever
       return
     }
     route.onRefused(full(route))
