@@ -32,8 +32,13 @@ export type Followers = Effect.Success<ReturnType<typeof makeFollowers>>
 export const makeFollowers = Effect.fnUntraced(function*(options: {
   readonly queue: MessageQueue["Service"]
   readonly now: () => number
+  /**
+   * Whether this server has given the message up itself, as the session came here after it was sent: the store says of
+   * the offset only that the client has gone past it.
+   */
+  readonly deadHere: (session: string, epoch: string, offset: number) => Dead | undefined
 }) {
-  const { now, queue } = options
+  const { deadHere, now, queue } = options
   const work = yield* makeSignal
   const watches = new Map<string, Watch>()
 
@@ -63,7 +68,8 @@ export const makeFollowers = Effect.fnUntraced(function*(options: {
   const learn = (asked: Watch, progress: Progress | undefined): void => {
     const { epoch, session, tracked } = asked
     for (const one of tracked) {
-      const fate = progress?.epoch === epoch ? fateOf(one.offset, progress) : ended
+      const told = progress?.epoch === epoch ? fateOf(one.offset, progress) : ended
+      const fate = told === "handled" ? deadHere(session, epoch, one.offset) ?? told : told
       if (fate === undefined) continue
       unwatch(session, epoch, one)
       one.settle(fate)

@@ -38,6 +38,7 @@ import { makeOutbound } from "./outbound.ts"
 import { none, type Peer, slowStartMessages } from "./peer.ts"
 import { Peers } from "./peers.ts"
 import { inWords, type RareLog, wordsOf } from "./rareLog.ts"
+import type { Dead } from "./receipts.ts"
 import { makeSignal } from "./signal.ts"
 import { type Intensity, supervise, supervised } from "./supervisor.ts"
 import { makeTurnClock } from "./turnClock.ts"
@@ -194,7 +195,11 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   // --- sessions that are, or were, at another server
 
   /** Who waits for messages that others deliver; only what outlives this process is shared with others. */
-  const followers = queue.durable ? yield* makeFollowers({ queue, now }) : undefined
+  const deadHere = (session: string, epoch: string, offset: number): Dead | undefined => {
+    const peer = peers.get(session)
+    return peer?.epoch === epoch ? peer.receipts.deadAt(offset) : undefined
+  }
+  const followers = queue.durable ? yield* makeFollowers({ queue, now, deadHere }) : undefined
 
   /** The peer's outbox is open for it. */
   const opened = (peer: Peer, out: OutboxPosition): void =>

@@ -117,6 +117,11 @@ export class Receipts {
     return tracked
   }
 
+  /** Whether the message at `offset` was given up, as far as that is remembered. */
+  deadAt(offset: number): Dead | undefined {
+    return this.dead?.get(offset)
+  }
+
   /** What is known of the message at `offset`, which is no longer in the outbox. */
   stateOf(offset: number): "handled" | "unknown" {
     return offset <= this.settledUpTo && this.dead?.has(offset) !== true ? "handled" : "unknown"

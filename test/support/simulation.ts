@@ -683,9 +683,17 @@ class World {
       yield* Effect.sleep(Duration.millis(rng.int(200, 3_000)))
       const walls = [...this.walls]
       const [host, wall] = walls[rng.int(0, walls.length - 1)] ?? []
-      if (wall !== undefined) this.note(`the clock of ${host} is set by ${wall.set(rng)} ms`)
+      if (host === undefined || wall === undefined) continue
+      const byMillis = wall.set(rng)
+      this.note(`the clock of ${host} is set by ${byMillis} ms`)
+      // When no server lives, that is time which has passed: sessions end.
+      if (host === "database" && byMillis > 60_000 && this.mayBeLeftAlone) this.history.mayJump()
     }
   })
+
+  private get mayBeLeftAlone(): boolean {
+    return this.scenario.crash !== "none" || this.scenario.deploys
+  }
 
   private alive(): Array<Process> {
     return this.processes.filter(({ node }) => node.state !== "dead")

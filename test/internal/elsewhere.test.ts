@@ -1,0 +1,32 @@
+/** What became of messages that were sent to a session which this server had not, and perhaps has by now. */
+import { assert, describe, it } from "@effect/vitest"
+import { Clock, Effect, Fiber } from "effect"
+import { MessageQueue } from "../../src/index.ts"
+import { makeFollowers } from "../../src/internal/elsewhere.ts"
+import { Tracked } from "../../src/internal/receipts.ts"
+import { steadyOf } from "../../src/internal/time.ts"
+import * as H from "../support/harness.ts"
+
+describe("followers", () => {
+  it.effect("believe what this server has given up itself, where the store says only that the client is past it", () =>
+    Effect.gen(function*() {
+      const plain = yield* Effect.provide(MessageQueue.MessageQueue, yield* H.makeStore())
+      const queue = { ...plain, progress: () => Effect.succeed([{ epoch: "E", acked: 5, dead: [] }]) }
+      const followers = yield* makeFollowers({
+        queue,
+        now: steadyOf(yield* Clock.Clock),
+        deadHere: (session, epoch, offset) =>
+          session === "s" && epoch === "E" && offset === 3 ? { reason: "expired", maybeHandled: false } : undefined
+      })
+      yield* Effect.forkScoped(followers.loop)
+      const settled = yield* Effect.forEach([3, 4], (offset) => {
+        const tracked = new Tracked(offset)
+        tracked.leaveTo(followers.of("s", "E"))
+        return Effect.forkChild(Effect.result(tracked.settled("s", `E-${offset}`)), { startImmediately: true })
+      })
+      yield* H.advanceUntil("both are settled", () => settled.every((fiber) => fiber.pollUnsafe() !== undefined))
+      const [third, fourth] = yield* Effect.forEach(settled, Fiber.join)
+      assert.deepInclude(third?._tag === "Failure" ? third.failure : undefined, { reason: "expired" })
+      assert.strictEqual(fourth?._tag, "Success")
+    }))
+})
