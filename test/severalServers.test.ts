@@ -197,6 +197,18 @@ describe("a session that moves to another server", () => {
       ])
     }))
 
+  it.effect("is let go of by the first although the news of it is lost, once somebody awaits a receipt", () =>
+    Effect.gen(function*() {
+      const { a, moveToB, received, unplug } = yield* severalServers({ rig: () => ({ onMoved: () => Effect.void }) })
+      yield* unplug
+      const { handled } = yield* a.send("alice", "kept")
+      const told = yield* Effect.forkChild(handled)
+      yield* moveToB
+      yield* advanceUntil("it is told", () => told.pollUnsafe() !== undefined)
+      yield* Fiber.join(told)
+      assert.deepStrictEqual(received, ["kept"])
+    }))
+
   it.effect("and comes back finds its receipts", () =>
     Effect.gen(function*() {
       const { a, b, backToA, moveToB, received, unplug } = yield* severalServers()

@@ -29,6 +29,9 @@ const ownerLookMillis = 200
 const overdueMillis = 15_000
 const overdueAtOnce = 64
 
+/** How long a session that is away is taken for this server's, while somebody awaits a receipt of it, in ms. */
+const awaitedMillis = 30_000
+
 /** How long the last positions may take to be stored, and the last sessions to be released, in ms. */
 const handOverMillis = 2_000
 
@@ -218,6 +221,22 @@ export const makeDeparture = (options: DepartureOptions) => {
     else if (Exit.isFailure(found)) engine.run(Effect.ignore(forgetLost(peer)))
   })
 
+  let awaitedAt = 0
+  /**
+   * Those of which somebody awaits a receipt, now and then: the news that another server has the session may be lost with
+   * the answer of a store, and only their owner can tell.
+   */
+  const awaited = (now: number): ReadonlyArray<Peer> => {
+    if (now - awaitedAt < awaitedMillis) return []
+    awaitedAt = now
+    const peers: Array<Peer> = []
+    for (const [peer, at] of away) {
+      if (peers.length >= overdueAtOnce) break
+      if (now - at >= awaitedMillis && peer.receipts.isAwaited) peers.push(peer)
+    }
+    return peers
+  }
+
   /** Forgets sessions that ended by another server's doing, or are at another one, and nobody has told. */
   const forgetEnded = Effect.gen(function*() {
     const now = engine.now()
@@ -226,12 +245,16 @@ export const makeDeparture = (options: DepartureOptions) => {
       if (at + registry.retentionMillis + overdueMillis > now || overdue.length >= overdueAtOnce) break
       overdue.push(peer)
     }
-    yield* Effect.forEach(overdue, (peer) =>
+    yield* Effect.forEach([...overdue, ...awaited(now)], (peer) =>
       Effect.gen(function*() {
         const owner = yield* registry.find(peer.key)
+        if (engine.peers.get(peer.key) !== peer || peer.connection !== undefined) return void away.delete(peer)
+        if (owner !== undefined && owner.generation > peer.generation) {
+          away.delete(peer)
+          return engine.forget(peer)
+        }
+        if (owner !== undefined && !overdue.includes(peer)) return
         away.delete(peer)
-        if (engine.peers.get(peer.key) !== peer || peer.connection !== undefined) return
-        if (owner !== undefined && owner.generation > peer.generation) return engine.forget(peer)
         if (owner !== undefined) return void away.set(peer, now)
         engine.peers.delete(peer.key)
         engine.forfeit(peer)

@@ -117,6 +117,11 @@ export class Receipts {
     return tracked
   }
 
+  /** Whether there are any that are not settled. */
+  get isAwaited(): boolean {
+    return this.pending.size > this.settledInside
+  }
+
   /** Whether the message at `offset` was given up, as far as that is remembered. */
   deadAt(offset: number): Dead | undefined {
     return this.dead?.get(offset)

@@ -176,7 +176,7 @@ export const simulate = (scenario: Scenario, seed: number, planted: Planted = {}
 const allowedIn = ({ crash, database, losses, servers, takeover }: Scenario): Allowed => ({
   uncommittedAgain: crash !== "none" || servers > 1 || takeover || losses,
   staleOwner: servers > 1,
-  jumps: crash === "storesLost" || servers > 1 || takeover,
+  jumps: crash === "storesLost" || servers > 1 || takeover || losses,
   lostWithProcess: crash === "storesLost",
   lettersLostWithProcess: database && crash !== "none"
 })
