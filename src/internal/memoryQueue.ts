@@ -24,7 +24,7 @@ import { DeadlineHeap } from "./deadlineHeap.ts"
 import { makeId } from "./ids.ts"
 import * as Option from "./options.ts"
 import * as Shapes from "./shapes.ts"
-import { type OverPart, type Share, Shares } from "./shares.ts"
+import { type OverPart, type ShareOrName, Shares } from "./shares.ts"
 import { callbackLater } from "./signal.ts"
 import { makeTurnClock } from "./turnClock.ts"
 
@@ -53,7 +53,7 @@ interface Log {
   readonly outbox: Outbox
   generation: number
   /** Whose part of all together it has. */
-  share: Share | undefined
+  share: ShareOrName | undefined
   /** In order of arrival; one that gives up leaves nothing behind. Made when the first one waits. */
   waiters: Set<Waiter> | undefined
   /** The earliest time at which the heap will look at this log. */
@@ -142,11 +142,11 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
       }
     )
 
-  const count = ({ share }: Log, moreMessages: number, moreBytes: number, moreMemory: number): void => {
+  const count = (log: Log, moreMessages: number, moreBytes: number, moreMemory: number): void => {
     messages += moreMessages
     bytes += moreBytes
     memory += moreMemory
-    if (share !== undefined) shares.add(share, moreMessages, moreMemory)
+    if (log.share !== undefined) log.share = shares.add(log.share, moreMessages, moreMemory)
   }
 
   /** Applies `change` to the log's outbox and keeps the totals, and lets waiting senders in. */
@@ -401,7 +401,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
             session,
             outbox,
             generation,
-            share: shares.join(share),
+            share,
             waiters: undefined,
             scheduledAt: Infinity,
             dead: undefined

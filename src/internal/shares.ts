@@ -56,6 +56,9 @@ export interface Share {
   bytes: number
 }
 
+/** An outbox's share, or only its name as long as nothing was in the outbox: most have nothing. */
+export type ShareOrName = Share | string
+
 export interface TotalBounds {
   readonly maxTotalMessages: number
   readonly maxTotalBytes: number
@@ -101,9 +104,8 @@ export class Shares {
     return this.shares.size
   }
 
-  /** An outbox comes, of a share or of none. */
-  join(name: string | undefined): Share | undefined {
-    if (name === undefined) return undefined
+  /** An outbox has something for the first time. */
+  private join(name: string): Share {
     let share = this.shares.get(name)
     if (share === undefined) {
       share = { name, outboxes: 0, messages: 0, bytes: 0 }
@@ -114,28 +116,34 @@ export class Shares {
   }
 
   /** An outbox goes, with what it had. */
-  leave(share: Share | undefined, messages: number, bytes: number): void {
-    if (share === undefined) return
+  leave(share: ShareOrName | undefined, messages: number, bytes: number): void {
+    if (share === undefined || typeof share === "string") return
     this.add(share, -messages, -bytes)
     if (--share.outboxes === 0) this.shares.delete(share.name)
   }
 
   /** An outbox, with what it has, is of this share from now on. */
-  move(share: Share | undefined, to: string | undefined, messages: number, bytes: number): Share | undefined {
-    if (share?.name === to) return share
+  move(
+    share: ShareOrName | undefined,
+    to: string | undefined,
+    messages: number,
+    bytes: number
+  ): ShareOrName | undefined {
+    if ((typeof share === "string" ? share : share?.name) === to) return share
     this.leave(share, messages, bytes)
-    const next = this.join(to)
-    if (next !== undefined) this.add(next, messages, bytes)
-    return next
+    return to === undefined ? undefined : this.add(to, messages, bytes)
   }
 
-  /** So much more, or less, is in an outbox of the share. */
-  add(share: Share, messages: number, bytes: number): void {
+  /** So much more, or less, is in an outbox of the share. Returns what the outbox has to keep as its share. */
+  add(shareOrName: ShareOrName, messages: number, bytes: number): ShareOrName {
+    if (typeof shareOrName === "string" && messages === 0 && bytes === 0) return shareOrName
+    const share = typeof shareOrName === "string" ? this.join(shareOrName) : shareOrName
     const before = share.messages
     share.messages = before + messages
     share.bytes += bytes
     if (before === 0 && messages > 0) this.holding++
     else if (before > 0 && share.messages === 0) this.holding--
+    return share
   }
 
   /**
@@ -143,13 +151,14 @@ export class Shares {
    * `totalMessages` and `totalBytes`.
    */
   over(
-    share: Share | undefined,
+    shareOrName: ShareOrName | undefined,
     totalMessages: number,
     totalBytes: number,
     messages: number,
     bytes: number
   ): OverPart | undefined {
-    if (share === undefined) return undefined
+    if (shareOrName === undefined) return undefined
+    const share = this.held(shareOrName)
     const { maxTotalBytes, maxTotalMessages } = this.bounds
     if (totalMessages + messages > this.anybodysMessages) {
       const part = Math.max(1, this.part(share, maxTotalMessages - totalMessages, share.messages))
@@ -167,10 +176,11 @@ export class Shares {
   }
 
   /** How much more this share may append. */
-  room(share: Share | undefined, total: Amount): Amount {
+  room(shareOrName: ShareOrName | undefined, total: Amount): Amount {
     const messages = this.bounds.maxTotalMessages - total.messages
     const bytes = this.bounds.maxTotalBytes - total.bytes
-    if (share === undefined) return { messages, bytes }
+    if (shareOrName === undefined) return { messages, bytes }
+    const share = this.held(shareOrName)
     const partOfMessages = Math.max(1, this.part(share, messages, share.messages))
     const partOfBytes = this.part(share, bytes, share.bytes)
     return {
@@ -182,12 +192,18 @@ export class Shares {
     }
   }
 
+  private held(share: ShareOrName): Amount {
+    return typeof share === "string" ? this.shares.get(share) ?? nothing : share
+  }
+
   /** What a share that holds `held` may have in all, so that it is an n-th of what is free then. */
-  private part(share: Share, free: number, held: number): number {
+  private part(share: Amount, free: number, held: number): number {
     const n = share.messages > 0 ? this.holding : this.holding + 1
     return (free + held) / (n + 1)
   }
 }
+
+const nothing: Amount = { messages: 0, bytes: 0 }
 
 /** What nobody's share is asked for. */
 const anybodys = (max: number, leastReserve: number): number => {

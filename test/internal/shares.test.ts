@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { addressShare, checkedShareOf, defaultShareOf, type Share, Shares } from "../../src/internal/shares.ts"
+import { addressShare, checkedShareOf, defaultShareOf, type ShareOrName, Shares } from "../../src/internal/shares.ts"
 
 const newcomer = { url: "/", headers: {}, principal: undefined, remoteAddress: undefined }
 
@@ -44,7 +44,7 @@ const between = (minimum: number, maximum: number) => Schema.Int.check(Schema.is
 /** Shares that append and acknowledge, each message of 10 bytes. */
 class World {
   readonly shares: Shares
-  readonly held = new Map<string, { readonly share: Share; messages: number }>()
+  readonly held = new Map<string, { share: ShareOrName; messages: number }>()
   readonly max: number
   total = 0
 
@@ -56,9 +56,7 @@ class World {
   of(name: string) {
     let own = this.held.get(name)
     if (own === undefined) {
-      const share = this.shares.join(name)
-      if (share === undefined) return assert.fail("no share")
-      own = { share, messages: 0 }
+      own = { share: name, messages: 0 }
       this.held.set(name, own)
     }
     return own
@@ -76,7 +74,7 @@ class World {
     const own = this.of(name)
     own.messages += count
     this.total += count
-    this.shares.add(own.share, count, count * 10)
+    own.share = this.shares.add(own.share, count, count * 10)
   }
 
   fill(name: string): void {
@@ -137,34 +135,34 @@ describe("the parts of shares", () => {
 
   it("are none for what has no share, and for bounds that are too small to be divided", () => {
     const shares = new Shares({ maxTotalMessages: 7, maxTotalBytes: 8_000 })
-    assert.isUndefined(shares.join(undefined))
     assert.isUndefined(shares.over(undefined, 1e9, 1e9, 1, 1))
-    const share = shares.join("a")
-    assert.isUndefined(shares.over(share, 6, 7_000, 1, 1_000))
+    assert.isUndefined(shares.over("a", 6, 7_000, 1, 1_000))
+    assert.strictEqual(shares.add("a", 0, 0), "a")
+    assert.strictEqual(shares.size, 0)
+    const share = shares.add("a", 1, 1_000)
     assert.strictEqual(shares.size, 1)
+    assert.strictEqual(shares.add(share, -1, -1_000), share)
     shares.leave(share, 0, 0)
     assert.strictEqual(shares.size, 0)
   })
 
   it("are of bytes as of messages, and the error says which, what may be had and what is", () => {
     const shares = new Shares({ maxTotalMessages: 1_000, maxTotalBytes: 80_000 })
-    const share = shares.join("a")
-    if (share === undefined) return assert.fail("no share")
-    shares.add(share, 10, 70_000)
+    const share = shares.add("a", 10, 70_000)
     assert.deepStrictEqual(shares.over(share, 10, 70_000, 1, 100), {
       limit: "shareBytes",
       bound: 40_000,
       size: 70_000
     })
     shares.add(share, 890, -70_000)
+    // Another outbox of the share that has nothing yet is told the same.
+    assert.deepStrictEqual(shares.over("a", 900, 0, 1, 1), { limit: "shareMessages", bound: 500, size: 900 })
     assert.deepStrictEqual(shares.over(share, 900, 0, 1, 1), { limit: "shareMessages", bound: 500, size: 900 })
   })
 
   it("follow an outbox that becomes another share's", () => {
     const shares = new Shares({ maxTotalMessages: 1_000, maxTotalBytes: 80_000 })
-    const first = shares.join("a")
-    if (first === undefined) return assert.fail("no share")
-    shares.add(first, 100, 1_000)
+    const first = shares.add("a", 100, 1_000)
     const next = shares.move(first, "b", 100, 1_000)
     assert.deepInclude(next, { name: "b", outboxes: 1, messages: 100, bytes: 1_000 })
     assert.strictEqual(shares.move(next, "b", 100, 1_000), next)

@@ -28,7 +28,7 @@ export const makeLogs = (maxCachedBytes: number, shares: Shares) => {
   /** What is in the log counts as its share's. */
   const count = (log: StoredLog): void => {
     const { bytes, counted, messages, share } = log
-    if (share !== undefined) shares.add(share, messages - counted.messages, bytes - counted.bytes)
+    if (share !== undefined) log.share = shares.add(share, messages - counted.messages, bytes - counted.bytes)
     counted.messages = messages
     counted.bytes = bytes
   }

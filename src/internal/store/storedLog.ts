@@ -5,7 +5,7 @@
  */
 import { Deque } from "../../core/Deque.ts"
 import type { OutboxGap, OutboxMessage, ReadLimit, Slot } from "../../core/Outbox.ts"
-import type { Share } from "../shares.ts"
+import type { ShareOrName } from "../shares.ts"
 import type { Fate, Gap, OutboxState } from "./driver.ts"
 
 const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
@@ -45,7 +45,7 @@ export class StoredLog {
   /** When the sweep will look at it next. */
   scheduledAt = Infinity
   /** Whose part of all together it has, and how much of it is counted there. */
-  share: Share | undefined
+  share: ShareOrName | undefined
   readonly counted = { messages: 0, bytes: 0 }
   /** Whether `last` is all that the peer may have seen, also if the store has lost its newest part. */
   isCertain: boolean
