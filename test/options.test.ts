@@ -140,7 +140,7 @@ const takers: Readonly<Record<string, Take>> = {
       Effect.provide(NodeTransport.layerServer({ port: 0, ...given }))
     )
   ),
-  "webSockets.WebSocketServerOptions": effect((given: object) =>
+  "ownServers.WebSocketServerOptions": effect((given: object) =>
     Effect.try({
       try: () => NodeTransport.webSocketServerOptions(given),
       catch: (fault) => fault

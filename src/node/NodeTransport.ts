@@ -21,19 +21,12 @@ import {
 } from "../Transport.ts"
 import { ConnectionTimeoutError, TransportError } from "../WebSocketError.ts"
 import { listening } from "./httpServer.ts"
+import type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 import { type Route, upgradesOf } from "./upgrades.ts"
-import {
-  closeTimeout,
-  type OwnServerOptions,
-  ownServerOptions,
-  requestOf,
-  ServedWebSocket,
-  webSocketOptions,
-  type WebSocketServerOptions
-} from "./webSockets.ts"
+import { closeTimeout, ownServerOptions, requestOf, ServedWebSocket, webSocketOptions } from "./webSockets.ts"
 
 export type { AllowedOrigins } from "../internal/origins.ts"
-export type { OwnServerOptions, WebSocketServerOptions } from "./webSockets.ts"
+export type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 
 /**
  * Where to listen. With `server`, the WebSockets share that HTTP server's port and the server stays the caller's:

@@ -1,12 +1,13 @@
 /** How WebSockets of a server are made: our own, and those of a `WebSocketServer` that somebody else builds. */
 import type { IncomingMessage } from "node:http"
-import { type ServerOptions, WebSocket } from "ws"
+import { WebSocket } from "ws"
 import { defaultMaxPayloadBytes, subprotocol } from "../core/Protocol.ts"
 import { maxFrameBytes } from "../core/Session.ts"
 import type { Request } from "../internal/models.ts"
 import { count } from "../internal/options.ts"
-import { type AllowedOrigins, makeOriginCheck } from "../internal/origins.ts"
+import { makeOriginCheck } from "../internal/origins.ts"
 import { closeGraceMillis, ignoreError, tellOwner, tells } from "../internal/wsConnection.ts"
+import type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 
 /** A `ws` socket whose errors end nobody's process: from its first moment on, and when it was given back. */
 class HeardWebSocket extends WebSocket {
@@ -40,29 +41,6 @@ export const closeTimeout: object = { closeTimeout: closeGraceMillis }
 /** Ours, wherever it stands among those that are offered. */
 const handleProtocols = (offered: Set<string>): string | false =>
   offered.has(subprotocol) ? subprotocol : offered.values().next().value ?? false
-
-/**
- * What a program's own `WebSocketServer` is given.
- *
- * @since 0.3.0
- * @category options
- */
-export type OwnServerOptions = Required<
-  Pick<ServerOptions, "perMessageDeflate" | "maxPayload" | "handleProtocols" | "verifyClient" | "WebSocket">
->
-
-/**
- * What such a server is to take.
- *
- * @since 0.3.0
- * @category options
- */
-export interface WebSocketServerOptions {
-  /** Largest payload, in bytes; as in the options of the server or manager. Default 1 MiB. */
-  readonly maxPayloadBytes?: number | undefined
-  /** Which pages may connect, by the `Origin` that browsers send; others are answered with 403. Default `"own"`. */
-  readonly allowedOrigins?: AllowedOrigins | undefined
-}
 
 export const ownServerOptions = (
   { allowedOrigins, maxPayloadBytes }: WebSocketServerOptions
