@@ -53,6 +53,7 @@ describe.each([["back an hour", -hour], ["forward a day", day], ["back by a seco
       Effect.gen(function*() {
         const set = yield* settable
         const { atClient, client, network, server } = yield* connected({
+          client: { reconnect: { cap: "5 seconds" } },
           serverStore: {
             queue: { ttl: "2 minutes" },
             registry: { retention: "10 minutes" },

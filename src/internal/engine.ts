@@ -480,7 +480,11 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const putOff = (error: WebSocketError) => Effect.logWarning("a sweep is put off", error)
 
   let letters = 0
-  let { lost: lostSoFar = 0 } = yield* queue.stats
+  // A store that can't say so now is no reason not to begin.
+  let lostSoFar = yield* Effect.catchCause(
+    Effect.map(queue.stats, ({ lost = 0 }) => lost),
+    () => Effect.succeed(0)
+  )
   const heartbeat = Effect.gen(function*() {
     const at = now()
     for (const peer of connected) tickPeer(peer, at)
