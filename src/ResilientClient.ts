@@ -201,7 +201,7 @@ export interface Options<In, Out, R = never> {
   readonly maxPayloadBytes?: number | undefined
   /**
    * Memory, by estimate, for what was received and is not handled. A server that has filled a quarter of it is not read
-   * until there is less. Default 64 MiB.
+   * until there is less. Default 32 MiB.
    *
    * @since 0.3.0
    */

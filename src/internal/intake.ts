@@ -339,7 +339,7 @@ export const makeIntake = (options: {
 }
 
 /** A quarter of it is a peer's share. In a heap of 512 MB there is room for it, and for what goes beyond it. */
-const defaultUnhandledBytes = 64 * 1024 * 1024
+const defaultUnhandledBytes = 32 * 1024 * 1024
 
 /** From this multiple of the total on nobody is read; before that, each peer is for one frame at a time. */
 const fullAt = 5

@@ -234,7 +234,7 @@ export interface CommonOptions<In, Out> extends QueueOptions {
   readonly maxPayloadBytes?: number | undefined
   /**
    * Memory, by estimate, for what was received and is not handled, of all sessions together. A session that has a
-   * quarter of it is not read until it has less; over all of it, each is read one frame at a time. Default 64 MiB.
+   * quarter of it is not read until it has less; over all of it, each is read one frame at a time. Default 32 MiB.
    */
   readonly maxUnhandledBytes?: number | undefined
   /** Silence after which the other side is probed. Default 10 s. */
