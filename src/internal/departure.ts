@@ -249,10 +249,7 @@ export const makeDeparture = (options: DepartureOptions) => {
       Effect.gen(function*() {
         const owner = yield* registry.find(peer.key)
         if (engine.peers.get(peer.key) !== peer || peer.connection !== undefined) return void away.delete(peer)
-        if (owner !== undefined && owner.generation > peer.generation) {
-          away.delete(peer)
-          return engine.forget(peer)
-        }
+        if (owner !== undefined && owner.generation > peer.generation) return forget(peer)
         if (owner !== undefined && !overdue.includes(peer)) return
         away.delete(peer)
         if (owner !== undefined) return void away.set(peer, now)

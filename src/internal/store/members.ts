@@ -45,6 +45,7 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   let seen: { readonly at: number; readonly stamps: Stamps } = { at: -Infinity, stamps: new Map() }
   let touchedAt = now()
   const wallNow = yield* wall
+  let mustLook = false
   let awake = { wall: wallNow(), steady: steadyNow() }
   /** Whether the wall clock has gone on without the steady one: it was set, or the machine slept and others did not. */
   const hasSlept = (): boolean => {
@@ -74,7 +75,10 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
    * may have forgotten what it was to be told, and detached its sessions.
    */
   const touch = Effect.gen(function*() {
-    if (time.isInDoubt || hasSlept()) time.look(yield* call("nodes", stamps))
+    // Until a look succeeds: a sleep is noticed once.
+    mustLook ||= hasSlept()
+    if (time.isInDoubt || mustLook) time.look(yield* call("nodes", stamps))
+    mustLook = false
     const at = now()
     yield* call("touchNode", driver.touchNode(node, at))
     if (Math.abs(at - touchedAt) >= nodeTimeoutMillis) {
