@@ -53,7 +53,9 @@ describe.each([["back an hour", -hour], ["forward a day", day], ["back by a seco
       Effect.gen(function*() {
         const set = yield* settable
         const { atClient, client, network, server } = yield* connected({
+          // Back well within the TTL of what waits for it, however long its circuit was open.
           client: { reconnect: { cap: "5 seconds" } },
+          clientStore: { breaker: { endpoint: { openCap: "5 seconds" } } },
           serverStore: {
             queue: { ttl: "2 minutes" },
             registry: { retention: "10 minutes" },
