@@ -285,6 +285,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     later: (task) => dispatcher.scheduleTask(task, 0),
     run,
     connected,
+    peers,
     recorder,
     onTurn: (peer, data, bytes) => inbound.take(peer, data, bytes),
     onLimited: ({ session }) =>
@@ -433,14 +434,15 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     liveness.heard(at)
     if (connection.buffered() > 0) return
     peer.progressAt = at
-    if (!peer.plain) connection.send(peer.core.composePong())
+    connection.send(peer.core.composePong())
     intake.sip(peer, at)
   }
 
   const tickPeer = (peer: Peer, at: number): void => {
     const { connection, liveness } = peer
     if (connection === undefined || liveness === undefined) return
-    if (isHeldUp(peer)) excuse(peer, connection, liveness, at)
+    const isUnheard = isHeldUp(peer)
+    if (isUnheard && !peer.plain) excuse(peer, connection, liveness, at)
     const { flow } = peer.core
     const verdict = liveness.tick(at)
     if (verdict === "dead") {
@@ -449,6 +451,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     if (verdict === "probe") {
       if (peer.plain) connection.ping()
       else connection.send(ping)
+      // Whether it answers can't be seen; whether its socket is gone, TCP will tell of the ping.
+      if (isUnheard) liveness.heard(at)
     }
     if (flow !== undefined && !flow.idle && at - peer.progressAt > times.ackTimeout) {
       return closeSilent(peer, connection.buffered() > 0 ? "flush" : "ack", times.ackTimeout)

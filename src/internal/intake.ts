@@ -7,6 +7,7 @@
 import { type Duration, Effect } from "effect"
 import type { Recorder } from "../Metrics.ts"
 import { count, millis } from "./options.ts"
+import { sharesOver } from "./level.ts"
 import { makeUnpacking, pack } from "./packing.ts"
 import type { Delivery, Peer } from "./peer.ts"
 import { memoryOf, messageBytes } from "./weight.ts"
@@ -96,6 +97,8 @@ export const makeIntake = (options: {
   readonly later: (task: () => void) => void
   readonly run: (effect: Effect.Effect<void>) => void
   readonly connected: ReadonlySet<Peer>
+  /** Those that may hold anything: who lost its connection has its messages handled all the same. */
+  readonly peers: { values(): Iterable<Peer> }
   readonly recorder: Recorder
   /** Handles a frame that was kept. */
   readonly onTurn: (peer: Peer, data: string, bytes: number) => void
@@ -106,7 +109,11 @@ export const makeIntake = (options: {
   const { rate, unhandledBytes } = options.limits
   const maxShare = unhandledBytes / 4
   let total = 0
-  /** Over the last line: not even those who hold nothing are read. */
+  /** Where it is crowded, the shares that have more than their part: not even those of them who hold nothing are read. */
+  let shut: ReadonlySet<string> = none
+  /** At this total it is looked which they are. */
+  let lookAt = crowdedAt * unhandledBytes
+  /** Nobody is read. */
   let isFull = false
   const overTotal = new Set<Peer>()
   const overRate = new Set<Peer>()
@@ -158,7 +165,34 @@ export const makeIntake = (options: {
   const check = (peer: Peer): void => {
     const { held } = peer.reading
     if (held >= maxShare || peer.inbound.size >= maxWaiting(peer)) stop(peer, reason.share)
-    if (isFull || (total >= unhandledBytes && held > 0)) stopForTotal(peer)
+    if (isShut(peer) || (total >= unhandledBytes && held > 0)) stopForTotal(peer)
+  }
+
+  /** Whether it is not even read for one frame at a time. */
+  const isShut = ({ share }: Peer): boolean => isFull || shut.has(share)
+
+  const look = (): void => {
+    lookAt = total + unhandledBytes / 4
+    isFull = total >= fullAt * unhandledBytes
+    const held = new Map<string, number>()
+    for (const { reading, share } of options.peers.values()) {
+      if (reading.held > 0) held.set(share, (held.get(share) ?? 0) + reading.held)
+    }
+    shut = sharesOver(held, (crowdedAt - 1) * unhandledBytes)
+    for (const peer of connected) if (isShut(peer)) stopForTotal(peer)
+  }
+
+  /** Where there is less than at the line before, some are read again. */
+  const lookAgain = (): void => {
+    const wasFull = isFull
+    const wasShut = shut
+    if (total <= (fullAt - 1) * unhandledBytes) isFull = false
+    if (total <= (crowdedAt - 1) * unhandledBytes) {
+      shut = none
+      lookAt = crowdedAt * unhandledBytes
+    }
+    if (isFull === wasFull && shut === wasShut) return
+    for (const other of overTotal) if (other.reading.held === 0 && !isShut(other)) startForTotal(other)
   }
 
   /** The last `count` of what waits came together: all of it counts until the last is handled. */
@@ -170,10 +204,7 @@ export const makeIntake = (options: {
     if (last !== undefined) last.weight = weight
     peer.reading.held += weight
     total += weight
-    if (!isFull && total >= fullAt * unhandledBytes) {
-      isFull = true
-      for (const other of connected) stopForTotal(other)
-    }
+    if (total >= lookAt) look()
     check(peer)
   }
 
@@ -188,18 +219,14 @@ export const makeIntake = (options: {
     ) {
       start(peer, reason.share)
     }
+    if (lookAt > crowdedAt * unhandledBytes) lookAgain()
     if (overTotal.size > 0) relieve(peer)
   }
 
   /** Whoever has to wait because of all together: goes on when there is room again, and else with one frame at a time. */
   const relieve = (peer: Peer): void => {
-    if (total <= (unhandledBytes * 3) / 4) {
-      isFull = false
-      for (const other of overTotal) startForTotal(other)
-    } else if (isFull && total <= ((fullAt - 1) * unhandledBytes)) {
-      isFull = false
-      for (const other of overTotal) if (other.reading.held === 0) startForTotal(other)
-    } else if (!isFull && peer.reading.held === 0) startForTotal(peer)
+    if (total <= (unhandledBytes * 3) / 4) for (const other of overTotal) startForTotal(other)
+    else if (peer.reading.held === 0 && !isShut(peer)) startForTotal(peer)
   }
 
   /**
@@ -207,7 +234,7 @@ export const makeIntake = (options: {
    * up where nothing is received of what it sends, and its acks come behind that. Its window bounds it.
    */
   const sip = (peer: Peer, at: number): void => {
-    if (peer.plain || isFull || at - peer.reading.stoppedAt < sipMillis) return
+    if (peer.plain || isShut(peer) || at - peer.reading.stoppedAt < sipMillis) return
     overTotal.delete(peer)
     start(peer, heldUp)
   }
@@ -341,8 +368,15 @@ export const makeIntake = (options: {
 /** A quarter of it is a peer's share. In a heap of 512 MB there is room for it, and for what goes beyond it. */
 const defaultUnhandledBytes = 32 * 1024 * 1024
 
-/** From this multiple of the total on nobody is read; before that, each peer is for one frame at a time. */
-const fullAt = 5
+/**
+ * Over the total, each peer is read for one frame at a time. From this multiple of it on those are not read who count
+ * together with others and have, all of them, more than their part …
+ */
+const crowdedAt = 4
+/** … and from this one on nobody is. */
+const fullAt = 8
+
+const none: ReadonlySet<string> = new Set()
 
 /** How often who is held up is read for one thing more, in ms: PROTOCOL.md §6.3 lets a sender wait for 10 s at least. */
 const sipMillis = 5_000

@@ -19,6 +19,7 @@ const make = Effect.gen(function*() {
     later: (task) => tasks.push(task),
     run: () => assert.fail("nothing is limited in rate"),
     connected,
+    peers: connected,
     recorder,
     onTurn: () => {},
     onLimited: () => {}
