@@ -25,6 +25,13 @@ export type { Request } from "./internal/models.ts"
 export interface ConnectionSink {
   /** One frame and its size in bytes. Binary frames come as bytes. */
   readonly frame: (data: string | Uint8Array, bytes: number) => void
+  /**
+   * So many bytes came of a frame that may not be complete yet. Said of large pieces, if at all, so that one who sends
+   * much can be made to wait before all of it is there.
+   *
+   * @since 0.3.0
+   */
+  readonly incoming?: ((bytes: number) => void) | undefined
   /** After `buffered` was over the high-water mark: it is no longer. */
   readonly drained: () => void
   /** A sign of life that is no frame (an answer to `ping`). */

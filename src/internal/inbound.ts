@@ -321,6 +321,9 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
         take(peer, data, bytes)
       }
     },
+    incoming: (peer, connection, bytes) => {
+      if (peer.connection === connection) intake.coming(peer, bytes)
+    },
     drained: (peer) => {
       peer.progressAt = now()
       markDirty(peer)
@@ -355,6 +358,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
 /** What the connections of all peers report. */
 interface SinkEvents {
   readonly frame: (peer: Peer, connection: Connection, data: string | Uint8Array, bytes: number) => void
+  readonly incoming: (peer: Peer, connection: Connection, bytes: number) => void
   readonly drained: (peer: Peer) => void
   readonly alive: (peer: Peer, connection: Connection) => void
   readonly closed: (peer: Peer, connection: Connection, code: number, reason: string) => void
@@ -374,6 +378,10 @@ class PeerSink implements ConnectionSink {
 
   frame(data: string | Uint8Array, bytes: number): void {
     this.events.frame(this.peer, this.connection, data, bytes)
+  }
+
+  incoming(bytes: number): void {
+    this.events.incoming(this.peer, this.connection, bytes)
   }
 
   drained(): void {

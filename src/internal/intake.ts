@@ -339,6 +339,10 @@ export const makeIntake = (options: {
       if (rate !== undefined) checkRate(peer, bytes, rate)
       if (connected.size > 1) takeTurn(peer, bytes)
     },
+    /** So many bytes came of a frame that is still coming. */
+    coming: (peer: Peer, bytes: number): void => {
+      if (connected.size > 1) takeTurn(peer, bytes)
+    },
     isTight,
     hold,
     unpack,
@@ -372,9 +376,9 @@ const defaultUnhandledBytes = 32 * 1024 * 1024
  * Over the total, each peer is read for one frame at a time. From this multiple of it on those are not read who count
  * together with others and have, all of them, more than their part …
  */
-const crowdedAt = 4
+const crowdedAt = 2
 /** … and from this one on nobody is. */
-const fullAt = 8
+const fullAt = 4
 
 const none: ReadonlySet<string> = new Set()
 

@@ -37,6 +37,10 @@ export class Port implements ConnectionSink {
     else this.kept.push((to) => to.frame(data, bytes))
   }
 
+  incoming(bytes: number): void {
+    if (this.kept === undefined) this.sink.incoming?.(bytes)
+  }
+
   drained(): void {
     if (this.kept === undefined) this.sink.drained()
     else this.kept.push((to) => to.drained())

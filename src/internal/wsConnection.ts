@@ -1,4 +1,5 @@
 /** A `ws` socket as a Connection. The one place that knows `ws`'s way of buffering, closing and failing. */
+import type { Duplex } from "node:stream"
 import type { RawData, WebSocket } from "ws"
 import { highWaterBytes, maxCloseReasonBytes } from "../core/Protocol.ts"
 import { beginning } from "../core/Text.ts"
@@ -73,6 +74,16 @@ const hasMissed = (ws: OwnedWebSocket): boolean => {
   return Reflect.get(receiver, "_state") === 0 && (opcode === 1 || opcode === 2)
 }
 
+/** Pieces of less are not told of, in bytes: a read of Node's is 64 KiB at most. */
+const largePiece = 16 * 1024
+
+/** Where the stream below a socket keeps the connection, so that all share one listener. */
+const above = Symbol("resilient-websocket/above")
+
+function onPiece(this: Duplex & { [above]?: WsConnection }, piece: Buffer): void {
+  if (piece.length >= largePiece) this[above]?.incoming(piece.length)
+}
+
 export class WsConnection implements Connection {
   readonly request: Request
   readonly missed: boolean
@@ -106,6 +117,13 @@ export class WsConnection implements Connection {
 
   get protocol(): string {
     return this.ws.protocol
+  }
+
+  /** Tells of pieces of frames that come by this stream, which is the socket's own. */
+  watch(stream: Duplex & { [above]?: WsConnection }): this {
+    stream[above] = this
+    stream.on("data", onPiece)
+    return this
   }
 
   open(sink: ConnectionSink): void {
@@ -201,6 +219,10 @@ export class WsConnection implements Connection {
     const frame = isBinary ? bytesOf(data) : data.toString()
     if (this.paused || this.unread !== undefined) (this.unread ??= []).push(frame)
     else this.sink?.frame(frame, isBinary ? frame.length : data.length)
+  }
+
+  incoming(bytes: number): void {
+    if (!this.paused && !this.isDeaf) this.sink?.incoming?.(bytes)
   }
 
   alive(): void {

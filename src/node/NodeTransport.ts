@@ -210,7 +210,7 @@ const listen = Effect.fnUntraced(function*(
     accept: (upgrade, onEnd) => {
       const { head, message, socket, spentMillis } = upgrade
       webSockets.handleUpgrade(message, socket, head, (ws) => {
-        const connection = new WsConnection(ws, requestOf(message), spentMillis, onEnd)
+        const connection = new WsConnection(ws, requestOf(message), spentMillis, onEnd).watch(socket)
         upgrade.isWebSocket = true
         accept(connection)
       })
