@@ -6,10 +6,11 @@
  */
 import { type Duration, Effect } from "effect"
 import type { Recorder } from "../Metrics.ts"
-import { count, millis } from "./options.ts"
 import { sharesOver } from "./level.ts"
+import { count, millis } from "./options.ts"
 import { makeUnpacking, pack } from "./packing.ts"
 import type { Delivery, Peer } from "./peer.ts"
+import { Rounds } from "./rounds.ts"
 import { memoryOf, messageBytes } from "./weight.ts"
 
 /**
@@ -121,7 +122,7 @@ export const makeIntake = (options: {
   let turn = 1
   let spent = 0
   let isTurnEnding = false
-  const inLine = new Set<Peer>()
+  const inLine = new Rounds<Peer>()
   const { done, unpack } = makeUnpacking(unhandledBytes)
 
   const stop = (peer: Peer, why: number): void => {
@@ -131,13 +132,15 @@ export const makeIntake = (options: {
     reading.stopped |= why
   }
 
-  const start = (peer: Peer, why: number): void => {
+  /** Reads on; where `isOneOfMany`, hundreds may go on at once, and are read one after the other. */
+  const start = (peer: Peer, why: number, isOneOfMany = false): void => {
     const { connection, reading } = peer
     if (reading.stopped === 0) return
     reading.stopped &= ~why
     if (reading.stopped !== 0) return
-    if (reading.kept === undefined) connection?.resume()
-    else standInLine(peer) // to be handled where nothing else is going on
+    // What is kept is handled when nothing else is going on.
+    if (isOneOfMany || reading.kept !== undefined) standInLine(peer)
+    else connection?.resume()
   }
 
   // --- what waits to be handled
@@ -158,8 +161,8 @@ export const makeIntake = (options: {
     stop(peer, reason.total)
   }
 
-  const startForTotal = (peer: Peer): void => {
-    if (overTotal.delete(peer)) start(peer, reason.total)
+  const startForTotal = (peer: Peer, isOneOfMany: boolean): void => {
+    if (overTotal.delete(peer)) start(peer, reason.total, isOneOfMany)
   }
 
   const check = (peer: Peer): void => {
@@ -192,7 +195,7 @@ export const makeIntake = (options: {
       lookAt = crowdedAt * unhandledBytes
     }
     if (isFull === wasFull && shut === wasShut) return
-    for (const other of overTotal) if (other.reading.held === 0 && !isShut(other)) startForTotal(other)
+    for (const other of overTotal) if (other.reading.held === 0 && !isShut(other)) startForTotal(other, true)
   }
 
   /** The last `count` of what waits came together: all of it counts until the last is handled. */
@@ -225,8 +228,8 @@ export const makeIntake = (options: {
 
   /** Whoever has to wait because of all together: goes on when there is room again, and else with one frame at a time. */
   const relieve = (peer: Peer): void => {
-    if (total <= (unhandledBytes * 3) / 4) for (const other of overTotal) startForTotal(other)
-    else if (peer.reading.held === 0 && !isShut(peer)) startForTotal(peer)
+    if (total <= (unhandledBytes * 3) / 4) { for (const other of overTotal) startForTotal(other, true) }
+    else if (peer.reading.held === 0 && !isShut(peer)) startForTotal(peer, false)
   }
 
   /**
@@ -263,7 +266,7 @@ export const makeIntake = (options: {
       for (const peer of overRate) {
         if (Math.max(peer.reading.framesUntil, peer.reading.bytesUntil) > enough) continue
         overRate.delete(peer)
-        start(peer, reason.rate)
+        start(peer, reason.rate, true)
       }
       if (overRate.size > 0) return untilNoneIsOver(limit)
       isWatchingRates = false
@@ -323,10 +326,9 @@ export const makeIntake = (options: {
     isTurnEnding = false
     turn++
     spent = 0
-    let left = readAtOnce
-    for (const peer of inLine) {
-      if (left-- === 0 || spent > turnCost) break
-      inLine.delete(peer)
+    for (let read = 0; read < readAtOnce && spent <= turnCost; read++) {
+      const peer = inLine.take()
+      if (peer === undefined) break
       goOn(peer)
     }
     if (inLine.size > 0) endTurnLater()
@@ -362,7 +364,9 @@ export const makeIntake = (options: {
       overRate.delete(peer)
       inLine.delete(peer)
       peer.reading.kept = undefined
-      start(peer, ~0)
+      if (peer.reading.stopped === 0) return
+      peer.reading.stopped = 0
+      peer.connection?.resume()
     },
     /** Memory of all that waits to be handled, in bytes. */
     total: () => total

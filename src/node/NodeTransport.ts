@@ -23,7 +23,7 @@ import { ConnectionTimeoutError, TransportError } from "../WebSocketError.ts"
 import { listening } from "./httpServer.ts"
 import type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 import { type Route, upgradesOf } from "./upgrades.ts"
-import { closeTimeout, ownServerOptions, requestOf, ServedWebSocket, webSocketOptions } from "./webSockets.ts"
+import { closeTimeout, ownServerOptions, requestOf, servedOptions, webSocketOptions } from "./webSockets.ts"
 
 export type { AllowedOrigins } from "../internal/origins.ts"
 export type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
@@ -190,9 +190,7 @@ const listen = Effect.fnUntraced(function*(
   if (path !== undefined && !/^\/[^?#]*$/.test(path)) return Option.fail("path", path, "a path without query: /live")
   const refusedOrigin = makeOriginCheck(options.allowedOrigins)
   const webSockets = new WebSocketServer({
-    noServer: true,
-    clientTracking: false,
-    WebSocket: ServedWebSocket,
+    ...servedOptions,
     ...webSocketOptions(options.maxPayloadBytes)
   })
   const server = options.server ?? createServer((_, response) => {

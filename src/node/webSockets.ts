@@ -1,7 +1,7 @@
 /** How WebSockets of a server are made: our own, and those of a `WebSocketServer` that somebody else builds. */
 import type { IncomingMessage } from "node:http"
 import { WebSocket } from "ws"
-import { defaultMaxPayloadBytes, subprotocol } from "../core/Protocol.ts"
+import { defaultMaxPayloadBytes, highWaterBytes, subprotocol } from "../core/Protocol.ts"
 import { maxFrameBytes } from "../core/Session.ts"
 import type { Request } from "../internal/models.ts"
 import { count } from "../internal/options.ts"
@@ -22,9 +22,38 @@ export class ServedWebSocket extends WebSocket {
   }
 
   override emit(event: string | symbol, first?: unknown, second?: unknown): boolean {
+    if (event === "ping") answerLater(this, first as Buffer) // what `ws` gives with it
     tellOwner(this, event, first, second)
     return event === "error" || super.emit(event, first, second)
   }
+}
+
+/** Its options, beside those below. */
+export const servedOptions = {
+  noServer: true,
+  clientTracking: false,
+  WebSocket: ServedWebSocket,
+  autoPong: false
+}
+
+/** The newest ping of each socket since the last answers. */
+const unanswered = new Map<ServedWebSocket, Buffer>()
+
+/**
+ * Answers the newest of the pings that came together, as RFC 6455 §5.5.3 allows. Each would be a packet of its own: ten
+ * thousand for a piece that has been read at once.
+ */
+const answerLater = (ws: ServedWebSocket, ping: Buffer): void => {
+  if (unanswered.size === 0) queueMicrotask(answer)
+  unanswered.set(ws, ping)
+}
+
+const answer = (): void => {
+  for (const [ws, ping] of unanswered) {
+    // Who reads no answers gets none.
+    if (ws.readyState === ws.OPEN && ws.bufferedAmount < highWaterBytes) ws.pong(ping)
+  }
+  unanswered.clear()
 }
 
 /** What `ws` has to keep of our protocol. */

@@ -1,0 +1,37 @@
+/** A line in which shares take turns, whose members are few or many: who is alone in one is soon served. Pure. */
+export class Rounds<A extends { readonly share: string }> {
+  /** In the order in which they are served; some may have nobody left. */
+  private readonly shares = new Map<string, Set<A>>()
+  private readonly places = new Map<A, Set<A>>()
+
+  get size(): number {
+    return this.places.size
+  }
+
+  /** At the end of its share's line, if it is in none. */
+  add(member: A): void {
+    if (this.places.has(member)) return
+    let share = this.shares.get(member.share)
+    if (share === undefined) this.shares.set(member.share, share = new Set())
+    share.add(member)
+    this.places.set(member, share)
+  }
+
+  delete(member: A): void {
+    this.places.get(member)?.delete(member)
+    this.places.delete(member)
+  }
+
+  /** Takes the next one, after which it is other shares' turn. */
+  take(): A | undefined {
+    for (const [name, share] of this.shares) {
+      this.shares.delete(name)
+      for (const member of share) {
+        this.delete(member)
+        if (share.size > 0) this.shares.set(name, share)
+        return member
+      }
+    }
+    return undefined
+  }
+}
