@@ -319,7 +319,9 @@ export interface Options<In, Out, R = never> {
   readonly maxPayloadBytes?: number | undefined
   /**
    * Memory, by estimate, for what was received and is not handled, of all sessions together. A session that has a
-   * quarter of it is not read until it has less; over all of it, each is read one frame at a time. Default 32 MiB.
+   * quarter of it is not read until it has less; over all of it, each is read one frame at a time; over twice that, those
+   * who count together (`shareOf`) and have more than their part are not read, and over four times that nobody is.
+   * Default 32 MiB.
    *
    * @since 0.3.0
    */

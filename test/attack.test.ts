@@ -9,8 +9,8 @@ import { kinds } from "./support/attacker.ts"
 
 const millis = 300
 
-/** How many at once. A hundred take minutes: `ATTACK=all vitest run test/attack.test.ts`. */
-const sizes = process.env["ATTACK"] === "all" ? [1, 100] : [1]
+/** How many at once. */
+const sizes = [1, 100]
 
 describe("a server that is attacked", () => {
   it.live("lives, and serves who is honest, whatever a connection does, or a hundred", () =>

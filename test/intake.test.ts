@@ -1,6 +1,7 @@
 /** What a peer can make the other side take in: so much memory, so fast, and no more than its turn. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Schema } from "effect"
+import { Deferred, Effect, Redacted, Schema } from "effect"
+import { Socket } from "node:net"
 import type { ResilientServer } from "resilient-websocket"
 import { WebSocket } from "ws"
 import * as H from "./support/harness.ts"
@@ -35,6 +36,16 @@ const quiet = Effect.repeat(H.turn, { times: 200 })
 
 const connectedIs = (server: H.Server, count: number) =>
   until("they are connected", () => Effect.map(server.stats, ({ connections }) => connections === count))
+
+const plainSocket = (url: string) =>
+  Effect.acquireRelease(
+    Effect.callback<WebSocket>((resume) => {
+      const ws = new WebSocket(url)
+      ws.on("error", () => {})
+      ws.once("open", () => resume(Effect.succeed(ws)))
+    }),
+    (ws) => Effect.sync(() => ws.terminate())
+  )
 
 const text = "t".repeat(10 * kibi)
 
@@ -134,6 +145,87 @@ describe("what waits for a slow handler", () => {
       yield* open
       yield* until("everybody is", () => handled.length === 100 + 40 * 30)
       yield* until("nothing is unread", () => slow.every(({ unread }) => unread() === 0))
+    }))
+
+  it.effect("of those who count together may be far more than that of others, who are read all the same", () =>
+    Effect.gen(function*() {
+      const { handled, network, open, server } = yield* slowServer({
+        maxUnhandledBytes: 256 * kibi,
+        authenticate: ({ token = Redacted.make("") }) => {
+          const session = Redacted.value(token)
+          return Effect.succeed({ session, principal: session.startsWith("slow") ? "slow" : session })
+        }
+      })
+      const large = "l".repeat(60 * kibi)
+      const slow = yield* Effect.forEach(
+        H.numbered(60, "slow"),
+        (name, n) => makeStranger(network, n % 2 === 0 ? "plain" : "protocol", name)
+      )
+      yield* connectedIs(server, 60)
+      slow.forEach((stranger, n) => n % 2 === 0 ? stranger.say(JSON.stringify(large)) : stranger.batch([large]))
+      yield* quiet
+      // Twice the total, and what came at once with that.
+      const waiting = slow.filter(({ unread }) => unread() > 0)
+      assert.isAbove(waiting.length, 40)
+      const late = yield* makeStranger(network, "plain", "slow, and late")
+      late.say(JSON.stringify(large))
+
+      for (const name of H.numbered(5, "honest")) {
+        const honest = yield* makeStranger(network, "protocol", name)
+        for (let n = 1; n <= 20; n++) honest.batch([`${name} ${n}`])
+      }
+      yield* until("the honest ones are served", () => handled.length === 100)
+      yield* quiet
+      assert.isAbove(late.unread(), 0)
+      yield* open
+      yield* until("everybody is", () => handled.length === 100 + 61)
+      yield* until("nothing is unread", () => [late, ...slow].every(({ unread }) => unread() === 0))
+    }))
+
+  it.effect("of a plain peer is not even looked at when memory is scarce, and checked when its turn comes", () =>
+    Effect.gen(function*() {
+      const { handled, network, open, server } = yield* slowServer({ maxUnhandledBytes: 1_024 * kibi })
+      const slow = yield* Effect.forEach(H.numbered(8, "slow"), (name) => makeStranger(network, "plain", name))
+      yield* connectedIs(server, 8)
+      const value = Array.from({ length: 10_000 }, (_, n) => ({ n }))
+      const harmful = JSON.stringify([...value, 0]).replace("0]", `{"__proto__":1}]`)
+      const noJson = "n".repeat(100 * kibi)
+      for (const stranger of slow) stranger.say(JSON.stringify(text.repeat(10)))
+      yield* quiet
+      const [first, second, third] = slow
+      first?.say(JSON.stringify(value))
+      second?.say(harmful)
+      third?.say(noJson)
+      yield* quiet
+      assert.strictEqual(second?.closed(), undefined)
+      yield* open
+      yield* until("all are handled", () => handled.length === 10)
+      yield* until("the harmful one is refused", () => second?.closed() === 4503)
+      assert.deepInclude(handled, value)
+      assert.include(handled, noJson)
+    }))
+
+  it.live("hides what a plain peer says, and not that its socket is gone", () =>
+    Effect.gen(function*() {
+      const { server, url } = yield* H.nodeServer({
+        maxUnhandledBytes: 64 * kibi,
+        connectionTimeout: "1 second",
+        incoming: any,
+        onMessage: () => Effect.never
+      })
+      const ws = yield* plainSocket(url)
+      const socket: unknown = Reflect.get(ws, "_socket")
+      assert(socket instanceof Socket)
+      yield* connectedIs(server, 1)
+      // More than the server reads, and than the kernel holds; no piece that was read has another frame in it.
+      for (let n = 0; n < 100; n++) ws.send(JSON.stringify(text.repeat(20)))
+      const [session = assert.fail()] = yield* server.sessions
+      yield* until(
+        "it is not read",
+        () => Effect.map(server.sessionStats(session), ({ pendingMessages }) => pendingMessages > 0)
+      )
+      socket.resetAndDestroy()
+      yield* connectedIs(server, 0)
     }))
 
   it.effect("is kept as text when memory is scarce, and arrives as it was sent", () =>
@@ -265,13 +357,7 @@ describe("a peer over its rate", () => {
   it.live("by pings of the WebSocket layer is not read either", () =>
     Effect.gen(function*() {
       const { server, url } = yield* H.nodeServer({ rateLimit: { framesPerSecond: 10, burst: "1 second" } })
-      const ws = yield* Effect.acquireRelease(
-        Effect.callback<WebSocket>((resume) => {
-          const ws = new WebSocket(url)
-          ws.once("open", () => resume(Effect.succeed(ws)))
-        }),
-        (ws) => Effect.sync(() => ws.terminate())
-      )
+      const ws = yield* plainSocket(url)
       yield* connectedIs(server, 1)
       for (let n = 0; n < 100; n++) {
         ws.ping()

@@ -59,7 +59,7 @@ class Raw {
   }
 
   write(text: string): this {
-    this.socket.write(text)
+    this.socket.write(text, "latin1")
     return this
   }
 
@@ -68,6 +68,12 @@ class Raw {
     const writing = setInterval(() => this.write(byte), 20)
     await this.closed
     clearInterval(writing)
+  }
+
+  /** Waits for the answer to an upgrade. */
+  async upgraded(): Promise<this> {
+    await this.says(/101[^]*\r\n\r\n/)
+    return this
   }
 
   async says(pattern: RegExp): Promise<void> {
@@ -105,6 +111,48 @@ const shared = async (handle: () => string = () => "over HTTP"): Promise<Server>
   })
   return server
 }
+
+/** A frame of a client, with a mask of zeros; its payload may be sent later. */
+const frame = (opcode: number, payload: string, length = payload.length): string => {
+  const head = length < 126
+    ? [0x80 | length]
+    : [0xff, 0, 0, 0, 0, ...[24, 16, 8, 0].map((bits) => (length >> bits) & 255)]
+  return String.fromCharCode(0x80 | opcode, ...head, 0, 0, 0, 0) + payload
+}
+
+describe("a WebSocket", () => {
+  it.live("answers the newest of pings that came together", () =>
+    Effect.promise(async () => {
+      const { accepted, port } = await listen({ path: "/live" })
+      const peer = await raw(port).write(request([], "/live")).upgraded()
+      let alive = 0
+      accepted[0]?.open({ frame: () => {}, drained: () => {}, alive: () => void alive++, closed: () => {} })
+      peer.write(Array.from({ length: 2_000 }, (_, n) => frame(9, String(n).padStart(4, "0"))).join(""))
+      await peer.says(/1999/)
+      assert.strictEqual(alive, 2_000)
+      assert.isAtMost(peer.text.split("\x8a").length, 100)
+    }))
+
+  it.live("tells of large pieces of a frame before all of it is there", () =>
+    Effect.promise(async () => {
+      const { accepted, port } = await listen({ path: "/live" })
+      const peer = await raw(port).write(request([], "/live")).upgraded()
+      let frames = 0
+      const seen = new Promise<number>((resolve) => {
+        let bytes = 0
+        accepted[0]?.open({
+          frame: () => void frames++,
+          incoming: (piece) => (bytes += piece) >= 300_000 && resolve(bytes),
+          drained: () => {},
+          alive: () => {},
+          closed: () => {}
+        })
+      })
+      peer.write(frame(1, "x".repeat(400_000), 500_000))
+      assert.isAtMost(await seen, 400_014)
+      assert.strictEqual(frames, 0)
+    }))
+})
 
 describe("what is refused is gone soon", () => {
   it.live("half-open peers that read the refusal lose their socket", () =>

@@ -12,7 +12,7 @@ import type { Recorder } from "../Metrics.ts"
 import type { Connection, ConnectionSink } from "../Transport.ts"
 import type { Handling } from "./handling.ts"
 import type { Intake } from "./intake.ts"
-import { isPacked } from "./packing.ts"
+import { isPacked, isWorthPacking, packText, parsePlain } from "./packing.ts"
 import { type Delivery, none, nothing, type Peer, type Uncommitted } from "./peer.ts"
 
 export interface InboundOptions<R> {
@@ -109,8 +109,16 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   /** What is packed has to wait for room to be unpacked. */
   const handleNext = (peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> =>
     isPacked(delivery)
-      ? Effect.andThen(intake.unpack(delivery), Effect.suspend(() => handle(peer, delivery)))
+      ? Effect.andThen(intake.unpack(delivery), Effect.suspend(() => handleUnpacked(peer, delivery)))
       : handle(peer, delivery)
+
+  /** A plain peer's text was not looked at before. */
+  const handleUnpacked = (peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> => {
+    const fault = peer.plain && delivery.kind === "loose" ? payloadFault(delivery.value) : undefined
+    if (fault === undefined) return handle(peer, delivery)
+    options.onViolation(peer, new Violation(fault.code, fault.detail))
+    return Effect.void
+  }
 
   const drainUntilFailure = Effect.fnUntraced(function*(
     peer: Peer,
@@ -295,9 +303,10 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     else if (peer.core.ackDue) markAckDue(peer)
   }
 
-  const receivePlain = (peer: Peer, data: string): void => {
-    const value = parsePlain(data)
-    const fault = payloadFault(value)
+  const receivePlain = (peer: Peer, data: string, bytes: number): void => {
+    const isLeft = isWorthPacking(bytes) && intake.isTight()
+    const value = isLeft ? packText(data) : parsePlain(data)
+    const fault = isLeft ? undefined : payloadFault(value)
     if (fault !== undefined) return options.onViolation(peer, new Violation(fault.code, fault.detail))
     const before = peer.inbound.size
     receiveLoose(peer, value, false)
@@ -307,7 +316,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   /** Handles a frame of the connection that the peer has. */
   const take = (peer: Peer, data: string, bytes: number): void => {
     if (peer.connection === undefined) return
-    if (peer.plain) receivePlain(peer, data)
+    if (peer.plain) receivePlain(peer, data, bytes)
     else receive(peer, peer.connection, data, bytes)
   }
 
@@ -394,14 +403,5 @@ class PeerSink implements ConnectionSink {
 
   closed(code: number, reason: string): void {
     this.events.closed(this.peer, this.connection, code, reason)
-  }
-}
-
-/** Plain peers send JSON or any other text: what is not JSON is the text itself. */
-const parsePlain = (data: string): unknown => {
-  try {
-    return JSON.parse(data)
-  } catch {
-    return data
   }
 }

@@ -326,10 +326,9 @@ export const makeIntake = (options: {
     isTurnEnding = false
     turn++
     spent = 0
-    for (let read = 0; read < readAtOnce && spent <= turnCost; read++) {
-      const peer = inLine.take()
-      if (peer === undefined) break
-      goOn(peer)
+    for (let left = Math.min(readAtOnce, inLine.size); left > 0; left--) {
+      if (spent > turnCost) break
+      goOn(inLine.take() as Peer) // there are so many
     }
     if (inLine.size > 0) endTurnLater()
   }

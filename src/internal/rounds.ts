@@ -26,11 +26,11 @@ export class Rounds<A extends { readonly share: string }> {
   take(): A | undefined {
     for (const [name, share] of this.shares) {
       this.shares.delete(name)
-      for (const member of share) {
-        this.delete(member)
-        if (share.size > 0) this.shares.set(name, share)
-        return member
-      }
+      const member = share.values().next().value
+      if (member === undefined) continue
+      this.delete(member)
+      if (share.size > 0) this.shares.set(name, share)
+      return member
     }
     return undefined
   }

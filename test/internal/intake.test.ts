@@ -76,6 +76,14 @@ describe("a turn of the event loop", () => {
       assert.strictEqual(tasks(), 0)
     }))
 
+  it.effect("is taken up by frames that are not complete, too", () =>
+    Effect.gen(function*() {
+      const { connect, intake, isRead } = yield* make
+      const heavy = Array.from({ length: 50 }, (_, n) => connect(`heavy ${n}`))
+      for (const peer of heavy) intake.coming(peer, 64_000)
+      assert.isAbove(heavy.filter((peer) => !isRead(peer)).length, 40)
+    }))
+
   it.effect("is all there for one that is alone", () =>
     Effect.gen(function*() {
       const { connect, intake, isRead, tasks } = yield* make

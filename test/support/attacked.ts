@@ -1,6 +1,7 @@
 /** A server that is attacked, its attacker, each in a process of its own, and honest clients in this one. */
 import { Context, Effect, Layer, type Scope } from "effect"
 import { spawn } from "node:child_process"
+import { constants, setPriority } from "node:os"
 import { createInterface } from "node:readline"
 import { fileURLToPath } from "node:url"
 import { MemoryStore } from "../../src/index.ts"
@@ -28,7 +29,12 @@ const start = (name: string, args: ReadonlyArray<string>, flags: ReadonlyArray<s
         return JSON.parse(String(value))
       })
       const tell = (line: string) => Effect.andThen(Effect.sync(() => stdin.write(`${line}\n`)), next)
-      return { next, tell, hasEnded: () => child.exitCode !== null || child.signalCode !== null }
+      return {
+        yieldToOthers: () => child.pid !== undefined && setPriority(child.pid, constants.priority.PRIORITY_LOW),
+        next,
+        tell,
+        hasEnded: () => child.exitCode !== null || child.signalCode !== null
+      }
     }
   )
 
@@ -46,6 +52,7 @@ export const makeAttacked = Effect.fnUntraced(function*(slowMillis: number) {
   const server = yield* start("attackedServer.ts", [String(slowMillis)], ["--max-old-space-size=512"])
   const { port }: { readonly port: number } = yield* server.next
   const attacker = yield* start("attacker.ts", [])
+  attacker.yieldToOthers()
   return {
     port,
     hasEnded: server.hasEnded,
