@@ -101,34 +101,35 @@ const propertyFault = (object: object, depth: number, isLoose: boolean): Payload
   return symbols.length === 0 ? undefined : noJson(`the key ${String(symbols[0])}`)
 }
 
-/** JSON.stringify, but for -0, which JSON has and JavaScript writes as 0. Undefined when JSON has no form for it. */
-export const jsonText = (value: unknown): string | undefined => {
-  // First, as it fails for what goes round in circles.
-  const text: string | undefined = JSON.stringify(value)
-  if (text === undefined || !hasNegativeZero(value)) return text
+/** The text that JSON.stringify made of this value, with -0 as such, which JSON has and JavaScript writes as 0. */
+export const withNegativeZeros = (value: unknown, text: string): string => {
+  if (!hasOddNumber(value)) return text
   let mark = "-0"
   while (text.includes(`"${mark}"`)) mark += "0"
   return JSON.stringify(value, (_, part: unknown) => Object.is(part, -0) ? mark : part).replaceAll(`"${mark}"`, "-0")
 }
 
-/** A look at the value costs less than one at its text: most properties are no objects, and need no call. */
-const hasNegativeZero = (value: unknown): boolean => {
-  if (typeof value === "number") return isNegativeZero(value)
+/**
+ * Whether JSON.stringify writes a number in the value as another: -0, or none that is finite. A look at the value costs
+ * less than one at its text: most properties are no objects, and need no call.
+ */
+export const hasOddNumber = (value: unknown): boolean => {
+  if (typeof value === "number") return isOdd(value)
   if (typeof value !== "object" || value === null) return false
   if (Array.isArray(value)) {
-    for (let i = 0; i < value.length; i++) if (hasNegativeZero(value[i])) return true
+    for (let i = 0; i < value.length; i++) if (hasOddNumber(value[i])) return true
     return false
   }
   for (const key in value) {
     const child: unknown = (value as Fields)[key]
-    if (typeof child === "number" ? isNegativeZero(child) : typeof child === "object" && hasNegativeZero(child)) {
+    if (typeof child === "number" ? isOdd(child) : typeof child === "object" && hasOddNumber(child)) {
       return true
     }
   }
   return false
 }
 
-const isNegativeZero = (value: number): boolean => value === 0 && 1 / value < 0
+const isOdd = (value: number): boolean => value === 0 ? 1 / value < 0 : value - value !== 0
 
 /** Whether JSON.stringify asks it for another value, enumerable or not; or writes its text unseen, which may be `1e999`. */
 const hasOwnForm = (value: object): boolean =>

@@ -14,6 +14,8 @@ export interface Shape {
   readonly isPlain: boolean
   /** Numbers, which may be NaN or infinite. */
   readonly hasNumbers: boolean
+  /** Numbers, which may be -0: JavaScript takes that for 0, also where only 0 may be. */
+  readonly hasZeros: boolean
   /** Places for anything, or for undefined, which JSON may not have. */
   readonly hasAnything: boolean
   /** Keys that the Schema does not know: one may be `__proto__`. */
@@ -43,6 +45,7 @@ const finiteChecks: ReadonlySet<unknown> = new Set(["effect/schema/isFinite", "e
 class Reader {
   isPlain = true
   hasNumbers = false
+  hasZeros = false
   hasAnything = false
   hasKeys = false
   isDeep = false
@@ -75,12 +78,15 @@ class Reader {
       case "Never":
         return
       case "Number":
+        this.hasZeros = true
         if (!isFinite(ast)) this.hasNumbers = true
         return
       case "Literal":
+        if (ast.literal === 0) this.hasZeros = true
         if (typeof ast.literal === "bigint") this.coded()
         return
       case "Enum": // Effect takes no other numbers for one, or for a literal
+        if (ast.enums.some(([, value]) => value === 0)) this.hasZeros = true
         return
       case "Undefined":
       case "Unknown":

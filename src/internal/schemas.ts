@@ -11,7 +11,7 @@
  */
 import { Cause, Exit, Schema, SchemaAST, type SchemaIssue } from "effect"
 import * as SchemaJITCompiler from "effect/schema/SchemaJITCompiler"
-import { exactFault, jsonText, valueFault } from "../core/Payload.ts"
+import { exactFault, hasOddNumber, valueFault, withNegativeZeros } from "../core/Payload.ts"
 import { maxDepth } from "../core/Protocol.ts"
 import { difference, isAlike } from "./sameness.ts"
 import { type Misfit, misfitOf, type Shape, shapeOf } from "./schemaShapes.ts"
@@ -102,10 +102,11 @@ const plainCoder = <A>(schema: Schema.Codec<A, unknown>, shape: Shape): Coder<A>
     encode: (message) => {
       const encoded = encodePlain(message)
       if (Exit.isFailure(encoded)) return faultOf(encoded.cause)
-      const text = stringify(encoded.value)
-      if (typeof text === "string" && !isSuspect(shape, text)) return text
-      const fault = exactFault(encoded.value)
-      if (fault === undefined) return text // a fault of JSON.stringify is one of these
+      const { value } = encoded
+      const text = plainText(value)
+      if (typeof text === "string" && !isSuspect(shape, value, text)) return text
+      const fault = exactFault(value)
+      if (fault === undefined) return stringify(value) // a fault of JSON.stringify is one of these
       const coded = encodeTried(message)
       // Of a place for anything Effect does not say where in it the fault is.
       return typeof coded === "string" || !isAbove(coded.path, fault.path) ? coded : fault
@@ -116,9 +117,9 @@ const plainCoder = <A>(schema: Schema.Codec<A, unknown>, shape: Shape): Coder<A>
 const isAbove = (path: Fault["path"], other: Fault["path"]): boolean =>
   path.length < other.length && path.every((key, index) => key === other[index])
 
-/** Whether a text may be of something that JSON, or the peer, does not take; most can't be, by a look at them. */
-const isSuspect = ({ hasAnything, hasKeys, hasNumbers, isDeep }: Shape, text: string): boolean =>
-  hasAnything || (hasNumbers && text.includes("null")) || (hasKeys && text.includes("__proto__")) ||
+/** Whether a value may be something that JSON, or the peer, does not take; most can't be, by a look at them. */
+const isSuspect = ({ hasAnything, hasKeys, hasZeros, isDeep }: Shape, value: unknown, text: string): boolean =>
+  hasAnything || (hasZeros && hasOddNumber(value)) || (hasKeys && text.includes("__proto__")) ||
   (isDeep && text.length > 2 * maxDepth)
 
 /** Encodes, decodes as the peer will, and compares. */
@@ -136,7 +137,7 @@ const tried = <A>(
     if (Exit.isFailure(encoded)) return faultOf(encoded.cause)
     const text = stringify(encoded.value)
     if (typeof text !== "string") return text
-    const fault = !shape.isPlain || isSuspect(shape, text) ? exactFault(encoded.value) : undefined
+    const fault = !shape.isPlain || isSuspect(shape, encoded.value, text) ? exactFault(encoded.value) : undefined
     if (fault !== undefined) return fault
     if (isTrusted) return text
     const decoded = decode(JSON.parse(text))
@@ -150,8 +151,14 @@ const tried = <A>(
 const notRead = ({ detail, path }: Fault): Fault => ({ path, detail: `it would not be read: ${detail}` })
 
 const stringify = (value: unknown): string | Fault => {
+  const text = plainText(value)
+  return typeof text === "string" ? withNegativeZeros(value, text) : text
+}
+
+/** Fails for what goes round in circles, so that a look at the value afterwards ends. */
+const plainText = (value: unknown): string | Fault => {
   try {
-    return jsonText(value) ?? { path: [], detail: "JSON has no form for it" }
+    return JSON.stringify(value) ?? { path: [], detail: "JSON has no form for it" }
   } catch (cause) {
     return { path: [], detail: cause instanceof Error ? cause.message : String(cause) }
   }
