@@ -65,9 +65,8 @@ export class Reading {
   stopped = 0
   /** Since when it has been held up. */
   stoppedAt = 0
-  /** Until when what has come would have taken at the limited rate. */
-  framesUntil = 0
-  bytesUntil = 0
+  /** Until when what has come would have taken at the limited rates, each frame at that of them which is slower for it. */
+  until = 0
   /** The last turn of the event loop in which something came, and what that cost. */
   turn = 0
   spent = 0
@@ -247,9 +246,8 @@ export const makeIntake = (options: {
   const checkRate = (peer: Peer, bytes: number, limit: NonNullable<typeof rate>): void => {
     const at = now()
     const { reading } = peer
-    reading.framesUntil = Math.max(reading.framesUntil, at) + limit.millisAFrame
-    reading.bytesUntil = Math.max(reading.bytesUntil, at) + bytes * limit.millisAByte
-    if (Math.max(reading.framesUntil, reading.bytesUntil) - at <= limit.burstMillis || overRate.has(peer)) return
+    reading.until = Math.max(reading.until, at) + Math.max(limit.millisAFrame, bytes * limit.millisAByte)
+    if (reading.until - at <= limit.burstMillis || overRate.has(peer)) return
     recorder.count("connectionsThrottled")
     options.onLimited(peer)
     stop(peer, reason.rate)
@@ -264,7 +262,7 @@ export const makeIntake = (options: {
     Effect.flatMap(Effect.sleep(rateMillis), () => {
       const enough = now() + limit.burstMillis - Math.min(rateMillis, limit.burstMillis / 2)
       for (const peer of overRate) {
-        if (Math.max(peer.reading.framesUntil, peer.reading.bytesUntil) > enough) continue
+        if (peer.reading.until > enough) continue
         overRate.delete(peer)
         start(peer, reason.rate, true)
       }
