@@ -284,11 +284,12 @@ export interface Options {
   readonly maxBytes?: number | undefined
   /**
    * Messages in all sessions together. The last eighth is kept for shares that have little (`shareOf` of the server):
-   * there, each may have an n-th of what is left, where n shares have anything. Default 1,000,000.
+   * there, each may have an n-th of what is left, where n shares have anything. The eighth before that is kept in the
+   * same way for those sessions of a share that have little. Default 1,000,000.
    */
   readonly maxTotalMessages?: number | undefined
   /**
-   * Payload bytes in all sessions together; the last eighth as with `maxTotalMessages`. In memory, a payload that is not
+   * Payload bytes in all sessions together; the last eighths as with `maxTotalMessages`. In memory, a payload that is not
    * all ASCII counts as two bytes a character, which it may take there. Default 256 MiB.
    */
   readonly maxTotalBytes?: number | undefined

@@ -145,6 +145,25 @@ describe.each(stores)("with the store $name", (store) => {
     60_000
   )
 
+  it.live("peers of one address that read nothing leave room for another of it", () =>
+    Effect.gen(function*() {
+      const { server, welcomed } = yield* open(store, {}, { queue: { maxTotalMessages: 4_000, maxMessages: 1_000 } })
+      for (let i = 0; i < 10; i++) {
+        const deaf = sessionOf(yield* welcomed(attacker))
+        for (let size = 500; size > 0; size = size >> 1) {
+          while ((yield* H.tagOf(server.sendAll(deaf, H.numbered(size)))) === "success");
+        }
+        const error = yield* Effect.flip(server.send(deaf, "one more"))
+        assert.strictEqual(error._tag, "QueueOverflowError")
+      }
+      for (let i = 0; i < 5; i++) {
+        const honest = yield* welcomed(attacker)
+        yield* server.send(sessionOf(honest), "yours")
+        yield* server.send(sessionOf(honest), "and one more")
+        yield* H.until("it is sent", () => honest.received.some(({ t }) => t === "batch"))
+      }
+    }))
+
   it.live("bytes of all together are shared as messages are", () =>
     Effect.gen(function*() {
       const { server, welcomed } = yield* open(store, {}, { queue: { maxTotalBytes: 400_000, maxBytes: 1e9 } })

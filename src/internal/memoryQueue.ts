@@ -182,7 +182,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     if (outbox.bytes + size > bounds.maxBytes) return "bytes"
     if (messages + count > bounds.maxTotalMessages) return "totalMessages"
     if (memory + more > bounds.maxTotalBytes) return "totalBytes"
-    return shares.over(log.share, messages, memory, count, more)
+    return shares.over(log.share, outbox.messages, outbox.memory, messages, memory, count, more)
   }
 
   /** Without a stack trace: a sender that is refused a million times needs none, and it costs ten times the rest. */

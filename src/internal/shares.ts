@@ -81,6 +81,10 @@ export interface OverPart {
  * eighth, the reserve, a share may take as much that it holds no more than an n-th of what is left then, where n shares
  * hold anything; as far as messages are counted, one in any case.
  *
+ * The same within a share of several outboxes that has more than that, as strangers of one address may: of the eighth
+ * before the reserve an outbox may take as much that it holds no more than an m-th of what is left of it then, where its
+ * share has had something in m outboxes.
+ *
  * Shares that take all they can, one after the other, leave at least `2 * reserve / (n + 1) - n`. Proof: of the m shares in
  * any set, look at the one that was the last to append. If that was within the seven eighths, the set holds no more. Else
  * it holds one message, or at most an m-th of what was left then, when the others held no less than they do now: by
@@ -91,6 +95,9 @@ export class Shares {
   private readonly bounds: TotalBounds
   private readonly anybodysMessages: number
   private readonly anybodysBytes: number
+  /** Up to here it is any outbox's of a share, too. */
+  private readonly commonMessages: number
+  private readonly commonBytes: number
   /** Shares that hold anything. */
   private holding = 0
 
@@ -98,6 +105,8 @@ export class Shares {
     this.bounds = bounds
     this.anybodysMessages = anybodys(bounds.maxTotalMessages, 1)
     this.anybodysBytes = anybodys(bounds.maxTotalBytes, leastReserveBytes)
+    this.commonMessages = common(bounds.maxTotalMessages, this.anybodysMessages)
+    this.commonBytes = common(bounds.maxTotalBytes, this.anybodysBytes)
   }
 
   get size(): number {
@@ -147,52 +156,73 @@ export class Shares {
   }
 
   /**
-   * The part that would be exceeded by so much more (`messages`, `bytes`) of this share, while all together have
-   * `totalMessages` and `totalBytes`.
+   * The part that would be exceeded by so much more (`messages`, `bytes`) in an outbox of this share that has
+   * `ownMessages` and `ownBytes`, while all together have `totalMessages` and `totalBytes`.
    */
   over(
     shareOrName: ShareOrName | undefined,
+    ownMessages: number,
+    ownBytes: number,
     totalMessages: number,
     totalBytes: number,
     messages: number,
     bytes: number
   ): OverPart | undefined {
-    if (shareOrName === undefined) return undefined
+    const areCommon = totalMessages + messages <= this.commonMessages && totalBytes + bytes <= this.commonBytes
+    if (areCommon || shareOrName === undefined) return undefined
     const share = this.held(shareOrName)
-    const { maxTotalBytes, maxTotalMessages } = this.bounds
-    if (totalMessages + messages > this.anybodysMessages) {
-      const part = Math.max(1, this.part(share, maxTotalMessages - totalMessages, share.messages))
+    if (totalMessages + messages > this.commonMessages) {
+      const part = Math.max(1, this.part(share, this.bounds.maxTotalMessages - totalMessages, share.messages))
       if (share.messages + messages > part) {
-        return { limit: "shareMessages", bound: Math.floor(part), size: share.messages }
+        const free = this.anybodysMessages - totalMessages
+        if (messages > free) return overPart("shareMessages", part, share.messages)
+        const own = Math.max(1, partOfOutbox(share, free, ownMessages))
+        if (ownMessages + messages > own) return overPart("shareMessages", own, ownMessages)
       }
     }
-    if (totalBytes + bytes > this.anybodysBytes) {
-      const part = this.part(share, maxTotalBytes - totalBytes, share.bytes)
+    if (totalBytes + bytes > this.commonBytes) {
+      const part = this.part(share, this.bounds.maxTotalBytes - totalBytes, share.bytes)
       if (share.bytes + bytes > part) {
-        return { limit: "shareBytes", bound: Math.max(0, Math.floor(part)), size: share.bytes }
+        const free = this.anybodysBytes - totalBytes
+        if (bytes > free) return overPart("shareBytes", part, share.bytes)
+        const own = partOfOutbox(share, free, ownBytes)
+        if (ownBytes + bytes > own) return overPart("shareBytes", own, ownBytes)
       }
     }
     return undefined
   }
 
-  /** How much more this share may append. */
-  room(shareOrName: ShareOrName | undefined, total: Amount): Amount {
+  /** How much more an outbox of this share that has `own` may append. */
+  room(shareOrName: ShareOrName | undefined, own: Amount, total: Amount): Amount {
     const messages = this.bounds.maxTotalMessages - total.messages
     const bytes = this.bounds.maxTotalBytes - total.bytes
     if (shareOrName === undefined) return { messages, bytes }
     const share = this.held(shareOrName)
-    const partOfMessages = Math.max(1, this.part(share, messages, share.messages))
+    const freeMessages = this.anybodysMessages - total.messages
+    const freeBytes = this.anybodysBytes - total.bytes
+    const part = Math.max(1, this.part(share, messages, share.messages))
     const partOfBytes = this.part(share, bytes, share.bytes)
+    const ownPart = Math.max(1, partOfOutbox(share, freeMessages, own.messages))
+    const ownPartOfBytes = partOfOutbox(share, freeBytes, own.bytes)
     return {
       messages: Math.min(
         messages,
-        Math.max(this.anybodysMessages - total.messages, Math.floor(partOfMessages) - share.messages)
+        Math.max(
+          Math.floor(part) - share.messages,
+          Math.min(freeMessages, Math.max(this.commonMessages - total.messages, Math.floor(ownPart) - own.messages))
+        )
       ),
-      bytes: Math.min(bytes, Math.max(this.anybodysBytes - total.bytes, Math.floor(partOfBytes) - share.bytes))
+      bytes: Math.min(
+        bytes,
+        Math.max(
+          Math.floor(partOfBytes) - share.bytes,
+          Math.min(freeBytes, Math.max(this.commonBytes - total.bytes, Math.floor(ownPartOfBytes) - own.bytes))
+        )
+      )
     }
   }
 
-  private held(share: ShareOrName): Amount {
+  private held(share: ShareOrName): HeldAmount {
     return typeof share === "string" ? this.shares.get(share) ?? nothing : share
   }
 
@@ -203,7 +233,24 @@ export class Shares {
   }
 }
 
-const nothing: Amount = { messages: 0, bytes: 0 }
+interface HeldAmount extends Amount {
+  readonly outboxes: number
+}
+
+export const nothing: HeldAmount = { outboxes: 0, messages: 0, bytes: 0 }
+
+/** What an outbox may have in all before the reserve, so that it is an m-th of what is free there then. */
+const partOfOutbox = ({ outboxes }: HeldAmount, free: number, own: number): number =>
+  outboxes < 2 ? Infinity : (free + own) / (outboxes + 1)
+
+const overPart = (limit: OverPart["limit"], part: number, size: number): OverPart => ({
+  limit,
+  bound: Math.max(0, Math.floor(part)),
+  size
+})
+
+/** What no outbox of a share is asked for: as much before the reserve as the reserve is. */
+const common = (max: number, anybodys: number): number => anybodys === Infinity ? Infinity : 2 * anybodys - max
 
 /** What nobody's share is asked for. */
 const anybodys = (max: number, leastReserve: number): number => {

@@ -41,7 +41,7 @@ describe("a share", () => {
 
 const between = (minimum: number, maximum: number) => Schema.Int.check(Schema.isBetween({ minimum, maximum }))
 
-/** Shares that append and acknowledge, each message of 10 bytes. */
+/** Outboxes that append and acknowledge, each message of 10 bytes; of a name's first letter is its share. */
 class World {
   readonly shares: Shares
   readonly held = new Map<string, { share: ShareOrName; messages: number }>()
@@ -56,16 +56,24 @@ class World {
   of(name: string) {
     let own = this.held.get(name)
     if (own === undefined) {
-      own = { share: name, messages: 0 }
+      own = { share: name.slice(0, 1), messages: 0 }
       this.held.set(name, own)
     }
     return own
   }
 
   append(name: string, count: number): boolean {
-    const { share } = this.of(name)
+    const { messages, share } = this.of(name)
     if (this.total + count > this.max) return false
-    if (this.shares.over(share, this.total, this.total * 10, count, count * 10) !== undefined) return false
+    const isOver = (count: number) =>
+      this.shares.over(share, messages, messages * 10, this.total, this.total * 10, count, count * 10) !== undefined
+    // The room is what fits.
+    const own = { messages, bytes: messages * 10 }
+    const room = this.shares.room(share, own, { messages: this.total, bytes: this.total * 10 })
+    const most = Math.min(room.messages, Math.floor(room.bytes / 10))
+    assert.isTrue(most <= 0 || !isOver(most))
+    assert.isTrue(isOver(most + 1) || this.total + most + 1 > this.max)
+    if (isOver(count)) return false
     this.add(name, count)
     return true
   }
@@ -125,6 +133,45 @@ describe("the parts of shares", () => {
     }
   )
 
+  it.prop(
+    "leave enough for an outbox that has little, whatever the others of its share took before",
+    {
+      max: between(1_000, 100_000),
+      steps: Schema.Array(Schema.Struct({
+        name: Schema.Literals(["a1", "a2", "a3", "a4", "a5", "a6"]),
+        deed: Schema.Literals(["fill", "fill", "some", "drain"]),
+        part: Schema.Number.check(Schema.isBetween({ minimum: 0, maximum: 1 }))
+      }))
+    },
+    ({ max, steps }) => {
+      const world = new World(max)
+      const eighth = Math.floor(max / 8)
+      // One that is alone in its share may take all of it.
+      world.append("a1", 1)
+      world.append("a2", 1)
+      for (const { deed, name, part } of steps) {
+        const { messages } = world.of(name)
+        if (deed === "fill") world.fill(name)
+        else if (deed === "some") world.append(name, Math.ceil((part * max) / 10))
+        else world.add(name, -Math.floor(messages * part))
+        const m = world.held.size
+        const free = max - eighth - world.total
+        assert.isAtLeast(free, (2 * eighth) / (m + 1) - m)
+        for (const [other, own] of [...world.held, ["a7", { messages: 0 }] as const]) {
+          const n = world.held.has(other) ? m : m + 1
+          const count = Math.floor(((2 * eighth) / (n + 1) - n) / (n + 1)) - own.messages
+          if (count <= 0) continue
+          assert.isTrue(world.append(other, count), `${other} is refused ${count} of ${max}`)
+          world.add(other, -count)
+          if (own.messages === 0 && other === "a7") {
+            world.shares.leave(world.of(other).share, 0, 0)
+            world.held.delete(other)
+          }
+        }
+      }
+    }
+  )
+
   it("are nobody's but the bound's while there is one share, save for the last eighth", () => {
     const world = new World(8_000)
     world.fill("a")
@@ -135,8 +182,8 @@ describe("the parts of shares", () => {
 
   it("are none for what has no share, and for bounds that are too small to be divided", () => {
     const shares = new Shares({ maxTotalMessages: 7, maxTotalBytes: 8_000 })
-    assert.isUndefined(shares.over(undefined, 1e9, 1e9, 1, 1))
-    assert.isUndefined(shares.over("a", 6, 7_000, 1, 1_000))
+    assert.isUndefined(shares.over(undefined, 0, 0, 1e9, 1e9, 1, 1))
+    assert.isUndefined(shares.over("a", 0, 0, 6, 7_000, 1, 1_000))
     assert.strictEqual(shares.add("a", 0, 0), "a")
     assert.strictEqual(shares.size, 0)
     const share = shares.add("a", 1, 1_000)
@@ -149,15 +196,15 @@ describe("the parts of shares", () => {
   it("are of bytes as of messages, and the error says which, what may be had and what is", () => {
     const shares = new Shares({ maxTotalMessages: 1_000, maxTotalBytes: 80_000 })
     const share = shares.add("a", 10, 70_000)
-    assert.deepStrictEqual(shares.over(share, 10, 70_000, 1, 100), {
+    assert.deepStrictEqual(shares.over(share, 10, 70_000, 10, 70_000, 1, 100), {
       limit: "shareBytes",
       bound: 40_000,
       size: 70_000
     })
     shares.add(share, 890, -70_000)
     // Another outbox of the share that has nothing yet is told the same.
-    assert.deepStrictEqual(shares.over("a", 900, 0, 1, 1), { limit: "shareMessages", bound: 500, size: 900 })
-    assert.deepStrictEqual(shares.over(share, 900, 0, 1, 1), { limit: "shareMessages", bound: 500, size: 900 })
+    assert.deepStrictEqual(shares.over("a", 0, 0, 900, 0, 1, 1), { limit: "shareMessages", bound: 500, size: 900 })
+    assert.deepStrictEqual(shares.over(share, 900, 0, 900, 0, 1, 1), { limit: "shareMessages", bound: 500, size: 900 })
   })
 
   it("follow an outbox that becomes another share's", () => {

@@ -8,7 +8,7 @@ import type { Expired, Interface, Located, Opened, Options } from "../../Message
 import { MessageQueueError } from "../../WebSocketError.ts"
 import { makeId } from "../ids.ts"
 import * as Option from "../options.ts"
-import { Shares } from "../shares.ts"
+import { type Amount, nothing, Shares } from "../shares.ts"
 import { makeAppending } from "./appending.ts"
 import type { Calls } from "./calls.ts"
 import { type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
@@ -208,12 +208,15 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
 
   const totalsNow = () => ({ messages: known.messages + since.messages, bytes: known.bytes + since.bytes })
 
+  const roomOf = (log: StoredLog | undefined, all: Amount): Amount =>
+    shares.room(log?.share, log?.counted ?? nothing, all)
+
   const roomDoubts = new DoubtLedger<string>()
   const makeRoom = Effect.fnUntraced(function*(session: string, count: number, bytes: number) {
     const doubts = roomDoubts.of(session)
     const pick: GiveUpOptions["pick"] = (messages, state) => {
       const all = totalsNow()
-      const room = shares.room(logs.get(session)?.share, all)
+      const room = roomOf(logs.get(session), all)
       let overMessages = Math.max(state.messages + count - bounds.maxMessages, count - room.messages)
       let overBytes = Math.max(state.bytes + bytes - bounds.maxBytes, bytes - room.bytes)
       const picked: Array<GivenUp> = []
@@ -266,7 +269,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     },
     room: (session) => {
       const log = logs.get(session)
-      const room = shares.room(log?.share, totalsNow())
+      const room = roomOf(log, totalsNow())
       const messages = log === undefined ? Infinity : bounds.maxMessages - log.messages
       const bytes = log === undefined ? Infinity : bounds.maxBytes - log.bytes
       return {
@@ -283,7 +286,9 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       if (all.bytes + bytes > bounds.maxTotalBytes) {
         return { limit: "totalBytes", bound: bounds.maxTotalBytes, size: all.bytes }
       }
-      return shares.over(logs.get(session)?.share, all.messages, all.bytes, count, bytes)
+      const log = logs.get(session)
+      const own = log?.counted ?? nothing
+      return shares.over(log?.share, own.messages, own.bytes, all.messages, all.bytes, count, bytes)
     },
     onAppended,
     onOverflow: () => void totals.overflows++,
