@@ -203,6 +203,7 @@ class World {
   private tenancy = new Tenancy()
   private failovers = 1
   private healed = false
+  private isDeploying = false
   private started = 0
   private now: () => number = () => 0
   /** Of the stores, which outlive the processes. */
@@ -754,6 +755,7 @@ class World {
     const { host, node, server } = servers[rng.int(0, servers.length - 1)] ?? {}
     if (node === undefined || host === undefined || server === undefined) return
     this.note(`${node.name} is told to end`)
+    this.isDeploying = true
     const gone = yield* Latch.make(false)
     const end = Effect.andThen(server.shutdown, Effect.delay(Scope.close(node.scope, Exit.void), 1))
     node.run(Effect.ensuring(end, gone.open))
@@ -764,6 +766,7 @@ class World {
     yield* Effect.sleep(Duration.millis(rng.int(1, 1_000)))
     const isFollowed = this.alive().some((process) => process.kind === "server" && process.host === host)
     if (!isFollowed) this.startServer(host)
+    this.isDeploying = false
   })
 
   /** The first time a second instance comes; later the two may take the session from each other. */
@@ -818,6 +821,8 @@ class World {
       ? 0
       : (yield* this.stores.queue.stats).messages
     if (waiting > 0 && !this.scenario.takeover) return `${waiting} messages wait at the servers`
+    // Its successor has messages of its own.
+    if (this.isDeploying) return "a server is about to be followed"
     for (const process of this.alive()) {
       const { name } = process.node
       const isReplaced = process.kind === "client" && this.scenario.takeover && process.state === "Stopped"
