@@ -205,6 +205,24 @@ describe("what waits for a slow handler", () => {
       assert.include(handled, noJson)
     }))
 
+  it.effect("of a plain peer is not held against the connection that came after", () =>
+    Effect.gen(function*() {
+      const { handled, network, open, server } = yield* slowServer({ maxUnhandledBytes: 1_024 * kibi })
+      const slow = yield* Effect.forEach(H.numbered(8, "slow"), (name) => makeStranger(network, "plain", name))
+      yield* connectedIs(server, 8)
+      for (const stranger of slow) stranger.say(JSON.stringify(text.repeat(10)))
+      yield* quiet
+      const harmful = JSON.stringify(Array.from({ length: 10_000 }, (_, n) => ({ n })))
+      slow[1]?.say(harmful.replace("}]", `,"__proto__":1}]`))
+      yield* quiet
+      const again = yield* makeStranger(network, "plain", "slow2")
+      yield* open
+      again.say(`"still here"`)
+      yield* until("it is handled", () => handled.includes("still here"))
+      assert.strictEqual(again.closed(), undefined)
+      assert.strictEqual(handled.length, 9)
+    }))
+
   it.live("hides what a plain peer says, and not that its socket is gone", () =>
     Effect.gen(function*() {
       const { server, url } = yield* H.nodeServer({

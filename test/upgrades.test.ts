@@ -133,6 +133,25 @@ describe("a WebSocket", () => {
       assert.isAtMost(peer.text.split("\x8a").length, 100)
     }))
 
+  it.live("answers a ping when its peer has read what was before that", () =>
+    Effect.promise(async () => {
+      const { accepted, port } = await listen({ path: "/live" })
+      const peer = await raw(port).write(request([], "/live")).upgraded()
+      const [connection = assert.fail()] = accepted
+      const pinged = new Promise<void>((resolve) => {
+        connection.open({ frame: () => {}, drained: () => {}, alive: resolve, closed: () => {} })
+      })
+      peer.socket.pause()
+      while (connection.buffered() < 1_000_000) {
+        connection.send("y".repeat(100_000))
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+      peer.write(frame(9, "are you there?"))
+      await pinged
+      peer.socket.resume()
+      await peer.says(/are you there\?/)
+    }))
+
   it.live("tells of large pieces of a frame before all of it is there", () =>
     Effect.promise(async () => {
       const { accepted, port } = await listen({ path: "/live" })

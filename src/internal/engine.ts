@@ -285,7 +285,6 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     later: (task) => dispatcher.scheduleTask(task, 0),
     run,
     connected,
-    peers,
     recorder,
     onTurn: (peer, data, bytes) => inbound.take(peer, data, bytes),
     onLimited: ({ session }) =>
@@ -445,10 +444,10 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     if (isUnheard && !peer.plain) excuse(peer, connection, liveness, at)
     const { flow } = peer.core
     const verdict = liveness.tick(at)
-    if (verdict === "dead") {
+    if (verdict === "dead" && !isUnheard) {
       return closeSilent(peer, peer.plain ? "idle" : "heartbeat", liveness.interval + liveness.timeout)
     }
-    if (verdict === "probe") {
+    if (verdict !== "alive") {
       if (peer.plain) connection.ping()
       else connection.send(ping)
       // Whether it answers can't be seen; whether its socket is gone, TCP will tell of the ping.

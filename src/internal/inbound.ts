@@ -114,9 +114,12 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
 
   /** A plain peer's text was not looked at before. */
   const handleUnpacked = (peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> => {
-    const fault = peer.plain && delivery.kind === "loose" ? payloadFault(delivery.value) : undefined
+    const fault = delivery.kind === "loose" && !delivery.volatile ? payloadFault(delivery.value) : undefined
     if (fault === undefined) return handle(peer, delivery)
-    options.onViolation(peer, new Violation(fault.code, fault.detail))
+    // Another connection has done nothing.
+    if (delivery.kind === "loose" && delivery.from === peer.connection) {
+      options.onViolation(peer, new Violation(fault.code, fault.detail))
+    }
     return Effect.void
   }
 
@@ -272,7 +275,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     }
     recorder.count("messagesReceived")
     peer.hasSpoken = true
-    peer.inbound.pushBack({ weight: 0, kind: "loose", value, volatile: isVolatile })
+    peer.inbound.pushBack({ weight: 0, kind: "loose", value, volatile: isVolatile, from: peer.connection })
   }
 
   /** Handles what a frame brought; what of it has to wait is held. `before` is how much waited when it came. */

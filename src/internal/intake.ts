@@ -6,7 +6,7 @@
  */
 import { type Duration, Effect } from "effect"
 import type { Recorder } from "../Metrics.ts"
-import { sharesOver } from "./level.ts"
+import { levelOf } from "./level.ts"
 import { count, millis } from "./options.ts"
 import { makeUnpacking, pack } from "./packing.ts"
 import type { Delivery, Peer } from "./peer.ts"
@@ -72,6 +72,14 @@ export class Reading {
   spent = 0
   /** A large frame that has to wait for the peer's turn. */
   kept: Frame | undefined
+  /** With whom it counts together, while it holds anything. */
+  group: Group | undefined
+}
+
+/** What all of a share hold. */
+interface Group {
+  readonly share: string
+  held: number
 }
 
 interface Frame {
@@ -97,8 +105,6 @@ export const makeIntake = (options: {
   readonly later: (task: () => void) => void
   readonly run: (effect: Effect.Effect<void>) => void
   readonly connected: ReadonlySet<Peer>
-  /** Those that may hold anything: who lost its connection has its messages handled all the same. */
-  readonly peers: { values(): Iterable<Peer> }
   readonly recorder: Recorder
   /** Handles a frame that was kept. */
   readonly onTurn: (peer: Peer, data: string, bytes: number) => void
@@ -109,9 +115,13 @@ export const makeIntake = (options: {
   const { rate, unhandledBytes } = options.limits
   const maxShare = unhandledBytes / 4
   let total = 0
+  /** Shares that hold anything. Also of peers that lost their connection, whose messages are handled all the same. */
+  const groups = new Map<string, Group>()
   /** Where it is crowded, the shares that have more than their part: not even those of them who hold nothing are read. */
-  let shut: ReadonlySet<string> = none
-  /** At this total it is looked which they are. */
+  const shut = new Set<string>()
+  /** What their part is, since it was looked last. */
+  let level = Infinity
+  /** At this total it is looked again. */
   let lookAt = crowdedAt * unhandledBytes
   /** Nobody is read. */
   let isFull = false
@@ -126,7 +136,7 @@ export const makeIntake = (options: {
 
   const stop = (peer: Peer, why: number): void => {
     const { connection, reading } = peer
-    if (reading.stopped === 0) connection?.pause()
+    connection?.pause() // also again: who it was given by may have let it go on
     if ((why & heldUp) !== 0 && !isHeldUp(peer)) reading.stoppedAt = now()
     reading.stopped |= why
   }
@@ -176,25 +186,47 @@ export const makeIntake = (options: {
   const look = (): void => {
     lookAt = total + unhandledBytes / 4
     isFull = total >= fullAt * unhandledBytes
-    const held = new Map<string, number>()
-    for (const { reading, share } of options.peers.values()) {
-      if (reading.held > 0) held.set(share, (held.get(share) ?? 0) + reading.held)
-    }
-    shut = sharesOver(held, (crowdedAt - 1) * unhandledBytes)
+    level = levelOf(Array.from(groups.values(), ({ held }) => held), (crowdedAt - 1) * unhandledBytes)
+    for (const { held, share } of groups.values()) if (held > level) shut.add(share)
     for (const peer of connected) if (isShut(peer)) stopForTotal(peer)
+    openAgain()
   }
 
-  /** Where there is less than at the line before, some are read again. */
-  const lookAgain = (): void => {
-    const wasFull = isFull
-    const wasShut = shut
-    if (total <= (fullAt - 1) * unhandledBytes) isFull = false
-    if (total <= (crowdedAt - 1) * unhandledBytes) {
-      shut = none
-      lookAt = crowdedAt * unhandledBytes
+  /** Shares that have half of their part by now, or less, are read again; and all where it is crowded no more. */
+  const openAgain = (): void => {
+    const isCrowded = total > (crowdedAt - 1) * unhandledBytes
+    if (!isCrowded) lookAt = crowdedAt * unhandledBytes
+    let opened = 0
+    if (isFull && total <= (fullAt - 1) * unhandledBytes) {
+      isFull = false
+      opened++
     }
-    if (isFull === wasFull && shut === wasShut) return
+    for (const share of shut) {
+      if (isCrowded && (groups.get(share)?.held ?? 0) > level / 2) continue
+      shut.delete(share)
+      opened++
+    }
+    if (opened === 0) return
     for (const other of overTotal) if (other.reading.held === 0 && !isShut(other)) startForTotal(other, true)
+  }
+
+  /** Adds to what the peer holds, and takes from it. */
+  const weighIn = (peer: Peer, weight: number): Group => {
+    const { reading } = peer
+    const group = reading.group ??= groupOf(peer.share)
+    reading.held += weight
+    group.held += weight
+    total += weight
+    // It may be of another share when it next holds anything.
+    if (reading.held === 0) reading.group = undefined
+    if (group.held === 0) groups.delete(group.share)
+    return group
+  }
+
+  const groupOf = (share: string): Group => {
+    let group = groups.get(share)
+    if (group === undefined) groups.set(share, group = { share, held: 0 })
+    return group
   }
 
   /** The last `count` of what waits came together: all of it counts until the last is handled. */
@@ -204,8 +236,7 @@ export const makeIntake = (options: {
     for (let i = inbound.size - count; i < inbound.size; i++) weight += weigh(inbound.at(i) as Delivery) // in bounds
     const last = inbound.back()
     if (last !== undefined) last.weight = weight
-    peer.reading.held += weight
-    total += weight
+    weighIn(peer, weight)
     if (total >= lookAt) look()
     check(peer)
   }
@@ -213,15 +244,16 @@ export const makeIntake = (options: {
   /** So much of what the peer holds is handled, or given up. */
   const release = (peer: Peer, weight: number): void => {
     const { reading } = peer
-    reading.held -= weight
-    total -= weight
+    const group = weighIn(peer, -weight)
     if (
       (reading.stopped & reason.share) !== 0 && reading.held <= maxShare / 2 &&
       peer.inbound.size <= maxWaiting(peer) / 2
     ) {
       start(peer, reason.share)
     }
-    if (lookAt > crowdedAt * unhandledBytes) lookAgain()
+    const mayOpen = isFull || total <= (crowdedAt - 1) * unhandledBytes ||
+      (group.held <= level / 2 && shut.has(group.share))
+    if (mayOpen && lookAt > crowdedAt * unhandledBytes) openAgain()
     if (overTotal.size > 0) relieve(peer)
   }
 
@@ -310,6 +342,7 @@ export const makeIntake = (options: {
     if (kept === undefined || (peer.reading.stopped & ~reason.turn) !== 0) return start(peer, reason.turn)
     peer.reading.kept = undefined
     spent += kept.bytes
+    if (rate !== undefined) checkRate(peer, kept.bytes, rate)
     options.onTurn(peer, kept.data, kept.bytes)
     start(peer, reason.turn)
   }
@@ -324,9 +357,10 @@ export const makeIntake = (options: {
     isTurnEnding = false
     turn++
     spent = 0
-    for (let left = Math.min(readAtOnce, inLine.size); left > 0; left--) {
-      if (spent > turnCost) break
-      goOn(inLine.take() as Peer) // there are so many
+    for (let left = readAtOnce; left > 0; left--) {
+      const next = spent > turnCost ? undefined : inLine.take()
+      if (next === undefined) break
+      goOn(next)
     }
     if (inLine.size > 0) endTurnLater()
   }
@@ -380,8 +414,6 @@ const defaultUnhandledBytes = 32 * 1024 * 1024
 const crowdedAt = 2
 /** … and from this one on nobody is. */
 const fullAt = 4
-
-const none: ReadonlySet<string> = new Set()
 
 /** How often who is held up is read for one thing more, in ms: PROTOCOL.md §6.3 lets a sender wait for 10 s at least. */
 const sipMillis = 5_000

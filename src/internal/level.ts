@@ -1,14 +1,14 @@
-/** Who has taken so much of a room that it is nearly full: shares above the level at which all would fit. */
+/** How much each share may have of a room that is too small for what all of them have. */
 
-/** Names of the shares that hold more than the highest `level` at which what they hold up to it comes to `room` at most. */
-export const sharesOver = (heldByShare: ReadonlyMap<string, number>, room: number): Set<string> => {
-  const rising = [...heldByShare].sort(([, a], [, b]) => a - b)
+/** The highest level such that what the shares hold up to it comes to `room` at most; Infinity where all fit. */
+export const levelOf = (held: Iterable<number>, room: number): number => {
+  const rising = [...held].sort((a, b) => a - b)
   let left = room
-  const below = rising.findIndex(([, held], i) => {
-    // The rest, of which none holds less, can't have so much each.
-    if (held * (rising.length - i) > left) return true
-    left -= held
-    return false
-  })
-  return new Set(below === -1 ? [] : rising.slice(below).map(([share]) => share))
+  for (let i = 0; i < rising.length; i++) {
+    const least = rising[i] as number // in bounds
+    // Of the rest none holds less, and they can't have so much each.
+    if (least * (rising.length - i) > left) return left / (rising.length - i)
+    left -= least
+  }
+  return Infinity
 }

@@ -10,12 +10,15 @@ import { memoryOf, messageBytes } from "./weight.ts"
 
 class Packed {
   readonly text: string
-  /** What its value will take. */
+  /** What its value will take … */
   readonly bytes: number
+  /** … at most: it was never looked at. */
+  readonly isGuess: boolean
 
-  constructor(text: string, bytes: number) {
+  constructor(text: string, bytes: number, isGuess: boolean) {
     this.text = text
     this.bytes = bytes
+    this.isGuess = isGuess
   }
 
   get packedBytes(): number {
@@ -29,7 +32,7 @@ export const pack = (delivery: Delivery): number => {
   if (delivery.value instanceof Packed) return delivery.value.packedBytes
   const bytes = memoryOf(delivery.value)
   if (bytes < worthPacking || typeof delivery.value === "string") return messageBytes + bytes
-  const packed = new Packed(JSON.stringify(delivery.value), bytes)
+  const packed = new Packed(JSON.stringify(delivery.value), bytes, false)
   const { packedBytes } = packed
   if (packedBytes * 2 > bytes) return messageBytes + bytes
   delivery.value = packed
@@ -40,7 +43,7 @@ export const pack = (delivery: Delivery): number => {
  * A plain peer's text, to be parsed when its turn comes: a megabyte of small objects takes a tenth of a second to parse
  * and pack. What it will take is not known, only what it can.
  */
-export const packText = (text: string): unknown => new Packed(text, text.length * maxBytesAUnit)
+export const packText = (text: string): unknown => new Packed(text, text.length * maxBytesAUnit, true)
 
 export const isWorthPacking = (bytes: number): boolean => bytes >= worthPacking
 
@@ -66,10 +69,11 @@ export const makeUnpacking = (maxBytes: number) => {
 
   const take = (delivery: Delivery): void => {
     if (delivery.kind === "gap" || !(delivery.value instanceof Packed)) return
-    const { bytes, text } = delivery.value
-    unpacked += bytes
-    sizes.set(delivery, bytes)
+    const { bytes, isGuess, text } = delivery.value
     delivery.value = parsePlain(text)
+    const taken = isGuess ? memoryOf(delivery.value) : bytes
+    unpacked += taken
+    sizes.set(delivery, taken)
   }
 
   /** Unpacks the delivery when there is room. */
@@ -104,5 +108,5 @@ export const makeUnpacking = (maxBytes: number) => {
 /** Less is not worth it, in bytes. */
 const worthPacking = 64 * 1024
 
-/** `[{},{},…]`: what a value takes for each unit of its text, in bytes, at most. */
-const maxBytesAUnit = 24
+/** What a value takes for each unit of its text, in bytes, at most, as it is estimated: `[[[…]]]`. */
+const maxBytesAUnit = 40

@@ -40,7 +40,12 @@ export type Delivery =
       readonly reason: GapReason
     }
     /** Without a position: a volatile message, or one of a plain peer. */
-    | { readonly kind: "loose"; value: unknown; readonly volatile: boolean }
+    | {
+      readonly kind: "loose"
+      value: unknown
+      readonly volatile: boolean
+      readonly from: Connection | undefined
+    }
   )
 
 /** What the other side has handled, and what of it it could not. */

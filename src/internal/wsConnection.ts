@@ -75,7 +75,7 @@ const hasMissed = (ws: OwnedWebSocket): boolean => {
 }
 
 /** Pieces of less are not told of, in bytes: a read of Node's is 64 KiB at most. */
-const largePiece = 16 * 1024
+const largePiece = 32 * 1024
 
 /** Where the stream below a socket keeps the connection, so that all share one listener. */
 const above = Symbol("resilient-websocket/above")

@@ -36,7 +36,10 @@ export const servedOptions = {
   autoPong: false
 }
 
-/** The newest ping of each socket since the last answers. */
+/** How long who has not read what it was sent waits for its answer, in ms. */
+const againMillis = 1_000
+
+/** The newest ping of each socket that is not answered. */
 const unanswered = new Map<ServedWebSocket, Buffer>()
 
 /**
@@ -44,16 +47,28 @@ const unanswered = new Map<ServedWebSocket, Buffer>()
  * thousand for a piece that has been read at once.
  */
 const answerLater = (ws: ServedWebSocket, ping: Buffer): void => {
-  if (unanswered.size === 0) queueMicrotask(answer)
+  if (!isAnswering) queueMicrotask(answer)
+  isAnswering = true
   unanswered.set(ws, ping)
 }
 
+let isAnswering = false
+let again: NodeJS.Timeout | undefined
+
 const answer = (): void => {
+  isAnswering = false
   for (const [ws, ping] of unanswered) {
-    // Who reads no answers gets none.
-    if (ws.readyState === ws.OPEN && ws.bufferedAmount < highWaterBytes) ws.pong(ping)
+    const isOpen = ws.readyState === ws.OPEN
+    // Who reads no answers gets none, until it does.
+    if (isOpen && ws.bufferedAmount >= highWaterBytes) continue
+    unanswered.delete(ws)
+    if (isOpen) ws.pong(ping)
   }
-  unanswered.clear()
+  if (unanswered.size === 0 || again !== undefined) return
+  again = setTimeout(() => {
+    again = undefined
+    answer()
+  }, againMillis).unref()
 }
 
 /** What `ws` has to keep of our protocol. */

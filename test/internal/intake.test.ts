@@ -5,6 +5,7 @@ import { Session } from "../../src/core/Session.ts"
 import { makeIntake } from "../../src/internal/intake.ts"
 import { makePair } from "../../src/internal/memoryTransport.ts"
 import { Peer } from "../../src/internal/peer.ts"
+import { memoryOf, messageBytes } from "../../src/internal/weight.ts"
 import { makeRecorder } from "../../src/Metrics.ts"
 
 const window = { messages: 100, bytes: 1_000_000 }
@@ -12,6 +13,7 @@ const window = { messages: 100, bytes: 1_000_000 }
 const make = Effect.gen(function*() {
   const recorder = yield* makeRecorder
   const connected = new Set<Peer>()
+  let onTurn: (peer: Peer) => void = () => {}
   let tasks: Array<() => void> = []
   const intake = makeIntake({
     limits: { unhandledBytes: 1_000_000, rate: undefined },
@@ -19,14 +21,13 @@ const make = Effect.gen(function*() {
     later: (task) => tasks.push(task),
     run: () => assert.fail("nothing is limited in rate"),
     connected,
-    peers: connected,
     recorder,
-    onTurn: () => {},
+    onTurn: (peer) => onTurn(peer),
     onLimited: () => {}
   })
-  const connect = (session: string): Peer => {
+  const connect = (session: string, share = session): Peer => {
     const core = new Session({ role: "server", window, maxPayload: 1_000_000 })
-    const peer = new Peer({ key: session, session, principal: undefined, core, plain: false })
+    const peer = new Peer({ key: session, session, principal: undefined, core, plain: true, share })
     peer.connection = makePair({ url: "/", headers: {}, remoteAddress: undefined }, () => {})[1]
     connected.add(peer)
     return peer
@@ -37,7 +38,28 @@ const make = Effect.gen(function*() {
     for (const task of due) task()
   }
   const isRead = (peer: Peer): boolean => peer.reading.stopped === 0
-  return { intake, connect, nextTurn, isRead, tasks: () => tasks.length }
+  /** It sends a message that takes so much memory, and waits for its handler. */
+  const say = (peer: Peer, bytes: number): void => {
+    const value = "x".repeat((bytes - memoryOf("") - messageBytes) / 2)
+    peer.inbound.pushBack({ weight: 0, kind: "loose", value, volatile: false, from: undefined })
+    intake.hold(peer, 1)
+  }
+  /** Its handler has ended. */
+  const handled = (peer: Peer): void => {
+    const delivery = peer.inbound.popFront() ?? assert.fail("nothing waits")
+    intake.done(delivery)
+    intake.release(peer, delivery.weight)
+  }
+  return {
+    intake,
+    connect,
+    nextTurn,
+    isRead,
+    say,
+    handled,
+    tasks: () => tasks.length,
+    onTurn: (run: (peer: Peer) => void) => void (onTurn = run)
+  }
 })
 
 describe("a turn of the event loop", () => {
@@ -84,6 +106,24 @@ describe("a turn of the event loop", () => {
       assert.isAbove(heavy.filter((peer) => !isRead(peer)).length, 40)
     }))
 
+  it.effect("goes on when a handler disconnects who stands in line", () =>
+    Effect.gen(function*() {
+      const { connect, intake, nextTurn, onTurn } = yield* make
+      const [first, second, third] = [connect("first"), connect("second"), connect("third")]
+      intake.took(third, 300_000)
+      assert.isTrue(intake.keep(first, "x", 40_000))
+      assert.isTrue(intake.keep(second, "x", 40_000))
+      const turns: Array<string> = []
+      onTurn(({ session }) => {
+        turns.push(session)
+        intake.detached(second)
+        intake.detached(third)
+      })
+      nextTurn()
+      nextTurn()
+      assert.deepStrictEqual(turns, ["first"])
+    }))
+
   it.effect("is all there for one that is alone", () =>
     Effect.gen(function*() {
       const { connect, intake, isRead, tasks } = yield* make
@@ -91,5 +131,58 @@ describe("a turn of the event loop", () => {
       for (let n = 0; n < 1_000; n++) intake.took(only, 60_000)
       assert.isTrue(isRead(only))
       assert.strictEqual(tasks(), 0)
+    }))
+})
+
+describe("a share that has more than its part where it is crowded", () => {
+  it.effect("is read again when it has handled that, whatever others hold", () =>
+    Effect.gen(function*() {
+      const { connect, handled, intake, isRead, nextTurn, say } = yield* make
+      const greedy = Array.from({ length: 40 }, (_, n) => connect(`greedy ${n}`, "greedy"))
+      const idle = connect("idle", "greedy")
+      const others = Array.from({ length: 100 }, (_, n) => connect(`other ${n}`))
+      for (const other of others.slice(0, 20)) say(other, 20_000)
+      for (const peer of greedy) say(peer, 42_000)
+      assert.isFalse(isRead(idle))
+      greedy.forEach((peer, n) => {
+        handled(peer)
+        say(others[20 + n] ?? assert.fail(), 20_000)
+      })
+      for (let turn = 0; turn < 10; turn++) nextTurn()
+      assert.isAbove(intake.total(), 1_000_000)
+      for (const peer of [idle, ...greedy]) assert.isTrue(isRead(peer))
+    }))
+
+  it.effect("is read again when it is another's turn to wait", () =>
+    Effect.gen(function*() {
+      const { connect, handled, intake, isRead, nextTurn, say } = yield* make
+      const first = Array.from({ length: 40 }, (_, n) => connect(`first ${n}`, "first"))
+      const second = Array.from({ length: 20 }, (_, n) => connect(`second ${n}`, "second"))
+      const idle = [connect("idle of the first", "first"), connect("idle of the second", "second")]
+      for (const peer of first) say(peer, 52_000)
+      assert.deepStrictEqual(idle.map(isRead), [false, true])
+      first.slice(0, 38).forEach((peer, n) => {
+        handled(peer)
+        say(second[n % 20] ?? assert.fail(), 52_000)
+      })
+      for (const peer of second) say(peer, 20_000)
+      for (let turn = 0; turn < 10; turn++) nextTurn()
+      assert.isAbove(intake.total(), 2_000_000)
+      assert.deepStrictEqual(idle.map(isRead), [true, false])
+    }))
+
+  it.effect("has what it held before it was another's, until that is handled", () =>
+    Effect.gen(function*() {
+      const { connect, handled, intake, isRead, say } = yield* make
+      const peer = connect("peer", "before")
+      for (let n = 0; n < 21; n++) say(peer, 100_000)
+      const before = connect("another", "before")
+      const after = connect("one of the other share", "after")
+      peer.share = "after"
+      for (const each of [before, after]) intake.attached(each)
+      assert.deepStrictEqual([before, after].map(isRead), [false, true])
+      while (peer.inbound.size > 0) handled(peer)
+      assert.strictEqual(intake.total(), 0)
+      assert.strictEqual(peer.reading.held, 0)
     }))
 })
