@@ -4,6 +4,7 @@
  */
 import { assert, it } from "@effect/vitest"
 import { Effect, Fiber, Layer, Schedule, type Scope } from "effect"
+import type { Message } from "resilient-websocket"
 import { PostgresStore } from "resilient-websocket/postgres"
 import { RedisStore } from "resilient-websocket/redis"
 import { type CuttableProxy, makeCuttableProxy } from "../support/cuttableProxy.ts"
@@ -165,10 +166,86 @@ const failsOver = (make: Effect.Effect<Replicated, unknown, Scope.Scope>) =>
     assert.strictEqual((yield* client.stats).totals.connectionsTotal, 1)
   })
 
+interface Sent {
+  readonly key: string
+  /** Given to `send` when the replica had taken over. */
+  readonly isAfter: boolean
+  /** `send` failed before, perhaps when the message was in the queue already. */
+  readonly isAgain: boolean
+  readonly handled: Effect.Effect<void, unknown>
+  isHandled: boolean
+}
+
+/** Messages are sent all the time, 50 a second by each of three, while the database loses its newest second. */
+const failsOverInTraffic = (make: Effect.Effect<Replicated, unknown, Scope.Scope>) =>
+  Effect.gen(function*() {
+    const database = yield* make
+    const { atClient, atServer, client, first, second } = yield* scene(database)
+    let isAfter = false
+    /** A second of it before the replica is left behind, a second after, and so many when it has taken over. */
+    const wanted = 60
+    const stream = Effect.fnUntraced(function*(
+      name: string,
+      send: (key: string) => Effect.Effect<Message.Receipt, unknown>
+    ) {
+      const all: Array<Sent> = []
+      for (let n = 1, after = 0;; n++) {
+        if (after === wanted) return all
+        const key = `${name} ${n}`
+        const began = isAfter
+        if (began) after++
+        let attempts = 0
+        const { handled = Effect.die("skipped") } = yield* persistently(Effect.suspend(() => {
+          attempts++
+          return send(key)
+        }))
+        const sent: Sent = { key, isAfter: began, isAgain: attempts > 1, handled, isHandled: false }
+        all.push(sent)
+        yield* Effect.forkScoped(Effect.ignore(Effect.tap(handled, () => Effect.sync(() => sent.isHandled = true))))
+        yield* Effect.sleep("20 millis")
+      }
+    })
+    const streams = yield* Effect.forkChild(Effect.all([
+      stream("down", (key) => first.send("ann", key)),
+      stream("from elsewhere", (key) => second.send("ann", key)),
+      stream("up", (key) => client.send(key))
+    ], { concurrency: "unbounded" }))
+    yield* Effect.sleep("1 second")
+    yield* database.detach
+    yield* Effect.sleep("1 second")
+    yield* database.failOver
+    isAfter = true
+    const [down, elsewhere, up] = yield* Fiber.join(streams)
+
+    for (const [sent, got] of [[down, atClient], [elsewhere, atClient], [up, atServer]] as const) {
+      const after = sent.filter(({ isAfter }) => isAfter)
+      yield* Effect.forEach(after, ({ handled }) => handled, { concurrency: "unbounded" })
+      const times = new Map<string, number>()
+      for (const key of got) times.set(key, (times.get(key) ?? 0) + 1)
+      for (const { isAfter, isAgain, isHandled, key } of sent) {
+        const count = times.get(key) ?? 0
+        // Of what another server had sent in the second that is lost, it may be told what became of a later one.
+        if (isAfter || (isHandled && sent !== elsewhere)) assert.isAtLeast(count, 1, `${key} was lost`)
+        if (!isAgain) assert.isAtMost(count, 1, `${key} came twice`)
+      }
+      // In order, each where it came first.
+      const keys = new Set(sent.map(({ key }) => key))
+      const arrived = [...new Set(got.filter((key) => keys.has(key)))]
+      const wanted = sent.map(({ key }) => key).filter((key) => times.has(key))
+      const again = new Set(sent.filter(({ isAgain }) => isAgain).map(({ key }) => key))
+      assert.deepStrictEqual(arrived.filter((key) => !again.has(key)), wanted.filter((key) => !again.has(key)))
+    }
+    assert.strictEqual((yield* client.state)._tag, "Connected")
+  })
+
 describeWithService(redis, "Redis that fails over", () => {
   it.live("loses nothing that is sent after that", () => failsOver(replicatedRedis), 60_000)
+
+  it.live("in the midst of traffic loses nothing either", () => failsOverInTraffic(replicatedRedis), 60_000)
 })
 
 describeWithService(postgres, "PostgreSQL that fails over", () => {
   it.live("loses nothing that is sent after that", () => failsOver(replicatedPostgres), 60_000)
+
+  it.live("in the midst of traffic loses nothing either", () => failsOverInTraffic(replicatedPostgres), 60_000)
 })
