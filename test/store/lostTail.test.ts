@@ -1,7 +1,8 @@
-/** What a server does with an outbox to which others appended after the store had lost its newest part. */
+/** What servers do with outboxes and sessions after the store has lost its newest part. */
 import { assert, it } from "@effect/vitest"
-import { Effect, Layer } from "effect"
-import { MessageQueue } from "resilient-websocket"
+import { Context, Effect, Layer } from "effect"
+import { TestClock } from "effect/testing"
+import { MessageQueue, SessionRegistry } from "resilient-websocket"
 import { layerOf } from "../../src/internal/store/layer.ts"
 import { makeMemoryDatabase, makeMemoryDriver } from "../support/memoryDriver.ts"
 import { snapshotOf } from "../support/memoryTransactions.ts"
@@ -50,4 +51,45 @@ it.effect("messages at positions that the peer knows are moved behind them, once
     const [progress] = yield* queue.progress([{ session: "s", after: 0 }])
     assert.isTrue(progress?.dead.some(({ first, reason }) => first === 3 && reason === "fresh"))
     assert.strictEqual((yield* queue.stats).lost, 1)
+  }))
+
+it.effect("a client of a session that the store has lost is told to come back until its server has put it back", () =>
+  Effect.gen(function*() {
+    const database = makeMemoryDatabase()
+    const registryOf = Effect.map(
+      Layer.build(layerOf(Effect.succeed(makeMemoryDriver(database)), 1, {})),
+      (context) => Context.get(context, SessionRegistry.SessionRegistry)
+    )
+    const [first, second] = [yield* registryOf, yield* registryOf]
+    const request = {
+      session: "s",
+      principal: undefined,
+      authorized: false,
+      tokenHash: undefined,
+      nextTokenHash: "1",
+      instance: "a"
+    }
+    const lose = snapshotOf(database)
+    const { generation } = yield* first.attach(request)
+    yield* first.detach("s", generation)
+    yield* first.release("s", generation)
+    lose()
+    database.history.set("now", "2")
+
+    // The store does not know its session: the second server would make another one for it, or the same one anew.
+    const again = { ...request, tokenHash: "1", nextTokenHash: "2", attempt: 1 }
+    for (const refused of [{ ...again, session: "another" }, { ...again, authorized: true }]) {
+      const error = yield* Effect.flip(second.attach(refused))
+      assert.strictEqual(error._tag === "HandshakeError" && error.reason, "overloaded")
+    }
+    // Who never had one is let in.
+    assert.isFalse((yield* second.attach({ ...request, session: "new" })).known)
+    yield* TestClock.adjust("1 second")
+    const found = yield* second.attach(again)
+    assert.isTrue(found.known)
+
+    // One that nobody has put back is lost.
+    yield* Effect.flip(second.attach({ ...again, session: "gone" }))
+    yield* TestClock.adjust("10 seconds")
+    assert.isFalse((yield* second.attach({ ...again, session: "gone" })).known)
   }))

@@ -198,18 +198,17 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     let isDoubtful = false
     while (tries < maxTries) {
       const row = yield* find(request.session)
-      if (row !== undefined) {
-        const refused = refuseAttach(row, request)
-        if (refused !== undefined) {
-          if (isDoubtful || refused.reason !== "unauthorized" || !(yield* history.isRecent)) {
-            return yield* isDoubtful && refused.reason === "unauthorized" ? perhapsLost : refused
-          }
-          // The token may be newer than what the store has; here it is put back by now, elsewhere soon.
-          isDoubtful = true
-          continue
-        }
-        if (!(yield* askFor(row, until))) continue // ends with `until`
+      const refused = row === undefined ? undefined : refuseAttach(row, request)
+      // Who has a token had a session, though perhaps not under this id: one that is unknown is made anew under another.
+      const isUnknown = row === undefined ? request.tokenHash !== undefined : refused?.reason === "unauthorized"
+      if (isUnknown && (yield* history.look)) {
+        if (isDoubtful) return yield* perhapsLost
+        // The store may have lost the session, or its newest token; here it is put back by now, elsewhere soon.
+        isDoubtful = true
+        continue
       }
+      if (refused !== undefined) return yield* refused
+      if (row !== undefined && !(yield* askFor(row, until))) continue // ends with `until`
       tries++
       const attached = yield* row === undefined
         ? create(request)
@@ -489,10 +488,10 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
   return self
 })
 
-/** It comes back, and by then whoever has issued its token has put that back; if nobody has, it is refused. */
+/** It comes back, and by then whoever has issued its token has put that back; if nobody has, it is lost. */
 const perhapsLost = new HandshakeError({
   reason: "overloaded",
-  detail: "the store may have lost the newest resume token",
+  detail: "the store may have lost the session, or its newest resume token",
   retryable: true
 })
 
