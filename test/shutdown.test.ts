@@ -42,7 +42,8 @@ describe("a server with 1,000 sessions", () => {
         client.send("up"))
       const report = yield* server.shutdown
       yield* H.closeScope(scope)
-      assert.isAtMost(report.durationMillis, 3_500)
+      // Ten never answer: but for the timeout, this would never be.
+      assert.isBelow(report.durationMillis, 15_000)
       assert.strictEqual(report.closed, 1_000)
       assert.strictEqual(report.retained, 0)
       // Ten sessions of five messages each had one in hand and could not settle any.

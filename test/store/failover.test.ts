@@ -10,7 +10,7 @@ import { RedisStore } from "resilient-websocket/redis"
 import { type CuttableProxy, makeCuttableProxy } from "../support/cuttableProxy.ts"
 import * as H from "../support/harness.ts"
 import { connectTo, postgres, startPostgres, startStandby } from "../support/postgresServer.ts"
-import { redis, startRedis } from "../support/redisServer.ts"
+import { redis, type RedisServer, startRedis } from "../support/redisServer.ts"
 import { describeWithService } from "../support/services.ts"
 
 type StoreLayer = Layer.Layer<H.StoreServices, unknown>
@@ -38,6 +38,13 @@ const proxyTo = (port: number): Effect.Effect<CuttableProxy, never, Scope.Scope>
 const eventually = <A, E>(effect: Effect.Effect<A, E>) =>
   Effect.retry(effect, { schedule: Schedule.spaced("20 millis"), times: 500 })
 
+/** How far a Redis is in what it wrote, or was given to write. */
+const offsetOf = (server: Pick<RedisServer, "command">) =>
+  Effect.map(
+    server.command("INFO", "replication"),
+    (info) => Number(/master_repl_offset:(\d+)/.exec(info)?.[1] ?? assert.fail("no offset"))
+  )
+
 const replicatedRedis: Effect.Effect<Replicated, unknown, Scope.Scope> = Effect.gen(function*() {
   const primary = yield* startRedis()
   const replica = yield* startRedis({ config: ["--replicaof", "127.0.0.1", String(primary.port)] })
@@ -52,10 +59,11 @@ const replicatedRedis: Effect.Effect<Replicated, unknown, Scope.Scope> = Effect.
   return {
     store: RedisStore.layer({ url: `redis://127.0.0.1:${proxy.port}`, callTimeout: "2 seconds" }),
     detach: Effect.gen(function*() {
-      // Waits for what was written so far: what is lost is what comes after.
-      yield* primary.command("WAIT", "1", "5000")
+      // Waits for what was written so far, by whomever: what is lost is what comes after.
+      const written = yield* offsetOf(primary)
+      yield* eventually(Effect.filterOrFail(offsetOf(replica), (offset) => offset >= written, () => "not in step"))
       yield* replica.command("REPLICAOF", "NO", "ONE")
-    }),
+    }).pipe(Effect.orDie),
     failOver: Effect.gen(function*() {
       proxy.cut()
       yield* primary.kill
