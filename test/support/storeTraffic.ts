@@ -5,7 +5,7 @@
 import { assert } from "@effect/vitest"
 import { Effect, Exit, Fiber } from "effect"
 import type { WebSocketError } from "resilient-websocket"
-import { byToken, type Client, clientOn, numbered, serverOn, type Store, turn, until } from "./harness.ts"
+import { byToken, type Client, clientOn, makeStore, numbered, serverOn, type Store, turn, until } from "./harness.ts"
 import { makeNetwork } from "./harnessNetwork.ts"
 
 /** One session's numbered messages: what was sent, what came of it, and what its handler saw, in order. */
@@ -62,11 +62,16 @@ export const startTraffic = Effect.fnUntraced(function*(store: Store, options: T
   }, { store })
   const clients = yield* Effect.forEach(sessions, (session) =>
     Effect.tap(
-      clientOn(network.context, {
-        token: session,
-        onMessage: (text) => Effect.sync(() => lineOf(toClient, session).handled.push(Number(text)))
-      }),
-      (client) => client.awaitConnected()
+      // After an outage each is back soon, and does not wait for a minute by chance.
+      Effect.flatMap(makeStore({ breaker: { endpoint: { openCap: "1 second" } } }), (clientStore) =>
+        clientOn(network.context, {
+          token: session,
+          reconnect: { cap: "1 second" },
+          onMessage: (text) =>
+            Effect.sync(() => lineOf(toClient, session).handled.push(Number(text)))
+        }, { store: clientStore })),
+      (client) =>
+        client.awaitConnected()
     ))
 
   /** One message from the server; every fourth under a key, and that again and again until it is known. */
