@@ -214,8 +214,11 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
       const given = yield* Effect.mapError(queue.giveBackSent(peer.key, ownGeneration), failed)
       yield* options.deadLetters.outgoing(peer.session, peer, peer.epoch, given, "fresh", given.length)
     }
-    if (!welcome.continued.out) core.inbox.adopt(welcome.out.epoch, welcome.out.acked)
-    else if (resumeInbox(core.inbox, welcome.out) !== true) {
+    if (!welcome.continued.out) {
+      // Another instance has handled more of this log. What waits here was handled there, or comes again.
+      if (core.inbox.epoch === welcome.out.epoch) engine.forfeit(peer)
+      core.inbox.adopt(welcome.out.epoch, welcome.out.acked)
+    } else if (resumeInbox(core.inbox, welcome.out) !== true) {
       return yield* Effect.fail(breach(new Violation("malformed", "the welcome goes on where we are not")))
     }
     resume = { session: welcome.session, token: welcome.token }
