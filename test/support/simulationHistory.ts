@@ -31,6 +31,7 @@ interface Letter {
   readonly key: string
   readonly reason: DeadLetterReason
   readonly maybeHandled: boolean
+  readonly at: number
 }
 
 interface ProcessLog {
@@ -101,7 +102,12 @@ export class History {
 
   /** Whether a message that a server took was stored just before that was lost. */
   mayBeLost({ answeredAt = -1, fromClient }: Sent): boolean {
-    return !fromClient && this.losses.some(({ from, to }) => from <= answeredAt && answeredAt <= to)
+    return !fromClient && this.isLost(answeredAt)
+  }
+
+  /** Whether the database has lost what it stored at this time. */
+  private isLost(at: number): boolean {
+    return this.losses.some(({ from, to }) => from <= at && at <= to)
   }
 
   /** The process stands still, goes on, or is killed. */
@@ -241,12 +247,12 @@ export class History {
     this.add(process, session, { t: "gap", count, reason })
   }
 
-  letter(letter: Letter): void {
+  letter(letter: Omit<Letter, "at">): void {
     if (letter.reason === "failed" && this.failedByShutdown.has(`${letter.process} ${letter.key}`)) {
       this.violated(`${letter.process} gave ${letter.key} up, whose handler failed in a shutdown`)
     }
     this.note(`${letter.process} dead letter ${letter.direction} ${letter.key} ${letter.reason}`)
-    this.letters.push(letter)
+    this.letters.push({ ...letter, at: this.now() })
   }
 
   /** Checks the whole of it, once it is over. */
@@ -296,8 +302,12 @@ export class History {
     const failures = new Set<string>()
     for (const letter of this.letters) {
       if (letter.direction === "in") failures.add(letter.key)
-      else if (out.has(letter.key)) this.violated(`${letter.key} became a dead letter twice`)
-      else out.set(letter.key, letter)
+      else {
+        const before = out.get(letter.key)
+        // What was given up in the part that is lost is given up again.
+        if (before !== undefined && !this.isLost(before.at)) this.violated(`${letter.key} became a dead letter twice`)
+        out.set(letter.key, letter)
+      }
     }
     let lost = this.lettersLost()
     for (const sent of this.sent.values()) {
@@ -317,8 +327,8 @@ export class History {
       }
       if (sent.outcome === "handled" && !isHandled && !this.mayBeLost(sent)) {
         this.violated(`the receipt of ${key} says handled, and no handler was done with it`)
-      } else if ((sent.outcome === "fresh" || sent.outcome === "sessionEnded") && this.mayBeLost(sent)) {
-        continue
+      } else if (letter === undefined && sent.outcome !== "handled" && this.mayBeLost(sent)) {
+        continue // nobody has it any more, of whatever became of it
       } else if (sent.outcome !== "pending" && sent.outcome !== "handled" && letter?.reason !== sent.outcome) {
         this.violated(`the receipt of ${key} says ${sent.outcome}, its dead letter ${letter?.reason ?? "is missing"}`)
       }
