@@ -327,8 +327,10 @@ export class History {
       }
       if (sent.outcome === "handled" && !isHandled && !this.mayBeLost(sent)) {
         this.violated(`the receipt of ${key} says handled, and no handler was done with it`)
-      } else if (letter === undefined && sent.outcome !== "handled" && this.mayBeLost(sent)) {
-        continue // nobody has it any more, of whatever became of it
+      } else if ((sent.outcome === "fresh" || sent.outcome === "sessionEnded") && this.mayBeLost(sent)) {
+        continue
+      } else if (letter === undefined && sent.outcome === "failed" && this.mayBeLost(sent)) {
+        continue // nobody has it any more
       } else if (sent.outcome !== "pending" && sent.outcome !== "handled" && letter?.reason !== sent.outcome) {
         this.violated(`the receipt of ${key} says ${sent.outcome}, its dead letter ${letter?.reason ?? "is missing"}`)
       }
