@@ -171,25 +171,8 @@ export class Shares {
     const areCommon = totalMessages + messages <= this.commonMessages && totalBytes + bytes <= this.commonBytes
     if (areCommon || shareOrName === undefined) return undefined
     const share = this.held(shareOrName)
-    if (totalMessages + messages > this.commonMessages) {
-      const part = Math.max(1, this.part(share, this.bounds.maxTotalMessages - totalMessages, share.messages))
-      if (share.messages + messages > part) {
-        const free = this.anybodysMessages - totalMessages
-        if (messages > free) return overPart("shareMessages", part, share.messages)
-        const own = Math.max(1, partOfOutbox(share, free, ownMessages))
-        if (ownMessages + messages > own) return overPart("shareMessages", own, ownMessages)
-      }
-    }
-    if (totalBytes + bytes > this.commonBytes) {
-      const part = this.part(share, this.bounds.maxTotalBytes - totalBytes, share.bytes)
-      if (share.bytes + bytes > part) {
-        const free = this.anybodysBytes - totalBytes
-        if (bytes > free) return overPart("shareBytes", part, share.bytes)
-        const own = partOfOutbox(share, free, ownBytes)
-        if (ownBytes + bytes > own) return overPart("shareBytes", own, ownBytes)
-      }
-    }
-    return undefined
+    return overPart("shareMessages", this.partOfMessages(share, ownMessages, totalMessages), messages) ??
+      overPart("shareBytes", this.partOfBytes(share, ownBytes, totalBytes), bytes)
   }
 
   /** How much more an outbox of this share that has `own` may append. */
@@ -198,28 +181,24 @@ export class Shares {
     const bytes = this.bounds.maxTotalBytes - total.bytes
     if (shareOrName === undefined) return { messages, bytes }
     const share = this.held(shareOrName)
-    const freeMessages = this.anybodysMessages - total.messages
-    const freeBytes = this.anybodysBytes - total.bytes
-    const part = Math.max(1, this.part(share, messages, share.messages))
-    const partOfBytes = this.part(share, bytes, share.bytes)
-    const ownPart = Math.max(1, partOfOutbox(share, freeMessages, own.messages))
-    const ownPartOfBytes = partOfOutbox(share, freeBytes, own.bytes)
     return {
-      messages: Math.min(
-        messages,
-        Math.max(
-          Math.floor(part) - share.messages,
-          Math.min(freeMessages, Math.max(this.commonMessages - total.messages, Math.floor(ownPart) - own.messages))
-        )
-      ),
-      bytes: Math.min(
-        bytes,
-        Math.max(
-          Math.floor(partOfBytes) - share.bytes,
-          Math.min(freeBytes, Math.max(this.commonBytes - total.bytes, Math.floor(ownPartOfBytes) - own.bytes))
-        )
-      )
+      messages: Math.min(messages, this.partOfMessages(share, own.messages, total.messages).room),
+      bytes: Math.min(bytes, this.partOfBytes(share, own.bytes, total.bytes).room)
     }
+  }
+
+  private partOfMessages(share: HeldAmount, own: number, total: number): Part {
+    const { anybodysMessages, bounds, commonMessages } = this
+    const part = Math.max(1, this.part(share, bounds.maxTotalMessages - total, share.messages))
+    const free = anybodysMessages - total
+    return partOf(share.messages, part, own, Math.max(1, partOfOutbox(share, free, own)), free, commonMessages - total)
+  }
+
+  private partOfBytes(share: HeldAmount, own: number, total: number): Part {
+    const { anybodysBytes, bounds, commonBytes } = this
+    const part = this.part(share, bounds.maxTotalBytes - total, share.bytes)
+    const free = anybodysBytes - total
+    return partOf(share.bytes, part, own, partOfOutbox(share, free, own), free, commonBytes - total)
   }
 
   private held(share: ShareOrName): HeldAmount {
@@ -243,11 +222,28 @@ export const nothing: HeldAmount = { outboxes: 0, messages: 0, bytes: 0 }
 const partOfOutbox = ({ outboxes }: HeldAmount, free: number, own: number): number =>
   outboxes < 2 ? Infinity : (free + own) / (outboxes + 1)
 
-const overPart = (limit: OverPart["limit"], part: number, size: number): OverPart => ({
-  limit,
-  bound: Math.max(0, Math.floor(part)),
-  size
-})
+/** What an outbox may append, and what it is told that asks for more. */
+interface Part {
+  readonly room: number
+  /** Before the reserve there is so much. */
+  readonly free: number
+  readonly ofShare: Omit<OverPart, "limit">
+  readonly ofOutbox: Omit<OverPart, "limit">
+}
+
+/** Of a share that has `held` and may have `part`, and an outbox of it that has `own` and may have `ownPart`. */
+const partOf = (held: number, part: number, own: number, ownPart: number, free: number, common: number): Part => {
+  const ofShare = { bound: Math.max(0, Math.floor(part)), size: held }
+  const ofOutbox = { bound: Math.max(0, Math.floor(ownPart)), size: own }
+  const beforeReserve = Math.min(free, Math.max(common, Math.floor(ownPart) - own))
+  return { room: Math.max(Math.floor(part) - held, beforeReserve), free, ofShare, ofOutbox }
+}
+
+const overPart = (
+  limit: OverPart["limit"],
+  { free, ofOutbox, ofShare, room }: Part,
+  more: number
+): OverPart | undefined => more <= room ? undefined : { limit, ...(more > free ? ofShare : ofOutbox) }
 
 /** What no outbox of a share is asked for: as much before the reserve as the reserve is. */
 const common = (max: number, anybodys: number): number => anybodys === Infinity ? Infinity : 2 * anybodys - max
