@@ -9,6 +9,7 @@ import { defaultMessageId } from "../core/Outbox.ts"
 import type { DeadLetter } from "../Message.ts"
 import type { Recorder } from "../Metrics.ts"
 import type { DeadLetterReason } from "../WebSocketError.ts"
+import type { Followers } from "./elsewhere.ts"
 import { makeEvents } from "./events.ts"
 import { guardedListener } from "./listeners.ts"
 import type { Peer } from "./peer.ts"
@@ -34,6 +35,8 @@ export interface DeadLetters<A> {
     reason: DeadLetterReason,
     maybeHandled: number
   ) => Effect.Effect<void>
+  /** From now on these are told too what was given up. */
+  readonly tell: (followers: Pick<Followers, "dying">) => void
 }
 
 export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
@@ -50,6 +53,8 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
   }
   const events = yield* makeEvents<DeadLetter<In | Out>>({ replay: kept, maxBytes: keptBytes, bytesOf })
 
+  let followers: Pick<Followers, "dying"> | undefined
+
   const publish = (letter: DeadLetter<In | Out>): void => {
     recorder.count("deadLetters")
     events.publish(letter)
@@ -60,10 +65,13 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
     Effect.sync(() => {
       if (reason === "expired") recorder.count("messagesExpired", messages.length)
       const atMillis = now()
+      const follower = followers?.dying(session, epoch)
       for (let i = 0; i < messages.length; i++) {
         const message = messages[i] as OutboxMessage // in bounds
         const maybe = i < maybeHandled
-        peer?.receipts.died(message.offset, { reason, maybeHandled: maybe })
+        const dead = { reason, maybeHandled: maybe }
+        peer?.receipts.died(message.offset, dead)
+        follower?.(message.offset, dead)
         const messageId = message.id ?? defaultMessageId(epoch, message.offset)
         publish(new Returned(message.payload, decode, session, messageId, reason, maybe, atMillis))
       }
@@ -77,7 +85,8 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
       return events.stream
     },
     incoming,
-    outgoing
+    outgoing,
+    tell: (those) => (followers = those)
   }
   return self
 })

@@ -77,6 +77,19 @@ export const makeFollowers = Effect.fnUntraced(function*(options: {
     }
   }
 
+  /** For messages of this outbox that this server has given up: settles one, should somebody here wait for it. */
+  const dying = (session: string, epoch: string): ((offset: number, dead: Dead) => void) | undefined => {
+    const found = watches.get(keyOf(session, epoch))
+    if (found === undefined) return undefined
+    const waiting = Map.groupBy(found.tracked, ({ offset }) => offset)
+    return (offset, dead) => {
+      for (const one of waiting.get(offset) ?? []) {
+        unwatch(session, epoch, one)
+        one.settle(dead)
+      }
+    }
+  }
+
   const ask = Effect.fnUntraced(function*(batch: ReadonlyArray<Watch>): Effect.fn.Return<void, MessageQueueError> {
     const answers = yield* queue.progress(
       batch.map(({ session, tracked }) => ({ session, after: lowestOf(tracked) - 1 }))
@@ -116,6 +129,7 @@ export const makeFollowers = Effect.fnUntraced(function*(options: {
       watch: (tracked) => watch(session, epoch, tracked),
       unwatch: (tracked) => unwatch(session, epoch, tracked)
     }),
+    dying,
     /** How many outboxes are asked for. */
     size: () => watches.size
   }

@@ -58,7 +58,7 @@ export interface EngineOptions<R> {
   readonly breaker: CircuitBreaker["Service"]
   readonly recorder: Recorder
   readonly rare: RareLog
-  readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
+  readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing" | "tell">
   readonly times: EngineTimes
   readonly intake: IntakeLimits
   readonly intensity: Intensity
@@ -200,6 +200,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     return peer?.epoch === epoch ? peer.receipts.deadAt(offset) : undefined
   }
   const followers = queue.durable ? yield* makeFollowers({ queue, now, deadHere }) : undefined
+  if (followers !== undefined) deadLetters.tell(followers)
 
   /** The peer's outbox is open for it. */
   const opened = (peer: Peer, out: OutboxPosition): void =>

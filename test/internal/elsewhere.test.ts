@@ -1,6 +1,6 @@
 /** What became of messages that were sent to a session which this server had not, and perhaps has by now. */
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Effect, Fiber } from "effect"
+import { Clock, Effect, Exit, Fiber, Option, Result } from "effect"
 import { MessageQueue } from "../../src/index.ts"
 import { makeFollowers } from "../../src/internal/elsewhere.ts"
 import { Tracked } from "../../src/internal/receipts.ts"
@@ -28,5 +28,26 @@ describe("followers", () => {
       const [third, fourth] = yield* Effect.forEach(settled, Fiber.join)
       assert.deepInclude(third?._tag === "Failure" ? third.failure : undefined, { reason: "expired" })
       assert.strictEqual(fourth?._tag, "Success")
+    }))
+
+  it.effect("are told at once what this server gives up, and not of messages at the same offset of another outbox", () =>
+    Effect.gen(function*() {
+      const queue = yield* Effect.provide(MessageQueue.MessageQueue, yield* H.makeStore())
+      const now = steadyOf(yield* Clock.Clock)
+      const followers = yield* makeFollowers({ queue, now, deadHere: () => undefined })
+      const settled = yield* Effect.forEach([["E", 3], ["F", 3], ["E", 4]] as const, ([epoch, offset]) => {
+        const tracked = new Tracked(offset)
+        tracked.leaveTo(followers.of("s", epoch))
+        return Effect.forkChild(Effect.result(tracked.settled("s", `${epoch}-${offset}`)), { startImmediately: true })
+      })
+      followers.dying("s", "E")?.(3, { reason: "expired", maybeHandled: false })
+      assert.isUndefined(followers.dying("s", "G"), "nobody waits for those")
+      yield* H.advanceUntil("the first is settled", () => settled[0]?.pollUnsafe() !== undefined)
+      const [own, other, later] = settled.map((fiber) => fiber.pollUnsafe())
+      const dead = own !== undefined && Exit.isSuccess(own) ? Result.getFailure(own.value) : Option.none()
+      assert.deepInclude(Option.getOrUndefined(dead), { reason: "expired", maybeHandled: false })
+      assert.isUndefined(other)
+      assert.isUndefined(later)
+      assert.strictEqual(followers.size(), 2)
     }))
 })

@@ -1,6 +1,6 @@
 /** What servers do with outboxes and sessions after the store has lost its newest part. */
 import { assert, it } from "@effect/vitest"
-import { Context, Effect, Layer } from "effect"
+import { Context, Effect, Fiber, Layer } from "effect"
 import { TestClock } from "effect/testing"
 import { MessageQueue, SessionRegistry } from "resilient-websocket"
 import { layerOf } from "../../src/internal/store/layer.ts"
@@ -51,6 +51,44 @@ it.effect("messages at positions that the peer knows are moved behind them, once
     const [progress] = yield* queue.progress([{ session: "s", after: 0 }])
     assert.isTrue(progress?.dead.some(({ first, reason }) => first === 3 && reason === "fresh"))
     assert.strictEqual((yield* queue.stats).lost, 1)
+  }))
+
+it.effect("what failed at the client in the lost part is there again before anything behind it counts as handled", () =>
+  Effect.gen(function*() {
+    const database = makeMemoryDatabase()
+    const plain = makeMemoryDriver(database)
+    // After each call: whoever looks now must not take the failure for a success.
+    const checked: Array<boolean> = []
+    const check = Effect.flatMap(
+      Effect.all([plain.outboxes(["s"]), plain.fates("s", 1, 1)]),
+      ([[state], fates]) => Effect.sync(() => void checked.push((state?.acked ?? 0) < 1 || fates.length > 0))
+    )
+    const driver = {
+      ...plain,
+      ack: (requests: Parameters<typeof plain.ack>[0]) => Effect.tap(plain.ack(requests), () => check),
+      advance: (request: Parameters<typeof plain.advance>[0]) => Effect.tap(plain.advance(request), () => check)
+    }
+    const context = yield* Layer.build(layerOf(Effect.succeed(driver), 1, {}))
+    const queue = yield* Effect.provideContext(MessageQueue.MessageQueue, context)
+    yield* queue.open("s", 1)
+    yield* queue.append("s", ["a", "b", "c"].map(messageOf))
+    yield* queue.read("s", 1, 0, { maxMessages: 10, maxBytes: 1_000 })
+    const lose = snapshotOf(database)
+    yield* queue.ack("s", 1, 1, [[1, "failed"]])
+    lose()
+    database.history.set("now", "2")
+
+    // An append of the owner comes first, then acks of what is behind the failure.
+    const sending = yield* Effect.forkChild(
+      Effect.andThen(queue.append("s", [messageOf("d")]), queue.ack("s", 1, 3, [])),
+      { startImmediately: true }
+    )
+    yield* TestClock.adjust("1 second")
+    yield* Fiber.join(sending)
+    assert.deepStrictEqual(checked, checked.map(() => true))
+    const [progress] = yield* queue.progress([{ session: "s", after: 0 }])
+    assert.deepInclude(progress, { acked: 3 })
+    assert.strictEqual((yield* plain.fates("s", 1, 1))[0]?.reason, "failed")
   }))
 
 it.effect("a client of a session that the store has lost is told to come back until its server has put it back", () =>

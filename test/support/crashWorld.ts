@@ -419,6 +419,7 @@ class World {
       status: "pending",
       messageId: undefined,
       answeredAt: undefined,
+      settledAt: undefined,
       outcome: "pending"
     }
     this.history.sent.set(key, sent)

@@ -543,6 +543,7 @@ class World {
         status: "pending",
         messageId: undefined,
         answeredAt: undefined,
+        settledAt: undefined,
         outcome: "pending"
       }
       history.sent.set(key, sent)
@@ -581,7 +582,12 @@ class World {
             onSuccess: () => void (sent.outcome = "handled"),
             onFailure: (dead) => void (sent.outcome = dead.reason)
           }),
-          Effect.tap(() => Effect.sync(() => this.note(`receipt ${sent.key} ${sent.outcome}`))),
+          Effect.tap(() =>
+            Effect.sync(() => {
+              sent.settledAt = this.now()
+              this.note(`receipt ${sent.key} ${sent.outcome}`)
+            })
+          ),
           Effect.forkIn(process.node.scope)
         )
       }
@@ -637,6 +643,7 @@ class World {
       status: "pending",
       messageId: undefined,
       answeredAt: undefined,
+      settledAt: undefined,
       outcome: "pending"
     }
     history.sent.set(name, sent)

@@ -14,8 +14,9 @@ export interface Sent {
   messageId: string | undefined
   /** When it was taken. */
   answeredAt: number | undefined
-  /** What the receipt came to. */
+  /** What the receipt came to, and when. */
   outcome: "pending" | "handled" | DeadLetterReason
+  settledAt: number | undefined
 }
 
 /** What a receiving process was given, in its order. */
@@ -325,12 +326,16 @@ export class History {
       if (letter?.reason === "failed" && !failures.has(key)) {
         this.violated(`${key} came back as failed, and no handler gave it up`)
       }
-      if (sent.outcome === "handled" && !isHandled && !this.mayBeLost(sent)) {
+      // Only a server that is asked no more knows of a failure that was stored in the part that is lost.
+      const isFailureLost = letter?.reason === "failed" && this.isLost(letter.at)
+      if (sent.outcome === "handled" && !isHandled && !this.mayBeLost(sent) && !isFailureLost) {
         this.violated(`the receipt of ${key} says handled, and no handler was done with it`)
       } else if ((sent.outcome === "fresh" || sent.outcome === "sessionEnded") && this.mayBeLost(sent)) {
         continue
       } else if (letter === undefined && sent.outcome === "failed" && this.mayBeLost(sent)) {
         continue // nobody has it any more
+      } else if (sent.outcome === "sessionEnded" && letter !== undefined && letter.at > (sent.settledAt ?? 0)) {
+        continue // perhaps handled, it says: what the store had not answered was learnt later
       } else if (sent.outcome !== "pending" && sent.outcome !== "handled" && letter?.reason !== sent.outcome) {
         this.violated(`the receipt of ${key} says ${sent.outcome}, its dead letter ${letter?.reason ?? "is missing"}`)
       }

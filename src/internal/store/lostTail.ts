@@ -56,7 +56,9 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
   const known = (session: string): KnownHere => {
     const log = logs.get(session)
     if (log === undefined) return { known: appended.get(session), generation: undefined }
-    const generation = log.isCertain && options.isOwned(log) ? log.generation : undefined
+    // An append settles it, which is too early for one with fates that the store may have lost: `settle` notes them first.
+    const settles = log.isCertain && log.fates === undefined && options.isOwned(log)
+    const generation = settles ? log.generation : undefined
     return { known: { epoch: log.epoch, last: log.last }, generation }
   }
 
@@ -99,6 +101,8 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
   ): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
     const { acked, epoch, generation, session } = log
     const last = Math.max(received, log.last)
+    // Before it is settled: from then on acks go on, and what is behind them without a fate was handled.
+    if (log.fates !== undefined) yield* call("ack", driver.ack([{ session, generation, upTo: 0, fates: log.fates }]))
     const done = yield* call("advance", driver.advance({ session, generation, last, at: now(), isMoved: false }))
     if (done === undefined) return yield* refuse(session, "recover", "unknownSession")
     if (done.state.generation > generation) return yield* refuse(session, "recover", "fenced")
@@ -106,7 +110,7 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
     if (done.state.generation < generation) yield* reopen(log)
     const moved = done.state.settled ? undefined : yield* moving.withPermit(moveBehind(log, last))
     if (done.state.epoch === epoch && done.state.acked < acked) {
-      yield* call("ack", driver.ack([{ session, generation, upTo: acked, fates: log.fates ?? [] }]))
+      yield* call("ack", driver.ack([{ session, generation, upTo: acked, fates: [] }]))
     }
     // Another outbox than the one that the peer knows: then it knows nothing of this one.
     logs.tracked(log, () => log.settled(moved ?? done.state))
@@ -159,10 +163,18 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
     return messages
   })
 
+  const askHere = (session: string): Effect.Effect<boolean, StoreError> => {
+    const log = logs.get(session)
+    if (log === undefined) return Effect.succeed(false)
+    // One that is just being opened is settled by what its peer says.
+    if (!log.isCertain) return Effect.succeed(true)
+    return Effect.as(Effect.catchTag(settle(log, log.last), "MessageQueueError", () => Effect.void), true)
+  }
+
   /** Asks the owner of an outbox that is not settled. Whether there is one to wait for. */
   const askOwner = (session: string, owner: string | undefined): Effect.Effect<boolean, StoreError> => {
     if (owner === undefined) return Effect.succeed(false)
-    if (owner === node) return Effect.succeed(logs.get(session) !== undefined)
+    if (owner === node) return askHere(session)
     return Effect.flatMap(
       members.isAlive(owner),
       (isAlive) => isAlive ? Effect.as(members.nudge(owner, session), true) : Effect.succeed(false)
