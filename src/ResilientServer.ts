@@ -56,6 +56,7 @@ import { limitsOf as intakeLimitsOf, type RateLimit } from "./internal/intake.ts
 import { guardedListener } from "./internal/listeners.ts"
 import type * as Models from "./internal/models.ts"
 import type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
+import { checkedShareOf, type Newcomer } from "./internal/newcomer.ts"
 import * as Option from "./internal/options.ts"
 import type { AllowedOrigins } from "./internal/origins.ts"
 import { makeSerialize, payloadError } from "./internal/payload.ts"
@@ -68,7 +69,6 @@ import { makeCoder } from "./internal/schemas.ts"
 import { makeOnRefused, makeScreening } from "./internal/screening.ts"
 import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisIn } from "./internal/sending.ts"
 import * as Shapes from "./internal/shapes.ts"
-import { checkedShareOf, type Newcomer } from "./internal/shares.ts"
 import { makeShutdown } from "./internal/shutdown.ts"
 import type {
   Broadcast,
@@ -99,7 +99,7 @@ import {
 export type { Handshake, Identity } from "./internal/identity.ts"
 export type { RateLimit } from "./internal/intake.ts"
 export type { MessageState, PrincipalSession, SessionStats, ShutdownReport } from "./internal/models.ts"
-export type { Newcomer } from "./internal/shares.ts"
+export type { Newcomer } from "./internal/newcomer.ts"
 
 /**
  * Something that happened to a session's connection.

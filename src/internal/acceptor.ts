@@ -26,12 +26,12 @@ import { Crowd, type Spare } from "./crowd.ts"
 import type { Engine } from "./engine.ts"
 import { type Handshake, identityFault, type Name } from "./identity.ts"
 import { makeId } from "./ids.ts"
+import type { ShareOf } from "./newcomer.ts"
 import { Peer } from "./peer.ts"
 import { Port } from "./port.ts"
 import { inWords, type RareLog, wordsOf } from "./rareLog.ts"
 import { rejection } from "./rejection.ts"
 import { hashToken, makeToken } from "./resume.ts"
-import type { ShareOf } from "./shares.ts"
 
 export interface AcceptorOptions {
   readonly engine: Engine
