@@ -1,7 +1,7 @@
 /** What is told when: acks of finished messages, mistakes in options, hooks that can't decide. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Schema } from "effect"
-import { WebSocketError } from "resilient-websocket"
+import { Context, Effect, Fiber, Schema } from "effect"
+import { SessionRegistry, WebSocketError } from "resilient-websocket"
 import * as H from "./support/harness.ts"
 import { makeNetwork } from "./support/harnessNetwork.ts"
 
@@ -33,6 +33,53 @@ describe("without a handler and without a consumer of the stream", () => {
       yield* until("it is there", () => Effect.map(server.stats, ({ totals }) => totals.messagesReceived === 1))
       // Time stands still: this would wait for ever.
       yield* server.shutdown
+    }))
+})
+
+/** docs/stores.md says how many handlers may run again after a kill: those that have finished since the last position. */
+describe("positions of finished handlers", () => {
+  const watched = Effect.gen(function*() {
+    const store = yield* H.makeStore()
+    const registry = Context.get(store, SessionRegistry.SessionRegistry)
+    const seen = { finished: 0, stored: 0, most: 0 }
+    return {
+      seen,
+      finished: Effect.sync(() => {
+        seen.finished++
+        seen.most = Math.max(seen.most, seen.finished - seen.stored)
+      }),
+      serverStore: Context.add(store, SessionRegistry.SessionRegistry, {
+        ...registry,
+        savePosition: (session, generation, position) =>
+          Effect.tap(
+            registry.savePosition(session, generation, position),
+            () => Effect.sync(() => void (seen.stored = Math.max(seen.stored, position.handled)))
+          )
+      })
+    }
+  })
+
+  it.effect("are stored for half a window at the latest, of quick ones that never rest", () =>
+    Effect.gen(function*() {
+      const { finished, seen, serverStore } = yield* watched
+      const clientStore = { queue: { maxMessages: 5_000 } }
+      const { client } = yield* connected({ server: { onMessage: () => finished }, serverStore, clientStore })
+      yield* Effect.forEach(H.numbered(5_000), (text) => client.send(text), { discard: true })
+      yield* until("all are handled", () => seen.finished === 5_000)
+      assert.isAtMost(seen.most, 512)
+      assert.isAbove(seen.most, 1, "each was stored by itself")
+      yield* until("all are stored, and no time had to pass", () => seen.stored === 5_000)
+    }))
+
+  it.effect("are stored within a second while a later handler takes its time", () =>
+    Effect.gen(function*() {
+      const { finished, seen, serverStore } = yield* watched
+      const onMessage = (text: string) => text === "slow" ? Effect.never : finished
+      const { client } = yield* connected({ server: { onMessage }, serverStore })
+      yield* client.sendAll(["quick 1", "quick 2", "slow"])
+      yield* until("both are handled", () => seen.finished === 2)
+      yield* H.advance(1_000, 100)
+      assert.strictEqual(seen.stored, 2)
     }))
 })
 
