@@ -184,6 +184,43 @@ describe("messages that two servers were giving up in the same millisecond, both
     }))
 })
 
+describe("messages that were dropped to make room", () => {
+  const dropping: StoreOptions = { queue: { overflow: "dropOldest", maxMessages: 2 } }
+  const told = (queue: MessageQueue.Interface) =>
+    Effect.map(
+      queue.expire(() => true),
+      (all) => all.map(({ messages, reason }) => [reason, ...messages.map(({ offset }) => offset)])
+    )
+
+  it.effect("for one that was refused then, are reported all the same", () =>
+    Effect.gen(function*() {
+      const database = makeMemoryDatabase()
+      const other = makeMemoryDriver(database)
+      const { queue } = yield* open(database, dropping, ({ giveUp }) => ({
+        // Another server ends the session just then.
+        giveUp: (request) => Effect.tap(giveUp(request), () => other.removeOutbox("s", 2))
+      }))
+      yield* queue.open("s", 1)
+      yield* queue.append("s", [text("a"), text("b")])
+      assert.deepInclude(yield* Effect.flip(queue.append("s", [text("c")])), { reason: "unknownSession" })
+      assert.deepStrictEqual(yield* told(queue), [["overflow", 1]])
+      assert.deepStrictEqual(yield* told(queue), [])
+    }))
+
+  it.effect("and whose fate goes with the outbox before it was known, are reported all the same", () =>
+    Effect.gen(function*() {
+      const { queue } = yield* open(makeMemoryDatabase(), dropping, ({ giveUp }) => ({
+        giveUp: failingAfter(1, giveUp)
+      }))
+      yield* queue.open("s", 1)
+      yield* queue.append("s", [text("a"), text("b")])
+      yield* Effect.flip(queue.append("s", [text("c")]))
+      const { messages } = yield* queue.remove("s")
+      assert.deepStrictEqual(messages.map(({ offset }) => offset), [2])
+      assert.deepStrictEqual(yield* told(queue), [["overflow", 1]])
+    }))
+})
+
 describe("a sweep", () => {
   it.effect("looks once at an outbox, also when it was scheduled several times", () =>
     Effect.gen(function*() {

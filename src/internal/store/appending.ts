@@ -307,6 +307,9 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
   const dropAndAppend = (draft: Draft, full: Full) =>
     Effect.suspend(() => {
       const dropped: Array<OutboxMessage> = []
+      const dropLate = Effect.sync(() => {
+        if (dropped.length > 0) options.onLateDrops(draft.session, dropped)
+      })
       const attempt: Effect.Effect<Settled, MessageQueueError | QueueOverflowError> = Effect.gen(function*() {
         for (let round = 0; round < maxRounds; round++) {
           const made = yield* Effect.mapError(
@@ -316,15 +319,15 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
           if (made === undefined) break
           dropped.push(...made)
           const outcome = yield* committed(draft)
-          if (outcome._tag !== "Full" && outcome._tag !== "Again") return { outcome, dropped }
+          if (outcome._tag === "Appended") return { outcome, dropped }
+          if (outcome._tag === "Full" || outcome._tag === "Again") continue
+          yield* dropLate
+          return { outcome, dropped: [] }
         }
         return yield* overflowError(draft.session, full)
       })
       // Whoever is refused can't be told of what was dropped for it.
-      return Effect.onError(attempt, () =>
-        Effect.sync(() => {
-          if (dropped.length > 0) options.onLateDrops(draft.session, dropped)
-        }))
+      return Effect.onError(attempt, () => dropLate)
     })
 
   interface Settled {

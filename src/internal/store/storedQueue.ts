@@ -12,7 +12,7 @@ import { type Amount, nothing, Shares } from "../shares.ts"
 import { makeAppending } from "./appending.ts"
 import type { Calls } from "./calls.ts"
 import { type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
-import { DoubtLedger, type GivenUp, type GiveUpOptions, makeGivingUp, shareOf } from "./givingUp.ts"
+import { DoubtLedger, type Doubts, type GivenUp, type GiveUpOptions, makeGivingUp, shareOf } from "./givingUp.ts"
 import type { StoreHistory } from "./history.ts"
 import { makeLogs } from "./logs.ts"
 import { makeLostTail } from "./lostTail.ts"
@@ -335,11 +335,31 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     }
   })
 
+  // --- what was being given up when the store failed
+
+  /** Finds out what became of messages that were being given up when the store failed, and nothing has asked since. */
+  const settleDoubts = Effect.fnUntraced(function*(session: string, doubts: Doubts, result: Array<Expired>) {
+    const settled = yield* giveUp({ session, generation: undefined, doubts, pick: () => [], settlesExpiry: false })
+    // What is left is certain: it was given up, and nothing more is to be learnt of it.
+    const given = typeof settled === "string" ? doubts.take() : settled.given
+    const epoch = typeof settled === "string" ? "" : settled.state.epoch
+    for (const one of given) result.push(expiredOf(session, epoch, one))
+  })
+
+  const settleAllDoubts = Effect.fnUntraced(function*(result: Array<Expired>) {
+    for (const log of doubted.keys()) yield* settleDoubts(log.session, doubted.of(log), result)
+    for (const session of roomDoubts.keys()) yield* settleDoubts(session, roomDoubts.of(session), result)
+  })
+
   // --- ends
 
   const remove = Effect.fnUntraced(
     function*(session: string): Effect.fn.Return<Removed, StoreError | MessageQueueError> {
-      const sent = logs.get(session)?.sent
+      const log = logs.get(session)
+      const sent = log?.sent
+      // Their fates go with the outbox.
+      if (log !== undefined && doubted.has(log)) yield* settleDoubts(session, doubted.of(log), lateDrops)
+      if (roomDoubts.has(session)) yield* settleDoubts(session, roomDoubts.of(session), lateDrops)
       for (let look = 0; look < maxLooks; look++) {
         const all = yield* readAll(session)
         if (all === undefined) {
@@ -372,21 +392,6 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       return yield* Effect.fail(new StoreError("remove", new Error("others append all the time")))
     }
   )
-
-  /** Finds out what became of messages that were being given up when the store failed, and nothing has asked since. */
-  const settleDoubts = Effect.fnUntraced(function*(result: Array<Expired>) {
-    const left = [
-      ...doubted.keys().map((log) => ({ session: log.session, doubts: doubted.of(log) })),
-      ...roomDoubts.keys().map((session) => ({ session, doubts: roomDoubts.of(session) }))
-    ]
-    for (const { doubts, session } of left) {
-      const settled = yield* giveUp({ session, generation: undefined, doubts, pick: () => [], settlesExpiry: false })
-      // What is left is certain: it was given up, and nothing more is to be learnt of it.
-      const given = typeof settled === "string" ? doubts.take() : settled.given
-      const epoch = typeof settled === "string" ? "" : settled.state.epoch
-      for (const one of given) result.push(expiredOf(session, epoch, one))
-    }
-  })
 
   const expire = Effect.fnUntraced(function*(owns: (session: string) => boolean) {
     const at = now()
@@ -432,7 +437,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
         discard: true
       })
     )
-    if (Exit.isSuccess(exit)) yield* Effect.ignore(settleDoubts(result))
+    if (Exit.isSuccess(exit)) yield* Effect.ignore(settleAllDoubts(result))
     // What was given up is told all the same.
     if (exit._tag === "Failure" && result.length === 0) {
       yield* Effect.mapError(exit, storeFailed("", "expire"))
