@@ -192,6 +192,32 @@ describe("nothing is given up", () => {
   }
 })
 
+describe("a network that breaks all the time", () => {
+  it.effect("before it can be seen to stand, gets everything through in the end", () =>
+    Effect.gen(function*() {
+      const network = yield* makeNetwork
+      const { atServer, client } = yield* H.pair(network)
+      let swallowed = 0
+      const welcomed: Array<{ cut: () => void }> = []
+      network.passes = (direction, frame) => {
+        const { t } = decode(frame)
+        if (direction === "toClient" && t === "welcome") welcomed.push(network.newest())
+        // Until the message is suspected.
+        if (t !== "batch" || swallowed === 4) return true
+        swallowed++
+        network.newest().cut()
+        return false
+      }
+      yield* Effect.forkScoped(Effect.forever(Effect.suspend(() => {
+        const lives = welcomed.splice(0)
+        return Effect.andThen(Effect.sleep("200 millis"), Effect.sync(() => lives.forEach((link) => link.cut())))
+      })))
+      yield* client.sendAll(H.numbered(5), { ttl: "1 day" })
+      yield* advanceUntil("all have arrived", () => atServer.length === 5, { atMost: 1_200_000, step: 100 })
+      assert.deepStrictEqual(atServer, H.numbered(5))
+    }))
+})
+
 describe("an ordinary cut", () => {
   it.effect("with messages in flight delays nothing and makes no frame smaller", () =>
     Effect.gen(function*() {

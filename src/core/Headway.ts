@@ -54,6 +54,8 @@ export class Headway {
   private strikes = 0
   private mishap: Mishap = "broken"
   private attachedAt = 0
+  /** A connection ended while it had to show that it stands: they break by themselves, and waiting would never end. */
+  private isHasty = false
 
   /** One frame at a time goes out, so that what gets through does, and what does not is known. */
   get isCautious(): boolean {
@@ -81,7 +83,13 @@ export class Headway {
       this.failedBytes = head.bytes
       this.frameBytes = Math.max(1, Math.min(this.frameBytes, head.bytes) >> 2)
       if (mishap === "tooBig") this.ceiling = Math.min(this.ceiling, head.bytes)
-    } else if (head.isAlone && (wasCautious || mishap === "tooBig")) this.strikes++
+    } else if (head.isAlone && (mishap === "tooBig" || (wasCautious && !this.isHasty))) this.strikes++
+    this.isHasty = false
+  }
+
+  /** A connection ended, and nothing was in flight. */
+  endedIdle(): void {
+    this.isHasty = true
   }
 
   /** There is a connection again, and the peer has everything up to `received`. */
@@ -104,10 +112,11 @@ export class Headway {
 
   /**
    * Whether the next frame should wait: where nobody says what is wrong, a connection has to show first that it stands
-   * without the frame. Else a peer that crashes again and again would look like a message that can't pass.
+   * without the frame. Else a peer that crashes again and again would look like a message that can't pass. After one that
+   * did not stand the next need not show it, and its end says nothing of the message.
    */
   mustWait(now: number, millis: number): boolean {
-    return this.isCautious && this.mishap === "broken" && now - this.attachedAt < millis
+    return this.isCautious && this.mishap === "broken" && !this.isHasty && now - this.attachedAt < millis
   }
 
   /** Whether this message has to be given up: it was alone, again and again, and is large enough to be the reason. */

@@ -397,8 +397,10 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   /** Where a connection that ended left a message behind, it is remembered, as that may be the reason. */
   const noteMishap = (peer: Peer, code: number): void => {
     const mishap = mishapOf(code)
-    const head = mishap && peer.core.flow?.head
-    if (mishap !== undefined && head !== undefined) (peer.headway ??= new Headway()).ended(mishap, head)
+    if (mishap === undefined) return
+    const head = peer.core.flow?.head
+    if (head === undefined) peer.headway?.endedIdle()
+    else (peer.headway ??= new Headway()).ended(mishap, head)
   }
 
   /** Ends the peer's connection from this side. */
