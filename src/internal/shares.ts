@@ -1,4 +1,5 @@
 /** How much of the queue's room those who count together may have when it is nearly full. */
+
 /** What the outboxes of one share have. */
 export interface Share {
   readonly name: string
@@ -152,8 +153,11 @@ export class Shares {
     return partOf(share.bytes, part, own, partOfOutbox(share, free, own), free, commonBytes - total)
   }
 
+  /** What a share has, and in how many outboxes, among them the one that is asked for: it may be new. */
   private held(share: ShareOrName): HeldAmount {
-    return typeof share === "string" ? this.shares.get(share) ?? nothing : share
+    if (typeof share !== "string") return share
+    const { bytes, messages, outboxes } = this.shares.get(share) ?? nothing
+    return { outboxes: outboxes + 1, messages, bytes }
   }
 
   /** What a share that holds `held` may have in all, so that it is an n-th of what is free then. */

@@ -173,6 +173,14 @@ describe("the parts of shares", () => {
     }
   )
 
+  it("leave the newest outbox of a share as much as if it had been there before", () => {
+    const world = new World(8_000)
+    for (const name of ["a1", "a2"]) world.append(name, 1)
+    for (const name of ["a1", "a2", "a3", "a4"]) world.fill(name)
+    // Up to 6,000 nobody is asked. Of the 1,000 before the reserve: a third, of what is left a quarter, a fifth.
+    assert.deepStrictEqual([...world.held.values()].map(({ messages }) => messages), [5_999, 333, 167, 100])
+  })
+
   it("are nobody's but the bound's while there is one share, save for the last eighth", () => {
     const world = new World(8_000)
     world.fill("a")
