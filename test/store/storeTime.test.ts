@@ -1,6 +1,6 @@
 /** The time of a store, and what makes those who share it agree. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Layer, Schema, Scope } from "effect"
+import { Effect, Exit, Fiber, Layer, Schema, Scope } from "effect"
 import { MessageQueue } from "../../src/index.ts"
 import { layerOf } from "../../src/internal/store/layer.ts"
 import { decodeStamp, encodeStamp, type Stamp, StoreTime } from "../../src/internal/store/storeTime.ts"
@@ -106,37 +106,85 @@ describe("StoreTime", () => {
   )
 })
 
+const message = (payload: string) => ({
+  payload,
+  bytes: payload.length,
+  id: undefined,
+  trace: undefined,
+  ttlMillis: undefined
+})
+
+/** A database whose clock can be set, and servers on it, each of which can be killed. */
+const makeWorld = () => {
+  const world = { ahead: 0 }
+  const driver = makeMemoryDriver(makeMemoryDatabase())
+  const clock = Effect.map(driver.clock, (millis) => millis + world.ahead)
+  const start = Effect.gen(function*() {
+    const scope = yield* Scope.make()
+    let isKilled = false
+    const touchNode: typeof driver.touchNode = (...args) => isKilled ? Effect.void : driver.touchNode(...args)
+    const own = { ...driver, clock, touchNode }
+    const layer = layerOf(Effect.succeed(own), 2, { queue: { ttl: "30 minutes" } })
+    const building = yield* Effect.forkChild(
+      Scope.provide(Layer.build(Layer.fresh(layer)), scope),
+      { startImmediately: true }
+    )
+    yield* H.advanceUntil("it has started", () => building.pollUnsafe() !== undefined)
+    const queue = yield* Effect.provide(MessageQueue.MessageQueue, yield* Fiber.join(building))
+    return {
+      queue,
+      end: Scope.close(scope, Exit.void),
+      kill: Effect.suspend(() => {
+        isKilled = true
+        return Scope.close(scope, Exit.void)
+      })
+    }
+  })
+  return { world, start }
+}
+
+const read = (queue: MessageQueue.Interface, generation: number) =>
+  Effect.gen(function*() {
+    yield* queue.open("s", generation)
+    const { expired, slots } = yield* queue.read("s", generation, 0, { maxMessages: 10, maxBytes: 1_000 })
+    return {
+      expired: expired.map(({ payload }) => payload),
+      left: slots.flatMap((slot) => slot.kind === "message" ? [slot.payload] : [])
+    }
+  })
+
 describe("servers on a store whose clock is set", () => {
   it.effect("keep what others stored for as long as they said", () =>
     Effect.gen(function*() {
-      const database = makeMemoryDatabase()
-      let ahead = 0
-      const driver = makeMemoryDriver(database)
-      const clock = Effect.map(driver.clock, (millis) => millis + ahead)
-      const start = Effect.gen(function*() {
-        const scope = yield* Scope.make()
-        const layer = layerOf(Effect.succeed({ ...driver, clock }), 2, { queue: { ttl: "30 minutes" } })
-        const context = yield* Scope.provide(Layer.build(Layer.fresh(layer)), scope)
-        return { scope, queue: yield* Effect.provide(MessageQueue.MessageQueue, context) }
-      })
+      const { start, world } = makeWorld()
       const first = yield* start
       yield* first.queue.open("s", 1)
-      yield* first.queue.append("s", [{
-        payload: "1",
-        bytes: 1,
-        id: undefined,
-        trace: undefined,
-        ttlMillis: undefined
-      }])
+      yield* first.queue.append("s", [message("1")])
       for (const byMillis of [day, -hour, 300_000, 2 * day]) {
-        ahead += byMillis
+        world.ahead += byMillis
         const second = yield* start
         yield* H.advance(20_000, 500)
-        yield* second.queue.open("s", 2)
-        const { expired, slots } = yield* second.queue.read("s", 2, 0, { maxMessages: 10, maxBytes: 1_000 })
-        assert.deepStrictEqual([expired.length, slots.length], [0, 1], `set by ${byMillis} ms`)
-        yield* Scope.close(second.scope, Exit.void)
+        assert.deepStrictEqual(yield* read(second.queue, 2), { expired: [], left: ["1"] }, `set by ${byMillis} ms`)
+        yield* second.end
       }
-      yield* Scope.close(first.scope, Exit.void)
+      yield* first.end
+    }))
+})
+
+describe("a server that starts when all have been dead for longer than messages live", () => {
+  it.effect("gives up what they had, and nothing that it is given itself", () =>
+    Effect.gen(function*() {
+      const { start, world } = makeWorld()
+      const first = yield* start
+      yield* first.queue.open("s", 1)
+      yield* first.queue.append("s", [message("old")])
+      yield* first.kill
+      world.ahead += day
+      const second = yield* start
+      yield* second.queue.open("s", 2)
+      yield* second.queue.append("s", [message("new")])
+      yield* H.advance(20_000, 500)
+      assert.deepStrictEqual(yield* read(second.queue, 3), { expired: ["old"], left: ["new"] })
+      yield* second.end
     }))
 })

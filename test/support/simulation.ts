@@ -601,9 +601,11 @@ class World {
     const { answers, fail, slowMillis } = scenario.handlers
     return (message: Message, incoming: Incoming<Message>): Effect.Effect<void, string> => {
       const { key, poison, to } = message
+      const session = process.kind === "client" ? process.session : undefined
+      const isForeign = session !== undefined && to !== session && !history.isRetry(node.name, key)
       history.started(node.name, process.kind === "client" ? "" : incoming.session, key, incoming.messageId)
-      if (process.kind === "client" && to !== process.session && process.session !== undefined && !scenario.losses) {
-        history.violated(`${node.name} of ${process.session} was given ${key} for ${to}`)
+      if (isForeign && !scenario.losses) {
+        history.violated(`${node.name} of ${session} was given ${key} for ${to}`)
       }
       const fails = poison || (!this.healed && rng.chance(fail))
       const finish = Effect.suspend(() => {

@@ -8,7 +8,7 @@ import { makeSignal } from "../signal.ts"
 import { steady, wall } from "../time.ts"
 import type { Calls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
-import { decodeStamp, encodeStamp, type Stamp, type Stamps, StoreTime } from "./storeTime.ts"
+import { decodeStamp, encodeStamp, type Stamp, type Stamps, StoreTime, watchMillis } from "./storeTime.ts"
 
 export interface MembersOptions {
   readonly driver: StoreDriver
@@ -39,6 +39,19 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   const steadyNow = yield* steady
   const time = new StoreTime(steadyNow, yield* driver.clock, known, nodeTimeoutMillis)
   const { now } = time
+  const beatMillis = nodeTimeoutMillis / 5
+  // What is stamped meanwhile would be old at once if time then goes forward, and this node's own stamp would look to
+  // others that begin like somebody who lives by the time of before.
+  if (time.isInDoubt) {
+    yield* Effect.logInfo(
+      `the store ${driver.name}: no server has shown itself since some time; it is watched for others for up to ` +
+        `${Math.ceil(watchMillis(nodeTimeoutMillis) / 1_000)} s, as its clock may have been set`
+    )
+    while (time.isInDoubt) {
+      yield* Effect.sleep(beatMillis)
+      time.look(yield* call("nodes", stamps))
+    }
+  }
   const listeners: Array<(sessions: ReadonlyArray<string>) => Effect.Effect<void>> = []
   const rejoining: Array<Effect.Effect<void, StoreError>> = []
   const work = yield* makeSignal
@@ -77,7 +90,7 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   const touch = Effect.gen(function*() {
     // Until a look succeeds: a sleep is noticed once.
     mustLook ||= hasSlept()
-    if (time.isInDoubt || mustLook) time.look(yield* call("nodes", stamps))
+    if (mustLook) time.look(yield* call("nodes", stamps))
     mustLook = false
     const at = now()
     yield* call("touchNode", driver.touchNode(node, at))
@@ -92,7 +105,7 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   })
 
   const beat = Effect.andThen(
-    Effect.sleep(nodeTimeoutMillis / 5),
+    Effect.sleep(beatMillis),
     Effect.catchCause(touch, (cause) => Effect.logDebug("the store was not told that this server lives", cause))
   )
   yield* Effect.forkScoped(Effect.forever(beat), { startImmediately: true })

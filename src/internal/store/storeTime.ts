@@ -51,7 +51,7 @@ export class StoreTime {
 
   readonly now = (): number => this.steady() + this.offset
 
-  /** Whether it has to look at the stamps of others before each of its own. */
+  /** Whether it has to look at the stamps of others before it makes one of its own. */
   get isInDoubt(): boolean {
     return this.doubt !== undefined
   }
@@ -73,4 +73,4 @@ export class StoreTime {
 }
 
 /** As long as a node may take to be found dead, and one beat more. */
-const watchMillis = (nodeTimeoutMillis: number): number => 1.2 * nodeTimeoutMillis
+export const watchMillis = (nodeTimeoutMillis: number): number => 1.2 * nodeTimeoutMillis
