@@ -72,7 +72,8 @@ export const ackFunction = (schema: string): string =>
         codes[i] := ${FENCED};
         CONTINUE;
       END IF;
-      IF p_up_to[i] > v_acked[s] AND NOT v_settled[s] THEN
+      -- Nor is it for an owner whose opening the store has lost.
+      IF p_up_to[i] > v_acked[s] AND NOT (v_settled[s] AND v_generations[s] = p_generations[i]) THEN
         codes[i] := ${UNSETTLED};
         CONTINUE;
       END IF;

@@ -55,6 +55,10 @@ export const appendFunction = (schema: string): string =>
     v_generations float8[] := v_last;
     v_settles boolean;
     v_from float8[] := array_fill(NULL::float8, ARRAY[m]);
+    v_settled_at float8[] := v_from;
+    v_fits boolean;
+    v_known float8;
+    v_first float8;
     v_lost float8;
     v_code integer;
     v_keys bigint := 0;
@@ -99,6 +103,7 @@ export const appendFunction = (schema: string): string =>
       v_expires[s] := r.expires_at;
       v_settled[s] := coalesce(r.history = v_history, false);
       v_from[s] := r.unsettled_from;
+      v_settled_at[s] := r.settled_at;
       v_generations[s] := r.generation;
     END LOOP;
 
@@ -111,13 +116,26 @@ export const appendFunction = (schema: string): string =>
         END IF;
         CONTINUE;
       END IF;
-      v_settles := p_unsettled[i] = 'settle' AND p_generations[i] >= v_generations[s];
-      IF NOT v_settled[s] AND NOT v_settles AND p_unsettled[i] <> 'allow' THEN
+      v_fits := v_settled[s] AND coalesce(p_generations[i], 0) <= v_generations[s];
+      v_known := CASE WHEN p_known_epochs[i] = v_epochs[s] THEN p_known_lasts[i] ELSE 0 END;
+      -- What was appended in this history, and perhaps has to be moved, comes after this.
+      v_first := CASE WHEN v_settled[s] THEN v_settled_at[s] ELSE v_from[s] END;
+      v_settles := NOT v_fits AND coalesce(p_generations[i] = v_generations[s], false) AND CASE p_unsettled[i]
+        WHEN 'moved' THEN v_last[s] <= v_known
+        WHEN 'settle' THEN coalesce(v_first >= v_known, true)
+        ELSE false END;
+      IF NOT v_fits AND NOT v_settles AND p_unsettled[i] <> 'allow' THEN
         codes[i] := ${UNSETTLED};
         ids[i] := v_nodes[s];
         CONTINUE;
       END IF;
-      v_lost := CASE WHEN p_known_epochs[i] = v_epochs[s] THEN greatest(0, p_known_lasts[i] - v_last[s]) ELSE 0 END;
+      IF v_settles AND p_unsettled[i] = 'moved' AND v_first < v_known THEN
+        SELECT * INTO k FROM ${schema}.drop_after(v_outboxes[s], v_first, v_last[s], v_known);
+        v_messages[s] := v_messages[s] - k.messages;
+        v_bytes[s] := v_bytes[s] - k.bytes;
+        v_last[s] := v_known;
+      END IF;
+      v_lost := greatest(0, v_known - v_last[s]);
       v_code := CASE
         WHEN v_messages[s] + p_counts[i] > p_max_messages[i] THEN ${FULL_MESSAGES}
         WHEN v_bytes[s] + p_bytes[i] > p_max_bytes[i] THEN ${FULL_BYTES}
@@ -142,11 +160,12 @@ export const appendFunction = (schema: string): string =>
       CASE v_code
         WHEN ${APPENDED} THEN
           epochs[i] := v_epochs[s];
-          IF v_settled[s] THEN
-          ELSIF v_settles THEN
+          IF v_settles THEN
             v_settled[s] := true;
             v_from[s] := NULL;
-          ELSE
+            v_settled_at[s] := CASE WHEN p_unsettled[i] = 'moved' THEN v_last[s] + v_lost
+              ELSE least(v_first, v_last[s] + v_lost) END;
+          ELSIF NOT v_settled[s] THEN
             v_from[s] := coalesce(v_from[s], v_last[s]);
           END IF;
           IF v_lost > 0 THEN
@@ -188,9 +207,10 @@ export const appendFunction = (schema: string): string =>
       WHERE t.new;
       UPDATE ${schema}.outboxes o
       SET last = t.last, messages = t.messages, bytes = t.bytes, expires_at = t.expires,
-        history = CASE WHEN t.settled THEN v_history ELSE o.history END, unsettled_from = t.start
-      FROM unnest(p_sessions, v_touched, v_last, v_messages, v_bytes, v_expires, v_settled, v_from)
-        AS t(session, touched, last, messages, bytes, expires, settled, start)
+        history = CASE WHEN t.settled THEN v_history ELSE o.history END, unsettled_from = t.start,
+        settled_at = t.settled_at
+      FROM unnest(p_sessions, v_touched, v_last, v_messages, v_bytes, v_expires, v_settled, v_from, v_settled_at)
+        AS t(session, touched, last, messages, bytes, expires, settled, start, settled_at)
       WHERE t.touched AND o.session = t.session;
     END IF;
     IF v_nudges THEN PERFORM ${schema}.add_nudges(v_nudged, p_sessions); END IF;

@@ -19,6 +19,22 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
     PERFORM ${schema}.note_fates(ARRAY[p_outbox], ARRAY[p_first], ARRAY[p_end], ARRAY['fresh'], ARRAY[true], ARRAY[p_at]);
   END $body$`,
 
+  // What comes after `p_from` goes, and a gap up to `p_known` takes its place. How many messages and bytes went.
+  `CREATE FUNCTION ${schema}.drop_after(
+    p_outbox bigint, p_from double precision, p_last double precision, p_known double precision,
+    OUT messages double precision, OUT bytes double precision
+  ) LANGUAGE plpgsql AS $body$
+  BEGIN
+    SELECT p_last - p_from - coalesce(sum(g."end" - greatest(g.first, p_from + 1) + 1), 0) INTO messages
+    FROM ${schema}.gaps g WHERE g.outbox = p_outbox AND g."end" > p_from;
+    WITH gone AS (
+      DELETE FROM ${schema}.chunks c WHERE c.outbox = p_outbox AND c.last > p_from RETURNING c.bytes
+    ) SELECT coalesce(sum(gone.bytes), 0) INTO bytes FROM gone;
+    DELETE FROM ${schema}.gaps g WHERE g.outbox = p_outbox AND g.first > p_from;
+    UPDATE ${schema}.gaps g SET "end" = p_from WHERE g.outbox = p_outbox AND g."end" > p_from;
+    INSERT INTO ${schema}.gaps (outbox, first, "end", reason) VALUES (p_outbox, p_from + 1, p_known, 'fresh');
+  END $body$`,
+
   `CREATE FUNCTION ${schema}.open_outbox(
     p_session text, p_generation double precision, p_node text, p_epoch text
   ) RETURNS SETOF ${schema}.outboxes LANGUAGE plpgsql AS $body$
@@ -87,18 +103,29 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
   DECLARE
     o ${schema}.outboxes;
     v_lost bigint;
-    v_settles boolean;
+    v_settled boolean;
+    v_first bigint;
+    v_moved boolean;
   BEGIN
     SELECT * INTO o FROM ${schema}.outboxes x WHERE x.session = p_session FOR UPDATE;
     IF NOT FOUND OR o.generation > p_generation THEN RETURN 0; END IF;
     v_lost := greatest(0, p_last::bigint - o.last);
-    v_settles := p_moved OR coalesce(o.unsettled_from >= p_last, true);
-    IF v_lost > 0 THEN PERFORM ${schema}.take_lost(o.id, o.last + 1, p_last, p_at); END IF;
-    UPDATE ${schema}.outboxes x
-    SET last = o.last + v_lost,
-      history = CASE WHEN v_settles THEN ${schema}.history() ELSE x.history END,
-      unsettled_from = CASE WHEN v_settles THEN NULL ELSE x.unsettled_from END
-    WHERE x.session = p_session;
+    IF v_lost > 0 THEN
+      PERFORM ${schema}.take_lost(o.id, o.last + 1, p_last, p_at);
+      UPDATE ${schema}.outboxes x SET last = o.last + v_lost WHERE x.session = p_session;
+    END IF;
+    v_settled := coalesce(o.history = ${schema}.history(), false);
+    IF v_settled AND o.generation = p_generation THEN RETURN v_lost; END IF;
+    v_first := CASE WHEN v_settled THEN o.settled_at ELSE o.unsettled_from END;
+    v_moved := p_moved AND o.last + v_lost <= p_last;
+    IF v_moved OR coalesce(v_first >= p_last, true) THEN
+      UPDATE ${schema}.outboxes x
+      SET history = ${schema}.history(), unsettled_from = NULL,
+        settled_at = CASE WHEN v_moved THEN o.last + v_lost ELSE least(v_first, o.last + v_lost) END
+      WHERE x.session = p_session;
+    ELSE
+      UPDATE ${schema}.outboxes x SET history = NULL, unsettled_from = v_first WHERE x.session = p_session;
+    END IF;
     RETURN v_lost;
   END $body$`,
 

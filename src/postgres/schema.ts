@@ -18,7 +18,9 @@ const migrations: ReadonlyArray<(schema: string) => ReadonlyArray<string>> = [
   tables,
   principals,
   // The history of the store in which an outbox was settled, and after what was appended in another one before that.
-  (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN history text, ADD COLUMN unsettled_from bigint`]
+  (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN history text, ADD COLUMN unsettled_from bigint`],
+  // How far an outbox went when it was settled.
+  (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN settled_at bigint`]
 ]
 
 const functions = (schema: string): ReadonlyArray<string> => [

@@ -27,13 +27,30 @@ end
 local addedMessages, addedBytes = 0, 0
 local results = {'R'}
 
+local function knownOf(outbox, i)
+  return ARGV[i + 14] ~= '' and ARGV[i + 13] == outbox[1] and num(ARGV[i + 14]) or 0
+end
+
+local function fits(outbox, i)
+  return outbox[7] == history and num(ARGV[i + 16]) <= num(outbox[8])
+end
+
+-- What was appended in this history, and perhaps has to be moved, comes after this.
+local function firstOf(outbox)
+  local first = outbox[9]
+  if outbox[7] == history then first = outbox[10] end
+  return first and num(first) or math.huge
+end
+
 local function settles(outbox, i)
-  return ARGV[i + 15] == 'settle' and num(ARGV[i + 16]) >= num(outbox[8])
+  if fits(outbox, i) or num(ARGV[i + 16]) ~= num(outbox[8]) then return false end
+  if ARGV[i + 15] == 'moved' then return num(outbox[2]) <= knownOf(outbox, i) end
+  return ARGV[i + 15] == 'settle' and firstOf(outbox) >= knownOf(outbox, i)
 end
 
 local function refusal(outbox, i)
   if not outbox[1] then return {'M'} end
-  if outbox[7] ~= history and ARGV[i + 15] ~= 'allow' and not settles(outbox, i) then return {'U', outbox[6]} end
+  if not fits(outbox, i) and ARGV[i + 15] ~= 'allow' and not settles(outbox, i) then return {'U', outbox[6]} end
   local id, enqueuedAt = ARGV[i + 8], ARGV[i + 3]
   if id ~= '' then
     local key = liveKey(keys, id, num(ARGV[i + 11]), num(enqueuedAt))
@@ -49,23 +66,31 @@ end
 for i = 6, #ARGV, 17 do
   local session = ARGV[i]
   local outboxKey = tag .. ':o:' .. session
-  local outbox = redis.call('HMGET', outboxKey, 'e', 'l', 'm', 'b', 'x', 'n', 'i', 'g')
+  local outbox = redis.call('HMGET', outboxKey, 'e', 'l', 'm', 'b', 'x', 'n', 'i', 'g', 'y', 'z')
   local refused = refusal(outbox, i)
   if refused then
     results[#results + 1] = refused
   else
     local count, bytes = num(ARGV[i + 1]), num(ARGV[i + 2])
-    if outbox[7] ~= history then
-      if settles(outbox, i) then
-        redis.call('HSET', outboxKey, 'i', history)
-        redis.call('HDEL', outboxKey, 'y')
-      else
-        redis.call('HSETNX', outboxKey, 'y', outbox[2])
+    local known, stored, lost = knownOf(outbox, i), num(outbox[2]), 0
+    if settles(outbox, i) then
+      local from = firstOf(outbox)
+      if ARGV[i + 15] == 'moved' then
+        if from < known then
+          local messages, freed = dropAfter(tag, session, from, stored, known)
+          outbox[3], outbox[4] = str(num(outbox[3]) - messages), str(num(outbox[4]) - freed)
+          addedMessages, addedBytes = addedMessages - messages, addedBytes - freed
+          stored = known
+        end
+        from = known
       end
+      redis.call('HSET', outboxKey, 'i', history, 'z', str(math.min(from, math.max(stored, known))))
+      redis.call('HDEL', outboxKey, 'y')
+    elseif outbox[7] ~= history then
+      redis.call('HSETNX', outboxKey, 'y', outbox[2])
     end
-    local stored, lost = num(outbox[2]), 0
-    if ARGV[i + 14] ~= '' and ARGV[i + 13] == outbox[1] and num(ARGV[i + 14]) > stored then
-      lost = num(ARGV[i + 14]) - stored
+    if known > stored then
+      lost = known - stored
       takeLost(tag, session, fates, stored, stored + lost, ARGV[i + 3])
     end
     local first, last = str(stored + lost + 1), str(stored + lost + count)
@@ -87,7 +112,7 @@ for i = 6, #ARGV, 17 do
   end
 end
 
-if addedMessages > 0 then
+if addedMessages ~= 0 or addedBytes ~= 0 then
   redis.call('HINCRBY', totals, 'm', str(addedMessages))
   redis.call('HINCRBY', totals, 'b', str(addedBytes))
 end

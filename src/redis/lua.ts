@@ -48,6 +48,29 @@ local function takeLost(tag, session, index, last, upTo, at)
   if length > num(redis.call('HGET', outbox, 'w') or '0') then redis.call('HSET', outbox, 'w', str(length)) end
   redis.call('HSET', outbox, 'l', finish)
 end
+-- What comes after \`from\` goes, and a gap up to \`known\` takes its place. Returns how many messages and bytes went.
+local function dropAfter(tag, session, from, last, known)
+  local chunks, gaps = tag .. ':c:' .. session, tag .. ':g:' .. session
+  local messages, bytes = last - from, 0
+  while true do
+    local page = redis.call('XRANGE', chunks, str(from + 1) .. '-0', '+', 'COUNT', '16')
+    for _, entry in ipairs(page) do
+      bytes = bytes + num(entry[2][4])
+      redis.call('XDEL', chunks, entry[1])
+    end
+    if #page == 0 then break end
+  end
+  for _, gap in ipairs(redis.call('ZRANGEBYSCORE', gaps, '(' .. str(from), '+inf')) do
+    local first, finish, reason = string.match(gap, '^(%d+):(%d+):(.*)$')
+    messages = messages - (num(finish) - math.max(num(first), from + 1) + 1)
+    redis.call('ZREM', gaps, gap)
+    if num(first) <= from then redis.call('ZADD', gaps, str(from), first .. ':' .. str(from) .. ':' .. reason) end
+  end
+  local first, finish = str(from + 1), str(known)
+  redis.call('ZADD', gaps, finish, first .. ':' .. finish .. ':fresh')
+  redis.call('HSET', tag .. ':o:' .. session, 'l', finish)
+  return messages, bytes
+end
 `
 
 /** The channel's messages say nothing: one is enough for all nudges that were not taken yet. */

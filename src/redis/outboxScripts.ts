@@ -114,7 +114,7 @@ while i <= #ARGV do
     results[#results + 1] = {'M'}
   elseif num(outbox[1]) > num(generation) then
     results[#results + 1] = {'F'}
-  elseif upTo > num(outbox[2]) and outbox[6] ~= historyNow() then
+  elseif upTo > num(outbox[2]) and (outbox[6] ~= historyNow() or num(outbox[1]) ~= num(generation)) then
     results[#results + 1] = {'U'}
   else
     local acked, last, messages, bytes = num(outbox[2]), num(outbox[3]), num(outbox[4]), num(outbox[5])
@@ -231,7 +231,7 @@ return {'D', revision}
  * Answers {how many were lost, state}, or {} when there is no outbox.
  */
 export const advance = luaScript(`${numbers}${state}${evenWhenFull("KEYS[2]")}
-local outbox = redis.call('HMGET', KEYS[1], 'g', 'l', 'y')
+local outbox = redis.call('HMGET', KEYS[1], 'g', 'l', 'y', 'i', 'z')
 if not outbox[1] then return {} end
 local stored, last, lost = num(outbox[2]), num(ARGV[4]), 0
 if num(outbox[1]) <= num(ARGV[3]) then
@@ -239,9 +239,18 @@ if num(outbox[1]) <= num(ARGV[3]) then
     lost = last - stored
     takeLost(ARGV[1], ARGV[2], KEYS[3], stored, last, ARGV[5])
   end
-  if ARGV[6] == '1' or not outbox[3] or num(outbox[3]) >= last then
-    redis.call('HSET', KEYS[1], 'i', historyNow())
+  local reach, now = stored + lost, outbox[4] == historyNow()
+  local from = outbox[3]
+  if now then from = outbox[5] end
+  from = from and num(from) or math.huge
+  local moved = ARGV[6] == '1' and reach <= last
+  if now and num(outbox[1]) == num(ARGV[3]) then
+    -- It is settled, for this owner too.
+  elseif moved or from >= last then
+    redis.call('HSET', KEYS[1], 'i', historyNow(), 'z', str(moved and reach or math.min(from, reach)))
     redis.call('HDEL', KEYS[1], 'y')
+  else
+    redis.call('HSET', KEYS[1], 'i', '-', 'y', str(from))
   end
 end
 return {str(lost), stateAt(KEYS[1])}

@@ -18,7 +18,10 @@ describeWithPostgres("PostgreSQL", {}, (server) => {
     Effect.gen(function*() {
       const [one, other] = yield* processes
       yield* emptySchema(one.sql, schema)
-      return { driver: one.driver, other: other.driver }
-    })
+      const forget = (session: string) =>
+        Effect.asVoid(one.sql.unsafe(`UPDATE ${schema}.outboxes SET history = '-' WHERE session = $1`, [session]))
+      return { driver: one.driver, other: other.driver, forget }
+    }),
+    { histories: true }
   )
 })

@@ -7,6 +7,12 @@ driverLaws(
   "memory",
   Effect.sync(() => {
     const database = makeMemoryDatabase()
-    return { driver: makeMemoryDriver(database), other: makeMemoryDriver(database) }
-  })
+    const forget = (session: string) =>
+      Effect.sync(() => {
+        const outbox = database.outboxes.get(session)
+        if (outbox !== undefined) outbox.history = undefined
+      })
+    return { driver: makeMemoryDriver(database), other: makeMemoryDriver(database), forget }
+  }),
+  { histories: true }
 )

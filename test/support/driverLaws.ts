@@ -5,6 +5,7 @@
 import { describe } from "@effect/vitest"
 import { appendLaws, openingLaws, stampLaws } from "./driverLaws/appending.ts"
 import { giveUpLaws } from "./driverLaws/givingUp.ts"
+import { historyLaws } from "./driverLaws/histories.ts"
 import { keyLaws } from "./driverLaws/keys.ts"
 import { lawOf, type MakePair } from "./driverLaws/kit.ts"
 import { likeMemory } from "./driverLaws/likeMemory.ts"
@@ -25,6 +26,8 @@ export const driverLaws = (
   options?: {
     /** How many random histories are compared with the memory driver. Default 30. */
     readonly runs?: number | undefined
+    /** Whether its pairs can `forget`. */
+    readonly histories?: boolean | undefined
   }
 ): void => {
   const law = lawOf(make)
@@ -37,6 +40,7 @@ export const driverLaws = (
     describe("ack", () => ackLaws(law))
     describe("giving up", () => giveUpLaws(law))
     describe("the owner", () => ownerLaws(law))
+    if (options?.histories === true) describe("histories", () => historyLaws(law))
     describe("removal and totals", () => removalLaws(law))
     describe("sessions", () => sessionLaws(law))
     describe("positions", () => positionLaws(law))

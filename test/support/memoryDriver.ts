@@ -46,8 +46,9 @@ import {
 interface Outbox {
   /** Its `settled` says nothing: that follows from `history`. */
   state: OutboxState
-  /** In which it was settled. */
-  history: string
+  /** In which it was settled, and how far it went then. */
+  history: string | undefined
+  settledAt: number | undefined
   chunks: ReadonlyArray<Chunk>
   gaps: ReadonlyArray<Gap>
   fates: ReadonlyArray<Fate>
@@ -115,7 +116,14 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
 
   const openOutbox = (session: string, generation: number, node: string, newEpoch: string): OutboxState => {
     const outbox = outboxes.get(session) ??
-      { state: emptyState(session, newEpoch), history: historyNow(), chunks: [], gaps: [], fates: [] }
+      {
+        state: emptyState(session, newEpoch),
+        history: historyNow(),
+        settledAt: undefined,
+        chunks: [],
+        gaps: [],
+        fates: []
+      }
     if (outbox.state.generation > generation) return stateOf(outbox)
     outbox.state = { ...outbox.state, generation, node, revision: outbox.state.revision + 1 }
     outboxes.set(session, outbox)
@@ -132,17 +140,42 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     return upTo - last
   }
 
-  const settle = (outbox: Outbox): void => {
+  /** What the peer may have seen goes up to `from` at most. */
+  const settle = (outbox: Outbox, from: number): void => {
     outbox.history = historyNow()
+    outbox.settledAt = from
     outbox.state = { ...outbox.state, unsettledFrom: undefined }
   }
+
+  /** Whether it is settled for the owner of a generation: not for one whose opening the store has lost. */
+  const isSettledFor = (outbox: Outbox, generation: number | undefined): boolean =>
+    outbox.history === historyNow() && !((generation ?? 0) > outbox.state.generation)
+
+  /** What comes after `from` goes, up to `last`. */
+  const drop = (outbox: Outbox, from: number, last: number): void => {
+    if (from >= last) return
+    outbox.chunks = outbox.chunks.filter(({ first }) => first <= from)
+    outbox.gaps = [
+      ...outbox.gaps.flatMap((gap) => gap.first > from ? [] : [{ ...gap, end: Math.min(gap.end, from) }]),
+      { first: from + 1, end: last, reason: "fresh" }
+    ]
+    update(outbox, { last })
+  }
+
+  /** What was appended in this history, and is to be moved behind what the peer has seen, comes after this. */
+  const firstUnsettled = ({ history, settledAt, state }: Outbox): number =>
+    (history === historyNow() ? settledAt : state.unsettledFrom) ?? Infinity
 
   const appendOne = (request: AppendRequest, node: string): AppendResult => {
     const { body, bytes, count, enqueuedAt, expiresAt, publish, session } = request
     const outbox = outboxes.get(session)
     if (outbox === undefined) return { _tag: "Missing" }
-    const { settled } = stateOf(outbox)
-    const settles = request.unsettled === "settle" && (request.generation ?? 0) >= outbox.state.generation
+    const known = request.known?.epoch === outbox.state.epoch ? request.known.last : 0
+    const settled = isSettledFor(outbox, request.generation)
+    const isOwner = request.generation === outbox.state.generation
+    const from = firstUnsettled(outbox)
+    const settles = isOwner &&
+      (request.unsettled === "moved" ? outbox.state.last <= known : request.unsettled === "settle" && from >= known)
     if (!settled && !settles && request.unsettled !== "allow") return { _tag: "Unsettled", node: outbox.state.node }
     const used = publish === undefined ? undefined : usedKey(publish, enqueuedAt)
     if (used !== undefined) return used._tag === "Mismatch" ? { _tag: "Mismatch" } : used
@@ -155,10 +188,15 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     if (state.bytes + bytes > request.maxBytes) return full("bytes")
     if (publish !== undefined && keysFull(publish, enqueuedAt)) return { _tag: "KeysFull" }
 
-    const before = state.last
-    if (!settled && settles) settle(outbox)
-    else if (!settled) outbox.state = { ...state, unsettledFrom: state.unsettledFrom ?? before }
-    const lost = request.known?.epoch === state.epoch ? take(outbox, request.known.last, enqueuedAt) : 0
+    if (!settled && request.unsettled === "moved") drop(outbox, from, known)
+    const before = outbox.state.last
+    if (outbox.history !== historyNow() && !settles) {
+      outbox.state = { ...state, unsettledFrom: state.unsettledFrom ?? before }
+    }
+    const lost = take(outbox, known, enqueuedAt)
+    if (!settled && settles) {
+      settle(outbox, request.unsettled === "moved" ? before + lost : Math.min(from, before + lost))
+    }
     const first = before + lost + 1
     const last = before + lost + count
     outbox.chunks = [...outbox.chunks, { first, last, bytes, enqueuedAt, expiresAt, body }]
@@ -216,7 +254,7 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     if (outbox === undefined) return { _tag: "Missing" }
     if (outbox.state.generation > generation) return { _tag: "Fenced" }
     const { last } = outbox.state
-    if (!stateOf(outbox).settled && upTo > outbox.state.acked) return { _tag: "Unsettled" }
+    if (!isSettledFor(outbox, generation) && upTo > outbox.state.acked) return { _tag: "Unsettled" }
     const acked = Math.max(outbox.state.acked, upTo)
     const before = outbox.state.messages
     outbox.chunks = outbox.chunks.filter(({ last }) => last > acked)
@@ -259,8 +297,15 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     const outbox = outboxes.get(session)
     if (outbox === undefined) return undefined
     if (outbox.state.generation > generation) return { state: stateOf(outbox), lost: 0 }
+    const isSettled = isSettledFor(outbox, generation)
+    const from = firstUnsettled(outbox)
     const lost = take(outbox, last, at)
-    if (isMoved || (outbox.state.unsettledFrom ?? Infinity) >= last) settle(outbox)
+    if (isMoved && !isSettled && outbox.state.last <= last) settle(outbox, last)
+    else if (!isSettled && from >= last) settle(outbox, Math.min(from, outbox.state.last))
+    else if (!isSettled) {
+      outbox.history = undefined
+      outbox.state = { ...outbox.state, unsettledFrom: from }
+    }
     return { state: stateOf(outbox), lost }
   }
 

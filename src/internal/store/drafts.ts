@@ -37,8 +37,10 @@ export interface Unit {
 
 export interface KnownHere {
   readonly known: Known | undefined
-  /** Of the owner, who knows all that the peer can have seen. */
+  /** Of the owner. */
   readonly generation: number | undefined
+  /** Whether the owner, who knows all that the peer can have seen, may settle the outbox by an append. */
+  readonly settles: boolean
 }
 
 export interface DraftOptions {
@@ -79,7 +81,7 @@ export const makeDrafts = (options: DraftOptions) => {
   const requestsOf = (unit: Unit, at: number): ReadonlyArray<AppendRequest> => {
     const { first: { publish, session }, messages } = unit
     const requests: Array<AppendRequest> = []
-    const { generation, known } = options.known(session)
+    const { generation, known, settles } = options.known(session)
     const others = unit.first.waits === Infinity ? "allow" : "refuse"
     let start = 0
     let restCount = messages.length
@@ -107,7 +109,8 @@ export const makeDrafts = (options: DraftOptions) => {
         maxMessages: bounds.maxMessages - restCount,
         maxBytes: bounds.maxBytes - restBytes,
         known,
-        ...(generation === undefined ? { unsettled: others } : { unsettled: "settle", generation }),
+        unsettled: settles ? "settle" : others,
+        ...(generation === undefined ? {} : { generation }),
         publish: publish === undefined ? undefined : {
           scope: session,
           key: publish.id,

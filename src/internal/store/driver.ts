@@ -126,10 +126,13 @@ export interface AppendRequest {
    */
   readonly known?: Known | undefined
   /**
-   * What is done when the outbox is not settled. The owner knows all that the peer may have seen, so `known` settles it.
-   * Others don't: they are refused, or, when there is no owner to be asked, it is noted where their messages begin. Without it they are refused; so is an owner of an older `generation` than the newest.
+   * What is done when the outbox is not settled. The owner knows all that the peer may have seen, so `known` settles it,
+   * unless something was appended in this history at offsets up to there: that has to be moved. What is `moved` takes the
+   * place of all that was appended after `unsettledFrom`, where a gap is left, and settles it, if there is nothing behind
+   * `known`. Others don't know: they are refused, or, when there is no owner to be asked, it is noted where their messages
+   * begin. Without it they are refused; so is an owner of an older `generation` than the newest.
    */
-  readonly unsettled?: "settle" | "refuse" | "allow"
+  readonly unsettled?: "settle" | "moved" | "refuse" | "allow"
   readonly generation?: number
   /**
    * A publish key (only with `count` 1): in the same step, and only if the message is appended, it is committed with
@@ -368,8 +371,12 @@ export interface StoreDriver {
   readonly markSent: (request: MarkSentRequest) => Result<Conditional>
   /**
    * The peer may have seen offsets up to `last`: those that the store does not have are taken, as by `known` of an
-   * append. Settles the outbox, unless something was appended after `unsettledFrom` at offsets up to `last`, and nothing
-   * says that it `isMoved`. `lost` is how many were taken.
+   * append. Settles the outbox, unless something was appended after `unsettledFrom` at offsets up to `last`; or if there
+   * `isMoved` of it left, and nothing behind `last`. `lost` is how many were taken.
+   *
+   * An owner of a newer generation than the store's has opened it, and the store has lost that: `append` and `ack` are
+   * refused as not settled until it has been here and opened it again. If another one has settled it meanwhile, in
+   * ignorance, what was appended since counts as after `unsettledFrom`.
    */
   readonly advance: (request: AdvanceRequest) => Result<
     { readonly state: OutboxState; readonly lost: number } | undefined

@@ -55,11 +55,12 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
 
   const known = (session: string): KnownHere => {
     const log = logs.get(session)
-    if (log === undefined) return { known: appended.get(session), generation: undefined }
-    // An append settles it, which is too early for one with fates that the store may have lost: `settle` notes them first.
-    const settles = log.isCertain && log.fates === undefined && options.isOwned(log)
-    const generation = settles ? log.generation : undefined
-    return { known: { epoch: log.epoch, last: log.last }, generation }
+    if (log === undefined) return { known: appended.get(session), generation: undefined, settles: false }
+    const isOwned = log.isCertain && options.isOwned(log)
+    const generation = isOwned ? log.generation : undefined
+    // With fates that the store may have lost that is too early: `settle` notes them first.
+    const settles = isOwned && log.fates === undefined
+    return { known: { epoch: log.epoch, last: log.last }, generation, settles }
   }
 
   const noteAppended = (session: string, epoch: string, last: number): void => {
@@ -124,40 +125,46 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
 
   /**
    * Messages that others appended in this history have offsets that the peer may know as those of messages that are
-   * lost: they get new ones, behind `last`. At their old ones nobody will know what became of them.
+   * lost. They get new ones, in their order, behind those and `last`; at their old ones nobody will know what became of
+   * them.
    */
   const moveBehind = Effect.fnUntraced(function*(
     { generation, session }: StoredLog,
     last: number
   ): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
-    // Several may have found that it is to be done, and it must be done once.
-    const [state] = yield* call("outboxes", driver.outboxes([session]))
-    if (state === undefined) return yield* refuse(session, "recover", "unknownSession")
-    if (state.settled) return state
-    const from = state.unsettledFrom ?? last
-    const messages = yield* messagesWithin(session, from, last)
-    const fate = { first: from + 1, end: last, reason: "fresh", maybeHandled: true, at: now() } as const
-    yield* call("ack", driver.ack([{ session, generation, upTo: 0, fates: [fate] }]))
-    const requests = partsOf(messages).map((part) => copyOf(session, generation, { epoch: state.epoch, last }, part))
-    // In one step with the settling: what fails before that is done again by whoever opens it next.
-    if (requests.length === 0) {
-      yield* call("advance", driver.advance({ session, generation, last, at: now(), isMoved: true }))
-    } else {
-      const results = yield* call("append", driver.append(requests, undefined, node))
-      if (results.some(({ _tag }) => _tag !== "Appended")) return yield* Effect.fail(contended)
+    // Others append until it is done, and each has to be moved.
+    for (let look = 0; look < maxLooks; look++) {
+      const [state] = yield* call("outboxes", driver.outboxes([session]))
+      if (state === undefined) return yield* refuse(session, "recover", "unknownSession")
+      // Several may have found that it is to be done, and it must be done once.
+      if (state.settled) return state
+      const from = state.unsettledFrom ?? state.last
+      const messages = yield* messagesAfter(session, from, state.last)
+      const end = Math.max(last, state.last)
+      const fate = { first: from + 1, end, reason: "fresh", maybeHandled: true, at: now() } as const
+      if (from < end) yield* call("ack", driver.ack([{ session, generation, upTo: 0, fates: [fate] }]))
+      const requests = partsOf(messages).map((part) =>
+        copyOf(session, generation, { epoch: state.epoch, last: end }, part)
+      )
+      // In one step with the settling: what fails before that is done again by whoever opens it next.
+      if (requests.length === 0) {
+        yield* call("advance", driver.advance({ session, generation, last: end, at: now(), isMoved: true }))
+      } else {
+        const results = yield* call("append", driver.append(requests, undefined, node))
+        if (results.some(({ _tag }) => _tag !== "Appended")) continue
+      }
     }
-    const [after] = yield* call("outboxes", driver.outboxes([session]))
-    return after ?? (yield* refuse(session, "recover", "unknownSession"))
+    return yield* Effect.fail(contended)
   })
 
   /** The messages at `from + 1 .. last`. */
-  const messagesWithin = Effect.fnUntraced(function*(session: string, from: number, last: number) {
+  const messagesAfter = Effect.fnUntraced(function*(session: string, from: number, last: number) {
     const messages: Array<OutboxMessage> = []
     let after = from
     while (after < last) {
       const page = yield* readPage(session, after)
       if (page === undefined) return yield* refuse(session, "recover", "unknownSession")
-      for (const slot of page.slots) if (slot.kind === "message" && slot.offset <= last) messages.push(slot)
+      for (const slot of page.slots) if (slot.kind === "message") messages.push(slot)
       after = page.more ? page.end : last
     }
     return messages
@@ -173,8 +180,10 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
 
   /** Asks the owner of an outbox that is not settled. Whether there is one to wait for. */
   const askOwner = (session: string, owner: string | undefined): Effect.Effect<boolean, StoreError> => {
+    const log = logs.get(session)
+    // The store may have lost that this server has opened it since.
+    if (owner === node || (log !== undefined && options.isOwned(log))) return askHere(session)
     if (owner === undefined) return Effect.succeed(false)
-    if (owner === node) return askHere(session)
     return Effect.flatMap(
       members.isAlive(owner),
       (isAlive) => isAlive ? Effect.as(members.nudge(owner, session), true) : Effect.succeed(false)
@@ -199,6 +208,9 @@ const partsOf = (messages: ReadonlyArray<OutboxMessage>): ReadonlyArray<Readonly
 
 const maxPart = 64
 
+/** How often it is looked what others have appended, before it is put off. */
+const maxLooks = 16
+
 const copyOf = (
   session: string,
   generation: number,
@@ -215,7 +227,7 @@ const copyOf = (
   maxMessages: Number.MAX_SAFE_INTEGER,
   maxBytes: Number.MAX_SAFE_INTEGER,
   known,
-  unsettled: "settle",
+  unsettled: "moved",
   generation,
   publish: undefined
 })

@@ -21,6 +21,8 @@ import {
 export interface Pair {
   readonly driver: StoreDriver
   readonly other: StoreDriver
+  /** Makes the store believe that an outbox is of an older history than its present one. None where there is but one. */
+  readonly forget?: (session: string) => Effect.Effect<void, unknown>
 }
 
 /** Makes both, on a database that is empty and nobody else's. */
