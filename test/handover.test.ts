@@ -261,6 +261,28 @@ describe("a hello that was overtaken", () => {
     }))
 })
 
+describe("a connection of a session that has moved", () => {
+  it.effect("is not taken for one with a hole in it, until it is closed", () =>
+    Effect.gen(function*() {
+      // Nobody is told yet who has it now.
+      const cluster = yield* makeCluster({}, (registry) => ({ ...registry, find: () => Effect.never }))
+      const { began, servers } = yield* both(cluster, [() => Effect.never])
+      const { network } = cluster.hosts[0]
+      const { answer, connection } = yield* sayHello(network, { auth: "alice" })
+      assert.strictEqual(answer.t, "welcome")
+      const say = (frame: object) => connection.send(JSON.stringify(frame))
+      say({ t: "batch", o: 1, m: ["a", "b"] })
+      yield* until("the first is being handled", () => began[0].length === 1)
+      const { generation } = yield* cluster.registry.attach(probe)
+      yield* cluster.queue.open("alice", generation)
+      say({ t: "batch", o: 3, m: ["c"] })
+      yield* H.advance(1_000)
+      assert.strictEqual((yield* servers[0].stats).totals.protocolErrors, 0)
+      assert.isFalse(network.newest().frames.some(({ frame }) => frame.includes(`"reject"`)))
+      assert.deepStrictEqual(began[0], ["a"])
+    }))
+})
+
 describe("a store that has lost its newest", () => {
   it.effect("messages goes on behind what the client has received, and says so", () => {
     const logs: Array<string> = []

@@ -377,6 +377,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     intake.detached(peer)
     noteMishap(peer, ending.code)
     peer.connection = undefined
+    peer.unheeded = undefined
     peer.heardAt = peer.liveness?.heardAt
     peer.liveness = undefined
     peer.core.close()

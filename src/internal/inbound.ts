@@ -79,6 +79,8 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   /** Gives up what was received: a handler is interrupted, what waits is dropped, nothing is acknowledged. */
   const forfeit = (peer: Peer): void => {
     peer.tenure++
+    // Until it is closed: what comes after what was dropped would seem to have a hole before it.
+    peer.unheeded = peer.connection
     peer.saves = none
     peer.uncommitted = nothing
     drop(peer)
@@ -318,7 +320,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
 
   /** Handles a frame of the connection that the peer has. */
   const take = (peer: Peer, data: string, bytes: number): void => {
-    if (peer.connection === undefined) return
+    if (peer.connection === undefined || peer.connection === peer.unheeded) return
     if (peer.plain) receivePlain(peer, data, bytes)
     else receive(peer, peer.connection, data, bytes)
   }

@@ -132,6 +132,8 @@ export class Peer {
    * began before must not be stored or acknowledged any more.
    */
   tenure = 0
+  /** A connection whose frames count for nothing any more, as this session is at another server. */
+  unheeded: Connection | undefined
   /** Another server wants the session: no new handler starts. */
   leaving = false
   /** The message at the front failed during a shutdown: it is not given up, but left to be handled again. */
