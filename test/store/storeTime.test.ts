@@ -2,6 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Layer, Schema, Scope } from "effect"
 import { MessageQueue } from "../../src/index.ts"
+import { StoreError } from "../../src/internal/store/driver.ts"
 import { layerOf } from "../../src/internal/store/layer.ts"
 import { decodeStamp, encodeStamp, type Stamp, StoreTime } from "../../src/internal/store/storeTime.ts"
 import * as H from "../support/harness.ts"
@@ -122,7 +123,11 @@ const makeWorld = () => {
   const start = Effect.gen(function*() {
     const scope = yield* Scope.make()
     let isKilled = false
-    const touchNode: typeof driver.touchNode = (...args) => isKilled ? Effect.void : driver.touchNode(...args)
+    let isStill = false
+    const touchNode: typeof driver.touchNode = (...args) => {
+      if (isStill) return Effect.fail(new StoreError("touchNode", new Error("it stands still")))
+      return isKilled ? Effect.void : driver.touchNode(...args)
+    }
     const own = { ...driver, clock, touchNode }
     const layer = layerOf(Effect.succeed(own), 2, { queue: { ttl: "30 minutes" } })
     const building = yield* Effect.forkChild(
@@ -133,6 +138,7 @@ const makeWorld = () => {
     const queue = yield* Effect.provide(MessageQueue.MessageQueue, yield* Fiber.join(building))
     return {
       queue,
+      standStill: (still: boolean) => (isStill = still),
       end: Scope.close(scope, Exit.void),
       kill: Effect.suspend(() => {
         isKilled = true
@@ -168,6 +174,26 @@ describe("servers on a store whose clock is set", () => {
         yield* second.end
       }
       yield* first.end
+    }))
+})
+
+describe("a server that stood still, while another one started and took all for dead", () => {
+  it.effect("goes on by the time of that one", () =>
+    Effect.gen(function*() {
+      const { start, world } = makeWorld()
+      const first = yield* start
+      yield* first.queue.open("s", 1)
+      first.standStill(true)
+      world.ahead += day
+      yield* H.advance(6_000, 500)
+      const second = yield* start
+      first.standStill(false)
+      yield* H.advance(2_000, 500)
+      yield* first.queue.append("s", [message("new")])
+      yield* H.advance(2_000, 500)
+      assert.deepStrictEqual(yield* read(second.queue, 2), { expired: [], left: ["new"] })
+      yield* first.end
+      yield* second.end
     }))
 })
 

@@ -88,8 +88,8 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
    * may have forgotten what it was to be told, and detached its sessions.
    */
   const touch = Effect.gen(function*() {
-    // Until a look succeeds: a sleep is noticed once.
-    mustLook ||= hasSlept()
+    // Until a look succeeds: a sleep is noticed once. Who stood still for long may find others that have gone on without.
+    mustLook ||= hasSlept() || now() - touchedAt >= nodeTimeoutMillis
     if (mustLook) time.look(yield* call("nodes", stamps))
     mustLook = false
     const at = now()
@@ -124,6 +124,7 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   const seenStamps = Effect.suspend(() => {
     if (steadyNow() - seen.at < listMillis) return Effect.succeed(seen.stamps)
     return Effect.map(call("nodes", stamps), (list) => {
+      time.look(list)
       seen = { at: steadyNow(), stamps: list }
       return list
     })
