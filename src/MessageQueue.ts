@@ -74,8 +74,11 @@ export interface Expired {
   readonly session: string
   readonly epoch: string
   readonly messages: ReadonlyArray<OutboxMessage>
-  /** Default `expired`; `overflow` of messages that were dropped for others whose append then failed. */
-  readonly reason?: "expired" | "overflow" | undefined
+  /**
+   * Default `expired`; `overflow` of messages that were dropped for others whose append then failed; why the peer could
+   * not handle them, when that is learnt late.
+   */
+  readonly reason?: DeadLetterReason | undefined
 }
 
 /**

@@ -256,6 +256,42 @@ describe("a failed message", () => {
     }))
 })
 
+describe("a failed message whose ack had no answer", () => {
+  it.effect("is reported by the server that stored it, also when another one has the session by then", () =>
+    Effect.gen(function*() {
+      const database = makeMemoryDatabase()
+      const one = yield* open(database, {}, ({ ack }) => ({ ack: failingAfter(1, ack) }))
+      const two = yield* open(database)
+      yield* one.queue.open("s", 1)
+      yield* one.queue.append("s", [text("a"), text("b")])
+      yield* one.queue.read("s", 1, 0, all)
+      yield* Effect.flip(one.queue.ack("s", 1, 1, [[1, "failed"]]))
+      yield* two.queue.open("s", 2)
+      // The client tells the new one too, to which the message is done with.
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual((yield* two.queue.ack("s", 2, 1, [[1, "failed"]])).failed, [])
+      assert.deepInclude(yield* Effect.flip(one.queue.ack("s", 1, 1, [[1, "failed"]])), { reason: "fenced" })
+      const told = Effect.map(
+        one.queue.expire(() => true),
+        (due) => due.map(({ messages, reason }) => [reason, ...messages.map(({ offset }) => offset)])
+      )
+      assert.deepStrictEqual(yield* told, [["failed", 1]])
+      assert.deepStrictEqual(yield* told, [])
+    }))
+
+  it.effect("is reported by the server that ends the session before the ack is tried again", () =>
+    Effect.gen(function*() {
+      const { queue } = yield* open(makeMemoryDatabase(), {}, ({ ack }) => ({ ack: failingAfter(1, ack) }))
+      yield* queue.open("s", 1)
+      yield* queue.append("s", [text("a")])
+      yield* queue.read("s", 1, 0, all)
+      yield* Effect.flip(queue.ack("s", 1, 1, [[1, "failed"]]))
+      yield* queue.remove("s")
+      const due = yield* queue.expire(() => true)
+      assert.deepStrictEqual(due.map(({ messages, reason }) => [reason, messages.length]), [["failed", 1]])
+    }))
+})
+
 describe("a removal whose answer was lost", () => {
   it.effect("gives the messages at the next try", () =>
     Effect.gen(function*() {

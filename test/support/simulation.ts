@@ -333,12 +333,22 @@ class World {
         const [acks] = args as Parameters<StoreDriver["ack"]>
         for (const { fates } of acks) history.gaveUp(node.name, fates.length)
       }
+      if (operation === "removeOutbox" && result === true) history.removed(String(args[0]), node.name)
       if (operation !== "savePositions") return
       const [requests] = args as Parameters<StoreDriver["savePositions"]>
       const outcomes = result as ReadonlyArray<PositionOutcome>
       requests.forEach(({ epoch, handled }, index) => {
         if (outcomes[index] === "Saved") history.saved(epoch, handled)
       })
+    }
+    const unanswered = (operation: string, args: ReadonlyArray<unknown>, result: unknown): void => {
+      if (operation === "giveUp" && (result as Conditional)._tag === "Done") {
+        const [{ fates, session }] = args as Parameters<StoreDriver["giveUp"]>
+        history.inDoubt(session, node.name, fates.length)
+      }
+      if (operation !== "ack") return
+      const [acks] = args as Parameters<StoreDriver["ack"]>
+      for (const { fates, session } of acks) history.inDoubt(session, node.name, fates.length)
     }
     const databaseWall = this.wallOf("database")
     const clock = Effect.sync(() => Math.floor(databaseWall.show(this.now())))
@@ -347,6 +357,7 @@ class World {
       this.store(scenario.stores, true, node),
       scenario.plant?.(sound) ?? sound,
       watch,
+      unanswered,
       () => this.database.history.get("now") ?? ""
     )
     return Effect.retry(

@@ -16,6 +16,8 @@ export const faultyDriver = (
   store: Store,
   driver: StoreDriver,
   watched: (operation: string, args: ReadonlyArray<unknown>, result: unknown) => void,
+  /** It was done, and its caller does not learn it. */
+  unanswered: (operation: string, args: ReadonlyArray<unknown>, result: unknown) => void,
   history: () => string
 ): StoreDriver => {
   const unreliable = (operation: string, args: ReadonlyArray<unknown>, call: Call): Call =>
@@ -34,7 +36,10 @@ export const faultyDriver = (
         const doneIn = history()
         watched(operation, args, result)
         yield* pause
-        yield* failing(history() === doneIn ? after : 1)
+        yield* Effect.tapError(
+          failing(history() === doneIn ? after : 1),
+          () => Effect.sync(() => unanswered(operation, args, result))
+        )
         return result
       })
     })

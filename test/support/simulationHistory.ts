@@ -80,6 +80,9 @@ export class History {
   readonly violations: Array<string> = []
   /** When what was stored was lost later. */
   private readonly losses: Array<{ readonly from: number; readonly to: number }> = []
+  /** Messages given up of which their process does not know it. */
+  private doubts: ReadonlyArray<{ readonly session: string; readonly process: string; readonly count: number }> = []
+  private doubtsRemoved = 0
   private readonly failedByShutdown = new Set<string>()
   private readonly processes = new Map<string, ProcessLog>()
   /** The newest committed position of each log. */
@@ -156,13 +159,26 @@ export class History {
   /** How many dead letters went with processes that were killed. */
   private lettersLost(): number {
     if (!this.allowed.lettersLostWithProcess) return 0
-    let lost = 0
+    let lost = this.doubtsRemoved
     for (const [name, { gaveUp, killed }] of this.processes) {
       if (!killed) continue
       const told = this.letters.filter(({ direction, process }) => direction === "out" && process === name).length
       lost += Math.max(0, gaveUp - told)
     }
     return lost
+  }
+
+  /** The store gave so many messages up for the process, which has no answer. */
+  inDoubt(session: string, process: string, count: number): void {
+    if (count > 0) this.doubts = [...this.doubts, { session, process, count }]
+  }
+
+  /** A process removed the outbox: what others were to learn of it, they can't. */
+  removed(session: string, process: string): void {
+    for (const doubt of this.doubts) {
+      if (doubt.session === session && doubt.process !== process) this.doubtsRemoved += doubt.count
+    }
+    this.doubts = this.doubts.filter((doubt) => doubt.session !== session)
   }
 
   private add(process: string, session: string, event: Event): void {

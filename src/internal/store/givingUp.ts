@@ -93,6 +93,8 @@ export const makeGivingUp = (options: {
   /** This server's own part of a millisecond, see {@link shareOf}. */
   readonly share: number
   readonly reader: OutboxReader
+  /** Of an outbox that is gone. */
+  readonly gone: (session: string) => ReadonlyArray<Fate>
   /** A message is given up for certain. */
   readonly onGivenUp: (message: OutboxMessage) => void
 }) => {
@@ -122,10 +124,12 @@ export const makeGivingUp = (options: {
     const offsets = doubts.map(({ message }) => message.offset)
     return Effect.map(
       call("fates", driver.fates(session, Math.min(...offsets), Math.max(...offsets))),
-      (fates) =>
-        doubts.filter(({ at, isCertain, message: { offset } }) =>
+      (stored) => {
+        const fates = [...stored, ...options.gone(session)]
+        return doubts.filter(({ at, isCertain, message: { offset } }) =>
           isCertain || fates.some((fate) => fate.first <= offset && offset <= fate.end && fate.at === at)
         )
+      }
     )
   }
 
@@ -159,12 +163,21 @@ export const makeGivingUp = (options: {
     }
   }
 
+  /** How many tries are under way. */
+  const trying = new Map<string, number>()
+  const count = (session: string, change: number): void => {
+    const tries = (trying.get(session) ?? 0) + change
+    if (tries > 0) trying.set(session, tries)
+    else trying.delete(session)
+  }
+
   /**
    * Gives up those messages of the outbox that `pick` names, leaving gaps; looks again when others have changed it
    * meanwhile. What an earlier try left to be told of is told now.
    */
-  return (wanted: GiveUpOptions): Effect.Effect<GiveUpResult, StoreError> =>
+  const giveUp = (wanted: GiveUpOptions): Effect.Effect<GiveUpResult, StoreError> =>
     Effect.suspend(() => {
+      count(wanted.session, 1)
       const { generation, pick, session, settlesExpiry } = wanted
       const doubts = wanted.doubts.take()
       const reported: Array<GivenUp> = []
@@ -212,10 +225,13 @@ export const makeGivingUp = (options: {
       })
       return Effect.onExit(attempt, (exit) =>
         Effect.sync(() => {
+          count(session, -1)
           const isTold = Exit.isSuccess(exit) && typeof exit.value !== "string"
           wanted.doubts.put(isTold ? doubts : [...certain(), ...doubts])
         }))
     })
+
+  return { giveUp, isTrying: (session: string): boolean => trying.has(session) }
 }
 
 const gapReasonOf = (reason: DeadLetterReason): GapReason =>

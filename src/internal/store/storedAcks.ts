@@ -8,7 +8,7 @@ import type { Calls } from "./calls.ts"
 import type { AckOutcome, AckRequest, Fate, StoreDriver, StoreError } from "./driver.ts"
 import type { Logs } from "./logs.ts"
 import type { OutboxReader } from "./outboxReader.ts"
-import type { StoredLog } from "./storedLog.ts"
+import type { Failing, StoredLog } from "./storedLog.ts"
 
 export interface StoredAcksOptions {
   readonly driver: StoreDriver
@@ -23,6 +23,10 @@ export interface StoredAcksOptions {
   readonly mayReturn: Effect.Effect<boolean, StoreError>
   /** The peer has so much more than the store. */
   readonly onLost: (session: string, lost: number) => void
+  /** Whether the outbox is still this server's, so that its ack is tried again. */
+  readonly isOwn: (log: StoredLog) => boolean
+  /** Fates of an outbox that is gone. */
+  readonly gone: (session: string) => ReadonlyArray<Fate>
   /** So much went with an ack. */
   readonly onReleased: (log: StoredLog, messages: number, bytes: number) => void
 }
@@ -42,38 +46,68 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
   const loadFailing = Effect.fnUntraced(function*(
     log: StoredLog,
     failed: ReadonlyArray<Failure>
-  ): Effect.fn.Return<Map<number, OutboxMessage>, StoreError | MessageQueueError> {
+  ): Effect.fn.Return<Failing, StoreError | MessageQueueError> {
     log.failing ??= new Map()
     const { failing } = log
+    const at = now()
     for (const [offset] of failed) {
       if (offset <= log.acked || failing.has(offset)) continue
       const message = log.messageAt(offset)
       if (message !== undefined) {
-        failing.set(offset, message)
+        failing.set(offset, { message, at })
         continue
       }
       const page = yield* readPage(log.session, offset - 1)
       if (page === undefined) return yield* refuse(log.session, "ack", "unknownSession")
       const [slot] = page.slots
-      if (slot?.kind === "message" && slot.offset === offset) failing.set(offset, slot)
+      if (slot?.kind === "message" && slot.offset === offset) failing.set(offset, { message: slot, at })
     }
     return failing
   })
 
-  return Effect.fnUntraced(function*(
+  /** Logs of which it is not known whether failures that were to be stored are. */
+  const inDoubt = new Set<StoredLog>()
+
+  /**
+   * Failures whose ack had no answer, of outboxes that are not this server's any more: the new owner finds those messages
+   * done with, so what is stored is told of here. Of others the ack is tried again.
+   */
+  const settleFailures = Effect.fnUntraced(function*(
+    report: (log: StoredLog, message: OutboxMessage, reason: Fate["reason"]) => void
+  ): Effect.fn.Return<void, StoreError> {
+    for (const log of inDoubt) {
+      if (options.isOwn(log)) continue
+      const { failing } = log
+      if (failing === undefined) {
+        inDoubt.delete(log)
+        continue
+      }
+      const offsets = [...failing.keys()]
+      const stored = yield* call("fates", driver.fates(log.session, Math.min(...offsets), Math.max(...offsets)))
+      inDoubt.delete(log)
+      log.failing = undefined
+      for (const { at, first, reason } of [...stored, ...options.gone(log.session)]) {
+        const failed = failing.get(first)
+        if (failed === undefined || failed.at !== at) continue
+        failing.delete(first)
+        report(log, failed.message, reason)
+      }
+    }
+  })
+
+  const ack = Effect.fnUntraced(function*(
     log: StoredLog,
     upTo: number,
     failed: ReadonlyArray<Failure>
   ): Effect.fn.Return<AckResult, StoreError | MessageQueueError> {
     const { generation, session } = log
     const failing = failed.length === 0 ? undefined : yield* loadFailing(log, failed)
-    const fates = failed.map(([offset, reason]): Fate => ({
-      first: offset,
-      end: offset,
-      reason,
-      maybeHandled: false,
-      at: now()
-    }))
+    if (failing !== undefined && failing.size > 0) inDoubt.add(log)
+    const fates = failed.flatMap(([offset, reason]): ReadonlyArray<Fate> => {
+      // Of what is done with, whoever noted that has noted its fate, and knows it by its time.
+      const at = failing?.get(offset)?.at
+      return at === undefined ? [] : [{ first: offset, end: offset, reason, maybeHandled: false, at }]
+    })
     let outcome = yield* ackBatch({ session, generation, upTo, fates })
     const isLost = outcome._tag === "Missing" && (yield* options.mayReturn)
     if (isLost || outcome._tag === "Unsettled") {
@@ -90,12 +124,17 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
     options.onReleased(log, released, Math.max(0, bytesBefore - log.bytes))
     const dead: Array<{ message: OutboxMessage; reason: Failure[1] }> = []
     for (const [offset, reason] of failed) {
-      const message = failing?.get(offset)
+      const message = failing?.get(offset)?.message
       if (message === undefined) continue
       failing?.delete(offset)
       dead.push({ message, reason })
     }
-    if (failing?.size === 0) log.failing = undefined
+    if (failing?.size === 0) {
+      log.failing = undefined
+      inDoubt.delete(log)
+    }
     return { released, newestEnqueuedAt: newest?.enqueuedAt, failed: dead }
   })
+
+  return { ack, settleFailures, isInDoubt: (log: StoredLog): boolean => inDoubt.has(log) }
 })

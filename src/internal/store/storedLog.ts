@@ -17,6 +17,9 @@ export interface Extent {
   readonly bytes: number
 }
 
+/** Messages that failed at the peer, by their offsets, and when that was to be stored first. */
+export type Failing = Map<number, { readonly message: OutboxMessage; readonly at: number }>
+
 /** What a read from the cache found. */
 export interface Served {
   readonly slots: Array<Slot>
@@ -57,7 +60,7 @@ export class StoredLog {
   /** The newest fates of its messages, should the store lose them. */
   fates: ReadonlyArray<Fate> | undefined
   /** Messages that the peer could not handle, until the store knows. */
-  failing: Map<number, OutboxMessage> | undefined
+  failing: Failing | undefined
 
   constructor(state: OutboxState) {
     this.session = state.session

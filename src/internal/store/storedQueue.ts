@@ -13,6 +13,7 @@ import { makeAppending } from "./appending.ts"
 import type { Calls } from "./calls.ts"
 import { type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
 import { DoubtLedger, type Doubts, type GivenUp, type GiveUpOptions, makeGivingUp, shareOf } from "./givingUp.ts"
+import { GoneFates } from "./goneFates.ts"
 import type { StoreHistory } from "./history.ts"
 import { makeLogs } from "./logs.ts"
 import { makeLostTail } from "./lostTail.ts"
@@ -83,12 +84,14 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
 
   const reader = makeOutboxReader(driver, call)
   const { readAll, readPage } = reader
-  const giveUp = makeGivingUp({
+  const gone = new GoneFates()
+  const { giveUp, isTrying } = makeGivingUp({
     driver,
     call,
     now,
     share: shareOf(random),
     reader,
+    gone: (session) => gone.of(session),
     onGivenUp: ({ bytes }) => {
       since.messages--
       since.bytes -= bytes
@@ -301,7 +304,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     }
   })
 
-  const ack = yield* makeStoredAcks({
+  const acks = yield* makeStoredAcks({
     driver,
     call,
     now,
@@ -310,6 +313,8 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     tracked,
     settle: tail.settle,
     mayReturn: options.history.look,
+    isOwn: (log) => logs.get(log.session) === log && !lost.has(log),
+    gone: (session) => gone.of(session),
     onLost: tail.note,
     onReleased: (log, messages, bytes) => {
       since.messages -= messages
@@ -342,24 +347,30 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     const settled = yield* giveUp({ session, generation: undefined, doubts, pick: () => [], settlesExpiry: false })
     // What is left is certain: it was given up, and nothing more is to be learnt of it.
     const given = typeof settled === "string" ? doubts.take() : settled.given
-    const epoch = typeof settled === "string" ? "" : settled.state.epoch
+    const epoch = (typeof settled === "string" ? gone.epochOf(session) : settled.state.epoch) ?? ""
     for (const one of given) result.push(expiredOf(session, epoch, one))
   })
 
   const settleAllDoubts = Effect.fnUntraced(function*(result: Array<Expired>) {
     for (const log of doubted.keys()) yield* settleDoubts(log.session, doubted.of(log), result)
     for (const session of roomDoubts.keys()) yield* settleDoubts(session, roomDoubts.of(session), result)
+    yield* acks.settleFailures(({ epoch, session }, message, reason) =>
+      void result.push({ session, epoch, reason, messages: [message] })
+    )
   })
+
+  /** Whether somebody here may ask later what was done in this outbox, though it is gone by then. */
+  const isInDoubt = (session: string): boolean => {
+    const log = logs.get(session)
+    return isTrying(session) || roomDoubts.has(session) ||
+      (log !== undefined && (doubted.has(log) || acks.isInDoubt(log)))
+  }
 
   // --- ends
 
   const remove = Effect.fnUntraced(
     function*(session: string): Effect.fn.Return<Removed, StoreError | MessageQueueError> {
-      const log = logs.get(session)
-      const sent = log?.sent
-      // Their fates go with the outbox.
-      if (log !== undefined && doubted.has(log)) yield* settleDoubts(session, doubted.of(log), lateDrops)
-      if (roomDoubts.has(session)) yield* settleDoubts(session, roomDoubts.of(session), lateDrops)
+      const sent = logs.get(session)?.sent
       for (let look = 0; look < maxLooks; look++) {
         const all = yield* readAll(session)
         if (all === undefined) {
@@ -378,6 +389,12 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
           : messages.filter(({ offset }) => offset <= sent).length
         const removed: Removed = { messages, maybeHandled, epoch: state.epoch }
         removals.set(session, { ...removed, at: steady() })
+        if (isInDoubt(session)) {
+          const fates = yield* call("fates", driver.fates(session, 1, state.last))
+          // What was given up since the look is among the messages, and told of with them.
+          const told = new Set(messages.map(({ offset }) => offset))
+          gone.note(session, state.epoch, fates.filter(({ first }) => !told.has(first)), steady())
+        }
         if (!(yield* call("removeOutbox", driver.removeOutbox(session, state.last)))) continue
         removals.delete(session)
         forget(session)
@@ -512,6 +529,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   /** Forgets the logs of sessions that others have had for a while: until then, who asks is told that it is fenced. */
   const forgetLost = (): void => {
     for (const [session, { at }] of removals) if (at <= steady() - removalMillis) removals.delete(session)
+    gone.sweep(steady() - removalMillis)
     for (const [log, at] of lost) {
       if (at > steady() - lostMillis) return
       lost.delete(log)
@@ -598,7 +616,8 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       { unsafe: readUnsafe }
     ),
 
-    ack: (session, generation, upTo, failed) => owning(session, generation, "ack", (log) => ack(log, upTo, failed)),
+    ack: (session, generation, upTo, failed) =>
+      owning(session, generation, "ack", (log) => acks.ack(log, upTo, failed)),
 
     recover: (session, generation, last) =>
       owning(

@@ -1,0 +1,36 @@
+/**
+ * Fates of outboxes that this server has removed: whoever was giving up messages there, or noting failures, and had no
+ * answer, can still learn from them whether that was done. For a while: what is asked for is asked for soon.
+ */
+import type { Fate } from "./driver.ts"
+
+interface Gone {
+  readonly epoch: string
+  readonly fates: ReadonlyArray<Fate>
+  readonly at: number
+}
+
+export class GoneFates {
+  private readonly held = new Map<string, Gone>()
+
+  note(session: string, epoch: string, fates: ReadonlyArray<Fate>, at: number): void {
+    this.held.delete(session) // to the end
+    this.held.set(session, { epoch, fates, at })
+  }
+
+  of(session: string): ReadonlyArray<Fate> {
+    return this.held.get(session)?.fates ?? []
+  }
+
+  epochOf(session: string): string | undefined {
+    return this.held.get(session)?.epoch
+  }
+
+  /** Forgets those that were noted before this. */
+  sweep(before: number): void {
+    for (const [session, { at }] of this.held) {
+      if (at > before) return
+      this.held.delete(session)
+    }
+  }
+}
