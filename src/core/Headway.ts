@@ -88,8 +88,8 @@ export class Headway {
   }
 
   /** A connection ended, and nothing was in flight. */
-  endedIdle(): void {
-    this.isHasty = true
+  endedIdle(now: number, millis: number): void {
+    if (now - this.attachedAt < millis) this.isHasty = true
   }
 
   /** There is a connection again, and the peer has everything up to `received`. */

@@ -400,7 +400,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     const mishap = mishapOf(code)
     if (mishap === undefined) return
     const head = peer.core.flow?.head
-    if (head === undefined) peer.headway?.endedIdle()
+    if (head === undefined) peer.headway?.endedIdle(now(), tickMillis)
     else (peer.headway ??= new Headway()).ended(mishap, head)
   }
 

@@ -56,6 +56,7 @@ export const appendFunction = (schema: string): string =>
     v_settles boolean;
     v_from float8[] := array_fill(NULL::float8, ARRAY[m]);
     v_settled_at float8[] := v_from;
+    v_acked float8[] := v_last;
     v_fits boolean;
     v_known float8;
     v_first float8;
@@ -105,6 +106,7 @@ export const appendFunction = (schema: string): string =>
       v_from[s] := r.unsettled_from;
       v_settled_at[s] := r.settled_at;
       v_generations[s] := r.generation;
+      v_acked[s] := r.acked;
     END LOOP;
 
     FOR i IN 1..n LOOP
@@ -120,6 +122,7 @@ export const appendFunction = (schema: string): string =>
       v_known := CASE WHEN p_known_epochs[i] = v_epochs[s] THEN p_known_lasts[i] ELSE 0 END;
       -- What was appended in this history, and perhaps has to be moved, comes after this.
       v_first := CASE WHEN v_settled[s] THEN v_settled_at[s] ELSE v_from[s] END;
+      v_first := CASE WHEN v_first IS NOT NULL THEN greatest(v_first, v_acked[s]) END;
       v_settles := NOT v_fits AND coalesce(p_generations[i] = v_generations[s], false) AND CASE p_unsettled[i]
         WHEN 'moved' THEN v_last[s] <= v_known
         WHEN 'settle' THEN coalesce(v_first >= v_known, true)
@@ -130,7 +133,7 @@ export const appendFunction = (schema: string): string =>
         CONTINUE;
       END IF;
       IF v_settles AND p_unsettled[i] = 'moved' AND v_first < v_known THEN
-        SELECT * INTO k FROM ${schema}.drop_after(v_outboxes[s], v_first, v_last[s], v_known);
+        SELECT * INTO k FROM ${schema}.drop_after(p_sessions[s], v_outboxes[s], v_first, v_last[s], v_known);
         v_messages[s] := v_messages[s] - k.messages;
         v_bytes[s] := v_bytes[s] - k.bytes;
         v_last[s] := v_known;

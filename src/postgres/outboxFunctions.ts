@@ -21,7 +21,7 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
 
   // What comes after `p_from` goes, and a gap up to `p_known` takes its place. How many messages and bytes went.
   `CREATE FUNCTION ${schema}.drop_after(
-    p_outbox bigint, p_from double precision, p_last double precision, p_known double precision,
+    p_session text, p_outbox bigint, p_from double precision, p_last double precision, p_known double precision,
     OUT messages double precision, OUT bytes double precision
   ) LANGUAGE plpgsql AS $body$
   BEGIN
@@ -33,15 +33,17 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
     DELETE FROM ${schema}.gaps g WHERE g.outbox = p_outbox AND g.first > p_from;
     UPDATE ${schema}.gaps g SET "end" = p_from WHERE g.outbox = p_outbox AND g."end" > p_from;
     INSERT INTO ${schema}.gaps (outbox, first, "end", reason) VALUES (p_outbox, p_from + 1, p_known, 'fresh');
+    -- Who has read before may give nothing up by what it read.
+    UPDATE ${schema}.outboxes o SET revision = o.revision + 1 WHERE o.session = p_session;
   END $body$`,
 
   `CREATE FUNCTION ${schema}.open_outbox(
-    p_session text, p_generation double precision, p_node text, p_epoch text
+    p_session text, p_generation double precision, p_node text, p_epoch text, p_put_back boolean
   ) RETURNS SETOF ${schema}.outboxes LANGUAGE plpgsql AS $body$
   BEGIN
     RETURN QUERY
       INSERT INTO ${schema}.outboxes AS o (session, generation, epoch, revision, node, history)
-      VALUES (p_session, p_generation, p_epoch, 1, p_node, ${schema}.history())
+      VALUES (p_session, p_generation, p_epoch, 1, p_node, CASE WHEN NOT p_put_back THEN ${schema}.history() END)
       ON CONFLICT (session) DO UPDATE
         SET generation = excluded.generation, node = excluded.node, revision = o.revision + 1
         WHERE o.generation <= excluded.generation
@@ -117,6 +119,7 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
     v_settled := coalesce(o.history = ${schema}.history(), false);
     IF v_settled AND o.generation = p_generation THEN RETURN v_lost; END IF;
     v_first := CASE WHEN v_settled THEN o.settled_at ELSE o.unsettled_from END;
+    v_first := CASE WHEN v_first IS NOT NULL THEN greatest(v_first, o.acked) END;
     v_moved := p_moved AND o.last + v_lost <= p_last;
     IF v_moved OR coalesce(v_first >= p_last, true) THEN
       UPDATE ${schema}.outboxes x

@@ -144,10 +144,16 @@ export const makeOutboxes = (database: Database): Outboxes => {
     })
 
   return {
-    openOutbox: ({ generation, newEpoch, node, session }) =>
+    openOutbox: ({ generation, isPutBack, newEpoch, node, session }) =>
       database.query("openOutbox", {
-        sql: `SELECT ${stateColumns} FROM ${schema}.open_outbox(${Values.places(4)})`,
-        parameters: () => [Values.text(session), Values.number(generation), Values.text(node), Values.text(newEpoch)],
+        sql: `SELECT ${stateColumns} FROM ${schema}.open_outbox(${Values.places(5)})`,
+        parameters: () => [
+          Values.text(session),
+          Values.number(generation),
+          Values.text(node),
+          Values.text(newEpoch),
+          Values.boolean(isPutBack === true)
+        ],
         decode: (rows) => toState(Values.onlyRow(rows))
       }),
 

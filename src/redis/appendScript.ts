@@ -39,7 +39,7 @@ end
 local function firstOf(outbox)
   local first = outbox[9]
   if outbox[7] == history then first = outbox[10] end
-  return first and num(first) or math.huge
+  return first and math.max(num(first), num(outbox[11])) or math.huge
 end
 
 local function settles(outbox, i)
@@ -66,7 +66,7 @@ end
 for i = 6, #ARGV, 17 do
   local session = ARGV[i]
   local outboxKey = tag .. ':o:' .. session
-  local outbox = redis.call('HMGET', outboxKey, 'e', 'l', 'm', 'b', 'x', 'n', 'i', 'g', 'y', 'z')
+  local outbox = redis.call('HMGET', outboxKey, 'e', 'l', 'm', 'b', 'x', 'n', 'i', 'g', 'y', 'z', 'a')
   local refused = refusal(outbox, i)
   if refused then
     results[#results + 1] = refused

@@ -68,6 +68,8 @@ local function dropAfter(tag, session, from, last, known)
   end
   local first, finish = str(from + 1), str(known)
   redis.call('ZADD', gaps, finish, first .. ':' .. finish .. ':fresh')
+  -- Who has read before may give nothing up by what it read.
+  redis.call('HINCRBY', tag .. ':o:' .. session, 'r', 1)
   redis.call('HSET', tag .. ':o:' .. session, 'l', finish)
   return messages, bytes
 end

@@ -12,14 +12,14 @@ end
 `
 
 /**
- * KEYS: outbox, totals. ARGV: generation, node, new epoch.
+ * KEYS: outbox, totals. ARGV: generation, node, new epoch, whether it is put back.
  * Answers the state: its fields, and the history of the store.
  */
 export const openOutbox = luaScript(`${numbers}${state}
 local stored = redis.call('HMGET', KEYS[1], 'g', 'r')
 if not stored[1] then
   redis.call('HSET', KEYS[1], 'g', ARGV[1], 'e', ARGV[3], 'a', '0', 'l', '0', 'm', '0', 'b', '0', 's', '0', 'r', '1',
-    'x', 'inf', 'n', ARGV[2], 'i', historyNow())
+    'x', 'inf', 'n', ARGV[2], 'i', ARGV[4] == '1' and '-' or historyNow())
   redis.call('HINCRBY', KEYS[2], 'o', 1)
 elseif num(stored[1]) <= num(ARGV[1]) then
   ${evenWhenFull("KEYS[2]")}
@@ -231,7 +231,7 @@ return {'D', revision}
  * Answers {how many were lost, state}, or {} when there is no outbox.
  */
 export const advance = luaScript(`${numbers}${state}${evenWhenFull("KEYS[2]")}
-local outbox = redis.call('HMGET', KEYS[1], 'g', 'l', 'y', 'i', 'z')
+local outbox = redis.call('HMGET', KEYS[1], 'g', 'l', 'y', 'i', 'z', 'a')
 if not outbox[1] then return {} end
 local stored, last, lost = num(outbox[2]), num(ARGV[4]), 0
 if num(outbox[1]) <= num(ARGV[3]) then
@@ -242,7 +242,7 @@ if num(outbox[1]) <= num(ARGV[3]) then
   local reach, now = stored + lost, outbox[4] == historyNow()
   local from = outbox[3]
   if now then from = outbox[5] end
-  from = from and num(from) or math.huge
+  from = from and math.max(num(from), num(outbox[6])) or math.huge
   local moved = ARGV[6] == '1' and reach <= last
   if now and num(outbox[1]) == num(ARGV[3]) then
     -- It is settled, for this owner too.

@@ -67,13 +67,13 @@ export const makeOutboxes = (connection: Connection, partitions: Partitions): Ou
   }
 
   return {
-    openOutbox: ({ generation, newEpoch, node, session }) => {
+    openOutbox: ({ generation, isPutBack, newEpoch, node, session }) => {
       const partition = partitions.of(session)
       return call({
         operation: "openOutbox",
         script: Scripts.openOutbox,
         keys: [outboxKey(partition, session), partition.totals],
-        args: [number(generation), node, newEpoch],
+        args: [number(generation), node, newEpoch, isPutBack === true ? "1" : "0"],
         decode: (reply) => stateOf(session, reply)
       })
     },

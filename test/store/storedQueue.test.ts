@@ -347,7 +347,7 @@ describe("two servers on one database", () => {
       yield* one.registry.detach("s", first.generation)
       yield* one.registry.release("s", first.generation)
       const second = yield* attach(two.registry, "t1", "t2")
-      assert.strictEqual(second.generation, first.generation + 1)
+      assert.isAbove(second.generation, first.generation)
       yield* two.queue.open("s", second.generation)
       assert.deepStrictEqual(yield* readAll(two.queue, "s", second.generation), ["a"])
       assert.deepInclude(yield* Effect.flip(one.queue.ack("s", first.generation, 1, [])), { reason: "fenced" })
@@ -386,13 +386,13 @@ describe("two servers on one database", () => {
       yield* one.registry.release("s", first.generation)
       yield* TestClock.adjust("100 millis")
       const second = yield* Fiber.join(taking)
-      assert.strictEqual(second.generation, first.generation + 1)
+      assert.isAbove(second.generation, first.generation)
       // Now the other way round, and nobody answers.
       const back = yield* Effect.forkChild(one.registry.attach(request("t2", "t3")))
       yield* TestClock.adjust("1 second")
       assert.isUndefined(back.pollUnsafe())
       yield* TestClock.adjust("2 seconds")
-      assert.strictEqual((yield* Fiber.join(back)).generation, second.generation + 1)
+      assert.isAbove((yield* Fiber.join(back)).generation, second.generation)
     }))
 
   it.effect("find a session of a server that died, and end it after its retention", () =>

@@ -30,6 +30,7 @@ import {
   type GiveUpRequest,
   type KeyClaim,
   type KeyTarget,
+  type OpenRequest,
   type OutboxState,
   type PositionOutcome,
   type PositionRequest,
@@ -114,11 +115,11 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
 
   const stateOf = (outbox: Outbox): OutboxState => ({ ...outbox.state, settled: outbox.history === historyNow() })
 
-  const openOutbox = (session: string, generation: number, node: string, newEpoch: string): OutboxState => {
+  const openOutbox = ({ generation, isPutBack, newEpoch, node, session }: OpenRequest): OutboxState => {
     const outbox = outboxes.get(session) ??
       {
         state: emptyState(session, newEpoch),
-        history: historyNow(),
+        history: isPutBack === true ? undefined : historyNow(),
         settledAt: undefined,
         chunks: [],
         gaps: [],
@@ -159,12 +160,12 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
       ...outbox.gaps.flatMap((gap) => gap.first > from ? [] : [{ ...gap, end: Math.min(gap.end, from) }]),
       { first: from + 1, end: last, reason: "fresh" }
     ]
-    update(outbox, { last })
+    update(outbox, { last, revision: outbox.state.revision + 1 })
   }
 
   /** What was appended in this history, and is to be moved behind what the peer has seen, comes after this. */
   const firstUnsettled = ({ history, settledAt, state }: Outbox): number =>
-    (history === historyNow() ? settledAt : state.unsettledFrom) ?? Infinity
+    Math.max(state.acked, (history === historyNow() ? settledAt : state.unsettledFrom) ?? Infinity)
 
   const appendOne = (request: AppendRequest, node: string): AppendResult => {
     const { body, bytes, count, enqueuedAt, expiresAt, publish, session } = request
@@ -441,8 +442,7 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     history: Effect.sync(historyNow),
     transaction: undefined,
 
-    openOutbox: ({ generation, newEpoch, node, session }) =>
-      Effect.sync(() => openOutbox(session, generation, node, newEpoch)),
+    openOutbox: (request) => Effect.sync(() => openOutbox(request)),
     append: (requests, stamp, node) =>
       Effect.suspend(() => {
         const results = append(requests, stamp, node)

@@ -66,13 +66,16 @@ export interface AppendingOptions {
   /** An append has failed, and may be done all the same: then nobody here was told. */
   readonly onInDoubt: (session: string) => void
   /** What was dropped to make room for an append that then failed. */
-  readonly onLateDrops: (session: string, messages: ReadonlyArray<OutboxMessage>) => void
+  readonly onLateDrops: (session: string, epoch: string, messages: ReadonlyArray<OutboxMessage>) => void
   /** Drops the oldest that may be dropped, so that so much more has room; what was dropped, or undefined if it can't. */
   readonly makeRoom: (
     session: string,
     count: number,
     bytes: number
-  ) => Effect.Effect<ReadonlyArray<OutboxMessage> | undefined, StoreError>
+  ) => Effect.Effect<
+    { readonly epoch: string; readonly dropped: ReadonlyArray<OutboxMessage> } | undefined,
+    StoreError
+  >
 }
 
 /** A bound that is reached: its value, and how much there is. */
@@ -307,8 +310,9 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
   const dropAndAppend = (draft: Draft, full: Full) =>
     Effect.suspend(() => {
       const dropped: Array<OutboxMessage> = []
+      let epoch = ""
       const dropLate = Effect.sync(() => {
-        if (dropped.length > 0) options.onLateDrops(draft.session, dropped)
+        if (dropped.length > 0) options.onLateDrops(draft.session, epoch, dropped.splice(0))
       })
       const attempt: Effect.Effect<Settled, MessageQueueError | QueueOverflowError> = Effect.gen(function*() {
         for (let round = 0; round < maxRounds; round++) {
@@ -317,7 +321,8 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
             (error) => failed(draft, error)
           )
           if (made === undefined) break
-          dropped.push(...made)
+          epoch = made.epoch
+          dropped.push(...made.dropped)
           const outcome = yield* committed(draft)
           if (outcome._tag === "Appended") return { outcome, dropped }
           if (outcome._tag === "Full" || outcome._tag === "Again") continue
@@ -404,8 +409,10 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
         (tellAll) => afterCommit(Effect.sync(tellAll))
       ).pipe(
         Effect.mapError((error) => failed(draft, error)),
-        Effect.flatMap(([outcome]): Effect.Effect<Settled, QueueOverflowError> => {
+        Effect.flatMap(([outcome]): Effect.Effect<Settled, MessageQueueError | QueueOverflowError> => {
           if (outcome === undefined || outcome._tag === "Again") return Effect.die("a draft without an outcome")
+          // It has to be told apart from one that was not stored: the transaction must not commit without it.
+          if (outcome._tag === "Unsettled" || outcome._tag === "Locked") return Effect.fail(failed(draft, notNow))
           if (outcome._tag !== "Full") return Effect.succeed({ outcome, dropped: [] })
           options.onOverflow()
           return Effect.fail(overflowError(draft.session, fullOf(outcome)))
@@ -492,13 +499,23 @@ const again: Outcome = { _tag: "Again" }
 /** Of the policy that drops the newest. */
 const notTaken: Outcome = { _tag: "Full", limit: "messages", messages: 0, bytes: 0 }
 
-const appendedOf = (outcome: Outcome, dropped: ReadonlyArray<OutboxMessage>, at: number): Appended =>
-  outcome._tag === "Appended"
-    ? { epoch: outcome.epoch, first: outcome.first, enqueuedAt: outcome.at, dropped }
-    : { epoch: "", first: undefined, enqueuedAt: at, dropped }
+const appendedOf = (outcome: Outcome, dropped: ReadonlyArray<OutboxMessage>, at: number): Appended => {
+  if (outcome._tag === "Appended") {
+    return { epoch: outcome.epoch, first: outcome.first, enqueuedAt: outcome.at, dropped }
+  }
+  if (outcome !== notTaken) throw new Error(`an append came to ${outcome._tag}`)
+  return { epoch: "", first: undefined, enqueuedAt: at, dropped }
+}
 
 /** A batch that failed is tried again soon; the circuit and each sender's own limit keep that within bounds. */
 const appendRetry: Schedule.Schedule<unknown, unknown> = fullJitter(50, 2_000)
+
+/** In a transaction nobody can wait for the owner. */
+const notNow: StoreError = {
+  _tag: "StoreError",
+  operation: "append",
+  cause: new Error("the store was started anew, and may have lost its newest part: try again in a moment")
+}
 
 const closed: StoreError = { _tag: "StoreError", operation: "append", cause: new Error("the store is closed") }
 

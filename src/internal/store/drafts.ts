@@ -109,7 +109,8 @@ export const makeDrafts = (options: DraftOptions) => {
         maxMessages: bounds.maxMessages - restCount,
         maxBytes: bounds.maxBytes - restBytes,
         known,
-        unsettled: settles ? "settle" : others,
+        // An owner waits until it has settled it itself.
+        unsettled: settles ? "settle" : generation === undefined ? others : "refuse",
         ...(generation === undefined ? {} : { generation }),
         publish: publish === undefined ? undefined : {
           scope: session,

@@ -107,6 +107,8 @@ export interface OpenRequest {
   readonly node: string
   /** Identity of the outbox if it has to be made. */
   readonly newEpoch: string
+  /** It is made anew as the store has lost it: it is not settled, as others know positions of it. */
+  readonly isPutBack?: boolean
 }
 
 /** Messages to append, all or none: they become one chunk. */

@@ -9,8 +9,6 @@ import type { StoreDriver, StoreError } from "./driver.ts"
 
 export type StoreHistory = Effect.Success<ReturnType<typeof makeHistory>>
 
-/** What was asked so long ago is asked again. */
-const freshMillis = 100
 /** For so long after a change others may not have put back what they have. */
 const recentMillis = 10_000
 
@@ -19,13 +17,15 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
   readonly call: Calls
   /** How often it is asked which history this is. */
   readonly pollMillis: number
+  /** Others were there before, and may have something to put back that is not known here. */
+  readonly hasOthers: boolean
 }) {
-  const { call, driver, pollMillis } = options
+  const { call, driver, hasOthers, pollMillis } = options
   const time = yield* steady
   const listeners: Array<Effect.Effect<void, StoreError>> = []
   let known = yield* call("history", driver.history)
   let askedAt = time()
-  let changedAt: number | undefined
+  let changedAt = hasOthers ? askedAt : undefined
   /** Listeners that have not put back all. */
   let left: ReadonlyArray<Effect.Effect<void, StoreError>> = []
 
@@ -58,9 +58,12 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
     onChange: (putBack: Effect.Effect<void, StoreError>): void => {
       listeners.push(putBack)
     },
-    /** Whether the store may have lost something a moment ago that others, who know of it, have not put back. */
-    isRecent: Effect.suspend(() => time() - askedAt < freshMillis ? recent : Effect.andThen(look, recent)),
-    /** The same, for who misses something that was there: what this server knows is put back after that. */
+    /** Whether it has another history than the one of which all is put back; that is then done at the next look. */
+    hasChanged: Effect.map(call("history", driver.history), (now) => now !== known || left.length > 0),
+    /**
+     * Whether the store may have lost something a moment ago that others, who know of it, have not put back; what this
+     * server knows is put back after that. For who misses something that was there.
+     */
     look: Effect.andThen(look, recent)
   }
 })

@@ -8,14 +8,14 @@
  * append all the same, and the store notes from where on. Whoever opens the outbox next learns from the peer whether
  * offsets behind that were taken before: then these messages get others.
  */
-import { Effect, Semaphore } from "effect"
+import { Duration, Effect, Semaphore } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"
 import type { MessageQueueError } from "../../WebSocketError.ts"
 import { makeRareLog } from "../rareLog.ts"
 import type { Calls } from "./calls.ts"
 import { encodeBody } from "./chunk.ts"
 import type { KnownHere } from "./drafts.ts"
-import { type AppendRequest, type Known, type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
+import { type AppendRequest, type Fate, type Known, type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
 import type { Logs } from "./logs.ts"
 import type { Members } from "./members.ts"
 import type { OutboxReader } from "./outboxReader.ts"
@@ -35,7 +35,7 @@ export interface LostTailOptions {
 }
 
 /** How far a log went at some time. */
-export type Reach = Pick<StoredLog, "acked" | "last">
+export type Reach = Pick<StoredLog, "acked" | "reach">
 
 export type LostTail = Effect.Success<ReturnType<typeof makeLostTail>>
 
@@ -49,7 +49,6 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
   const appended = new Map<string, Known>()
   let total = 0
   const log = yield* makeRareLog
-  const moving = Semaphore.makeUnsafe(1)
 
   // --- what is known
 
@@ -60,7 +59,7 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
     const generation = isOwned ? log.generation : undefined
     // With fates that the store may have lost that is too early: `settle` notes them first.
     const settles = isOwned && log.fates === undefined
-    return { known: { epoch: log.epoch, last: log.last }, generation, settles }
+    return { known: { epoch: log.epoch, last: log.reach }, generation, settles }
   }
 
   const noteAppended = (session: string, epoch: string, last: number): void => {
@@ -76,7 +75,7 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
   /** Whether a state shows a loss; `before` is what was known when it was asked for. */
   const isBehind = (log: StoredLog, before: Reach, state: OutboxState): boolean =>
     !state.settled || state.generation < log.generation ||
-    (state.epoch === log.epoch && (state.last < before.last || state.acked < before.acked))
+    (state.epoch === log.epoch && (state.last < before.reach || state.acked < before.acked))
 
   // --- what is told
 
@@ -94,34 +93,73 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
   // --- settling
 
   /**
-   * The owner says that the peer may have seen offsets up to `received`. Those that the store does not have are taken.
+   * The owner says that the peer may have seen offsets up to `received`, and whatever this server has given out. Those
+   * that the store does not have are taken.
    */
-  const settle = Effect.fnUntraced(function*(
+  const settle = (log: StoredLog, received: number): Effect.Effect<OutboxState, StoreError | MessageQueueError> =>
+    Effect.suspend(() => (log.settling ??= Semaphore.makeUnsafe(1)).withPermit(settleAlone(log, received)))
+
+  const settleAlone = Effect.fnUntraced(function*(
     log: StoredLog,
     received: number
   ): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
     const { acked, epoch, generation, session } = log
-    const last = Math.max(received, log.last)
+    const before = yield* ownState(log)
     // Before it is settled: from then on acks go on, and what is behind them without a fate was handled.
-    if (log.fates !== undefined) yield* call("ack", driver.ack([{ session, generation, upTo: 0, fates: log.fates }]))
+    if (!before.settled) yield* noteFates(log, before)
+    const last = Math.max(received, log.reach)
     const done = yield* call("advance", driver.advance({ session, generation, last, at: now(), isMoved: false }))
     if (done === undefined) return yield* refuse(session, "recover", "unknownSession")
     if (done.state.generation > generation) return yield* refuse(session, "recover", "fenced")
     note(session, done.lost)
-    if (done.state.generation < generation) yield* reopen(log)
-    const moved = done.state.settled ? undefined : yield* moving.withPermit(moveBehind(log, last))
-    if (done.state.epoch === epoch && done.state.acked < acked) {
-      yield* call("ack", driver.ack([{ session, generation, upTo: acked, fates: [] }]))
+    if (done.state.generation < generation) {
+      if (before.settled) yield* noteFates(log, done.state)
+      yield* reopen(log)
     }
-    // Another outbox than the one that the peer knows: then it knows nothing of this one.
-    logs.tracked(log, () => log.settled(moved ?? done.state))
-    if (moved !== undefined || epoch !== log.epoch) options.onNews(session)
-    return moved ?? done.state
+    const state = done.state.settled ? yield* ownState(log) : yield* moveBehind(log, last)
+    if (state.epoch === epoch && state.acked < acked) yield* ackOwn(log, acked, [])
+    logs.tracked(log, () => log.settled(state))
+    // Of another outbox than the one that the peer knows it knows nothing.
+    if (!done.state.settled || state.epoch !== epoch) options.onNews(session)
+    return state
+  })
+
+  const ownState = Effect.fnUntraced(function*(
+    { generation, session }: StoredLog
+  ): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
+    const [state] = yield* call("outboxes", driver.outboxes([session]))
+    if (state === undefined) return yield* refuse(session, "recover", "unknownSession")
+    return state.generation > generation ? yield* refuse(session, "recover", "fenced") : state
+  })
+
+  /** Those that the store may have lost. What others appended since has the offsets behind `unsettledFrom`. */
+  const noteFates = (
+    log: StoredLog,
+    { unsettledFrom = Infinity }: OutboxState
+  ): Effect.Effect<void, StoreError | MessageQueueError> => {
+    const fates = (log.fates ?? []).filter(({ end }) => end <= unsettledFrom)
+    return fates.length === 0 ? Effect.void : ackOwn(log, 0, fates)
+  }
+
+  /** An application's transaction may have the row for a while. */
+  const ackOwn = Effect.fnUntraced(function*(
+    { generation, session }: StoredLog,
+    upTo: number,
+    fates: ReadonlyArray<Fate>
+  ): Effect.fn.Return<void, StoreError | MessageQueueError> {
+    for (let tries = 0; tries < maxTries; tries++) {
+      const [outcome] = yield* call("ack", driver.ack([{ session, generation, upTo, fates }]))
+      if (outcome?._tag === "Acked") return
+      if (outcome?._tag === "Missing") return yield* refuse(session, "recover", "unknownSession")
+      if (outcome?._tag === "Fenced") return yield* refuse(session, "recover", "fenced")
+      yield* Effect.sleep(Duration.millis(tryMillis))
+    }
+    return yield* Effect.fail(contended)
   })
 
   /** The store has lost that this server opened the outbox, or the outbox: it is there again as the one that it was. */
   const reopen = ({ epoch, generation, session }: StoredLog) =>
-    call("openOutbox", driver.openOutbox({ session, generation, node, newEpoch: epoch }))
+    call("openOutbox", driver.openOutbox({ session, generation, node, newEpoch: epoch, isPutBack: true }))
 
   /**
    * Messages that others appended in this history have offsets that the peer may know as those of messages that are
@@ -129,30 +167,28 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
    * them.
    */
   const moveBehind = Effect.fnUntraced(function*(
-    { generation, session }: StoredLog,
+    log: StoredLog,
     last: number
   ): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
+    const { generation, session } = log
     // Others append until it is done, and each has to be moved.
     for (let look = 0; look < maxLooks; look++) {
-      const [state] = yield* call("outboxes", driver.outboxes([session]))
-      if (state === undefined) return yield* refuse(session, "recover", "unknownSession")
-      // Several may have found that it is to be done, and it must be done once.
+      const state = yield* ownState(log)
       if (state.settled) return state
-      const from = state.unsettledFrom ?? state.last
+      const from = Math.max(state.unsettledFrom ?? state.last, state.acked)
       const messages = yield* messagesAfter(session, from, state.last)
       const end = Math.max(last, state.last)
-      const fate = { first: from + 1, end, reason: "fresh", maybeHandled: true, at: now() } as const
-      if (from < end) yield* call("ack", driver.ack([{ session, generation, upTo: 0, fates: [fate] }]))
+      if (from < end) yield* ackOwn(log, 0, [{ first: from + 1, end, reason: "fresh", maybeHandled: true, at: now() }])
       const requests = partsOf(messages).map((part) =>
         copyOf(session, generation, { epoch: state.epoch, last: end }, part)
       )
       // In one step with the settling: what fails before that is done again by whoever opens it next.
       if (requests.length === 0) {
         yield* call("advance", driver.advance({ session, generation, last: end, at: now(), isMoved: true }))
-      } else {
-        const results = yield* call("append", driver.append(requests, undefined, node))
-        if (results.some(({ _tag }) => _tag !== "Appended")) continue
+        continue
       }
+      const results = yield* call("append", driver.append(requests, undefined, node))
+      if (results.some(({ _tag }) => _tag === "Locked")) yield* Effect.sleep(Duration.millis(tryMillis))
     }
     return yield* Effect.fail(contended)
   })
@@ -173,9 +209,9 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
   const askHere = (session: string): Effect.Effect<boolean, StoreError> => {
     const log = logs.get(session)
     if (log === undefined) return Effect.succeed(false)
-    // One that is just being opened is settled by what its peer says.
-    if (!log.isCertain) return Effect.succeed(true)
-    return Effect.as(Effect.catchTag(settle(log, log.last), "MessageQueueError", () => Effect.void), true)
+    // One that is just being opened is settled by what its peer says, if that comes.
+    if (!log.isCertain) return Effect.succeed(members.steady() - log.openedAt < openingMillis)
+    return Effect.as(Effect.catchTag(settle(log, 0), "MessageQueueError", () => Effect.void), true)
   }
 
   /** Asks the owner of an outbox that is not settled. Whether there is one to wait for. */
@@ -207,6 +243,13 @@ const partsOf = (messages: ReadonlyArray<OutboxMessage>): ReadonlyArray<Readonly
 }
 
 const maxPart = 64
+
+/** How often and how far apart it is tried to change a row that somebody else's transaction has. */
+const maxTries = 40
+const tryMillis = 50
+
+/** A handshake that has not said for so long how far the peer is has failed. */
+const openingMillis = 2_000
 
 /** How often it is looked what others have appended, before it is put off. */
 const maxLooks = 16

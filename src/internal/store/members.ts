@@ -2,7 +2,7 @@
  * This process among those that share a store: it shows that it lives, hears what others have to tell it, and tells
  * them. Nudges are kept in the store until they are taken, so that one that is missed is found at the next look.
  */
-import { Effect, Random } from "effect"
+import { Effect, Random, Result } from "effect"
 import { makeId } from "../ids.ts"
 import { makeSignal } from "../signal.ts"
 import { steady, wall } from "../time.ts"
@@ -47,9 +47,13 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
       `the store ${driver.name}: no server has shown itself since some time; it is watched for others for up to ` +
         `${Math.ceil(watchMillis(nodeTimeoutMillis) / 1_000)} s, as its clock may have been set`
     )
+    const until = steadyNow() + 2 * watchMillis(nodeTimeoutMillis)
     while (time.isInDoubt) {
       yield* Effect.sleep(beatMillis)
-      time.look(yield* call("nodes", stamps))
+      // A store that is shaky is asked again: who fails here has to watch from the beginning.
+      const seen = yield* Effect.result(call("nodes", stamps))
+      if (Result.isSuccess(seen)) time.look(seen.success)
+      else if (steadyNow() > until) return yield* Effect.fail(seen.failure)
     }
   }
   const listeners: Array<(sessions: ReadonlyArray<string>) => Effect.Effect<void>> = []
@@ -132,8 +136,12 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
 
   const isDead = ({ at, hasLeft }: Stamp): boolean => hasLeft || at <= now() - nodeTimeoutMillis
 
+  const hasOthers = [...known.values()].some((stamp) => !isDead(stamp))
+
   return {
     node,
+    /** Whether others lived when this server came. */
+    hasOthers,
     /** The store's time. */
     now,
     /** For what only this process waits for. */

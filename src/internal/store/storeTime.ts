@@ -44,7 +44,7 @@ export class StoreTime {
     const newest = newestOf(stamps)
     const newestAlive = newestOf(stamps, ({ hasLeft }) => !hasLeft)
     const begin = Math.max(clock, newest)
-    const isDoubtful = newestAlive > -Infinity && begin - newestAlive > nodeTimeoutMillis
+    const isDoubtful = newestAlive > -Infinity && begin - newest > nodeTimeoutMillis
     this.offset = (isDoubtful ? newest : begin) - at
     if (isDoubtful) this.doubt = { leap: begin - newest, before: stamps, until: at + watchMillis(nodeTimeoutMillis) }
   }

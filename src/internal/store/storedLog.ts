@@ -3,6 +3,7 @@
  * was just appended or read need not be read again. Pure; the store is the truth, and this may lag behind it, but is
  * never ahead: a write that it would get wrong is refused there as fenced or conflicting.
  */
+import type { Semaphore } from "effect"
 import { Deque } from "../../core/Deque.ts"
 import type { OutboxGap, OutboxMessage, ReadLimit, Slot } from "../../core/Outbox.ts"
 import type { ShareOrName } from "../shares.ts"
@@ -50,8 +51,17 @@ export class StoredLog {
   /** Whose part of all together it has, and how much of it is counted there. */
   share: ShareOrName | undefined
   readonly counted = { messages: 0, bytes: 0 }
-  /** Whether `last` is all that the peer may have seen, also if the store has lost its newest part. */
+  /**
+   * What the peer may have seen, as far as this server knows by itself: what it appended, and what was there when the
+   * outbox was settled. What a store shows that may have lost its newest part is not among it.
+   */
+  reach: number
+  /** Whether `reach` is all that the peer may have seen, also if the store has lost its newest part. */
   isCertain: boolean
+  /** When this server opened it, by the steady clock. */
+  openedAt = -Infinity
+  /** Made when the outbox is settled for the first time: one at a time does it. */
+  settling: Semaphore.Semaphore | undefined
   /** Offsets after `acked` that are in gaps. */
   private gapped: number
   private readonly slots = new Deque<Slot>()
@@ -74,6 +84,7 @@ export class StoredLog {
     this.gapped = state.last - state.acked - state.messages
     this.sent = state.messages === 0 ? state.last : Infinity
     this.isCertain = state.settled
+    this.reach = state.settled ? state.last : 0
   }
 
   get messages(): number {
@@ -85,15 +96,32 @@ export class StoredLog {
     // Nobody else had it in between: what is cached holds, and what was sent is known.
     if (state.epoch === this.epoch && state.revision === this.revision + 1) this.revision = state.revision
     else this.sent = state.messages === 0 ? state.last : Infinity
-    this.refresh(state)
     this.generation = state.generation
+    this.refresh(state)
     this.isCertain = state.settled
   }
 
-  /** The store has been told how far the peer may be, and knows no less than this log. */
+  /**
+   * The store has been told how far the peer may be, and knows no less than this log. What others had appended may have
+   * other places now; what is cached of this server's own is where it was, and perhaps only here.
+   */
   settled(state: OutboxState): void {
+    if (state.epoch === this.epoch) {
+      this.forgetBeyond(this.reach)
+      this.revision = state.revision
+    }
     this.refresh(state)
     this.isCertain = true
+  }
+
+  private forgetBeyond(offset: number): void {
+    for (let slot = this.slots.back(); slot !== undefined && endOf(slot) > offset; slot = this.slots.back()) {
+      this.slots.popBack()
+      if (slot.kind === "message") this.cachedBytes -= slotBytes(slot)
+    }
+    for (let extent = this.extents.back(); extent !== undefined && extent.last > offset; extent = this.extents.back()) {
+      this.extents.popBack()
+    }
   }
 
   /** Takes over what the store says. Returns whether there is anything that was not known here, for the peer to read. */
@@ -103,6 +131,7 @@ export class StoredLog {
       this.epoch = state.epoch
       this.acked = 0
       this.last = 0
+      this.reach = 0
       this.sent = Infinity
       this.fates = undefined
     }
@@ -115,6 +144,7 @@ export class StoredLog {
       this.bytes = state.bytes
     }
     this.last = Math.max(this.last, state.last)
+    if (state.settled && state.generation === this.generation) this.reach = Math.max(this.reach, state.last)
     this.advance(state.acked)
     this.expiresAt = Math.min(this.expiresAt, state.expiresAt)
     return isNews
@@ -146,6 +176,7 @@ export class StoredLog {
   appended(messages: ReadonlyArray<OutboxMessage>, extents: ReadonlyArray<Extent>, expiresAt: number): void {
     const first = messages[0]?.offset ?? 0
     const end = messages[messages.length - 1]?.offset ?? 0
+    this.reach = Math.max(this.reach, end)
     if (end <= this.last) return // a state read meanwhile had it already
     // Only what goes on where the cache ends, and nothing of a long log that nobody reads.
     const isRead = this.slots.size > 0 || this.acked >= first - 1 || this.sent === first - 1
@@ -200,6 +231,7 @@ export class StoredLog {
 
   /** An ack is stored: `released` messages went with it. */
   acknowledged(upTo: number, released: number): OutboxMessage | undefined {
+    this.reach = Math.max(this.reach, upTo)
     const to = Math.min(upTo, this.last)
     if (to > this.acked) this.gapped = Math.max(0, this.gapped - (to - this.acked - released))
     const newest = this.advance(to)

@@ -144,12 +144,12 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   /** A page into the log's cache. */
   const load = Effect.fnUntraced(
     function*(log: StoredLog, after: number): Effect.fn.Return<Page, StoreError | MessageQueueError> {
-      const { acked, last } = log
+      const { acked, reach } = log
       let page = yield* readPage(log.session, after)
       if (page === undefined && (yield* options.history.look)) page = yield* readPage(log.session, after)
       if (page === undefined) return yield* refuse(log.session, "read", "unknownSession")
       if (page.state.generation > log.generation) return yield* refuse(log.session, "read", "fenced")
-      if (tail.isBehind(log, { acked, last }, page.state)) {
+      if (tail.isBehind(log, { acked, reach }, page.state)) {
         yield* tail.settle(log, after)
         page = (yield* readPage(log.session, after)) ?? page
       }
@@ -241,7 +241,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
         log.gaveUp(result.given.map(({ message }) => message))
       })
     }
-    return result.given.map(({ message }) => message)
+    return { epoch: result.state.epoch, dropped: result.given.map(({ message }) => message) }
   })
 
   const appending = yield* makeAppending({
@@ -258,7 +258,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     keys: options.keys,
     known: tail.known,
     askOwner: tail.askOwner,
-    mayReturn: options.history.isRecent,
+    mayReturn: options.history.look,
     onLost: tail.note,
     isFull: (session, count, bytes) => {
       const log = logs.get(session)
@@ -299,9 +299,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       if (logs.get(session) !== undefined) doubtful.set(session, doubtfulLooks)
     },
     makeRoom,
-    onLateDrops: (session, messages) => {
-      lateDrops.push({ session, epoch: logs.get(session)?.epoch ?? "", reason: "overflow", messages })
-    }
+    onLateDrops: (session, epoch, messages) => void lateDrops.push({ session, epoch, reason: "overflow", messages })
   })
 
   const acks = yield* makeStoredAcks({
@@ -468,23 +466,30 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   const look = (sessions: ReadonlyArray<string>): Effect.Effect<void, StoreError> => {
     const mine = sessions.flatMap((session) => logs.get(session) ?? [])
     if (mine.length === 0) return Effect.void
-    const known = mine.map(({ acked, last }) => ({ acked, last }))
+    const known = mine.map(({ acked, reach }) => ({ acked, reach }))
     return Effect.flatMap(call("outboxes", driver.outboxes(mine.map(({ session }) => session))), (states) => {
       const found = new Map(states.map((state) => [state.session, state]))
       const behind: Array<StoredLog> = []
+      const missing = mine.filter(({ session }) => !found.has(session))
       mine.forEach((log, index) => {
         const state = found.get(log.session)
-        hear(log.session, state)
+        if (state !== undefined) hear(log.session, state)
         const isOwn = state !== undefined && state.generation <= log.generation && logs.get(log.session) === log
         // One that is just being opened is settled by what its peer says.
         if (isOwn && log.isCertain && tail.isBehind(log, known[index] ?? log, state)) behind.push(log)
       })
-      return Effect.forEach(behind, (log) =>
+      const settled = Effect.forEach(behind, (log) =>
         Effect.catchTag(
-          Effect.asVoid(tail.settle(log, log.last)),
+          Effect.asVoid(tail.settle(log, 0)),
           "MessageQueueError",
           () => Effect.void
         ), { concurrency: 16, discard: true })
+      if (missing.length === 0) return settled
+      // They ended; or the store has lost them, and they are put back when all others are looked at.
+      const told = Effect.map(options.history.hasChanged, (hasChanged) => {
+        if (!hasChanged) { for (const { session } of missing) hear(session, undefined) }
+      })
+      return Effect.andThen(settled, told)
     })
   }
 
@@ -588,6 +593,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       tracked(log, () => log.reopened(state))
       lost.delete(log)
     }
+    own.openedAt = steady()
     logs.opened(own, share)
     schedule(own)
     if (isNewer) { for (const listener of moveListeners) listener(session, generation) }

@@ -212,7 +212,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       tries++
       const attached = yield* row === undefined
         ? create(request)
-        : take(row, request, (yield* history.isRecent) ? Math.max(row.generation + 1, timely()) : row.generation + 1)
+        : take(row, request, Math.max(row.generation + 1, timely()))
       if (attached !== "again") return attached
     }
     return yield* Effect.fail(contended(request.session))
