@@ -125,7 +125,7 @@ export const appendFunction = (schema: string): string =>
       v_first := CASE WHEN v_first IS NOT NULL THEN greatest(v_first, v_acked[s]) END;
       v_settles := NOT v_fits AND coalesce(p_generations[i] = v_generations[s], false) AND CASE p_unsettled[i]
         WHEN 'moved' THEN v_last[s] <= v_known
-        WHEN 'settle' THEN coalesce(v_first >= v_known, true)
+        WHEN 'settle' THEN v_first IS NULL
         ELSE false END;
       IF NOT v_fits AND NOT v_settles AND p_unsettled[i] <> 'allow' THEN
         codes[i] := ${UNSETTLED};
@@ -211,7 +211,7 @@ export const appendFunction = (schema: string): string =>
       UPDATE ${schema}.outboxes o
       SET last = t.last, messages = t.messages, bytes = t.bytes, expires_at = t.expires,
         history = CASE WHEN t.settled THEN v_history ELSE o.history END, unsettled_from = t.start,
-        settled_at = t.settled_at
+        unsettled_in = CASE WHEN NOT t.settled THEN v_history END, settled_at = t.settled_at
       FROM unnest(p_sessions, v_touched, v_last, v_messages, v_bytes, v_expires, v_settled, v_from, v_settled_at)
         AS t(session, touched, last, messages, bytes, expires, settled, start, settled_at)
       WHERE t.touched AND o.session = t.session;

@@ -100,7 +100,8 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
   END $body$`,
 
   `CREATE FUNCTION ${schema}.advance(
-    p_session text, p_generation double precision, p_last double precision, p_at double precision, p_moved boolean
+    p_session text, p_generation double precision, p_last double precision, p_at double precision, p_moved boolean,
+    p_settled_in text
   ) RETURNS double precision LANGUAGE plpgsql AS $body$
   DECLARE
     o ${schema}.outboxes;
@@ -116,6 +117,7 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
       PERFORM ${schema}.take_lost(o.id, o.last + 1, p_last, p_at);
       UPDATE ${schema}.outboxes x SET last = o.last + v_lost WHERE x.session = p_session;
     END IF;
+    IF o.unsettled_in = p_settled_in THEN o.unsettled_from := NULL; END IF;
     v_settled := coalesce(o.history = ${schema}.history(), false);
     IF v_settled AND o.generation = p_generation THEN RETURN v_lost; END IF;
     v_first := CASE WHEN v_settled THEN o.settled_at ELSE o.unsettled_from END;
@@ -123,11 +125,13 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
     v_moved := p_moved AND o.last + v_lost <= p_last;
     IF v_moved OR coalesce(v_first >= p_last, true) THEN
       UPDATE ${schema}.outboxes x
-      SET history = ${schema}.history(), unsettled_from = NULL,
+      SET history = ${schema}.history(), unsettled_from = NULL, unsettled_in = NULL,
         settled_at = CASE WHEN v_moved THEN o.last + v_lost ELSE least(v_first, o.last + v_lost) END
       WHERE x.session = p_session;
     ELSE
-      UPDATE ${schema}.outboxes x SET history = NULL, unsettled_from = v_first WHERE x.session = p_session;
+      UPDATE ${schema}.outboxes x
+      SET history = NULL, unsettled_from = v_first, unsettled_in = CASE WHEN NOT v_settled THEN x.unsettled_in END
+      WHERE x.session = p_session;
     END IF;
     RETURN v_lost;
   END $body$`,

@@ -221,16 +221,17 @@ export const makeOutboxes = (database: Database): Outboxes => {
         decode: toConditional
       }),
 
-    advance: ({ at, generation, isMoved, last, session }) =>
+    advance: ({ at, generation, isMoved, last, session, settledIn }) =>
       Effect.flatMap(
         database.query("advance", {
-          sql: `SELECT ${schema}.advance(${Values.places(5)})`,
+          sql: `SELECT ${schema}.advance(${Values.places(6)})`,
           parameters: () => [
             Values.text(session),
             Values.number(generation),
             Values.number(last),
             Values.number(at),
-            Values.boolean(isMoved === true)
+            Values.boolean(isMoved === true),
+            Values.text(settledIn)
           ],
           decode: (rows) => Values.toNumber(Values.onlyRow(rows)[0])
         }),

@@ -19,8 +19,8 @@ const migrations: ReadonlyArray<(schema: string) => ReadonlyArray<string>> = [
   principals,
   // The history of the store in which an outbox was settled, and after what was appended in another one before that.
   (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN history text, ADD COLUMN unsettled_from bigint`],
-  // How far an outbox went when it was settled.
-  (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN settled_at bigint`]
+  // How far an outbox went when it was settled, and the history in which \`unsettled_from\` was noted.
+  (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN settled_at bigint, ADD COLUMN unsettled_in text`]
 ]
 
 const functions = (schema: string): ReadonlyArray<string> => [

@@ -45,7 +45,7 @@ end
 local function settles(outbox, i)
   if fits(outbox, i) or num(ARGV[i + 16]) ~= num(outbox[8]) then return false end
   if ARGV[i + 15] == 'moved' then return num(outbox[2]) <= knownOf(outbox, i) end
-  return ARGV[i + 15] == 'settle' and firstOf(outbox) >= knownOf(outbox, i)
+  return ARGV[i + 15] == 'settle' and firstOf(outbox) == math.huge
 end
 
 local function refusal(outbox, i)
@@ -85,9 +85,10 @@ for i = 6, #ARGV, 17 do
         from = known
       end
       redis.call('HSET', outboxKey, 'i', history, 'z', str(math.min(from, math.max(stored, known))))
-      redis.call('HDEL', outboxKey, 'y')
+      redis.call('HDEL', outboxKey, 'y', 'v')
     elseif outbox[7] ~= history then
       redis.call('HSETNX', outboxKey, 'y', outbox[2])
+      redis.call('HSET', outboxKey, 'v', history)
     end
     if known > stored then
       lost = known - stored

@@ -227,11 +227,12 @@ return {'D', revision}
 `)
 
 /**
- * KEYS: outbox, totals, fates of all. ARGV: tag, session, generation, last, at, whether what others appended was moved.
+ * KEYS: outbox, totals, fates of all. ARGV: tag, session, generation, last, at, whether what others appended was moved, the
+ * history in which the caller settled it last, or "".
  * Answers {how many were lost, state}, or {} when there is no outbox.
  */
 export const advance = luaScript(`${numbers}${state}${evenWhenFull("KEYS[2]")}
-local outbox = redis.call('HMGET', KEYS[1], 'g', 'l', 'y', 'i', 'z', 'a')
+local outbox = redis.call('HMGET', KEYS[1], 'g', 'l', 'y', 'i', 'z', 'a', 'v')
 if not outbox[1] then return {} end
 local stored, last, lost = num(outbox[2]), num(ARGV[4]), 0
 if num(outbox[1]) <= num(ARGV[3]) then
@@ -241,6 +242,7 @@ if num(outbox[1]) <= num(ARGV[3]) then
   end
   local reach, now = stored + lost, outbox[4] == historyNow()
   local from = outbox[3]
+  if ARGV[7] ~= '' and outbox[7] == ARGV[7] then from = false end
   if now then from = outbox[5] end
   from = from and math.max(num(from), num(outbox[6])) or math.huge
   local moved = ARGV[6] == '1' and reach <= last
@@ -248,9 +250,10 @@ if num(outbox[1]) <= num(ARGV[3]) then
     -- It is settled, for this owner too.
   elseif moved or from >= last then
     redis.call('HSET', KEYS[1], 'i', historyNow(), 'z', str(moved and reach or math.min(from, reach)))
-    redis.call('HDEL', KEYS[1], 'y')
+    redis.call('HDEL', KEYS[1], 'y', 'v')
   else
     redis.call('HSET', KEYS[1], 'i', '-', 'y', str(from))
+    if now then redis.call('HDEL', KEYS[1], 'v') end
   end
 end
 return {str(lost), stateAt(KEYS[1])}

@@ -168,13 +168,21 @@ export const makeOutboxes = (connection: Connection, partitions: Partitions): Ou
       })
     },
 
-    advance: ({ at, generation, isMoved, last, session }) => {
+    advance: ({ at, generation, isMoved, last, session, settledIn }) => {
       const partition = partitions.of(session)
       return call({
         operation: "advance",
         script: Scripts.advance,
         keys: [outboxKey(partition, session), partition.totals, partition.fates],
-        args: [partition.tag, session, number(generation), number(last), number(at), isMoved === true ? "1" : "0"],
+        args: [
+          partition.tag,
+          session,
+          number(generation),
+          number(last),
+          number(at),
+          isMoved === true ? "1" : "0",
+          settledIn ?? ""
+        ],
         decode: (reply) => {
           const [lost, state] = list(reply)
           return state === undefined ? undefined : { state: stateOf(session, state), lost: count(lost) }

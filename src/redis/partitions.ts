@@ -7,7 +7,7 @@
  *
  * | key | type | content |
  * |---|---|---|
- * | `:o:<session>` | hash | the outbox: `g`eneration, `e`poch, `a`cked, `l`ast, `m`essages, `b`ytes, `s`ent, `r`evision, e`x`piresAt, `n`ode, longest fate `w`, history in which it was settled `i`, how far it went then `z`, unsettled from `y` |
+ * | `:o:<session>` | hash | the outbox: `g`eneration, `e`poch, `a`cked, `l`ast, `m`essages, `b`ytes, `s`ent, `r`evision, e`x`piresAt, `n`ode, longest fate `w`, history in which it was settled `i`, how far it went then `z`, unsettled from `y`, which was noted in `v` |
  * | `:c:<session>` | stream | its chunks, by id `<last>-0` |
  * | `:g:<session>` | zset | its gaps, by end: `<first>:<end>:<reason>` |
  * | `:f:<session>` | zset | its fates, by first: `<first>:<end>:<reason>:<maybeHandled>:<at>` |

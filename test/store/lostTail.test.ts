@@ -1,11 +1,12 @@
 /** What servers do with outboxes and sessions after the store has lost its newest part. */
-import { assert, it } from "@effect/vitest"
-import { Context, Effect, Fiber, Layer } from "effect"
+import { assert, describe, it } from "@effect/vitest"
+import { Context, Effect, Exit, Fiber, Layer } from "effect"
 import { TestClock } from "effect/testing"
 import { MessageQueue, SessionRegistry } from "resilient-websocket"
+import type { StoreDriver } from "../../src/internal/store/driver.ts"
 import { layerOf } from "../../src/internal/store/layer.ts"
 import { makeMemoryDatabase, makeMemoryDriver } from "../support/memoryDriver.ts"
-import { snapshotOf } from "../support/memoryTransactions.ts"
+import { snapshotOf, transactional } from "../support/memoryTransactions.ts"
 
 const messageOf = (text: string) => ({
   payload: `"${text}"`,
@@ -131,3 +132,191 @@ it.effect("a client of a session that the store has lost is told to come back un
     yield* TestClock.adjust("10 seconds")
     assert.isFalse((yield* second.attach({ ...again, session: "gone" })).known)
   }))
+
+const limit = { maxMessages: 100, maxBytes: 10_000 }
+
+/** What a server appends that can't ask the owner of "s". */
+const foreign = {
+  session: "s",
+  count: 1,
+  bytes: 5,
+  enqueuedAt: 0,
+  expiresAt: Infinity,
+  body: `{"l":[5]}\n"new"`,
+  publish: undefined,
+  unsettled: "allow",
+  maxMessages: 100,
+  maxBytes: 1_000
+} as const
+
+const serverOf = (driver: StoreDriver) =>
+  Effect.map(
+    Layer.build(layerOf(Effect.succeed(driver), 1, {})),
+    (context) => Context.get(context, MessageQueue.MessageQueue)
+  )
+
+/** What the peer of "s" is given behind what it has. */
+const given = (queue: MessageQueue.Interface, generation: number, after: number) =>
+  Effect.map(
+    queue.read("s", generation, after, limit),
+    ({ slots }) =>
+      slots.map((slot) => slot.kind === "message" ? `${slot.offset} ${slot.payload}` : `gap ${slot.offset}-${slot.end}`)
+  )
+
+const pass = (millis: number) => Effect.repeat(TestClock.adjust("50 millis"), { times: Math.ceil(millis / 50) - 1 })
+
+/** A database that begins another history, or goes back to where it was. */
+const makeWorld = () => {
+  const database = makeMemoryDatabase()
+  let histories = 1
+  return {
+    database,
+    driver: makeMemoryDriver(database),
+    restart: () => void database.history.set("now", `${++histories}`),
+    snapshot: () => {
+      const lose = snapshotOf(database)
+      return () => {
+        lose()
+        database.history.set("now", `${++histories}`)
+      }
+    }
+  }
+}
+
+describe("a message that others appended before an outbox was settled", () => {
+  it.effect("stays where it is when the peer has nothing there, whoever finds it", () =>
+    Effect.gen(function*() {
+      const { driver, restart } = makeWorld()
+      const queue = yield* serverOf(driver)
+      yield* driver.openOutbox({ session: "s", generation: 1, node: "dead", newEpoch: "e" })
+      yield* driver.append([{ ...foreign, unsettled: "refuse" }], undefined, "dead")
+      yield* driver.ack([{ session: "s", generation: 1, upTo: 1, fates: [] }])
+      restart()
+      yield* driver.append([foreign], undefined, "other")
+      assert.isTrue((yield* queue.open("s", 2)).isUncertain)
+      yield* queue.recover("s", 2, 1)
+      assert.deepStrictEqual(yield* given(queue, 2, 1), [`2 "new"`])
+      restart()
+      yield* driver.append([foreign], undefined, "other")
+      yield* pass(2_000)
+      assert.deepStrictEqual(yield* given(queue, 2, 2), [`3 "new"`])
+      assert.deepStrictEqual(yield* driver.fates("s", 1, 10), [])
+    }))
+
+  it.effect("and delivered at its place is not moved after a second loss, of that it was settled", () =>
+    Effect.gen(function*() {
+      const { driver, restart, snapshot } = makeWorld()
+      const queue = yield* serverOf(driver)
+      yield* queue.open("s", 1)
+      yield* queue.append("s", [messageOf("a")])
+      restart()
+      yield* driver.append([foreign], undefined, "other")
+      const lose = snapshot()
+      yield* pass(2_000)
+      assert.deepStrictEqual(yield* given(queue, 1, 0), [`1 "a"`, `2 "new"`])
+      lose()
+      yield* pass(2_000)
+      assert.deepStrictEqual(yield* given(queue, 1, 2), [])
+    }))
+
+  it.effect("keeps the fate of the move, also when fates of before are put back, and again", () =>
+    Effect.gen(function*() {
+      const { driver, snapshot } = makeWorld()
+      const queue = yield* serverOf(driver)
+      yield* queue.open("s", 1)
+      yield* queue.append("s", [messageOf("a")])
+      const lose = snapshot()
+      yield* queue.append("s", [messageOf("lost")])
+      yield* given(queue, 1, 0)
+      yield* queue.ack("s", 1, 2, [[2, "failed"]])
+      lose()
+      for (let i = 0; i < 3; i++) yield* driver.append([foreign], undefined, "other") // at 2, 3 and 4
+      yield* Effect.all([queue.recover("s", 1, 2), queue.recover("s", 1, 2)], { concurrency: 2 })
+      yield* queue.recover("s", 1, 2)
+      const fates = yield* driver.fates("s", 1, 10)
+      assert.deepStrictEqual(fates.map(({ end, first, reason }) => [first, end, reason]), [[2, 4, "fresh"]])
+      assert.deepStrictEqual(yield* given(queue, 1, 4), [`5 "new"`, `6 "new"`, `7 "new"`])
+    }))
+})
+
+describe("an outbox that was made in the lost part", () => {
+  it.effect("is not settled before its owner has said how far it goes, however slow it is", () =>
+    Effect.gen(function*() {
+      const { driver, snapshot } = makeWorld()
+      const two = yield* serverOf(driver)
+      const one = yield* serverOf({
+        ...driver,
+        openOutbox: (request) => Effect.tap(driver.openOutbox(request), () => Effect.sleep("20 millis"))
+      })
+      const lose = snapshot()
+      const opening = yield* Effect.forkChild(one.open("s", 1), { startImmediately: true })
+      yield* pass(100)
+      yield* Fiber.join(opening)
+      yield* one.append("s", ["a", "b", "c"].map(messageOf))
+      yield* given(one, 1, 0)
+      lose()
+      const sending = yield* Effect.forkChild(two.append("s", [messageOf("d")]), { startImmediately: true })
+      yield* pass(3_000)
+      assert.strictEqual((yield* Fiber.join(sending)).first, 4)
+      assert.deepStrictEqual(yield* given(one, 1, 3), [`4 "d"`])
+    }))
+
+  it.effect("is put back also when it is missed before anybody has looked which history it is", () =>
+    Effect.gen(function*() {
+      const { driver, snapshot } = makeWorld()
+      const queue = yield* serverOf(driver)
+      yield* TestClock.adjust("4500 millis")
+      const lose = snapshot()
+      yield* queue.open("s", 1)
+      yield* queue.append("s", [messageOf("a")])
+      const moved: Array<string> = []
+      yield* queue.onMoved((session) => void moved.push(session))
+      yield* TestClock.adjust("490 millis")
+      lose()
+      yield* pass(3_000)
+      assert.deepStrictEqual(moved, [])
+      assert.deepInclude((yield* driver.outboxes(["s"]))[0], { settled: true, last: 1 })
+    }))
+})
+
+describe("a send in a transaction, which can't wait until the outbox is settled,", () => {
+  const worldWithTransactions = Effect.gen(function*() {
+    const world = makeWorld()
+    const { driver, withTransaction } = transactional(world.database, makeMemoryDriver(world.database), [])
+    return { ...world, withTransaction, queue: yield* serverOf(driver) }
+  })
+
+  it.effect("fails where its server's opening was lost, and is stored when it is tried again", () =>
+    Effect.gen(function*() {
+      const { driver, queue, snapshot, withTransaction } = yield* worldWithTransactions
+      const before = yield* serverOf(driver)
+      yield* before.open("s", 1)
+      const lose = snapshot()
+      yield* queue.open("s", 2)
+      lose()
+      const send = withTransaction(queue.append("s", [messageOf("a")]))
+      const failed = yield* Effect.exit(send)
+      assert.isTrue(Exit.isFailure(failed))
+      assert.include(JSON.stringify(failed), "MessageQueueError")
+      yield* pass(3_000)
+      assert.strictEqual((yield* send).first, 1)
+      assert.deepStrictEqual(yield* given(queue, 2, 0), [`1 "a"`])
+    }))
+
+  it.effect("is never stored twice, also by a server whose peer could not handle something once", () =>
+    Effect.gen(function*() {
+      const { queue, restart, withTransaction } = yield* worldWithTransactions
+      yield* queue.open("s", 1)
+      yield* queue.append("s", [messageOf("a")])
+      yield* given(queue, 1, 0)
+      yield* queue.ack("s", 1, 1, [[1, "failed"]])
+      restart()
+      const send = withTransaction(queue.append("s", [messageOf("b")]))
+      assert.isTrue(Exit.isFailure(yield* Effect.exit(send)))
+      yield* pass(3_000)
+      yield* send
+      assert.deepStrictEqual(yield* given(queue, 1, 1), [`2 "b"`])
+      yield* pass(3_000)
+      assert.deepStrictEqual(yield* given(queue, 1, 2), [])
+    }))
+})

@@ -65,6 +65,12 @@ describe("StoreTime", () => {
     assert.strictEqual(time.now(), day)
   })
 
+  it("is in no doubt where somebody has left just now, whoever was killed before", () => {
+    const stamps = new Map([["a", seen(day - 30_000)], ["b", left(day - 500)]])
+    assert.isFalse(new StoreTime(() => 0, day, stamps, timeoutMillis).isInDoubt)
+    assert.isTrue(new StoreTime(() => 0, day, new Map([["a", seen(day - 30_000)]]), timeoutMillis).isInDoubt)
+  })
+
   it("keeps stamps as numbers that say which is the last", () => {
     for (const stamp of [seen(0), left(0), seen(5), left(5)]) {
       assert.deepStrictEqual(decodeStamp(encodeStamp(stamp)), stamp)
@@ -117,7 +123,7 @@ const message = (payload: string) => ({
 
 /** A database whose clock can be set, and servers on it, each of which can be killed. */
 const makeWorld = () => {
-  const world = { ahead: 0 }
+  const world = { ahead: 0, failing: 0 }
   const driver = makeMemoryDriver(makeMemoryDatabase())
   const clock = Effect.map(driver.clock, (millis) => millis + world.ahead)
   const start = Effect.gen(function*() {
@@ -128,7 +134,10 @@ const makeWorld = () => {
       if (isStill) return Effect.fail(new StoreError("touchNode", new Error("it stands still")))
       return isKilled ? Effect.void : driver.touchNode(...args)
     }
-    const own = { ...driver, clock, touchNode }
+    const nodes = Effect.suspend(() =>
+      world.failing-- > 0 ? Effect.fail(new StoreError("nodes", new Error("it is shaky"))) : driver.nodes
+    )
+    const own = { ...driver, clock, touchNode, nodes }
     const layer = layerOf(Effect.succeed(own), 2, { queue: { ttl: "30 minutes" } })
     const building = yield* Effect.forkChild(
       Scope.provide(Layer.build(Layer.fresh(layer)), scope),
@@ -206,7 +215,11 @@ describe("a server that starts when all have been dead for longer than messages 
       yield* first.queue.append("s", [message("old")])
       yield* first.kill
       world.ahead += day
-      const second = yield* start
+      const starting = yield* Effect.forkChild(start, { startImmediately: true })
+      // While it watches for others the store fails now and then.
+      yield* H.advance(1_500, 500)
+      world.failing = 2
+      const second = yield* Fiber.join(starting)
       yield* second.queue.open("s", 2)
       yield* second.queue.append("s", [message("new")])
       yield* H.advance(20_000, 500)

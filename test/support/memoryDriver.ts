@@ -50,6 +50,8 @@ interface Outbox {
   /** In which it was settled, and how far it went then. */
   history: string | undefined
   settledAt: number | undefined
+  /** In which `unsettledFrom` was noted. */
+  unsettledIn: string | undefined
   chunks: ReadonlyArray<Chunk>
   gaps: ReadonlyArray<Gap>
   fates: ReadonlyArray<Fate>
@@ -121,6 +123,7 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
         state: emptyState(session, newEpoch),
         history: isPutBack === true ? undefined : historyNow(),
         settledAt: undefined,
+        unsettledIn: undefined,
         chunks: [],
         gaps: [],
         fates: []
@@ -176,7 +179,7 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     const isOwner = request.generation === outbox.state.generation
     const from = firstUnsettled(outbox)
     const settles = isOwner &&
-      (request.unsettled === "moved" ? outbox.state.last <= known : request.unsettled === "settle" && from >= known)
+      (request.unsettled === "moved" ? outbox.state.last <= known : request.unsettled === "settle" && from === Infinity)
     if (!settled && !settles && request.unsettled !== "allow") return { _tag: "Unsettled", node: outbox.state.node }
     const used = publish === undefined ? undefined : usedKey(publish, enqueuedAt)
     if (used !== undefined) return used._tag === "Mismatch" ? { _tag: "Mismatch" } : used
@@ -192,6 +195,7 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     if (!settled && request.unsettled === "moved") drop(outbox, from, known)
     const before = outbox.state.last
     if (outbox.history !== historyNow() && !settles) {
+      outbox.unsettledIn = historyNow()
       outbox.state = { ...state, unsettledFrom: state.unsettledFrom ?? before }
     }
     const lost = take(outbox, known, enqueuedAt)
@@ -294,16 +298,20 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     return { _tag: "Done", revision: revision + 1 }
   }
 
-  const advance = ({ at, generation, isMoved, last, session }: AdvanceRequest) => {
+  const advance = ({ at, generation, isMoved, last, session, settledIn }: AdvanceRequest) => {
     const outbox = outboxes.get(session)
     if (outbox === undefined) return undefined
     if (outbox.state.generation > generation) return { state: stateOf(outbox), lost: 0 }
+    if (settledIn !== undefined && outbox.unsettledIn === settledIn) {
+      outbox.state = { ...outbox.state, unsettledFrom: undefined }
+    }
     const isSettled = isSettledFor(outbox, generation)
     const from = firstUnsettled(outbox)
     const lost = take(outbox, last, at)
     if (isMoved && !isSettled && outbox.state.last <= last) settle(outbox, last)
     else if (!isSettled && from >= last) settle(outbox, Math.min(from, outbox.state.last))
     else if (!isSettled) {
+      if (outbox.history !== undefined) outbox.unsettledIn = undefined
       outbox.history = undefined
       outbox.state = { ...outbox.state, unsettledFrom: from }
     }

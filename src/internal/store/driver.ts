@@ -129,7 +129,7 @@ export interface AppendRequest {
   readonly known?: Known | undefined
   /**
    * What is done when the outbox is not settled. The owner knows all that the peer may have seen, so `known` settles it,
-   * unless something was appended in this history at offsets up to there: that has to be moved. What is `moved` takes the
+   * unless something was appended in this history before: that has to be moved, perhaps. What is `moved` takes the
    * place of all that was appended after `unsettledFrom`, where a gap is left, and settles it, if there is nothing behind
    * `known`. Others don't know: they are refused, or, when there is no owner to be asked, it is noted where their messages
    * begin. Without it they are refused; so is an owner of an older `generation` than the newest.
@@ -263,6 +263,8 @@ export interface AdvanceRequest {
   /** For the fate of what is lost. */
   readonly at: number
   readonly isMoved?: boolean
+  /** The history in which the caller has settled it last: what was noted as unsettled there counts no more. */
+  readonly settledIn?: string | undefined
 }
 
 // --- sessions

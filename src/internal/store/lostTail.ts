@@ -104,11 +104,13 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
     received: number
   ): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
     const { acked, epoch, generation, session } = log
+    const { settledIn } = log
+    const history = yield* call("history", driver.history)
     const before = yield* ownState(log)
     // Before it is settled: from then on acks go on, and what is behind them without a fate was handled.
     if (!before.settled) yield* noteFates(log, before)
     const last = Math.max(received, log.reach)
-    const done = yield* call("advance", driver.advance({ session, generation, last, at: now(), isMoved: false }))
+    const done = yield* call("advance", driver.advance({ session, generation, last, at: now(), settledIn }))
     if (done === undefined) return yield* refuse(session, "recover", "unknownSession")
     if (done.state.generation > generation) return yield* refuse(session, "recover", "fenced")
     note(session, done.lost)
@@ -118,6 +120,7 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
     }
     const state = done.state.settled ? yield* ownState(log) : yield* moveBehind(log, last)
     if (state.epoch === epoch && state.acked < acked) yield* ackOwn(log, acked, [])
+    log.settledIn = history
     logs.tracked(log, () => log.settled(state))
     // Of another outbox than the one that the peer knows it knows nothing.
     if (!done.state.settled || state.epoch !== epoch) options.onNews(session)

@@ -58,6 +58,8 @@ export class StoredLog {
   reach: number
   /** Whether `reach` is all that the peer may have seen, also if the store has lost its newest part. */
   isCertain: boolean
+  /** The history of the store in which this server settled it last. */
+  settledIn: string | undefined
   /** When this server opened it, by the steady clock. */
   openedAt = -Infinity
   /** Made when the outbox is settled for the first time: one at a time does it. */

@@ -2,7 +2,21 @@
 import { assert } from "@effect/vitest"
 import { Effect } from "effect"
 import type { AppendRequest, StoreDriver } from "../../../src/internal/store/driver.ts"
-import { ack, append, defined, type Law, NODE, open, OTHER, type Pair, readAll, stateOf, T } from "./kit.ts"
+import {
+  ack,
+  append,
+  defined,
+  gap,
+  giveUp,
+  type Law,
+  NODE,
+  open,
+  OTHER,
+  type Pair,
+  readAll,
+  stateOf,
+  T
+} from "./kit.ts"
 
 const known = (last: number) => ({ epoch: "epoch of s", last })
 
@@ -146,4 +160,63 @@ export const historyLaws = (law: Law): void => {
       yield* defined(pair.forget)("s")
       assert.deepStrictEqual(yield* advance(other, 2, 5), { settled: true, from: undefined, last: 5, lost: 0 })
     }))
+
+  law(
+    "what was noted in a history in which the caller has settled it counts no more",
+    (pair) =>
+      Effect.gen(function*() {
+        const { driver, other } = pair
+        yield* begin(pair)
+        const history = yield* driver.history
+        yield* append(other, "s", { unsettled: "allow" })
+        const settling = (settledIn: string | undefined) =>
+          Effect.map(
+            driver.advance({ session: "s", generation: 1, last: 4, at: T, settledIn }),
+            (done) => done?.state.settled
+          )
+        assert.isFalse(yield* settling(undefined))
+        assert.isFalse(yield* settling("another one"))
+        assert.isTrue(yield* settling(history))
+      })
+  )
+
+  law(
+    "what the peer is done with is not moved, and a move keeps others from giving up by what they have read",
+    (pair) =>
+      Effect.gen(function*() {
+        const { driver, other } = pair
+        yield* begin(pair)
+        yield* advance(driver, 1, 3)
+        yield* append(driver, "s", { ...owner(1, 3), count: 3, bytes: 30 })
+        yield* ack(driver, "s", 5)
+        const before = yield* stateOf(driver, "s")
+        assert.deepInclude(yield* advance(other, 2, 6), { settled: false, from: 5 })
+        yield* open(other, "s", 2, OTHER)
+        const opened = yield* stateOf(driver, "s")
+        assert.deepInclude(yield* append(other, "s", owner(2, 6, "moved")), { _tag: "Appended", first: 7 })
+        assert.deepInclude(yield* stateOf(driver, "s"), { messages: 1, acked: 5, last: 7 })
+        for (const { revision } of [before, opened]) {
+          const outcome = yield* giveUp(driver, { ...opened, revision }, { addGaps: [gap(6, 6, "overflow")] })
+          assert.strictEqual(outcome._tag, "Conflict")
+        }
+        yield* ack(other, "s", 7, { generation: 2 })
+        assert.deepInclude(yield* driver.totals, { messages: 0 })
+        assert.deepInclude(yield* stateOf(driver, "s"), { messages: 0 })
+      })
+  )
+
+  law(
+    "an outbox that is put back is not settled, and others wait for its owner",
+    ({ driver, other }) =>
+      Effect.gen(function*() {
+        const request = { session: "s", generation: 1, node: NODE, newEpoch: "epoch of s" }
+        assert.isFalse((yield* driver.openOutbox({ ...request, isPutBack: true })).settled)
+        assert.deepStrictEqual(yield* append(other, "s", { unsettled: "refuse" }), { _tag: "Unsettled", node: NODE })
+        assert.deepInclude(yield* append(other, "s", { unsettled: "allow" }), { _tag: "Appended", first: 1 })
+        assert.deepInclude(yield* advance(driver, 1, 3), { settled: false, from: 0, last: 3 })
+        // Of one that is there it says nothing.
+        yield* open(driver, "t")
+        assert.isTrue((yield* driver.openOutbox({ ...request, session: "t", isPutBack: true })).settled)
+      })
+  )
 }
