@@ -5,7 +5,7 @@
 import { Effect, Random, Result } from "effect"
 import { makeId } from "../ids.ts"
 import { makeSignal } from "../signal.ts"
-import { steady, wall } from "../time.ts"
+import { steady } from "../time.ts"
 import type { Calls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
 import { decodeStamp, encodeStamp, type Stamp, type Stamps, StoreTime, watchMillis } from "./storeTime.ts"
@@ -22,8 +22,6 @@ export interface MembersOptions {
 export type Members = Effect.Success<ReturnType<typeof makeMembers>>
 
 const maxNudges = 1_000
-/** Two clocks that differ by less have only drifted apart. */
-const sleptMillis = 1_000
 /** How long the list of nodes is believed. */
 const listMillis = 500
 
@@ -61,15 +59,6 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   const work = yield* makeSignal
   let seen: { readonly at: number; readonly stamps: Stamps } = { at: -Infinity, stamps: new Map() }
   let touchedAt = now()
-  const wallNow = yield* wall
-  let mustLook = false
-  let awake = { wall: wallNow(), steady: steadyNow() }
-  /** Whether the wall clock has gone on without the steady one: it was set, or the machine slept and others did not. */
-  const hasSlept = (): boolean => {
-    const last = awake
-    awake = { wall: wallNow(), steady: steadyNow() }
-    return awake.wall - last.wall - (awake.steady - last.steady) > sleptMillis
-  }
   /** Since when it has shown itself without a break. */
   let aliveSince = touchedAt
   /** Whether it was away for long, and has not looked what it missed. */
@@ -87,15 +76,19 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
     }
   })
 
+  const look = Effect.map(call("nodes", stamps), (list) => {
+    time.look(list)
+    seen = { at: steadyNow(), stamps: list }
+    return list
+  })
+
   /**
    * Shows that this node lives. If others may have taken it for dead since the last time, it looks what it missed: they
    * may have forgotten what it was to be told, and detached its sessions.
    */
   const touch = Effect.gen(function*() {
-    // Until a look succeeds: a sleep is noticed once. Who stood still for long may find others that have gone on without.
-    mustLook ||= hasSlept() || now() - touchedAt >= nodeTimeoutMillis
-    if (mustLook) time.look(yield* call("nodes", stamps))
-    mustLook = false
+    // Each time: others may have gone on without this one while it slept or stood still, or have come to another time.
+    yield* look
     const at = now()
     yield* call("touchNode", driver.touchNode(node, at))
     if (Math.abs(at - touchedAt) >= nodeTimeoutMillis) {
@@ -125,14 +118,7 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   yield* driver.watch(node, work.notify)
   yield* Effect.forkScoped(loop, { startImmediately: true })
 
-  const seenStamps = Effect.suspend(() => {
-    if (steadyNow() - seen.at < listMillis) return Effect.succeed(seen.stamps)
-    return Effect.map(call("nodes", stamps), (list) => {
-      time.look(list)
-      seen = { at: steadyNow(), stamps: list }
-      return list
-    })
-  })
+  const seenStamps = Effect.suspend(() => steadyNow() - seen.at < listMillis ? Effect.succeed(seen.stamps) : look)
 
   const isDead = ({ at, hasLeft }: Stamp): boolean => hasLeft || at <= now() - nodeTimeoutMillis
 
