@@ -11,6 +11,8 @@ export type StoreHistory = Effect.Success<ReturnType<typeof makeHistory>>
 
 /** For so long after a change others may not have put back what they have. */
 const recentMillis = 10_000
+/** So many looks of others are waited for by who comes later, and does not know. */
+const looks = 3
 
 export const makeHistory = Effect.fnUntraced(function*(options: {
   readonly driver: StoreDriver
@@ -25,7 +27,8 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
   const listeners: Array<Effect.Effect<void, StoreError>> = []
   let known = yield* call("history", driver.history)
   let askedAt = time()
-  let changedAt = hasOthers ? askedAt : undefined
+  // Whether it has changed just before is not known here, but others put back what they have with their next look.
+  let changedAt = hasOthers ? askedAt - recentMillis + Math.min(recentMillis, looks * pollMillis) : undefined
   /** Listeners that have not put back all. */
   let left: ReadonlyArray<Effect.Effect<void, StoreError>> = []
 
