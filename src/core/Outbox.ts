@@ -74,20 +74,25 @@ const maxHeadGaps = 64
 export const memoryOfText = ({ bytes, payload }: { readonly payload: string; readonly bytes: number }): number =>
   bytes === payload.length ? bytes : Math.max(bytes, 2 * payload.length)
 
+const extraOf = (message: OutboxMessage): number => memoryOfText(message) - message.bytes
+
 export class Outbox {
   readonly epoch: string
   /** The peer handled everything up to here. */
   acked: number
   /** The newest offset given out. */
   last: number
-  /** Live messages, their payload bytes, and what the payloads take in memory. */
+  /** Live messages and their payload bytes. */
   messages = 0
   bytes = 0
-  memory = 0
   /** The part of them that never left, and so can be dropped. */
   waitingMessages = 0
   waitingBytes = 0
-  waitingMemory = 0
+  /** What payloads take in memory beyond their bytes, and those that wait. */
+  private extra = 0
+  private waitingExtra = 0
+  /** Whether any does: else no payload is looked at again, which would have to be fetched from memory for it. */
+  private hasExtra = false
   /** No waiting message expires before this: a lower bound, exact after `expire`. */
   earliestExpiry = Infinity
 
@@ -109,6 +114,16 @@ export class Outbox {
     return { epoch: this.epoch, acked: this.acked, last: this.last }
   }
 
+  /** What all payloads take in memory, in bytes. */
+  get memory(): number {
+    return this.bytes + this.extra
+  }
+
+  /** The same, of those that can be dropped. */
+  get waitingMemory(): number {
+    return this.waitingBytes + this.waitingExtra
+  }
+
   append(draft: Draft): OutboxMessage {
     const message: OutboxMessage = {
       kind: "message",
@@ -121,9 +136,11 @@ export class Outbox {
       expiresAt: draft.expiresAt
     }
     this.waiting.pushBack(message)
+    if (this.messages === 0) this.hasExtra = false
     this.messages++
     this.bytes += message.bytes
-    this.memory += memoryOfText(message)
+    if (message.bytes !== message.payload.length) this.hasExtra = true
+    if (this.hasExtra) this.extra += extraOf(message)
     this.countWaiting(message, 1)
     if (draft.expiresAt < this.newestExpiry) this.mixedExpiry = true
     else this.newestExpiry = draft.expiresAt
@@ -272,10 +289,10 @@ export class Outbox {
     this.waiting.clear()
     this.messages = 0
     this.bytes = 0
-    this.memory = 0
+    this.extra = 0
     this.waitingMessages = 0
     this.waitingBytes = 0
-    this.waitingMemory = 0
+    this.waitingExtra = 0
     this.earliestExpiry = Infinity
     return { messages, maybeHandled }
   }
@@ -339,13 +356,13 @@ export class Outbox {
   private forget(message: OutboxMessage): void {
     this.messages--
     this.bytes -= message.bytes
-    this.memory -= memoryOfText(message)
+    if (this.hasExtra) this.extra -= extraOf(message)
   }
 
   private countWaiting(message: OutboxMessage, sign: 1 | -1): void {
     this.waitingMessages += sign
     this.waitingBytes += sign * message.bytes
-    this.waitingMemory += sign * memoryOfText(message)
+    if (this.hasExtra) this.waitingExtra += sign * extraOf(message)
   }
 
   private pushHeadGap(gap: OutboxGap): void {

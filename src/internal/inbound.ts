@@ -37,6 +37,11 @@ export interface InboundOptions<R> {
 /** While messages are handled without a pause, the position is stored and acknowledged this often. */
 const commitMillis = 5
 
+/** Where the handling of a peer's deliveries is. */
+interface At {
+  delivery: Delivery | undefined
+}
+
 export const makeInbound = <R>(options: InboundOptions<R>) => {
   const { intake, markAckDue, markDirty, now, recorder } = options
   const { handle, recover } = options.handling
@@ -44,7 +49,9 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   const startHandling = (peer: Peer): void => {
     if (peer.handling || peer.leaving || peer.inbound.size === 0) return
     peer.handling = true
-    options.run(peer, drain(peer, peer.tenure), () => {
+    const at: At = { delivery: undefined }
+    options.run(peer, drain(peer, peer.tenure, at), () => {
+      if (at.delivery !== undefined) intake.done(at.delivery) // it was interrupted
       peer.handling = false
       peer.held = false
       startHandling(peer)
@@ -91,22 +98,16 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
    * Handles what waits, in order. Runs while there is anything; the next frame starts it again. One effect for all of
    * it: a handler's failure ends it, is dealt with, and it begins again with the next.
    */
-  const drain = (peer: Peer, tenure: number): Effect.Effect<void, unknown, R> => {
-    let current: Delivery | undefined
-    return drainUntilFailure(peer, tenure, (delivery) => {
-      current = delivery
-    }).pipe(
-      Effect.catchCause((cause) => {
-        if (current === undefined) return Effect.failCause(cause) // not a handler's
-        const failed = current
-        return Effect.flatMap(recover(peer, failed, cause), () => {
-          finish(peer, failed, tenure)
-          return drain(peer, tenure)
-        })
-      }),
-      Effect.onInterrupt(() => Effect.sync(() => current === undefined ? undefined : intake.done(current)))
-    )
-  }
+  const drain = (peer: Peer, tenure: number, at: At): Effect.Effect<void, unknown, R> =>
+    Effect.catchCause(drainUntilFailure(peer, tenure, at), (cause) => {
+      const failed = at.delivery
+      if (failed === undefined) return Effect.failCause(cause) // not a handler's
+      return Effect.flatMap(recover(peer, failed, cause), () => {
+        at.delivery = undefined
+        finish(peer, failed, tenure)
+        return drain(peer, tenure, at)
+      })
+    })
 
   /** What is packed has to wait for room to be unpacked. */
   const handleNext = (peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> =>
@@ -128,7 +129,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   const drainUntilFailure = Effect.fnUntraced(function*(
     peer: Peer,
     tenure: number,
-    handling: (delivery?: Delivery) => void
+    at: At
   ) {
     const { window } = peer.core.options
     let committedAt = now()
@@ -144,11 +145,11 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
         continue
       }
       if (delivery === undefined) return
-      handling(delivery)
+      at.delivery = delivery
       const effect = handleNext(peer, delivery)
       // What is done already need not be run.
       if (!(Exit.isExit(effect) && Exit.isSuccess(effect))) yield* effect
-      handling()
+      at.delivery = undefined
       finish(peer, delivery, tenure)
       // Handlers that take their time are told of as they go, quick ones together.
       if (peer.uncommitted.messages >= window.messages >> 1 || now() - committedAt >= commitMillis) {
@@ -160,8 +161,8 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
 
   /** The delivery at the front is done with, one way or the other. */
   const finish = (peer: Peer, delivery: Delivery, tenure: number): void => {
-    peer.committing = undefined
-    peer.refused = undefined
+    if (peer.committing !== undefined) peer.committing = undefined
+    if (peer.refused !== undefined) peer.refused = undefined
     intake.done(delivery)
     if (peer.tenure !== tenure) return
     // Not there any more if the session got another owner meanwhile.
@@ -173,11 +174,15 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
       recorder.count("messagesHandled")
       return
     }
-    if (peer.uncommitted === nothing) peer.uncommitted = { ...nothing }
+    const messages = delivery.kind === "message" ? 1 : 0
     const { uncommitted } = peer
+    if (uncommitted === nothing) {
+      peer.uncommitted = { epoch: delivery.epoch, offset: delivery.offset, messages }
+      return
+    }
     uncommitted.epoch = delivery.epoch
     uncommitted.offset = delivery.offset
-    if (delivery.kind === "message") uncommitted.messages++
+    uncommitted.messages += messages
   }
 
   const commit = (peer: Peer): Effect.Effect<void, unknown> => {

@@ -62,7 +62,7 @@ export interface Uncommitted {
 }
 
 /** What most peers have nothing of costs nothing: one for all, never written to. */
-export const nothing: Uncommitted = Object.freeze({ epoch: "", offset: 0, messages: 0 })
+export const nothing: Uncommitted = { epoch: "", offset: 0, messages: 0 }
 export const none: ReadonlyArray<never> = Object.freeze([])
 
 /** Messages that may go before the first ack after trouble; doubles with each ack. */
