@@ -92,6 +92,27 @@ describe("what waits for a slow handler", () => {
       }))
   }
 
+  it.effect("is not even parsed where a large frame of volatile messages would be dropped", () =>
+    Effect.gen(function*() {
+      const { network, server } = yield* slowServer({ maxUnhandledBytes: 1_024 * kibi })
+      const stranger = yield* makeStranger(network, "protocol", "slow")
+      yield* connectedIs(server, 1)
+      const skipped = Effect.map(server.stats, ({ totals }) => totals.messagesVolatileSkipped)
+      for (let n = 1; n <= 50; n++) stranger.say(JSON.stringify({ t: "volatile", m: [`${n} ${text}`] }))
+      yield* quiet
+      const before = yield* skipped
+      assert.isAbove(before, 0)
+      const nonsense = `{"t":"volatile","m":[${"[".repeat(100 * kibi)}`
+      stranger.say(nonsense)
+      yield* quiet
+      assert.strictEqual(yield* skipped, before + 1)
+      assert.strictEqual((yield* server.stats).totals.protocolErrors, 0)
+      const other = yield* makeStranger(network, "protocol", "other")
+      yield* connectedIs(server, 2)
+      other.say(nonsense)
+      yield* until("it is refused", () => Effect.map(server.stats, ({ totals }) => totals.protocolErrors === 1))
+    }))
+
   it.effect("is bounded by its memory, and not by its text", () =>
     Effect.gen(function*() {
       const { network, server } = yield* slowServer({ maxUnhandledBytes: 4_096 * kibi })
