@@ -111,6 +111,8 @@ interface ClientProcess {
   readonly auth: string
   client: Client | undefined
   session: string | undefined
+  /** Those that it had: what was received of one waits for the handler also when the client gets another. */
+  readonly sessions: Set<string>
   state: ResilientClient.ConnectionState["_tag"]
   sending: boolean
 }
@@ -446,6 +448,7 @@ class World {
       auth,
       client: undefined,
       session: this.named ? auth : undefined,
+      sessions: new Set(this.named ? [auth] : []),
       state: "Connecting",
       sending: true
     }
@@ -486,7 +489,10 @@ class World {
         Effect.sync(() => {
           process.state = state._tag
           this.note(`${node.name} is ${state._tag}`)
-          if (state._tag === "Connected") process.session = state.session
+          if (state._tag === "Connected") {
+            process.session = state.session
+            process.sessions.add(state.session)
+          }
         })))
       yield* Effect.forkScoped(
         this.sends(process, scenario.messages, (message, options) => client.send(message, options), () => "server")
@@ -612,11 +618,10 @@ class World {
     const { answers, fail, slowMillis } = scenario.handlers
     return (message: Message, incoming: Incoming<Message>): Effect.Effect<void, string> => {
       const { key, poison, to } = message
-      const session = process.kind === "client" ? process.session : undefined
-      const isForeign = session !== undefined && to !== session && !history.isRetry(node.name, key)
+      const isForeign = process.kind === "client" && process.sessions.size > 0 && !process.sessions.has(to)
       history.started(node.name, process.kind === "client" ? "" : incoming.session, key, incoming.messageId)
       if (isForeign && !scenario.losses) {
-        history.violated(`${node.name} of ${session} was given ${key} for ${to}`)
+        history.violated(`${node.name} was given ${key} for ${to}, which it never was`)
       }
       const fails = poison || (!this.healed && rng.chance(fail))
       const finish = Effect.suspend(() => {

@@ -192,11 +192,6 @@ export class History {
     this.committed.set(epoch, Math.max(this.committed.get(epoch) ?? 0, handled))
   }
 
-  /** Whether its handler is called again for this message, which may be one of a session that it has no more. */
-  isRetry(process: string, key: string): boolean {
-    return this.process(process).state.get(key) === "failed"
-  }
-
   /** A handler was called. */
   started(process: string, session: string, key: string, messageId: string | undefined): void {
     this.note(`${process} handles ${key}`)
