@@ -12,16 +12,16 @@
  */
 import { Cause, Clock, Config, Context, Duration, Effect, Exit, Layer, Queue, Random, Stream } from "effect"
 import type { Scope } from "effect"
-import { Circuit, CLOSED } from "./internal/circuit.ts"
-import type { Outcome, Permit, Policy, State, Stats, Transition } from "./internal/circuit.ts"
-import { Circuits } from "./internal/circuits.ts"
-import * as Option from "./internal/options.ts"
-import * as Shapes from "./internal/shapes.ts"
-import { onWall, steady } from "./internal/time.ts"
-import { shownName } from "./internal/urls.ts"
+import { Circuit, CLOSED } from "./internal/circuits/circuit.ts"
+import type { Outcome, Permit, Policy, State, Stats, Transition } from "./internal/circuits/circuit.ts"
+import { Circuits } from "./internal/circuits/circuits.ts"
+import * as Option from "./internal/kit/options.ts"
+import * as Shapes from "./internal/kit/shapes.ts"
+import { onWall, steady } from "./internal/kit/time.ts"
+import { shownName } from "./internal/kit/urls.ts"
 import { CircuitBreakerError } from "./WebSocketError.ts"
 
-export type { Outcome, Permit, Policy, State, Stats, Transition } from "./internal/circuit.ts"
+export type { Outcome, Permit, Policy, State, Stats, Transition } from "./internal/circuits/circuit.ts"
 
 /**
  * When the circuits of sessions trip and how they recover.

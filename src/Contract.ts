@@ -16,8 +16,8 @@
  * @since 0.1.0
  */
 import { type Config, Context, Layer, type Schema } from "effect"
-import * as Option from "./internal/options.ts"
-import * as Shapes from "./internal/shapes.ts"
+import * as Option from "./internal/kit/options.ts"
+import * as Shapes from "./internal/run/optionShapes.ts"
 import * as ResilientClient from "./ResilientClient.ts"
 import * as ResilientServer from "./ResilientServer.ts"
 import type { MessageQueueError, TransportError } from "./WebSocketError.ts"

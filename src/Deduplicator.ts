@@ -12,10 +12,10 @@
  * @since 0.1.0
  */
 import { Config, Context, Duration, Effect, Layer, Option, Schema } from "effect"
-import { ClaimTable } from "./internal/keyGenerations.ts"
-import * as Check from "./internal/options.ts"
-import * as Shapes from "./internal/shapes.ts"
-import { steady } from "./internal/time.ts"
+import { ClaimTable } from "./internal/kit/keyGenerations.ts"
+import * as Check from "./internal/kit/options.ts"
+import * as Shapes from "./internal/kit/shapes.ts"
+import { steady } from "./internal/kit/time.ts"
 import { DeduplicationError } from "./WebSocketError.ts"
 
 /**

@@ -9,9 +9,9 @@
 import { Layer } from "effect"
 import * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as Deduplicator from "./Deduplicator.ts"
-import { checkedLayer } from "./internal/options.ts"
-import * as Shapes from "./internal/shapes.ts"
-import { deduplicatorOptions } from "./internal/windows.ts"
+import { checkedLayer } from "./internal/kit/options.ts"
+import * as Shapes from "./internal/kit/shapes.ts"
+import { deduplicatorOptions } from "./internal/kit/windows.ts"
 import * as MessageQueue from "./MessageQueue.ts"
 import * as SessionRegistry from "./SessionRegistry.ts"
 

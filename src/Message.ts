@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import type { Duration, Effect } from "effect"
-import type { QueuedReason, SkippedReason } from "./internal/models.ts"
+import type { QueuedReason, SkippedReason } from "./internal/session/models.ts"
 import type {
   DeadLetterError,
   MessageQueueError,
@@ -13,7 +13,7 @@ import type {
   SessionNotFoundError
 } from "./WebSocketError.ts"
 
-export type { DeadLetter, Incoming, MessageGap, QueuedReason, SkippedReason } from "./internal/models.ts"
+export type { DeadLetter, Incoming, MessageGap, QueuedReason, SkippedReason } from "./internal/session/models.ts"
 
 /**
  * Options of a send.

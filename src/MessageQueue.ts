@@ -15,8 +15,8 @@ import { type Config, Config as ConfigModule, Context, Duration, Effect, Layer, 
 import type { Failure, OutboxPosition } from "./core/Frame.ts"
 import type { AckResult, OutboxMessage, ReadLimit, ReadResult } from "./core/Outbox.ts"
 import type { Receipt } from "./Deduplicator.ts"
-import { makeMemory } from "./internal/memoryQueue.ts"
-import { checked } from "./internal/options.ts"
+import { checked } from "./internal/kit/options.ts"
+import { makeMemory } from "./internal/memory/memoryQueue.ts"
 import type { DeadLetterReason, DeduplicationError, MessageQueueError, QueueOverflowError } from "./WebSocketError.ts"
 
 export type { AckResult, OutboxGap, OutboxMessage, ReadLimit, ReadResult } from "./core/Outbox.ts"

@@ -25,38 +25,31 @@ import { encode } from "./core/Codec.ts"
 import { CloseCode, type Window } from "./core/Protocol.ts"
 import { Session } from "./core/Session.ts"
 import { Deduplicator } from "./Deduplicator.ts"
-import { Closing } from "./internal/closing.ts"
-import {
-  checkedToken,
-  defaultHandlerRetry,
-  intensityOf,
-  limitsOf,
-  locate,
-  logGap,
-  plainText,
-  statsOf,
-  timesOf
-} from "./internal/common.ts"
-import { type ConnectionState, makeConnector, ownGeneration } from "./internal/connector.ts"
-import { makeDeadLetters } from "./internal/deadLetters.ts"
-import { type Engine, makeEngine } from "./internal/engine.ts"
-import { makeEvents } from "./internal/events.ts"
-import { makeHandling } from "./internal/handling.ts"
-import { makeHandoff } from "./internal/handoff.ts"
-import { makeId } from "./internal/ids.ts"
-import { limitsOf as intakeLimitsOf } from "./internal/intake.ts"
-import { guardedListener } from "./internal/listeners.ts"
-import type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
-import * as Option from "./internal/options.ts"
-import { makeSerialize } from "./internal/payload.ts"
-import { Peer } from "./internal/peer.ts"
-import { makeRareLog } from "./internal/rareLog.ts"
-import { rejection } from "./internal/rejection.ts"
-import { makeCoder } from "./internal/schemas.ts"
-import { makeSending, type SendError } from "./internal/sending.ts"
-import * as Shapes from "./internal/shapes.ts"
-import { makeShutdown } from "./internal/shutdown.ts"
-import { supervise } from "./internal/supervisor.ts"
+import { type ConnectionState, makeConnector, ownGeneration } from "./internal/connect/connector.ts"
+import { rejection } from "./internal/connect/rejection.ts"
+import { makeHandling } from "./internal/handle/handling.ts"
+import { makeHandoff } from "./internal/handle/handoff.ts"
+import { limitsOf as intakeLimitsOf } from "./internal/handle/intake.ts"
+import { defaultHandlerRetry, logGap } from "./internal/handle/unhandled.ts"
+import { makeEvents } from "./internal/kit/events.ts"
+import { makeId } from "./internal/kit/ids.ts"
+import { guardedListener } from "./internal/kit/listeners.ts"
+import * as Option from "./internal/kit/options.ts"
+import { makeRareLog } from "./internal/kit/rareLog.ts"
+import { makeCoder } from "./internal/kit/schemas.ts"
+import { Closing } from "./internal/run/closing.ts"
+import { type Engine, makeEngine } from "./internal/run/engine.ts"
+import * as Shapes from "./internal/run/optionShapes.ts"
+import { intensityOf, limitsOf, timesOf } from "./internal/run/settings.ts"
+import { makeShutdown } from "./internal/run/shutdown.ts"
+import { supervise } from "./internal/run/supervisor.ts"
+import { makeSerialize } from "./internal/send/payload.ts"
+import { makeSending, type SendError } from "./internal/send/sending.ts"
+import { makeDeadLetters } from "./internal/session/deadLetters.ts"
+import { locate, statsOf } from "./internal/session/inspect.ts"
+import type { MessageState, SessionStats, ShutdownReport } from "./internal/session/models.ts"
+import { Peer } from "./internal/session/peer.ts"
+import { checkedToken, plainText } from "./internal/session/tokens.ts"
 import type { DeadLetter, Incoming, MessageGap, Receipt, SendAllOptions, SendOptions } from "./Message.ts"
 import { MessageQueue, type Stats as QueueStats } from "./MessageQueue.ts"
 import { type Latencies, makeRecorder, type Totals } from "./Metrics.ts"
@@ -70,9 +63,9 @@ import {
   type WebSocketError
 } from "./WebSocketError.ts"
 
-export type { ConnectionState } from "./internal/connector.ts"
-export type { ShutdownReport } from "./internal/models.ts"
-import { onWall } from "./internal/time.ts"
+export type { ConnectionState } from "./internal/connect/connector.ts"
+export type { ShutdownReport } from "./internal/session/models.ts"
+import { onWall } from "./internal/kit/time.ts"
 
 /**
  * All figures of a client at one moment.

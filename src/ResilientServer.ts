@@ -28,48 +28,42 @@ import { encode } from "./core/Codec.ts"
 import { CloseCode, type Window, wireMillis } from "./core/Protocol.ts"
 import { isId } from "./core/Text.ts"
 import { Deduplicator } from "./Deduplicator.ts"
-import { makeAbsentees } from "./internal/absentees.ts"
-import { makeAcceptor } from "./internal/acceptor.ts"
-import { makeBroadcast } from "./internal/broadcast.ts"
-import { Closing } from "./internal/closing.ts"
-import { HandlerContext, makeCommitting } from "./internal/committing.ts"
-import {
-  defaultHandlerRetry,
-  forbidden,
-  intensityOf,
-  limitsOf,
-  locate,
-  logGap,
-  redacted,
-  renewalTimeout,
-  timesOf
-} from "./internal/common.ts"
-import { makeDeadLetters } from "./internal/deadLetters.ts"
-import { makeDeparture } from "./internal/departure.ts"
-import { type Engine, makeEngine } from "./internal/engine.ts"
-import { makeEvents } from "./internal/events.ts"
-import { makeGivingWay } from "./internal/givingWay.ts"
-import { makeHandling } from "./internal/handling.ts"
-import { makeHandoff } from "./internal/handoff.ts"
-import { type Handshake, type Identity, type Name, nameOf } from "./internal/identity.ts"
-import { limitsOf as intakeLimitsOf, type RateLimit } from "./internal/intake.ts"
-import { guardedListener } from "./internal/listeners.ts"
-import type * as Models from "./internal/models.ts"
-import type { MessageState, SessionStats, ShutdownReport } from "./internal/models.ts"
-import { checkedShareOf, type Newcomer } from "./internal/newcomer.ts"
-import * as Option from "./internal/options.ts"
-import type { AllowedOrigins } from "./internal/origins.ts"
-import { makeSerialize, payloadError } from "./internal/payload.ts"
-import { Peer } from "./internal/peer.ts"
-import { makePrincipals } from "./internal/principals.ts"
-import { makeRareLog } from "./internal/rareLog.ts"
-import { rejection } from "./internal/rejection.ts"
-import { makeRenewing } from "./internal/renewing.ts"
-import { makeCoder } from "./internal/schemas.ts"
-import { makeOnRefused, makeScreening } from "./internal/screening.ts"
-import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisIn } from "./internal/sending.ts"
-import * as Shapes from "./internal/shapes.ts"
-import { makeShutdown } from "./internal/shutdown.ts"
+import { makeAcceptor } from "./internal/connect/acceptor.ts"
+import { makeGivingWay } from "./internal/connect/givingWay.ts"
+import { checkedShareOf, type Newcomer } from "./internal/connect/newcomer.ts"
+import { rejection } from "./internal/connect/rejection.ts"
+import { makeRenewing } from "./internal/connect/renewing.ts"
+import { makeOnRefused, makeScreening } from "./internal/connect/screening.ts"
+import { HandlerContext, makeCommitting } from "./internal/handle/committing.ts"
+import { makeHandling } from "./internal/handle/handling.ts"
+import { makeHandoff } from "./internal/handle/handoff.ts"
+import { limitsOf as intakeLimitsOf, type RateLimit } from "./internal/handle/intake.ts"
+import { defaultHandlerRetry, logGap } from "./internal/handle/unhandled.ts"
+import { makeEvents } from "./internal/kit/events.ts"
+import { guardedListener } from "./internal/kit/listeners.ts"
+import * as Option from "./internal/kit/options.ts"
+import { makeRareLog } from "./internal/kit/rareLog.ts"
+import { makeCoder } from "./internal/kit/schemas.ts"
+import * as SendShapes from "./internal/kit/shapes.ts"
+import { makeDeparture } from "./internal/own/departure.ts"
+import { Closing } from "./internal/run/closing.ts"
+import { type Engine, makeEngine } from "./internal/run/engine.ts"
+import * as Shapes from "./internal/run/optionShapes.ts"
+import { intensityOf, limitsOf, timesOf } from "./internal/run/settings.ts"
+import { makeShutdown } from "./internal/run/shutdown.ts"
+import { makeBroadcast } from "./internal/send/broadcast.ts"
+import { makeSerialize, payloadError } from "./internal/send/payload.ts"
+import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisIn } from "./internal/send/sending.ts"
+import { makeAbsentees } from "./internal/session/absentees.ts"
+import { makeDeadLetters } from "./internal/session/deadLetters.ts"
+import { type Handshake, type Identity, type Name, nameOf } from "./internal/session/identity.ts"
+import { locate } from "./internal/session/inspect.ts"
+import type * as Models from "./internal/session/models.ts"
+import type { MessageState, SessionStats, ShutdownReport } from "./internal/session/models.ts"
+import type { AllowedOrigins } from "./internal/session/origins.ts"
+import { Peer } from "./internal/session/peer.ts"
+import { makePrincipals } from "./internal/session/principals.ts"
+import { forbidden, redacted, renewalTimeout } from "./internal/session/tokens.ts"
 import type {
   Broadcast,
   BroadcastOptions,
@@ -96,10 +90,10 @@ import {
   type WebSocketError
 } from "./WebSocketError.ts"
 
-export type { Handshake, Identity } from "./internal/identity.ts"
-export type { RateLimit } from "./internal/intake.ts"
-export type { MessageState, PrincipalSession, SessionStats, ShutdownReport } from "./internal/models.ts"
-export type { Newcomer } from "./internal/newcomer.ts"
+export type { Newcomer } from "./internal/connect/newcomer.ts"
+export type { RateLimit } from "./internal/handle/intake.ts"
+export type { Handshake, Identity } from "./internal/session/identity.ts"
+export type { MessageState, PrincipalSession, SessionStats, ShutdownReport } from "./internal/session/models.ts"
 
 /**
  * Something that happened to a session's connection.
@@ -682,7 +676,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     broadcast: (message, broadcastOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Broadcast, PayloadError | ShutdownError | SessionRegistryError> => {
         if (!closing.takesMessagesOf(fiber)) return Effect.fail(new ShutdownError({ component: "server" }))
-        const ttlMillis = ttlMillisIn("", broadcastOptions, Shapes.broadcast)
+        const ttlMillis = ttlMillisIn("", broadcastOptions, SendShapes.broadcast)
         if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
         const { principal, sessions } = broadcastOptions ?? {}
         if (sessions !== undefined && !Option.isIterable(sessions)) {

@@ -44,9 +44,9 @@ import { Effect, Exit, Layer, Result, Schema, SchemaTransformation, type Scope }
 import { NetAddress } from "effect/net"
 import { Socket, SocketServer } from "effect/socket"
 import * as Contract from "./Contract.ts"
-import { makeClientEnd, serve } from "./internal/conversation.ts"
-import type { End, Ending } from "./internal/frameLine.ts"
-import { faithful } from "./internal/schemas.ts"
+import { faithful } from "./internal/kit/schemas.ts"
+import { makeClientEnd, serve } from "./internal/socket/conversation.ts"
+import type { End, Ending } from "./internal/socket/frameLine.ts"
 import type { ResilientClient } from "./ResilientClient.ts"
 import type { ResilientServer } from "./ResilientServer.ts"
 

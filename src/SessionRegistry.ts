@@ -10,8 +10,8 @@
  */
 import { type Config, Config as ConfigModule, Context, type Duration, Effect, Layer, type Scope } from "effect"
 import type { StoredPosition } from "./core/Inbox.ts"
-import { makeMemory } from "./internal/memoryRegistry.ts"
-import { checked } from "./internal/options.ts"
+import { checked } from "./internal/kit/options.ts"
+import { makeMemory } from "./internal/memory/memoryRegistry.ts"
 import type { HandshakeError, SessionRegistryError } from "./WebSocketError.ts"
 
 export type { InboxPosition } from "./core/Frame.ts"

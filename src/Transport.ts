@@ -9,12 +9,12 @@
  * @since 0.1.0
  */
 import { Context, type Effect, Layer, type Scope } from "effect"
-import { makeMemory } from "./internal/memoryTransport.ts"
-import type { Request } from "./internal/models.ts"
-import { makeDialler } from "./internal/socketConnection.ts"
+import type { Request } from "./internal/session/models.ts"
+import { makeMemory } from "./internal/transports/memoryTransport.ts"
+import { makeDialler } from "./internal/transports/socketConnection.ts"
 import type { ConnectionTimeoutError, TransportError } from "./WebSocketError.ts"
 
-export type { Request } from "./internal/models.ts"
+export type { Request } from "./internal/session/models.ts"
 
 /**
  * Where a connection reports to. All calls are made from the event loop, never from within a call to the connection.
@@ -165,7 +165,7 @@ export const layerMemory: Layer.Layer<TransportServer | TransportClient> = Layer
  * @since 0.1.0
  * @category constructors
  */
-export { fromSocket } from "./internal/socketConnection.ts"
+export { fromSocket } from "./internal/transports/socketConnection.ts"
 
 /**
  * Dials with Effect's `WebSocketConstructor`, so wherever there is one: browsers, Deno, Bun, Node with its global

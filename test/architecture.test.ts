@@ -62,13 +62,53 @@ describe("import directions", () => {
   })
 
   it("the stores and the laws import nothing of the engine, and of each other only what they share", () => {
-    const allowed = /^(sqlite|postgres|redis|testing|internal\/store)\/|^internal\/(options|backoff)\.ts$/
+    const allowed = /^(sqlite|postgres|redis|testing|internal\/store)\/|^internal\/kit\/(options|backoff)\.ts$/
     assert.deepStrictEqual(
       offences(({ from, to }) =>
         /^(sqlite|postgres|redis|testing)\//.test(from) && to.startsWith("internal/") && !allowed.test(to)
       ),
       []
     )
+  })
+
+  /** By wing of `internal`, which others of them it may import. */
+  const wings: Record<string, ReadonlyArray<string>> = {
+    kit: [],
+    circuits: ["kit"],
+    bounds: ["kit"],
+    transports: ["kit"],
+    socket: ["kit"],
+    memory: ["bounds", "kit"],
+    store: ["bounds", "kit"],
+    session: ["bounds", "circuits", "kit"],
+    send: ["session", "kit"],
+    deliver: ["session", "kit"],
+    handle: ["session", "kit"],
+    run: ["deliver", "handle", "session", "kit"],
+    own: ["run", "session", "kit"],
+    connect: ["run", "session", "bounds", "kit"]
+  }
+  const wingOf = (file: string): string | undefined => /^internal\/(?:(\w+)\/)?\w+\.ts$/.exec(file)?.[1]
+
+  it("every file of src/internal is in one of its wings", () => {
+    const flat = files.filter((file) => file.startsWith("internal/") && !(String(wingOf(file)) in wings))
+    assert.deepStrictEqual(flat, [])
+  })
+
+  it("no wing imports another but those below it", () => {
+    assert.deepStrictEqual(
+      offences(({ from, to }) => {
+        const [at, other] = [wingOf(from), wingOf(to)]
+        return at !== undefined && other !== undefined && at !== other && !wings[at]?.includes(other)
+      }),
+      []
+    )
+  })
+
+  it("the wings go in one direction", () => {
+    const above = (wing: string, seen: ReadonlyArray<string> = []): ReadonlyArray<string> =>
+      (wings[wing] ?? []).flatMap((next) => seen.includes(next) ? [next] : [next, ...above(next, [...seen, next])])
+    for (const wing of Object.keys(wings)) assert.notInclude(above(wing), wing)
   })
 
   it("what the stores share knows no database", () => {
@@ -89,7 +129,12 @@ describe("import directions", () => {
   })
 
   it("only the Node transport and the promise face know the `ws` package", () => {
-    const allowed = ["node/NodeTransport.ts", "node/ownServers.ts", "node/webSockets.ts", "internal/wsConnection.ts"]
+    const allowed = [
+      "node/NodeTransport.ts",
+      "node/ownServers.ts",
+      "node/webSockets.ts",
+      "internal/transports/wsConnection.ts"
+    ]
     // The promise face is given its users' sockets.
     assert.deepStrictEqual(
       offences(({ from, to }) => to === "ws" && !allowed.includes(from) && !from.startsWith("promise/")),
@@ -106,7 +151,7 @@ describe("import directions", () => {
     }
     const allowed: Record<string, ReadonlyArray<string>> = {
       // An Effect Socket comes in as a connection, and a session goes out as an Effect Socket: two sides of one module.
-      "effect/socket": ["internal/socketConnection.ts", "ResilientSocket.ts"],
+      "effect/socket": ["internal/transports/socketConnection.ts", "ResilientSocket.ts"],
       // The client that is made on node:sqlite, the one that is used on PostgreSQL, and the types of both stores' layers.
       "effect/sql": [
         "sqlite/SqliteClient.ts",
@@ -131,7 +176,7 @@ describe("import directions", () => {
     assert.deepStrictEqual(
       reads.sort(),
       [
-        "internal/time.ts", // the room of both clocks
+        "internal/kit/time.ts", // the room of both clocks
         "node/Custody.ts", // how long a socket took until there was a program to ask for its clock
         "promise/ResilientClient.ts", // how long it is up
         "promise/ResilientWebSocketManager.ts", // the same

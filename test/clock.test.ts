@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect, Fiber } from "effect"
 import { CircuitBreaker } from "resilient-websocket"
-import { steadyOf } from "../src/internal/time.ts"
+import { steadyOf } from "../src/internal/kit/time.ts"
 import * as H from "./support/harness.ts"
 import { makeNetwork } from "./support/harnessNetwork.ts"
 import { day, hour, settable } from "./support/wall.ts"

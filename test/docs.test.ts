@@ -103,7 +103,8 @@ describe("tables of options", () => {
     (/(memory|stored)Queue\.ts$/.test(checked) && documented === "src/MessageQueue.ts") ||
     (/(memory|stored)Registry\.ts$/.test(checked) && documented === "src/SessionRegistry.ts") ||
     (checked === "src/internal/store/layer.ts" && documented === "src/Deduplicator.ts") ||
-    (/internal\/(common|shutdown|intake)\.ts$/.test(checked) && /Resilient(Server|Client)/.test(documented))
+    (/internal\/(run\/(settings|shutdown)|handle\/intake)\.ts$/.test(checked) &&
+      /Resilient(Server|Client)/.test(documented))
 })
 
 describe("the table of errors", () => {

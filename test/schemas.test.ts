@@ -4,7 +4,7 @@ import { Effect, Equal, Exit, Layer, Option, Schema } from "effect"
 import { isDeepStrictEqual } from "node:util"
 import { Contract, MemoryStore, ResilientClient, ResilientSocket, Transport } from "resilient-websocket"
 import { decode, encodeBatch } from "../src/core/Codec.ts"
-import { makeCoder, misfit } from "../src/internal/schemas.ts"
+import { makeCoder, misfit } from "../src/internal/kit/schemas.ts"
 import { type AnySchema, anySchema, makeDice } from "./support/anySchema.ts"
 
 /** Judged apart from the library: by Node, or by the type's own equality. */

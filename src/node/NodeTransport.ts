@@ -7,10 +7,10 @@ import { type Config, Config as ConfigModule, type Duration, Effect, Layer, type
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type Server } from "node:http"
 import type { Server as TlsServer } from "node:https"
 import { WebSocket, WebSocketServer } from "ws"
-import * as Option from "../internal/options.ts"
-import { type AllowedOrigins, checkOrigins, makeOriginCheck } from "../internal/origins.ts"
-import { shownCause, shownUrl, withoutUrl } from "../internal/urls.ts"
-import { socketFault, WsConnection } from "../internal/wsConnection.ts"
+import * as Option from "../internal/kit/options.ts"
+import { shownCause, shownUrl, withoutUrl } from "../internal/kit/urls.ts"
+import { type AllowedOrigins, checkOrigins, makeOriginCheck } from "../internal/session/origins.ts"
+import { socketFault, WsConnection } from "../internal/transports/wsConnection.ts"
 import {
   type Address,
   type Connection,
@@ -25,7 +25,7 @@ import type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 import { type Route, upgradesOf } from "./upgrades.ts"
 import { closeTimeout, ownServerOptions, requestOf, servedOptions, webSocketOptions } from "./webSockets.ts"
 
-export type { AllowedOrigins } from "../internal/origins.ts"
+export type { AllowedOrigins } from "../internal/session/origins.ts"
 export type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 
 /**

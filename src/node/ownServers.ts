@@ -1,6 +1,6 @@
 /** What is said of a `WebSocketServer` that somebody else builds: types alone, in which nothing of Effect shows. */
 import type { ServerOptions } from "ws"
-import type { AllowedOrigins } from "../internal/origins.ts"
+import type { AllowedOrigins } from "../internal/session/origins.ts"
 
 /**
  * What a program's own `WebSocketServer` is given.

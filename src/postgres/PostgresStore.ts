@@ -13,7 +13,7 @@
 import { PgClient } from "@effect/sql-pg"
 import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
 import type { SqlClient, SqlError } from "effect/sql"
-import * as Option from "../internal/options.ts"
+import * as Option from "../internal/kit/options.ts"
 import { layerOf, type Services, type StoreOptions, storeShape } from "../internal/store/layer.ts"
 import type { MessageQueueError } from "../WebSocketError.ts"
 import { makePostgresDriver, type PostgresDriverOptions } from "./postgresDriver.ts"

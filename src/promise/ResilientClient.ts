@@ -5,9 +5,9 @@
  */
 import { Context, Effect, identity, Layer, Stream } from "effect"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
-import { checked, pick } from "../internal/options.ts"
-import { contractClient } from "../internal/shapes.ts"
-import { shownUrl } from "../internal/urls.ts"
+import { checked, pick } from "../internal/kit/options.ts"
+import { shownUrl } from "../internal/kit/urls.ts"
+import { contractClient } from "../internal/run/optionShapes.ts"
 import type * as Message from "../Message.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
 import * as Effectful from "../ResilientClient.ts"

@@ -4,7 +4,7 @@
  *
  * @since 0.3.0
  */
-import type { DeadLetterReason } from "../internal/models.ts"
+import type { DeadLetterReason } from "../internal/session/models.ts"
 import * as Errors from "../WebSocketError.ts"
 
 /**

@@ -3,7 +3,7 @@
  *
  * @since 0.3.0
  */
-export type { AllowedOrigins } from "../internal/origins.ts"
+export type { AllowedOrigins } from "../internal/session/origins.ts"
 export type { OwnServerOptions, WebSocketServerOptions } from "../node/ownServers.ts"
 export * from "./errors.ts"
 export type * from "./models.ts"

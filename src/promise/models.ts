@@ -4,9 +4,9 @@
  * @since 0.3.0
  */
 import type { WebSocket } from "ws"
-import type { Policy, State as CircuitState } from "../internal/circuit.ts"
-import type * as Models from "../internal/models.ts"
-import type { DeadLetter, QueuedReason, SessionStats, SkippedReason } from "../internal/models.ts"
+import type { Policy, State as CircuitState } from "../internal/circuits/circuit.ts"
+import type * as Models from "../internal/session/models.ts"
+import type { DeadLetter, QueuedReason, SessionStats, SkippedReason } from "../internal/session/models.ts"
 import type { WebSocketError } from "./errors.ts"
 
 export type {
@@ -20,7 +20,7 @@ export type {
   SessionStats,
   ShutdownReport,
   SkippedReason
-} from "../internal/models.ts"
+} from "../internal/session/models.ts"
 
 /**
  * A number of milliseconds, or the same in words: `"5 seconds"`, `"1 hour"`. `Infinity` for ever.

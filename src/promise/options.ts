@@ -5,7 +5,7 @@
  */
 import type { IncomingMessage } from "node:http"
 import type { WebSocket } from "ws"
-import type { AllowedOrigins } from "../internal/origins.ts"
+import type { AllowedOrigins } from "../internal/session/origins.ts"
 import type { ClientEvents, DeadLetter, Duration, ManagerEvents, MessageGap, Receipt, Waiting } from "./models.ts"
 
 /**

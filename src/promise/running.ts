@@ -16,8 +16,8 @@ import {
   Scheduler
 } from "effect"
 import { AsyncLocalStorage } from "node:async_hooks"
-import { AtWork } from "../internal/closing.ts"
-import { longestTimer } from "../internal/options.ts"
+import { longestTimer } from "../internal/kit/options.ts"
+import { AtWork } from "../internal/run/closing.ts"
 import * as WebSocketError from "../WebSocketError.ts"
 import { guarded } from "./emitter.ts"
 import { ConfigError } from "./errors.ts"

@@ -1,6 +1,6 @@
 /** The options of sends: looked at with each one that has any, so by name and at next to no cost. */
-import * as Option from "../internal/options.ts"
-import { payloadError } from "../internal/payload.ts"
+import * as Option from "../internal/kit/options.ts"
+import { payloadError } from "../internal/send/payload.ts"
 import type * as Message from "../Message.ts"
 import type { PayloadError } from "../WebSocketError.ts"
 import type { Waiting } from "./models.ts"

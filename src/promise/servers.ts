@@ -1,5 +1,5 @@
 /** What a `ws` server is given whose sockets are registered. */
-import { OptionError } from "../internal/options.ts"
+import { OptionError } from "../internal/kit/options.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
 import type { OwnServerOptions, WebSocketServerOptions } from "../node/ownServers.ts"
 import { ConfigError } from "./errors.ts"

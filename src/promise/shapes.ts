@@ -1,7 +1,8 @@
 /** Which options there are in the promise face, and what each may be. */
-import * as Option from "../internal/options.ts"
-import { checkOrigins } from "../internal/origins.ts"
-import * as Shapes from "../internal/shapes.ts"
+import * as Option from "../internal/kit/options.ts"
+import * as Shapes from "../internal/kit/shapes.ts"
+import * as Sides from "../internal/run/optionShapes.ts"
+import { checkOrigins } from "../internal/session/origins.ts"
 import { ConfigError } from "./errors.ts"
 import type { ClientEvents, ManagerEvents, Waiting } from "./models.ts"
 import type {
@@ -71,7 +72,7 @@ const retry: Option.Shape<RetryOptions> = { base: duration, cap: duration, attem
 
 const common: Option.Shape<CommonOptions<never, never>> = {
   ...queue,
-  ...Shapes.common,
+  ...Sides.common,
   parse: func,
   onGap: func,
   handlerRetry: nested(retry),
@@ -120,7 +121,7 @@ export const manager: Option.Shape<ManagerOptions<never, never>> = {
   connectionTimeout: duration,
   handshakeTimeout: duration,
   maxHandshakes: whole(),
-  rateLimit: Shapes.rateLimit,
+  rateLimit: Sides.rateLimit,
   allowedOrigins: checkOrigins,
   reconnectJitter: duration,
   sessionMessage: either("false or a function", isFalse, isFunction)
@@ -137,7 +138,7 @@ export const client: Option.Shape<ClientOptions<never, never>> = {
   onFresh: oneOf("deadLetter", "resend"),
   wait: bool,
   connectTimeout: duration,
-  reconnect: nested(Shapes.reconnect),
+  reconnect: nested(Sides.reconnect),
   dialTimeout: duration,
   handshakeTimeout: duration
 }

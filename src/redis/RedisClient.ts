@@ -15,8 +15,8 @@
 import { Context, Deferred, Effect, Layer, Queue, type Scope } from "effect"
 import { Redis } from "effect/persistence"
 import { createClient, createCluster } from "redis"
-import { jitteredMillis } from "../internal/backoff.ts"
-import * as Option from "../internal/options.ts"
+import { jitteredMillis } from "../internal/kit/backoff.ts"
+import * as Option from "../internal/kit/options.ts"
 
 type Client = ReturnType<typeof createClient>
 type Cluster = ReturnType<typeof createCluster>

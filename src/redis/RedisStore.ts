@@ -12,7 +12,7 @@
  */
 import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
 import type { Redis } from "effect/persistence"
-import * as Option from "../internal/options.ts"
+import * as Option from "../internal/kit/options.ts"
 import { layerOf, type Services, type StoreOptions, storeShape } from "../internal/store/layer.ts"
 import type { MessageQueueError } from "../WebSocketError.ts"
 import * as RedisClient from "./RedisClient.ts"

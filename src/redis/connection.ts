@@ -4,7 +4,7 @@
  */
 import { Cause, Duration, Effect, Queue, type Scope } from "effect"
 import { Redis } from "effect/persistence"
-import { fullJitter } from "../internal/backoff.ts"
+import { fullJitter } from "../internal/kit/backoff.ts"
 import { StoreError } from "../internal/store/driver.ts"
 
 /** A script that is called with keys (all of one hash slot) and arguments, and answers with texts and arrays of texts. */

@@ -15,7 +15,7 @@ import { type Config, Config as ConfigModule, Context, type Duration, Effect, La
 import { Reactivity } from "effect/reactivity"
 import { SqlClient, type SqlConnection, type SqlError, Statement } from "effect/sql"
 import type { DatabaseSync } from "node:sqlite"
-import * as Option from "../internal/options.ts"
+import * as Option from "../internal/kit/options.ts"
 import { makeRecorder } from "../Metrics.ts"
 import { FileWatch, WalWarnings } from "./fileWatch.ts"
 import { openSqlite, type SqliteConnection } from "./sqliteConnection.ts"

@@ -5,7 +5,7 @@
 import { Cause, Effect, Random, type Scope, Semaphore, Stream } from "effect"
 import { SqlClient, type SqlConnection, SqlError } from "effect/sql"
 import type { DatabaseSync, StatementSync } from "node:sqlite"
-import { jitteredMillis } from "../internal/backoff.ts"
+import { jitteredMillis } from "../internal/kit/backoff.ts"
 import { type FileSettings, isLocked, open, resultCode, StatementCache, toBindable } from "./sqliteFile.ts"
 
 type Connection = SqlConnection.Connection

@@ -5,7 +5,7 @@
  */
 import { Clock, type Config, type Duration, Effect, type Scope } from "effect"
 import type { DatabaseSync } from "node:sqlite"
-import * as Option from "../internal/options.ts"
+import * as Option from "../internal/kit/options.ts"
 import { type AppendRequest, type Stamp, type StoreDriver, StoreError } from "../internal/store/driver.ts"
 import { Keys } from "./keys.ts"
 import { tidy } from "./maintenance.ts"

@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Latch } from "effect"
 import { TestClock } from "effect/testing"
-import { type Chore, doChores } from "../../src/internal/chores.ts"
+import { type Chore, doChores } from "../../src/internal/run/chores.ts"
 
 const choreOf = (name: string, everyMillis: number, loop: Effect.Effect<unknown>): Chore => ({
   name,

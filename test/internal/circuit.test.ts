@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { Circuit, openMillis } from "../../src/internal/circuit.ts"
-import type { Outcome, Permit, Policy, State, Transition } from "../../src/internal/circuit.ts"
-import { Circuits } from "../../src/internal/circuits.ts"
+import { Circuit, openMillis } from "../../src/internal/circuits/circuit.ts"
+import type { Outcome, Permit, Policy, State, Transition } from "../../src/internal/circuits/circuit.ts"
+import { Circuits } from "../../src/internal/circuits/circuits.ts"
 
 const between = (minimum: number, maximum: number) => Schema.Int.check(Schema.isBetween({ minimum, maximum }))
 

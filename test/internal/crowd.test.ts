@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { Crowd, type Member, type Spare } from "../../src/internal/crowd.ts"
+import { Crowd, type Member, type Spare } from "../../src/internal/bounds/crowd.ts"
 
 interface Guest extends Member {
   readonly id: number

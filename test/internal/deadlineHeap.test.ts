@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { DeadlineHeap } from "../../src/internal/deadlineHeap.ts"
+import { DeadlineHeap } from "../../src/internal/kit/deadlineHeap.ts"
 
 const Time = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 50 }))
 

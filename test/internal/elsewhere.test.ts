@@ -2,9 +2,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect, Exit, Fiber, Option, Result } from "effect"
 import { MessageQueue } from "../../src/index.ts"
-import { makeFollowers } from "../../src/internal/elsewhere.ts"
-import { Tracked } from "../../src/internal/receipts.ts"
-import { steadyOf } from "../../src/internal/time.ts"
+import { steadyOf } from "../../src/internal/kit/time.ts"
+import { makeFollowers } from "../../src/internal/session/elsewhere.ts"
+import { Tracked } from "../../src/internal/session/receipts.ts"
 import * as H from "../support/harness.ts"
 
 describe("followers", () => {

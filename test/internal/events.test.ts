@@ -1,8 +1,8 @@
 /** Events and dead letters that nobody reads in time are lost from the oldest on, by number and by memory. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Schema, Stream } from "effect"
-import { makeDeadLetters } from "../../src/internal/deadLetters.ts"
-import { makeEvents } from "../../src/internal/events.ts"
+import { makeEvents } from "../../src/internal/kit/events.ts"
+import { makeDeadLetters } from "../../src/internal/session/deadLetters.ts"
 import { makeRecorder } from "../../src/Metrics.ts"
 
 describe("events", () => {

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Stream } from "effect"
-import { makeHandoff } from "../../src/internal/handoff.ts"
+import { makeHandoff } from "../../src/internal/handle/handoff.ts"
 
 describe("a message that is handed off", () => {
   it.effect("and withdrawn, as another server has its session, is given to nobody, and does not wait either", () =>

@@ -2,10 +2,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { Session } from "../../src/core/Session.ts"
-import { makeIntake } from "../../src/internal/intake.ts"
-import { makePair } from "../../src/internal/memoryTransport.ts"
-import { Peer } from "../../src/internal/peer.ts"
-import { memoryOf, messageBytes } from "../../src/internal/weight.ts"
+import { makeIntake } from "../../src/internal/handle/intake.ts"
+import { memoryOf, messageBytes } from "../../src/internal/kit/weight.ts"
+import { Peer } from "../../src/internal/session/peer.ts"
+import { makePair } from "../../src/internal/transports/memoryTransport.ts"
 import { makeRecorder } from "../../src/Metrics.ts"
 
 const window = { messages: 100, bytes: 1_000_000 }

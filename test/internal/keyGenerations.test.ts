@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { type Claimed, ClaimTable, KeyGenerations } from "../../src/internal/keyGenerations.ts"
+import { type Claimed, ClaimTable, KeyGenerations } from "../../src/internal/kit/keyGenerations.ts"
 
 const between = (minimum: number, maximum: number) => Schema.Int.check(Schema.isBetween({ minimum, maximum }))
 const Key = Schema.Literals(["a", "b", "c"])

@@ -1,7 +1,7 @@
 /** Background effects: so many at once, the others in line. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Latch } from "effect"
-import { makeLanes } from "../../src/internal/lanes.ts"
+import { makeLanes } from "../../src/internal/deliver/lanes.ts"
 import { turn } from "../support/harness.ts"
 
 describe("lanes", () => {

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { levelOf } from "../../src/internal/level.ts"
+import { levelOf } from "../../src/internal/handle/level.ts"
 import { int } from "../support/coreArbitraries.ts"
 
 describe("the level of a room", () => {

@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber } from "effect"
-import { isPacked, makeUnpacking, pack } from "../../src/internal/packing.ts"
-import type { Delivery } from "../../src/internal/peer.ts"
-import { memoryOf } from "../../src/internal/weight.ts"
+import { isPacked, makeUnpacking, pack } from "../../src/internal/handle/packing.ts"
+import { memoryOf } from "../../src/internal/kit/weight.ts"
+import type { Delivery } from "../../src/internal/session/peer.ts"
 
 const delivery = (value: unknown): Extract<Delivery, { kind: "loose" }> => ({
   kind: "loose",

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Logger } from "effect"
 import { TestClock } from "effect/testing"
-import { inWords, makeRareLog } from "../../src/internal/rareLog.ts"
+import { inWords, makeRareLog } from "../../src/internal/kit/rareLog.ts"
 
 /** What is logged, line by line. */
 const withLines = <A, E, R>(use: (lines: Array<string>) => Effect.Effect<A, E, R>) => {

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { RollingWindow } from "../../src/internal/rollingWindow.ts"
+import { RollingWindow } from "../../src/internal/circuits/rollingWindow.ts"
 
 const totals = ({ calls, failures, slow }: RollingWindow) => ({ calls, failures, slow })
 

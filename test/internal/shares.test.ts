@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { addressShare, checkedShareOf, defaultShareOf } from "../../src/internal/newcomer.ts"
-import { type ShareOrName, Shares } from "../../src/internal/shares.ts"
+import { type ShareOrName, Shares } from "../../src/internal/bounds/shares.ts"
+import { addressShare, checkedShareOf, defaultShareOf } from "../../src/internal/connect/newcomer.ts"
 
 const newcomer = { url: "/", headers: {}, principal: undefined, remoteAddress: undefined }
 

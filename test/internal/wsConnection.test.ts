@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { once } from "node:events"
 import { WebSocket, WebSocketServer } from "ws"
-import { WsConnection } from "../../src/internal/wsConnection.ts"
+import { WsConnection } from "../../src/internal/transports/wsConnection.ts"
 
 /** Both ends of a connection on this machine: the server's as a connection, the client's by hand. */
 const connect = async () => {

@@ -7,8 +7,8 @@
  */
 import { Cause, Effect, Exit } from "effect"
 import { Deque } from "../../core/Deque.ts"
-import { makeLater, makeSignal } from "../signal.ts"
-import { steady } from "../time.ts"
+import { makeLater, makeSignal } from "../kit/signal.ts"
+import { steady } from "../kit/time.ts"
 import { StoreError } from "./driver.ts"
 
 export interface BatcherOptions<Request, Result> {

@@ -4,7 +4,7 @@
  */
 import { Duration, Effect } from "effect"
 import { type CircuitBreaker, endpoint } from "../../CircuitBreaker.ts"
-import { steady } from "../time.ts"
+import { steady } from "../kit/time.ts"
 import { StoreError } from "./driver.ts"
 
 export interface CallOptions {

@@ -3,7 +3,7 @@
  * lack the newest part of what was stored. Who keeps something that the store may have lost is told, and puts it back.
  */
 import { Effect } from "effect"
-import { steady } from "../time.ts"
+import { steady } from "../kit/time.ts"
 import type { Calls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
 

@@ -2,8 +2,8 @@
  * The outboxes that a server has opened: what is cached of all of them within one bound, what each share has in them, and
  * when each is to be swept.
  */
-import { DeadlineHeap } from "../deadlineHeap.ts"
-import type { Shares } from "../shares.ts"
+import type { Shares } from "../bounds/shares.ts"
+import { DeadlineHeap } from "../kit/deadlineHeap.ts"
 import type { StoredLog } from "./storedLog.ts"
 
 export type Logs = ReturnType<typeof makeLogs>

@@ -11,7 +11,7 @@
 import { Duration, Effect, Semaphore } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"
 import type { MessageQueueError } from "../../WebSocketError.ts"
-import { makeRareLog } from "../rareLog.ts"
+import { makeRareLog } from "../kit/rareLog.ts"
 import type { Calls } from "./calls.ts"
 import { encodeBody } from "./chunk.ts"
 import type { KnownHere } from "./drafts.ts"

@@ -3,9 +3,9 @@
  * them. Nudges are kept in the store until they are taken, so that one that is missed is found at the next look.
  */
 import { Effect, Random, Result } from "effect"
-import { makeId } from "../ids.ts"
-import { makeSignal } from "../signal.ts"
-import { steady } from "../time.ts"
+import { makeId } from "../kit/ids.ts"
+import { makeSignal } from "../kit/signal.ts"
+import { steady } from "../kit/time.ts"
 import type { Calls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
 import { decodeStamp, encodeStamp, type Stamp, type Stamps, StoreTime, watchMillis } from "./storeTime.ts"

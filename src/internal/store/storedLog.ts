@@ -6,7 +6,7 @@
 import type { Semaphore } from "effect"
 import { Deque } from "../../core/Deque.ts"
 import type { OutboxGap, OutboxMessage, ReadLimit, Slot } from "../../core/Outbox.ts"
-import type { ShareOrName } from "../shares.ts"
+import type { ShareOrName } from "../bounds/shares.ts"
 import type { Fate, Gap, OutboxState } from "./driver.ts"
 
 const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset

@@ -4,7 +4,7 @@
  * this server knows of room, and the first also looks now and then, as other servers make room too.
  */
 import { Effect } from "effect"
-import { makeLater, makeSignal } from "../signal.ts"
+import { makeLater, makeSignal } from "../kit/signal.ts"
 
 /** How often the first in a line looks without being told. */
 const lookMillis = 250

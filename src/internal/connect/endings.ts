@@ -1,0 +1,179 @@
+/**
+ * What an ending means to a client: of a connection, or of an attempt to make one. Which error it is, whether the client
+ * comes back by itself, and after which pause (PROTOCOL.md §9.3, §9.4).
+ */
+import type { Reject } from "../../core/Frame.ts"
+import { CloseCode, isDoubtful, isRetryable } from "../../core/Protocol.ts"
+import type { Violation } from "../../core/Violation.ts"
+import {
+  type ConnectionTimeoutError,
+  HandshakeError,
+  ProtocolError,
+  SessionNotFoundError,
+  TransportError,
+  type WebSocketError
+} from "../../WebSocketError.ts"
+import { jitteredMillis } from "../kit/backoff.ts"
+import type { Ending } from "../run/engine.ts"
+
+/**
+ * - `again`: the client comes back
+ * - `doubtful`: it comes back, but stops when that goes on: see {@link Doubts}
+ * - `refused`: by an HTTP server that knows who asks; the next attempt brings a fresh token, and is the last
+ * - `stop`: it waits until it is told to try again
+ */
+export type Verdict = "again" | "doubtful" | "refused" | "stop"
+
+/** An error, and what follows from it. */
+export interface Failure {
+  readonly error: WebSocketError
+  readonly verdict: Verdict
+}
+
+/**
+ * Counts failures in a row that may pass, as while a server is deployed, but mostly are there to stay: a path that does
+ * not exist, a hop that is no WebSocket server.
+ */
+export class Doubts {
+  private readonly patienceMillis: number
+  private count = 0
+  private since = 0
+
+  /** They are doubted for this long at least. */
+  constructor(patienceMillis: number) {
+    this.patienceMillis = patienceMillis
+  }
+
+  /** Whether the client has to stop, now that it has met this. */
+  isEnough(verdict: Verdict, now: number): boolean {
+    if (verdict === "stop") return true
+    if (verdict === "again") {
+      this.clear()
+      return false
+    }
+    if (this.count++ === 0) this.since = now
+    return verdict === "refused"
+      ? this.count >= enoughRefusals
+      : this.count >= enoughDoubts && now - this.since >= this.patienceMillis
+  }
+
+  clear(): void {
+    this.count = 0
+  }
+}
+
+const enoughRefusals = 2
+const enoughDoubts = 5
+
+/** No peer keeps a client away for longer than this, whatever it asks for, in ms. */
+export const longestPauseMillis = 600_000
+
+export const protocolError = ({ code, detail }: Violation) => new ProtocolError({ code, detail })
+
+/**
+ * A violation before the welcome: whoever answers there may be no server of this protocol, but a hop that will be gone
+ * tomorrow.
+ */
+export const breach = (violation: Violation): Failure => ({ error: protocolError(violation), verdict: "doubtful" })
+
+/** What the user's functions, the store and the circuit fail with. */
+export const failed = (error: WebSocketError): Failure => ({
+  error,
+  verdict: error._tag === "HandshakeError"
+    ? (error.retryable ? "again" : "stop")
+    : error._tag === "ProtocolError" || error._tag === "SessionNotFoundError"
+    ? "stop"
+    : "again"
+})
+
+/** What a dial failed with; the HTTP status, if there is one, says whether there is a use in trying again. */
+export const undialled = (error: TransportError | ConnectionTimeoutError): Failure => {
+  const status = error._tag === "TransportError" ? error.status : undefined
+  if (status === undefined || error._tag !== "TransportError") return { error, verdict: "again" }
+  if (status === 401 || status === 403) {
+    const reason = status === 401 ? "unauthorized" : "forbidden"
+    return { error: new HandshakeError({ reason, detail: error.detail, retryable: false }), verdict: "refused" }
+  }
+  return { error, verdict: status >= 500 || passing.has(status) ? "again" : "doubtful" }
+}
+
+/** Request Timeout, Too Early, Too Many Requests. */
+const passing = new Set([408, 425, 429])
+
+/** What a reject frame means to the client. */
+export const rejectionError = ({ code, detail, violation = code }: Reject): WebSocketError => {
+  switch (code) {
+    case "unauthorized":
+    case "forbidden":
+    case "version":
+    case "replaced":
+      return new HandshakeError({ reason: code, detail, retryable: false })
+    case "overloaded":
+    case "draining":
+      return new HandshakeError({ reason: code, detail, retryable: true })
+    case "protocol":
+      return new ProtocolError({ code: violation, detail })
+    default:
+      return new TransportError({ operation: "receive", detail: `the server rejected: ${detail}` })
+  }
+}
+
+const closedError = (code: number, reason: string) =>
+  new TransportError({ operation: "receive", detail: `closed with ${code}${reason === "" ? "" : ` (${reason})`}` })
+
+/** A close that a reject frame should have explained, and did not. */
+export const closedBeforeWelcome = (code: number, reason: string): Failure => {
+  if (code === CloseCode.unauthorized) {
+    return failed(rejectionError({ t: "reject", code: "unauthorized", detail: reason }))
+  }
+  if (!isRetryable(code)) return failed(new ProtocolError({ code: String(code), detail: reason }))
+  return { error: closedError(code, reason), verdict: isDoubtful(code) ? "doubtful" : "again" }
+}
+
+/**
+ * The end of a connection that had its welcome. `isDoubted`: it ended soon, or at a message at which others have ended,
+ * and the next one will.
+ */
+export const lostAfterWelcome = (
+  session: string,
+  ending: Ending,
+  rejected: WebSocketError | undefined,
+  isDoubted: boolean
+): Failure => {
+  const { code, reason } = ending
+  const error = rejected ?? ending.error ??
+    (code === CloseCode.sessionEnded ? new SessionNotFoundError({ session }) : closedError(code, reason))
+  if (!isRetryable(code)) return { error, verdict: "stop" }
+  const { verdict } = failed(error)
+  return { error, verdict: verdict === "again" && isDoubted && isDoubtful(code) ? "doubtful" : verdict }
+}
+
+/** Whether the end of a connection says nothing against the endpoint: it was meant, or somebody else has the session. */
+export const isMeant = ({ code }: Ending): boolean =>
+  code === CloseCode.draining || code === CloseCode.moved || code === CloseCode.replaced ||
+  code === CloseCode.sessionEnded
+
+export interface Backoff {
+  readonly baseMillis: number
+  readonly capMillis: number
+}
+
+/**
+ * How long a client stays away. `part` is drawn from [0, 1). A drain says by how much its clients spread; but who is
+ * drained again and again, right after the welcome, backs off as for any other failure.
+ */
+export const pauseMillis = (
+  { baseMillis, capMillis }: Backoff,
+  failures: number,
+  part: number,
+  drainWindow: number | undefined,
+  error: WebSocketError
+): number => {
+  const backoff = failures === 0 ? 0 : jitteredMillis(baseMillis, capMillis, failures, part)
+  const spread = part * Math.min(drainWindow ?? 0, longestPauseMillis)
+  return Math.max(backoff, spread, retryAfterOf(error))
+}
+
+/** What an HTTP server has asked for, within bounds. */
+export const retryAfterOf = (error: WebSocketError): number =>
+  error._tag === "TransportError" ? Math.min(error.retryAfterMillis ?? 0, longestPauseMillis) : 0

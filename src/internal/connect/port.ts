@@ -1,0 +1,58 @@
+/** A connection whose sink can change: the handshake's first, the session's after it. */
+import type { Connection, ConnectionSink } from "../../Transport.ts"
+
+export class Port implements ConnectionSink {
+  private readonly connection: Connection
+  private sink: ConnectionSink
+  private kept: Array<(sink: ConnectionSink) => void> | undefined
+
+  /** Opens the connection. `first` is told of what comes. */
+  constructor(connection: Connection, first: ConnectionSink) {
+    this.connection = connection
+    this.sink = first
+    connection.open(this)
+  }
+
+  /**
+   * From now on events are kept, until `become`: between the handshake's last frame and the session, nothing is lost. They
+   * are few, as the connection is not read meanwhile.
+   */
+  hold(): void {
+    this.kept ??= []
+    this.connection.pause()
+  }
+
+  /** From now on `sink` is told, first of what was kept. */
+  become(sink: ConnectionSink): void {
+    this.sink = sink
+    const events = this.kept
+    if (events === undefined) return
+    this.kept = undefined
+    this.connection.resume()
+    for (const event of events) event(sink)
+  }
+
+  frame(data: string | Uint8Array, bytes: number): void {
+    if (this.kept === undefined) this.sink.frame(data, bytes)
+    else this.kept.push((to) => to.frame(data, bytes))
+  }
+
+  incoming(bytes: number): void {
+    if (this.kept === undefined) this.sink.incoming?.(bytes)
+  }
+
+  drained(): void {
+    if (this.kept === undefined) this.sink.drained()
+    else this.kept.push((to) => to.drained())
+  }
+
+  alive(): void {
+    if (this.kept === undefined) this.sink.alive()
+    else this.kept.push((to) => to.alive())
+  }
+
+  closed(code: number, reason: string): void {
+    if (this.kept === undefined) this.sink.closed(code, reason)
+    else this.kept.push((to) => to.closed(code, reason))
+  }
+}

@@ -1,0 +1,26 @@
+/** How an error is told to the peer: the reject frame, and the code that the connection is closed with. */
+import type { Reject } from "../../core/Frame.ts"
+import { CloseCode, closeCodeOf, type RejectCode } from "../../core/Protocol.ts"
+import { beginning } from "../../core/Text.ts"
+import type { WebSocketError } from "../../WebSocketError.ts"
+
+export const rejection = (error: WebSocketError): { readonly code: number; readonly reject: Reject } => {
+  const code = rejectCodeOf(error)
+  // The peer makes an error of its own from code and detail.
+  const detail = error._tag === "HandshakeError" || error._tag === "ProtocolError" ? error.detail : error.message
+  const closeCode = error._tag === "ConnectionTimeoutError" ? CloseCode.handshakeTimeout : closeCodeOf[code]
+  const violation = error._tag === "ProtocolError" ? { violation: error.code } : {}
+  // A hook's detail may be of any length, and a peer takes frames only so large before the handshake.
+  return { code: closeCode, reject: { t: "reject", code, ...violation, detail: beginning(detail, maxDetailBytes) } }
+}
+
+const rejectCodeOf = (error: WebSocketError): RejectCode => {
+  if (error._tag === "ProtocolError") return "protocol"
+  if (error._tag !== "HandshakeError") return "internal"
+  // A hook that could not decide, because what it asks is down, turns nobody away for good.
+  if (error.retryable && error.reason !== "draining") return "overloaded"
+  return error.reason === "invalid" ? "protocol" : error.reason
+}
+
+/** Of the text for people in a reject. */
+const maxDetailBytes = 1_024

@@ -1,0 +1,42 @@
+/** Who is turned away before there is a handshake: what a request says against its socket, and what transports refuse. */
+import { Effect } from "effect"
+import { subprotocol } from "../../core/Protocol.ts"
+import type { Recorder } from "../../Metrics.ts"
+import type { Connection, Refusal } from "../../Transport.ts"
+import { HandshakeError, TransportError } from "../../WebSocketError.ts"
+import type { RareLog } from "../kit/rareLog.ts"
+import { type AllowedOrigins, makeOriginCheck } from "../session/origins.ts"
+import { rejection } from "./rejection.ts"
+
+/**
+ * Looks at a connection that somebody else accepted, and closes one that may not be taken over. What was not handed over
+ * with it can't be looked at.
+ */
+export const makeScreening = (allowedOrigins: AllowedOrigins | undefined) => {
+  const refusedOrigin = makeOriginCheck(allowedOrigins)
+  const faultOf = ({ protocol, request }: Connection): HandshakeError | TransportError | undefined => {
+    const offered = request.headers["sec-websocket-protocol"]?.split(",").map((name) => name.trim()) ?? []
+    if (protocol !== subprotocol && offered.includes(subprotocol)) {
+      const chosen = protocol === "" ? "none" : protocol
+      const detail = `${subprotocol} was offered, and the socket's server chose ${chosen}: see webSocketServerOptions`
+      return new TransportError({ operation: "register", detail })
+    }
+    const detail = refusedOrigin(request)
+    return detail === undefined ? undefined : new HandshakeError({ reason: "forbidden", detail, retryable: false })
+  }
+  return (connection: Connection): Effect.Effect<void, HandshakeError | TransportError> =>
+    Effect.suspend(() => {
+      const fault = faultOf(connection)
+      if (fault === undefined) return Effect.void
+      const { code, reject } = rejection(fault)
+      connection.close(code, reject.detail)
+      return Effect.fail(fault)
+    })
+}
+
+/** Counts what a transport refuses, and logs what an operator has to know of. */
+export const makeOnRefused = (recorder: Recorder, log: RareLog) => ({ detail, reason }: Refusal): void => {
+  if (reason !== "server") recorder.count("connectionsRefused")
+  if (reason === "server" || reason === "descriptors") return log.error(reason, `the transport failed: ${detail}`)
+  if (reason === "full" || reason === "origin" || reason === "taken") log.warn(reason, `refused: ${detail}`)
+}

@@ -1,0 +1,101 @@
+/**
+ * Handlers that store the position of their message themselves, in one transaction with what they do: then it is
+ * done exactly once, whatever happens to the process or the session meanwhile.
+ */
+import { Effect } from "effect"
+import type { Incoming } from "../../Message.ts"
+import type { SessionRegistry } from "../../SessionRegistry.ts"
+import { SessionRegistryError } from "../../WebSocketError.ts"
+import type { Delivery, Peer } from "../session/peer.ts"
+import { isStoreFailure, storeRetry } from "../session/storeRetry.ts"
+
+export interface CommittingOptions {
+  readonly engine: {
+    readonly now: () => number
+    /** Ends when no attachment of the session is under way, or at this time. */
+    readonly attached: (peer: Peer, until: number) => Effect.Effect<void>
+  }
+  readonly registry: SessionRegistry["Service"]
+  readonly onFenced: (peer: Peer, error: SessionRegistryError) => Effect.Effect<void>
+}
+
+/** How long a transaction waits for an attachment of the session that is under way, in ms. */
+const patienceMillis = 1_000
+
+/** How often it is looked whether a session in doubt is this server's, in ms. */
+const doubtMillis = 1_000
+
+export const makeCommitting = ({ engine, onFenced, registry }: CommittingOptions) => {
+  const fenced = (peer: Peer) =>
+    new SessionRegistryError({ session: peer.session, operation: "commitPosition", reason: "fenced" })
+
+  /** Stores that this delivery is handled, and so what came before it. `tenure` is that of when its handler began. */
+  const commit = (peer: Peer, delivery: Delivery, tenure: number): Effect.Effect<void, SessionRegistryError> =>
+    Effect.suspend(() => {
+      if (delivery.kind === "loose" || delivery.epoch !== peer.core.inbox.epoch) return Effect.void
+      if (peer.tenure !== tenure) return Effect.fail(fenced(peer))
+      const { generation } = peer
+      peer.committing = delivery
+      const position = peer.storedPosition(delivery.epoch, delivery.offset)
+      return Effect.catch(registry.commitPosition(peer.key, generation, position), (error) => {
+        if (error.reason !== "fenced") return Effect.fail(error)
+        return Effect.flatMap(engine.attached(peer, engine.now() + patienceMillis), () => {
+          // The newer owner is this peer itself, by a new connection.
+          if (peer.tenure === tenure && peer.generation !== generation) return commit(peer, delivery, tenure)
+          peer.refused = { delivery, generation }
+          return Effect.fail(error)
+        })
+      })
+    })
+
+  /**
+   * What a refused commit means, asked when the handler, and so its transaction, is over: `done` when the message has
+   * been handled, by an earlier attempt whose transaction committed or by the session's new owner; else `again`.
+   */
+  const verdict = Effect.fnUntraced(function*(peer: Peer): Effect.fn.Return<"done" | "again"> {
+    const { refused, tenure } = peer
+    peer.refused = undefined
+    yield* engine.attached(peer, Infinity)
+    if (refused === undefined || peer.tenure !== tenure) return "done"
+    while (true) {
+      if (peer.generation !== refused.generation) return "again"
+      const owner = yield* registry.find(peer.key).pipe(
+        Effect.retry({ schedule: storeRetry, while: isStoreFailure }),
+        Effect.orElseSucceed(() => undefined)
+      )
+      if (peer.tenure !== tenure || owner?.generation === peer.generation) return "done"
+      yield* onFenced(peer, fenced(peer))
+      if (!peer.inDoubt) return "done"
+      yield* Effect.sleep(doubtMillis)
+    }
+  })
+
+  return { commit, verdict }
+}
+
+type Commit = (peer: Peer, delivery: Delivery, tenure: number) => Effect.Effect<void, SessionRegistryError>
+
+/** What a handler is told beside the message. A class, as there is one for each message. */
+export class HandlerContext<In, Server> {
+  readonly session: string
+  readonly incoming: Incoming<In>
+  readonly server: Server
+  private readonly commitOf: Commit
+  private readonly peer: Peer
+  private readonly delivery: Delivery
+  private readonly tenure: number
+
+  constructor(incoming: Incoming<In>, server: Server, commitOf: Commit, peer: Peer, delivery: Delivery) {
+    this.session = incoming.session
+    this.incoming = incoming
+    this.server = server
+    this.commitOf = commitOf
+    this.peer = peer
+    this.delivery = delivery
+    this.tenure = peer.tenure
+  }
+
+  get commit(): Effect.Effect<void, SessionRegistryError> {
+    return this.commitOf(this.peer, this.delivery, this.tenure)
+  }
+}

@@ -1,0 +1,162 @@
+/**
+ * From a delivery to the user's handler: decode, run; and if that fails, retry, give up: a message that can't be
+ * handled becomes a dead letter here and a failure in the ack, so that its sender gets one too.
+ */
+import { Cause, Effect, Exit, type Schedule, Tracer } from "effect"
+import { defaultMessageId } from "../../core/Outbox.ts"
+import type { Incoming, MessageGap } from "../../Message.ts"
+import type { Recorder } from "../../Metrics.ts"
+import { PayloadError } from "../../WebSocketError.ts"
+import { inWords, type RareLog } from "../kit/rareLog.ts"
+import type { DeadLetters } from "../session/deadLetters.ts"
+import type { Delivery, Peer } from "../session/peer.ts"
+
+export interface HandlingOptions<In, R> {
+  /** Decodes a payload; the failure says why not. */
+  readonly decode: (value: unknown) => Exit.Exit<In, unknown>
+  readonly onMessage: (incoming: Incoming<In>, peer: Peer, delivery: Delivery) => Effect.Effect<unknown, unknown, R>
+  readonly onGap: (gap: MessageGap) => Effect.Effect<unknown, unknown, R>
+  /** What it means that the store refused the position of a message to its handler; that one is not retried. */
+  readonly verdict?: ((peer: Peer) => Effect.Effect<"done" | "again">) | undefined
+  readonly retry: Schedule.Schedule<unknown, unknown>
+  /** Whether a failure may be the doing of a shutdown. */
+  readonly isClosing: () => boolean
+  /** A message is left to be handled again: nobody need wait for it. */
+  readonly onHeld: (peer: Peer) => void
+  readonly recorder: Recorder
+  readonly rare: RareLog
+  readonly deadLetters: Pick<DeadLetters<In>, "incoming">
+}
+
+export interface Handling<R> {
+  /** What handles a delivery. If it fails, `recover` is next. */
+  readonly handle: (peer: Peer, delivery: Delivery) => Effect.Effect<unknown, unknown, R>
+  /** What is done about a delivery whose first attempt failed. */
+  readonly recover: (peer: Peer, delivery: Delivery, cause: Cause.Cause<unknown>) => Effect.Effect<void, never, R>
+}
+
+export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R> => {
+  const { deadLetters, recorder } = options
+
+  /** The handler's effect; what it throws is a defect of it. */
+  const call = (incoming: Incoming<In>, peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> => {
+    try {
+      return options.onMessage(incoming, peer, delivery)
+    } catch (defect) {
+      return Effect.die(defect)
+    }
+  }
+
+  const giveUp = (
+    peer: Peer,
+    delivery: Delivery,
+    reason: "failed" | "undecodable",
+    message: In | undefined,
+    cause: unknown
+  ): Effect.Effect<void> => {
+    if (delivery.kind === "message" && delivery.epoch === peer.core.inbox.epoch) {
+      peer.core.inbox.fail(delivery.offset, reason)
+    }
+    return deadLetters.incoming({
+      session: peer.session,
+      messageId: idOf(delivery),
+      reason,
+      message,
+      payload: delivery.kind === "gap" ? undefined : delivery.value,
+      cause
+    })
+  }
+
+  const undecodable = (peer: Peer, delivery: Delivery, cause: Cause.Cause<unknown>): Effect.Effect<void> => {
+    const detail = String(Cause.squash(cause))
+    const error = new PayloadError({ direction: "decode", detail, session: peer.session })
+    return giveUp(peer, delivery, "undecodable", undefined, error)
+  }
+
+  const handleGap = (peer: Peer, gap: Extract<Delivery, { kind: "gap" }>): Effect.Effect<void, never, R> =>
+    Effect.suspend(() =>
+      options.onGap({ session: peer.session, count: gap.offset - gap.first + 1, reason: gap.reason })
+    ).pipe(
+      Effect.catchCause((cause) => Effect.sync(() => options.rare.error("onGap", `onGap failed: ${inWords(cause)}`))),
+      Effect.asVoid
+    )
+
+  const handle = (peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> => {
+    if (delivery.kind === "gap") return handleGap(peer, delivery)
+    const decoded = options.decode(delivery.value)
+    if (Exit.isFailure(decoded)) return undecodable(peer, delivery, decoded.cause)
+    const effect = call(incomingOf(decoded.value, peer.session, delivery), peer, delivery)
+    return delivery.kind === "message" && delivery.trace !== undefined ? traced(effect, delivery.trace) : effect
+  }
+
+  /** Leaves the message where it is, neither handled nor failed, until the shutdown interrupts this. */
+  const hold = (peer: Peer): Effect.Effect<never> =>
+    Effect.suspend(() => {
+      peer.held = true
+      options.onHeld(peer)
+      return Effect.never
+    })
+
+  /** Retries on the schedule, then gives up. */
+  const recover = (
+    peer: Peer,
+    delivery: Delivery,
+    firstCause: Cause.Cause<unknown>
+  ): Effect.Effect<void, never, R> => {
+    if (delivery.kind === "gap") return Effect.void
+    const decoded = options.decode(delivery.value)
+    if (Exit.isFailure(decoded)) return undecodable(peer, delivery, decoded.cause)
+    const incoming = incomingOf(decoded.value, peer.session, delivery)
+    const isRefused = () => peer.refused?.delivery === delivery
+    let attempts = 0
+    return Effect.suspend(() => {
+      peer.committing = undefined // the transaction of the attempt before is over
+      if (attempts++ === 0) return Effect.failCause(firstCause)
+      recorder.count("retriesTried")
+      return call(incoming, peer, delivery)
+    }).pipe(
+      Effect.sandbox,
+      Effect.retry({ schedule: options.retry, while: () => !isRefused() }),
+      Effect.matchEffect({
+        onSuccess: () => Effect.sync(() => recorder.count("retriesSucceeded")),
+        onFailure: (cause) => {
+          if (isRefused() && options.verdict !== undefined) {
+            return Effect.flatMap(
+              options.verdict(peer),
+              (verdict) => verdict === "done" ? Effect.void : recover(peer, delivery, cause)
+            )
+          }
+          if (delivery.kind === "message" && options.isClosing()) return hold(peer)
+          recorder.count("retriesFailed")
+          return giveUp(peer, delivery, "failed", incoming.message, Cause.squash(cause))
+        }
+      })
+    )
+  }
+
+  return { handle, recover }
+}
+
+const incomingOf = <A>(message: A, session: string, delivery: Exclude<Delivery, { kind: "gap" }>): Incoming<A> => ({
+  message,
+  session,
+  messageId: idOf(delivery),
+  volatile: delivery.kind === "loose" && delivery.volatile
+})
+
+const traced = <R>(effect: Effect.Effect<unknown, unknown, R>, trace: string): Effect.Effect<unknown, unknown, R> => {
+  const parent = parseTraceparent(trace)
+  return parent === undefined
+    ? effect
+    : Effect.withSpan(effect, "resilient-websocket.handle", { parent, kind: "consumer" })
+}
+
+const idOf = (delivery: Delivery): string | undefined =>
+  delivery.kind === "message" ? delivery.id ?? defaultMessageId(delivery.epoch, delivery.offset) : undefined
+
+/** W3C Trace Context, version 00. */
+const parseTraceparent = (text: string): Tracer.ExternalSpan | undefined => {
+  const [, traceId, spanId, flags] = /^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$/.exec(text) ?? []
+  if (traceId === undefined || spanId === undefined || flags === undefined) return undefined
+  return Tracer.externalSpan({ traceId, spanId, sampled: (Number.parseInt(flags, 16) & 1) === 1 })
+}

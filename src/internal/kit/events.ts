@@ -1,0 +1,154 @@
+/**
+ * Events for whoever listens: published synchronously, never waiting for a slow listener, who loses the oldest; the
+ * newest ones also for those who come late.
+ */
+import { Cause, Effect, Stream } from "effect"
+import { Deque } from "../../core/Deque.ts"
+
+export interface EventsOptions<A> {
+  /** How many events are kept for late listeners. Default none. */
+  readonly replay?: number
+  /** How far a listener may fall behind, beside what was kept for it. Default 1,024. */
+  readonly capacity?: number
+  /** Memory that an event takes. Default 0: all are small. */
+  readonly bytesOf?: (event: A) => number
+  /** What all that are kept may take, and all that a listener is behind. Default without a bound. */
+  readonly maxBytes?: number
+}
+
+export const makeEvents = Effect.fnUntraced(function*<A>(
+  { bytesOf = () => 0, capacity = 1_024, maxBytes = Infinity, replay = 0 }: EventsOptions<A> = {}
+) {
+  const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
+  const later = (task: () => void) => dispatcher.scheduleTask(task, 0)
+  const listeners = new Set<Listener<A>>()
+  const recent = new Line<A>(replay, maxBytes)
+  let closed = false
+  // Listeners are given what was published before the end; those who come later, what is kept.
+  yield* Effect.addFinalizer(() =>
+    Effect.sync(() => {
+      closed = true
+      for (const listener of listeners) listener.end()
+    })
+  )
+
+  const publish = (event: A): void => {
+    const bytes = bytesOf(event)
+    if (replay > 0) recent.push(event, bytes)
+    for (const listener of listeners) listener.push(event, bytes)
+  }
+
+  const subscribe = Effect.gen(function*() {
+    const listener = new Listener<A>(capacity + replay, maxBytes, later)
+    recent.forEach((event, bytes) => listener.push(event, bytes))
+    if (closed) listener.end()
+    yield* Effect.acquireRelease(
+      Effect.sync(() => listeners.add(listener)),
+      () => Effect.sync(() => listeners.delete(listener))
+    )
+    return listener.pull
+  })
+  return {
+    publish,
+    /** Made when somebody asks for it: most clients have no listener. */
+    get stream(): Stream.Stream<A> {
+      return Stream.scoped(Stream.fromPull(subscribe))
+    }
+  }
+})
+
+/**
+ * Events in a row, of which the oldest are lost. A ring: in the linked list of a `PubSub` each dead node keeps its
+ * younger successors alive until the next full collection, which at a million events costs 200 MB.
+ */
+class Line<A> {
+  private readonly events = new Deque<A>()
+  private readonly sizes = new Deque<number>()
+  private bytes = 0
+  private readonly maxEvents: number
+  private readonly maxBytes: number
+
+  constructor(maxEvents: number, maxBytes: number) {
+    this.maxEvents = maxEvents
+    this.maxBytes = maxBytes
+  }
+
+  push(event: A, bytes: number): void {
+    this.events.pushBack(event)
+    this.sizes.pushBack(bytes)
+    this.bytes += bytes
+    // The newest is kept, however large it is.
+    while (this.events.size > this.maxEvents || (this.bytes > this.maxBytes && this.events.size > 1)) {
+      this.events.popFront()
+      this.bytes -= this.sizes.popFront() ?? 0
+    }
+  }
+
+  get isEmpty(): boolean {
+    return this.events.size === 0
+  }
+
+  forEach(visit: (event: A, bytes: number) => void): void {
+    for (let i = 0; i < this.events.size; i++) visit(this.events.at(i) as A, this.sizes.at(i) ?? 0) // in bounds
+  }
+
+  takeAll(): Array<A> {
+    const taken: Array<A> = []
+    this.forEach((event) => taken.push(event))
+    this.events.clear()
+    this.sizes.clear()
+    this.bytes = 0
+    return taken
+  }
+}
+
+type Pulled<A> = Effect.Effect<readonly [A, ...Array<A>], Cause.Done>
+
+class Listener<A> {
+  private readonly line: Line<A>
+  private isOver = false
+  private isWaking = false
+  private readonly later: (task: () => void) => void
+  private waiter: ((effect: Pulled<A>) => void) | undefined
+
+  constructor(maxEvents: number, maxBytes: number, later: (task: () => void) => void) {
+    this.line = new Line(maxEvents, maxBytes)
+    this.later = later
+  }
+
+  push(event: A, bytes: number): void {
+    if (this.isOver) return
+    this.line.push(event, bytes)
+    if (this.waiter === undefined || this.isWaking) return
+    // Not here and now: who publishes is in the midst of things.
+    this.isWaking = true
+    this.later(() => {
+      this.isWaking = false
+      if (!this.line.isEmpty) this.wake(this.take)
+    })
+  }
+
+  end(): void {
+    this.isOver = true
+    if (this.line.isEmpty) this.wake(Cause.done())
+  }
+
+  /** What there is, as soon as there is anything. */
+  readonly pull: Pulled<A> = Effect.callback((resume) => {
+    if (!this.line.isEmpty) return resume(this.take)
+    if (this.isOver) return resume(Cause.done())
+    this.waiter = resume
+    return Effect.sync(() => {
+      if (this.waiter === resume) this.waiter = undefined
+    })
+  })
+
+  /** Taken by the one who waits for it, with what comes until then. Not empty: nobody else takes. */
+  private readonly take: Pulled<A> = Effect.sync(() => this.line.takeAll() as [A, ...Array<A>])
+
+  private wake(effect: Pulled<A>): void {
+    const { waiter } = this
+    this.waiter = undefined
+    waiter?.(effect)
+  }
+}

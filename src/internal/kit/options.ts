@@ -1,0 +1,246 @@
+/**
+ * Checks of options, at construction: a mistake is a typed error with a clear message, not a strange run. A name that no
+ * option has is a mistake as well, since what is misspelt would be the default in silence.
+ */
+import { Config, ConfigProvider, Duration, Effect, Layer, Option as EffectOption, type Schema } from "effect"
+import { pathText } from "../../core/Payload.ts"
+import { misfit } from "./schemas.ts"
+
+/** Thrown by the checks, and made a `ConfigError` by {@link checked}. */
+export class OptionError extends Error {}
+
+/** Throws what {@link checked} makes an error of. */
+export const fail = (name: string, value: unknown, wanted: string): never => {
+  throw new OptionError(`option ${name} must be ${wanted}, got ${shown(value)}`)
+}
+
+const shown = (value: unknown): string => {
+  if (typeof value === "string") return JSON.stringify(value)
+  if (typeof value === "function") return "a function"
+  if (Array.isArray(value)) return "an array"
+  return typeof value === "object" && value !== null && !Duration.isDuration(value) ? "an object" : String(value)
+}
+
+/** Runs a constructor whose option checks may throw. */
+export const checked = <A, E, R>(make: Effect.Effect<A, E, R>): Effect.Effect<A, E | Config.ConfigError, R> =>
+  Effect.catchDefect(make, (defect): Effect.Effect<never, Config.ConfigError> =>
+    defect instanceof OptionError
+      ? Effect.fail(new Config.ConfigError(new ConfigProvider.SourceError({ message: defect.message })))
+      : Effect.die(defect))
+
+/** A layer whose options are looked at first. */
+export const checkedLayer = <Options extends object, A, E, R>(
+  options: Options | undefined,
+  shape: Shape<NoInfer<Options>>,
+  make: () => Layer.Layer<A, E, R>
+): Layer.Layer<A, E | Config.ConfigError, R> =>
+  Layer.unwrap(checked(Effect.sync(() => {
+    check(options, shape)
+    return make()
+  })))
+
+// --- one value, with its default
+
+/** A whole number of at least `minimum`, or `Infinity`; or the default. */
+export const count = (name: string, value: number | undefined, fallback: number, minimum = 1): number => {
+  const result = value === undefined ? fallback : value
+  if (result === Infinity || (Number.isSafeInteger(result) && result >= minimum)) return result
+  return fail(name, value, `a whole number of at least ${minimum}`)
+}
+
+/** A duration in ms, more than zero; `Infinity` is allowed. */
+export const millis = (name: string, value: Duration.Input | undefined, fallback: Duration.Input): number => {
+  const result = millisOf(value === undefined ? fallback : value)
+  return result > 0 ? result : fail(name, value, "a duration of more than zero")
+}
+
+/** In ms; NaN for what is no duration. */
+export const millisOf = (input: Duration.Input): number => {
+  // Effect takes NaN for nothing, and of an object only what it knows.
+  if (Number.isNaN(input) || (isPlainObject(input) && !Duration.isDuration(input) && !isInUnits(input))) {
+    return Number.NaN
+  }
+  return EffectOption.getOrElse(EffectOption.map(Duration.fromInput(input), Duration.toMillis), () => Number.NaN)
+}
+
+const isInUnits = (input: object): boolean =>
+  Object.keys(input).length > 0 &&
+  Object.entries(input).every(([unit, amount]) =>
+    Object.hasOwn(units, unit) && (amount === undefined || typeof amount === "number")
+  )
+
+const units: Record<keyof Duration.DurationObject, true> = {
+  weeks: true,
+  days: true,
+  hours: true,
+  minutes: true,
+  seconds: true,
+  milliseconds: true,
+  microseconds: true,
+  nanoseconds: true
+}
+
+/** A part of a whole, over 0 and up to 1. */
+export const fraction = (name: string, value: number | undefined, fallback: number): number => {
+  const result = value === undefined ? fallback : value
+  return typeof result === "number" && result > 0 && result <= 1 ? result : fail(name, value, "over 0 and up to 1")
+}
+
+/** A Schema that messages can have. */
+export const schema = <A>(name: string, value: Schema.Codec<A, unknown>): Schema.Codec<A, unknown> => {
+  const fault = schemaFault(value)
+  if (fault === undefined) return value
+  throw new OptionError(`option ${name} must be a Schema of what JSON can hold: ${fault}`)
+}
+
+/** Why messages can't have it. */
+export const schemaFault = <A>(value: Schema.Codec<A, unknown>): string | undefined => {
+  const fault = misfit(value)
+  if (fault === undefined) return undefined
+  const place = pathText(fault.path)
+  return place === undefined ? fault.detail : `at ${place}: ${fault.detail}`
+}
+
+/** `setTimeout` takes no more, in ms. */
+export const longestTimer = 2 ** 31 - 1
+
+// --- a whole object
+
+/** Throws when an option's value can't be; it is not called for one that is left out. */
+type Check = (name: string, value: unknown) => void
+
+/** All options of one object, and what each may be. The compiler misses an option that the interface has and this has not. */
+export type Shape<A> = { readonly [Key in keyof Required<A>]: Check }
+
+/**
+ * Checks that an object has only options that there are, and of the right kind. `path` is the name of the option that
+ * the object is the value of, with a dot.
+ */
+export const check = <A extends object>(options: A | undefined, shape: Shape<NoInfer<A>>, path = ""): void => {
+  if (options === undefined) return
+  if (!isPlainObject(options)) throw new OptionError(`the options must be an object, got ${shown(options)}`)
+  for (const [key, value] of Object.entries(options)) {
+    if (!Object.hasOwn(shape, key)) throw new OptionError(unknownName("option", path, key, Object.keys(shape)))
+    if (value !== undefined) shape[key as keyof A](`${path}${key}`, value)
+  }
+}
+
+/** Those of the options that the shape has: what is handed on to who knows no others. */
+export const pick = <A extends object, Key extends PropertyKey>(
+  options: A,
+  shape: { readonly [Name in Key]: Check }
+): Pick<A, Extract<keyof A, Key>> =>
+  // Its entries are those of `options`.
+  Object.fromEntries(Object.entries(options).filter(([key]) => Object.hasOwn(shape, key))) as Pick<
+    A,
+    Extract<keyof A, Key>
+  >
+
+/** The names alone, for what is checked with every call. */
+export type Names<A> = { readonly [Key in keyof Required<A>]: true }
+
+/** What is wrong with the names in an object, if anything; costs next to nothing if not. */
+export const wrongName = (
+  options: object,
+  names: Readonly<Record<string, true>>,
+  kind = "option"
+): string | undefined => {
+  if (!isPlainObject(options)) {
+    return `there must be an object of ${kind}s, got ${shown(options)}`
+  }
+  for (const key in options) if (names[key] !== true) return unknownName(kind, "", key, Object.keys(names))
+  return undefined
+}
+
+/** What is said of a name that there is not. */
+export const unknownName = (kind: string, path: string, key: string, names: ReadonlyArray<string>): string => {
+  const nearest = nearestOf(key, names)
+  const known = nearest === undefined ? `there are ${names.join(", ")}` : `did you mean ${path}${nearest}?`
+  return `there is no ${kind} ${path}${key}: ${known}`
+}
+
+/** The name that was meant, if one is near enough, or has what was written in it. */
+const nearestOf = (key: string, names: ReadonlyArray<string>): string | undefined => {
+  const wanted = key.toLowerCase()
+  const enough = 1 + wanted.length / 3
+  let nearest: string | undefined
+  let least = Infinity
+  for (const name of names) {
+    const candidate = name.toLowerCase()
+    const isPart = wanted.length > 2 && (candidate.includes(wanted) || wanted.includes(candidate))
+    const distance = Math.min(distanceOf(wanted, candidate), isPart ? enough : Infinity)
+    if (distance >= least || distance > enough) continue
+    least = distance
+    nearest = name
+  }
+  return nearest
+}
+
+/** Levenshtein's: letters to insert, remove or replace. Names are short. */
+const distanceOf = (a: string, b: string): number => {
+  let previous = Array.from({ length: b.length + 1 }, (_, i) => i)
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const replaced = (previous[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)
+      row.push(Math.min(replaced, (previous[j] ?? 0) + 1, (row[j - 1] ?? 0) + 1))
+    }
+    previous = row
+  }
+  return previous[b.length] ?? 0
+}
+
+const isPlainObject = (value: unknown): value is object =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
+
+// --- kinds
+
+const kind = (wanted: string, is: (value: unknown) => boolean): Check => (name, value) => {
+  if (!is(value)) fail(name, value, wanted)
+}
+
+export const duration: Check = (name, value) => {
+  millis(name, value as Duration.Input, Infinity) // which takes anything, and refuses what is no duration
+}
+export const whole = (minimum = 1): Check => (name, value) => {
+  count(name, value as number, Infinity, minimum) // the same
+}
+/** Looked at elsewhere. */
+export const anything: Check = () => {}
+/** Anything but null: for options that somebody else looks at. */
+export const given = kind("given, or left out", (value) => value !== null)
+export const text = kind("a string", (value) => typeof value === "string")
+export const nonEmpty = kind("a string that is not empty", (value) => typeof value === "string" && value !== "")
+export const bool = kind("true or false", (value) => typeof value === "boolean")
+export const func = kind("a function", (value) => typeof value === "function")
+export const object = kind("an object", isPlainObject)
+/** A text can be iterated over, and is never meant. */
+export const isIterable = (value: unknown): boolean =>
+  typeof value === "object" && value !== null && Symbol.iterator in value
+export const iterable = kind("an iterable", isIterable)
+/** With `is` beside the kinds that have a check of their own. */
+export const either = (wanted: string, ...are: ReadonlyArray<(value: unknown) => boolean>): Check =>
+  kind(wanted, (value) => are.some((is) => is(value)))
+
+export const oneOf = <A>(...allowed: ReadonlyArray<A>): Check =>
+  kind(`one of ${allowed.map(shown).join(", ")}`, (value) => allowed.some((each) => each === value))
+
+/** Options within an option. */
+export const nested = <A extends object>(shape: Shape<A>): Check => (name, value) =>
+  check(isPlainObject(value) ? value as A : fail(name, value, "an object"), shape, `${name}.`)
+
+/** HTTP headers by name, of the characters that HTTP has for them: a dial with others would fail each time. */
+export const headers: Check = (name, value) => {
+  const isRight = isPlainObject(value) &&
+    Object.entries(value).every(([header, text]) =>
+      headerName.test(header) && typeof text === "string" && !headerText.test(text)
+    )
+  // Not shown: there are secrets in headers.
+  if (!isRight) {
+    fail(name, value, "an object of HTTP headers: strings without line breaks and of no other letters than Latin-1 has")
+  }
+}
+
+const headerName = /^[-!#$%&'*+.^_`|~0-9A-Za-z]+$/
+/** What can't be in one. */
+const headerText = /[^\t\x20-\x7e\x80-\xff]/

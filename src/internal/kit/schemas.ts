@@ -1,0 +1,199 @@
+/**
+ * Messages through their Schemas, both ways: to JSON text and back. They go by `Schema.toCodecJson`, so that what a
+ * Schema can say arrives as it was sent: NaN, a Date, an Option, a class.
+ *
+ * Most messages need none of that: of a Schema whose messages are JSON as they are (see schemaShapes.ts) the JSON codec's text
+ * is the plain one, and Effect compiles it to JavaScript where the runtime allows that (`new Function`), which is three
+ * times faster than to walk the Schema. What the plain way would change goes the other one. And what no Schema can show
+ * beforehand is tried: the sender decodes its own text, and refuses what would arrive as something else.
+ *
+ * A Schema is compiled once, however many clients use it.
+ */
+import { Cause, Exit, Schema, SchemaAST, type SchemaIssue } from "effect"
+import * as SchemaJITCompiler from "effect/schema/SchemaJITCompiler"
+import { exactFault, hasOddNumber, valueFault, withNegativeZeros } from "../../core/Payload.ts"
+import { maxDepth } from "../../core/Protocol.ts"
+import { difference, isAlike } from "./sameness.ts"
+import { type Misfit, misfitOf, type Shape, shapeOf } from "./schemaShapes.ts"
+
+/** Why a message can't be sent, and where in it. */
+export interface Fault {
+  readonly detail: string
+  readonly path: ReadonlyArray<PropertyKey>
+}
+
+export interface Coder<A> {
+  /** The message as JSON text. */
+  readonly encode: (message: A) => string | Fault
+  /** A message from parsed JSON; the failure says why not. */
+  readonly decode: (value: unknown) => Exit.Exit<A, unknown>
+}
+
+/** The coder of a Schema. Throws if no messages can have it: see `misfit`. */
+export const makeCoder = <A>(schema: Schema.Codec<A, unknown>): Coder<A> => {
+  const known = coders.get(schema.ast)
+  if (known !== undefined) return known as Coder<A> // it was made of this Schema's AST
+  const coder = compile(schema)
+  coders.set(schema.ast, coder)
+  return coder
+}
+
+/** Why no messages can have this Schema, if none can. */
+export const misfit = <A>(schema: Schema.Codec<A, unknown>): Misfit | undefined => {
+  try {
+    const found = misfitOf(schema.ast)
+    if (found === undefined) makeCoder(schema)
+    return found
+  } catch (cause) {
+    return { path: [], detail: cause instanceof Error ? cause.message : String(cause) }
+  }
+}
+
+/** Says of a Schema of the library's own, whose tests show it, that its messages arrive as they were sent. */
+export const faithful = <S extends Schema.Constraint>(schema: S): S => {
+  trusted.add(schema.ast)
+  return schema
+}
+
+/** Any JSON, by the rule of `valueFault`; `decode` reads what comes in. For programs without Schemas. */
+export const anyJson = (decode: (value: unknown) => Exit.Exit<unknown, unknown>): Schema.Codec<unknown, unknown> => {
+  const schema = Schema.Unknown.annotate({})
+  coders.set(schema.ast, { encode: (message) => valueText(message), decode } satisfies Coder<unknown>)
+  return schema
+}
+
+const valueText = (message: unknown): string | Fault => {
+  try {
+    return valueFault(message) ?? stringify(message)
+  } catch (cause) {
+    return { path: [], detail: String(cause) } // of a getter, or too large for a string
+  }
+}
+
+const coders = new WeakMap<SchemaAST.AST, unknown>()
+const trusted = new WeakSet<SchemaAST.AST>()
+
+const compile = <A>(schema: Schema.Codec<A, unknown>): Coder<A> => {
+  const shape = shapeOf(schema.ast)
+  return shape.isPlain ? plainCoder(schema, shape) : jsonCoder(schema)
+}
+
+/** By the JSON codec; each message is tried. */
+const jsonCoder = <A>(schema: Schema.Codec<A, unknown>): Coder<A> => {
+  const codec = Schema.toCodecJson(schema)
+  const decode = compiledDecoder(codec)
+  return { decode, encode: tried(schema, codec, decode) }
+}
+
+/** As it is where that does, else by the JSON codec. */
+const plainCoder = <A>(schema: Schema.Codec<A, unknown>, shape: Shape): Coder<A> => {
+  const codec = Schema.toCodecJson(schema)
+  const decodePlain = compiledDecoder(schema)
+  const decodeCoded = compiledDecoder(codec)
+  const isAlike = !shape.hasNumbers && !shape.hasAnything
+  const decode = isAlike ? decodePlain : (value: unknown): Exit.Exit<A, unknown> => {
+    const plain = decodePlain(value)
+    return Exit.isSuccess(plain) ? plain : decodeCoded(value)
+  }
+  const encodePlain = compiledEncoder(schema)
+  const encodeTried = tried(schema, codec, decode)
+  return {
+    decode,
+    encode: (message) => {
+      const encoded = encodePlain(message)
+      if (Exit.isFailure(encoded)) return faultOf(encoded.cause)
+      const { value } = encoded
+      const text = plainText(value)
+      if (typeof text === "string" && !isSuspect(shape, value, text)) return text
+      const fault = exactFault(value)
+      if (fault === undefined) return stringify(value) // a fault of JSON.stringify is one of these
+      const coded = encodeTried(message)
+      // Of a place for anything Effect does not say where in it the fault is.
+      return typeof coded === "string" || !isAbove(coded.path, fault.path) ? coded : fault
+    }
+  }
+}
+
+const isAbove = (path: Fault["path"], other: Fault["path"]): boolean =>
+  path.length < other.length && path.every((key, index) => key === other[index])
+
+/** Whether a value may be something that JSON, or the peer, does not take; most can't be, by a look at them. */
+const isSuspect = ({ hasAnything, hasKeys, hasZeros, isDeep }: Shape, value: unknown, text: string): boolean =>
+  hasAnything || (hasZeros && hasOddNumber(value)) || (hasKeys && text.includes("__proto__")) ||
+  (isDeep && text.length > 2 * maxDepth)
+
+/** Encodes, decodes as the peer will, and compares. */
+const tried = <A>(
+  schema: Schema.Codec<A, unknown>,
+  codec: Schema.Codec<A, unknown>,
+  decode: Coder<A>["decode"]
+): Coder<A>["encode"] => {
+  const encode = compiledEncoder(codec)
+  const type = SchemaAST.toType(schema.ast)
+  const shape = shapeOf(SchemaAST.toEncoded(codec.ast))
+  const isTrusted = trusted.has(schema.ast)
+  return (message) => {
+    const encoded = encode(message)
+    if (Exit.isFailure(encoded)) return faultOf(encoded.cause)
+    const text = stringify(encoded.value)
+    if (typeof text !== "string") return text
+    const fault = !shape.isPlain || isSuspect(shape, encoded.value, text) ? exactFault(encoded.value) : undefined
+    if (fault !== undefined) return fault
+    if (isTrusted) return text
+    const decoded = decode(JSON.parse(text))
+    if (Exit.isFailure(decoded)) return notRead(faultOf(decoded.cause))
+    if (isAlike(message, decoded.value)) return text
+    const path = difference(type, message, decoded.value)
+    return path === undefined ? text : { path, detail: "it would arrive as something else" }
+  }
+}
+
+const notRead = ({ detail, path }: Fault): Fault => ({ path, detail: `it would not be read: ${detail}` })
+
+const stringify = (value: unknown): string | Fault => {
+  const text = plainText(value)
+  return typeof text === "string" ? withNegativeZeros(value, text) : text
+}
+
+/** Fails for what goes round in circles, so that a look at the value afterwards ends. */
+const plainText = (value: unknown): string | Fault => {
+  try {
+    return JSON.stringify(value) ?? { path: [], detail: "JSON has no form for it" }
+  } catch (cause) {
+    return { path: [], detail: cause instanceof Error ? cause.message : String(cause) }
+  }
+}
+
+const compiledEncoder = <A>(schema: Schema.Codec<A, unknown>): (message: A) => Exit.Exit<unknown, unknown> => {
+  SchemaJITCompiler.enable(SchemaAST.flip(schema.ast))
+  return Schema.encodeUnknownExit(schema)
+}
+
+const compiledDecoder = <A>(schema: Schema.Codec<A, unknown>): Coder<A>["decode"] => {
+  SchemaJITCompiler.enable(schema.ast)
+  return Schema.decodeUnknownExit(schema)
+}
+
+/** What Effect says of a value that does not fit, and where. */
+const faultOf = (cause: Cause.Cause<unknown>): Fault => {
+  const error = Cause.squash(cause)
+  if (!Schema.isSchemaError(error)) return { path: [], detail: String(error) }
+  return { path: placeOf(error.issue), detail: error.message }
+}
+
+const placeOf = (issue: SchemaIssue.Issue): ReadonlyArray<PropertyKey> => {
+  switch (issue._tag) {
+    case "Pointer":
+      return [...issue.path, ...placeOf(issue.issue)]
+    case "Filter":
+    case "Encoding":
+      return placeOf(issue.issue)
+    case "Composite":
+    case "AnyOf": {
+      const [only] = issue.issues
+      return only === undefined ? [] : placeOf(only)
+    }
+    default:
+      return []
+  }
+}

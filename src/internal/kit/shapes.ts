@@ -1,0 +1,74 @@
+/** Which options there are, of the services that every store has, of servers, clients and sends, and what each may be. */
+import type * as CircuitBreaker from "../../CircuitBreaker.ts"
+import type * as Deduplicator from "../../Deduplicator.ts"
+import type * as MemoryStore from "../../MemoryStore.ts"
+import type * as Message from "../../Message.ts"
+import type * as MessageQueue from "../../MessageQueue.ts"
+import type * as SessionRegistry from "../../SessionRegistry.ts"
+import * as Option from "./options.ts"
+
+const { bool, duration, nested, oneOf, whole } = Option
+
+const ratio: typeof bool = (name, value) => {
+  Option.fraction(name, value as number, 1) // which takes anything
+}
+
+// --- services
+
+export const queue: Option.Shape<MessageQueue.Options> = {
+  maxMessages: whole(),
+  maxBytes: whole(),
+  maxTotalMessages: whole(),
+  maxTotalBytes: whole(),
+  ttl: duration,
+  overflow: oneOf("reject", "dropOldest", "dropNewest", "suspend"),
+  suspendTimeout: duration
+}
+
+export const deduplicator: Option.Shape<Deduplicator.Options> = {
+  window: duration,
+  lease: duration,
+  maxKeys: whole(),
+  retryHorizon: duration
+}
+
+export const registry: Option.Shape<SessionRegistry.Options> = {
+  retention: duration,
+  maxSessions: whole()
+}
+
+const sessionCircuits: Option.Shape<CircuitBreaker.SessionOptions> = {
+  consecutiveFailures: whole(),
+  openBase: duration,
+  openCap: duration,
+  halfOpenPermits: whole(),
+  successesToClose: whole(),
+  probeTimeout: duration
+}
+
+const endpointCircuits: Option.Shape<CircuitBreaker.EndpointOptions> = {
+  ...sessionCircuits,
+  failureRatio: ratio,
+  minimumCalls: whole(),
+  window: duration,
+  slowCall: duration,
+  slowRatio: ratio
+}
+
+export const breaker: Option.Shape<CircuitBreaker.Options> = {
+  session: nested(sessionCircuits),
+  endpoint: nested(endpointCircuits),
+  maxCircuits: whole()
+}
+
+export const memoryStore: Option.Shape<MemoryStore.Options> = {
+  queue: nested(queue),
+  deduplicator: nested(deduplicator),
+  registry: nested(registry),
+  breaker: nested(breaker)
+}
+
+/** Checked at each send that has any, so by name alone: what they may be is checked as they are read. */
+export const send: Option.Names<Message.SendOptions> = { id: true, deduplicate: true, ttl: true, volatile: true }
+export const sendAll: Option.Names<Message.SendAllOptions> = { ttl: true }
+export const broadcast: Option.Names<Message.BroadcastOptions> = { ttl: true, sessions: true, principal: true }

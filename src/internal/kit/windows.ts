@@ -1,0 +1,27 @@
+/** The deduplication window that goes with a store's other times. */
+import type { Duration } from "effect"
+import type * as Deduplicator from "../../Deduplicator.ts"
+import type * as MessageQueue from "../../MessageQueue.ts"
+import type * as SessionRegistry from "../../SessionRegistry.ts"
+import { millisOf } from "./options.ts"
+
+/** A publish key must outlive every retry of its message, so that its window follows the times given for the others. */
+export const deduplicatorOptions = ({ deduplicator, queue, registry }: {
+  readonly queue?: MessageQueue.Options | undefined
+  readonly deduplicator?: Deduplicator.Options | undefined
+  readonly registry?: SessionRegistry.Options | undefined
+}): Deduplicator.Options => {
+  const ttl = millis(queue?.ttl, defaultTtl)
+  const retention = millis(registry?.retention, defaultRetention)
+  // What may be retried for ever can't be remembered for ever: then the window is the user's choice.
+  if (!Number.isFinite(ttl + retention)) return deduplicator ?? {}
+  const retryHorizon = deduplicator?.retryHorizon ?? ttl + retention
+  const window = deduplicator?.window ?? Math.max(defaultWindow, ttl + retention)
+  return { ...deduplicator, window, retryHorizon }
+}
+
+const defaultTtl = 5 * 60_000
+const defaultRetention = 10 * 60_000
+const defaultWindow = 15 * 60_000
+
+const millis = (input: Duration.Input | undefined, fallback: number): number => millisOf(input ?? fallback)

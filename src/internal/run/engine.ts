@@ -1,0 +1,664 @@
+/**
+ * What server and client have in common: the sessions of this side, their connections, and the background work on
+ * them: delivery, heartbeats, expiry, deduplicator rotation, each a supervised fiber.
+ *
+ * An idle session costs no fiber and no timer: one worker delivers for all that have something to do, and one looks
+ * at the clock for all.
+ */
+import { Cause, Context, Effect, Exit, FiberSet, Latch, Random } from "effect"
+import type { CircuitBreaker } from "../../CircuitBreaker.ts"
+import { session as circuitOf } from "../../CircuitBreaker.ts"
+import type { Auth, Drain, End, InboxPosition, OutboxPosition, Reject } from "../../core/Frame.ts"
+import { Headway, mishapOf } from "../../core/Headway.ts"
+import type { StoredPosition } from "../../core/Inbox.ts"
+import { Liveness } from "../../core/Liveness.ts"
+import { CloseCode, type Window } from "../../core/Protocol.ts"
+import type { Violation } from "../../core/Violation.ts"
+import type { Deduplicator } from "../../Deduplicator.ts"
+import type { MessageQueue } from "../../MessageQueue.ts"
+import type { Recorder } from "../../Metrics.ts"
+import type { Connection, ConnectionSink } from "../../Transport.ts"
+import {
+  ConnectionTimeoutError,
+  type DeadLetterReason,
+  MessageQueueError,
+  type WebSocketError
+} from "../../WebSocketError.ts"
+import { makeAcking } from "../deliver/acking.ts"
+import { makeDelivery } from "../deliver/delivery.ts"
+import { makeOutbound } from "../deliver/outbound.ts"
+import type { Handling } from "../handle/handling.ts"
+import { makeInbound } from "../handle/inbound.ts"
+import { type IntakeLimits, isHeldUp, makeIntake } from "../handle/intake.ts"
+import { jitteredMillis } from "../kit/backoff.ts"
+import { inWords, type RareLog, wordsOf } from "../kit/rareLog.ts"
+import { makeSignal } from "../kit/signal.ts"
+import { makeTurnClock } from "../kit/turnClock.ts"
+import type { DeadLetters } from "../session/deadLetters.ts"
+import { makeFollowers } from "../session/elsewhere.ts"
+import { none, type Peer, slowStartMessages } from "../session/peer.ts"
+import { Peers } from "../session/peers.ts"
+import type { Dead } from "../session/receipts.ts"
+import { isStoreFailure, storeRetry } from "../session/storeRetry.ts"
+import { doChores } from "./chores.ts"
+import { AtWork } from "./closing.ts"
+import { type Intensity, supervise, supervised } from "./supervisor.ts"
+
+/** Times in ms. */
+export interface EngineTimes {
+  readonly heartbeat: number
+  readonly heartbeatTimeout: number
+  readonly ackTimeout: number
+  readonly idleTimeout: number
+  readonly expirySweep: number
+}
+
+export interface EngineOptions<R> {
+  readonly queue: MessageQueue["Service"]
+  readonly deduplicator: Deduplicator["Service"]
+  readonly breaker: CircuitBreaker["Service"]
+  readonly recorder: Recorder
+  readonly rare: RareLog
+  readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing" | "tell">
+  readonly times: EngineTimes
+  readonly intake: IntakeLimits
+  readonly intensity: Intensity
+  readonly handling: Handling<R>
+  /** Whether anybody takes incoming messages now; else there is no use in waiting until they are handled. */
+  readonly handlesIncoming: () => boolean
+  readonly savePosition: (peer: Peer, position: StoredPosition) => Effect.Effect<void, WebSocketError>
+  readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
+  readonly onViolation: (peer: Peer, violation: Violation) => void
+  /** The store says that the session has a newer owner: this one's connection has to go. */
+  readonly onFenced: (peer: Peer, error: WebSocketError) => Effect.Effect<void>
+  /** Nothing of what the peer received waits any more to be handled, or for its position to be stored. */
+  readonly onIdle?: ((peer: Peer) => void) | undefined
+  /** The peer has no connection any more. */
+  readonly onDetached: (peer: Peer, ending: Ending) => void
+  /** Runs with each look at the clock. */
+  readonly onTick: (now: number) => void
+  /** What is asked of the store at intervals: it may hang, and must not keep anybody from looking at the clock. */
+  readonly sweep?: Effect.Effect<void, WebSocketError> | undefined
+  readonly onGiveUp: (name: string, cause: Cause.Cause<unknown>) => Effect.Effect<void>
+}
+
+/** Why a connection ended. */
+export interface Ending {
+  readonly code: number
+  readonly reason: string
+  readonly error: WebSocketError | undefined
+}
+
+/** What a handshake agreed on. */
+export interface Agreement {
+  readonly window: Window
+  readonly position: InboxPosition
+  /** The handled position that our side of the handshake announced. */
+  readonly announced: number
+  readonly maxPayload: number
+}
+
+export type Engine = Effect.Success<ReturnType<typeof makeEngine<never>>>
+
+export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<R>) {
+  const { breaker, deadLetters, queue, rare, recorder, times } = options
+  const now = yield* makeTurnClock
+  // First, so that it runs last: what is shown of this server or client goes with it.
+  yield* Effect.addFinalizer(() =>
+    Effect.sync(() => {
+      for (const gauge of ["connectionsActive", "sessions", "queueMessages", "queueBytes", "unhandledBytes"] as const) {
+        recorder.gauge(gauge, 0)
+      }
+    })
+  )
+  // Half of an idle time is a plain peer's timeout: a tick must be short against each, or it counts as late.
+  const tickMillis = Math.min(1_000, times.heartbeat / 10, times.heartbeatTimeout / 4, times.idleTimeout / 8)
+  const fork = yield* FiberSet.makeRuntime<never, void>()
+  /** Runs in the background until the scope closes. Nobody awaits it, so its failure is logged. */
+  const run = (effect: Effect.Effect<unknown, unknown>): void => {
+    fork(Effect.catchCause(Effect.asVoid(effect), (cause) =>
+      Effect.sync(() => {
+        if (!Cause.hasInterruptsOnly(cause)) rare.error("background", `background work failed: ${inWords(cause)}`)
+      })))
+  }
+  const handlers = yield* FiberSet.make<void, unknown>()
+  const runHandler = Effect.runForkWith(Context.add(yield* Effect.context<R>(), AtWork, true))
+  /** `fork` for handlers: what is done at once, as it mostly is, is spared all but its fiber. */
+  const forkHandler = (
+    peer: Peer,
+    effect: Effect.Effect<void, unknown, R>,
+    onExit: (exit: Exit.Exit<void, unknown>) => void
+  ): void => {
+    if (handlers.state._tag === "Closed") return
+    const fiber = runHandler(effect)
+    const exit = fiber.pollUnsafe()
+    if (exit !== undefined) return onExit(exit)
+    FiberSet.addUnsafe(handlers, fiber)
+    peer.handler = fiber
+    fiber.addObserver((exit) => {
+      peer.handler = undefined
+      onExit(exit)
+    })
+  }
+  const peers = new Peers()
+  const connected = new Set<Peer>()
+  /** Those without a connection whose handler is not done: their positions are stored all the same. */
+  const lingering = new Set<Peer>()
+  /** Connections that were attached and whose socket is not gone, also those that were replaced or closed. */
+  const open = new Set<Connection>()
+
+  /** Given whenever something was delivered, handled or closed, for whoever waits for quiet. */
+  const pulse = yield* makeSignal
+  const markDirty = (peer: Peer): void => outbound.markDirty(peer)
+
+  /** Runs it after a pause that grows with the number of failures in a row. */
+  const later = (failures: number, retry: () => void): void =>
+    run(
+      Effect.flatMap(Random.next, (part) =>
+        Effect.delay(Effect.sync(retry), jitteredMillis(retryBase, retryCap, failures, part)))
+    )
+
+  /** A store that fails is asked again later; an owner that lost its session lets go of it. */
+  const onStoreError = (peer: Peer, error: MessageQueueError): Effect.Effect<void> => {
+    if (error.reason !== "store") return options.onFenced(peer, error)
+    later(++peer.flushFailures, () => markDirty(peer))
+    return Effect.sync(() => rare.warn("delivery", `delivery to session ${peer.session} is put off: ${wordsOf(error)}`))
+  }
+
+  /** Shut while the workers below are paused. */
+  const gate = yield* Latch.make(true)
+
+  const acking = yield* makeAcking({
+    queue,
+    rare,
+    recorder,
+    deadLetters,
+    now,
+    markDirty,
+    onFenced: options.onFenced,
+    later,
+    onDefect: (peer, cause) => outbound.die(peer, cause),
+    onEnd: pulse.notify
+  })
+  const tellAcks = acking.tell
+  const flush = makeDelivery({ queue, breaker, recorder, deadLetters, now, markDirty, tellAcks, tickMillis })
+  const outbound = yield* makeOutbound({
+    queue,
+    peers,
+    flush,
+    onError: onStoreError,
+    isBusy: acking.isBusy,
+    now,
+    pulse,
+    gate
+  })
+
+  // --- sessions that are, or were, at another server
+
+  /** Who waits for messages that others deliver; only what outlives this process is shared with others. */
+  const deadHere = (session: string, epoch: string, offset: number): Dead | undefined => {
+    const peer = peers.get(session)
+    return peer?.epoch === epoch ? peer.receipts.deadAt(offset) : undefined
+  }
+  const followers = queue.durable ? yield* makeFollowers({ queue, now, deadHere }) : undefined
+  if (followers !== undefined) deadLetters.tell(followers)
+
+  /** The peer's outbox is open for it. */
+  const opened = (peer: Peer, out: OutboxPosition): void =>
+    peer.opened(out, followers && ((epoch) => followers.of(peer.key, epoch)))
+
+  const leaveReceipts = (peer: Peer): void => {
+    if (followers !== undefined) peer.receipts.leaveTo(followers.of(peer.key, peer.epoch))
+  }
+
+  /** Another server has the session now, or nobody. Nothing of it is kept, and who waits is told by the store. */
+  const forget = (peer: Peer): void => {
+    if (followers === undefined || peers.get(peer.key) !== peer) return
+    peers.delete(peer.key)
+    inbound.forfeit(peer)
+    peer.pendingAck = undefined
+    peer.control = none
+    leaveReceipts(peer)
+    pulse.notify()
+  }
+
+  if (followers !== undefined) {
+    yield* queue.onMoved((key, generation) => {
+      const peer = peers.get(key)
+      if (peer === undefined || peer.generation >= generation) return
+      inbound.forfeit(peer) // the new owner is given it
+      run(options.onFenced(peer, new MessageQueueError({ session: key, operation: "open", reason: "fenced" })))
+    })
+  }
+
+  // --- connections
+
+  /**
+   * Waits until no attachment of this session is under way, or it is `until`. Whether a write was refused because of
+   * one is known only then.
+   */
+  const attached = (peer: Peer, until: number): Effect.Effect<void> =>
+    Effect.suspend(() =>
+      peer.attaching === 0 || now() >= until
+        ? Effect.void
+        : Effect.flatMap(Effect.sleep(attachingMillis), () => attached(peer, until))
+    )
+
+  /** What to do when the store fails is put together when it does. */
+  const savePosition = (
+    peer: Peer,
+    epoch: string,
+    offset: number,
+    tenure = peer.tenure
+  ): Effect.Effect<void> => {
+    if (peer.plain || epoch !== peer.core.inbox.epoch || peer.tenure !== tenure) return Effect.void
+    const { generation } = peer
+    const save = () => options.savePosition(peer, peer.storedPosition(epoch, offset))
+    return Effect.catch(save(), (first) => {
+      let next: Effect.Effect<void, WebSocketError> | undefined = Effect.fail(first)
+      return Effect.suspend(() => {
+        const attempt = next ?? save()
+        next = undefined
+        return attempt
+      }).pipe(
+        Effect.retry({ schedule: storeRetry, while: (error) => isStoreFailure(error) && peer.tenure === tenure }),
+        Effect.catch((error) =>
+          Effect.flatMap(attached(peer, Infinity), () => {
+            if (peer.tenure !== tenure) return Effect.void
+            // The newer owner is this peer itself, by a new connection.
+            if (peer.generation !== generation) return savePosition(peer, epoch, offset, tenure)
+            const gone = options.onFenced(peer, error)
+            if (!peer.inDoubt) return gone
+            // Perhaps it is so without knowing it: the next attachment will tell.
+            return Effect.andThen(
+              gone,
+              Effect.delay(Effect.suspend(() => savePosition(peer, epoch, offset, tenure)), doubtMillis)
+            )
+          })
+        )
+      )
+    })
+  }
+
+  const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
+  const intake = makeIntake({
+    limits: options.intake,
+    now,
+    later: (task) => dispatcher.scheduleTask(task, 0),
+    run,
+    connected,
+    recorder,
+    onTurn: (peer, data, bytes) => inbound.take(peer, data, bytes),
+    onLimited: ({ session }) =>
+      rare.warn("rate", `session ${session} sends more than its rate, and is not read for a while`)
+  })
+  const inbound = makeInbound({
+    recorder,
+    intake,
+    now,
+    markDirty,
+    markAckDue: outbound.markAckDue,
+    handling: options.handling,
+    savePosition: (peer, epoch, offset) => savePosition(peer, epoch, offset),
+    onIdle: (peer) => options.onIdle?.(peer),
+    run: (peer, effect, onEnd) => {
+      const ended = () => {
+        onEnd()
+        pulse.notify()
+      }
+      forkHandler(peer, effect, (exit) => {
+        if (Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause)) return ended()
+        // Supervised from its first failure on: until then that would only cost.
+        let first: Effect.Effect<void, unknown, R> | undefined = exit
+        const loop = Effect.suspend(() => {
+          const next = first ?? effect
+          first = undefined
+          return next
+        })
+        forkHandler(peer, supervised({ ...worker, name: "handler", loop }), ended)
+      })
+    },
+    onAcked: (peer) => {
+      if (peer.slowStart !== Infinity) {
+        peer.slowStart *= 2
+        if (peer.slowStart >= peer.core.options.window.messages) peer.slowStart = Infinity
+      }
+      if (!peer.suspect) return
+      peer.suspect = false
+      run(breaker.report(peer.circuit, { _tag: "Success" }))
+    },
+    onControl: options.onControl,
+    onViolation: options.onViolation,
+    onClosed: (peer, connection, code, reason) => {
+      open.delete(connection)
+      pulse.notify()
+      if (peer.connection === connection) detach(peer, { code, reason, error: undefined })
+    }
+  })
+
+  /** Takes a connection whose handshake is done. Returns where it has to report to. */
+  const attach = (peer: Peer, connection: Connection, agreement: Agreement): ConnectionSink => {
+    const at = now()
+    peer.connection = connection
+    open.add(connection)
+    peer.drained = false
+    peer.control = none
+    peer.stalled = undefined
+    peer.progressAt = at
+    peer.peerMaxPayload = agreement.maxPayload
+    peer.plainSent = agreement.position.handled
+    peer.liveness = new Liveness(
+      peer.plain
+        ? { interval: times.idleTimeout / 2, timeout: times.idleTimeout / 2, now: at }
+        : { interval: times.heartbeat, timeout: times.heartbeatTimeout, now: at }
+    )
+    if (!peer.plain) {
+      peer.core.open(agreement.window, agreement.position, agreement.announced)
+      const { failed, handled } = agreement.position
+      if (handled > peer.acked || failed.length > 0) peer.noteAck(handled, failed)
+      peer.headway?.attached(agreement.position.received, at)
+    }
+    if (breaker.stateUnsafe(peer.circuit)._tag === "Closed") peer.slowStart = Infinity
+    else {
+      peer.slowStart = slowStartMessages
+      run(breaker.probe(peer.circuit))
+    }
+    connected.add(peer)
+    peers.place(peer)
+    recorder.gauge("connectionsActive", connected.size)
+    intake.attached(peer)
+    inbound.startHandling(peer)
+    markDirty(peer)
+    return inbound.sinkOf(peer, connection)
+  }
+
+  const detach = (peer: Peer, ending: Ending): void => {
+    if (peer.connection === undefined) return
+    const lost = peer.core.flow?.idle === false
+    intake.detached(peer)
+    noteMishap(peer, ending.code)
+    peer.connection = undefined
+    peer.unheeded = undefined
+    peer.heardAt = peer.liveness?.heardAt
+    peer.liveness = undefined
+    peer.core.close()
+    recorder.count("messagesVolatileSkipped", peer.volatileOut?.length ?? 0)
+    peer.volatileOut = undefined
+    connected.delete(peer)
+    recorder.gauge("connectionsActive", connected.size)
+    storeHandled(peer)
+    if (peer.handling) lingering.add(peer)
+    // A connection that broke with messages in flight is a soft failure; silence and the like were reported as hard ones.
+    if (lost && ending.error === undefined && ending.code !== CloseCode.normal) {
+      peer.suspect = true
+      run(breaker.report(peer.circuit, { _tag: "Failure" }))
+    }
+    options.onDetached(peer, ending)
+  }
+
+  /** Where a connection that ended left a message behind, it is remembered, as that may be the reason. */
+  const noteMishap = (peer: Peer, code: number): void => {
+    const mishap = mishapOf(code)
+    if (mishap === undefined) return
+    const head = peer.core.flow?.head
+    if (head === undefined) peer.headway?.endedIdle(now(), tickMillis)
+    else (peer.headway ??= new Headway()).ended(mishap, head)
+  }
+
+  /** Ends the peer's connection from this side. */
+  const close = (peer: Peer, code: number, reason: string, error?: WebSocketError): void => {
+    const { connection } = peer
+    if (connection === undefined) return
+    detach(peer, { code, reason, error })
+    connection.close(code, reason)
+  }
+
+  /** The connection stays open, and is somebody else's. */
+  const letGo = (peer: Peer): void => {
+    const { connection } = peer
+    if (connection !== undefined) open.delete(connection)
+    detach(peer, { code: CloseCode.normal, reason: "unregistered", error: undefined })
+  }
+
+  const closeSilent = (peer: Peer, phase: "heartbeat" | "ack" | "flush" | "idle", afterMillis: number): void => {
+    recorder.count("connectionsTimedOut")
+    peer.suspect = true
+    run(breaker.report(peer.circuit, { _tag: "Failure", trip: true }))
+    const error = new ConnectionTimeoutError({ phase, afterMillis, session: peer.session })
+    close(peer, timeoutCodes[phase], error.message, error)
+  }
+
+  // --- the clock
+
+  /**
+   * A peer that is not read can't be heard: not its answers, nor its acks. It is told that this side lives, or it would
+   * come back with a new connection, again and again. That it takes what it is sent can be seen all the same.
+   */
+  const excuse = (peer: Peer, connection: Connection, liveness: Liveness, at: number): void => {
+    liveness.heard(at)
+    if (connection.buffered() > 0) return
+    peer.progressAt = at
+    connection.send(peer.core.composePong())
+    intake.sip(peer, at)
+  }
+
+  const tickPeer = (peer: Peer, at: number): void => {
+    const { connection, liveness } = peer
+    if (connection === undefined || liveness === undefined) return
+    const isUnheard = isHeldUp(peer)
+    if (isUnheard && !peer.plain) excuse(peer, connection, liveness, at)
+    const { flow } = peer.core
+    const verdict = liveness.tick(at)
+    if (verdict === "dead" && !isUnheard) {
+      return closeSilent(peer, peer.plain ? "idle" : "heartbeat", liveness.interval + liveness.timeout)
+    }
+    if (verdict !== "alive") {
+      if (peer.plain) connection.ping()
+      else connection.send(ping)
+      // Whether it answers can't be seen; whether its socket is gone, TCP will tell of the ping.
+      if (isUnheard) liveness.heard(at)
+    }
+    if (flow !== undefined && !flow.idle && at - peer.progressAt > times.ackTimeout) {
+      return closeSilent(peer, connection.buffered() > 0 ? "flush" : "ack", times.ackTimeout)
+    }
+    if (peer.stalled === "circuitOpen" || peer.headway?.isCautious === true) markDirty(peer)
+    storeHandled(peer)
+  }
+
+  /** Stores, while a handler takes long, what was handled before it. */
+  const storeHandled = (peer: Peer): void => {
+    const commit = inbound.commitHandled(peer)
+    if (commit !== undefined) run(commit)
+  }
+
+  /** A shutdown need not wait for this one any more; what came before its message is handled. */
+  const held = (peer: Peer): void => {
+    storeHandled(peer)
+    pulse.notify()
+  }
+
+  const tickLingering = (): void => {
+    for (const peer of lingering) {
+      if (peer.handling && peer.connection === undefined) storeHandled(peer)
+      else lingering.delete(peer)
+    }
+  }
+
+  /** A store that is down is no fault of the worker: the next round asks it again. */
+  const putOff = (error: WebSocketError) => Effect.logWarning("a sweep is put off", error)
+
+  let letters = 0
+  // A store that can't say so now is no reason not to begin.
+  let lostSoFar = yield* Effect.catchCause(
+    Effect.map(queue.stats, ({ lost = 0 }) => lost),
+    () => Effect.succeed(0)
+  )
+  const heartbeat = Effect.gen(function*() {
+    const at = now()
+    for (const peer of connected) tickPeer(peer, at)
+    tickLingering()
+    const lettersNow = recorder.totals.deadLetters
+    if (lettersNow > letters) yield* Effect.logWarning(`${lettersNow - letters} messages became dead letters`)
+    letters = lettersNow
+    const { bytes, lost = 0, messages } = yield* queue.stats
+    recorder.count("messagesLost", lost - lostSoFar)
+    lostSoFar = lost
+    recorder.gauge("queueMessages", messages)
+    recorder.gauge("queueBytes", bytes)
+    recorder.gauge("unhandledBytes", intake.total())
+    options.onTick(at)
+  })
+
+  const expiry = Effect.gen(function*() {
+    const due = yield* Effect.catch(queue.expire((key) => peers.has(key)), (error) => Effect.as(putOff(error), []))
+    for (const { epoch, messages, reason = "expired", session } of due) {
+      const peer = peers.get(session)
+      yield* deadLetters.outgoing(peer?.session ?? session, peer, epoch, messages, reason, 0)
+    }
+  })
+
+  yield* breaker.onTransition((transition) => {
+    recorder.count("breakerTransitions")
+    const peer = peers.get(transition.key.slice(circuitOf("").length))
+    if (peer?.connection !== undefined) markDirty(peer)
+  })
+
+  /** Ends a session at this side: its queue is emptied into dead letters. */
+  const remove = Effect.fnUntraced(function*(peer: Peer, reason: DeadLetterReason) {
+    peers.delete(peer.key)
+    const { epoch, maybeHandled, messages } = yield* Effect.tapError(
+      queue.remove(peer.key),
+      ({ reason }) =>
+        Effect.sync(() => {
+          // It is tried again, and those who wait for receipts are told then; or somebody else has removed it.
+          if (reason !== "store") leaveReceipts(peer)
+          else if (!peers.has(peer.key)) peers.set(peer.key, peer)
+        })
+    )
+    yield* deadLetters.outgoing(peer.session, peer, epoch, messages, reason, maybeHandled)
+  })
+
+  /**
+   * Whether nothing waits to be delivered to, or handled for, those who are connected. What a durable store has may
+   * wait, unless it is on its way; but what was received by whomever is handled here, or will be again elsewhere.
+   */
+  const isQuiet = Effect.gen(function*() {
+    if (!outbound.isIdle() || appending > 0) return false
+    for (const peer of queue.durable ? peers.values() : connected) {
+      if (options.handlesIncoming() && !peer.held && (peer.inbound.size > 0 || peer.handling)) return false
+    }
+    for (const peer of connected) {
+      if (queue.durable) {
+        if (peer.core.flow?.idle === false) return false
+        continue
+      }
+      const { messages } = yield* queue.size(peer.key)
+      if (messages > 0) return false
+    }
+    return true
+  }).pipe(Effect.catchCause(() => Effect.succeed(true)))
+
+  let appending = 0
+  /** Sees an append while it is under way: what is being stored for those who are connected is to be flushed, too. */
+  const seen = <A, E>(session: string, append: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+    Effect.suspend(() => {
+      if (peers.get(session)?.connected !== true) return append
+      appending++
+      return Effect.ensuring(
+        append,
+        Effect.sync(() => {
+          appending--
+          pulse.notify()
+        })
+      )
+    })
+  const { appendOnce } = queue
+  /** The queue, for senders. */
+  const senders: MessageQueue["Service"] = {
+    ...queue,
+    append: Object.assign(
+      (...args: Parameters<typeof queue.append>) => seen(args[0], queue.append(...args)),
+      { unsafe: queue.append.unsafe }
+    ),
+    appendOnce: appendOnce && ((...args) => seen(args[0], appendOnce(...args)))
+  }
+
+  /** Waits until `condition` holds or it is `until`, looking whenever something happened. */
+  const settled = Effect.fnUntraced(function*(condition: Effect.Effect<boolean>, until: number) {
+    while (true) {
+      if (yield* condition) return true
+      const left = Math.ceil(until - now())
+      if (left <= 0) return false
+      // Also where the waiter itself can't be interrupted, as in a finalizer.
+      yield* Effect.raceFirst(Effect.interruptible(pulse.wait), Effect.interruptible(Effect.sleep(left)))
+    }
+  })
+
+  const worker = {
+    intensity: options.intensity,
+    onRestart: () => recorder.count("workerRestarts"),
+    onGiveUp: options.onGiveUp
+  }
+  yield* supervise({ ...worker, name: "delivery", loop: outbound.loop })
+  if (followers !== undefined) yield* supervise({ ...worker, name: "followers", loop: followers.loop })
+  yield* doChores([
+    { ...worker, name: "heartbeat", loop: heartbeat, everyMillis: tickMillis },
+    ...(options.sweep === undefined
+      ? []
+      : [{ ...worker, name: "sessions", loop: Effect.catch(options.sweep, putOff), everyMillis: tickMillis }]),
+    { ...worker, name: "expiry", loop: expiry, everyMillis: times.expirySweep },
+    { ...worker, name: "deduplicator", loop: options.deduplicator.rotate, everyMillis: times.expirySweep }
+  ], gate)
+
+  return {
+    peers,
+    connected,
+    open,
+    now,
+    run,
+    worker,
+    markDirty,
+    attach,
+    close,
+    letGo,
+    detach,
+    remove,
+    isIdle: inbound.isIdle,
+    storeHandled,
+    held,
+    leave: inbound.leave,
+    forfeit: inbound.forfeit,
+    attached,
+    notify: pulse.notify,
+    isQuiet,
+    senders,
+    settled,
+    opened,
+    forget,
+    followers,
+    /** Pauses delivery and chores. What can be sent at once is; what has to wait for anything waits for `resume` too. */
+    pause: Effect.asVoid(gate.close),
+    resume: Effect.asVoid(gate.open),
+    /** Tells the queue what the peer acknowledged, and waits for it. */
+    tellAcks: acking.tellAll
+  }
+})
+
+/** Backoff of what the store failed at, in ms. */
+const retryBase = 500
+const retryCap = 10_000
+
+/** How often it is looked whether an attachment is done, in ms. */
+const attachingMillis = 20
+
+/** How often a position is stored again that may have been refused for this side's own sake, in ms. */
+const doubtMillis = 1_000
+
+const ping = `{"t":"ping"}`
+
+const timeoutCodes = {
+  heartbeat: CloseCode.heartbeatTimeout,
+  ack: CloseCode.ackTimeout,
+  flush: CloseCode.flushTimeout,
+  idle: CloseCode.idle
+}

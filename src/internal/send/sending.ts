@@ -1,0 +1,327 @@
+/**
+ * The way of a message from `send` to the queue, the same for server and client: encode, check, deduplicate, append,
+ * and say what became of it.
+ */
+import { type Duration, Effect, Exit, type Fiber } from "effect"
+import type { CircuitBreaker } from "../../CircuitBreaker.ts"
+import type { OutboxMessage } from "../../core/Outbox.ts"
+import { highWaterBytes } from "../../core/Protocol.ts"
+import { idRule, isId } from "../../core/Text.ts"
+import { contentKey, type Deduplicator } from "../../Deduplicator.ts"
+import type { QueuedReason, Receipt, SendAllOptions, SendOptions, SkippedReason } from "../../Message.ts"
+import type { Appended, MessageQueue, NewMessage } from "../../MessageQueue.ts"
+import type { Recorder } from "../../Metrics.ts"
+import {
+  DeduplicationError,
+  type MessageQueueError,
+  PayloadError,
+  type QueueOverflowError
+} from "../../WebSocketError.ts"
+import { millisOf, wrongName } from "../kit/options.ts"
+import * as Shapes from "../kit/shapes.ts"
+import { steady } from "../kit/time.ts"
+import { Absent, type Target } from "../session/absentees.ts"
+import { isCircuitOpen } from "../session/inspect.ts"
+import type { Peer } from "../session/peer.ts"
+import { Accepted, neverKnown, skipped, Tracking, Waiting } from "../session/sentReceipts.ts"
+import { payloadError, type Serialize } from "./payload.ts"
+
+/** Volatile messages that may wait for one turn of the delivery worker. */
+const maxVolatile = 1_024
+
+/** In the receipt of a publish key: the message was volatile, and had no place in an outbox. */
+const volatileEpoch = "volatile"
+
+export type SendError = PayloadError | QueueOverflowError | MessageQueueError | DeduplicationError
+
+export interface SendingOptions<Out> {
+  readonly queue: MessageQueue["Service"]
+  readonly deduplicator: Deduplicator["Service"]
+  readonly breaker: CircuitBreaker["Service"]
+  readonly recorder: Recorder
+  readonly serialize: Serialize<Out>
+  readonly maxPayload: number
+  readonly markDirty: (peer: Peer) => void
+  /**
+   * Whose outbox of this epoch it is by now, for queues that are shared: between an append and its answer the session
+   * may have moved.
+   */
+  readonly ownerOf?: ((session: string, epoch: string) => Target) | undefined
+  /** Messages that the policy dropped to make room. */
+  readonly onDropped: OnDropped
+}
+
+export type OnDropped = (target: Target, epoch: string, messages: ReadonlyArray<OutboxMessage>) => Effect.Effect<void>
+
+export const makeSending = <Out>(options: SendingOptions<Out>) => {
+  const { breaker, deduplicator, queue, recorder, serialize } = options
+
+  const skipVolatile = (peer: Target, reason: SkippedReason): Receipt => {
+    recorder.count("messagesVolatileSkipped")
+    return skipped(peer.session, reason)
+  }
+
+  const sendVolatile = (peer: Target, payload: string, id = ""): Receipt => {
+    if (peer.connection === undefined) return skipVolatile(peer, "disconnected")
+    if (isCircuitOpen(breaker, peer)) return skipVolatile(peer, "circuitOpen")
+    if (peer.connection.buffered() >= highWaterBytes || (peer.volatileOut?.length ?? 0) >= maxVolatile) {
+      return skipVolatile(peer, "backpressure")
+    }
+    ;(peer.volatileOut ??= []).push(payload)
+    options.markDirty(peer)
+    return {
+      _tag: "Sent",
+      session: peer.session,
+      messageId: id,
+      handled: neverKnown(peer.session, "volatile", id)
+    }
+  }
+
+  /** What keeps a message from going out at once. */
+  const waitsFor = (peer: Target): QueuedReason | undefined => {
+    if (peer.connection === undefined) return peer instanceof Absent ? "elsewhere" : "disconnected"
+    return isCircuitOpen(breaker, peer) ? "circuitOpen" : peer.stalled
+  }
+
+  const receiptOf = (peer: Target, appended: Appended, id: string | undefined): Receipt => {
+    if (appended.first === undefined) return skipped(peer.session, "overflow")
+    const reason = waitsFor(peer)
+    if (reason === undefined) return new Accepted(peer, appended.epoch, appended.first, id, appended.enqueuedAt)
+    recorder.count("messagesQueued")
+    return new Waiting(peer, appended.epoch, appended.first, id, appended.enqueuedAt, reason)
+  }
+
+  /** The receipt of the message at `index` of what was appended. */
+  const receiptOfNth = (peer: Target, appended: Appended, index: number, id: string | undefined): Receipt =>
+    receiptOf(
+      peer,
+      index === 0 || appended.first === undefined ? appended : { ...appended, first: appended.first + index },
+      id
+    )
+
+  const ownerOf = (peer: Target, epoch: string): Target => options.ownerOf?.(peer.key, epoch) ?? peer
+
+  /** What follows from an append that took its time. */
+  const settle = <A>(
+    peer: Target,
+    appended: Appended,
+    then: (owner: Target, appended: Appended) => A
+  ): Effect.Effect<A> => {
+    const { dropped, epoch, first } = appended
+    const owner = ownerOf(peer, epoch)
+    const result = then(owner, appended)
+    if (first === undefined || dropped.length > 0) recorder.count("queueOverflows")
+    return dropped.length === 0 ? Effect.succeed(result) : Effect.as(options.onDropped(owner, epoch, dropped), result)
+  }
+
+  const countOverflow = (error: { readonly _tag: string }): void => {
+    if (error._tag === "QueueOverflowError") recorder.count("queueOverflows")
+  }
+
+  /** Appends in the queue's own effect: because it has to wait, to drop or to refuse something, or is a store. */
+  const appendSlowly = <A>(
+    peer: Target,
+    batch: ReadonlyArray<NewMessage>,
+    then: (owner: Target, appended: Appended) => A
+  ): Effect.Effect<A, MessageQueueError | QueueOverflowError> =>
+    Effect.matchEffect(queue.append(peer.key, batch), {
+      onFailure: (error) => {
+        countOverflow(error)
+        return Effect.fail(error)
+      },
+      onSuccess: (appended) => settle(peer, appended, then)
+    })
+
+  const append = (
+    peer: Target,
+    message: NewMessage
+  ): Effect.Effect<Receipt, MessageQueueError | QueueOverflowError> => {
+    const batch = [message]
+    const appended = queue.append.unsafe?.(peer.key, batch)
+    return appended === undefined
+      ? appendSlowly(peer, batch, (owner, later) => receiptOf(owner, later, message.id))
+      : Effect.succeed(receiptOf(peer, appended, message.id))
+  }
+
+  const duplicateOf = (
+    peer: Target,
+    first: { readonly messageId: string; readonly epoch: string; readonly offset: number; readonly atMillis: number }
+  ): Receipt => {
+    recorder.count("messagesDeduplicated")
+    const owner = ownerOf(peer, first.epoch)
+    const known = first.epoch === owner.epoch ? owner.receipts.find(first.offset) : undefined
+    const handled = first.epoch === volatileEpoch ? neverKnown(peer.session, "volatile", first.messageId) : Effect.void
+    return {
+      _tag: "Duplicate",
+      session: peer.session,
+      messageId: first.messageId,
+      firstAtMillis: first.atMillis,
+      handled: known?.settled(peer.session, first.messageId) ?? handled
+    }
+  }
+
+  /** Sends under a publish key to a queue that stores both in one step. */
+  const sendOnceAtomically = (
+    peer: Target,
+    message: NewMessage & { readonly id: string },
+    appendOnce: NonNullable<MessageQueue["Service"]["appendOnce"]>
+  ): Effect.Effect<Receipt, SendError> =>
+    Effect.matchEffect(appendOnce(peer.key, message, contentKey(message.payload)), {
+      onFailure: (error) => {
+        countOverflow(error)
+        return Effect.fail(error)
+      },
+      onSuccess: (result) =>
+        result._tag === "Duplicate"
+          ? Effect.succeed(duplicateOf(peer, result.receipt))
+          : settle(peer, result.appended, (owner, appended) => receiptOf(owner, appended, message.id))
+    })
+
+  /** Sends under a publish key: the key is marked only when the message is in the queue, and released when it isn't. */
+  const sendOnce = (
+    peer: Target,
+    message: NewMessage & { readonly id: string }
+  ): Effect.Effect<Receipt, SendError> =>
+    Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore): Effect.fn.Return<Receipt, SendError> {
+      const { id: key } = message
+      const scope = peer.key
+      const claim = yield* deduplicator.claim({ scope, key, fingerprint: contentKey(message.payload) })
+      if (claim._tag === "Duplicate") return duplicateOf(peer, claim.receipt)
+      if (claim._tag === "Mismatch") return yield* new DeduplicationError({ scope, key, reason: "mismatch" })
+      if (claim._tag === "InFlight") {
+        const { retryAfterMillis } = claim
+        return yield* new DeduplicationError({ scope, key, reason: "inFlight", retryAfterMillis })
+      }
+      const { leaseMillis, token } = claim
+      // A sender that waits for room must not lose its key meanwhile.
+      const keep = Effect.forever(
+        Effect.andThen(Effect.sleep(leaseMillis / 2), Effect.ignore(deduplicator.renew({ scope, key, token })))
+      )
+      return yield* Effect.onExit(
+        restore(Effect.raceFirst(Effect.suspend(() => append(peer, message)), keep)),
+        (exit) => {
+          const receipt = Exit.isSuccess(exit) ? exit.value : undefined
+          if (!(receipt instanceof Tracking)) return Effect.ignore(deduplicator.release({ scope, key, token }))
+          const { atMillis, epoch, offset } = receipt
+          return Effect.ignore(
+            deduplicator.commit({ scope, key, token, receipt: { messageId: key, epoch, offset, atMillis } })
+          )
+        }
+      )
+    }))
+
+  /** The same for a volatile message: its key is free again if it did not go out. */
+  const sendVolatileOnce = (peer: Target, payload: string, id: string): Effect.Effect<Receipt, SendError> =>
+    Effect.flatMap(steady, (now) => {
+      const atMillis = now()
+      const attempt = Effect.suspend((): Effect.Effect<Receipt, Receipt> => {
+        const receipt = sendVolatile(peer, payload, id)
+        return receipt._tag === "Skipped" ? Effect.fail(receipt) : Effect.succeed(receipt)
+      })
+      const request = { scope: peer.key, key: id, fingerprint: contentKey(payload) }
+      const once = deduplicator.once<Receipt>(
+        request,
+        () => ({ messageId: id, epoch: volatileEpoch, offset: 0, atMillis })
+      )
+      return Effect.matchEffect(once(attempt), {
+        onFailure: (failure) =>
+          failure._tag === "DeduplicationError" ? Effect.fail(failure) : Effect.succeed<Receipt>(failure),
+        onSuccess: (result) => Effect.succeed(result._tag === "Ran" ? result.value : duplicateOf(peer, result.receipt))
+      })
+    })
+
+  const limitOf = (peer: Target): number => Math.min(options.maxPayload, peer.peerMaxPayload)
+
+  /** Sends from inside the effect of `fiber`: what can be done at once is done now. */
+  const send = (
+    fiber: Fiber.Fiber<unknown, unknown>,
+    peer: Target,
+    message: Out,
+    sendOptions: SendOptions | undefined
+  ): Effect.Effect<Receipt, SendError> => {
+    const serialized = serialize(peer.session, message, limitOf(peer))
+    if (serialized instanceof PayloadError) return Effect.fail(serialized)
+    const { bytes, payload } = serialized
+    const trace = traceparent(fiber)
+    if (sendOptions === undefined) return append(peer, { payload, bytes, id: undefined, trace, ttlMillis: undefined })
+    const fault = faultOf(sendOptions)
+    if (fault !== undefined) return Effect.fail(payloadError(peer.session, fault))
+    const { volatile = false } = sendOptions
+    const id = sendOptions.id === undefined && sendOptions.deduplicate === "content"
+      ? contentKey(payload)
+      : sendOptions.id
+    if (id !== undefined && !isId(id)) {
+      return Effect.fail(payloadError(peer.session, `a message id has ${idRule}`))
+    }
+    const ttlMillis = ttlMillisOf(peer.session, sendOptions.ttl)
+    if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
+    if (volatile) {
+      return id === undefined ? Effect.succeed(sendVolatile(peer, payload)) : sendVolatileOnce(peer, payload, id)
+    }
+    if (id === undefined) return append(peer, { payload, bytes, id, trace, ttlMillis })
+    const keyed = { payload, bytes, id, trace, ttlMillis }
+    return queue.appendOnce === undefined ? sendOnce(peer, keyed) : sendOnceAtomically(peer, keyed, queue.appendOnce)
+  }
+
+  /** All of them or none: a message that can't be encoded, or has no room, keeps out the others. */
+  const sendAll = (
+    fiber: Fiber.Fiber<unknown, unknown>,
+    peer: Target,
+    messages: Iterable<Out>,
+    sendOptions: SendAllOptions | undefined
+  ): Effect.Effect<ReadonlyArray<Receipt>, SendError> => {
+    const trace = traceparent(fiber)
+    const ttlMillis = ttlMillisIn(peer.session, sendOptions, Shapes.sendAll)
+    if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
+    const batch: Array<NewMessage> = []
+    for (const message of messages) {
+      const serialized = serialize(peer.session, message, limitOf(peer))
+      if (serialized instanceof PayloadError) return Effect.fail(serialized)
+      batch.push({ payload: serialized.payload, bytes: serialized.bytes, id: undefined, trace, ttlMillis })
+    }
+    if (batch.length === 0) return Effect.succeed([])
+    const receipts = (owner: Target, appended: Appended) =>
+      batch.map((_, index) => receiptOfNth(owner, appended, index, undefined))
+    const appended = queue.append.unsafe?.(peer.key, batch)
+    return appended === undefined ? appendSlowly(peer, batch, receipts) : Effect.succeed(receipts(peer, appended))
+  }
+
+  return { send, sendAll }
+}
+
+/** What is wrong with the options of a send, but for those that are looked at as they are read. */
+const faultOf = (options: SendOptions): string | undefined => {
+  const wrong = wrongName(options, Shapes.send)
+  if (wrong !== undefined) return wrong
+  const { deduplicate, volatile } = options
+  if (volatile !== undefined && typeof volatile !== "boolean") return "option volatile must be true or false"
+  return deduplicate === undefined || deduplicate === "content" ? undefined : `option deduplicate must be "content"`
+}
+
+/** The time to live that options say, checked with their names. */
+export const ttlMillisIn = (
+  session: string,
+  options: SendAllOptions | undefined,
+  names: Readonly<Record<string, true>>
+): number | undefined | PayloadError => {
+  if (options === undefined) return undefined
+  const wrong = wrongName(options, names)
+  return wrong === undefined ? ttlMillisOf(session, options.ttl) : payloadError(session, wrong)
+}
+
+/** A time to live in ms; undefined when none is given. */
+const ttlMillisOf = (session: string, ttl: Duration.Input | undefined): number | undefined | PayloadError => {
+  if (ttl === undefined) return undefined
+  const millis = millisOf(ttl)
+  return millis >= 0 ? millis : payloadError(session, "the ttl must be a duration")
+}
+
+/** The W3C form of the span that sends, if there is one, and if its tracer makes ids that have such a form. */
+export const traceparent = ({ cache: { span } }: Fiber.Fiber<unknown, unknown>): string | undefined => {
+  if (span === undefined) return undefined
+  const text = `00-${span.traceId.padStart(32, "0")}-${span.spanId}-${span.sampled ? "01" : "00"}`
+  return text.length === traceparentLength && isId(text) ? text : undefined
+}
+
+/** Of version 00: what is longer or shorter no receiver reads. */
+const traceparentLength = 55

@@ -1,0 +1,109 @@
+/**
+ * Sessions that this server does not have, but a store that it shares: at another server, or at none right now. Their
+ * outboxes take messages all the same, and they can be looked at.
+ */
+import { Effect } from "effect"
+import { type CircuitBreaker, session as circuitOf } from "../../CircuitBreaker.ts"
+import { isId } from "../../core/Text.ts"
+import type { MessageQueue } from "../../MessageQueue.ts"
+import type { SessionRegistry } from "../../SessionRegistry.ts"
+import { MessageQueueError, SessionNotFoundError, type SessionRegistryError } from "../../WebSocketError.ts"
+import { onWall } from "../kit/time.ts"
+import type { Followers } from "./elsewhere.ts"
+import { circuitStats, statsOf } from "./inspect.ts"
+import type { SessionStats } from "./models.ts"
+import type { Peer } from "./peer.ts"
+import { type Receipts, Tracked } from "./receipts.ts"
+
+/** A session that messages are sent to: one of this side's, or one that is elsewhere. */
+export type Target = Peer | Absent
+
+export interface AbsenteesOptions {
+  readonly queue: MessageQueue["Service"]
+  readonly registry: SessionRegistry["Service"]
+  readonly breaker: CircuitBreaker["Service"]
+  readonly peers: ReadonlyMap<string, Peer>
+  /** None where nobody else can have a session. */
+  readonly followers: Followers | undefined
+}
+
+export const makeAbsentees = (options: AbsenteesOptions) => {
+  const { breaker, followers, peers, queue, registry } = options
+
+  /** Of a session that is here, or what the stores know of it. */
+  const stats = Effect.fnUntraced(function*(
+    session: string
+  ): Effect.fn.Return<SessionStats, SessionNotFoundError | SessionRegistryError> {
+    if (!isId(session)) return yield* new SessionNotFoundError({ session })
+    const { bytes, messages } = yield* Effect.orElseSucceed(queue.size(session), () => ({ messages: 0, bytes: 0 }))
+    const peer = peers.get(session)
+    if (peer !== undefined) return statsOf(peer, messages, bytes, breaker, yield* onWall)
+    const info = followers === undefined ? undefined : yield* registry.find(session)
+    if (info === undefined) return yield* new SessionNotFoundError({ session })
+    return {
+      session,
+      principal: info.principal,
+      connected: false,
+      plain: false,
+      generation: info.generation,
+      queuedMessages: messages,
+      queuedBytes: bytes,
+      pendingMessages: 0,
+      heardAtMillis: undefined,
+      ...circuitStats(breaker.stateUnsafe(circuitOf(session)))
+    }
+  })
+
+  return {
+    stats,
+    /** The session here or elsewhere; undefined when it can only be here, and is not. */
+    targetOf: (session: string): Target | undefined =>
+      // What can't be an id is nobody's, and the store need not be asked.
+      peers.get(session) ?? (followers && isId(session) ? new Absent(session, "", followers) : undefined),
+    /** Whose outbox of this epoch it is by now. */
+    ownerOf: followers && ((session: string, epoch: string): Target => {
+      const peer = peers.get(session)
+      return peer?.epoch === epoch ? peer : new Absent(session, epoch, followers)
+    }),
+    /** What it means that the outbox is not there depends on whether the session was here. */
+    sendingTo: <A, E extends { readonly _tag: string }>(target: Target, effect: Effect.Effect<A, E>) =>
+      target instanceof Absent ? Effect.mapError(effect, notFoundIn) : effect
+  }
+}
+
+/** What an error of the queue means of a session that is not here: that it is not known there means that it is not. */
+export const notFoundIn = <E extends { readonly _tag: string }>(
+  error: E | MessageQueueError
+): E | MessageQueueError | SessionNotFoundError =>
+  error instanceof MessageQueueError && error.reason === "unknownSession"
+    ? new SessionNotFoundError({ session: error.session })
+    : error
+
+/** A session that is not here, as a target of messages. */
+export class Absent {
+  readonly key: string
+  readonly session: string
+  readonly epoch: string
+  readonly connection = undefined
+  readonly peerMaxPayload = Infinity
+  private readonly followers: Followers
+
+  constructor(session: string, epoch: string, followers: Followers) {
+    this.key = session
+    this.session = session
+    this.epoch = epoch
+    this.followers = followers
+  }
+
+  get receipts(): Pick<Receipts, "add" | "find"> {
+    const add = (tracked: Tracked) => tracked.leaveTo(this.followers.of(this.session, this.epoch))
+    return {
+      add,
+      find: (offset) => {
+        const tracked = new Tracked(offset)
+        add(tracked)
+        return tracked
+      }
+    }
+  }
+}

@@ -1,0 +1,142 @@
+/**
+ * Where dead letters go: counted, and kept for whoever subscribes, the newest 1,024 of at most 16 MiB also after the fact. There may be
+ * a million of them in a second (a full queue that drops its oldest), so each is cheap until somebody looks into it;
+ * the heartbeat worker logs how many there were.
+ */
+import { Effect, Exit, Schema, type Stream } from "effect"
+import type { OutboxMessage } from "../../core/Outbox.ts"
+import { defaultMessageId } from "../../core/Outbox.ts"
+import type { DeadLetter } from "../../Message.ts"
+import type { Recorder } from "../../Metrics.ts"
+import type { DeadLetterReason } from "../../WebSocketError.ts"
+import { makeEvents } from "../kit/events.ts"
+import { guardedListener } from "../kit/listeners.ts"
+import { makeCoder } from "../kit/schemas.ts"
+import { wall } from "../kit/time.ts"
+import { memoryOf } from "../kit/weight.ts"
+import type { Followers } from "./elsewhere.ts"
+import type { Peer } from "./peer.ts"
+
+/** How many dead letters are kept for a late subscriber. */
+const kept = 1_024
+/** What they may take in memory, in bytes; a subscriber may be as far behind once more. */
+const keptBytes = 16 * 1024 * 1024
+
+export interface DeadLetters<A> {
+  readonly stream: Stream.Stream<DeadLetter<A>>
+  /** A message that arrived and could not be handled. */
+  readonly incoming: (letter: Omit<DeadLetter<A>, "atMillis" | "direction" | "maybeHandled">) => Effect.Effect<void>
+  /** Messages of an outbox that were given up, the first `maybeHandled` of them perhaps handled. */
+  readonly outgoing: (
+    session: string,
+    peer: Peer | undefined,
+    epoch: string,
+    messages: ReadonlyArray<OutboxMessage>,
+    reason: DeadLetterReason,
+    maybeHandled: number
+  ) => Effect.Effect<void>
+  /** From now on these are told too what was given up. */
+  readonly tell: (followers: Pick<Followers, "dying">) => void
+}
+
+export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
+  /** Of the messages that this side sends: what is given back is decoded when somebody asks for it. */
+  readonly outgoing: Schema.Codec<Out, unknown>
+  readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
+}, recorder: Recorder) {
+  const onDeadLetter = yield* guardedListener("onDeadLetter", options.onDeadLetter)
+  const now = yield* wall
+  const decoder = makeCoder(options.outgoing).decode
+  const decode = (value: unknown): Out | undefined => {
+    const decoded = decoder(value)
+    return Exit.isSuccess(decoded) ? decoded.value : undefined
+  }
+  const events = yield* makeEvents<DeadLetter<In | Out>>({ replay: kept, maxBytes: keptBytes, bytesOf })
+
+  let followers: Pick<Followers, "dying"> | undefined
+
+  const publish = (letter: DeadLetter<In | Out>): void => {
+    recorder.count("deadLetters")
+    events.publish(letter)
+    onDeadLetter(letter)
+  }
+
+  const outgoing: DeadLetters<In | Out>["outgoing"] = (session, peer, epoch, messages, reason, maybeHandled) =>
+    Effect.sync(() => {
+      if (reason === "expired") recorder.count("messagesExpired", messages.length)
+      const atMillis = now()
+      const follower = followers?.dying(session, epoch)
+      for (let i = 0; i < messages.length; i++) {
+        const message = messages[i] as OutboxMessage // in bounds
+        const maybe = i < maybeHandled
+        const dead = { reason, maybeHandled: maybe }
+        peer?.receipts.died(message.offset, dead)
+        follower?.(message.offset, dead)
+        const messageId = message.id ?? defaultMessageId(epoch, message.offset)
+        publish(new Returned(message.payload, decode, session, messageId, reason, maybe, atMillis))
+      }
+    })
+
+  const incoming: DeadLetters<In | Out>["incoming"] = (letter) =>
+    Effect.sync(() => publish({ ...letter, direction: "in", maybeHandled: false, atMillis: now() }))
+
+  const self: DeadLetters<In | Out> = {
+    get stream() {
+      return events.stream
+    },
+    incoming,
+    outgoing,
+    tell: (those) => (followers = those)
+  }
+  return self
+})
+
+/** Of an incoming one, the decoded message may be a second value of the same size. */
+const bytesOf = <A>(letter: DeadLetter<A>): number =>
+  letter instanceof Returned ? letter.bytes : letterBytes + 2 * memoryOf(letter.payload)
+
+const letterBytes = 512
+
+/** A message of ours that was given up. Its payload is parsed only when it is asked for. */
+class Returned<A> implements DeadLetter<A> {
+  readonly direction = "out"
+  readonly session: string
+  readonly messageId: string
+  readonly reason: DeadLetterReason
+  readonly maybeHandled: boolean
+  readonly atMillis: number
+  readonly cause = undefined
+  private readonly text: string
+  private readonly decode: (value: unknown) => A | undefined
+
+  constructor(
+    text: string,
+    decode: (value: unknown) => A | undefined,
+    session: string,
+    messageId: string,
+    reason: DeadLetterReason,
+    maybeHandled: boolean,
+    atMillis: number
+  ) {
+    this.text = text
+    this.decode = decode
+    this.session = session
+    this.messageId = messageId
+    this.reason = reason
+    this.maybeHandled = maybeHandled
+    this.atMillis = atMillis
+  }
+
+  /** In memory. */
+  get bytes(): number {
+    return letterBytes + 2 * this.text.length
+  }
+
+  get payload(): unknown {
+    return JSON.parse(this.text)
+  }
+
+  get message(): A | undefined {
+    return this.decode(this.payload)
+  }
+}

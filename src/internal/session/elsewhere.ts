@@ -1,0 +1,150 @@
+/**
+ * What became of messages that this server sent and does not deliver, as their session is at another one, or at none
+ * right now: the store is asked as long as somebody waits for it, for all sessions at once, each at intervals that grow
+ * while nothing changes.
+ */
+import { Effect } from "effect"
+import type { MessageQueue, Progress } from "../../MessageQueue.ts"
+import type { MessageQueueError } from "../../WebSocketError.ts"
+import { makeSignal } from "../kit/signal.ts"
+import type { Dead, Elsewhere, Tracked } from "./receipts.ts"
+
+/** An outbox and those of its messages that somebody waits for; there is one only while there are any. */
+interface Watch {
+  readonly session: string
+  readonly epoch: string
+  readonly tracked: Set<Tracked>
+  pauseMillis: number
+  dueAt: number
+}
+
+const shortestPause = 100
+const longestPause = 2_000
+
+/** Outboxes asked for in one call. */
+const batchSize = 500
+
+/** The outbox ended where we could not see it. */
+const ended: Dead = { reason: "sessionEnded", maybeHandled: true }
+
+export type Followers = Effect.Success<ReturnType<typeof makeFollowers>>
+
+export const makeFollowers = Effect.fnUntraced(function*(options: {
+  readonly queue: MessageQueue["Service"]
+  readonly now: () => number
+  /**
+   * Whether this server has given the message up itself, as the session came here after it was sent: the store says of
+   * the offset only that the client has gone past it.
+   */
+  readonly deadHere: (session: string, epoch: string, offset: number) => Dead | undefined
+}) {
+  const { deadHere, now, queue } = options
+  const work = yield* makeSignal
+  const watches = new Map<string, Watch>()
+
+  const keyOf = (session: string, epoch: string): string => `${epoch} ${session}`
+
+  const watch = (session: string, epoch: string, tracked: Tracked): void => {
+    const key = keyOf(session, epoch)
+    let found = watches.get(key)
+    if (found === undefined) {
+      found = { session, epoch, tracked: new Set(), pauseMillis: shortestPause, dueAt: 0 }
+      watches.set(key, found)
+      work.notify()
+    }
+    found.tracked.add(tracked)
+    found.pauseMillis = shortestPause
+    found.dueAt = Math.min(found.dueAt === 0 ? Infinity : found.dueAt, now() + shortestPause)
+  }
+
+  const unwatch = (session: string, epoch: string, tracked: Tracked): void => {
+    const key = keyOf(session, epoch)
+    const found = watches.get(key)
+    found?.tracked.delete(tracked)
+    if (found?.tracked.size === 0) watches.delete(key)
+  }
+
+  /** Settles what can be told by now. */
+  const learn = (asked: Watch, progress: Progress | undefined): void => {
+    const { epoch, session, tracked } = asked
+    for (const one of tracked) {
+      const told = progress?.epoch === epoch ? fateOf(one.offset, progress) : ended
+      const fate = told === "handled" ? deadHere(session, epoch, one.offset) ?? told : told
+      if (fate === undefined) continue
+      unwatch(session, epoch, one)
+      one.settle(fate)
+      asked.pauseMillis = shortestPause / 2
+    }
+  }
+
+  /** For messages of this outbox that this server has given up: settles one, should somebody here wait for it. */
+  const dying = (session: string, epoch: string): ((offset: number, dead: Dead) => void) | undefined => {
+    const found = watches.get(keyOf(session, epoch))
+    if (found === undefined) return undefined
+    const waiting = Map.groupBy(found.tracked, ({ offset }) => offset)
+    return (offset, dead) => {
+      for (const one of waiting.get(offset) ?? []) {
+        unwatch(session, epoch, one)
+        one.settle(dead)
+      }
+    }
+  }
+
+  const ask = Effect.fnUntraced(function*(batch: ReadonlyArray<Watch>): Effect.fn.Return<void, MessageQueueError> {
+    const answers = yield* queue.progress(
+      batch.map(({ session, tracked }) => ({ session, after: lowestOf(tracked) - 1 }))
+    )
+    for (const [index, asked] of batch.entries()) learn(asked, answers[index])
+  })
+
+  const round = Effect.fnUntraced(function*() {
+    const at = now()
+    const due = [...watches.values()].filter(({ dueAt }) => dueAt <= at)
+    for (let i = 0; i < due.length; i += batchSize) {
+      const batch = due.slice(i, i + batchSize).filter(({ tracked }) => tracked.size > 0)
+      if (batch.length > 0) {
+        yield* Effect.catch(ask(batch), (error) => Effect.logWarning("receipts from elsewhere are put off", error))
+      }
+      for (const asked of batch) {
+        asked.pauseMillis = Math.min(asked.pauseMillis * 2, longestPause)
+        asked.dueAt = now() + asked.pauseMillis
+      }
+    }
+  })
+
+  const loop = Effect.gen(function*() {
+    while (true) {
+      if (watches.size === 0) yield* work.wait
+      else {
+        yield* Effect.sleep(shortestPause)
+        yield* round()
+      }
+    }
+  })
+
+  return {
+    loop,
+    /** How one learns what became of the messages of this outbox. */
+    of: (session: string, epoch: string): Elsewhere => ({
+      watch: (tracked) => watch(session, epoch, tracked),
+      unwatch: (tracked) => unwatch(session, epoch, tracked)
+    }),
+    dying,
+    /** How many outboxes are asked for. */
+    size: () => watches.size
+  }
+})
+
+const lowestOf = (tracked: ReadonlySet<Tracked>): number => {
+  let lowest = Infinity
+  for (const { offset } of tracked) lowest = Math.min(lowest, offset)
+  return lowest
+}
+
+/** What became of the message at `offset`; undefined when that is to come. */
+export const fateOf = (offset: number, { acked, dead }: Progress): Dead | "handled" | undefined => {
+  for (const { end, first, maybeHandled, reason } of dead) {
+    if (first <= offset && offset <= end) return { reason, maybeHandled }
+  }
+  return offset <= acked ? "handled" : undefined
+}

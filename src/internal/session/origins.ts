@@ -1,0 +1,87 @@
+/** Which pages may connect: the rule for the `Origin` that every browser sends with an upgrade. */
+import { fail } from "../kit/options.ts"
+import type { Request } from "./models.ts"
+
+/**
+ * Which pages may connect. Browsers send the `Origin` of the page with every upgrade, and the user's cookies whoever's
+ * page it is. Peers that send none are no browsers, and are not asked.
+ *
+ * - `"own"`: the origin has the host and port that the peer connects to, as its `Host` header says.
+ * - A list of origins, `https://shop.example` or with a port, and these alone. `"null"` is that of files and sandboxes.
+ * - A function of the origin as it was sent; what it throws, or returns other than `true`, refuses.
+ * - `"any"`: whatever page it is.
+ */
+export type AllowedOrigins =
+  | "own"
+  | "any"
+  | ReadonlyArray<string>
+  | ((origin: string, request: Request) => boolean)
+
+/** Throws if the option can't be. */
+export const checkOrigins = (_name: string, value: unknown): void => {
+  ruleOf(value as AllowedOrigins) // it is looked at
+}
+
+/** Says why a peer that sent this request may not connect; undefined if it may. */
+export type OriginCheck = (request: Request) => string | undefined
+
+export const makeOriginCheck = (option: AllowedOrigins | undefined): OriginCheck => {
+  const isAllowed = ruleOf(option === undefined ? "own" : option)
+  if (isAllowed === undefined) return () => undefined
+  return (request) => {
+    // Version 8 of the WebSocket protocol, which `ws` takes too, had a name of its own for it.
+    const origin = request.headers["origin"] ?? request.headers["sec-websocket-origin"]
+    if (origin === undefined || isAllowed(origin, request)) return undefined
+    return `pages of the origin ${JSON.stringify(origin.slice(0, 200))} may not connect: see allowedOrigins`
+  }
+}
+
+type Rule = (origin: string, request: Request) => boolean
+
+const ruleOf = (option: AllowedOrigins): Rule | undefined => {
+  if (option === "any") return undefined
+  if (option === "own") return isOwn
+  if (typeof option === "function") return guarded(option)
+  if (!Array.isArray(option)) return fail("allowedOrigins", option, `"own", "any", a list of origins or a function`)
+  const allowed = new Set(option.map(listed))
+  return (origin) => {
+    const key = keyOf(origin)
+    return key !== undefined && allowed.has(key)
+  }
+}
+
+/** What a user's function says, and nothing that only looks like yes: a promise, say. */
+const guarded = (rule: Rule): Rule => (origin, request) => {
+  try {
+    return rule(origin, request) === true
+  } catch {
+    return false
+  }
+}
+
+const listed = (origin: unknown): string => {
+  const key = typeof origin === "string" ? keyOf(origin) : undefined
+  return key ?? fail("allowedOrigins", origin, `a list of origins such as https://shop.example, or "any"`)
+}
+
+/** Only a page of the web can be the host's own. Behind a proxy that changes `Host`, a list has to say which. */
+const isOwn: Rule = (origin, { headers }) => {
+  const { host } = headers
+  const page = parse(origin)
+  if (page === undefined || host === undefined || !/^https?:$/.test(page.protocol)) return false
+  // With the origin's scheme, so that a port that goes without saying goes without saying in both.
+  return page.host === parse(`${page.protocol}//${host}`)?.host
+}
+
+const keyOf = (origin: string): string | undefined => {
+  if (origin === "null") return origin
+  const page = parse(origin)
+  return page === undefined ? undefined : `${page.protocol}//${page.host}`
+}
+
+/** Scheme, host and port and nothing else: no user, path or second origin, as headers that were joined have. */
+const parse = (origin: string): { readonly protocol: string; readonly host: string } | undefined => {
+  if (!/^[a-z][a-z0-9+.-]*:\/\/[^\s/\\?#@,]+$/i.test(origin) || !URL.canParse(origin)) return undefined
+  const { host, protocol } = new URL(origin)
+  return { protocol, host: host.toLowerCase() } // only of the web's schemes is it in lower case by itself
+}

@@ -1,0 +1,37 @@
+/** The sessions of a principal, at whatever server, and which of them a message to the principal goes to. */
+import { Effect } from "effect"
+import type { SessionRegistry } from "../../SessionRegistry.ts"
+import type { SessionRegistryError } from "../../WebSocketError.ts"
+import type { PrincipalSession } from "./models.ts"
+import type { Peer } from "./peer.ts"
+
+export interface PrincipalsOptions {
+  readonly registry: SessionRegistry["Service"]
+  readonly peers: ReadonlyMap<string, Peer>
+}
+
+/** So many sessions of one principal are looked at. */
+const most = 1_000
+
+export const makePrincipals = ({ peers, registry }: PrincipalsOptions) => {
+  const sessionsOf = (principal: string): Effect.Effect<ReadonlyArray<PrincipalSession>, SessionRegistryError> =>
+    Effect.map(
+      registry.sessionsOf(principal, most),
+      (sessions) =>
+        sessions.map(({ attached, endsAtMillis, here, session }) => ({
+          session,
+          // Of its own this server knows best.
+          connected: attached && (here === false || peers.get(session)?.connected !== false),
+          endsAtMillis
+        }))
+    )
+
+  /** Those that are connected, or else the one that was there last. */
+  const reach = (principal: string): Effect.Effect<ReadonlyArray<string>, SessionRegistryError> =>
+    Effect.map(sessionsOf(principal), (sessions) => {
+      const connected = sessions.filter(({ connected }) => connected)
+      return (connected.length > 0 ? connected : sessions.slice(0, 1)).map(({ session }) => session)
+    })
+
+  return { sessionsOf, reach }
+}

@@ -1,0 +1,31 @@
+/** A session's part in what this process takes in; who decides by it is the intake. */
+
+/** A peer's part in it; the rooms that show it only read. */
+export class Reading {
+  /** Memory of what waits to be handled, in bytes. */
+  held = 0
+  /** Why the connection is not read, as bits that the intake knows; 0 while it is. */
+  stopped = 0
+  /** Since when it has been held up. */
+  stoppedAt = 0
+  /** Until when what has come would have taken at the limited rates, each frame at that of them which is slower for it. */
+  until = 0
+  /** The last turn of the event loop in which something came, and what that cost. */
+  turn = 0
+  spent = 0
+  /** A large frame that has to wait for the peer's turn. */
+  kept: Frame | undefined
+  /** With whom it counts together, while it holds anything. */
+  group: Group | undefined
+}
+
+/** What all of a share hold. */
+export interface Group {
+  readonly share: string
+  held: number
+}
+
+interface Frame {
+  readonly data: string
+  readonly bytes: number
+}

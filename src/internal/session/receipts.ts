@@ -1,0 +1,244 @@
+/**
+ * What the senders of one session wait for. A tracked receipt is a small object in offset order; only while somebody
+ * awaits it does it hold a callback.
+ */
+import { Effect } from "effect"
+import { Deque } from "../../core/Deque.ts"
+import { DeadLetterError, type DeadLetterReason } from "../../WebSocketError.ts"
+import { callbackLater } from "../kit/signal.ts"
+
+export interface Dead {
+  readonly reason: DeadLetterReason
+  readonly maybeHandled: boolean
+}
+
+/** Finds out what became of messages that are not delivered from here, as long as somebody waits for one. */
+export interface Elsewhere {
+  readonly watch: (tracked: Tracked) => void
+  readonly unwatch: (tracked: Tracked) => void
+}
+
+/** How many dead letters a session remembers for those who ask late. */
+const rememberedDead = 1_024
+
+export class Tracked {
+  readonly offset: number
+  state: "pending" | "handled" | Dead | Elsewhere = "pending"
+  private waiters: Set<() => void> | undefined
+
+  constructor(offset: number) {
+    this.offset = offset
+  }
+
+  settle(state: "handled" | Dead): void {
+    if (!isOpen(this.state)) return
+    this.state = state
+    const { waiters } = this
+    this.waiters = undefined
+    if (waiters !== undefined) { for (const wake of waiters) wake() }
+  }
+
+  /** From now on its message is not this server's to deliver. */
+  leaveTo(elsewhere: Elsewhere): void {
+    if (this.state !== "pending") return
+    this.state = elsewhere
+    if (this.waiters !== undefined && this.waiters.size > 0) elsewhere.watch(this)
+  }
+
+  /** Ends when the message is settled. */
+  settled(session: string, messageId: string): Effect.Effect<void, DeadLetterError> {
+    const outcome = Effect.suspend(() =>
+      typeof this.state === "object" && !("watch" in this.state)
+        ? Effect.fail(new DeadLetterError({ session, messageId, ...this.state }))
+        : Effect.void
+    )
+    return Effect.suspend(() =>
+      !isOpen(this.state) ? outcome : callbackLater<void, DeadLetterError>((resume) => {
+        const wake = () => resume(outcome)
+        // The fiber may have yielded since it looked.
+        if (!isOpen(this.state)) {
+          wake()
+          return Effect.void
+        }
+        if (this.waiters === undefined) this.waiters = new Set()
+        this.waiters.add(wake)
+        if (typeof this.state === "object") this.state.watch(this)
+        return Effect.sync(() => this.giveUp(wake))
+      })
+    )
+  }
+
+  private giveUp(wake: () => void): void {
+    this.waiters?.delete(wake)
+    if (this.waiters?.size === 0 && typeof this.state === "object" && "watch" in this.state) this.state.unwatch(this)
+  }
+}
+
+const isOpen = (state: Tracked["state"]): state is "pending" | Elsewhere =>
+  state === "pending" || (typeof state === "object" && "watch" in state)
+
+export class Receipts {
+  /** Everything up to here is settled, or was sent before this server had the session. */
+  private settledUpTo: number
+  /** What was sent before this server had the session, up to here, is asked for elsewhere. */
+  private readonly foreignUpTo: number
+  private readonly elsewhere: Elsewhere | undefined
+  /** Once the messages are not this side's any more: what becomes of receipts that still come, of sends under way. */
+  private gone: Elsewhere | Dead | undefined
+  private pending = new Deque<Tracked>() // by offset
+  /** Of those in `pending`, how many died: they wait there until `handled` passes them, or they are too many. */
+  private settledInside = 0
+  private dead: Map<number, Dead> | undefined // few sessions have any
+
+  constructor(settledUpTo: number, elsewhere?: Elsewhere) {
+    this.settledUpTo = settledUpTo
+    this.foreignUpTo = elsewhere === undefined ? 0 : settledUpTo
+    this.elsewhere = elsewhere
+  }
+
+  /** Follows what becomes of the message of a new receipt. */
+  add(tracked: Tracked): void {
+    const { gone } = this
+    if (gone !== undefined) return isElsewhere(gone) ? tracked.leaveTo(gone) : tracked.settle(gone)
+    const { offset } = tracked
+    const back = this.pending.back()
+    if (offset <= this.settledUpTo || (back !== undefined && back.offset >= offset)) return this.addLate(tracked)
+    const dead = this.dead?.get(offset)
+    if (dead !== undefined) tracked.settle(dead)
+    else this.pending.pushBack(tracked)
+  }
+
+  /** The receipt of this offset that is followed, or another one. */
+  find(offset: number): Tracked {
+    const found = this.pending.at(this.indexOf(offset))
+    if (found !== undefined) return found
+    const tracked = new Tracked(offset)
+    this.add(tracked)
+    return tracked
+  }
+
+  /** Whether there are any that are not settled. */
+  get isAwaited(): boolean {
+    return this.pending.size > this.settledInside
+  }
+
+  /** Whether the message at `offset` was given up, as far as that is remembered. */
+  deadAt(offset: number): Dead | undefined {
+    return this.dead?.get(offset)
+  }
+
+  /** What is known of the message at `offset`, which is no longer in the outbox. */
+  stateOf(offset: number): "handled" | "unknown" {
+    return offset <= this.settledUpTo && this.dead?.has(offset) !== true ? "handled" : "unknown"
+  }
+
+  /** The peer handled everything up to `upTo`, save what died. */
+  handled(upTo: number): void {
+    if (upTo <= this.settledUpTo) return
+    this.settledUpTo = upTo
+    let front = this.pending.front()
+    while (front !== undefined && front.offset <= upTo) {
+      this.pending.popFront()
+      if (front.state !== "pending") this.settledInside--
+      front.settle("handled")
+      front = this.pending.front()
+    }
+  }
+
+  /** The messages at `first..end` were given up, perhaps by somebody else. Receipts of some may come after that. */
+  lost(first: number, end: number, dead: Dead): void {
+    for (let offset = Math.max(first, end - rememberedDead + 1); offset <= end; offset++) {
+      if (this.dead?.has(offset) !== true) this.remember(offset, dead)
+    }
+    for (let i = this.firstFrom(first); i < this.pending.size; i++) {
+      const tracked = this.pending.at(i)
+      if (tracked === undefined || tracked.offset > end) return
+      if (tracked.state !== "pending") continue
+      tracked.settle(dead)
+      this.settledInside++
+    }
+  }
+
+  /** The messages are no longer delivered from here. */
+  leaveTo(elsewhere: Elsewhere): void {
+    this.gone = elsewhere
+    this.pending.forEach((tracked) => tracked.leaveTo(elsewhere))
+    this.pending = new Deque()
+    this.settledInside = 0
+  }
+
+  /** The message at `offset` became a dead letter. To be called before `handled` passes it. */
+  died(offset: number, dead: Dead): void {
+    this.remember(offset, dead)
+    const tracked = this.pending.at(this.indexOf(offset))
+    if (tracked?.state !== "pending") return
+    tracked.settle(dead)
+    this.settledInside++
+    if (this.settledInside > 64 && this.settledInside * 2 > this.pending.size) this.compact()
+  }
+
+  /** The session is over, and somebody else has the messages: those who wait are told so. */
+  ended(): void {
+    const { pending } = this
+    this.pending = new Deque()
+    this.settledInside = 0
+    const over: Dead = { reason: "sessionEnded", maybeHandled: true }
+    this.gone = over
+    pending.forEach((tracked) => tracked.settle(over))
+  }
+
+  private remember(offset: number, dead: Dead): void {
+    const remembered = this.dead ??= new Map()
+    remembered.set(offset, dead)
+    if (remembered.size <= rememberedDead) return
+    const oldest = remembered.keys().next().value
+    if (oldest !== undefined) remembered.delete(oldest)
+  }
+
+  /** Leaves out who died: a queue that drops its oldest for ever must not keep a receipt of each. */
+  private compact(): void {
+    const live = new Deque<Tracked>()
+    this.pending.forEach((tracked) => {
+      if (tracked.state === "pending") live.pushBack(tracked)
+    })
+    this.pending = live
+    this.settledInside = 0
+  }
+
+  /** A sender that waited for room may come here after a later one, or when its message has been handled. */
+  private addLate(tracked: Tracked): void {
+    const { offset } = tracked
+    const dead = this.dead?.get(offset)
+    if (this.elsewhere !== undefined && offset <= this.foreignUpTo) return tracked.leaveTo(this.elsewhere)
+    if (dead !== undefined || offset <= this.settledUpTo) return tracked.settle(dead ?? "handled")
+    const later: Array<Tracked> = []
+    let back = this.pending.back()
+    while (back !== undefined && back.offset > offset) {
+      later.push(back)
+      this.pending.popBack()
+      back = this.pending.back()
+    }
+    this.pending.pushBack(tracked)
+    for (let next = later.pop(); next !== undefined; next = later.pop()) this.pending.pushBack(next)
+  }
+
+  /** Index in `pending`, or -1. */
+  private indexOf(offset: number): number {
+    const index = this.firstFrom(offset)
+    return this.pending.at(index)?.offset === offset ? index : -1
+  }
+
+  /** Index in `pending` of the first one at or beyond `offset`. */
+  private firstFrom(offset: number): number {
+    let low = 0
+    let high = this.pending.size
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if ((this.pending.at(middle)?.offset ?? Infinity) < offset) low = middle + 1
+      else high = middle
+    }
+    return low
+  }
+}
+
+const isElsewhere = (state: Elsewhere | Dead): state is Elsewhere => "watch" in state

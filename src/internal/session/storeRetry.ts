@@ -1,0 +1,9 @@
+/** How a store is tried again that could not be reached. */
+import type { WebSocketError } from "../../WebSocketError.ts"
+import { fullJitter } from "../kit/backoff.ts"
+
+/** A store that fails is asked again, for ever: nothing may be acknowledged that it does not have. */
+export const storeRetry = fullJitter(100, 10_000)
+
+export const isStoreFailure = (error: WebSocketError): boolean =>
+  error._tag === "SessionRegistryError" && error.reason === "store"

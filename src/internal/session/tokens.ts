@@ -1,0 +1,29 @@
+/** Tokens of clients: as hooks get them, as they may be sent, and what becomes of one that is renewed. */
+import { Effect, Redacted } from "effect"
+import { authRule, isAuth } from "../../core/Text.ts"
+import { HandshakeError } from "../../WebSocketError.ts"
+
+/** A token as hooks get it: nothing that shows it does so by chance. */
+export const redacted = (token: string | undefined): Redacted.Redacted | undefined =>
+  token === undefined ? undefined : Redacted.make(token, { label: "token" })
+
+export const plainText = (text: string | Redacted.Redacted | undefined): string | undefined =>
+  Redacted.isRedacted(text) ? Redacted.value(text) : text
+
+export const forbidden = new HandshakeError({
+  reason: "forbidden",
+  detail: "the renewed token is somebody else's",
+  retryable: false
+})
+
+export const renewalTimeout = new HandshakeError({
+  reason: "overloaded",
+  detail: "the renewed token could not be checked in time",
+  retryable: true
+})
+
+/** A token that no server would take ends the attempt here, and not as a breach of the protocol there. */
+export const checkedToken = (token: string | undefined): Effect.Effect<string | undefined, HandshakeError> =>
+  token === undefined || isAuth(token)
+    ? Effect.succeed(token)
+    : Effect.fail(new HandshakeError({ reason: "invalid", detail: `a token has ${authRule}`, retryable: false }))

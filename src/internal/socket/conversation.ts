@@ -1,0 +1,277 @@
+/**
+ * Conversations over a session, for ResilientSocket: when one begins and ends at either side, and which frames are its.
+ * A session can lose its state at one side and go on; frames of before must then not be taken for frames of after.
+ * Knows nothing of Effect's Socket.
+ *
+ * The client begins with `{open: id}`, and the server answers the same: what comes before that answer is of an earlier
+ * conversation. Frames come in an unbroken row of offsets, or the conversation is over.
+ */
+import { Cause, Duration, Effect, Exit, FiberSet, Latch, Random, Scope, Stream } from "effect"
+import { CloseCode } from "../../core/Protocol.ts"
+import type { Incoming, Receipt } from "../../Message.ts"
+import type { ResilientClient } from "../../ResilientClient.ts"
+import type { ResilientServer } from "../../ResilientServer.ts"
+import type { Frame } from "../../ResilientSocket.ts"
+import type { ShutdownError, WebSocketError } from "../../WebSocketError.ts"
+import { fullJitter } from "../kit/backoff.ts"
+import { makeId } from "../kit/ids.ts"
+import { inWords, makeRareLog, wordsOf } from "../kit/rareLog.ts"
+import { type Data, type End, type Ending, Line } from "./frameLine.ts"
+
+/** The client's end, for as long as the scope: one conversation after the other. */
+export const makeClientEnd = Effect.fnUntraced(function*(client: ResilientClient<Frame, Frame>) {
+  const random = yield* Random.Random
+  const writable = yield* Latch.make(false)
+  const line = new Line()
+  let current: string | undefined
+  let isAccepted = false
+  let isConnected = false
+  /** Whether a server may know of the conversation, so that one that lost the session has lost that too. */
+  let isExposed = false
+
+  const lose = (ending: Ending): void => {
+    current = undefined
+    isAccepted = false
+    writable.closeUnsafe()
+    line.end(ending)
+  }
+
+  const receive = ({ message, messageId, volatile }: Incoming<Frame>): Effect.Effect<void> => {
+    if (isOpen(message)) {
+      if (message.open === current) {
+        isAccepted = true
+        line.begin(messageId)
+      }
+      return Effect.void
+    }
+    if (volatile || !isAccepted) return Effect.void
+    if (!line.follows(messageId)) return Effect.sync(() => lose(hole))
+    if (isData(message)) return line.offer(message)
+    return Effect.sync(() => lose({ code: message.close, reason: message.reason }))
+  }
+
+  const send = (frame: Frame) => Effect.flatMap(client.send(frame, forever), wasTaken)
+
+  const open = Effect.gen(function*() {
+    if (current !== undefined) return
+    const state = yield* client.state
+    if (state._tag === "Stopped") return yield* Effect.fail(state.error)
+    const id = makeId(random)
+    current = id
+    isExposed = isConnected
+    line.begin(undefined)
+    yield* Effect.onError(send({ open: id }), () => Effect.sync(() => lose({ cause: "not opened" })))
+    if (current === id) writable.openUnsafe()
+  })
+
+  /** No conversation comes after this, so that nothing waits for one. */
+  const leave = (reason: string): void => {
+    lose({ code: CloseCode.normal, reason })
+    writable.openUnsafe()
+  }
+
+  const watch = Stream.runForEach(client.states, (state) =>
+    Effect.sync(() => {
+      isConnected = state._tag === "Connected"
+      if (state._tag === "Closed") leave("the client is shut down")
+      else if (state._tag === "Stopped") lose(endingOfStop(state.error))
+      else if (state._tag === "Connected" && isExposed && state.result === "fresh") {
+        lose({ code: serviceRestart, reason: `the session began anew (${state.reason})` })
+      } else isExposed ||= isConnected
+    }))
+
+  const whenOpen = (write: Effect.Effect<void, unknown>) =>
+    writable.whenOpen(Effect.suspend(() => current === undefined ? Effect.fail(line.ending) : write))
+  const close = (code: number, reason: string) =>
+    Effect.andThen(send({ close: code, reason }), Effect.sync(() => lose({ code, reason })))
+
+  yield* consume(client, receive)
+  yield* Effect.forkScoped(watch, now)
+  yield* Effect.addFinalizer(() => {
+    const goodbye = current === undefined ? Effect.void : send({ close: CloseCode.normal, reason: "" })
+    leave("the socket's scope is closed")
+    return Effect.forkDetach(Effect.ignore(goodbye), now)
+  })
+
+  const end: End = {
+    open,
+    line,
+    write: (data) => whenOpen(send(data)),
+    close: (code, reason) => whenOpen(close(code, reason))
+  }
+  return end
+})
+
+/** Runs `handler` for each conversation that a client opens, for ever. */
+export const serve = <R>(
+  server: ResilientServer<Frame, Frame>,
+  handler: (end: End, session: string) => Effect.Effect<unknown, unknown, R>
+): Effect.Effect<never, never, R> =>
+  Effect.scoped(Effect.gen(function*() {
+    const fork = yield* FiberSet.makeRuntime<R, void, never>()
+    const rare = yield* makeRareLog
+    /** The newest conversation of each session, also when it is over. */
+    const lines = new Map<string, Line>()
+    let isOver = false
+
+    const send = (session: string, frame: Frame) => Effect.flatMap(server.send(session, frame, forever), wasTaken)
+
+    /** For frames that the client must get, also when the queue is full and refuses. */
+    const tell = (session: string, frame: Frame) =>
+      Effect.retry(send(session, frame), { schedule: fullJitter(100, 10_000), while: isPassing })
+
+    const hangUp = (session: string, line: Line, code: number, reason: string): Effect.Effect<void, unknown> =>
+      Effect.suspend(() => {
+        if (line.ending !== undefined) return Effect.void
+        line.end({ code, reason })
+        return tell(session, { close: code, reason })
+      })
+
+    const handle = (session: string, line: Line) => {
+      const check = Effect.suspend(() => line.ending === undefined ? Effect.void : Effect.fail(line.ending))
+      const end: End = {
+        open: check,
+        line,
+        write: (data) => Effect.andThen(check, send(session, data)),
+        close: (code, reason) => hangUp(session, line, code, reason)
+      }
+      return Effect.suspend(() => handler(end, session)).pipe(
+        // Detached: who interrupts the handler must not wait for room in the queue.
+        Effect.onExit((exit) => Effect.forkDetach(Effect.ignore(hangUp(session, line, codeOf(exit), "")), now)),
+        Effect.catchCause((cause) =>
+          Cause.hasInterruptsOnly(cause)
+            ? Effect.void
+            : Effect.sync(() => rare.error("socket", `the socket of session ${session} failed: ${inWords(cause)}`))
+        ),
+        Effect.asVoid
+      )
+    }
+
+    const begin = Effect.fnUntraced(function*(session: string, id: string, messageId: string | undefined) {
+      if (isOver) return yield* Effect.never // until another `serve` takes it
+      lines.get(session)?.end({ code: CloseCode.replaced, reason: "the client opened another conversation" })
+      const line = new Line()
+      line.begin(messageId)
+      lines.set(session, line)
+      yield* tell(session, { open: id }).pipe(
+        Effect.onError(() => Effect.sync(() => line.end({ code: 1011, reason: "not opened" }))),
+        // Not answered is not handled: the server after this one is to answer.
+        Effect.catchIf(isShutdown, () => Effect.never)
+      )
+      if (isOver) return yield* hangUp(session, line, 1001, "")
+      fork(handle(session, line))
+    })
+
+    /** It was opened at a server before this one: the client has to open another. */
+    const refuse = (session: string): Effect.Effect<void, unknown> => {
+      const line = new Line()
+      lines.set(session, line)
+      return hangUp(session, line, serviceRestart, "the conversation is not known here")
+    }
+
+    const receive = ({ message, messageId, session, volatile }: Incoming<Frame>): Effect.Effect<void, unknown> => {
+      if (isOpen(message)) return begin(session, message.open, messageId)
+      const line = lines.get(session)
+      if (line === undefined) return refuse(session)
+      if (volatile || line.ending !== undefined) return Effect.void
+      if (!line.follows(messageId)) return hangUp(session, line, hole.code, hole.reason)
+      if (isData(message)) return line.offer(message)
+      return Effect.sync(() => line.end({ code: message.close, reason: message.reason }))
+    }
+
+    /** A session that comes back from a store: its client may wait for a conversation that nobody has any more. */
+    const onConnected = Effect.fnUntraced(function*(session: string) {
+      if (lines.has(session)) return
+      const { generation } = yield* server.sessionStats(session)
+      if (generation > 1 && !lines.has(session)) yield* refuse(session)
+    })
+
+    fork(Stream.runForEach(server.connections, ({ _tag, session }) => {
+      if (_tag === "Connected") fork(Effect.ignore(onConnected(session)))
+      if (_tag === "Ended") {
+        lines.get(session)?.end({ code: CloseCode.sessionEnded, reason: "the session ended" })
+        lines.delete(session)
+      }
+      return Effect.void
+    }))
+    yield* consume(server, receive)
+    yield* Effect.addFinalizer(() => Effect.sync(() => void (isOver = true)))
+    return yield* Effect.never
+  }))
+
+/** How to stop whoever consumes an owner's messages now. */
+const consumers = new WeakMap<object, Effect.Effect<void>>()
+
+/**
+ * Gives the messages of a server or client to `receive`, one of each session at a time, until somebody else takes over.
+ * That is longer than any scope: a shutdown waits for what came in to be handled, be it only by being dropped.
+ */
+const consume = Effect.fnUntraced(function*(
+  owner: { readonly messages: Stream.Stream<Incoming<Frame>> },
+  receive: (incoming: Incoming<Frame>) => Effect.Effect<void, unknown>
+) {
+  yield* consumers.get(owner) ?? Effect.void
+  const scope = yield* Scope.make()
+  consumers.set(owner, Scope.close(scope, Exit.void))
+  const fork = yield* Scope.provide(FiberSet.makeRuntime<never, void, never>(), scope)
+  const rare = yield* Scope.provide(makeRareLog, scope)
+  // A session whose reader is slow must not keep the others waiting: there is always a lane more than there are
+  // messages being received.
+  let idle = 0
+  const lane: Effect.Effect<void> = Effect.suspend(() => {
+    idle++
+    return Stream.runForEachWhile(owner.messages, (incoming) => {
+      if (--idle === 0) fork(lane)
+      return receive(incoming).pipe(
+        // The session is gone, and with it who would have to know.
+        Effect.catch((error) =>
+          Effect.sync(() =>
+            rare.warn("given up", `a socket of session ${incoming.session} is given up: ${wordsOf(error)}`)
+          )
+        ),
+        Effect.map(mayStay)
+      )
+    })
+  })
+  const mayStay = () => {
+    if (idle >= spareLanes) return false
+    idle++
+    return true
+  }
+  fork(lane)
+})
+
+/** Lanes kept for the next messages. */
+const spareLanes = 16
+/** Of the registry of WebSocket close codes, as 1011 and 1001. */
+const serviceRestart = 1012
+const hole = { code: 1011, reason: "frames were lost" }
+/** Frames of a conversation are given up with the session, not one by one. */
+const forever = { ttl: Duration.infinity }
+
+const now = { startImmediately: true }
+
+const isOpen = (frame: Frame): frame is Extract<Frame, { readonly open: string }> =>
+  typeof frame === "object" && "open" in frame
+
+const isData = (frame: Frame): frame is Data => typeof frame === "string" || frame instanceof Uint8Array
+
+/** A frame that the queue's policy dropped at once. */
+const wasTaken = (receipt: Receipt): Effect.Effect<void, Error> =>
+  receipt._tag === "Skipped" ? Effect.fail(new Error(`the frame was skipped (${receipt.reason})`)) : Effect.void
+
+const isPassing = (error: WebSocketError | Error): boolean =>
+  !("_tag" in error) || error._tag === "QueueOverflowError" ||
+  (error._tag === "MessageQueueError" && error.reason === "store")
+
+const isShutdown = (error: WebSocketError | Error): error is ShutdownError =>
+  "_tag" in error && error._tag === "ShutdownError"
+
+/** How a server's handler that ended takes its leave. */
+const codeOf = (exit: Exit.Exit<unknown, unknown>): number => {
+  if (Exit.isSuccess(exit)) return CloseCode.normal
+  return Cause.hasInterruptsOnly(exit.cause) ? 1001 : 1011
+}
+
+const endingOfStop = (error: { readonly _tag: string; readonly message: string }): Ending =>
+  error._tag === "SessionNotFoundError" ? { code: CloseCode.sessionEnded, reason: error.message } : { cause: error }

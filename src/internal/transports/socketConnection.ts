@@ -1,0 +1,295 @@
+/**
+ * Any Effect `Socket` as a Connection, and a client transport on Effect's WebSockets. With ResilientSocket.ts the only
+ * place that knows Effect's unstable socket module.
+ *
+ * A Connection is told what to do by synchronous code and never waits, a Socket is effects: so frames wait here in a
+ * queue for a writer fiber that exists only while there is something to write, and one fiber reads.
+ */
+import { Cause, Effect, Exit, FiberSet, Predicate, Scope } from "effect"
+import { Socket } from "effect/socket"
+import { highWaterBytes, maxCloseReasonBytes } from "../../core/Protocol.ts"
+import { beginning } from "../../core/Text.ts"
+import { utf8Length } from "../../core/utf8.ts"
+import type { Connection, ConnectionSink, DialOptions, Request } from "../../Transport.ts"
+import { ConnectionTimeoutError, TransportError } from "../../WebSocketError.ts"
+import { makeSignal } from "../kit/signal.ts"
+import { shownCause, shownUrl, withoutUrl } from "../kit/urls.ts"
+import { closeGraceMillis } from "./wsConnection.ts"
+
+/** A socket that has not taken this much is given up: nobody who minds `buffered` comes near it. */
+const maxQueuedBytes = 64 * highWaterBytes
+
+/** What a Socket does not know of itself. */
+interface Facts {
+  readonly protocol: string
+  readonly request: Request
+  /** A larger frame ends the connection. */
+  readonly maxFrameBytes: number
+}
+
+interface Outgoing {
+  readonly frame: string
+  readonly bytes: number
+  readonly written: ((ok: boolean) => void) | undefined
+}
+
+interface Ending {
+  readonly code: number
+  readonly reason: string
+}
+
+/**
+ * A connection on `socket`, which lives until it ends or `parent` closes. `factsOf` is asked once the socket is open.
+ */
+const connect = Effect.fnUntraced(function*(socket: Socket.Socket, parent: Scope.Scope, factsOf: () => Facts) {
+  const scope = yield* Scope.fork(parent)
+  return yield* Effect.onError(
+    Scope.provide(attach(socket, parent, scope, factsOf), scope),
+    (cause) => Scope.close(scope, Exit.failCause(cause))
+  )
+})
+
+const attach = Effect.fnUntraced(function*(
+  socket: Socket.Socket,
+  parent: Scope.Scope,
+  scope: Scope.Closeable,
+  factsOf: () => Facts
+): Effect.fn.Return<Connection, Socket.SocketError, Scope.Scope> {
+  const { pull } = yield* socket.reader
+  const writer = yield* socket.writer
+  const fork = yield* FiberSet.makeRuntime<never, void>()
+  const flow = yield* makeSignal
+  const { maxFrameBytes, protocol, request } = factsOf()
+
+  let sink: ConnectionSink | undefined
+  let paused = false
+  let waiting: Array<Outgoing> = []
+  let inFlight: ReadonlyArray<Outgoing> = []
+  let buffered = 0
+  let awaitsDrain = false
+  let writing = false
+  let closing: Socket.CloseEvent | undefined
+  /** Why it is over. The sink is told when the reader has stopped, so that nothing comes after that. */
+  let ending: Ending | undefined
+  let over = false
+
+  const end = (code: number, reason: string): void => {
+    if (ending !== undefined) return
+    ending = { code, reason }
+    queueMicrotask(() => reading.interruptUnsafe())
+  }
+
+  /** The sink if it may be given something now; when it is over it never may. */
+  const flowing = () => paused || ending !== undefined ? undefined : sink
+  const whenFlowing = Effect.gen(function*() {
+    while (true) {
+      const ready = flowing()
+      if (ready !== undefined) return ready
+      yield* flow.wait
+    }
+  })
+
+  const read = Effect.gen(function*() {
+    while (true) {
+      yield* whenFlowing
+      for (const data of yield* pull) {
+        const ready = flowing() ?? (yield* whenFlowing)
+        const bytes = typeof data === "string" ? utf8Length(data) : data.byteLength
+        if (bytes > maxFrameBytes) return yield* closeError(1009, `a frame of ${bytes} bytes`)
+        ready.frame(data, bytes)
+      }
+    }
+  })
+
+  const write = Effect.gen(function*() {
+    while (waiting.length > 0) {
+      inFlight = waiting
+      waiting = []
+      // Not empty: it was looked at before.
+      yield* writer.writeAll(inFlight.map(({ frame }) => frame) as [string, ...Array<string>])
+      if (over) return
+      const taken = inFlight
+      inFlight = []
+      for (const { bytes } of taken) buffered -= bytes
+      for (const { written } of taken) written?.(true)
+      if (awaitsDrain && buffered < highWaterBytes) {
+        awaitsDrain = false
+        sink?.drained()
+      }
+    }
+    writing = false
+    if (closing !== undefined) yield* writer.write(closing)
+  }).pipe(Effect.catchCause((cause) =>
+    Effect.sync(() => {
+      if (!Cause.hasInterruptsOnly(cause)) end(1006, messageOf(cause))
+    })
+  ))
+
+  /** Writes in a task of its own, so that what is sent in one turn leaves together. */
+  const startWriting = (): void => {
+    if (writing) return
+    writing = true
+    queueMicrotask(() => fork(write))
+  }
+
+  const finish = Effect.sync(() => {
+    over = true
+    if (ending === undefined) ending = { code: 1006, reason: "" }
+    for (const { written } of [...inFlight, ...waiting]) written?.(false)
+    inFlight = []
+    waiting = []
+    buffered = 0
+    sink?.closed(ending.code, ending.reason)
+  })
+
+  yield* Effect.addFinalizer(() => finish)
+  const reading = yield* read.pipe(
+    Effect.onExit((exit) => {
+      if (Exit.isFailure(exit) && ending === undefined) ending = endingOf(exit.cause)
+      return Scope.close(scope, Exit.void)
+    }),
+    Effect.forkIn(parent, { startImmediately: true })
+  )
+
+  const connection: Connection = {
+    protocol,
+    request,
+    open: (given) => {
+      sink = given
+      flow.notify()
+      const { code, reason } = ending ?? {}
+      if (over && code !== undefined) queueMicrotask(() => given.closed(code, reason ?? ""))
+    },
+    send: (frame, written) => {
+      if (ending !== undefined || closing !== undefined || buffered >= maxQueuedBytes) {
+        if (written !== undefined) queueMicrotask(() => written(false))
+        if (buffered >= maxQueuedBytes) end(1006, `${buffered} bytes wait to be written`)
+        return
+      }
+      const bytes = utf8Length(frame)
+      buffered += bytes
+      if (buffered >= highWaterBytes) awaitsDrain = true
+      waiting.push({ frame, bytes, written })
+      startWriting()
+    },
+    buffered: () => buffered,
+    pause: () => {
+      paused = closing === undefined
+    },
+    resume: () => {
+      paused = false
+      flow.notify()
+    },
+    ping: noop, // Effect's Socket has none
+    close: (code, reason) => {
+      if (ending !== undefined || closing !== undefined) return
+      closing = new Socket.CloseEvent(code, beginning(reason, maxCloseReasonBytes))
+      connection.resume() // who does not read never sees the peer's close
+      startWriting()
+      fork(Effect.delay(Effect.sync(() => end(1006, "the peer did not close in time")), closeGraceMillis))
+    },
+    terminate: () => end(1006, "")
+  }
+  return connection
+})
+
+/**
+ * Adapts an Effect `Socket` to a `Connection`, for `ResilientServer.register` or a transport of your own. The socket
+ * is opened now; the connection ends with the scope at the latest. `protocol` is what was negotiated, such as
+ * `resilient.v1`; without it the peer counts as a plain one.
+ *
+ * **Gotchas.** The Socket's writer says when a frame was taken, and Effect's writer of a WebSocket says so before the
+ * peer, or even the network, took anything: there `buffered` only sees what waits for the writer, and a peer that does
+ * not read is noticed by its missing acks. There is no protocol-level ping either. `terminate` closes the socket's
+ * scope, which for Effect's WebSockets is an orderly close with 1000.
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const fromSocket = (
+  socket: Socket.Socket,
+  options?: { readonly protocol?: string | undefined; readonly request?: Request | undefined }
+): Effect.Effect<Connection, TransportError, Scope.Scope> =>
+  Effect.flatMap(Effect.scope, (scope) =>
+    Effect.mapError(
+      connect(socket, scope, () => ({
+        protocol: options?.protocol ?? "",
+        request: options?.request ?? { url: "/", headers: {}, remoteAddress: undefined },
+        maxFrameBytes: Infinity
+      })),
+      (error) => new TransportError({ operation: "dial", detail: detailOf(error), cause: error })
+    ))
+
+/** Dials with the `WebSocketConstructor` of the context. Connections end with the scope at the latest. */
+export const makeDialler = Effect.gen(function*() {
+  const construct = yield* Socket.WebSocketConstructor
+  const scope = yield* Effect.scope
+  return { dial: (options: DialOptions) => dial(options, construct, scope) }
+})
+
+const dial = (
+  { headers, maxFrameBytes, protocol, timeoutMillis, url }: DialOptions,
+  construct: Socket.WebSocketConstructor["Service"],
+  scope: Scope.Scope
+): Effect.Effect<Connection, TransportError | ConnectionTimeoutError> =>
+  Effect.suspend(() => {
+    let webSocket: Socket.WebSocketLike | undefined
+    const socket = Socket.makeWebSocket(url, {
+      protocols: protocol,
+      openTimeout: timeoutMillis,
+      // Where a WebSocket can't be paused, as in browsers, what lies unread beyond this ends the connection.
+      highWaterMark: Math.max(maxFrameBytes, maxQueuedBytes),
+      // Browsers can't send any, and their constructor refuses even none.
+      headers: Object.keys(headers).length === 0 ? undefined : headers
+    }).pipe(
+      Effect.provideService(Socket.WebSocketConstructor, (...args) => {
+        webSocket = construct(...args)
+        return webSocket
+      })
+    )
+    const factsOf = () => ({
+      protocol: negotiated(webSocket),
+      request: { url: shownUrl(url), headers: {}, remoteAddress: undefined },
+      maxFrameBytes
+    })
+    const failed = (cause: unknown) => {
+      const detail = `${shownUrl(url)}: ${withoutUrl(detailOf(cause), url)}`
+      return new TransportError({ operation: "dial", detail, cause: shownCause(cause, url) })
+    }
+    return Effect.flatMap(socket, (socket) => connect(socket, scope, factsOf)).pipe(
+      Effect.mapError((error) =>
+        error.reason._tag === "SocketOpenError" && error.reason.kind === "Timeout"
+          ? new ConnectionTimeoutError({ phase: "dial", afterMillis: timeoutMillis })
+          : failed(error)
+      ),
+      Effect.catchDefect((defect) => Effect.fail(failed(defect))) // a URL or headers that can't be
+    )
+  })
+
+/** Every WebSocket has it; Effect's type of them does not. */
+const negotiated = (webSocket: Socket.WebSocketLike | undefined): string =>
+  webSocket !== undefined && "protocol" in webSocket && typeof webSocket.protocol === "string" ? webSocket.protocol : ""
+
+const noop = (): void => {}
+
+const closeError = (code: number, closeReason: string) =>
+  new Socket.SocketError({ reason: new Socket.SocketCloseError({ code, closeReason }) })
+
+const detailOf = (error: unknown): string => {
+  if (!(error instanceof Error)) return String(error)
+  const cause = Socket.isSocketError(error) && "cause" in error.reason ? error.reason.cause : error.cause
+  // Not always an Error: WebSockets fail with events.
+  return Predicate.hasProperty(cause, "message") && cause.message !== ""
+    ? `${error.message}: ${String(cause.message)}`
+    : error.message
+}
+
+const messageOf = (cause: Cause.Cause<unknown>): string => detailOf(Cause.squash(cause))
+
+const endingOf = (cause: Cause.Cause<Socket.SocketError>): Ending => {
+  if (Cause.hasInterruptsOnly(cause)) return { code: 1006, reason: "" }
+  const error = Cause.squash(cause)
+  return Socket.isSocketError(error) && error.reason._tag === "SocketCloseError"
+    ? { code: error.reason.code, reason: error.reason.closeReason ?? "" }
+    : { code: 1006, reason: detailOf(error) }
+}

@@ -1,0 +1,293 @@
+/** A `ws` socket as a Connection. The one place that knows `ws`'s way of buffering, closing and failing. */
+import type { Duplex } from "node:stream"
+import type { RawData, WebSocket } from "ws"
+import { highWaterBytes, maxCloseReasonBytes } from "../../core/Protocol.ts"
+import { beginning } from "../../core/Text.ts"
+import type { Connection, ConnectionSink, Request } from "../../Transport.ts"
+
+/** How long an orderly close may take before `ws` destroys the socket, in ms. */
+export const closeGraceMillis = 2_000
+
+/** Where a socket keeps its connection, so that all share the listeners below. */
+const owner = Symbol("resilient-websocket/connection")
+
+/** Marks the class of sockets that tell their owner themselves, see {@link tellOwner}. */
+export const tells = Symbol("resilient-websocket/tells")
+
+interface OwnedWebSocket extends WebSocket {
+  /** None yet, one, or none any more. */
+  [owner]?: WsConnection | null | undefined
+  readonly [tells]?: true
+}
+
+/**
+ * The events of a socket that tells its owner itself, from its `emit`: listeners, of which each is an entry in a table of
+ * its socket's, are some 200 bytes a connection.
+ */
+export const tellOwner = (ws: OwnedWebSocket, event: string | symbol, first: unknown, second: unknown): void => {
+  // What `ws` gives with each event.
+  if (event === "message") onMessage.call(ws, first as Buffer, second as boolean)
+  else if (event === "ping" || event === "pong") onPing.call(ws)
+  else if (event === "close") onClose.call(ws, first as number, second as Buffer)
+}
+
+const tellsOwner = (ws: OwnedWebSocket): boolean => ws[tells] === true
+
+/** Why a socket can't be taken over. The peer brings about that it is closed; all else is a mistake of the program. */
+export interface SocketFault {
+  readonly detail: string
+  readonly isPeers: boolean
+}
+
+/** What keeps a socket that somebody else accepted from being taken over, if anything does. */
+export const socketFault = (ws: WebSocket): SocketFault | undefined => {
+  if (!isWs(ws)) return { detail: "it is no socket of the package `ws`", isPeers: false }
+  if (ws.readyState === ws.CONNECTING) {
+    return { detail: "the socket is still connecting: wait for its `open`", isPeers: false }
+  }
+  if (ws.readyState !== ws.OPEN) return { detail: "the socket is not open any more", isPeers: true }
+  if (!hasOwner(ws)) return undefined
+  return {
+    detail: "the socket has been taken over already, here or elsewhere, and not been given back",
+    isPeers: false
+  }
+}
+
+/** What is called of a socket. Those of browsers, and of Node itself, have less. */
+const methods = ["on", "off", "once", "send", "ping", "pause", "resume", "close", "terminate", "listenerCount"]
+
+const isWs = (value: unknown): boolean =>
+  typeof value === "object" && value !== null && methods.every((name) => typeof Reflect.get(value, name) === "function")
+
+const hasOwner = (ws: OwnedWebSocket): boolean => ws[owner] !== undefined && ws[owner] !== null
+
+/**
+ * Whether a socket that nobody listens to has emitted a message already: that one is gone. Only the receiver of `ws`
+ * knows, which is not public; where it is another one, nothing is noticed. A socket that was ours before had listeners.
+ */
+const hasMissed = (ws: OwnedWebSocket): boolean => {
+  if (ws[owner] === null || ws.listenerCount("message") > 0) return false
+  const receiver: unknown = Reflect.get(ws, "_receiver")
+  if (typeof receiver !== "object" || receiver === null) return false
+  const opcode: unknown = Reflect.get(receiver, "_opcode")
+  // Between two frames, of which the last was a text or a binary one. Else its message is still to come.
+  return Reflect.get(receiver, "_state") === 0 && (opcode === 1 || opcode === 2)
+}
+
+/** Pieces of less are not told of, in bytes: a read of Node's is 64 KiB at most. */
+const largePiece = 32 * 1024
+
+/** Where the stream below a socket keeps the connection, so that all share one listener. */
+const above = Symbol("resilient-websocket/above")
+
+function onPiece(this: Duplex & { [above]?: WsConnection }, piece: Buffer): void {
+  if (piece.length >= largePiece) this[above]?.incoming(piece.length)
+}
+
+export class WsConnection implements Connection {
+  readonly request: Request
+  readonly missed: boolean
+  private readonly ws: OwnedWebSocket
+  /** How long TCP and the upgrade took, in ms. */
+  readonly upgradeMillis: number
+  private sink: ConnectionSink | undefined
+  private awaitsDrain = false
+  private ended: { readonly code: number; readonly reason: string } | undefined
+  private paused = false
+  private isDeaf = false
+  /** What came in while it was paused: the rest of what the socket had given to `ws` by then, 64 KiB at most. */
+  private unread: Array<string | Uint8Array> | undefined
+  private readonly onEnd: (() => void) | undefined
+
+  /** `onEnd` is called when the socket is gone. */
+  constructor(ws: OwnedWebSocket, request: Request, upgradeMillis = 0, onEnd?: () => void) {
+    this.ws = ws
+    this.request = request
+    this.missed = hasMissed(ws)
+    this.upgradeMillis = Math.ceil(upgradeMillis) // a fraction is an object of its own, as long as the connection
+    this.onEnd = onEnd
+    ws[owner] = this
+    // Nothing is lost before `open`: an end is remembered, and frames wait in the paused socket.
+    if (!tellsOwner(ws)) {
+      ws.on("close", onClose)
+      if (!ws.listeners("error").includes(ignoreError)) ws.on("error", ignoreError)
+    }
+    if (ws.readyState === ws.OPEN) ws.pause()
+  }
+
+  get protocol(): string {
+    return this.ws.protocol
+  }
+
+  /** Tells of pieces of frames that come by this stream, which is the socket's own. */
+  watch(stream: Duplex & { [above]?: WsConnection }): this {
+    stream[above] = this
+    stream.on("data", onPiece)
+    return this
+  }
+
+  open(sink: ConnectionSink): void {
+    this.sink = sink
+    if (this.ended !== undefined) {
+      const { code, reason } = this.ended
+      queueMicrotask(() => sink.closed(code, reason))
+      return
+    }
+    if (!tellsOwner(this.ws)) {
+      this.ws.on("message", onMessage)
+      this.ws.on("ping", onPing)
+      this.ws.on("pong", onPing)
+    }
+    this.ws.resume()
+  }
+
+  send(frame: string, written?: (ok: boolean) => void): void {
+    const { ws } = this
+    if (ws.readyState !== ws.OPEN) {
+      if (written !== undefined) queueMicrotask(() => written(false))
+      return
+    }
+    // Below the mark nobody needs to know when it was taken. A unit is three bytes at most, so without a callback the
+    // mark is not crossed.
+    if (written === undefined && ws.bufferedAmount + 3 * frame.length < highWaterBytes) {
+      ws.send(frame)
+      return
+    }
+    ws.send(frame, (error) => {
+      written?.(error === undefined || error === null)
+      this.checkDrain()
+    })
+    if (ws.bufferedAmount >= highWaterBytes) this.awaitsDrain = true
+  }
+
+  buffered(): number {
+    return this.ws.bufferedAmount
+  }
+
+  pause(): void {
+    this.paused = true
+    if (this.ws.readyState === this.ws.OPEN) this.ws.pause()
+  }
+
+  resume(): void {
+    this.paused = false
+    if (this.unread !== undefined) queueMicrotask(() => this.readOn())
+    else if (this.ws.readyState === this.ws.OPEN) this.ws.resume()
+  }
+
+  ping(): void {
+    if (this.ws.readyState === this.ws.OPEN) this.ws.ping()
+  }
+
+  close(code: number, reason: string): void {
+    if (this.ended !== undefined) return this.forget()
+    // Nobody wants to know what it says now. A paused socket would never see the peer's close frame.
+    this.isDeaf = true
+    this.unread = undefined
+    if (this.ws.readyState === this.ws.OPEN) this.ws.resume()
+    this.ws.close(code, beginning(reason, maxCloseReasonBytes))
+  }
+
+  terminate(): void {
+    this.forget()
+    this.ws.terminate()
+  }
+
+  /**
+   * Lets the socket go to somebody else: nothing is reported any more. Errors are ignored still, as who gets it may not
+   * listen for them, and then a peer's nonsense would end the process.
+   */
+  release(): WebSocket {
+    const { unread = [], ws } = this
+    ws.resume() // it was paused for `open`, perhaps
+    ws.off("message", onMessage)
+    ws.off("ping", onPing)
+    ws.off("pong", onPing)
+    ws.off("close", onClose)
+    ws[owner] = null
+    this.sink = undefined
+    this.unread = undefined
+    // What was not taken is the next owner's.
+    for (const data of unread) queueMicrotask(() => ws.emit("message", Buffer.from(data), typeof data !== "string"))
+    return ws
+  }
+
+  // What the listeners below tell.
+
+  received(data: Buffer, isBinary: boolean): void {
+    if (this.isDeaf) return
+    const frame = isBinary ? bytesOf(data) : data.toString()
+    if (this.paused || this.unread !== undefined) (this.unread ??= []).push(frame)
+    else this.sink?.frame(frame, isBinary ? frame.length : data.length)
+  }
+
+  incoming(bytes: number): void {
+    if (!this.paused && !this.isDeaf) this.sink?.incoming?.(bytes)
+  }
+
+  alive(): void {
+    this.sink?.alive()
+  }
+
+  ending(code: number, reason: string): void {
+    if (this.ended !== undefined) return
+    this.ended = { code, reason }
+    this.onEnd?.()
+    // What came before the end is read first, when it is.
+    if (this.unread === undefined) this.sink?.closed(code, reason)
+  }
+
+  /** What came while it was paused comes first. */
+  private readOn(): void {
+    const { unread } = this
+    if (unread === undefined) return
+    let read = 0
+    for (; read < unread.length && !this.paused; read++) {
+      const data = unread[read] as string | Uint8Array // in bounds
+      this.sink?.frame(data, Buffer.byteLength(data))
+      if (this.unread !== unread) return // it was closed, or let go of
+    }
+    if (read < unread.length) this.unread = unread.slice(read)
+    else {
+      this.unread = undefined
+      if (this.ended !== undefined) this.sink?.closed(this.ended.code, this.ended.reason)
+      else if (!this.paused) this.resume()
+    }
+  }
+
+  /** What was not read never is. */
+  private forget(): void {
+    if (this.unread === undefined) return
+    this.unread = undefined
+    const { ended } = this
+    if (ended !== undefined) queueMicrotask(() => this.sink?.closed(ended.code, ended.reason))
+  }
+
+  private checkDrain(): void {
+    if (!this.awaitsDrain || this.ended !== undefined || this.ws.bufferedAmount >= highWaterBytes) return
+    this.awaitsDrain = false
+    this.sink?.drained()
+  }
+}
+
+/** A binary frame, of whatever `binaryType` its socket has; what a Blob holds can't be had at once, nor is it of interest. */
+const bytesOf = (data: RawData | Blob): Uint8Array => {
+  if (Buffer.isBuffer(data)) return data
+  if (data instanceof Blob) return new Uint8Array(0)
+  return Array.isArray(data) ? Buffer.concat(data) : new Uint8Array(data)
+}
+
+function onMessage(this: OwnedWebSocket, data: Buffer, isBinary: boolean): void {
+  this[owner]?.received(data, isBinary)
+}
+
+function onPing(this: OwnedWebSocket): void {
+  this[owner]?.alive()
+}
+
+function onClose(this: OwnedWebSocket, code: number, reason: Buffer): void {
+  this[owner]?.ending(code, reason.toString())
+}
+
+/** An error is always followed by a close, which is what is reported. */
+export const ignoreError = (): void => {}
