@@ -21,7 +21,7 @@ import {
   Stream
 } from "effect"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
-import { encode } from "./core/Codec.ts"
+import { encode, endFrame } from "./core/Codec.ts"
 import { CloseCode, type Window } from "./core/Protocol.ts"
 import { Session } from "./core/Session.ts"
 import { Deduplicator } from "./Deduplicator.ts"
@@ -430,7 +430,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         if (auth !== undefined) peer.connection?.send(encode({ t: "auth", auth }))
       })),
     endSession: Effect.suspend(() => {
-      peer.connection?.send(encode({ t: "end" }))
+      peer.connection?.send(endFrame)
       engine.close(peer, CloseCode.sessionEnded, "the session ended")
       return ended
     }),

@@ -105,6 +105,13 @@ describe("import directions", () => {
     )
   })
 
+  it("frames are written in the codec and nowhere else", () => {
+    const byHand = files.filter((file) =>
+      file !== "core/Codec.ts" && /\{\\?"t\\?"\s*:/.test(readFileSync(join(src, file), "utf8"))
+    )
+    assert.deepStrictEqual(byHand, [])
+  })
+
   it("the wings go in one direction", () => {
     const above = (wing: string, seen: ReadonlyArray<string> = []): ReadonlyArray<string> =>
       (wings[wing] ?? []).flatMap((next) => seen.includes(next) ? [next] : [next, ...above(next, [...seen, next])])

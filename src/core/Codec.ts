@@ -36,9 +36,21 @@ export const encodeAckFields = (received: number, handled: number): string => `,
 export const encodeAck = (received: number, handled: number, failed: ReadonlyArray<Failure>): string =>
   `{"t":"ack","a":[${received},${handled}]${failed.length === 0 ? "" : `,"f":${JSON.stringify(failed)}`}}`
 
+/** A pong frame: it acknowledges like an ack. */
+export const encodePong = (received: number, handled: number): string => `{"t":"pong","a":[${received},${handled}]}`
+
+export const pingFrame = `{"t":"ping"}`
+
+export const endFrame = `{"t":"end"}`
+
+const volatileStart = `{"t":"volatile"`
+
 /** A frame of volatile messages from serialized payloads. */
 export const encodeVolatile = (payloads: ReadonlyArray<string>): string =>
-  `{"t":"volatile","m":[${payloads.join(",")}]}`
+  `${volatileStart},"m":[${payloads.join(",")}]}`
+
+/** Whether a text begins as `encodeVolatile` begins it, for who need not parse it to drop it. */
+export const isVolatileText = (text: string): boolean => text.startsWith(volatileStart)
 
 /** Parses and checks one frame. Never throws. */
 export const decode = (text: string): Frame | Violation => {

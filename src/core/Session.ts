@@ -4,7 +4,7 @@
  * It keeps the inbox, which outlives connections, and the flow of the connection that is open. It knows nothing of
  * where messages are stored, of sockets, handlers or timers: the shell feeds it and does what it says.
  */
-import { decode, encode, encodeAck, encodeAckFields, encodeBatch, encodeMeta } from "./Codec.ts"
+import { decode, encode, encodeAck, encodeAckFields, encodeBatch, encodeMeta, encodePong } from "./Codec.ts"
 import { Flow } from "./Flow.ts"
 import type { Auth, Batch, Drain, End, Failure, InboxPosition, MessageMeta, OutboxPosition, Reject } from "./Frame.ts"
 import { Inbox } from "./Inbox.ts"
@@ -51,8 +51,6 @@ export interface SessionOptions {
 
 /** What a batch costs beside its messages: the envelope, an offset and two positions of up to 16 digits. */
 const batchEnvelopeBytes = 96
-
-const pong = (received: number, handled: number): string => `{"t":"pong","a":[${received},${handled}]}`
 
 export class Session {
   readonly options: SessionOptions
@@ -183,7 +181,7 @@ export class Session {
   /** A pong can't tell of failures, so it goes up to the last ack while there are any: the next ack tells of them. */
   composePong(): string {
     if (this.inbox.failedAfter(this.ackedHandled).length === 0) this.ackedHandled = this.inbox.handled
-    return pong(this.inbox.received, this.ackedHandled)
+    return encodePong(this.inbox.received, this.ackedHandled)
   }
 
   /** One batch from the run of messages at `index`, as far as the window's bytes allow; returns how many it took. */

@@ -3,6 +3,7 @@
  * deliveries to the handler one by one and stores how far it came before that is acknowledged.
  */
 import { Effect, Exit } from "effect"
+import { isVolatileText } from "../../core/Codec.ts"
 import type { Auth, Drain, End, Reject } from "../../core/Frame.ts"
 import { payloadFault } from "../../core/Payload.ts"
 import { highWaterBytes } from "../../core/Protocol.ts"
@@ -36,9 +37,6 @@ export interface InboundOptions<R> {
 
 /** While messages are handled without a pause, the position is stored and acknowledged this often. */
 const commitMillis = 5
-
-/** How every frame of volatile messages begins that this library writes. */
-const volatileStart = `{"t":"volatile"`
 
 /** Where the handling of a peer's deliveries is. */
 interface At {
@@ -282,7 +280,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
 
   /** A large frame of what would be dropped is not parsed: that can take a twentieth of a second, in which nobody is served. */
   const isDroppedUnread = (peer: Peer, data: string, bytes: number): boolean =>
-    isWorthPacking(bytes) && data.startsWith(volatileStart) && isDropped(peer)
+    isWorthPacking(bytes) && isVolatileText(data) && isDropped(peer)
 
   /** Volatile messages wait within the same bounds as reliable ones, and are dropped beyond them. */
   const receiveLoose = (peer: Peer, value: unknown, isVolatile: boolean): void => {

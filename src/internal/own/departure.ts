@@ -3,6 +3,7 @@
  * or it ends. A session of which nothing waits here to be handled is released, so that any server may have it at once.
  */
 import { Effect, Exit } from "effect"
+import { endFrame } from "../../core/Codec.ts"
 import { CloseCode } from "../../core/Protocol.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
 import type { SessionInfo, SessionRegistry } from "../../SessionRegistry.ts"
@@ -198,7 +199,7 @@ export const makeDeparture = (options: DepartureOptions) => {
 
   const closeEnded = (peer: Peer): void => {
     away.delete(peer)
-    peer.connection?.send(`{"t":"end"}`)
+    peer.connection?.send(endFrame)
     engine.close(peer, CloseCode.sessionEnded, "the session ended")
   }
 

@@ -8,6 +8,7 @@
 import { Cause, Context, Effect, Exit, FiberSet, Latch, Random } from "effect"
 import type { CircuitBreaker } from "../../CircuitBreaker.ts"
 import { session as circuitOf } from "../../CircuitBreaker.ts"
+import { pingFrame } from "../../core/Codec.ts"
 import type { Auth, Drain, End, InboxPosition, OutboxPosition, Reject } from "../../core/Frame.ts"
 import { Headway, mishapOf } from "../../core/Headway.ts"
 import type { StoredPosition } from "../../core/Inbox.ts"
@@ -454,7 +455,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     }
     if (verdict !== "alive") {
       if (peer.plain) connection.ping()
-      else connection.send(ping)
+      else connection.send(pingFrame)
       // Whether it answers can't be seen; whether its socket is gone, TCP will tell of the ping.
       if (isUnheard) liveness.heard(at)
     }
@@ -653,8 +654,6 @@ const attachingMillis = 20
 
 /** How often a position is stored again that may have been refused for this side's own sake, in ms. */
 const doubtMillis = 1_000
-
-const ping = `{"t":"ping"}`
 
 const timeoutCodes = {
   heartbeat: CloseCode.heartbeatTimeout,
