@@ -239,7 +239,56 @@ describe("a message that others appended before an outbox was settled", () => {
     }))
 })
 
+describe("fates of what was lost", () => {
+  it.effect("are not replaced by shorter ones of before at the next start", () =>
+    Effect.gen(function*() {
+      const { driver, restart, snapshot } = makeWorld()
+      const queue = yield* serverOf(driver)
+      const other = yield* serverOf(driver)
+      yield* queue.open("s", 1)
+      yield* queue.append("s", [messageOf("a")])
+      const lose = snapshot()
+      yield* other.append("s", ["x", "y", "z"].map(messageOf)) // at 2, 3 and 4
+      yield* given(queue, 1, 0)
+      yield* queue.ack("s", 1, 2, [[2, "failed"]])
+      lose()
+      yield* pass(3_000)
+      restart()
+      yield* pass(3_000)
+      yield* queue.append("s", [messageOf("b")])
+      yield* queue.ack("s", 1, 5, [])
+      const [progress] = yield* other.progress([{ session: "s", after: 1 }])
+      // Nobody was done with 3 and 4.
+      for (const offset of [3, 4]) {
+        assert.isTrue(progress?.dead.some(({ end, first }) => first <= offset && offset <= end), `${offset}`)
+      }
+    }))
+})
+
 describe("an outbox that was made in the lost part", () => {
+  it.effect("is what it was for its server, whether a client or a read comes first", () =>
+    Effect.gen(function*() {
+      for (const overflow of ["reject", "dropOldest"] as const) {
+        const { driver, snapshot } = makeWorld()
+        const layer = layerOf(Effect.succeed(driver), 1, { queue: { overflow } })
+        const queue = Context.get(yield* Layer.build(Layer.fresh(layer)), MessageQueue.MessageQueue)
+        const lose = snapshot()
+        yield* queue.open("s", 1)
+        yield* queue.append("s", ["a", "b"].map(messageOf))
+        if (overflow === "reject") yield* given(queue, 1, 0)
+        lose()
+        const first = yield* Effect.forkChild(
+          overflow === "reject" ? queue.open("s", 2) : Effect.exit(given(queue, 1, 0)),
+          { startImmediately: true }
+        )
+        yield* pass(3_000)
+        yield* Fiber.join(first)
+        const generation = overflow === "reject" ? 2 : 1
+        if (overflow === "reject") yield* queue.recover("s", 2, 0)
+        assert.deepStrictEqual(yield* given(queue, generation, 0), [`1 "a"`, `2 "b"`], overflow)
+      }
+    }))
+
   it.effect("is not settled before its owner has said how far it goes, however slow it is", () =>
     Effect.gen(function*() {
       const { driver, snapshot } = makeWorld()

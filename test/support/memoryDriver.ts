@@ -158,7 +158,7 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
   /** What comes after `from` goes, up to `last`. */
   const drop = (outbox: Outbox, from: number, last: number): void => {
     if (from >= last) return
-    outbox.chunks = outbox.chunks.filter(({ first }) => first <= from)
+    outbox.chunks = outbox.chunks.filter(({ last }) => last <= from)
     outbox.gaps = [
       ...outbox.gaps.flatMap((gap) => gap.first > from ? [] : [{ ...gap, end: Math.min(gap.end, from) }]),
       { first: from + 1, end: last, reason: "fresh" }
@@ -311,7 +311,7 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     if (isMoved && !isSettled && outbox.state.last <= last) settle(outbox, last)
     else if (!isSettled && from >= last) settle(outbox, Math.min(from, outbox.state.last))
     else if (!isSettled) {
-      if (outbox.history !== undefined) outbox.unsettledIn = undefined
+      if (outbox.history === historyNow()) outbox.unsettledIn = undefined
       outbox.history = undefined
       outbox.state = { ...outbox.state, unsettledFrom: from }
     }

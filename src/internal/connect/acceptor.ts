@@ -426,14 +426,17 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     const { generation, key } = peer
     const opened = yield* queue.open(key, generation, peer.share === "" ? undefined : peer.share)
     const received = hello.in.epoch === opened.epoch ? hello.in.received : 0
-    const isLost = queue.durable && received > opened.last && received - opened.last <= maxRecovered
+    const canBe = received - opened.last <= maxRecovered
+    const isLost = queue.durable && received > opened.last && canBe
     if (isLost) {
       options.rare.warn(
         "lost",
         `the store has lost messages of session ${key}: its log ends at ${opened.last}, and the client has received ${received}`
       )
     }
-    const out = isLost || opened.isUncertain === true ? yield* queue.recover(key, generation, received) : opened
+    const out = isLost || opened.isUncertain === true
+      ? yield* queue.recover(key, generation, canBe ? received : 0)
+      : opened
     engine.opened(peer, out)
     const resumedOut = resumeOutbox(out, hello.in)
     if (resumedOut instanceof Violation) return yield* protocolError(resumedOut, key)

@@ -2,7 +2,7 @@
  * Whether the store is still the one that it was: a replica that took over, or a process that was started anew, may
  * lack the newest part of what was stored. Who keeps something that the store may have lost is told, and puts it back.
  */
-import { Effect } from "effect"
+import { Effect, Semaphore } from "effect"
 import { steady } from "../kit/time.ts"
 import type { Calls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
@@ -28,16 +28,18 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
   let known = yield* call("history", driver.history)
   let askedAt = time()
   // Whether it has changed just before is not known here, but others put back what they have with their next look.
-  let changedAt = hasOthers ? askedAt - recentMillis + Math.min(recentMillis, looks * pollMillis) : undefined
+  let changedAt: number | undefined
+  let changedOrJoinedAt = hasOthers ? askedAt - recentMillis + Math.min(recentMillis, looks * pollMillis) : undefined
   /** Listeners that have not put back all. */
   let left: ReadonlyArray<Effect.Effect<void, StoreError>> = []
 
-  const look = Effect.gen(function*() {
+  const lookOnce = Effect.gen(function*() {
     const now = yield* call("history", driver.history)
     askedAt = time()
     if (now !== known) {
       known = now
       changedAt = askedAt
+      changedOrJoinedAt = askedAt
       left = [...listeners]
       yield* Effect.logInfo(`the store ${driver.name} has another history: what it may have lost is looked for`)
     }
@@ -48,13 +50,26 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
     }
   })
 
+  // One at a time, and one for all who asked before it began: each of them must have what was put back.
+  const lock = Semaphore.makeUnsafe(1)
+  let begun = 0
+  let done = 0
+  const look = Effect.suspend(() => {
+    const mine = begun + 1
+    return lock.withPermit(Effect.suspend(() => {
+      if (done >= mine) return Effect.void
+      const number = ++begun
+      return Effect.map(lookOnce, () => void (done = number))
+    }))
+  })
+
   const round = Effect.andThen(
     Effect.sleep(pollMillis),
     Effect.catchCause(look, (cause) => Effect.logDebug("a look at the store's history is put off", cause))
   )
   yield* Effect.forkScoped(Effect.forever(round), { startImmediately: true })
 
-  const recent = Effect.sync(() => changedAt !== undefined && time() - changedAt < recentMillis)
+  const isRecent = (at: number | undefined): boolean => at !== undefined && time() - at < recentMillis
 
   return {
     /** Runs `putBack` when the store may have lost something, until it has succeeded; in the order in which they came. */
@@ -67,6 +82,8 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
      * Whether the store may have lost something a moment ago that others, who know of it, have not put back; what this
      * server knows is put back after that. For who misses something that was there.
      */
-    look: Effect.andThen(look, recent)
+    look: Effect.map(look, () => isRecent(changedOrJoinedAt)),
+    /** The same, but for what was lost before this server joined others. */
+    lookForChange: Effect.map(look, () => isRecent(changedAt))
   }
 })

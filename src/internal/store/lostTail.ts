@@ -136,13 +136,19 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
   })
 
   /** Those that the store may have lost. What others appended since has the offsets behind `unsettledFrom`. */
-  const noteFates = (
+  const noteFates = Effect.fnUntraced(function*(
     log: StoredLog,
     { unsettledFrom = Infinity }: OutboxState
-  ): Effect.Effect<void, StoreError | MessageQueueError> => {
+  ): Effect.fn.Return<void, StoreError | MessageQueueError> {
     const fates = (log.fates ?? []).filter(({ end }) => end <= unsettledFrom)
-    return fates.length === 0 ? Effect.void : ackOwn(log, 0, fates)
-  }
+    if (fates.length === 0) return
+    const first = Math.min(...fates.map((fate) => fate.first))
+    const end = Math.max(...fates.map((fate) => fate.end))
+    const stored = yield* call("fates", driver.fates(log.session, first, end))
+    // What the store has is as new, and may be of a longer range that begins at the same offset.
+    const lost = fates.filter((fate) => !stored.some((other) => other.first <= fate.first && fate.end <= other.end))
+    if (lost.length > 0) yield* ackOwn(log, 0, lost)
+  })
 
   /** An application's transaction may have the row for a while. */
   const ackOwn = Effect.fnUntraced(function*(

@@ -88,7 +88,7 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
    */
   const touch = Effect.gen(function*() {
     // Each time: others may have gone on without this one while it slept or stood still, or have come to another time.
-    yield* look
+    yield* Effect.catch(look, (error) => Effect.logDebug("the store does not say who lives", error))
     const at = now()
     yield* call("touchNode", driver.touchNode(node, at))
     if (Math.abs(at - touchedAt) >= nodeTimeoutMillis) {

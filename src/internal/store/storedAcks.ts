@@ -31,6 +31,8 @@ export interface StoredAcksOptions {
   readonly onReleased: (log: StoredLog, messages: number, bytes: number) => void
 }
 
+const maxTries = 3
+
 export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOptions) {
   const { call, driver, now, readPage, refuse, tracked } = options
 
@@ -65,8 +67,8 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
     return failing
   })
 
-  /** Logs of which it is not known whether failures that were to be stored are. */
-  const inDoubt = new Set<StoredLog>()
+  /** Logs of which it is not known whether failures that were to be stored are, and whose they were then. */
+  const inDoubt = new Map<StoredLog, number>()
 
   /**
    * Failures whose ack had no answer, of outboxes that are not this server's any more: the new owner finds those messages
@@ -75,8 +77,8 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
   const settleFailures = Effect.fnUntraced(function*(
     report: (log: StoredLog, message: OutboxMessage, reason: Fate["reason"]) => void
   ): Effect.fn.Return<void, StoreError> {
-    for (const log of inDoubt) {
-      if (options.isOwn(log)) continue
+    for (const [log, generation] of inDoubt) {
+      if (options.isOwn(log) && log.generation === generation) continue
       const { failing } = log
       if (failing === undefined) {
         inDoubt.delete(log)
@@ -102,7 +104,7 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
   ): Effect.fn.Return<AckResult, StoreError | MessageQueueError> {
     const { generation, session } = log
     const failing = failed.length === 0 ? undefined : yield* loadFailing(log, failed)
-    if (failing !== undefined && failing.size > 0) inDoubt.add(log)
+    if (failing !== undefined && failing.size > 0) inDoubt.set(log, generation)
     const fates = failed.flatMap(([offset, reason]): ReadonlyArray<Fate> => {
       // Of what is done with, whoever noted that has noted its fate, and knows it by its time.
       const at = failing?.get(offset)?.at
@@ -110,9 +112,11 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
     })
     let outcome = yield* ackBatch({ session, generation, upTo, fates })
     const isLost = outcome._tag === "Missing" && (yield* options.mayReturn)
-    if (isLost || outcome._tag === "Unsettled") {
+    // Once more, should the store be started anew again just then.
+    for (let tries = 0; tries < maxTries && (isLost || outcome._tag === "Unsettled"); tries++) {
       yield* options.settle(log, upTo)
       outcome = yield* ackBatch({ session, generation, upTo, fates })
+      if (outcome._tag !== "Unsettled") break
     }
     if (outcome._tag === "Fenced") return yield* refuse(session, "ack", "fenced")
     if (outcome._tag !== "Acked") return yield* refuse(session, "ack", "unknownSession")

@@ -125,7 +125,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
       if (log instanceof MessageQueueError) return Effect.fail(log)
       return Effect.mapError(use(log), (error) => {
         if (error._tag === "StoreError") return storeFailed(session, operation)(error)
-        if (log.generation === generation && !lost.has(log)) lost.set(log, steady())
+        if (error.reason === "fenced" && log.generation === generation && !lost.has(log)) lost.set(log, steady())
         return error
       })
     })
@@ -258,7 +258,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     keys: options.keys,
     known: tail.known,
     askOwner: tail.askOwner,
-    mayReturn: options.history.look,
+    mayReturn: options.history.lookForChange,
     onLost: tail.note,
     isFull: (session, count, bytes) => {
       const log = logs.get(session)
@@ -333,6 +333,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     giveUpOwn,
     refuse,
     onExpired: (messages) => void (totals.expired += messages),
+    mayReturn: options.history.lookForChange,
     onLate: (log, given) => {
       for (const one of given) lateDrops.push(expiredOf(log.session, log.epoch, one))
     }
@@ -583,7 +584,10 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     share: string | undefined
   ): Effect.fn.Return<Opened, StoreError | MessageQueueError> {
     const former = yield* formerOwner(session)
-    const request = { session, generation, node, newEpoch: makeId(random) }
+    // Where the store has lost it, it is what it was, as far as it is known here.
+    const here = logs.get(session)
+    const epoch = here === undefined || lost.has(here) ? undefined : here.epoch
+    const request = { session, generation, node, newEpoch: epoch ?? makeId(random), isPutBack: epoch !== undefined }
     const state = yield* ifStorable("openOutbox", [session], call("openOutbox", driver.openOutbox(request)))
     if (state.generation > generation) return yield* refuse(session, "open", "fenced")
     const log = logs.get(session)

@@ -30,6 +30,8 @@ export interface StoredReadsOptions {
   ) => Effect.Effect<ReadonlyArray<GivenUp>, StoreError | MessageQueueError>
   readonly refuse: (session: string, operation: string, reason: "fenced" | "unknownSession") => MessageQueueError
   readonly onExpired: (messages: number) => void
+  /** Whether an outbox that is not there was perhaps lost by the store, and put back. */
+  readonly mayReturn: Effect.Effect<boolean, StoreError>
   /** What was given up by a read that then failed. */
   readonly onLate: (log: StoredLog, given: ReadonlyArray<GivenUp>) => void
 }
@@ -103,7 +105,10 @@ export const makeStoredReads = (options: StoredReadsOptions) => {
         const { generation, revision, session } = log
         const outcome = yield* call("markSent", driver.markSent({ session, generation, revision, sent }))
         if (outcome._tag === "Fenced") return yield* refuse(session, "read", "fenced")
-        if (outcome._tag === "Missing") return yield* refuse(session, "read", "unknownSession")
+        if (outcome._tag === "Missing") {
+          if (!(yield* options.mayReturn)) return yield* refuse(session, "read", "unknownSession")
+          continue // it is there again, and what is cached is perhaps only here
+        }
         if (outcome._tag === "Conflict") {
           tracked(log, () => log.forget())
           yield* load(log, after)
