@@ -301,7 +301,9 @@ export const makeIntake = (options: {
 
   /** Whether a frame is so large that it has to wait, as this turn has had enough. */
   const keep = (peer: Peer, data: string, bytes: number): boolean => {
-    if (bytes < freeCost || spent < turnCost || connected.size < 2) return false
+    if (bytes < freeCost || connected.size < 2) return false
+    // One that is a turn's worth by itself comes after all others of its turn.
+    if (spent < turnCost && bytes < turnCost) return false
     peer.reading.kept = { data, bytes }
     standInLine(peer)
     return true
