@@ -112,11 +112,13 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
     })
     let outcome = yield* ackBatch({ session, generation, upTo, fates })
     const isLost = outcome._tag === "Missing" && (yield* options.mayReturn)
-    // Once more, should the store be started anew again just then.
-    for (let tries = 0; tries < maxTries && (isLost || outcome._tag === "Unsettled"); tries++) {
-      yield* options.settle(log, upTo)
-      outcome = yield* ackBatch({ session, generation, upTo, fates })
-      if (outcome._tag !== "Unsettled") break
+    if (isLost || outcome._tag === "Unsettled") {
+      // Once more, should the store be started anew again just then.
+      for (let tries = 0; tries < maxTries; tries++) {
+        yield* options.settle(log, upTo)
+        outcome = yield* ackBatch({ session, generation, upTo, fates })
+        if (outcome._tag !== "Unsettled") break
+      }
     }
     if (outcome._tag === "Fenced") return yield* refuse(session, "ack", "fenced")
     if (outcome._tag !== "Acked") return yield* refuse(session, "ack", "unknownSession")
