@@ -115,6 +115,8 @@ interface ServerOptions extends RedisOptions {
   readonly clusterPort?: "free"
 }
 
+const maxPortTries = 5
+
 class Server {
   readonly port: number
   /** Of the cluster's bus; 0 without. */
@@ -124,14 +126,17 @@ class Server {
   #process: ChildProcess | undefined
 
   static async make(options: ServerOptions): Promise<Server> {
-    const ports = [await freePort(), options.clusterPort === undefined ? 0 : await freePort()] as const
-    const server = new Server(ports, mkdtempSync(join(tmpdir(), "rws-redis-")), options)
-    try {
-      await server.launch()
-      return server
-    } catch (error) {
-      await server.remove()
-      throw error
+    for (let attempt = 1;; attempt++) {
+      const ports = [await freePort(), options.clusterPort === undefined ? 0 : await freePort()] as const
+      const server = new Server(ports, mkdtempSync(join(tmpdir(), "rws-redis-")), options)
+      try {
+        await server.launch()
+        return server
+      } catch (error) {
+        await server.remove()
+        // Somebody was quicker to take a port that was free when it was chosen.
+        if (attempt === maxPortTries || !String(error).includes("Address already in use")) throw error
+      }
     }
   }
 
