@@ -292,8 +292,9 @@ export interface Options {
    */
   readonly maxTotalMessages?: number | undefined
   /**
-   * Payload bytes in all sessions together; the last eighths as with `maxTotalMessages`. In memory, a payload that is not
-   * all ASCII counts as two bytes a character, which it may take there. Default 256 MiB.
+   * Payload bytes in all sessions together; the last eighths as with `maxTotalMessages`. In memory, a message counts as
+   * what it takes there: 160 bytes more than its payload, of which each character is two bytes unless all are ASCII.
+   * Default 256 MiB, in memory 128 MiB.
    */
   readonly maxTotalBytes?: number | undefined
   /** How long a message may wait to be sent. `Infinity` for ever. Default 5 minutes. */

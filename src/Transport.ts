@@ -26,8 +26,8 @@ export interface ConnectionSink {
   /** One frame and its size in bytes. Binary frames come as bytes. */
   readonly frame: (data: string | Uint8Array, bytes: number) => void
   /**
-   * So many bytes came of a frame that may not be complete yet. Said of large pieces, if at all, so that one who sends
-   * much can be made to wait before all of it is there.
+   * So many bytes have come and are about to be taken in: parts of a frame, or many frames. Said of large pieces, if at
+   * all, so that one who sends much can be made to wait before that: if the connection is paused in this call, they wait.
    *
    * @since 0.3.0
    */

@@ -71,8 +71,15 @@ const maxHeadGaps = 64
  * What a payload takes in memory at most, in bytes: with one character beyond Latin-1, each of them takes two. Those of
  * Latin-1 beyond ASCII are not told apart from that, as it would have to be looked for.
  */
-export const memoryOfText = ({ bytes, payload }: { readonly payload: string; readonly bytes: number }): number =>
+const memoryOfText = ({ bytes, payload }: { readonly payload: string; readonly bytes: number }): number =>
   bytes === payload.length ? bytes : Math.max(bytes, 2 * payload.length)
+
+/** What a message takes in memory beside its text, in bytes: the objects around it. */
+const messageBytes = 160
+
+/** What a message takes in memory, in bytes. */
+export const memoryOfMessage = (message: { readonly payload: string; readonly bytes: number }): number =>
+  messageBytes + memoryOfText(message)
 
 const extraOf = (message: OutboxMessage): number => memoryOfText(message) - message.bytes
 
@@ -114,14 +121,14 @@ export class Outbox {
     return { epoch: this.epoch, acked: this.acked, last: this.last }
   }
 
-  /** What all payloads take in memory, in bytes. */
+  /** What all messages take in memory, in bytes. */
   get memory(): number {
-    return this.bytes + this.extra
+    return this.messages * messageBytes + this.bytes + this.extra
   }
 
   /** The same, of those that can be dropped. */
   get waitingMemory(): number {
-    return this.waitingBytes + this.waitingExtra
+    return this.waitingMessages * messageBytes + this.waitingBytes + this.waitingExtra
   }
 
   append(draft: Draft): OutboxMessage {

@@ -148,7 +148,7 @@ export const fromWebSocket = (
   Effect.suspend(() => {
     const fault = socketFault(ws)
     return fault === undefined
-      ? Effect.succeed(new WsConnection(ws, requestOf(request)))
+      ? Effect.succeed(new WsConnection(ws, requestOf(request)).inTurns())
       : Effect.fail(new TransportError({ operation: "register", detail: fault.detail }))
   })
 
@@ -208,7 +208,7 @@ const listen = Effect.fnUntraced(function*(
     accept: (upgrade, onEnd) => {
       const { head, message, socket, spentMillis } = upgrade
       webSockets.handleUpgrade(message, socket, head, (ws) => {
-        const connection = new WsConnection(ws, requestOf(message), spentMillis, onEnd).watch(socket)
+        const connection = new WsConnection(ws, requestOf(message), spentMillis, onEnd).inTurns()
         upgrade.isWebSocket = true
         accept(connection)
       })

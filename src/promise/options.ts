@@ -72,8 +72,8 @@ export interface QueueOptions {
   /** Messages of all sessions together; the last eighth is kept for shares that have little. Default 1,000,000. */
   readonly maxTotalMessages?: number | undefined
   /**
-   * Their payload bytes; the last eighth likewise. In memory, a payload that is not all ASCII counts as two bytes a
-   * character, which it may take there. Default 256 MiB.
+   * Their payload bytes; the last eighth likewise. In memory, a message counts as what it takes there: 160 bytes more than
+   * its payload, of which each character is two bytes unless all are ASCII. Default 256 MiB, in memory 128 MiB.
    */
   readonly maxTotalBytes?: number | undefined
   /** What a full queue does with a new message. Default `reject`: a `QueueOverflowError`. */

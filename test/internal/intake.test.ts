@@ -106,6 +106,42 @@ describe("a turn of the event loop", () => {
       assert.isAbove(heavy.filter((peer) => !isRead(peer)).length, 40)
     }))
 
+  it.effect("is taken up by what was many small frames as by what they cost, the next time by one alone", () =>
+    Effect.gen(function*() {
+      const { connect, intake, isRead, nextTurn } = yield* make
+      const peers = Array.from({ length: 50 }, (_, n) => connect(`peer ${n}`))
+      const heldBack = new Set<Peer>()
+      let served: Array<Peer> = []
+      /** As connections do: a piece that is not taken in comes first when the peer is read again. */
+      const read = (): number => {
+        served = []
+        for (const peer of peers) {
+          if (!isRead(peer)) continue
+          if (!heldBack.delete(peer)) intake.coming(peer, 60_000)
+          if (!isRead(peer)) heldBack.add(peer)
+          else served.push(peer)
+          if (isRead(peer)) { for (let n = 0; n < 10_000; n++) intake.took(peer, 6) }
+        }
+        return served.length
+      }
+      assert.strictEqual(read(), 1)
+      const known = new Set(served)
+      for (let turns = 0; known.size < peers.length; turns++) {
+        assert.isBelow(turns, 100)
+        nextTurn()
+        assert.isAtMost(read(), 5)
+        for (const peer of served) known.add(peer)
+      }
+      const times = new Map<Peer, number>()
+      for (let turns = 0; turns < 400; turns++) {
+        nextTurn()
+        // Who was read without a piece stands in line again with it.
+        assert.isAtMost(read(), 2)
+        for (const peer of served) times.set(peer, (times.get(peer) ?? 0) + 1)
+      }
+      assert.strictEqual(times.size, peers.length)
+    }))
+
   it.effect("goes on when a handler disconnects who stands in line", () =>
     Effect.gen(function*() {
       const { connect, intake, nextTurn, onTurn } = yield* make

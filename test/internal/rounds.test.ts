@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { Rounds } from "../../src/internal/handle/rounds.ts"
+import { Rounds } from "../../src/internal/bounds/rounds.ts"
 import { command, int } from "../support/coreArbitraries.ts"
 
 const Step = Schema.Union([

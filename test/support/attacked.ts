@@ -43,7 +43,7 @@ export interface Figures {
   readonly sessions: number
   readonly heapMiB: number
   readonly rssMiB: number
-  /** How long the event loop was busy with one round, at the 99th percentile, since the last time. */
+  /** How long the event loop was busy with one round of it, at most, since the last time. */
   readonly loopMillis: number
 }
 

@@ -32,6 +32,7 @@ import { redacted } from "../session/tokens.ts"
 import type { ShareOf } from "./newcomer.ts"
 import { Port } from "./port.ts"
 import { rejection } from "./rejection.ts"
+import { makeTurns } from "./turns.ts"
 
 export interface AcceptorOptions {
   readonly engine: Engine
@@ -107,6 +108,9 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   const pending = new Map<Connection, Pending>()
   /** The same, by share. */
   const crowd = new Crowd<Pending>(() => "first")
+
+  const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
+  const inTurn = makeTurns(handshakesATurn, (task) => dispatcher.scheduleTask(task, 0))
 
   /** Turned away already: for its time, say, and now its hook fails too. */
   const refused = new WeakSet<Connection>()
@@ -190,7 +194,9 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         const frame = decodeFirst(data, bytes)
         if (frame instanceof Violation) return step(connection, Effect.fail(protocolError(frame)))
         if (frame.t !== "hello") return step(connection, Effect.fail(malformed(`${frame.t} instead of hello`)))
-        step(connection, welcome(connection, frame, port, arrival))
+        inTurn(share, () => {
+          if (pending.has(connection)) step(connection, welcome(connection, frame, port, arrival))
+        })
       },
       drained: noop,
       alive: noop,
@@ -501,14 +507,14 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     const closed = () => void isDone(connection)
     const port = new Port(connection, { frame: noop, drained: noop, alive: noop, closed })
     connection.pause()
-    step(
-      connection,
-      Effect.gen(function*() {
-        const peer = yield* attachPlain(connection, session, port)
-        if (isDone(connection)) read(peer, connection)
-        else engine.detach(peer, { code: 1006, reason: "", error: undefined })
-      })
-    )
+    const attaching = Effect.gen(function*() {
+      const peer = yield* attachPlain(connection, session, port)
+      if (isDone(connection)) read(peer, connection)
+      else engine.detach(peer, { code: 1006, reason: "", error: undefined })
+    })
+    inTurn(share, () => {
+      if (pending.has(connection)) step(connection, attaching)
+    })
   }
 
   /** Unless the session holds so much already that it has to wait. */
@@ -627,6 +633,9 @@ interface Claim {
   readonly isStranger: boolean
   readonly share: string
 }
+
+/** How many handshakes begin in one turn of the event loop: a few milliseconds of a process that is not warm yet. */
+const handshakesATurn = 8
 
 /** More messages than a store may have lost: a client that is further ahead is wrong. */
 const maxRecovered = 1_000_000

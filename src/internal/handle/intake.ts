@@ -12,7 +12,7 @@ import type { Delivery, Peer } from "../session/peer.ts"
 import type { Group } from "../session/reading.ts"
 import { levelOf } from "./level.ts"
 import { makeUnpacking, pack } from "./packing.ts"
-import { Rounds } from "./rounds.ts"
+import { Rounds } from "../bounds/rounds.ts"
 
 /**
  * How much one client may send before it is not read for a while.
@@ -330,9 +330,11 @@ export const makeIntake = (options: {
     isTurnEnding = false
     turn++
     spent = 0
-    for (let left = readAtOnce; left > 0; left--) {
-      const next = spent > turnCost ? undefined : inLine.take()
+    let expected = 0
+    for (let left = readAtOnce; left > 0 && spent + expected <= turnCost; left--) {
+      const next = inLine.take()
       if (next === undefined) break
+      expected += next.reading.spent || pieceCost // as last time
       goOn(next)
     }
     if (inLine.size > 0) endTurnLater()
@@ -345,9 +347,11 @@ export const makeIntake = (options: {
       if (rate !== undefined) checkRate(peer, bytes, rate)
       if (connected.size > 1) takeTurn(peer, bytes)
     },
-    /** So many bytes came of a frame that is still coming. */
+    /** A piece of so many bytes came, and is not taken in if the peer is not read after this call. */
     coming: (peer: Peer, bytes: number): void => {
-      if (connected.size > 1) takeTurn(peer, bytes)
+      if (connected.size < 2) return
+      if (spent > turnCost) standInLine(peer)
+      else takeTurn(peer, bytes)
     },
     isTight,
     hold,
@@ -396,6 +400,8 @@ const rateMillis = 100
 
 /** What a turn may cost, in bytes: some two or three milliseconds of work. */
 const turnCost = 256 * 1024
+/** A piece that is read at once, of which nothing is known. */
+const pieceCost = 64 * 1024
 /** What a frame costs beside its bytes. */
 const frameCost = 512
 /** Who costs less than this in a turn is not made to wait. */

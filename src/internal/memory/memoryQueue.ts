@@ -7,7 +7,7 @@
 import { Duration, Effect, Random } from "effect"
 import { Deque } from "../../core/Deque.ts"
 import type { Failure } from "../../core/Frame.ts"
-import { memoryOfText, Outbox, type OutboxMessage } from "../../core/Outbox.ts"
+import { memoryOfMessage, Outbox, type OutboxMessage } from "../../core/Outbox.ts"
 import type {
   Appended,
   Interface,
@@ -76,7 +76,7 @@ const totalBytes = (messages: ReadonlyArray<NewMessage>): number => {
 }
 const totalMemory = (messages: ReadonlyArray<NewMessage>): number => {
   let memory = 0
-  for (let i = 0; i < messages.length; i++) memory += memoryOfText(messages[i] as NewMessage) // in bounds
+  for (let i = 0; i < messages.length; i++) memory += memoryOfMessage(messages[i] as NewMessage) // in bounds
   return memory
 }
 
@@ -88,7 +88,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     maxMessages: Option.count("maxMessages", options.maxMessages, 1_000),
     maxBytes: Option.count("maxBytes", options.maxBytes, 16 * 1024 * 1024),
     maxTotalMessages: Option.count("maxTotalMessages", options.maxTotalMessages, 1_000_000),
-    maxTotalBytes: Option.count("maxTotalBytes", options.maxTotalBytes, 256 * 1024 * 1024)
+    maxTotalBytes: Option.count("maxTotalBytes", options.maxTotalBytes, 128 * 1024 * 1024)
   }
   const ttl = Option.millis("ttl", options.ttl, "5 minutes")
   const overflow: OverflowPolicy = options.overflow ?? "reject"
@@ -101,7 +101,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
   const blockedByTotal = new Set<Log>()
   let messages = 0
   let bytes = 0
-  /** What their payloads take: the total is a bound on this, since all are kept here. */
+  /** What they take: the total is a bound on this, since all are kept here. */
   let memory = 0
   const shares = new Shares(bounds)
   let suspended = 0

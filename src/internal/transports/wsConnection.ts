@@ -1,12 +1,19 @@
 /** A `ws` socket as a Connection. The one place that knows `ws`'s way of buffering, closing and failing. */
-import type { Duplex } from "node:stream"
+import { Duplex, Writable } from "node:stream"
 import type { RawData, WebSocket } from "ws"
+import { Deque } from "../../core/Deque.ts"
 import { highWaterBytes, maxCloseReasonBytes } from "../../core/Protocol.ts"
 import { beginning } from "../../core/Text.ts"
 import type { Connection, ConnectionSink, Request } from "../../Transport.ts"
 
 /** How long an orderly close may take before `ws` destroys the socket, in ms. */
 export const closeGraceMillis = 2_000
+
+/** Connections that are gone, and have frames that were not read: the longest gone first. */
+const gone = new Set<WsConnection>()
+
+/** How many of them there may be: each has 64 KiB of frames, which may take five times that in memory. */
+const maxGone = 128
 
 /** Where a socket keeps its connection, so that all share the listeners below. */
 const owner = Symbol("resilient-websocket/connection")
@@ -74,14 +81,26 @@ const hasMissed = (ws: OwnedWebSocket): boolean => {
   return Reflect.get(receiver, "_state") === 0 && (opcode === 1 || opcode === 2)
 }
 
-/** Pieces of less are not told of, in bytes: a read of Node's is 64 KiB at most. */
-const largePiece = 32 * 1024
+/** Pieces of less go on at once, in bytes: a read of Node's is 64 KiB at most. */
+const largePiece = 4 * 1024
 
 /** Where the stream below a socket keeps the connection, so that all share one listener. */
 const above = Symbol("resilient-websocket/above")
 
-function onPiece(this: Duplex & { [above]?: WsConnection }, piece: Buffer): void {
-  if (piece.length >= largePiece) this[above]?.incoming(piece.length)
+interface WatchedStream extends Duplex {
+  [above]?: WsConnection
+}
+
+function onPiece(this: WatchedStream, piece: Buffer): void {
+  this[above]?.incoming(piece)
+}
+
+/**
+ * A socket that was reset: `ws` would take in all that it had still to give, however busy this process is, and for all
+ * that are found to be gone at once.
+ */
+function onStreamClose(this: WatchedStream): void {
+  if (this.readableLength >= largePiece) this.read()
 }
 
 export class WsConnection implements Connection {
@@ -96,8 +115,13 @@ export class WsConnection implements Connection {
   private paused = false
   private isDeaf = false
   /** What came in while it was paused: the rest of what the socket had given to `ws` by then, 64 KiB at most. */
-  private unread: Array<string | Uint8Array> | undefined
+  private unread: Deque<string | Uint8Array> | undefined
   private readonly onEnd: (() => void) | undefined
+  /** What the socket comes by, and what takes that apart. */
+  private stream: Duplex | undefined
+  private receiver: Writable | undefined
+  /** What came when it was not its turn; the socket is paused until that has gone on. */
+  private piece: Buffer | undefined
 
   /** `onEnd` is called when the socket is gone. */
   constructor(ws: OwnedWebSocket, request: Request, upgradeMillis = 0, onEnd?: () => void) {
@@ -119,10 +143,22 @@ export class WsConnection implements Connection {
     return this.ws.protocol
   }
 
-  /** Tells of pieces of frames that come by this stream, which is the socket's own. */
-  watch(stream: Duplex & { [above]?: WsConnection }): this {
-    stream[above] = this
-    stream.on("data", onPiece)
+  /**
+   * From now on large pieces of what comes are taken in only when it is their turn: one may be ten thousand frames, and
+   * `ws` does not stop in the midst of it.
+   */
+  inTurns(): this {
+    const receiver: unknown = Reflect.get(this.ws, "_receiver")
+    const stream: unknown = Reflect.get(this.ws, "_socket")
+    if (!(receiver instanceof Writable && stream instanceof Duplex)) return this // another `ws` than we know
+    const [listener, ...others] = stream.listeners("data")
+    // Only what `ws` itself does with a piece can be done in its place.
+    if (listener === undefined || others.length > 0) return this
+    this.receiver = receiver
+    this.stream = stream
+    Object.assign(stream, { [above]: this })
+    if (listener === onPiece) return this
+    stream.off("data", listener as () => void).on("data", onPiece).prependListener("close", onStreamClose)
     return this
   }
 
@@ -171,7 +207,7 @@ export class WsConnection implements Connection {
 
   resume(): void {
     this.paused = false
-    if (this.unread !== undefined) queueMicrotask(() => this.readOn())
+    if (this.unread !== undefined || this.piece !== undefined) queueMicrotask(() => this.readOn())
     else if (this.ws.readyState === this.ws.OPEN) this.ws.resume()
   }
 
@@ -184,6 +220,7 @@ export class WsConnection implements Connection {
     // Nobody wants to know what it says now. A paused socket would never see the peer's close frame.
     this.isDeaf = true
     this.unread = undefined
+    this.goOn()
     if (this.ws.readyState === this.ws.OPEN) this.ws.resume()
     this.ws.close(code, beginning(reason, maxCloseReasonBytes))
   }
@@ -198,7 +235,7 @@ export class WsConnection implements Connection {
    * listen for them, and then a peer's nonsense would end the process.
    */
   release(): WebSocket {
-    const { unread = [], ws } = this
+    const { unread, ws } = this
     ws.resume() // it was paused for `open`, perhaps
     ws.off("message", onMessage)
     ws.off("ping", onPing)
@@ -207,8 +244,10 @@ export class WsConnection implements Connection {
     ws[owner] = null
     this.sink = undefined
     this.unread = undefined
+    gone.delete(this)
+    if (this.piece !== undefined) queueMicrotask(() => this.goOn())
     // What was not taken is the next owner's.
-    for (const data of unread) queueMicrotask(() => ws.emit("message", Buffer.from(data), typeof data !== "string"))
+    for (let data = unread?.popFront(); data !== undefined; data = unread?.popFront()) tellLater(ws, data)
     return ws
   }
 
@@ -217,12 +256,15 @@ export class WsConnection implements Connection {
   received(data: Buffer, isBinary: boolean): void {
     if (this.isDeaf) return
     const frame = isBinary ? bytesOf(data) : data.toString()
-    if (this.paused || this.unread !== undefined) (this.unread ??= []).push(frame)
+    if (this.paused || this.unread !== undefined) (this.unread ??= new Deque()).pushBack(frame)
     else this.sink?.frame(frame, isBinary ? frame.length : data.length)
   }
 
-  incoming(bytes: number): void {
-    if (!this.paused && !this.isDeaf) this.sink?.incoming?.(bytes)
+  /** A piece of what comes. */
+  incoming(piece: Buffer): void {
+    if (this.piece !== undefined) this.piece = Buffer.concat([this.piece, piece])
+    else if (this.mustWait(piece)) this.piece = piece
+    else this.take(piece)
   }
 
   alive(): void {
@@ -232,33 +274,58 @@ export class WsConnection implements Connection {
   ending(code: number, reason: string): void {
     if (this.ended !== undefined) return
     this.ended = { code, reason }
+    this.piece = undefined
     this.onEnd?.()
+    if (this.unread === undefined) return this.sink?.closed(code, reason)
     // What came before the end is read first, when it is.
-    if (this.unread === undefined) this.sink?.closed(code, reason)
+    gone.add(this)
+    if (gone.size > maxGone) gone.values().next().value?.forget()
   }
 
   /** What came while it was paused comes first. */
   private readOn(): void {
+    if (this.unread === undefined) {
+      if (!this.paused) this.goOn()
+      if (!this.paused) this.resume()
+      return
+    }
     const { unread } = this
-    if (unread === undefined) return
-    let read = 0
-    for (; read < unread.length && !this.paused; read++) {
-      const data = unread[read] as string | Uint8Array // in bounds
+    while (!this.paused) {
+      const data = unread.popFront()
+      if (data === undefined) break
       this.sink?.frame(data, Buffer.byteLength(data))
       if (this.unread !== unread) return // it was closed, or let go of
     }
-    if (read < unread.length) this.unread = unread.slice(read)
-    else {
-      this.unread = undefined
-      if (this.ended !== undefined) this.sink?.closed(this.ended.code, this.ended.reason)
-      else if (!this.paused) this.resume()
-    }
+    if (unread.size > 0) return
+    this.unread = undefined
+    gone.delete(this)
+    if (this.ended !== undefined) this.sink?.closed(this.ended.code, this.ended.reason)
+    else if (!this.paused) this.resume()
+  }
+
+  private mustWait({ length }: Buffer): boolean {
+    if (length < largePiece || this.paused || this.isDeaf) return false
+    this.sink?.incoming?.(length)
+    return this.paused
+  }
+
+  /** As `ws` does, until it has had enough. */
+  private take(piece: Buffer): void {
+    if (this.receiver?.writable === true && !this.receiver.write(piece)) this.stream?.pause()
+  }
+
+  /** The piece that was held back goes on. */
+  private goOn(): void {
+    const { piece } = this
+    this.piece = undefined
+    if (piece !== undefined) this.take(piece)
   }
 
   /** What was not read never is. */
   private forget(): void {
     if (this.unread === undefined) return
     this.unread = undefined
+    gone.delete(this)
     const { ended } = this
     if (ended !== undefined) queueMicrotask(() => this.sink?.closed(ended.code, ended.reason))
   }
@@ -276,6 +343,9 @@ const bytesOf = (data: RawData | Blob): Uint8Array => {
   if (data instanceof Blob) return new Uint8Array(0)
   return Array.isArray(data) ? Buffer.concat(data) : new Uint8Array(data)
 }
+
+const tellLater = (ws: WebSocket, data: string | Uint8Array): void =>
+  queueMicrotask(() => ws.emit("message", Buffer.from(data), typeof data !== "string"))
 
 function onMessage(this: OwnedWebSocket, data: Buffer, isBinary: boolean): void {
   this[owner]?.received(data, isBinary)

@@ -1,0 +1,34 @@
+/**
+ * So much is begun in one turn of the event loop, so that many who come at once do not keep everybody else waiting. The
+ * rest stands in line, in which shares take turns.
+ */
+import { Rounds } from "../bounds/rounds.ts"
+
+interface Waiting {
+  readonly share: string
+  readonly begin: () => void
+}
+
+/** `later` runs a task in the next turn. */
+export const makeTurns = (perTurn: number, later: (task: () => void) => void) => {
+  const inLine = new Rounds<Waiting>()
+  let begun = 0
+
+  const next = (): void => {
+    begun = 0
+    while (begun < perTurn) {
+      const waiting = inLine.take()
+      if (waiting === undefined) break
+      begun++
+      waiting.begin()
+    }
+    if (begun > 0) later(next)
+  }
+
+  /** Begins it now, or in a later turn. */
+  return (share: string, begin: () => void): void => {
+    if (begun >= perTurn) return inLine.add({ share, begin })
+    if (begun++ === 0) later(next)
+    begin()
+  }
+}
