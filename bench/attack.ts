@@ -34,8 +34,12 @@ const program = Effect.gen(function*() {
       const { heapMiB, loopMillis } = yield* attacked.figures
       ofKind.push(p99 / quiet)
       yield* Console.log(
-        `${round}: ${kind}: p99 ${quiet.toFixed(1)} → ${p99.toFixed(1)} ms of ${count}, ${(p99 / quiet).toFixed(1)} ×; ` +
-          `longest turn ${loopMillis.toFixed(0)} ms, heap ${heapMiB.toFixed(0)} MiB, ${(bytes / 1e6).toFixed(0)} MB offered`
+        `${round}: ${kind}: p99 ${quiet.toFixed(1)} → ${p99.toFixed(1)} ms of ${count}, ${
+          (p99 / quiet).toFixed(1)
+        } ×; ` +
+          `longest turn ${loopMillis.toFixed(0)} ms, heap ${heapMiB.toFixed(0)} MiB, ${
+            (bytes / 1e6).toFixed(0)
+          } MB offered`
       )
       yield* Effect.sleep(settling)
     }

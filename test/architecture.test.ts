@@ -83,7 +83,7 @@ describe("import directions", () => {
     session: ["bounds", "circuits", "kit"],
     send: ["session", "kit"],
     deliver: ["session", "kit"],
-    handle: ["session", "kit"],
+    handle: ["session", "bounds", "kit"],
     run: ["deliver", "handle", "session", "kit"],
     own: ["run", "session", "kit"],
     connect: ["run", "session", "bounds", "kit"]

@@ -157,3 +157,10 @@ describe("a dial that is answered with", () => {
       assert.strictEqual(error._tag, "TransportError")
     }))
 })
+
+it.live("a URL with a fragment is dialled without it", () =>
+  Effect.gen(function*() {
+    const { url } = yield* H.nodeServer()
+    const client = yield* H.nodeClient({ url: `${url}/page?x=1#part`, ...quick })
+    yield* client.awaitConnected()
+  }))

@@ -18,7 +18,7 @@ import type { Recorder } from "../../Metrics.ts"
 import type { Connection, TransportClient } from "../../Transport.ts"
 import { ConnectionTimeoutError, HandshakeError, TransportError, type WebSocketError } from "../../WebSocketError.ts"
 import { limited } from "../kit/limited.ts"
-import { mayBeSentTo, shownUrl } from "../kit/urls.ts"
+import { mayBeSentTo, shownUrl, withoutFragment } from "../kit/urls.ts"
 import type { Agreement, Ending, Engine } from "../run/engine.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
 import type * as Models from "../session/models.ts"
@@ -122,7 +122,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
     limited(
       Effect.mapError(
         options.transport.dial({
-          url,
+          url: withoutFragment(url),
           protocol: subprotocol,
           headers: options.headers,
           timeoutMillis: dialTimeoutMillis,

@@ -6,13 +6,13 @@
  */
 import { type Duration, Effect } from "effect"
 import type { Recorder } from "../../Metrics.ts"
+import { Rounds } from "../bounds/rounds.ts"
 import { count, millis } from "../kit/options.ts"
 import { memoryOf, messageBytes } from "../kit/weight.ts"
 import type { Delivery, Peer } from "../session/peer.ts"
 import type { Group } from "../session/reading.ts"
 import { levelOf } from "./level.ts"
 import { makeUnpacking, pack } from "./packing.ts"
-import { Rounds } from "../bounds/rounds.ts"
 
 /**
  * How much one client may send before it is not read for a while.

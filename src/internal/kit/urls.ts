@@ -15,6 +15,9 @@ export const shownName = (text: string): string => looksLikeUrl.test(text) ? sho
 
 const looksLikeUrl = /^([a-z][a-z0-9+.-]*:[/\\]|(wss?|https?):)/i
 
+/** As it is dialled: `ws` refuses a URL that has a fragment, which browsers leave out. */
+export const withoutFragment = (url: string): string => url.split("#", 1)[0] ?? ""
+
 /** Whether a client that dialled `from` may be sent to `to`: to a WebSocket, and from a secured one to no other. */
 export const mayBeSentTo = (from: string, to: string): boolean => {
   const target = parse(to)?.protocol
