@@ -46,7 +46,7 @@ export interface AppendingOptions {
   /** Asks the owner of an outbox that is not settled, unless there is none. */
   readonly askOwner: (session: string, owner: string | undefined) => Effect.Effect<boolean, StoreError>
   /** Whether an outbox that is not there may have been lost by the store, and be put back. */
-  readonly mayReturn: Effect.Effect<boolean, StoreError>
+  readonly mayReturn: (session: string) => Effect.Effect<boolean, StoreError>
   /** So many offsets were skipped. */
   readonly onLost: (session: string, lost: number) => void
   /** The session's bound that so much more would break, for an outbox that is known here: that spares asking the store. */
@@ -235,7 +235,9 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
     Effect.flatMap(committedOnce(draft), (outcome) => {
       const { _tag } = outcome
       if (_tag !== "Unsettled" && (_tag !== "Missing" || draft.waits >= maxWaits)) return Effect.succeed(outcome)
-      const asked = _tag === "Missing" ? options.mayReturn : options.askOwner(draft.session, outcome.node)
+      const asked = _tag === "Missing"
+        ? options.mayReturn(draft.session)
+        : options.askOwner(draft.session, outcome.node)
       return Effect.flatMap(
         Effect.mapError(asked, (error) => failed(draft, error)),
         (isThere) => _tag === "Missing" && !isThere ? Effect.succeed(outcome) : awaitOwner(draft, isThere)

@@ -20,7 +20,7 @@ export interface StoredAcksOptions {
   /** Says that the peer has received so much of an outbox that is not settled. */
   readonly settle: (log: StoredLog, received: number) => Effect.Effect<unknown, StoreError | MessageQueueError>
   /** Whether an outbox that is not there was perhaps lost by the store, and put back. */
-  readonly mayReturn: Effect.Effect<boolean, StoreError>
+  readonly mayReturn: (session: string) => Effect.Effect<boolean, StoreError>
   /** The peer has so much more than the store. */
   readonly onLost: (session: string, lost: number) => void
   /** Whether the outbox is still this server's, so that its ack is tried again. */
@@ -111,7 +111,7 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
       return at === undefined ? [] : [{ first: offset, end: offset, reason, maybeHandled: false, at }]
     })
     let outcome = yield* ackBatch({ session, generation, upTo, fates })
-    const isLost = outcome._tag === "Missing" && (yield* options.mayReturn)
+    const isLost = outcome._tag === "Missing" && (yield* options.mayReturn(session))
     if (isLost || outcome._tag === "Unsettled") {
       // Once more, should the store be started anew again just then.
       for (let tries = 0; tries < maxTries; tries++) {

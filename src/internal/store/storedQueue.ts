@@ -141,12 +141,23 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     onNews: (session) => listeners.forEach((listener) => listener(session))
   })
 
+  /** Whether an outbox that is not there was lost by the store, and may be put back; one of this server's is by then. */
+  const mayReturn = (session: string): Effect.Effect<boolean, StoreError> => {
+    const log = logs.get(session)
+    if (log !== undefined && !lost.has(log)) return options.history.hasLost(session)
+    return Effect.flatMap(
+      options.history.lookForChange,
+      (hasChanged) =>
+        hasChanged ? Effect.map(options.history.wasEnded(session), (isEnded) => !isEnded) : Effect.succeed(false)
+    )
+  }
+
   /** A page into the log's cache. */
   const load = Effect.fnUntraced(
     function*(log: StoredLog, after: number): Effect.fn.Return<Page, StoreError | MessageQueueError> {
       const { acked, reach } = log
       let page = yield* readPage(log.session, after)
-      if (page === undefined && (yield* options.history.look)) page = yield* readPage(log.session, after)
+      if (page === undefined && (yield* mayReturn(log.session))) page = yield* readPage(log.session, after)
       if (page === undefined) return yield* refuse(log.session, "read", "unknownSession")
       if (page.state.generation > log.generation) return yield* refuse(log.session, "read", "fenced")
       if (tail.isBehind(log, { acked, reach }, page.state)) {
@@ -258,7 +269,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     keys: options.keys,
     known: tail.known,
     askOwner: tail.askOwner,
-    mayReturn: options.history.lookForChange,
+    mayReturn,
     onLost: tail.note,
     isFull: (session, count, bytes) => {
       const log = logs.get(session)
@@ -310,7 +321,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     refuse,
     tracked,
     settle: tail.settle,
-    mayReturn: options.history.look,
+    mayReturn,
     isOwn: (log) => logs.get(log.session) === log && !lost.has(log),
     gone: (session) => gone.of(session),
     onLost: tail.note,
@@ -333,7 +344,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     giveUpOwn,
     refuse,
     onExpired: (messages) => void (totals.expired += messages),
-    mayReturn: options.history.lookForChange,
+    mayReturn,
     onLate: (log, given) => {
       for (const one of given) lateDrops.push(expiredOf(log.session, log.epoch, one))
     }
@@ -487,9 +498,14 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
         ), { concurrency: 16, discard: true })
       if (missing.length === 0) return settled
       // They ended; or the store has lost them, and they are put back when all others are looked at.
-      const told = Effect.map(options.history.hasChanged, (hasChanged) => {
-        if (!hasChanged) { for (const { session } of missing) hear(session, undefined) }
-      })
+      const told = Effect.forEach(
+        missing,
+        ({ session }) =>
+          Effect.map(options.history.endedOrMissed(session), (isEnded) => {
+            if (isEnded) hear(session, undefined)
+          }),
+        { concurrency: 16, discard: true }
+      )
       return Effect.andThen(settled, told)
     })
   }
@@ -507,7 +523,9 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
     const remake = Effect.fnUntraced(function*(part: ReadonlyArray<StoredLog>) {
       const states = yield* call("outboxes", driver.outboxes(part.map(({ session }) => session)))
       const found = new Set(states.map(({ session }) => session))
-      for (const log of part) if (!found.has(log.session)) yield* tail.reopen(log)
+      for (const log of part) {
+        if (!found.has(log.session) && !(yield* options.history.wasEnded(log.session))) yield* tail.reopen(log)
+      }
       yield* look(part.map(({ session }) => session))
     })
     const parts = Array.from(

@@ -31,7 +31,7 @@ export interface StoredReadsOptions {
   readonly refuse: (session: string, operation: string, reason: "fenced" | "unknownSession") => MessageQueueError
   readonly onExpired: (messages: number) => void
   /** Whether an outbox that is not there was perhaps lost by the store, and put back. */
-  readonly mayReturn: Effect.Effect<boolean, StoreError>
+  readonly mayReturn: (session: string) => Effect.Effect<boolean, StoreError>
   /** What was given up by a read that then failed. */
   readonly onLate: (log: StoredLog, given: ReadonlyArray<GivenUp>) => void
 }
@@ -106,7 +106,7 @@ export const makeStoredReads = (options: StoredReadsOptions) => {
         const outcome = yield* call("markSent", driver.markSent({ session, generation, revision, sent }))
         if (outcome._tag === "Fenced") return yield* refuse(session, "read", "fenced")
         if (outcome._tag === "Missing") {
-          if (!(yield* options.mayReturn)) return yield* refuse(session, "read", "unknownSession")
+          if (!(yield* options.mayReturn(session))) return yield* refuse(session, "read", "unknownSession")
           continue // it is there again, and what is cached is perhaps only here
         }
         if (outcome._tag === "Conflict") {
