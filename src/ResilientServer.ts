@@ -286,10 +286,10 @@ export interface Options<In, Out, R = never> {
   /** Says who a peer is and which session it has. Default: anybody, each with a session of its own. */
   readonly authenticate?: ((handshake: Handshake) => Effect.Effect<Identity, HandshakeError, R>) | undefined
   /**
-   * Says with whom a peer counts where there is no room for all: those of one share have a part of the bounds on all
-   * together (`maxHandshakes`, `maxSessions` of the registry, `maxTotalMessages` and `maxTotalBytes` of the queue), and who
-   * has little is not refused for those who have much. It is asked at once, and again when it is known who the peer is. It
-   * must return at once. Behind a proxy, say what stands for the address. Default: the principal, or where there is none
+   * Says which share a peer belongs to. Each share has a part of the bounds on all together (`maxHandshakes`, `maxSessions`
+   * of the registry, `maxTotalMessages` and `maxTotalBytes` of the queue), so that peers with little are not refused because
+   * others have much. It is asked when a peer comes, and again when its principal is known, and must return at once. Behind
+   * a proxy, return what stands for the address. Default: the principal, or where there is none
    * the remote address, of IPv6 its first 64 bits.
    *
    * @since 0.1.0
@@ -371,8 +371,8 @@ export interface ShutdownOptions {
   /** Whether to wait until what is queued for those who are connected is handled. Default: true. */
   readonly flush?: boolean | undefined
   /**
-   * Whether to close the connections. Else those of a server are let go of as by `unregister`: they stay open, and are
-   * whoever's made them. A client's is always closed. Default: true.
+   * Whether to close the connections. If not, a server gives them back as `unregister` does, and they stay open. A client's
+   * is always closed. Default: true.
    */
   readonly closeConnections?: boolean | undefined
 }

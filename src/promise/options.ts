@@ -313,9 +313,9 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
    */
   readonly strangerRetention?: Duration | undefined
   /**
-   * Says with whom a peer counts where there is no room for all: those of one share have a part of `maxHandshakes`,
-   * `maxSessions`, `maxTotalMessages` and `maxTotalBytes`, and who has little is not refused for those who have much. It is
-   * asked at once, and again when it is known who the peer is. Behind a proxy, say what stands for the address.
+   * Says which share a peer belongs to. Each share has a part of `maxHandshakes`, `maxSessions`, `maxTotalMessages` and
+   * `maxTotalBytes`, so that peers with little are not refused because others have much. It is asked when a peer comes, and
+   * again when its principal is known. Behind a proxy, return what stands for the address.
    * Default: the principal, else the address of the `request`, of IPv6 its first 64 bits.
    */
   readonly shareOf?: ((newcomer: Newcomer) => string | undefined) | undefined
@@ -361,10 +361,10 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
  */
 export interface RegisterOptions extends Waiting {
   /**
-   * Whose socket it is: who comes back with the same id is the same peer, and is sent what waits. Take it from your
-   * authentication: whoever can choose it can read what is another's. At most 256 characters. What has to be awaited is
-   * given as a promise, so that the socket is taken over at once, and what it says meanwhile is not lost; one that rejects
-   * turns the peer away, as a throwing `authenticate` does, and it has as long (`handshakeTimeout`). Default: what
+   * Whose socket it is. A socket with the same id belongs to the same peer, and is sent what waits. Take the id from your
+   * authentication: anybody who can choose it can read another peer's messages. At most 256 characters. Pass a promise if
+   * the id has to be looked up: the socket is taken over at once, and what it says meanwhile is not lost. A promise that
+   * rejects turns the peer away, as a throwing `authenticate` does, and it has as long (`handshakeTimeout`). Default: what
    * `authenticate` says, or the peer has from before, or a new random one, which the peer is told.
    */
   readonly sessionId?: string | null | PromiseLike<string | null | undefined> | undefined
