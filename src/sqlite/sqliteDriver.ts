@@ -20,7 +20,7 @@ import { Totals } from "./totals.ts"
 /**
  * Of the store's tables, not of the file.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface DriverOptions {

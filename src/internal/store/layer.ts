@@ -19,7 +19,7 @@ import { makeStoredRegistry } from "./storedRegistry.ts"
 /**
  * What the durable stores have in common: the bounds and times of their services, and how they deal with the database.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface StoreOptions {
