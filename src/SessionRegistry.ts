@@ -51,8 +51,8 @@ export interface Attached {
   /** Whether the token presented is the newest one, so that the client did get the welcome which carried it. */
   readonly current: boolean
   /**
-   * Whether this very server attached it last, and has not released it: then what it has in memory of the session is
-   * the newest. Undefined where the registry can't tell; then generations without a hole between them say so.
+   * Whether this very server attached it last: then what it has in memory of the session, if anything, is the newest.
+   * Undefined where the registry can't tell; then generations without a hole between them say so.
    */
   readonly here?: boolean | undefined
 }

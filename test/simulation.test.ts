@@ -9,10 +9,12 @@
  * `SIM_SEEDS=1000` runs that many seeds of each scenario, `SIM_FIRST=5000` begins there.
  */
 import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
 import { Inbox } from "../src/core/Inbox.ts"
 import { Outbox, type Slot } from "../src/core/Outbox.ts"
 import { Session } from "../src/core/Session.ts"
 import { Closing } from "../src/internal/run/closing.ts"
+import type { StoreDriver } from "../src/internal/store/driver.ts"
 import { forgetsItsLosses } from "./support/brokenWorlds.ts"
 import { type Outcome, type Planted, type Scenario, simulate } from "./support/simulation.ts"
 import { scenarios } from "./support/simulationScenarios.ts"
@@ -168,6 +170,11 @@ if (replayed !== undefined) {
       },
       timeout
     )
+
+    it("finds a server that takes absence for an end", async () => {
+      const plant = (driver: StoreDriver): StoreDriver => ({ ...driver, wasEnded: () => Effect.succeed(true) })
+      assert.isDefined(await firstBroken({ ...scenarios.databaseForgets, plant }, 20), "no seed found it")
+    }, timeout)
 
     it("finds a shutdown whose failures count against the messages, when it takes no answers", () =>
       planted(

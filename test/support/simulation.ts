@@ -60,6 +60,8 @@ export interface Scenario {
   readonly deploys: boolean
   /** Whether the database loses its newest part, as by a failover to a replica that lags. */
   readonly losses: boolean
+  /** Whether the database forgets everything, or one session, as by hand. */
+  readonly forgets: boolean
   /** A bug of the database's driver, to see that it is found. */
   readonly plant?: ((driver: StoreDriver) => StoreDriver) | undefined
   /** Processes that stand still for up to 12 s. */
@@ -175,10 +177,10 @@ export const simulate = (scenario: Scenario, seed: number, planted: Planted = {}
   })
 
 /** What the documentation says of such faults. */
-const allowedIn = ({ crash, database, losses, servers, takeover }: Scenario): Allowed => ({
-  uncommittedAgain: crash !== "none" || servers > 1 || takeover || losses,
+const allowedIn = ({ crash, database, forgets, losses, servers, takeover }: Scenario): Allowed => ({
+  uncommittedAgain: crash !== "none" || servers > 1 || takeover || losses || forgets,
   staleOwner: servers > 1,
-  jumps: crash === "storesLost" || servers > 1 || takeover || losses,
+  jumps: crash === "storesLost" || servers > 1 || takeover || losses || forgets,
   lostWithProcess: crash === "storesLost",
   lettersLostWithProcess: database && crash !== "none"
 })
@@ -620,7 +622,7 @@ class World {
       const { key, poison, to } = message
       const isForeign = process.kind === "client" && process.sessions.size > 0 && !process.sessions.has(to)
       history.started(node.name, process.kind === "client" ? "" : incoming.session, key, incoming.messageId)
-      if (isForeign && !scenario.losses) {
+      if (isForeign && !scenario.losses && !scenario.forgets) {
         history.violated(`${node.name} was given ${key} for ${to}, which it never was`)
       }
       const fails = poison || (!this.healed && rng.chance(fail))
@@ -692,6 +694,7 @@ class World {
     if (scenario.pauses) faults.push(() => this.pause(rng))
     if (scenario.crash !== "none") faults.push(() => this.crash(rng))
     if (scenario.losses) faults.push(() => this.loseNewest(rng))
+    if (scenario.forgets) faults.push(() => this.forget(rng))
     if (scenario.deploys) faults.push(() => Effect.uninterruptible(this.deploy(rng)))
     if (scenario.takeover) faults.push(() => this.takeOver(rng))
     if (faults.length === 0) return
@@ -756,6 +759,24 @@ class World {
     this.history.lostNewest(from, this.now())
     if (this.scenario.servers > 1) { for (const { node } of this.alive()) this.history.disturbed(node.name) }
   })
+
+  /** Somebody empties the database, or removes a session from it. */
+  private readonly forget = (rng: Rng): Effect.Effect<void> =>
+    Effect.sync(() => {
+      const { batches, ended, keys, nodes, nudges, outboxes, sessions } = this.database
+      const all = [...sessions.keys()]
+      const session = rng.chance(0.5) ? undefined : all[rng.int(0, all.length - 1)]
+      if (session === undefined) {
+        this.note("the database forgets everything")
+        for (const table of [batches, ended, keys, nodes, nudges, outboxes, sessions]) table.clear()
+      } else {
+        this.note(`the database forgets ${session}`)
+        outboxes.delete(session)
+        sessions.delete(session)
+      }
+      this.history.lostNewest(0, this.now())
+      for (const { node } of this.alive()) this.history.disturbed(node.name)
+    })
 
   private readonly crash = Effect.fnUntraced(function*(this: World, rng: Rng) {
     const servers = this.alive().filter((process) => process.kind === "server")

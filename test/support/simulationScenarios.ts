@@ -15,6 +15,7 @@ const calm: Scenario = {
   crash: "none",
   deploys: false,
   losses: false,
+  forgets: false,
   pauses: false,
   takeover: false,
   shape: (rng) => ({
@@ -127,6 +128,12 @@ const databaseLosses: Scenario = { ...cuts, name: "databaseLosses", database: tr
 /** The same with two servers: messages come from the one that does not have the session, and sessions move. */
 const databaseFailover: Scenario = { ...databaseLosses, name: "databaseFailover", servers: 2 }
 
+/** The database is emptied, or loses a session, again and again, while clients are connected. */
+const databaseForgets: Scenario = { ...cuts, name: "databaseForgets", database: true, forgets: true, messages: 60 }
+
+/** The same with two servers. */
+const databaseForgetsTwo: Scenario = { ...databaseForgets, name: "databaseForgetsTwo", servers: 2 }
+
 /** Small queues and short lives, in a database. */
 const databaseOverflow: Scenario = { ...overflow, name: "databaseOverflow", database: true, crash: "storesKept" }
 
@@ -156,6 +163,8 @@ export const scenarios = {
   databaseDeploys,
   databaseLosses,
   databaseFailover,
+  databaseForgets,
+  databaseForgetsTwo,
   databaseOverflow,
   databaseServers,
   databaseHostile,

@@ -176,6 +176,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       put(next),
       (outcome): Effect.Effect<Attached | "again", StoreError> => {
         if (outcome._tag === "Conflict") return Effect.succeed("again")
+        const newest = written.newest(row)
         written.attached(next)
         if (row.node === node) members.kept.add(row.id)
         here.set(row.id, generation)
@@ -188,10 +189,10 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
         return Effect.succeed({
           generation,
           known: true,
-          position: position.value,
+          position: later(position.value, newest?.position),
           replaced,
           current: request.tokenHash === row.tokenHash,
-          here: row.node === node
+          here: row.node === node || newest !== undefined
         })
       }
     )
@@ -524,5 +525,13 @@ const Position = Schema.fromJsonString(Schema.Struct({
   told: Schema.optionalKey(Schema.Boolean),
   newcomer: Schema.optionalKey(Schema.Boolean)
 }))
+
+/** The one that is further on in the same log: the store may have lost what this server wrote. */
+const later = (stored: StoredPosition | undefined, written: PositionRequest | undefined): StoredPosition | undefined => {
+  if (written === undefined) return stored
+  if (stored !== undefined && (stored.epoch !== written.epoch || written.handled <= stored.handled)) return stored
+  const position = readPosition(written.position)
+  return Exit.isSuccess(position) ? position.value : stored
+}
 
 const readPosition: (text: string) => Exit.Exit<StoredPosition, unknown> = Schema.decodeUnknownExit(Position)

@@ -88,6 +88,11 @@ export const makeWritten = ({ call, driver, onTaken, steady, wasEnded }: Written
       departed.set(session, steady())
     },
     has: (session: string): boolean => sessions.has(session),
+    /** What this server wrote last of the session, if the store knows of no later owner: it may have less than that. */
+    newest: ({ generation, id }: SessionRow): Written | undefined => {
+      const written = sessions.get(id)
+      return written !== undefined && written.row.generation >= generation ? written : undefined
+    },
     forget,
     sweep: (): void => {
       for (const [session, at] of departed) {
