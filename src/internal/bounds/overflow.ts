@@ -26,6 +26,9 @@ const answers: Record<OverflowPolicy, Answer> = {
   suspend: "wait"
 }
 
+/** Whether senders line up for room. */
+export const waitsForRoom = (policy: OverflowPolicy): boolean => answers[policy] === "wait"
+
 /** A batch that is larger than a bound is refused under every policy. `inAll` are its bytes as those of all are counted. */
 export const answerTo = (
   policy: OverflowPolicy,

@@ -86,6 +86,8 @@ const shares = 4_096
 export const shareOf = (random: (typeof Random.Random)["Service"]): number =>
   (1 + Math.floor(random.nextDoubleUnsafe() * (shares - 1))) / shares
 
+export type GivingUp = ReturnType<typeof makeGivingUp>
+
 export const makeGivingUp = (options: {
   readonly driver: StoreDriver
   readonly call: Calls

@@ -19,6 +19,7 @@ import { type AppendRequest, type Fate, type Known, type OutboxState, type Store
 import type { Logs } from "./logs.ts"
 import type { Members } from "./members.ts"
 import type { OutboxReader } from "./outboxReader.ts"
+import { refuse } from "./queueFailures.ts"
 import type { StoredLog } from "./storedLog.ts"
 
 export interface LostTailOptions {
@@ -29,7 +30,6 @@ export interface LostTailOptions {
   readonly readPage: OutboxReader["readPage"]
   /** Whether no other server is known to have it. */
   readonly isOwned: (log: StoredLog) => boolean
-  readonly refuse: (session: string, operation: string, reason: "fenced" | "unknownSession") => MessageQueueError
   /** The peer may have something to read. */
   readonly onNews: (session: string) => void
 }
@@ -43,7 +43,7 @@ export type LostTail = Effect.Success<ReturnType<typeof makeLostTail>>
 const maxRemembered = 10_000
 
 export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions) {
-  const { call, driver, logs, members, readPage, refuse } = options
+  const { call, driver, logs, members, readPage } = options
   const { node, now } = members
   /** What was appended from here to outboxes that others own; the least recent first. */
   const appended = new Map<string, Known>()

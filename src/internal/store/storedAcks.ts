@@ -3,38 +3,19 @@ import { Effect } from "effect"
 import type { Failure } from "../../core/Frame.ts"
 import type { AckResult, OutboxMessage } from "../../core/Outbox.ts"
 import type { MessageQueueError } from "../../WebSocketError.ts"
+import type { Appending } from "./appending.ts"
 import { makeBatcher } from "./batcher.ts"
-import type { Calls } from "./calls.ts"
-import type { AckOutcome, AckRequest, Fate, StoreDriver, StoreError } from "./driver.ts"
-import type { Logs } from "./logs.ts"
-import type { OutboxReader } from "./outboxReader.ts"
+import type { AckOutcome, AckRequest, Fate, StoreError } from "./driver.ts"
+import { refuse } from "./queueFailures.ts"
+import type { QueueParts } from "./queueParts.ts"
 import type { Failing, StoredLog } from "./storedLog.ts"
 
-export interface StoredAcksOptions {
-  readonly driver: StoreDriver
-  readonly call: Calls
-  readonly now: () => number
-  readonly readPage: OutboxReader["readPage"]
-  readonly refuse: (session: string, operation: string, reason: "fenced" | "unknownSession") => MessageQueueError
-  readonly tracked: Logs["tracked"]
-  /** Says that the peer has received so much of an outbox that is not settled. */
-  readonly settle: (log: StoredLog, received: number) => Effect.Effect<unknown, StoreError | MessageQueueError>
-  /** Whether an outbox that is not there was perhaps lost by the store, and put back. */
-  readonly mayReturn: Effect.Effect<boolean, StoreError>
-  /** The peer has so much more than the store. */
-  readonly onLost: (session: string, lost: number) => void
-  /** Whether the outbox is still this server's, so that its ack is tried again. */
-  readonly isOwn: (log: StoredLog) => boolean
-  /** Fates of an outbox that is gone. */
-  readonly gone: (session: string) => ReadonlyArray<Fate>
-  /** So much went with an ack. */
-  readonly onReleased: (log: StoredLog, messages: number, bytes: number) => void
-}
+export type StoredAcks = Effect.Success<ReturnType<typeof makeStoredAcks>>
 
 const maxTries = 3
 
-export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOptions) {
-  const { call, driver, now, readPage, refuse, tracked } = options
+export const makeStoredAcks = Effect.fnUntraced(function*(parts: QueueParts, appending: Appending) {
+  const { call, driver, gone, history, logs, members: { now }, moved, reader: { readPage }, tail, totals } = parts
 
   const ackAll = (requests: ReadonlyArray<AckRequest>) => call("ack", driver.ack(requests))
   const ackBatch = yield* makeBatcher<AckRequest, AckOutcome>({
@@ -78,7 +59,8 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
     report: (log: StoredLog, message: OutboxMessage, reason: Fate["reason"]) => void
   ): Effect.fn.Return<void, StoreError> {
     for (const [log, generation] of inDoubt) {
-      if (options.isOwn(log) && log.generation === generation) continue
+      const isOwn = logs.get(log.session) === log && !moved.has(log)
+      if (isOwn && log.generation === generation) continue
       const { failing } = log
       if (failing === undefined) {
         inDoubt.delete(log)
@@ -88,7 +70,7 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
       const stored = yield* call("fates", driver.fates(log.session, Math.min(...offsets), Math.max(...offsets)))
       inDoubt.delete(log)
       log.failing = undefined
-      for (const { at, first, reason } of [...stored, ...options.gone(log.session)]) {
+      for (const { at, first, reason } of [...stored, ...gone.of(log.session)]) {
         const failed = failing.get(first)
         if (failed === undefined || failed.at !== at) continue
         failing.delete(first)
@@ -111,11 +93,11 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
       return at === undefined ? [] : [{ first: offset, end: offset, reason, maybeHandled: false, at }]
     })
     let outcome = yield* ackBatch({ session, generation, upTo, fates })
-    const isLost = outcome._tag === "Missing" && (yield* options.mayReturn)
+    const isLost = outcome._tag === "Missing" && (yield* history.look)
     if (isLost || outcome._tag === "Unsettled") {
       // Once more, should the store be started anew again just then.
       for (let tries = 0; tries < maxTries; tries++) {
-        yield* options.settle(log, upTo)
+        yield* tail.settle(log, upTo)
         outcome = yield* ackBatch({ session, generation, upTo, fates })
         if (outcome._tag !== "Unsettled") break
       }
@@ -123,11 +105,12 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
     if (outcome._tag === "Fenced") return yield* refuse(session, "ack", "fenced")
     if (outcome._tag !== "Acked") return yield* refuse(session, "ack", "unknownSession")
     const { lost, released } = outcome
-    if (lost !== undefined) options.onLost(session, lost)
+    if (lost !== undefined) tail.note(session, lost)
     log.noted(fates)
     const bytesBefore = log.bytes
-    const newest = tracked(log, () => log.acknowledged(upTo, released))
-    options.onReleased(log, released, Math.max(0, bytesBefore - log.bytes))
+    const newest = logs.tracked(log, () => log.acknowledged(upTo, released))
+    totals.acknowledged(released, Math.max(0, bytesBefore - log.bytes))
+    if (released > 0) appending.wake(session)
     const dead: Array<{ message: OutboxMessage; reason: Failure[1] }> = []
     for (const [offset, reason] of failed) {
       const message = failing?.get(offset)?.message
