@@ -83,7 +83,7 @@ export const makeQueueParts = Effect.fnUntraced(function*(options: QueuePartsOpt
     call,
     members,
     logs,
-    readPage: reader.readPage,
+    reader,
     isOwned: (log) => !moved.has(log),
     onNews: (session) => onAppend.tell(session)
   })

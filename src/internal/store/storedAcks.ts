@@ -12,10 +12,11 @@ import type { Failing, StoredLog } from "./storedLog.ts"
 
 export type StoredAcks = Effect.Success<ReturnType<typeof makeStoredAcks>>
 
+/** How often an outbox is settled for an ack: the store may be started anew again before the ack is there. */
 const maxTries = 3
 
 export const makeStoredAcks = Effect.fnUntraced(function*(parts: QueueParts, appending: Appending) {
-  const { call, driver, gone, history, logs, members: { now }, moved, reader: { readPage }, tail, totals } = parts
+  const { call, driver, gone, history, logs, moved, reader: { readFates }, tail, totals } = parts
 
   const ackAll = (requests: ReadonlyArray<AckRequest>) => call("ack", driver.ack(requests))
   const ackBatch = yield* makeBatcher<AckRequest, AckOutcome>({
@@ -23,29 +24,6 @@ export const makeStoredAcks = Effect.fnUntraced(function*(parts: QueueParts, app
     maxBatch: 1_024,
     run: ackAll,
     aside: { keyOf: ({ session }) => session, isLocked: ({ _tag }) => _tag === "Locked", run: ackAll }
-  })
-
-  /** The messages that the peer could not handle, kept until the ack is stored: after that they are gone there. */
-  const loadFailing = Effect.fnUntraced(function*(
-    log: StoredLog,
-    failed: ReadonlyArray<Failure>
-  ): Effect.fn.Return<Failing, StoreError | MessageQueueError> {
-    log.failing ??= new Map()
-    const { failing } = log
-    const at = now()
-    for (const [offset] of failed) {
-      if (offset <= log.acked || failing.has(offset)) continue
-      const message = log.messageAt(offset)
-      if (message !== undefined) {
-        failing.set(offset, { message, at })
-        continue
-      }
-      const page = yield* readPage(log.session, offset - 1)
-      if (page === undefined) return yield* refuse(log.session, "ack", "unknownSession")
-      const [slot] = page.slots
-      if (slot?.kind === "message" && slot.offset === offset) failing.set(offset, { message: slot, at })
-    }
-    return failing
   })
 
   /** Logs of which it is not known whether failures that were to be stored are, and whose they were then. */
@@ -67,7 +45,7 @@ export const makeStoredAcks = Effect.fnUntraced(function*(parts: QueueParts, app
         continue
       }
       const offsets = [...failing.keys()]
-      const stored = yield* call("fates", driver.fates(log.session, Math.min(...offsets), Math.max(...offsets)))
+      const stored = yield* readFates(log.session, offsets)
       inDoubt.delete(log)
       log.failing = undefined
       for (const { at, first, reason } of [...stored, ...gone.of(log.session)]) {
@@ -85,7 +63,7 @@ export const makeStoredAcks = Effect.fnUntraced(function*(parts: QueueParts, app
     failed: ReadonlyArray<Failure>
   ): Effect.fn.Return<AckResult, StoreError | MessageQueueError> {
     const { generation, session } = log
-    const failing = failed.length === 0 ? undefined : yield* loadFailing(log, failed)
+    const failing = failed.length === 0 ? undefined : yield* loadFailing(parts, log, failed)
     if (failing !== undefined && failing.size > 0) inDoubt.set(log, generation)
     const fates = failed.flatMap(([offset, reason]): ReadonlyArray<Fate> => {
       // Of what is done with, whoever noted that has noted its fate, and knows it by its time.
@@ -95,7 +73,6 @@ export const makeStoredAcks = Effect.fnUntraced(function*(parts: QueueParts, app
     let outcome = yield* ackBatch({ session, generation, upTo, fates })
     const isLost = outcome._tag === "Missing" && (yield* history.look)
     if (isLost || outcome._tag === "Unsettled") {
-      // Once more, should the store be started anew again just then.
       for (let tries = 0; tries < maxTries; tries++) {
         yield* tail.settle(log, upTo)
         outcome = yield* ackBatch({ session, generation, upTo, fates })
@@ -126,4 +103,28 @@ export const makeStoredAcks = Effect.fnUntraced(function*(parts: QueueParts, app
   })
 
   return { ack, settleFailures, isInDoubt: (log: StoredLog): boolean => inDoubt.has(log) }
+})
+
+/** The messages that the peer could not handle, kept until the ack is stored: after that they are gone there. */
+const loadFailing = Effect.fnUntraced(function*(
+  { members, reader }: QueueParts,
+  log: StoredLog,
+  failed: ReadonlyArray<Failure>
+): Effect.fn.Return<Failing, StoreError | MessageQueueError> {
+  log.failing ??= new Map()
+  const { failing } = log
+  const at = members.now()
+  for (const [offset] of failed) {
+    if (offset <= log.acked || failing.has(offset)) continue
+    const message = log.messageAt(offset)
+    if (message !== undefined) {
+      failing.set(offset, { message, at })
+      continue
+    }
+    const page = yield* reader.readPage(log.session, offset - 1)
+    if (page === undefined) return yield* refuse(log.session, "ack", "unknownSession")
+    const [slot] = page.slots
+    if (slot?.kind === "message" && slot.offset === offset) failing.set(offset, { message: slot, at })
+  }
+  return failing
 })
