@@ -82,7 +82,7 @@ export interface BroadcastOptions extends SendAllOptions {
    * To the sessions of this principal that are connected, at whatever server, or if none is, to the one that was there
    * last; beside `sessions`. Where there is none, the message is for nobody: `accepted` is 0.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly principal?: string | undefined
 }

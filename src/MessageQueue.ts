@@ -56,7 +56,7 @@ export interface Appended {
 /**
  * What an append under a publish key did: the same as `append`, or nothing, as the key had been used.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export type AppendedOnce =
@@ -67,7 +67,7 @@ export type AppendedOnce =
 /**
  * Messages of one outbox that were given up.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface Expired {
@@ -84,7 +84,7 @@ export interface Expired {
 /**
  * How far an outbox has come, for those who sent to it and don't deliver it.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface Progress {
@@ -143,7 +143,7 @@ export interface Stats {
    * Positions of messages that the store had lost when it was next looked at, as after a failover to a replica that
    * lagged: they are skipped. Left out by queues that lose nothing.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly lost?: number | undefined
 }
@@ -151,7 +151,7 @@ export interface Stats {
 /**
  * Where an outbox stands that was opened.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface Opened extends OutboxPosition {

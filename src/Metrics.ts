@@ -65,7 +65,7 @@ export type Totals = Readonly<Record<CounterName, number>>
  * Averages since the server or client was made, in ms; 0 before there is anything to average. Sampled as the
  * histograms are: once a batch, and once an ack.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface Latencies {

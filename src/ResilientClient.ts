@@ -77,12 +77,12 @@ export interface Stats {
   readonly session: SessionStats
   readonly queue: QueueStats
   readonly totals: Totals
-  /** @since 0.3.0 */
+  /** @since 0.1.0 */
   readonly latencies: Latencies
   /**
    * The most messages that waited or were in flight, as seen about once a second.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly peakQueueMessages: number
 }
@@ -129,7 +129,7 @@ export interface ResilientClient<In, Out> {
   /**
    * The same, in another time, or without flushing; whichever call is the first counts.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly shutdownWith: (
     options: Omit<ShutdownOptions, "closeConnections">
@@ -196,7 +196,7 @@ export interface Options<In, Out, R = never> {
    * Memory, by estimate, for what was received and is not handled. A server that has filled a quarter of it is not read
    * until there is less. Default 32 MiB.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly maxUnhandledBytes?: number | undefined
   /** Silence after which the server is probed. Default 10 s. */

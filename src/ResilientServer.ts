@@ -114,12 +114,12 @@ export interface Stats {
   readonly connections: number
   readonly queue: QueueStats
   readonly totals: Totals
-  /** @since 0.3.0 */
+  /** @since 0.1.0 */
   readonly latencies: Latencies
   /**
    * The most messages that waited or were in flight, as seen about once a second.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly peakQueueMessages: number
 }
@@ -186,14 +186,14 @@ export interface ResilientServer<In, Out> {
   /**
    * The sessions that this server has, connected or not.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly sessions: Effect.Effect<ReadonlyArray<string>>
   /**
    * The sessions of a principal, at whatever server: those that are connected first, then those that were there last; the
    * first 1,000 of these. A tab that was closed or reloaded may have left one.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly sessionsOf: (
     principal: string
@@ -205,17 +205,17 @@ export interface ResilientServer<In, Out> {
   /**
    * The same, in another time, without flushing, or without closing the connections; whichever call is the first counts.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly shutdownWith: (options: ShutdownOptions) => Effect.Effect<ShutdownReport, Config.ConfigError>
   /**
    * Stops the background work, until `resume`: what can be written at once still is, but what has to wait, for a
    * reconnect, the window or an ack, goes on waiting; acks are not sent, nothing expires, and nobody is found silent.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly pause: Effect.Effect<void>
-  /** @since 0.3.0 */
+  /** @since 0.1.0 */
   readonly resume: Effect.Effect<void>
   /** Waits for ever, and dies when a background worker was given up and the server closed itself. */
   readonly awaitFailure: Effect.Effect<never>
@@ -224,7 +224,7 @@ export interface ResilientServer<In, Out> {
 /**
  * What a handler is told beside the message.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface MessageContext<In, Out> {
@@ -286,13 +286,13 @@ export interface Options<In, Out, R = never> {
   /** Says who a peer is and which session it has. Default: anybody, each with a session of its own. */
   readonly authenticate?: ((handshake: Handshake) => Effect.Effect<Identity, HandshakeError, R>) | undefined
   /**
-   * Says with whom a peer counts where there is no room for all: those of one share have a part of the bounds on all
-   * together (`maxHandshakes`, `maxSessions` of the registry, `maxTotalMessages` and `maxTotalBytes` of the queue), and who
-   * has little is not refused for those who have much. It is asked at once, and again when it is known who the peer is. It
-   * must return at once. Behind a proxy, say what stands for the address. Default: the principal, or where there is none
+   * Says which share a peer belongs to. Each share has a part of the bounds on all together (`maxHandshakes`, `maxSessions`
+   * of the registry, `maxTotalMessages` and `maxTotalBytes` of the queue), so that peers with little are not refused because
+   * others have much. It is asked when a peer comes, and again when its principal is known, and must return at once. Behind
+   * a proxy, return what stands for the address. Default: the principal, or where there is none
    * the remote address, of IPv6 its first 64 bits.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly shareOf?: ((newcomer: Newcomer) => string | undefined) | undefined
   /**
@@ -300,7 +300,7 @@ export interface Options<In, Out, R = never> {
    * ever sent to it; the hook has named neither a principal nor the session. At most the registry's retention.
    * Default 60 s.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly strangerRetention?: Duration.Input | undefined
   /** Retries of a failed handler. Default: exponential from 1 s to 60 s with full jitter, 5 attempts in all. */
@@ -317,14 +317,14 @@ export interface Options<In, Out, R = never> {
    * who count together (`shareOf`) and have more than their part are not read, and over four times that nobody is.
    * Default 32 MiB.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly maxUnhandledBytes?: number | undefined
   /**
    * How much one client may send, of any kind, before it is not read for a while. Default 10,000 frames and 256 MiB a
    * second, and what that allows in 2 seconds at once.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly rateLimit?: RateLimit | "none" | undefined
   /** Silence after which a client is probed. Default 10 s. */
@@ -346,7 +346,7 @@ export interface Options<In, Out, R = never> {
    * Which pages' sockets `register` takes, by the `Origin` of their request; a transport that accepts has an option of its
    * own. Default `"own"`: pages of the host and port that they connect to.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly allowedOrigins?: AllowedOrigins | undefined
   /** How often expired messages and deduplication keys are looked for. Default 60 s. */
@@ -362,7 +362,7 @@ export interface Options<In, Out, R = never> {
 /**
  * How to shut down, other than by the options of the server or client.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface ShutdownOptions {
@@ -371,8 +371,8 @@ export interface ShutdownOptions {
   /** Whether to wait until what is queued for those who are connected is handled. Default: true. */
   readonly flush?: boolean | undefined
   /**
-   * Whether to close the connections. Else those of a server are let go of as by `unregister`: they stay open, and are
-   * whoever's made them. A client's is always closed. Default: true.
+   * Whether to close the connections. If not, a server gives them back as `unregister` does, and they stay open. A client's
+   * is always closed. Default: true.
    */
   readonly closeConnections?: boolean | undefined
 }

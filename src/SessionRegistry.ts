@@ -124,7 +124,7 @@ export interface Interface {
    * Ends a session as `expire` does, though its retention is not over, unless somebody has attached after this generation:
    * for one that gives way to others. Whether it did.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly expireNow: (session: string, generation: number) => Effect.Effect<boolean, SessionRegistryError>
   /** Removes a session for good. */
@@ -134,7 +134,7 @@ export interface Interface {
    * The sessions of a principal, wherever they are: those that are attached first, then those that were detached last. At
    * most `limit` of them.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly sessionsOf: (
     principal: string,

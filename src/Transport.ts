@@ -29,7 +29,7 @@ export interface ConnectionSink {
    * So many bytes have come and are about to be taken in: parts of a frame, or many frames. Said of large pieces, if at
    * all, so that one who sends much can be made to wait before that: if the connection is paused in this call, they wait.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly incoming?: ((bytes: number) => void) | undefined
   /** After `buffered` was over the high-water mark: it is no longer. */
@@ -53,14 +53,14 @@ export interface Connection {
   /**
    * Whether frames came before anybody listened, so that they are lost: of a socket that was taken over too late.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly missed?: boolean | undefined
   /**
    * How long it took until it was there, from its first byte on, in ms; the server takes it from the time for the
    * handshake. Default 0.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly upgradeMillis?: number | undefined
   /** Starts the flow of frames. Frames that came before are kept for it. To be called once. */
@@ -100,7 +100,7 @@ export interface Address {
  * listener answered it first), `server` (the HTTP server failed), `descriptors` (the process may open no more files, which
  * is looked at each second: how many were turned away meanwhile is not known).
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface Refusal {

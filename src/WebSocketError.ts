@@ -271,13 +271,13 @@ export class TransportError extends Schema.TaggedError<TransportError>("resilien
     /**
      * The HTTP status that a dial was answered with, when that was no WebSocket of ours.
      *
-     * @since 0.3.0
+     * @since 0.1.0
      */
     status: Schema.optional(Count),
     /**
      * How long the HTTP server asks to be left alone.
      *
-     * @since 0.3.0
+     * @since 0.1.0
      */
     retryAfterMillis: Schema.optional(Millis),
     cause: Cause
@@ -293,7 +293,7 @@ export class TransportError extends Schema.TaggedError<TransportError>("resilien
  *
  * - `expired`: its TTL ran out before it was sent
  * - `overflow`: the queue's policy dropped it
- * - `tooLarge`: the peer takes nothing as large, or connections ended at it again and again (since 0.3.0)
+ * - `tooLarge`: the peer takes nothing as large, or connections ended at it again and again
  * - `failed`: the receiver's handler failed, also after its retries
  * - `undecodable`: the receiver could not decode it
  * - `sessionEnded`: the session ended or its retention elapsed

@@ -73,14 +73,17 @@ describe("tables of options", () => {
     for (const { name, options } of interfaces) assert.isNotEmpty(options, name)
   })
 
-  it.each(interfaces)("README.md, or the page of its face, has every option of $name, with its default", (each) => {
-    const page = each.source.startsWith("src/promise/") ? "docs/promise.md" : "README.md"
-    const table = Docs.optionTable(each)
-    if (update) writeFileSync(join(root, page), Docs.withGenerated(read(page), each.name, table))
-    const found = Docs.generated(read(page), each.name)
-    assert.isDefined(found, `${page} has no <!-- ${each.name} --> … <!-- end -->`)
-    assert.deepStrictEqual(Docs.rowsOf(found ?? ""), table, "UPDATE_DOCS=1 npx vitest run test/docs.test.ts")
-  })
+  it.each(interfaces)(
+    "docs/options.md, or the page of its face, has every option of $name, with its default",
+    (each) => {
+      const page = each.source.startsWith("src/promise/") ? "docs/promise.md" : "docs/options.md"
+      const table = Docs.optionTable(each)
+      if (update) writeFileSync(join(root, page), Docs.withGenerated(read(page), each.name, table))
+      const found = Docs.generated(read(page), each.name)
+      assert.isDefined(found, `${page} has no <!-- ${each.name} --> … <!-- end -->`)
+      assert.deepStrictEqual(Docs.rowsOf(found ?? ""), table, "UPDATE_DOCS=1 npx vitest run test/docs.test.ts")
+    }
+  )
 
   it("say the defaults that the code has", () => {
     const coded = Docs.codedDefaults()
@@ -107,13 +110,56 @@ describe("tables of options", () => {
       /Resilient(Server|Client)/.test(documented))
 })
 
-describe("the table of errors", () => {
-  const rows = Docs.rowsOf(read("README.md"))
+describe("the table of errors in docs/errors.md", () => {
+  const rows = Docs.rowsOf(read("docs/errors.md"))
 
   it.each(Docs.errorClasses())("has $name, with all that it tells apart", ({ literals, name }) => {
     const row = rows.filter(([first = ""]) => first === `\`${name}\``).flat().join(" ")
     assert.isNotEmpty(row)
     for (const literal of literals) assert.include(row, `\`${literal}\``)
+  })
+
+  it("is followed by every reason of a dead letter", () => {
+    const { literals = [] } = Docs.errorClasses().find(({ name }) => name === "DeadLetterError") ?? {}
+    assert.isAbove(literals.length, 5)
+    const reasons = Docs.rowsOf(Docs.section("docs/errors.md", "Reasons")).map(([first = ""]) => first)
+    assert.sameMembers(reasons.slice(2), literals.map((literal) => `\`${literal}\``))
+  })
+})
+
+describe("README.md", () => {
+  it("has at most 400 lines", () => {
+    assert.isAtMost(read("README.md").trimEnd().split("\n").length, 400)
+  })
+
+  it("leads to every page for users", () => {
+    const links = Docs.linksOf("README.md").map((link) => link.replace(/#.*/, ""))
+    const pages = Docs.pages.filter((page) => page.startsWith("docs/") && page !== "docs/architecture.md")
+    assert.includeMembers(links, pages)
+  })
+})
+
+describe("the version", () => {
+  const sections = [...read("CHANGELOG.md").matchAll(/^## (\S+) - (?:Unreleased|\d{4}-\d\d-\d\d)$/gm)]
+    .map(([, version = ""]) => version)
+  const versionIn = (path: string) => (JSON.parse(read(path)) as { readonly version: string }).version
+
+  it("in package.json is that of the lock file, and of the newest section of the changelog", () => {
+    const { packages } = JSON.parse(read("package-lock.json")) as {
+      readonly packages: Readonly<Record<string, { readonly version: string }>>
+    }
+    assert.deepStrictEqual(
+      [sections[0], versionIn("package-lock.json"), packages[""]?.version],
+      Array(3).fill(versionIn("package.json"))
+    )
+    assert.strictEqual(sections.length, read("CHANGELOG.md").match(/^## /gm)?.length, "a section without a version")
+  })
+
+  it("of each `@since` has a section in the changelog", () => {
+    const since = Docs.sources.flatMap((source) => [...read(source).matchAll(/@since (.*?)(?= @| \*\/|$)/gm)])
+      .map(([, version = ""]) => version)
+    assert.isAbove(since.length, 100)
+    assert.deepStrictEqual([...new Set(since)].filter((version) => !sections.includes(version)), [])
   })
 })
 
@@ -161,7 +207,7 @@ describe("docs/architecture.md", () => {
   })
 })
 
-describe.each(Docs.pages)("%s", (page) => {
+describe.each([...Docs.pages, "PROTOCOL.md"])("%s", (page) => {
   it("has no link that leads nowhere", () => {
     const broken = Docs.linksOf(page).filter((link) => {
       if (/^[a-z]+:/.test(link)) return false

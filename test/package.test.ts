@@ -12,8 +12,9 @@ import {
   writeFileSync
 } from "node:fs"
 import { tmpdir } from "node:os"
-import { dirname, join } from "node:path"
+import { dirname, join, normalize } from "node:path"
 import { fileURLToPath } from "node:url"
+import * as Docs from "./support/docs.ts"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
 
@@ -164,14 +165,34 @@ describe("the packed package", () => {
     }
   }, 120_000)
 
-  it("contains what users need, and nothing else", () => {
+  /** The files that are packed, but those of a build. */
+  const packed = (): ReadonlyArray<string> => {
     const [{ files }] = JSON.parse(npm(root, "pack", "--dry-run", "--json", "--silent", "--ignore-scripts")) as [
       { readonly files: ReadonlyArray<{ readonly path: string }> }
     ]
-    const others = files.map(({ path }) => path).filter((path) =>
-      !/^dist\/.*\.(js|js\.map|d\.ts)$/.test(path) &&
-      !["package.json", "README.md", "LICENSE", "PROTOCOL.md", "CHANGELOG.md"].includes(path)
+    return files.map(({ path }) => path).filter((path) => !/^dist\/.*\.(js|js\.map|d\.ts)$/.test(path))
+  }
+
+  it("contains what users need, and nothing else", () => {
+    const forUsers = (path: string): boolean =>
+      ["package.json", "README.md", "LICENSE", "PROTOCOL.md", "CHANGELOG.md", "bench/README.md"].includes(path) ||
+      (/^docs\/[\w-]+\.md$/.test(path) && path !== "docs/architecture.md") ||
+      (/^examples\/[\w/-]+\.(ts|html|py)$/.test(path) && !path.startsWith("examples/demo/"))
+    assert.deepStrictEqual(packed().filter((path) => !forUsers(path)), [])
+  }, 60_000)
+
+  it("has every file and folder that one of its pages links to", () => {
+    const files = packed()
+    const pages = files.filter((path) => path.endsWith(".md"))
+    assert.includeMembers([...pages], ["README.md", "PROTOCOL.md", "docs/options.md", "docs/errors.md"])
+    const links = pages.flatMap((page) =>
+      Docs.linksOf(page).filter((link) => !/^([a-z]+:|#)/.test(link)).map((link) => ({ page, link }))
     )
-    assert.deepStrictEqual(others, [])
+    assert.isAbove(links.length, 50)
+    const missing = links.filter(({ link, page }) => {
+      const target = normalize(join(dirname(page), link.replace(/#.*/, "")))
+      return !files.some((file) => file === target || file.startsWith(`${target}/`))
+    })
+    assert.deepStrictEqual(missing, [])
   }, 60_000)
 })

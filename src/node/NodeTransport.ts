@@ -59,14 +59,14 @@ export interface ServerOptions {
    * Time from the TCP connection to the whole request, however slowly it comes; then the socket is closed. What is left
    * of the server's `handshakeTimeout` is for the rest. Default 10 seconds.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly handshakeTimeout?: Duration.Input | undefined
   /**
    * Which pages may connect, by the `Origin` that browsers send; others are answered with 403. Peers that send none are
    * no browsers. Default `"own"`: pages of the host and port that they connect to, by its `Host` header.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly allowedOrigins?: AllowedOrigins | undefined
 }
@@ -169,7 +169,7 @@ export const fromWebSocket = (
  * const server = new WebSocketServer({ ...NodeTransport.webSocketServerOptions(), port: 8080, host: "127.0.0.1" })
  * ```
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export const webSocketServerOptions = (

@@ -5,7 +5,7 @@ import type { AllowedOrigins } from "../internal/session/origins.ts"
 /**
  * What a program's own `WebSocketServer` is given.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export type OwnServerOptions = Required<
@@ -15,7 +15,7 @@ export type OwnServerOptions = Required<
 /**
  * What such a server is to take.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface WebSocketServerOptions {

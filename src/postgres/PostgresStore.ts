@@ -8,7 +8,7 @@
  * **Gotchas.** A transaction that sends to a session locks that session's outbox until it ends. LISTEN needs a
  * connection of its own: through PgBouncer in transaction mode news from other servers comes by polling.
  *
- * @since 0.2.0
+ * @since 0.1.0
  */
 import { PgClient } from "@effect/sql-pg"
 import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
@@ -21,7 +21,7 @@ import { makePostgresDriver, type PostgresDriverOptions } from "./postgresDriver
 /**
  * How the store uses its database, without saying which one.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface ClientOptions extends StoreOptions {
@@ -33,7 +33,7 @@ export interface ClientOptions extends StoreOptions {
  * Which database, and how the store uses it: what `PgClient` takes (`url`, or `host`, `database`, `username`, …,
  * `maxConnections`), and the store's own.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface Options extends ClientOptions, PgClient.PgPoolConfig {}
@@ -50,7 +50,7 @@ export interface Options extends ClientOptions, PgClient.PgPoolConfig {}
  * const Store = PostgresStore.layer({ url: Redacted.make("postgres://app:secret@db.internal/app"), maxConnections: 10 })
  * ```
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category layers
  */
 export const layer = (
@@ -102,7 +102,7 @@ const poolShape: Option.Shape<PgClient.PgPoolConfig> = {
 /**
  * `layer` with its options read from `Config`.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category layers
  */
 export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof layer> =>
@@ -111,7 +111,7 @@ export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof la
 /**
  * The store in the database of a `PgClient` that the program has.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category layers
  */
 export const layerClient = (

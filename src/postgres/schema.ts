@@ -11,7 +11,7 @@ import type { Database } from "./connection.ts"
 import { keyFunctions } from "./keyFunctions.ts"
 import { outboxFunctions } from "./outboxFunctions.ts"
 import { sessionFunctions } from "./sessionFunctions.ts"
-import { principals, tables } from "./tables.ts"
+import { endedSessions, principals, tables } from "./tables.ts"
 import * as Values from "./values.ts"
 
 const migrations: ReadonlyArray<(schema: string) => ReadonlyArray<string>> = [
@@ -20,7 +20,8 @@ const migrations: ReadonlyArray<(schema: string) => ReadonlyArray<string>> = [
   // The history of the store in which an outbox was settled, and after what was appended in another one before that.
   (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN history text, ADD COLUMN unsettled_from bigint`],
   // How far an outbox went when it was settled, and the history in which \`unsettled_from\` was noted.
-  (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN settled_at bigint, ADD COLUMN unsettled_in text`]
+  (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN settled_at bigint, ADD COLUMN unsettled_in text`],
+  endedSessions
 ]
 
 const functions = (schema: string): ReadonlyArray<string> => [

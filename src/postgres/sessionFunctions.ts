@@ -68,6 +68,25 @@ export const sessionFunctions = (schema: string): ReadonlyArray<string> => [
     WHERE t.touched AND o.id = t.id;
   END $body$`,
 
+  // Leaves the tombstone, and takes two old ones away, so that they are no more than are ended in their time.
+  `CREATE FUNCTION ${schema}.delete_session(p_id text, p_at double precision, p_until double precision)
+  RETURNS boolean LANGUAGE plpgsql ${byKeys} AS $body$
+  DECLARE
+    v_found boolean;
+  BEGIN
+    DELETE FROM ${schema}.sessions s WHERE s.id = p_id;
+    v_found := FOUND;
+    IF p_until IS NOT NULL THEN
+      INSERT INTO ${schema}.ended_sessions (id, until) VALUES (p_id, p_until)
+        ON CONFLICT (id) DO UPDATE SET until = excluded.until;
+      DELETE FROM ${schema}.ended_sessions e WHERE e.id IN (
+        SELECT x.id FROM ${schema}.ended_sessions x WHERE x.until <= p_at AND x.id <> p_id
+        ORDER BY x.until LIMIT 2 FOR UPDATE SKIP LOCKED
+      );
+    END IF;
+    RETURN v_found;
+  END $body$`,
+
   // Rows by their indexes, also when the statistics are of a table that was small.
   `CREATE FUNCTION ${schema}.detached_before(p_at double precision, p_limit double precision)
   RETURNS SETOF ${schema}.sessions LANGUAGE plpgsql STABLE ${inOrder} AS $body$

@@ -13,6 +13,7 @@ type Sessions = Pick<
   | "putSession"
   | "savePositions"
   | "deleteSession"
+  | "wasEnded"
   | "detachedBefore"
   | "sessionsOf"
   | "sessionsOfPrincipal"
@@ -64,7 +65,8 @@ export const makeSessions = (database: Database): Sessions => {
     putSession: (row) =>
       database.query("putSession", {
         sql: row.revision === 1
-          ? `INSERT INTO ${schema}.sessions (${columns}) VALUES (${
+          ? `WITH new AS (DELETE FROM ${schema}.ended_sessions WHERE id = $1)
+            INSERT INTO ${schema}.sessions (${columns}) VALUES (${
             Values.places(12)
           }) ON CONFLICT DO NOTHING RETURNING position`
           : `UPDATE ${schema}.sessions SET (${columns}) = (${Values.places(12)}) WHERE id = $1 AND revision = $12 - 1
@@ -98,11 +100,18 @@ export const makeSessions = (database: Database): Sessions => {
             database.queryWithin("savePositions", savePositions(requests, patience))))
     },
 
-    deleteSession: (id) =>
+    deleteSession: (id, tombstone) =>
       database.query("deleteSession", {
-        sql: `DELETE FROM ${schema}.sessions WHERE id = $1 RETURNING true`,
-        parameters: () => [Values.text(id)],
-        decode: (rows) => rows.length > 0
+        sql: `SELECT ${schema}.delete_session(${Values.places(3)})`,
+        parameters: () => [Values.text(id), Values.number(tombstone?.at), Values.number(tombstone?.until)],
+        decode: (rows) => Values.toBoolean(Values.onlyRow(rows)[0])
+      }),
+
+    wasEnded: (id, at) =>
+      database.query("wasEnded", {
+        sql: `SELECT EXISTS (SELECT FROM ${schema}.ended_sessions WHERE id = $1 AND until > $2)`,
+        parameters: () => [Values.text(id), Values.number(at)],
+        decode: (rows) => Values.toBoolean(Values.onlyRow(rows)[0])
       }),
 
     detachedBefore: (at, limit) =>

@@ -149,3 +149,12 @@ export const principals = (schema: string): ReadonlyArray<string> => [
       ORDER BY s.detached_at DESC LIMIT p_limit::bigint;
   END $body$`
 ]
+
+/** Statements of the fifth migration: tombstones of sessions that were ended on purpose. */
+export const endedSessions = (schema: string): ReadonlyArray<string> => [
+  `CREATE TABLE ${schema}.ended_sessions (
+    id text COLLATE "C" PRIMARY KEY,
+    until double precision NOT NULL
+  ) WITH (${passingThrough})`,
+  `CREATE INDEX ended_sessions_until ON ${schema}.ended_sessions (until)`
+]

@@ -1,7 +1,7 @@
 /**
  * The client's side for programs without Effect: one session with a server, kept through every connection.
  *
- * @since 0.3.0
+ * @since 0.1.0
  */
 import { Context, Effect, identity, Layer, Stream } from "effect"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
@@ -52,7 +52,7 @@ class Client extends Context.Service<Client, Effectful.ResilientClient<unknown, 
  * for await (const message of client) console.log(message)
  * ```
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category clients
  */
 export class ResilientClient<In = unknown, Out = unknown> implements AsyncDisposable, AsyncIterable<In> {

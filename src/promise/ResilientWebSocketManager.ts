@@ -6,7 +6,7 @@
  * `ResilientClient` does), and are then exactly-once both ways; any other is sent JSON texts, each kept until its
  * socket has taken it.
  *
- * @since 0.3.0
+ * @since 0.1.0
  */
 import { Context, Duration, Effect, identity, Layer, Option, Redacted, Schedule } from "effect"
 import type { WebSocket } from "ws"
@@ -78,7 +78,7 @@ class Server extends Context.Service<Server, ResilientServer.ResilientServer<unk
  * })
  * ```
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category managers
  */
 export class ResilientWebSocketManager<In = unknown, Out = unknown> implements AsyncDisposable {

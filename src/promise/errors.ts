@@ -2,7 +2,7 @@
  * Every way this library fails, for programs without Effect: the very classes of `resilient-websocket`'s
  * `WebSocketError`, so that `instanceof` works with either, in types in which nothing of Effect shows.
  *
- * @since 0.3.0
+ * @since 0.1.0
  */
 import type { DeadLetterReason } from "../internal/session/models.ts"
 import * as Errors from "../WebSocketError.ts"
@@ -10,7 +10,7 @@ import * as Errors from "../WebSocketError.ts"
 /**
  * What `instanceof` needs of a class. Errors are made by the library alone.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface ErrorClass<A> {
@@ -29,7 +29,7 @@ interface Tagged<Tag extends string> extends Error {
  * The queue's store failed, or refused a write of a stale owner (`fenced`). With `inDoubt`, it may have done what it was
  * asked all the same: who sends again should do so under the same `id`.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export interface MessageQueueError extends Tagged<"MessageQueueError"> {
@@ -38,13 +38,13 @@ export interface MessageQueueError extends Tagged<"MessageQueueError"> {
   readonly reason: "store" | "fenced" | "unknownSession"
   readonly inDoubt?: boolean | undefined
 }
-/** @since 0.3.0 @category errors */
+/** @since 0.1.0 @category errors */
 export const MessageQueueError: ErrorClass<MessageQueueError> = errorClass(Errors.MessageQueueError)
 
 /**
  * A bound of the queue was reached. Nothing was stored.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export interface QueueOverflowError extends Tagged<"QueueOverflowError"> {
@@ -54,14 +54,14 @@ export interface QueueOverflowError extends Tagged<"QueueOverflowError"> {
   readonly size: number
   readonly retryAfterMillis?: number | undefined
 }
-/** @since 0.3.0 @category errors */
+/** @since 0.1.0 @category errors */
 export const QueueOverflowError: ErrorClass<QueueOverflowError> = errorClass(Errors.QueueOverflowError)
 
 /**
  * An `id` was used with other content (`mismatch`), is being used right now (`inFlight`), there is no room for more
  * (`full`), or the store failed.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export interface DeduplicationError extends Tagged<"DeduplicationError"> {
@@ -71,13 +71,13 @@ export interface DeduplicationError extends Tagged<"DeduplicationError"> {
   readonly reason: "mismatch" | "inFlight" | "full" | "store"
   readonly retryAfterMillis?: number | undefined
 }
-/** @since 0.3.0 @category errors */
+/** @since 0.1.0 @category errors */
 export const DeduplicationError: ErrorClass<DeduplicationError> = errorClass(Errors.DeduplicationError)
 
 /**
  * A circuit does not admit the call now.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export interface CircuitBreakerError extends Tagged<"CircuitBreakerError"> {
@@ -86,13 +86,13 @@ export interface CircuitBreakerError extends Tagged<"CircuitBreakerError"> {
   readonly retryAfterMillis?: number | undefined
   readonly reason?: string | undefined
 }
-/** @since 0.3.0 @category errors */
+/** @since 0.1.0 @category errors */
 export const CircuitBreakerError: ErrorClass<CircuitBreakerError> = errorClass(Errors.CircuitBreakerError)
 
 /**
  * Something did not happen in its time.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export interface ConnectionTimeoutError extends Tagged<"ConnectionTimeoutError"> {
@@ -110,37 +110,37 @@ export interface ConnectionTimeoutError extends Tagged<"ConnectionTimeoutError">
   readonly afterMillis: number
   readonly session?: string | undefined
 }
-/** @since 0.3.0 @category errors */
+/** @since 0.1.0 @category errors */
 export const ConnectionTimeoutError: ErrorClass<ConnectionTimeoutError> = errorClass(Errors.ConnectionTimeoutError)
 
 /**
  * It is shut down, or about to be.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export interface ShutdownError extends Tagged<"ShutdownError"> {
   readonly component: "server" | "client"
 }
-/** @since 0.3.0 @category errors */
+/** @since 0.1.0 @category errors */
 export const ShutdownError: ErrorClass<ShutdownError> = errorClass(Errors.ShutdownError)
 
 /**
  * This session never was, or has ended.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export interface SessionNotFoundError extends Tagged<"SessionNotFoundError"> {
   readonly session: string
 }
-/** @since 0.3.0 @category errors */
+/** @since 0.1.0 @category errors */
 export const SessionNotFoundError: ErrorClass<SessionNotFoundError> = errorClass(Errors.SessionNotFoundError)
 
 /**
  * The registry's store failed, or a newer connection has the session (`fenced`).
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export interface SessionRegistryError extends Tagged<"SessionRegistryError"> {
@@ -148,13 +148,13 @@ export interface SessionRegistryError extends Tagged<"SessionRegistryError"> {
   readonly operation: string
   readonly reason: "store" | "fenced"
 }
-/** @since 0.3.0 @category errors */
+/** @since 0.1.0 @category errors */
 export const SessionRegistryError: ErrorClass<SessionRegistryError> = errorClass(Errors.SessionRegistryError)
 
 /**
  * The handshake was refused. `retryable` says whether it may succeed later.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export interface HandshakeError extends Tagged<"HandshakeError"> {
@@ -164,13 +164,13 @@ export interface HandshakeError extends Tagged<"HandshakeError"> {
   /** The bound that was reached, of a server that is full. */
   readonly bound?: number | undefined
 }
-/** @since 0.3.0 @category errors */
+/** @since 0.1.0 @category errors */
 export const HandshakeError: ErrorClass<HandshakeError> = errorClass(Errors.HandshakeError)
 
 /**
  * The peer broke the protocol.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export interface ProtocolError extends Tagged<"ProtocolError"> {
@@ -178,13 +178,13 @@ export interface ProtocolError extends Tagged<"ProtocolError"> {
   readonly detail: string
   readonly session?: string | undefined
 }
-/** @since 0.3.0 @category errors */
+/** @since 0.1.0 @category errors */
 export const ProtocolError: ErrorClass<ProtocolError> = errorClass(Errors.ProtocolError)
 
 /**
  * A message can't be written as JSON, is too large, or `parse` refused it.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export interface PayloadError extends Tagged<"PayloadError"> {
@@ -194,13 +194,13 @@ export interface PayloadError extends Tagged<"PayloadError"> {
   readonly sizeBytes?: number | undefined
   readonly limitBytes?: number | undefined
 }
-/** @since 0.3.0 @category errors */
+/** @since 0.1.0 @category errors */
 export const PayloadError: ErrorClass<PayloadError> = errorClass(Errors.PayloadError)
 
 /**
  * The network or the socket failed.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export interface TransportError extends Tagged<"TransportError"> {
@@ -211,13 +211,13 @@ export interface TransportError extends Tagged<"TransportError"> {
   /** How long the HTTP server asks to be left alone. */
   readonly retryAfterMillis?: number | undefined
 }
-/** @since 0.3.0 @category errors */
+/** @since 0.1.0 @category errors */
 export const TransportError: ErrorClass<TransportError> = errorClass(Errors.TransportError)
 
 /**
  * What `receipt.handled()` rejects with: the message became a dead letter.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export interface DeadLetterError extends Tagged<"DeadLetterError"> {
@@ -226,13 +226,13 @@ export interface DeadLetterError extends Tagged<"DeadLetterError"> {
   readonly reason: DeadLetterReason
   readonly maybeHandled: boolean
 }
-/** @since 0.3.0 @category errors */
+/** @since 0.1.0 @category errors */
 export const DeadLetterError: ErrorClass<DeadLetterError> = errorClass(Errors.DeadLetterError)
 
 /**
  * An option is out of range; `message` says which.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export class ConfigError extends Error {
@@ -243,7 +243,7 @@ export class ConfigError extends Error {
 /**
  * Everything that this library rejects with, but for {@link ConfigError} and the reasons of signals.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category errors
  */
 export type WebSocketError =

@@ -1,7 +1,7 @@
 /**
  * The library for programs without Effect: promises, plain values, functions and events, on the same services.
  *
- * @since 0.3.0
+ * @since 0.1.0
  */
 export type { AllowedOrigins } from "../internal/session/origins.ts"
 export type { OwnServerOptions, WebSocketServerOptions } from "../node/ownServers.ts"

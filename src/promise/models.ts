@@ -1,7 +1,7 @@
 /**
  * What goes in and out of the promise face: durations, receipts, events, figures. Types alone, without Effect.
  *
- * @since 0.3.0
+ * @since 0.1.0
  */
 import type { WebSocket } from "ws"
 import type { Policy, State as CircuitState } from "../internal/circuits/circuit.ts"
@@ -25,7 +25,7 @@ export type {
 /**
  * A number of milliseconds, or the same in words: `"5 seconds"`, `"1 hour"`. `Infinity` for ever.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export type Duration = number | `${number} ${DurationUnit}`
@@ -35,7 +35,7 @@ type DurationUnit = "millis" | `${"second" | "minute" | "hour" | "day" | "week"}
 /**
  * For calls that may wait.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface Waiting {
@@ -56,7 +56,7 @@ interface ReceiptBase {
 /**
  * What became of a send, at once: it goes out now, it waits, it was sent before, or it was not taken.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export type Receipt =
@@ -69,7 +69,7 @@ export type Receipt =
 /**
  * Something that happened to a session's connection.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export type ConnectionEvent = Models.ConnectionEvent<WebSocketError>
@@ -77,7 +77,7 @@ export type ConnectionEvent = Models.ConnectionEvent<WebSocketError>
 /**
  * Whether a client is connected, and if not, why and what next.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export type ConnectionState = Models.ConnectionState<WebSocketError>
@@ -85,7 +85,7 @@ export type ConnectionState = Models.ConnectionState<WebSocketError>
 /**
  * A circuit changed its state.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface CircuitChange {
@@ -102,7 +102,7 @@ export interface CircuitChange {
 /**
  * What a manager tells: by event, what its listeners are given.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface ManagerEvents<In, Out> {
@@ -120,7 +120,7 @@ export interface ManagerEvents<In, Out> {
 /**
  * What a client tells: by event, what its listeners are given.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface ClientEvents<In, Out> {
@@ -133,7 +133,7 @@ export interface ClientEvents<In, Out> {
 /**
  * One session, in the words of `getStats`.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface ConnectionStats {
@@ -152,7 +152,7 @@ export interface ConnectionStats {
 /**
  * Figures about messages and connections since the start, and what is there now. Times in ms.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface Metrics {
@@ -211,7 +211,7 @@ export interface Metrics {
 /**
  * How the circuits are.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface CircuitBreakerStats {
@@ -227,7 +227,7 @@ export interface CircuitBreakerStats {
 /**
  * All figures of a manager at one moment.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface ManagerStats {
@@ -245,7 +245,7 @@ export interface ManagerStats {
 /**
  * All figures of a client at one moment.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface ClientStats {
@@ -258,7 +258,7 @@ export interface ClientStats {
  * What became of a broadcast: how many outboxes have it, how many full ones did not take it (the policy `dropNewest`),
  * and which could not.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface Broadcast {

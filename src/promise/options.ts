@@ -1,7 +1,7 @@
 /**
  * The options of the promise face, in plain values and functions.
  *
- * @since 0.3.0
+ * @since 0.1.0
  */
 import type { IncomingMessage } from "node:http"
 import type { WebSocket } from "ws"
@@ -11,7 +11,7 @@ import type { ClientEvents, DeadLetter, Duration, ManagerEvents, MessageGap, Rec
 /**
  * Where a manager keeps its sessions and queues, and with that what it survives; docs/stores.md has the settings.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export type Store =
@@ -49,7 +49,7 @@ export type Store =
  * is asked for, and by a way that no bundler sees, since most programs don't have that package: so a bundle has to be
  * given it.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface StoreModule {
@@ -59,7 +59,7 @@ export interface StoreModule {
 /**
  * The queue that messages wait in, the same for manager and client.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface QueueOptions {
@@ -85,7 +85,7 @@ export interface QueueOptions {
 /**
  * When a session's circuit opens, and how it closes again.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface BreakerOptions {
@@ -102,7 +102,7 @@ export interface BreakerOptions {
 /**
  * How much one socket may send before it is not read for a while.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface RateLimit {
@@ -117,7 +117,7 @@ export interface RateLimit {
 /**
  * How often, and after which pauses, a handler that failed is tried again.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface RetryOptions {
@@ -132,7 +132,7 @@ export interface RetryOptions {
 /**
  * One line of the library's log.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface LogEntry {
@@ -146,7 +146,7 @@ export interface LogEntry {
 /**
  * Listeners by event, as `on` takes them one by one.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export type Listeners<Events> = {
@@ -156,7 +156,7 @@ export type Listeners<Events> = {
 /**
  * What the `authenticate` of a manager is told.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface Handshake {
@@ -176,7 +176,7 @@ export interface Handshake {
 /**
  * What the `authenticate` of a manager says.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface Identity {
@@ -191,7 +191,7 @@ export interface Identity {
 /**
  * What is known of a peer when its share is asked for.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface Newcomer {
@@ -206,7 +206,7 @@ export interface Newcomer {
 /**
  * What manager and client have in common.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface CommonOptions<In, Out> extends QueueOptions {
@@ -258,7 +258,7 @@ export interface CommonOptions<In, Out> extends QueueOptions {
 /**
  * What a handler is told beside the message.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface MessageContext<Out> {
@@ -277,7 +277,7 @@ export interface MessageContext<Out> {
 /**
  * Options of a manager. All have defaults.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
@@ -313,9 +313,9 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
    */
   readonly strangerRetention?: Duration | undefined
   /**
-   * Says with whom a peer counts where there is no room for all: those of one share have a part of `maxHandshakes`,
-   * `maxSessions`, `maxTotalMessages` and `maxTotalBytes`, and who has little is not refused for those who have much. It is
-   * asked at once, and again when it is known who the peer is. Behind a proxy, say what stands for the address.
+   * Says which share a peer belongs to. Each share has a part of `maxHandshakes`, `maxSessions`, `maxTotalMessages` and
+   * `maxTotalBytes`, so that peers with little are not refused because others have much. It is asked when a peer comes, and
+   * again when its principal is known. Behind a proxy, return what stands for the address.
    * Default: the principal, else the address of the `request`, of IPv6 its first 64 bits.
    */
   readonly shareOf?: ((newcomer: Newcomer) => string | undefined) | undefined
@@ -356,15 +356,15 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
 /**
  * Options of `registerConnection`.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface RegisterOptions extends Waiting {
   /**
-   * Whose socket it is: who comes back with the same id is the same peer, and is sent what waits. Take it from your
-   * authentication: whoever can choose it can read what is another's. At most 256 characters. What has to be awaited is
-   * given as a promise, so that the socket is taken over at once, and what it says meanwhile is not lost; one that rejects
-   * turns the peer away, as a throwing `authenticate` does, and it has as long (`handshakeTimeout`). Default: what
+   * Whose socket it is. A socket with the same id belongs to the same peer, and is sent what waits. Take the id from your
+   * authentication: anybody who can choose it can read another peer's messages. At most 256 characters. Pass a promise if
+   * the id has to be looked up: the socket is taken over at once, and what it says meanwhile is not lost. A promise that
+   * rejects turns the peer away, as a throwing `authenticate` does, and it has as long (`handshakeTimeout`). Default: what
    * `authenticate` says, or the peer has from before, or a new random one, which the peer is told.
    */
   readonly sessionId?: string | null | PromiseLike<string | null | undefined> | undefined
@@ -375,7 +375,7 @@ export interface RegisterOptions extends Waiting {
 /**
  * Options of a manager's `send`.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface SendOptions extends Waiting {
@@ -393,7 +393,7 @@ export interface SendOptions extends Waiting {
 /**
  * Options of a manager's `broadcast`.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface BroadcastOptions extends Waiting {
@@ -411,7 +411,7 @@ export interface BroadcastOptions extends Waiting {
 /**
  * Options of `gracefulShutdown`.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface GracefulShutdownOptions {
@@ -426,7 +426,7 @@ export interface GracefulShutdownOptions {
 /**
  * Options of a manager's `getStats`.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface StatsOptions {
@@ -437,7 +437,7 @@ export interface StatsOptions {
 /**
  * Options of a client. All have defaults.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface ClientOptions<In, Out> extends CommonOptions<In, Out>, Waiting {
@@ -472,7 +472,7 @@ export interface ClientOptions<In, Out> extends CommonOptions<In, Out>, Waiting 
 /**
  * Options of a client's `send`, and of a handler's `reply`: reliable by default.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface ReliableSendOptions extends Waiting {
@@ -487,7 +487,7 @@ export interface ReliableSendOptions extends Waiting {
 /**
  * Options of `sendAll`.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface SendAllOptions extends Waiting {
@@ -498,7 +498,7 @@ export interface SendAllOptions extends Waiting {
 /**
  * Options of a client's `connected`.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface ConnectedOptions extends Waiting {
@@ -509,7 +509,7 @@ export interface ConnectedOptions extends Waiting {
 /**
  * Options of a client's `close`.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export interface CloseOptions {

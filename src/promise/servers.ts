@@ -19,7 +19,7 @@ import { ConfigError } from "./errors.ts"
  * const server = new WebSocketServer({ ...webSocketServerOptions(), port: 8080, host: "127.0.0.1" })
  * ```
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category options
  */
 export const webSocketServerOptions = (

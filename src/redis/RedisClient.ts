@@ -10,7 +10,7 @@
  *
  * Any other `Redis` service will do for the store too, `NodeRedis.layer` for one.
  *
- * @since 0.2.0
+ * @since 0.1.0
  */
 import { Context, Deferred, Effect, Layer, Queue, type Scope } from "effect"
 import { Redis } from "effect/persistence"
@@ -28,7 +28,7 @@ type Cluster = ReturnType<typeof createCluster>
  * connection is given up; `socket.reconnectStrategy` from 0 to 2 s with full jitter, for ever;
  * `commandsQueueMaxLength` 10,000.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export type ClientOptions = NonNullable<Parameters<typeof createClient>[0]>
@@ -36,7 +36,7 @@ export type ClientOptions = NonNullable<Parameters<typeof createClient>[0]>
 /**
  * Where a cluster is, and how to connect to it.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface ClusterOptions {
@@ -61,7 +61,7 @@ export const clusterShape: Option.Shape<ClusterOptions> = {
 /**
  * A server that holds data: the only one, or a master of the cluster.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface Server {
@@ -72,7 +72,7 @@ export interface Server {
 /**
  * The servers behind the `Redis` service, for what must be asked of each.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category services
  */
 export class RedisClient extends Context.Service<RedisClient, {
@@ -82,7 +82,7 @@ export class RedisClient extends Context.Service<RedisClient, {
 /**
  * `Redis` on one server.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category layers
  */
 export const layer = (options: ClientOptions = {}): Layer.Layer<Redis.Redis | RedisClient, Redis.RedisError> =>
@@ -92,7 +92,7 @@ export const layer = (options: ClientOptions = {}): Layer.Layer<Redis.Redis | Re
  * `Redis` on a cluster. Commands go to the node that has their key, through redirections and failovers.
  * `Redis.reserve` fails: a reserved connection could reach one node only.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category layers
  */
 export const layerCluster = (options: ClusterOptions): Layer.Layer<Redis.Redis | RedisClient, Redis.RedisError> =>

@@ -8,7 +8,7 @@
  * what was not replicated, with an eviction policy `allkeys-…` anything. The store warns of such settings at the start.
  * There are no transactions with your own data: make handlers idempotent by `messageId`.
  *
- * @since 0.2.0
+ * @since 0.1.0
  */
 import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
 import type { Redis } from "effect/persistence"
@@ -21,7 +21,7 @@ import { makeRedisDriver, type RedisDriverOptions } from "./redisDriver.ts"
 /**
  * How the store uses its Redis, without saying which one.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface ClientOptions extends StoreOptions {
@@ -37,7 +37,7 @@ export interface ClientOptions extends StoreOptions {
 /**
  * Which Redis, and how the store uses it.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface Options extends ClientOptions {
@@ -50,7 +50,7 @@ export interface Options extends ClientOptions {
 /**
  * Which cluster, and how the store uses it.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface ClusterOptions extends ClientOptions {
@@ -72,7 +72,7 @@ type Failure = MessageQueueError | Redis.RedisError | Config.ConfigError
  * const Store = RedisStore.layer({ url: "redis://redis.internal:6379", queue: { ttl: "1 hour" } })
  * ```
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category layers
  */
 export const layer = (options: Options): Layer.Layer<Provided, Failure> =>
@@ -87,7 +87,7 @@ const shape: Option.Shape<ClientOptions> = { ...storeShape, prefix: Option.text,
 /**
  * `layer` with its options read from `Config`.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category layers
  */
 export const layerConfig = (options: Config.Wrap<Options>): Layer.Layer<Provided, Failure> =>
@@ -96,7 +96,7 @@ export const layerConfig = (options: Config.Wrap<Options>): Layer.Layer<Provided
 /**
  * The store in a Redis Cluster.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category layers
  */
 export const layerCluster = (options: ClusterOptions): Layer.Layer<Provided, Failure> =>
@@ -109,7 +109,7 @@ export const layerCluster = (options: ClusterOptions): Layer.Layer<Provided, Fai
 /**
  * The store on any `Redis` service of the program.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category layers
  */
 export const layerClient = (

@@ -1,7 +1,7 @@
 /**
  * Stores in Redis.
  *
- * @since 0.2.0
+ * @since 0.1.0
  */
 export * as RedisClient from "./RedisClient.ts"
 export * as RedisStore from "./RedisStore.ts"

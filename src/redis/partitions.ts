@@ -12,6 +12,7 @@
  * | `:g:<session>` | zset | its gaps, by end: `<first>:<end>:<reason>` |
  * | `:f:<session>` | zset | its fates, by first: `<first>:<end>:<reason>:<maybeHandled>:<at>` |
  * | `:r:<session>` | hash | the session's row and position |
+ * | `:x:<session>` | string, expires | tombstone: the session was ended on purpose |
  * | `:totals` | hash | `o`utboxes, `m`essages, `b`ytes, `s`essions |
  * | `:fates` | zset | all fates, by when they were noted: `<first>:<session>` |
  * | `:detached` | zset | sessions by `detachedAt` |

@@ -21,7 +21,7 @@ return rows
 `)
 
 /**
- * KEYS: session, totals, detached. ARGV: tag, id, then the row.
+ * KEYS: session, totals, detached, tombstone. ARGV: tag, id, then the row.
  * Answers {'C'} (conflict) or {'S', position (optional)}.
  */
 export const putSession = luaScript(`${numbers}${row}
@@ -36,7 +36,10 @@ for i, name in ipairs(row) do
   fields[#fields + 1] = ARGV[i + 2]
 end
 redis.call('HSET', KEYS[1], unpack(fields))
-if not old[1] then redis.call('HINCRBY', KEYS[2], 's', 1) end
+if not old[1] then
+  redis.call('HINCRBY', KEYS[2], 's', 1)
+  redis.call('UNLINK', KEYS[4])
+end
 local node, detachedAt = ARGV[9], ARGV[10]
 if old[2] ~= node then
   if old[2] and old[2] ~= '' then redis.call('SREM', ARGV[1] .. ':n:' .. string.sub(old[2], 2), id) end
@@ -82,8 +85,9 @@ for i = 2, #ARGV, 6 do results[#results + 1] = save(i) end
 return results
 `)
 
-/** KEYS: session, totals, detached. ARGV: tag, id. Answers '1' if there was one. */
+/** KEYS: session, totals, detached, tombstone. ARGV: tag, id, ms that the tombstone stays. Answers '1' if there was one. */
 export const deleteSession = luaScript(`${evenWhenFull("KEYS[2]")}
+if ARGV[3] ~= '0' then redis.call('SET', KEYS[4], '', 'PX', ARGV[3]) end
 local node, principal = unpack(redis.call('HMGET', KEYS[1], 'n', 'p'))
 if not node then return '0' end
 if principal ~= '' then redis.call('ZREM', ARGV[1] .. ':p:' .. string.sub(principal, 2), ARGV[2]) end
@@ -92,6 +96,11 @@ redis.call('HINCRBY', KEYS[2], 's', -1)
 redis.call('ZREM', KEYS[3], ARGV[2])
 if node ~= '' then redis.call('SREM', ARGV[1] .. ':n:' .. string.sub(node, 2), ARGV[2]) end
 return '1'
+`)
+
+/** KEYS: tombstone. Answers '1' if it is there. */
+export const wasEnded = luaScript(`
+return redis.call('EXISTS', KEYS[1]) == 1 and '1' or '0'
 `)
 
 /** KEYS: detached. ARGV: at, limit. Answers sessions, each followed by when it was detached; the oldest first. */

@@ -13,6 +13,7 @@ type SessionOperations = Pick<
   | "putSession"
   | "savePositions"
   | "deleteSession"
+  | "wasEnded"
   | "detachedBefore"
   | "sessionsOf"
   | "sessionsOfPrincipal"
@@ -40,7 +41,12 @@ export const makeSessions = (connection: Connection, partitions: Partitions): Se
       return call({
         operation: "putSession",
         script: Scripts.putSession,
-        keys: [sessionKey(partition, row.id), partition.totals, partition.detached],
+        keys: [
+          sessionKey(partition, row.id),
+          partition.totals,
+          partition.detached,
+          endedKey(partition, row.id)
+        ],
         args: [partition.tag, row.id, ...rowArgs(row)],
         decode: (reply): PutOutcome => {
           const [kind, position] = list(reply)
@@ -69,13 +75,26 @@ export const makeSessions = (connection: Connection, partitions: Partitions): Se
           decode: (reply) => list(reply).map(positionOutcomeOf)
         })),
 
-    deleteSession: (id) => {
+    deleteSession: (id, tombstone) => {
       const partition = partitions.of(id)
+      const millis = tombstone === undefined ? 0 : Math.ceil(tombstone.until - tombstone.at)
       return call({
         operation: "deleteSession",
         script: Scripts.deleteSession,
-        keys: [sessionKey(partition, id), partition.totals, partition.detached],
-        args: [partition.tag, id],
+        keys: [sessionKey(partition, id), partition.totals, partition.detached, endedKey(partition, id)],
+        args: [partition.tag, id, number(Math.max(0, millis))],
+        decode: (reply) => text(reply) === "1"
+      })
+    },
+
+    // Redis forgets it in time by itself.
+    wasEnded: (id) => {
+      const partition = partitions.of(id)
+      return call({
+        operation: "wasEnded",
+        script: Scripts.wasEnded,
+        keys: [endedKey(partition, id)],
+        args: [],
         decode: (reply) => text(reply) === "1"
       })
     },
@@ -146,6 +165,7 @@ export const makeSessions = (connection: Connection, partitions: Partitions): Se
 }
 
 const sessionKey = ({ tag }: Partition, id: string): string => `${tag}:r:${id}`
+const endedKey = ({ tag }: Partition, id: string): string => `${tag}:x:${id}`
 
 /** In the order that sessionScripts.ts has them in. */
 const rowArgs = (row: SessionRow): ReadonlyArray<string> => [

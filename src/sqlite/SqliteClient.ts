@@ -9,7 +9,7 @@
  * transaction holds up everything else in the process that wants the database, so wait for nothing slow inside. The
  * processes that share a file must be on one machine: WAL does not work over a network file system.
  *
- * @since 0.2.0
+ * @since 0.1.0
  */
 import { type Config, Config as ConfigModule, Context, type Duration, Effect, Layer, type Scope } from "effect"
 import { Reactivity } from "effect/reactivity"
@@ -23,7 +23,7 @@ import { openSqlite, type SqliteConnection } from "./sqliteConnection.ts"
 /**
  * Which file, and how safe.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface Options {
@@ -49,12 +49,12 @@ export const shape: Option.Shape<Options> = {
 /**
  * Work with the statements of `node:sqlite`. It must not begin or end transactions, nor keep the database.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export type Work<A> = (database: DatabaseSync) => A
 
-/** @since 0.2.0 @category services */
+/** @since 0.1.0 @category services */
 export interface Interface {
   readonly filename: string
   /** The same client as in the service `SqlClient`. */
@@ -77,7 +77,7 @@ export interface Interface {
 /**
  * What SqliteStore needs beyond `SqlClient`: synchronous work on the same connection.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category services
  */
 export class SqliteClient extends Context.Service<SqliteClient, Interface>()(
@@ -101,7 +101,7 @@ export class SqliteClient extends Context.Service<SqliteClient, Interface>()(
  * }).pipe(Effect.provide(SqliteClient.layer({ filename: "shop.db", synchronous: "full" })))
  * ```
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category layers
  */
 export const layer = (
@@ -115,7 +115,7 @@ export const layer = (
 /**
  * `layer` with its options read from `Config`.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category layers
  */
 export const layerConfig = (

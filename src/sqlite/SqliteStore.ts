@@ -7,7 +7,7 @@
  *
  * **Gotchas.** A file has one writer: keep your own transactions short, the server waits for them.
  *
- * @since 0.2.0
+ * @since 0.1.0
  */
 import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
 import type { SqlClient, SqlError } from "effect/sql"
@@ -20,7 +20,7 @@ import { type DriverOptions, makeSqliteDriver } from "./sqliteDriver.ts"
 /**
  * How the store uses its file, without saying which one.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface ClientOptions extends StoreOptions {
@@ -33,7 +33,7 @@ export interface ClientOptions extends StoreOptions {
 /**
  * Which file, and how the store uses it.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface Options extends ClientOptions, SqliteClient.Options {}
@@ -57,7 +57,7 @@ export interface Options extends ClientOptions, SqliteClient.Options {}
  * )
  * ```
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category layers
  */
 export const layer = (
@@ -81,7 +81,7 @@ const shape: Option.Shape<ClientOptions> = {
 /**
  * `layer` with its options read from `Config`.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category layers
  */
 export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof layer> =>
@@ -90,7 +90,7 @@ export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof la
 /**
  * The store in the file of a `SqliteClient` that the program has.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category layers
  */
 export const layerClient = (

@@ -16,6 +16,7 @@ export interface Names {
   readonly fate: string
   readonly writer: string
   readonly session: string
+  readonly ended: string
   readonly key: string
   readonly node: string
   readonly nudge: string
@@ -31,6 +32,7 @@ export const namesOf = (prefix: string): Names => ({
   fate: quote(`${prefix}fate`),
   writer: quote(`${prefix}writer`),
   session: quote(`${prefix}session`),
+  ended: quote(`${prefix}ended`),
   key: quote(`${prefix}key`),
   node: quote(`${prefix}node`),
   nudge: quote(`${prefix}nudge`)
@@ -129,6 +131,10 @@ const migrations: ReadonlyArray<(names: Names, index: (name: string) => string) 
   `,
   (t, index) => `
     CREATE INDEX ${index("session_of_principal")} ON ${t.session} (principal, detached_at) WHERE principal IS NOT NULL;
+  `,
+  (t, index) => `
+    CREATE TABLE ${t.ended} (session TEXT PRIMARY KEY, until REAL NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE INDEX ${index("ended_until")} ON ${t.ended} (until);
   `
 ]
 

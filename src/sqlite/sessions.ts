@@ -1,5 +1,5 @@
 /** Sessions, with the inbox position of each. Synchronous, inside of a transaction. */
-import type { PositionOutcome, PositionRequest, PutOutcome, SessionRow } from "../internal/store/driver.ts"
+import type { PositionOutcome, PositionRequest, PutOutcome, SessionRow, Tombstone } from "../internal/store/driver.ts"
 import type { Prepare } from "./queries.ts"
 import type { Names } from "./schema.ts"
 
@@ -45,8 +45,12 @@ export class Sessions {
   private readonly detachedOf
   private readonly countAll
   private readonly countDetached
+  private readonly bury
+  private readonly unbury
+  private readonly removeOld
+  private readonly selectEnded
 
-  constructor(prepare: Prepare, { session }: Names) {
+  constructor(prepare: Prepare, { ended, session }: Names) {
     this.select = prepare<StoredSession>(`SELECT ${columns} FROM ${session} WHERE id = ?`)
     this.insert = prepare(
       `INSERT INTO ${session} (${columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`
@@ -76,6 +80,12 @@ export class Sessions {
     )
     this.countAll = prepare<Count>(`SELECT count(*) AS count FROM ${session}`)
     this.countDetached = prepare<Count>(`SELECT count(*) AS count FROM ${session} WHERE detached_at IS NOT NULL`)
+    this.bury = prepare(`INSERT OR REPLACE INTO ${ended} (session, until) VALUES (?, ?)`)
+    this.unbury = prepare(`DELETE FROM ${ended} WHERE session = ?`)
+    this.removeOld = prepare(
+      `DELETE FROM ${ended} WHERE session IN (SELECT session FROM ${ended} WHERE until <= ? ORDER BY until LIMIT 2)`
+    )
+    this.selectEnded = prepare<{ readonly until: number }>(`SELECT until FROM ${ended} WHERE session = ?`)
   }
 
   find(id: string): SessionRow | undefined {
@@ -99,7 +109,9 @@ export class Sessions {
       row.revision
     ]
     if (row.revision === 1) {
-      return this.insert.run(...values) > 0 ? { _tag: "Stored", position: undefined } : { _tag: "Conflict" }
+      if (this.insert.run(...values) === 0) return { _tag: "Conflict" }
+      this.unbury.run(row.id)
+      return { _tag: "Stored", position: undefined }
     }
     const replaced = this.replace.get(...values)
     return replaced === undefined
@@ -118,8 +130,16 @@ export class Sessions {
     return "Saved"
   }
 
-  delete(id: string): boolean {
+  delete(id: string, tombstone: Tombstone | undefined): boolean {
+    if (tombstone !== undefined) {
+      this.removeOld.run(tombstone.at)
+      this.bury.run(id, tombstone.until)
+    }
     return this.remove.run(id) > 0
+  }
+
+  wasEnded(id: string, at: number): boolean {
+    return (this.selectEnded.get(id)?.until ?? -Infinity) > at
   }
 
   detachedBefore(at: number, limit: number): ReadonlyArray<SessionRow> {

@@ -20,7 +20,7 @@ import { Totals } from "./totals.ts"
 /**
  * Of the store's tables, not of the file.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface DriverOptions {
@@ -145,7 +145,8 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
     putSession: (row) => write("putSession", () => sessions.put(row)),
     savePositions: (requests) =>
       write("savePositions", () => requests.map((request) => sessions.savePosition(request))),
-    deleteSession: (id) => write("deleteSession", () => sessions.delete(id)),
+    deleteSession: (id, tombstone) => write("deleteSession", () => sessions.delete(id, tombstone)),
+    wasEnded: (id, at) => read("wasEnded", () => sessions.wasEnded(id, at)),
     detachedBefore: (at, limit) => read("detachedBefore", () => sessions.detachedBefore(at, limit)),
     sessionsOfPrincipal: (principal, limit) =>
       read("sessionsOfPrincipal", () => sessions.ofPrincipal(principal, limit)),

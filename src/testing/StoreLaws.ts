@@ -22,7 +22,7 @@
  * }
  * ```
  *
- * @since 0.2.0
+ * @since 0.1.0
  */
 import { Effect, type Layer } from "effect"
 import type * as MemoryStore from "../MemoryStore.ts"
@@ -37,7 +37,7 @@ export { LawViolation, PassTime, type Services, type StoreLaw } from "./law.ts"
 /**
  * All laws. Each is to be run on a store of its own.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category laws
  */
 export const all: ReadonlyArray<StoreLaw> = [...queueLaws, ...deliveryLaws, ...registryLaws, ...deduplicatorLaws]
@@ -45,7 +45,7 @@ export const all: ReadonlyArray<StoreLaw> = [...queueLaws, ...deliveryLaws, ...r
 /**
  * What is tried.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface Subject<E, R> {
@@ -58,7 +58,7 @@ export interface Subject<E, R> {
 /**
  * Tries a store by a law.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category laws
  */
 export const check = <E, R>(law: StoreLaw, subject: Subject<E, R>) =>

@@ -1,6 +1,6 @@
 /**
  * For tests of stores.
  *
- * @since 0.2.0
+ * @since 0.1.0
  */
 export * as StoreLaws from "./StoreLaws.ts"

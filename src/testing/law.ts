@@ -9,7 +9,7 @@ import type { WebSocketError } from "../WebSocketError.ts"
 /**
  * A store broke a law: of what `what` says, this was expected and that came.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category errors
  */
 export class LawViolation
@@ -30,7 +30,7 @@ export class LawViolation
  * Lets so many milliseconds pass, for the store and for Effect's clock: `TestClock.adjust`, or a sleep where a store
  * has a clock of its own.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category services
  */
 export class PassTime extends Context.Service<PassTime, (millis: number) => Effect.Effect<void>>()(
@@ -40,7 +40,7 @@ export class PassTime extends Context.Service<PassTime, (millis: number) => Effe
 /**
  * The services of a store that laws are about.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export type Services = MessageQueue | SessionRegistry | Deduplicator
@@ -49,7 +49,7 @@ export type Services = MessageQueue | SessionRegistry | Deduplicator
  * One law: its name is a sentence about behaviour. `law` is to be run on a store that is new and empty, made with
  * `options`, once.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface StoreLaw {

@@ -150,8 +150,8 @@ describe("an SQLite file", () => {
       const sql = Context.get(store, SqlClient.SqlClient)
       const tables = yield* sql<{ name: string }>`SELECT name FROM sqlite_schema WHERE type = 'table'`
       const rows = yield* rowsOf(sql, tables.map(({ name }) => name))
-      // Of this server, which lives: its one lane's stamp.
-      assert.deepStrictEqual(rows, { rws_store: 1, rws_writer: 1, rws_node: 1 })
+      // Of this server, which lives: its one lane's stamp. And that the sessions were ended, for as long as that may matter.
+      assert.deepStrictEqual(rows, { rws_store: 1, rws_writer: 1, rws_node: 1, rws_ended: sessions.length })
     })
   )
 })
@@ -184,7 +184,8 @@ describeWithPostgres("PostgreSQL tables", {}, (server) => {
       const rows = yield* rowsOf(sql, tables.map(({ name }) => `${schema}.${name}`))
       // Of this server, which lives: its four lanes' stamps. And some counters, whose number is fixed.
       const left = Object.entries(rows).map(([table, count]) => `${table.slice(schema.length + 1)} ${count}`)
-      assert.sameMembers(left.filter((table) => !table.startsWith("key_counts ")), ["writers 4", "nodes 1"])
+      const others = left.filter((table) => !table.startsWith("key_counts "))
+      assert.sameMembers(others, ["writers 4", "nodes 1", `ended_sessions ${sessions.length}`])
     })
   )
 })
@@ -200,8 +201,9 @@ describeWithRedis("a Redis keyspace", {}, (server) => {
       assertNoGrowth(sizes, yield* size)
       const keys = (yield* command("KEYS", "*")).split("\r\n").filter((line) => line.startsWith("{"))
       // Of this server, which lives: its two lanes' stamps. And what the store keeps of itself.
-      const kinds = keys.map((key) => key.replace(/^\{rws:\d+\}:/, "").replace(/^w:.*/, "w"))
-      assert.sameMembers(kinds, ["w", "w", "writers", "nodes", "totals", "format"])
+      const kinds = keys.map((key) => key.replace(/^\{rws:\d+\}:/, "").replace(/^([wx]):.*/, "$1"))
+      const ended = sessions.map(() => "x")
+      assert.sameMembers(kinds, ["w", "w", "writers", "nodes", "totals", "format", ...ended])
     })
   )
 })

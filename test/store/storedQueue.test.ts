@@ -198,7 +198,9 @@ describe("messages that were dropped to make room", () => {
       const other = makeMemoryDriver(database)
       const { queue } = yield* open(database, dropping, ({ giveUp }) => ({
         // Another server ends the session just then.
-        giveUp: (request) => Effect.tap(giveUp(request), () => other.removeOutbox("s", 2))
+        giveUp: (request) =>
+          Effect.tap(giveUp(request), () =>
+            Effect.andThen(other.removeOutbox("s", 2), other.deleteSession("s", { at: 0, until: Infinity })))
       }))
       yield* queue.open("s", 1)
       yield* queue.append("s", [text("a"), text("b")])

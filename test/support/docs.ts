@@ -14,7 +14,7 @@ const list = (folder: string, extension: string): Array<string> =>
     .sort()
 
 /** The pages that people read, but the protocol, which has tests of its own. */
-export const pages = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", ...list("docs", ".md")]
+export const pages = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", ...list("docs", ".md")]
 
 export const sources = list("src", ".ts")
 
@@ -307,7 +307,11 @@ export const errorClasses = (): ReadonlyArray<ErrorClass> => {
   })
 }
 
-// --- links
+// --- links and sections
+
+/** What stands under a heading, down to the next one. */
+export const section = (page: string, heading: string): string =>
+  new RegExp(`^#+ ${heading}$([\\s\\S]*?)(?=^#+ |(?![\\s\\S]))`, "m").exec(read(page))?.[1] ?? ""
 
 const slug = (heading: string): string =>
   heading.toLowerCase().replace(/[^\p{L}\p{N}\s_-]/gu, "").trim().replaceAll(" ", "-")

@@ -79,6 +79,8 @@ interface Batch {
 export interface MemoryDatabase {
   readonly outboxes: Map<string, Outbox>
   readonly sessions: Map<string, Session>
+  /** Sessions that were ended, until when that is known. */
+  readonly ended: Map<string, number>
   readonly keys: Map<string, Key>
   /** The newest batch of each writer. */
   readonly batches: Map<string, Batch>
@@ -93,6 +95,7 @@ export interface MemoryDatabase {
 export const makeMemoryDatabase = (): MemoryDatabase => ({
   outboxes: new Map(),
   sessions: new Map(),
+  ended: new Map(),
   keys: new Map(),
   batches: new Map(),
   nodes: new Map(),
@@ -103,7 +106,7 @@ export const makeMemoryDatabase = (): MemoryDatabase => ({
 
 /** One server's driver. */
 export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
-  const { batches, keys, listeners, nodes, nudges, outboxes, sessions } = database
+  const { batches, ended, keys, listeners, nodes, nudges, outboxes, sessions } = database
 
   const nudge = (node: string, session: string): void => {
     const waiting = nudges.get(node) ?? new Set()
@@ -341,6 +344,7 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     const stored = sessions.get(row.id)
     if (row.revision !== (stored?.row.revision ?? 0) + 1) return { _tag: "Conflict" }
     sessions.set(row.id, { row, position: stored?.position })
+    if (stored === undefined) ended.delete(row.id)
     return { _tag: "Stored", position: stored?.position?.position }
   }
 
@@ -485,7 +489,15 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     findSession: (id) => Effect.sync(() => sessions.get(id)?.row),
     putSession: (row) => Effect.sync(() => putSession(row)),
     savePositions: (requests) => Effect.sync(() => requests.map(savePosition)),
-    deleteSession: (id) => Effect.sync(() => sessions.delete(id)),
+    deleteSession: (id, tombstone) =>
+      Effect.sync(() => {
+        if (tombstone !== undefined) {
+          for (const [other, until] of ended) if (until <= tombstone.at) ended.delete(other)
+          ended.set(id, tombstone.until)
+        }
+        return sessions.delete(id)
+      }),
+    wasEnded: (id, at) => Effect.sync(() => (ended.get(id) ?? -Infinity) > at),
     detachedBefore: (at, limit) =>
       Effect.sync(() => {
         const since = ({ detachedAt = Infinity }: SessionRow) => detachedAt

@@ -92,7 +92,7 @@ export interface Stats {
   /**
    * Of sessions, and of all other circuits.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly policies: { readonly session: Policy; readonly endpoint: Policy }
 }
@@ -100,7 +100,7 @@ export interface Stats {
 /**
  * When a circuit trips and how it recovers: the options of `CircuitBreaker`, which say more, with their defaults.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface Policy {

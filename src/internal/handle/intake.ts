@@ -17,7 +17,7 @@ import { makeUnpacking, pack } from "./packing.ts"
 /**
  * How much one client may send before it is not read for a while.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface RateLimit {

@@ -36,7 +36,7 @@ export interface Incoming<A> {
 
 /**
  * Why a message waits instead of going out at once. `elsewhere`: the session is at another server, or at none right
- * now, and this server has put the message in its outbox (only where the queue is shared, since 0.2.0).
+ * now, and this server has put the message in its outbox (only where the queue is shared).
  *
  * @since 0.1.0
  * @category models
@@ -101,7 +101,7 @@ export interface MessageGap {
 /**
  * A session of a principal.
  *
- * @since 0.3.0
+ * @since 0.1.0
  * @category models
  */
 export interface PrincipalSession {
@@ -141,14 +141,14 @@ export interface SessionStats {
   /**
    * When its peer was heard last, in ms since the epoch; undefined where this server has never heard it.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly heardAtMillis: number | undefined
   /**
    * Failures of its connections in a row, since the peer last acknowledged something; while its circuit is not closed,
    * how often that has opened.
    *
-   * @since 0.3.0
+   * @since 0.1.0
    */
   readonly failures: number
 }
@@ -167,7 +167,7 @@ export type ConnectionEvent<E> =
     /**
      * Whether the session went on where it was; else at least one side began anew.
      *
-     * @since 0.3.0
+     * @since 0.1.0
      */
     readonly resumed: boolean
   }

@@ -10,6 +10,7 @@ import { appendBatch } from "./appendBatch.ts"
 import { makeBatcher } from "./batcher.ts"
 import type { Draft, Drafts } from "./drafts.ts"
 import type { Stamp, StoreError } from "./driver.ts"
+import { mayReturn } from "./mayReturn.ts"
 import { again, appendFailed, type Outcome } from "./outcomes.ts"
 import type { QueueParts } from "./queueParts.ts"
 import type { Room } from "./room.ts"
@@ -37,7 +38,7 @@ type Lane = (draft: Draft) => Effect.Effect<Outcome, StoreError>
 export type Committed = (draft: Draft) => Effect.Effect<Outcome, MessageQueueError>
 
 export const makeAppendLanes = Effect.fnUntraced(function*(options: AppendLanesOptions) {
-  const { lanes, parts: { history, tail } } = options
+  const { lanes, parts } = options
   const laneOf: Array<Lane> = []
   for (let i = 0; i < lanes; i++) laneOf.push(yield* makeLane(options, i))
 
@@ -55,7 +56,9 @@ export const makeAppendLanes = Effect.fnUntraced(function*(options: AppendLanesO
     Effect.flatMap(committedOnce(draft), (outcome) => {
       const { _tag } = outcome
       if (_tag !== "Unsettled" && (_tag !== "Missing" || draft.waits >= maxWaits)) return Effect.succeed(outcome)
-      const asked = _tag === "Missing" ? history.lookForChange : tail.askOwner(draft.session, outcome.node)
+      const asked = _tag === "Missing"
+        ? mayReturn(parts, draft.session)
+        : parts.tail.askOwner(draft.session, outcome.node)
       return Effect.flatMap(
         Effect.mapError(asked, (error) => appendFailed(draft, error)),
         (isThere) => _tag === "Missing" && !isThere ? Effect.succeed(outcome) : awaitOwner(draft, isThere)

@@ -291,6 +291,11 @@ export interface SessionRow {
   readonly revision: number
 }
 
+export interface Tombstone {
+  readonly at: number
+  readonly until: number
+}
+
 export type PutOutcome =
   /** `position` is the one stored when the row was replaced. */
   | { readonly _tag: "Stored"; readonly position: string | undefined }
@@ -399,8 +404,13 @@ export interface StoreDriver {
   /** Stores the row if the stored one has the revision before it (1: if there is none). */
   readonly putSession: (row: SessionRow) => Result<PutOutcome>
   readonly savePositions: (requests: ReadonlyArray<PositionRequest>) => Result<ReadonlyArray<PositionOutcome>>
-  /** Whether there was one. */
-  readonly deleteSession: (id: string) => Result<boolean>
+  /**
+   * Whether there was one. The tombstone, which is left in the same step, says that it is gone on purpose, until its time
+   * is over or a new session of this name is stored. Old ones of others may be removed on the way.
+   */
+  readonly deleteSession: (id: string, tombstone?: Tombstone) => Result<boolean>
+  /** Whether there is a tombstone of this session, at this time. */
+  readonly wasEnded: (id: string, at: number) => Result<boolean>
   /** At most `limit` sessions whose `detachedAt` is at or before this, the oldest first. Costs what it returns. */
   readonly detachedBefore: (at: number, limit: number) => Result<ReadonlyArray<SessionRow>>
   /** At most `limit` sessions of this node. Costs what it returns. */

@@ -1,6 +1,8 @@
 /**
  * Whether the store is still the one that it was: a replica that took over, or a process that was started anew, may
- * lack the newest part of what was stored. Who keeps something that the store may have lost is told, and puts it back.
+ * lack the newest part of what was stored. And a store may be emptied, or lose a session, as it stands: what this server
+ * has in it is gone then, and no tombstone says that it was ended. Whatever keeps something that the store may have lost
+ * is told, and puts it back.
  */
 import { Effect, Semaphore } from "effect"
 import { steady } from "../kit/time.ts"
@@ -17,6 +19,8 @@ const looks = 3
 export const makeHistory = Effect.fnUntraced(function*(options: {
   readonly driver: StoreDriver
   readonly call: Calls
+  /** The store's time. */
+  readonly now: () => number
   /** How often it is asked which history this is. */
   readonly pollMillis: number
   /** Others were there before, and may have something to put back that is not known here. */
@@ -32,16 +36,25 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
   let changedOrJoinedAt = hasOthers ? askedAt - recentMillis + Math.min(recentMillis, looks * pollMillis) : undefined
   /** Listeners that have not put back all. */
   let left: ReadonlyArray<Effect.Effect<void, StoreError>> = []
+  /** A session that is not there, and that nobody has ended. */
+  let missed: string | undefined
+
+  const begin = (news: string) => {
+    missed = undefined
+    changedAt = askedAt
+    changedOrJoinedAt = askedAt
+    left = [...listeners]
+    return Effect.logWarning(`the store ${driver.name} ${news}: what it may have lost is looked for, and put back`)
+  }
 
   const lookOnce = Effect.gen(function*() {
     const now = yield* call("history", driver.history)
     askedAt = time()
     if (now !== known) {
       known = now
-      changedAt = askedAt
-      changedOrJoinedAt = askedAt
-      left = [...listeners]
-      yield* Effect.logInfo(`the store ${driver.name} has another history: what it may have lost is looked for`)
+      yield* begin("has another history")
+    } else if (missed !== undefined) {
+      yield* begin(`lacks session ${missed}, which nobody has ended`)
     }
     while (left.length > 0) {
       const [next, ...rest] = left
@@ -69,6 +82,21 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
   )
   yield* Effect.forkScoped(Effect.forever(round), { startImmediately: true })
 
+  /** Whether it is being ended, or was, on purpose. */
+  const wasEnded = (session: string): Effect.Effect<boolean, StoreError> =>
+    Effect.flatMap(
+      call("findSession", driver.findSession(session)),
+      (row) =>
+        row === undefined ? call("wasEnded", driver.wasEnded(session, options.now())) : Effect.succeed(row.ending)
+    )
+
+  /** The same of a session that this server has in the store, and does not find there. If not, the next look sees to it. */
+  const endedOrMissed = (session: string): Effect.Effect<boolean, StoreError> =>
+    Effect.tap(wasEnded(session), (isEnded) =>
+      Effect.sync(() => {
+        if (!isEnded) missed ??= session
+      }))
+
   const isRecent = (at: number | undefined): boolean => at !== undefined && time() - at < recentMillis
 
   return {
@@ -76,8 +104,14 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
     onChange: (putBack: Effect.Effect<void, StoreError>): void => {
       listeners.push(putBack)
     },
-    /** Whether it has another history than the one of which all is put back; that is then done at the next look. */
-    hasChanged: Effect.map(call("history", driver.history), (now) => now !== known || left.length > 0),
+    wasEnded,
+    endedOrMissed,
+    /**
+     * Whether the store has lost a session that this server has in it, and does not find there; then all that is known
+     * here is put back by now.
+     */
+    hasLost: (session: string): Effect.Effect<boolean, StoreError> =>
+      Effect.flatMap(endedOrMissed(session), (isEnded) => isEnded ? Effect.succeed(false) : Effect.as(look, true)),
     /**
      * Whether the store may have lost something a moment ago that others, who know of it, have not put back; what this
      * server knows is put back after that. For who misses something that was there.

@@ -19,7 +19,7 @@ import { makeStoredRegistry } from "./storedRegistry.ts"
 /**
  * What the durable stores have in common: the bounds and times of their services, and how they deal with the database.
  *
- * @since 0.2.0
+ * @since 0.1.0
  * @category models
  */
 export interface StoreOptions {
@@ -112,7 +112,7 @@ const build = Effect.fnUntraced(function*<R>(makeDriver: MakeDriver<R>, lanes: n
     for (const warning of yield* driver.warnings) yield* Effect.logWarning(`the store ${driver.name}: ${warning}`)
     const call = yield* makeCalls({ breaker, name: driver.name, timeoutMillis })
     const members = yield* makeMembers({ driver, call, pollMillis, nodeTimeoutMillis })
-    const history = yield* makeHistory({ driver, call, pollMillis, hasOthers: members.hasOthers })
+    const history = yield* makeHistory({ driver, call, now: members.now, pollMillis, hasOthers: members.hasOthers })
     const keys = { windowMillis: () => windows.windowMillis, maxKeys: windows.maxKeys }
     const queue = yield* makeStoredQueue({
       driver,

@@ -80,9 +80,14 @@ const look = (parts: QueueParts, sessions: ReadonlyArray<string>): Effect.Effect
     )
     if (missing.length === 0) return settled
     // They ended; or the store has lost them, and they are put back when all others are looked at.
-    const told = Effect.map(history.hasChanged, (hasChanged) => {
-      if (!hasChanged) { for (const { session } of missing) hear(parts, session, undefined) }
-    })
+    const told = Effect.forEach(
+      missing,
+      ({ session }) =>
+        Effect.map(history.endedOrMissed(session), (isEnded) => {
+          if (isEnded) hear(parts, session, undefined)
+        }),
+      { concurrency: 16, discard: true }
+    )
     return Effect.andThen(settled, told)
   })
 }
@@ -105,12 +110,14 @@ const hear = (parts: QueueParts, session: string, state: OutboxState | undefined
 
 /** Outboxes that the store had never heard of, or has forgotten, are there again as those that they were. */
 const putBack = (parts: QueueParts): Effect.Effect<void, StoreError> => {
-  const { call, driver, logs, moved, tail } = parts
+  const { call, driver, history, logs, moved, tail } = parts
   const remake = Effect.fnUntraced(function*(some: ReadonlyArray<StoredLog>) {
     const sessions = some.map(({ session }) => session)
     const states = yield* call("outboxes", driver.outboxes(sessions))
     const found = new Set(states.map(({ session }) => session))
-    for (const log of some) if (!found.has(log.session)) yield* tail.reopen(log)
+    for (const log of some) {
+      if (!found.has(log.session) && !(yield* history.wasEnded(log.session))) yield* tail.reopen(log)
+    }
     yield* look(parts, sessions)
   })
   return Effect.suspend(() => {

@@ -28,9 +28,11 @@ const listMillis = 500
 export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) {
   const { call, driver, nodeTimeoutMillis } = options
   const node = makeId(yield* Random.Random)
+  /** Whether this node was in the list when it was last asked for. */
+  let isListed = false
   const stamps = Effect.map(driver.nodes, (list): Stamps => {
     const others = new Map(list.map((entry) => [entry.node, decodeStamp(entry.seenAt)]))
-    others.delete(node)
+    isListed = others.delete(node)
     return others
   })
   const known = yield* stamps
@@ -88,10 +90,13 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
    */
   const touch = Effect.gen(function*() {
     // Each time: others may have gone on without this one while it slept or stood still, or have come to another time.
-    yield* Effect.catch(look, (error) => Effect.logDebug("the store does not say who lives", error))
+    const listed = yield* Effect.result(look)
+    if (Result.isFailure(listed)) yield* Effect.logDebug("the store does not say who lives", listed.failure)
+    const wasForgotten = Result.isSuccess(listed) && !isListed
     const at = now()
     yield* call("touchNode", driver.touchNode(node, at))
-    if (Math.abs(at - touchedAt) >= nodeTimeoutMillis) {
+    // Others have forgotten it, or the store everything.
+    if (Math.abs(at - touchedAt) >= nodeTimeoutMillis || wasForgotten) {
       isBack = true
       aliveSince = at
     }

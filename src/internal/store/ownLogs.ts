@@ -4,6 +4,7 @@ import type { OutboxMessage } from "../../core/Outbox.ts"
 import { MessageQueueError } from "../../WebSocketError.ts"
 import { StoreError } from "./driver.ts"
 import type { GivenUp } from "./givingUp.ts"
+import { mayReturn } from "./mayReturn.ts"
 import type { Page } from "./outboxReader.ts"
 import { refuse, storeFailed } from "./queueFailures.ts"
 import type { QueueParts } from "./queueParts.ts"
@@ -12,7 +13,7 @@ import type { StoredLog } from "./storedLog.ts"
 export type OwnLogs = ReturnType<typeof makeOwnLogs>
 
 export const makeOwnLogs = (parts: QueueParts) => {
-  const { givingUp, history, logs, members, moved, ownDoubts, reader: { readPage }, tail } = parts
+  const { givingUp, logs, members, moved, ownDoubts, reader: { readPage }, tail } = parts
   const { schedule, tracked } = logs
 
   /** The log, if it is this generation's as far as known here. */
@@ -44,7 +45,7 @@ export const makeOwnLogs = (parts: QueueParts) => {
     function*(log: StoredLog, after: number): Effect.fn.Return<Page, StoreError | MessageQueueError> {
       const { acked, reach } = log
       let page = yield* readPage(log.session, after)
-      if (page === undefined && (yield* history.look)) page = yield* readPage(log.session, after)
+      if (page === undefined && (yield* mayReturn(parts, log.session))) page = yield* readPage(log.session, after)
       if (page === undefined) return yield* refuse(log.session, "read", "unknownSession")
       if (page.state.generation > log.generation) return yield* refuse(log.session, "read", "fenced")
       if (tail.isBehind(log, { acked, reach }, page.state)) {

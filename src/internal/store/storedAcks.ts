@@ -6,6 +6,7 @@ import type { MessageQueueError } from "../../WebSocketError.ts"
 import type { Appending } from "./appending.ts"
 import { makeBatcher } from "./batcher.ts"
 import type { AckOutcome, AckRequest, Fate, StoreError } from "./driver.ts"
+import { mayReturn } from "./mayReturn.ts"
 import { refuse } from "./queueFailures.ts"
 import type { QueueParts } from "./queueParts.ts"
 import type { Failing, StoredLog } from "./storedLog.ts"
@@ -16,7 +17,7 @@ export type StoredAcks = Effect.Success<ReturnType<typeof makeStoredAcks>>
 const maxTries = 3
 
 export const makeStoredAcks = Effect.fnUntraced(function*(parts: QueueParts, appending: Appending) {
-  const { call, driver, gone, history, logs, moved, reader: { readFates }, tail, totals } = parts
+  const { call, driver, gone, logs, moved, reader: { readFates }, tail, totals } = parts
 
   const ackAll = (requests: ReadonlyArray<AckRequest>) => call("ack", driver.ack(requests))
   const ackBatch = yield* makeBatcher<AckRequest, AckOutcome>({
@@ -71,7 +72,7 @@ export const makeStoredAcks = Effect.fnUntraced(function*(parts: QueueParts, app
       return at === undefined ? [] : [{ first: offset, end: offset, reason, maybeHandled: false, at }]
     })
     let outcome = yield* ackBatch({ session, generation, upTo, fates })
-    const isLost = outcome._tag === "Missing" && (yield* history.look)
+    const isLost = outcome._tag === "Missing" && (yield* mayReturn(parts, session))
     if (isLost || outcome._tag === "Unsettled") {
       for (let tries = 0; tries < maxTries; tries++) {
         yield* tail.settle(log, upTo)

@@ -8,6 +8,7 @@ import type { MessageQueueError } from "../../WebSocketError.ts"
 import { maxSent as maxSentOf } from "../bounds/overflow.ts"
 import type { StoreError } from "./driver.ts"
 import type { GivenUp } from "./givingUp.ts"
+import { mayReturn } from "./mayReturn.ts"
 import type { OwnLogs } from "./ownLogs.ts"
 import { refuse } from "./queueFailures.ts"
 import type { QueueParts } from "./queueParts.ts"
@@ -17,7 +18,7 @@ import type { Served, StoredLog } from "./storedLog.ts"
 const maxLooks = 16
 
 export const makeStoredReads = (parts: QueueParts, ownLogs: OwnLogs) => {
-  const { bounds, call, driver, history, logs, members: { now }, overflow, ownDoubts, totals, untold } = parts
+  const { bounds, call, driver, logs, members: { now }, overflow, ownDoubts, totals, untold } = parts
   const { load } = ownLogs
   const { touch, tracked } = logs
   const maxSent = maxSentOf(overflow, bounds)
@@ -89,7 +90,7 @@ export const makeStoredReads = (parts: QueueParts, ownLogs: OwnLogs) => {
         const outcome = yield* call("markSent", driver.markSent({ session, generation, revision, sent }))
         if (outcome._tag === "Fenced") return yield* refuse(session, "read", "fenced")
         if (outcome._tag === "Missing") {
-          if (!(yield* history.lookForChange)) return yield* refuse(session, "read", "unknownSession")
+          if (!(yield* mayReturn(parts, session))) return yield* refuse(session, "read", "unknownSession")
           continue // it is there again, and what is cached is perhaps only here
         }
         if (outcome._tag === "Conflict") {

@@ -38,6 +38,9 @@ const sweepSize = 256
 const endingMillis = 30_000
 /** A hundred years. */
 const longestMillis = 100 * 365 * 86_400_000
+/** How long it is known that a session was ended: its retention, within these. */
+const leastTombstoneMillis = 120_000
+const mostTombstoneMillis = 86_400_000
 /** How long the number of sessions is believed. */
 const countMillis = 5_000
 
@@ -48,6 +51,9 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
   const maxSessions = Option.count("maxSessions", options.registry.maxSessions, 100_000)
   /** "For ever" is a number too, so that an end has a time. */
   const kept = Math.min(retention, longestMillis)
+  const tombstoneMillis = Math.min(Math.max(kept, leastTombstoneMillis), mostTombstoneMillis)
+  /** Being removed since their time was over: nobody is connected, and servers that were forget them by themselves. */
+  const overdue = new Set<string>()
   const sweepMillis = Math.min(5_000, Math.max(100, retention / 20))
   let counted = { at: -Infinity, sessions: 0, attached: 0 }
   let sweptAt = steady()
@@ -68,6 +74,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     driver,
     call,
     steady,
+    wasEnded: history.wasEnded,
     onTaken: (session) => listeners.forEach((listener) => listener(session))
   })
   history.onChange(written.putBack)
@@ -220,7 +227,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
 
   // --- positions
 
-  /** What the store has lost is put back before the session counts as gone. */
+  /** What the store has lost of this server's sessions is put back before one counts as gone: absence is not an end. */
   const orPutBack = <A>(
     session: string,
     isMissing: (found: A) => boolean,
@@ -228,7 +235,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
   ): Effect.Effect<A, StoreError> =>
     Effect.flatMap(effect, (found) =>
       isMissing(found) && written.has(session)
-        ? Effect.flatMap(history.look, (isRecent) => isRecent ? effect : Effect.succeed(found))
+        ? Effect.flatMap(history.hasLost(session), (isLost) => isLost ? effect : Effect.succeed(found))
         : Effect.succeed(found))
 
   const saveAll = (requests: ReadonlyArray<PositionRequest>) => call("savePositions", driver.savePositions(requests))
@@ -311,6 +318,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
   const expire = Effect.gen(function*() {
     if (steady() - sweptAt < sweepMillis) return []
     sweptAt = steady()
+    overdue.clear() // those of before are removed by now, or will be by others
     written.sweep()
     yield* sweepDead
     const due = now() - kept
@@ -322,7 +330,9 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       Effect.map(
         update(id, (row) => row.detachedAt !== undefined && row.detachedAt <= due ? ended(row) : undefined),
         (row) => {
-          if (row !== undefined) found.push(id)
+          if (row === undefined) return
+          overdue.add(id)
+          found.push(id)
         }
       ), { concurrency: 16, discard: true })
     return found
@@ -448,7 +458,10 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       Effect.mapError(
         Effect.map(
           update(session, (row) => row.generation === generation && !row.ending ? ended(row) : undefined),
-          (row) => row !== undefined
+          (row) => {
+            if (row !== undefined) overdue.add(session)
+            return row !== undefined
+          }
         ),
         failed(session, "expireNow")
       ),
@@ -458,8 +471,10 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
         here.delete(session)
         held.delete(session)
         written.forget(session)
+        const until = now() + (overdue.delete(session) ? leastTombstoneMillis : tombstoneMillis)
+        const tombstone = { at: now(), until }
         return Effect.map(
-          Effect.mapError(call("deleteSession", driver.deleteSession(session)), failed(session, "remove")),
+          Effect.mapError(call("deleteSession", driver.deleteSession(session, tombstone)), failed(session, "remove")),
           (isRemoved) => {
             if (isRemoved) counted = { ...counted, sessions: Math.max(0, counted.sessions - 1) }
             return isRemoved

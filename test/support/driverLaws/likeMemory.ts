@@ -266,7 +266,7 @@ const run = Effect.fnUntraced(function*(driver: StoreDriver, step: Step, command
         )
       )
     case "delete":
-      return yield* driver.deleteSession(command.session)
+      return yield* driver.deleteSession(command.session, { at: now, until: now + 1e9 })
     case "sweepKeys":
       // How many it forgets is the driver's own: it may forget some earlier, by the way.
       return void (yield* driver.sweepKeys(now - 200, now, 1_000))
@@ -315,6 +315,7 @@ const everything = Effect.fnUntraced(function*(driver: StoreDriver, now: number)
     outboxes,
     totals: yield* driver.totals,
     sessions: yield* Effect.forEach(SESSIONS, driver.findSession),
+    ended: yield* Effect.forEach(SESSIONS, (session) => driver.wasEnded(session, now)),
     counts: yield* driver.countSessions,
     detached: yield* driver.detachedBefore(now, 10),
     owned: yield* Effect.forEach(

@@ -154,6 +154,35 @@ export const sessionLaws = (law: Law): void => {
       assert.deepStrictEqual(yield* other.countSessions, { sessions: 0, attached: 0 })
     })
   )
+
+  law(
+    "one that was ended on purpose is known as such, until a new one has its name or the time is over",
+    Effect.fnUntraced(function*({ driver, other }) {
+      const tombstone = { at: T, until: T + 60_000 }
+      yield* driver.putSession(row("s"))
+      assert.isFalse(yield* driver.wasEnded("s", T))
+      assert.isTrue(yield* driver.deleteSession("s", tombstone))
+      assert.isTrue(yield* other.wasEnded("s", T + 1))
+      assert.isFalse(yield* driver.wasEnded("t", T))
+      assert.isFalse(yield* other.deleteSession("s", tombstone))
+      assert.isTrue(yield* driver.wasEnded("s", T + 1))
+
+      yield* other.putSession(row("s"))
+      assert.isFalse(yield* driver.wasEnded("s", T + 1))
+      assert.isTrue(yield* driver.deleteSession("s"))
+      assert.isFalse(yield* driver.wasEnded("s", T + 1))
+
+      yield* driver.deleteSession("s", { at: T, until: T + 1 })
+      yield* Effect.promise(() => new Promise((resolve) => setTimeout(resolve, 20)))
+      assert.isFalse(yield* driver.wasEnded("s", T + 2))
+      // Old ones are taken away by those that come.
+      for (const id of ["u", "v", "w"]) {
+        yield* driver.deleteSession(id, { at: T + 2, until: T + 60_000 })
+        assert.isTrue(yield* driver.wasEnded(id, T + 3))
+      }
+      assert.isFalse(yield* driver.wasEnded("s", T))
+    })
+  )
 }
 
 /** Reads a session's position the only way there is: by replacing the row. */
