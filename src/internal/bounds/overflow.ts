@@ -29,7 +29,10 @@ const answers: Record<OverflowPolicy, Answer> = {
 /** Whether senders line up for room. */
 export const waitsForRoom = (policy: OverflowPolicy): boolean => answers[policy] === "wait"
 
-/** A batch that is larger than a bound is refused under every policy. `inAll` are its bytes as those of all are counted. */
+/**
+ * A batch that is larger than a bound is refused under every policy. `inAll` is what it counts in the bound on the bytes of
+ * all outboxes together.
+ */
 export const answerTo = (
   policy: OverflowPolicy,
   bounds: QueueBounds,

@@ -39,7 +39,7 @@ export const totalLimit = (
 ): "totalMessages" | "totalBytes" | undefined =>
   messages > bounds.maxTotalMessages ? "totalMessages" : bytes > bounds.maxTotalBytes ? "totalBytes" : undefined
 
-/** Whether it takes room in other outboxes to get below the bound. */
+/** Whether the bound is on more than one outbox, so that room in others helps. */
 export const isOfAll = (limit: Limit | Full["limit"]): boolean => limit !== "messages" && limit !== "bytes"
 
 /** The limit as the error tells of it. */

@@ -3,7 +3,7 @@ import { Effect, type Scope } from "effect"
 
 type Listener<A, B> = (first: A, second: B) => void
 
-/** The list is replaced and never changed: those who come or go while others are told of something don't matter to that. */
+/** A change makes a new list, so whoever comes or goes while listeners are being told makes no difference to that round. */
 export class Subscribers<A, B = void> {
   private list: ReadonlyArray<Listener<A, B>> = []
 

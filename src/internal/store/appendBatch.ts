@@ -8,8 +8,7 @@ import type { QueueParts } from "./queueParts.ts"
 import type { Extent } from "./storedLog.ts"
 
 /**
- * Does the drafts' appends by `append`, and says what came of each draft. `onDone` decides when it is told of what was
- * appended.
+ * Does the drafts' appends by `append`, and says what came of each draft. `onDone` decides when others are told.
  */
 export const appendBatch = (
   parts: QueueParts,

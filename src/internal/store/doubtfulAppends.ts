@@ -1,6 +1,6 @@
 /** Sessions to which something may have been appended without anybody being told, and how often to look for it. */
 
-/** An append that failed may be done a while later: it is looked for this often. */
+/** An append that failed may still be done a while later: it is looked for this often. */
 const looks = 2
 
 export class DoubtfulAppends {
@@ -15,7 +15,7 @@ export class DoubtfulAppends {
     return [...this.left.keys()].slice(0, most)
   }
 
-  /** These were looked at; others have their turn before them. */
+  /** These were looked at; those with looks left go to the end of the line. */
   looked(sessions: ReadonlyArray<string>): void {
     for (const session of sessions) {
       const left = (this.left.get(session) ?? 0) - 1

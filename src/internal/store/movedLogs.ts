@@ -18,7 +18,7 @@ export class MovedLogs {
     this.since.delete(log)
   }
 
-  /** Those of which it was known before this, for the last time. */
+  /** Takes out those that were noted at or before this time. */
   take(before: number): ReadonlyArray<StoredLog> {
     const taken: Array<StoredLog> = []
     for (const [log, at] of this.since) {

@@ -40,7 +40,7 @@ export class Room {
     return shares.over(log?.share, own.messages, own.bytes, totals.messages, totals.bytes, messages, bytes)
   }
 
-  /** What has room in an outbox; `isTotal` says that it is all outboxes together that leave no more. */
+  /** What an outbox has room for; `isTotal` says whether it is the bound on all outboxes that leaves no more. */
   of(session: string): Amount & { readonly isTotal: boolean } {
     const { bounds, logs } = this.parts
     const log = logs.get(session)
