@@ -103,7 +103,7 @@ describe("tables of options", () => {
   const isAbout = (documented: string, checked: string): boolean =>
     documented === checked ||
     (checked.startsWith("src/promise/") && documented.startsWith("src/promise/")) ||
-    (/(memory|stored)Queue\.ts$/.test(checked) && documented === "src/MessageQueue.ts") ||
+    (/((memory|stored)Queue|queueParts|queueBounds)\.ts$/.test(checked) && documented === "src/MessageQueue.ts") ||
     (/(memory|stored)Registry\.ts$/.test(checked) && documented === "src/SessionRegistry.ts") ||
     (checked === "src/internal/store/layer.ts" && documented === "src/Deduplicator.ts") ||
     (/internal\/(run\/(settings|shutdown)|handle\/intake)\.ts$/.test(checked) &&

@@ -6,6 +6,7 @@ import type { AppendRequest, Known } from "./driver.ts"
 /** A chunk is filled up to this, so that a page of a few is a frame. */
 const maxChunkMessages = 256
 const maxChunkBytes = 64 * 1024
+
 export interface PublishOnce {
   readonly id: string
   readonly fingerprint: string
@@ -50,6 +51,8 @@ export interface DraftOptions {
   /** What is known here of an outbox. */
   readonly known: (session: string) => KnownHere
 }
+
+export type Drafts = ReturnType<typeof makeDrafts>
 
 export const makeDrafts = (options: DraftOptions) => {
   const { bounds } = options

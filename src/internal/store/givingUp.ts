@@ -86,7 +86,31 @@ const shares = 4_096
 export const shareOf = (random: (typeof Random.Random)["Service"]): number =>
   (1 + Math.floor(random.nextDoubleUnsafe() * (shares - 1))) / shares
 
-export const makeGivingUp = (options: {
+/** The times of tries, each as no other has it: several may be under way at once, here and at other servers. */
+class Stamps {
+  private readonly share: number
+  /** When each outbox was last tried, for those that could be tried again in that same millisecond. */
+  private readonly last = new Map<string, number>()
+
+  /** With this server's own part of a millisecond, see {@link shareOf}. */
+  constructor(share: number) {
+    this.share = share
+  }
+
+  next(session: string, now: number): number {
+    const time = Math.floor(now) + this.share
+    for (const [other, last] of this.last) {
+      if (last >= time) break
+      this.last.delete(other)
+    }
+    const at = Math.max(time, (this.last.get(session) ?? -Infinity) + 1)
+    this.last.delete(session) // to the end
+    this.last.set(session, at)
+    return at
+  }
+}
+
+export interface GivingUpOptions {
   readonly driver: StoreDriver
   readonly call: Calls
   readonly now: () => number
@@ -97,71 +121,14 @@ export const makeGivingUp = (options: {
   readonly gone: (session: string) => ReadonlyArray<Fate>
   /** A message is given up for certain. */
   readonly onGivenUp: (message: OutboxMessage) => void
-}) => {
+}
+
+export type GivingUp = ReturnType<typeof makeGivingUp>
+
+export const makeGivingUp = (options: GivingUpOptions) => {
   const { call, driver, now, reader: { readAll } } = options
 
-  /** When each outbox was last tried, for those that could be tried again in that same millisecond. */
-  const stamps = new Map<string, number>()
-  /** The time of a try, as no other has it: several may be under way at once, here and at other servers. */
-  const stampOf = (session: string): number => {
-    const time = Math.floor(now()) + options.share
-    for (const [other, last] of stamps) {
-      if (last >= time) break
-      stamps.delete(other)
-    }
-    const at = Math.max(time, (stamps.get(session) ?? -Infinity) + 1)
-    stamps.delete(session) // to the end
-    stamps.set(session, at)
-    return at
-  }
-
-  /** Doubts that turn out to have been given up, by us: others may have given up the same messages meanwhile. */
-  const confirmed = (
-    session: string,
-    doubts: ReadonlyArray<Doubt>
-  ): Effect.Effect<ReadonlyArray<Doubt>, StoreError> => {
-    if (doubts.every(({ isCertain }) => isCertain)) return Effect.succeed(doubts)
-    const offsets = doubts.map(({ message }) => message.offset)
-    return Effect.map(
-      call("fates", driver.fates(session, Math.min(...offsets), Math.max(...offsets))),
-      (stored) => {
-        const fates = [...stored, ...options.gone(session)]
-        return doubts.filter(({ at, isCertain, message: { offset } }) =>
-          isCertain || fates.some((fate) => fate.first <= offset && offset <= fate.end && fate.at === at)
-        )
-      }
-    )
-  }
-
-  const request = (
-    { session, generation, settlesExpiry }: GiveUpOptions,
-    { chunks, gaps, state }: Contents,
-    picked: ReadonlyArray<Doubt>,
-    expiresAt: number
-  ): GiveUpRequest => {
-    const added = picked.map(({ message, reason }): Gap => ({
-      first: message.offset,
-      end: message.offset,
-      reason: gapReasonOf(reason)
-    }))
-    const merged = mergeGaps(gaps, added, state.acked)
-    return {
-      session,
-      revision: state.revision,
-      generation,
-      removeGaps: merged.removed,
-      addGaps: merged.added,
-      removeChunks: coveredChunks(chunks, merged.all, state.acked),
-      fates: picked.map(({ at, message, reason }): Fate => ({
-        first: message.offset,
-        end: message.offset,
-        reason,
-        maybeHandled: reason === "fresh",
-        at
-      })),
-      expiresAt: settlesExpiry ? expiresAt : undefined
-    }
-  }
+  const stamps = new Stamps(options.share)
 
   /** How many tries are under way. */
   const trying = new Map<string, number>()
@@ -193,7 +160,7 @@ export const makeGivingUp = (options: {
       const attempt = Effect.gen(function*(): Effect.fn.Return<GiveUpResult, StoreError> {
         for (let look = 0; look < maxLooks; look++) {
           const all = yield* readAll(session)
-          for (const doubt of doubts.length === 0 ? [] : yield* confirmed(session, doubts)) {
+          for (const doubt of doubts.length === 0 ? [] : yield* confirmed(options, session, doubts)) {
             if (doubt.isCertain) reported.push(doubt)
             else report([doubt])
           }
@@ -205,10 +172,10 @@ export const makeGivingUp = (options: {
           if (given === undefined) return "refused"
           const expiresAt = settlesExpiry ? earliestExpiry(messages, given) : state.expiresAt
           if (given.length === 0 && expiresAt === state.expiresAt) return { given: reported, state }
-          const at = stampOf(session)
+          const at = stamps.next(session, now())
           const picked = given.map(({ message, reason }): Doubt => ({ message, reason, at, isCertain: false }))
           doubts.push(...picked)
-          const outcome = yield* call("giveUp", driver.giveUp(request(wanted, all, picked, expiresAt)))
+          const outcome = yield* call("giveUp", driver.giveUp(requestOf(wanted, all, picked, expiresAt)))
           doubts.length = 0
           if (outcome._tag === "Fenced") return "fenced"
           if (outcome._tag === "Missing") return "missing"
@@ -232,6 +199,56 @@ export const makeGivingUp = (options: {
     })
 
   return { giveUp, isTrying: (session: string): boolean => trying.has(session) }
+}
+
+/** Doubts that turn out to have been given up, by us: others may have given up the same messages meanwhile. */
+const confirmed = (
+  { gone, reader: { readFates } }: Pick<GivingUpOptions, "gone" | "reader">,
+  session: string,
+  doubts: ReadonlyArray<Doubt>
+): Effect.Effect<ReadonlyArray<Doubt>, StoreError> => {
+  if (doubts.every(({ isCertain }) => isCertain)) return Effect.succeed(doubts)
+  const offsets = doubts.map(({ message }) => message.offset)
+  return Effect.map(
+    readFates(session, offsets),
+    (stored) => {
+      const fates = [...stored, ...gone(session)]
+      return doubts.filter(({ at, isCertain, message: { offset } }) =>
+        isCertain || fates.some((fate) => fate.first <= offset && offset <= fate.end && fate.at === at)
+      )
+    }
+  )
+}
+
+/** What the store is asked to do: the gaps that come, and what goes because of them. */
+const requestOf = (
+  { session, generation, settlesExpiry }: GiveUpOptions,
+  { chunks, gaps, state }: Contents,
+  picked: ReadonlyArray<Doubt>,
+  expiresAt: number
+): GiveUpRequest => {
+  const added = picked.map(({ message, reason }): Gap => ({
+    first: message.offset,
+    end: message.offset,
+    reason: gapReasonOf(reason)
+  }))
+  const merged = mergeGaps(gaps, added, state.acked)
+  return {
+    session,
+    revision: state.revision,
+    generation,
+    removeGaps: merged.removed,
+    addGaps: merged.added,
+    removeChunks: coveredChunks(chunks, merged.all, state.acked),
+    fates: picked.map(({ at, message, reason }): Fate => ({
+      first: message.offset,
+      end: message.offset,
+      reason,
+      maybeHandled: reason === "fresh",
+      at
+    })),
+    expiresAt: settlesExpiry ? expiresAt : undefined
+  }
 }
 
 const gapReasonOf = (reason: DeadLetterReason): GapReason =>

@@ -85,9 +85,24 @@ export const makeLogs = (maxCachedBytes: number, shares: Shares) => {
     }
   }
 
+  return {
+    takeNext: inTurns(logs),
+    sessions: (): ReadonlyArray<string> => [...logs.keys()],
+    get: (session: string): StoredLog | undefined => logs.get(session),
+    opened,
+    forget,
+    count,
+    tracked,
+    touch,
+    schedule,
+    takeDue
+  }
+}
+
+/** Takes so many logs, or the `parts`th part if that is more; others each time, so that all have their turn. */
+const inTurns = (logs: ReadonlyMap<string, StoredLog>) => {
   let round = logs.values()
-  /** So many outboxes, or the `parts`th part if that is more; others each time, so that all have their turn. */
-  const takeNext = (least: number, parts: number): ReadonlyArray<StoredLog> => {
+  return (least: number, parts: number): ReadonlyArray<StoredLog> => {
     const taken: Array<StoredLog> = []
     for (let left = Math.min(logs.size, Math.max(least, Math.ceil(logs.size / parts))); left > 0; left--) {
       let next = round.next()
@@ -98,18 +113,5 @@ export const makeLogs = (maxCachedBytes: number, shares: Shares) => {
       if (next.done !== true) taken.push(next.value)
     }
     return taken
-  }
-
-  return {
-    takeNext,
-    sessions: (): ReadonlyArray<string> => [...logs.keys()],
-    get: (session: string): StoredLog | undefined => logs.get(session),
-    opened,
-    forget,
-    count,
-    tracked,
-    touch,
-    schedule,
-    takeDue
   }
 }

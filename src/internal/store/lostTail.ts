@@ -15,10 +15,20 @@ import { makeRareLog } from "../kit/rareLog.ts"
 import type { Calls } from "./calls.ts"
 import { encodeBody } from "./chunk.ts"
 import type { KnownHere } from "./drafts.ts"
-import { type AppendRequest, type Fate, type Known, type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
+import {
+  type AckOutcome,
+  type AppendRequest,
+  type Fate,
+  type Known,
+  type OutboxState,
+  type StoreDriver,
+  StoreError
+} from "./driver.ts"
+import { lockedMillis, untilFree } from "./locks.ts"
 import type { Logs } from "./logs.ts"
 import type { Members } from "./members.ts"
 import type { OutboxReader } from "./outboxReader.ts"
+import { refuse } from "./queueFailures.ts"
 import type { StoredLog } from "./storedLog.ts"
 
 export interface LostTailOptions {
@@ -26,10 +36,9 @@ export interface LostTailOptions {
   readonly call: Calls
   readonly members: Members
   readonly logs: Logs
-  readonly readPage: OutboxReader["readPage"]
+  readonly reader: OutboxReader
   /** Whether no other server is known to have it. */
   readonly isOwned: (log: StoredLog) => boolean
-  readonly refuse: (session: string, operation: string, reason: "fenced" | "unknownSession") => MessageQueueError
   /** The peer may have something to read. */
   readonly onNews: (session: string) => void
 }
@@ -42,11 +51,29 @@ export type LostTail = Effect.Success<ReturnType<typeof makeLostTail>>
 /** How many outboxes of others are remembered with what was appended to them from here. */
 const maxRemembered = 10_000
 
+/** What was appended from here to outboxes that others own. */
+class AppendedElsewhere {
+  /** The least recent first. */
+  private readonly appended = new Map<string, Known>()
+
+  of(session: string): Known | undefined {
+    return this.appended.get(session)
+  }
+
+  note(session: string, epoch: string, last: number): void {
+    const before = this.appended.get(session)
+    this.appended.delete(session)
+    this.appended.set(session, { epoch, last: before?.epoch === epoch ? Math.max(before.last, last) : last })
+    if (this.appended.size <= maxRemembered) return
+    const [oldest] = this.appended.keys()
+    if (oldest !== undefined) this.appended.delete(oldest)
+  }
+}
+
 export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions) {
-  const { call, driver, logs, members, readPage, refuse } = options
-  const { node, now } = members
-  /** What was appended from here to outboxes that others own; the least recent first. */
-  const appended = new Map<string, Known>()
+  const { driver, logs, members } = options
+  const { node } = members
+  const elsewhere = new AppendedElsewhere()
   let total = 0
   const log = yield* makeRareLog
 
@@ -54,7 +81,7 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
 
   const known = (session: string): KnownHere => {
     const log = logs.get(session)
-    if (log === undefined) return { known: appended.get(session), generation: undefined, settles: false }
+    if (log === undefined) return { known: elsewhere.of(session), generation: undefined, settles: false }
     const isOwned = log.isCertain && options.isOwned(log)
     const generation = isOwned ? log.generation : undefined
     // With fates that the store may have lost that is too early: `settle` notes them first.
@@ -63,19 +90,8 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
   }
 
   const noteAppended = (session: string, epoch: string, last: number): void => {
-    if (logs.get(session) !== undefined) return
-    const before = appended.get(session)
-    appended.delete(session)
-    appended.set(session, { epoch, last: before?.epoch === epoch ? Math.max(before.last, last) : last })
-    if (appended.size <= maxRemembered) return
-    const [oldest] = appended.keys()
-    if (oldest !== undefined) appended.delete(oldest)
+    if (logs.get(session) === undefined) elsewhere.note(session, epoch, last)
   }
-
-  /** Whether a state shows a loss; `before` is what was known when it was asked for. */
-  const isBehind = (log: StoredLog, before: Reach, state: OutboxState): boolean =>
-    !state.settled || state.generation < log.generation ||
-    (state.epoch === log.epoch && (state.last < before.reach || state.acked < before.acked))
 
   // --- what is told
 
@@ -97,123 +113,9 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
    * that the store does not have are taken.
    */
   const settle = (log: StoredLog, received: number): Effect.Effect<OutboxState, StoreError | MessageQueueError> =>
-    Effect.suspend(() => (log.settling ??= Semaphore.makeUnsafe(1)).withPermit(settleAlone(log, received)))
-
-  const settleAlone = Effect.fnUntraced(function*(
-    log: StoredLog,
-    received: number
-  ): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
-    const { acked, epoch, generation, session } = log
-    const { settledIn } = log
-    const history = yield* call("history", driver.history)
-    const before = yield* ownState(log)
-    // Before it is settled: from then on acks go on, and what is behind them without a fate was handled.
-    if (!before.settled) yield* noteFates(log, before)
-    const last = Math.max(received, log.reach)
-    const done = yield* call("advance", driver.advance({ session, generation, last, at: now(), settledIn }))
-    if (done === undefined) return yield* refuse(session, "recover", "unknownSession")
-    if (done.state.generation > generation) return yield* refuse(session, "recover", "fenced")
-    note(session, done.lost)
-    if (done.state.generation < generation) {
-      if (before.settled) yield* noteFates(log, done.state)
-      yield* reopen(log)
-    }
-    const state = done.state.settled ? yield* ownState(log) : yield* moveBehind(log, last)
-    if (state.epoch === epoch && state.acked < acked) yield* ackOwn(log, acked, [])
-    log.settledIn = history
-    logs.tracked(log, () => log.settled(state))
-    // Of another outbox than the one that the peer knows it knows nothing.
-    if (!done.state.settled || state.epoch !== epoch) options.onNews(session)
-    return state
-  })
-
-  const ownState = Effect.fnUntraced(function*(
-    { generation, session }: StoredLog
-  ): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
-    const [state] = yield* call("outboxes", driver.outboxes([session]))
-    if (state === undefined) return yield* refuse(session, "recover", "unknownSession")
-    return state.generation > generation ? yield* refuse(session, "recover", "fenced") : state
-  })
-
-  /** Those that the store may have lost. What others appended since has the offsets behind `unsettledFrom`. */
-  const noteFates = Effect.fnUntraced(function*(
-    log: StoredLog,
-    { unsettledFrom = Infinity }: OutboxState
-  ): Effect.fn.Return<void, StoreError | MessageQueueError> {
-    const fates = (log.fates ?? []).filter(({ end }) => end <= unsettledFrom)
-    if (fates.length === 0) return
-    const first = Math.min(...fates.map((fate) => fate.first))
-    const end = Math.max(...fates.map((fate) => fate.end))
-    const stored = yield* call("fates", driver.fates(log.session, first, end))
-    // What the store has is as new, and may be of a longer range that begins at the same offset.
-    const lost = fates.filter((fate) => !stored.some((other) => other.first <= fate.first && fate.end <= other.end))
-    if (lost.length > 0) yield* ackOwn(log, 0, lost)
-  })
-
-  /** An application's transaction may have the row for a while. */
-  const ackOwn = Effect.fnUntraced(function*(
-    { generation, session }: StoredLog,
-    upTo: number,
-    fates: ReadonlyArray<Fate>
-  ): Effect.fn.Return<void, StoreError | MessageQueueError> {
-    for (let tries = 0; tries < maxTries; tries++) {
-      const [outcome] = yield* call("ack", driver.ack([{ session, generation, upTo, fates }]))
-      if (outcome?._tag === "Acked") return
-      if (outcome?._tag === "Missing") return yield* refuse(session, "recover", "unknownSession")
-      if (outcome?._tag === "Fenced") return yield* refuse(session, "recover", "fenced")
-      yield* Effect.sleep(Duration.millis(tryMillis))
-    }
-    return yield* Effect.fail(contended)
-  })
-
-  /** The store has lost that this server opened the outbox, or the outbox: it is there again as the one that it was. */
-  const reopen = ({ epoch, generation, session }: StoredLog) =>
-    call("openOutbox", driver.openOutbox({ session, generation, node, newEpoch: epoch, isPutBack: true }))
-
-  /**
-   * Messages that others appended in this history have offsets that the peer may know as those of messages that are
-   * lost. They get new ones, in their order, behind those and `last`; at their old ones nobody will know what became of
-   * them.
-   */
-  const moveBehind = Effect.fnUntraced(function*(
-    log: StoredLog,
-    last: number
-  ): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
-    const { generation, session } = log
-    // Others append until it is done, and each has to be moved.
-    for (let look = 0; look < maxLooks; look++) {
-      const state = yield* ownState(log)
-      if (state.settled) return state
-      const from = Math.max(state.unsettledFrom ?? state.last, state.acked)
-      const messages = yield* messagesAfter(session, from, state.last)
-      const end = Math.max(last, state.last)
-      if (from < end) yield* ackOwn(log, 0, [{ first: from + 1, end, reason: "fresh", maybeHandled: true, at: now() }])
-      const requests = partsOf(messages).map((part) =>
-        copyOf(session, generation, { epoch: state.epoch, last: end }, part)
-      )
-      // In one step with the settling: what fails before that is done again by whoever opens it next.
-      if (requests.length === 0) {
-        yield* call("advance", driver.advance({ session, generation, last: end, at: now(), isMoved: true }))
-        continue
-      }
-      const results = yield* call("append", driver.append(requests, undefined, node))
-      if (results.some(({ _tag }) => _tag === "Locked")) yield* Effect.sleep(Duration.millis(tryMillis))
-    }
-    return yield* Effect.fail(contended)
-  })
-
-  /** The messages at `from + 1 .. last`. */
-  const messagesAfter = Effect.fnUntraced(function*(session: string, from: number, last: number) {
-    const messages: Array<OutboxMessage> = []
-    let after = from
-    while (after < last) {
-      const page = yield* readPage(session, after)
-      if (page === undefined) return yield* refuse(session, "recover", "unknownSession")
-      for (const slot of page.slots) if (slot.kind === "message") messages.push(slot)
-      after = page.more ? page.end : last
-    }
-    return messages
-  })
+    Effect.suspend(() =>
+      (log.settling ??= Semaphore.makeUnsafe(1)).withPermit(settleAlone(options, note, log, received))
+    )
 
   const askHere = (session: string): Effect.Effect<boolean, StoreError> => {
     const log = logs.get(session)
@@ -235,7 +137,153 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
     )
   }
 
-  return { known, noteAppended, isBehind, note, settle, reopen, askOwner, total: () => total }
+  return {
+    known,
+    noteAppended,
+    isBehind,
+    note,
+    settle,
+    reopen: (log: StoredLog) => reopenIn(options, log),
+    askOwner,
+    total: () => total
+  }
+})
+
+/** Whether a state shows a loss; `before` is what was known when it was asked for. */
+const isBehind = (log: StoredLog, before: Reach, state: OutboxState): boolean =>
+  !state.settled || state.generation < log.generation ||
+  (state.epoch === log.epoch && (state.last < before.reach || state.acked < before.acked))
+
+// --- the steps of settling
+
+const settleAlone = Effect.fnUntraced(function*(
+  options: LostTailOptions,
+  note: (session: string, lost: number) => void,
+  log: StoredLog,
+  received: number
+): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
+  const { call, driver, logs, members: { now } } = options
+  const { acked, epoch, generation, session, settledIn } = log
+  const history = yield* call("history", driver.history)
+  const before = yield* ownState(options, log)
+  // Before it is settled: from then on acks go on, and what is behind them without a fate was handled.
+  if (!before.settled) yield* noteFates(options, log, before)
+  const last = Math.max(received, log.reach)
+  const done = yield* call("advance", driver.advance({ session, generation, last, at: now(), settledIn }))
+  if (done === undefined) return yield* refuse(session, "recover", "unknownSession")
+  if (done.state.generation > generation) return yield* refuse(session, "recover", "fenced")
+  note(session, done.lost)
+  const hasForgotten = done.state.generation < generation
+  if (hasForgotten) {
+    if (before.settled) yield* noteFates(options, log, done.state)
+    yield* reopenIn(options, log)
+  }
+  const state = !done.state.settled
+    ? yield* moveBehind(options, log, last)
+    : hasForgotten
+    ? yield* ownState(options, log)
+    : done.state
+  if (state.epoch === epoch && state.acked < acked) yield* ackOwn(options, log, acked, [])
+  log.settledIn = history
+  logs.tracked(log, () => log.settled(state))
+  // Of another outbox than the one that the peer knows it knows nothing.
+  if (!done.state.settled || state.epoch !== epoch) options.onNews(session)
+  return state
+})
+
+const ownState = Effect.fnUntraced(function*(
+  { call, driver }: LostTailOptions,
+  { generation, session }: StoredLog
+): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
+  const [state] = yield* call("outboxes", driver.outboxes([session]))
+  if (state === undefined) return yield* refuse(session, "recover", "unknownSession")
+  return state.generation > generation ? yield* refuse(session, "recover", "fenced") : state
+})
+
+/** Those that the store may have lost. What others appended since has the offsets behind `unsettledFrom`. */
+const noteFates = Effect.fnUntraced(function*(
+  options: LostTailOptions,
+  log: StoredLog,
+  { unsettledFrom = Infinity }: OutboxState
+): Effect.fn.Return<void, StoreError | MessageQueueError> {
+  const fates = (log.fates ?? []).filter(({ end }) => end <= unsettledFrom)
+  if (fates.length === 0) return
+  const stored = yield* options.reader.readFates(log.session, fates.flatMap(({ end, first }) => [first, end]))
+  // What the store has is as new, and may be of a longer range that begins at the same offset.
+  const lost = fates.filter((fate) => !stored.some((other) => other.first <= fate.first && fate.end <= other.end))
+  if (lost.length > 0) yield* ackOwn(options, log, 0, lost)
+})
+
+const ackOwn = Effect.fnUntraced(function*(
+  { call, driver }: LostTailOptions,
+  { generation, session }: StoredLog,
+  upTo: number,
+  fates: ReadonlyArray<Fate>
+): Effect.fn.Return<void, StoreError | MessageQueueError> {
+  const ack = call("ack", driver.ack([{ session, generation, upTo, fates }]))
+  const [outcome] = yield* untilFree(ack, ([one]) => !isFinal(one), maxTries)
+  if (outcome?._tag === "Acked") return
+  if (outcome?._tag === "Missing") return yield* refuse(session, "recover", "unknownSession")
+  if (outcome?._tag === "Fenced") return yield* refuse(session, "recover", "fenced")
+  return yield* Effect.fail(contended)
+})
+
+/** The store has lost that this server opened the outbox, or the outbox: it is there again as the one that it was. */
+const reopenIn = ({ call, driver, members: { node } }: LostTailOptions, { epoch, generation, session }: StoredLog) =>
+  call("openOutbox", driver.openOutbox({ session, generation, node, newEpoch: epoch, isPutBack: true }))
+
+/**
+ * Messages that others appended in this history have offsets that the peer may know as those of messages that are
+ * lost. They get new ones, in their order, behind those and `last`; at their old ones nobody will know what became of
+ * them.
+ */
+const moveBehind = Effect.fnUntraced(function*(
+  options: LostTailOptions,
+  log: StoredLog,
+  last: number
+): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
+  const { call, driver, members: { node, now } } = options
+  const { generation, session } = log
+  // Others append until it is done, and each has to be moved.
+  for (let look = 0; look < maxLooks; look++) {
+    const state = yield* ownState(options, log)
+    if (state.settled) return state
+    const from = Math.max(state.unsettledFrom ?? state.last, state.acked)
+    const messages = yield* messagesAfter(options, session, from, state.last)
+    const end = Math.max(last, state.last)
+    if (from < end) {
+      yield* ackOwn(options, log, 0, [{ first: from + 1, end, reason: "fresh", maybeHandled: true, at: now() }])
+    }
+    const requests = partsOf(messages).map((part) =>
+      copyOf(session, generation, { epoch: state.epoch, last: end }, part)
+    )
+    // In one step with the settling: what fails before that is done again by whoever opens it next.
+    if (requests.length === 0) {
+      yield* call("advance", driver.advance({ session, generation, last: end, at: now(), isMoved: true }))
+      continue
+    }
+    const results = yield* call("append", driver.append(requests, undefined, node))
+    if (results.some(({ _tag }) => _tag === "Locked")) yield* Effect.sleep(Duration.millis(lockedMillis))
+  }
+  return yield* Effect.fail(contended)
+})
+
+/** The messages at `from + 1 .. last`. */
+const messagesAfter = Effect.fnUntraced(function*(
+  { reader }: LostTailOptions,
+  session: string,
+  from: number,
+  last: number
+) {
+  const messages: Array<OutboxMessage> = []
+  let after = from
+  while (after < last) {
+    const page = yield* reader.readPage(session, after)
+    if (page === undefined) return yield* refuse(session, "recover", "unknownSession")
+    for (const slot of page.slots) if (slot.kind === "message") messages.push(slot)
+    after = page.more ? page.end : last
+  }
+  return messages
 })
 
 /** Messages with the same times, in order: what one chunk can hold. */
@@ -253,9 +301,11 @@ const partsOf = (messages: ReadonlyArray<OutboxMessage>): ReadonlyArray<Readonly
 
 const maxPart = 64
 
-/** How often and how far apart it is tried to change a row that somebody else's transaction has. */
+/** How often it is tried to change an outbox that an application's transaction has, or that is being settled. */
 const maxTries = 40
-const tryMillis = 50
+
+const isFinal = (outcome: AckOutcome | undefined): boolean =>
+  outcome?._tag === "Acked" || outcome?._tag === "Missing" || outcome?._tag === "Fenced"
 
 /** A handshake that has not said for so long how far the peer is has failed. */
 const openingMillis = 2_000

@@ -3,7 +3,7 @@ import { Effect } from "effect"
 import type { OutboxMessage, Slot } from "../../core/Outbox.ts"
 import type { Calls } from "./calls.ts"
 import { decodeChunk } from "./chunk.ts"
-import { type Chunk, type Gap, type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
+import { type Chunk, type Fate, type Gap, type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
 import { overlay } from "./storedLog.ts"
 import { ifStorable } from "./texts.ts"
 
@@ -31,6 +31,11 @@ export interface OutboxReader {
   readonly readPage: (session: string, after: number) => Effect.Effect<Page | undefined, StoreError>
   /** Undefined when there is no such outbox. */
   readonly readAll: (session: string) => Effect.Effect<Contents | undefined, StoreError>
+  /** What became of the messages at these offsets, and of any between them. */
+  readonly readFates: (
+    session: string,
+    offsets: ReadonlyArray<number>
+  ) => Effect.Effect<ReadonlyArray<Fate>, StoreError>
 }
 
 const pageChunks = 64
@@ -80,5 +85,8 @@ export const makeOutboxReader = (driver: StoreDriver, call: Calls): OutboxReader
     return yield* Effect.fail(new StoreError("read", new Error("others change the outbox all the time")))
   })
 
-  return { readPage, readAll }
+  const readFates: OutboxReader["readFates"] = (session, offsets) =>
+    call("fates", driver.fates(session, Math.min(...offsets), Math.max(...offsets)))
+
+  return { readPage, readAll, readFates }
 }

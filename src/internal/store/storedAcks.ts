@@ -3,38 +3,21 @@ import { Effect } from "effect"
 import type { Failure } from "../../core/Frame.ts"
 import type { AckResult, OutboxMessage } from "../../core/Outbox.ts"
 import type { MessageQueueError } from "../../WebSocketError.ts"
+import type { Appending } from "./appending.ts"
 import { makeBatcher } from "./batcher.ts"
-import type { Calls } from "./calls.ts"
-import type { AckOutcome, AckRequest, Fate, StoreDriver, StoreError } from "./driver.ts"
-import type { Logs } from "./logs.ts"
-import type { OutboxReader } from "./outboxReader.ts"
+import type { AckOutcome, AckRequest, Fate, StoreError } from "./driver.ts"
+import { mayReturn } from "./mayReturn.ts"
+import { refuse } from "./queueFailures.ts"
+import type { QueueParts } from "./queueParts.ts"
 import type { Failing, StoredLog } from "./storedLog.ts"
 
-export interface StoredAcksOptions {
-  readonly driver: StoreDriver
-  readonly call: Calls
-  readonly now: () => number
-  readonly readPage: OutboxReader["readPage"]
-  readonly refuse: (session: string, operation: string, reason: "fenced" | "unknownSession") => MessageQueueError
-  readonly tracked: Logs["tracked"]
-  /** Says that the peer has received so much of an outbox that is not settled. */
-  readonly settle: (log: StoredLog, received: number) => Effect.Effect<unknown, StoreError | MessageQueueError>
-  /** Whether an outbox that is not there was perhaps lost by the store, and put back. */
-  readonly mayReturn: (session: string) => Effect.Effect<boolean, StoreError>
-  /** The peer has so much more than the store. */
-  readonly onLost: (session: string, lost: number) => void
-  /** Whether the outbox is still this server's, so that its ack is tried again. */
-  readonly isOwn: (log: StoredLog) => boolean
-  /** Fates of an outbox that is gone. */
-  readonly gone: (session: string) => ReadonlyArray<Fate>
-  /** So much went with an ack. */
-  readonly onReleased: (log: StoredLog, messages: number, bytes: number) => void
-}
+export type StoredAcks = Effect.Success<ReturnType<typeof makeStoredAcks>>
 
+/** How often an outbox is settled for an ack: the store may be started anew again before the ack is there. */
 const maxTries = 3
 
-export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOptions) {
-  const { call, driver, now, readPage, refuse, tracked } = options
+export const makeStoredAcks = Effect.fnUntraced(function*(parts: QueueParts, appending: Appending) {
+  const { call, driver, gone, logs, moved, reader: { readFates }, tail, totals } = parts
 
   const ackAll = (requests: ReadonlyArray<AckRequest>) => call("ack", driver.ack(requests))
   const ackBatch = yield* makeBatcher<AckRequest, AckOutcome>({
@@ -42,29 +25,6 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
     maxBatch: 1_024,
     run: ackAll,
     aside: { keyOf: ({ session }) => session, isLocked: ({ _tag }) => _tag === "Locked", run: ackAll }
-  })
-
-  /** The messages that the peer could not handle, kept until the ack is stored: after that they are gone there. */
-  const loadFailing = Effect.fnUntraced(function*(
-    log: StoredLog,
-    failed: ReadonlyArray<Failure>
-  ): Effect.fn.Return<Failing, StoreError | MessageQueueError> {
-    log.failing ??= new Map()
-    const { failing } = log
-    const at = now()
-    for (const [offset] of failed) {
-      if (offset <= log.acked || failing.has(offset)) continue
-      const message = log.messageAt(offset)
-      if (message !== undefined) {
-        failing.set(offset, { message, at })
-        continue
-      }
-      const page = yield* readPage(log.session, offset - 1)
-      if (page === undefined) return yield* refuse(log.session, "ack", "unknownSession")
-      const [slot] = page.slots
-      if (slot?.kind === "message" && slot.offset === offset) failing.set(offset, { message: slot, at })
-    }
-    return failing
   })
 
   /** Logs of which it is not known whether failures that were to be stored are, and whose they were then. */
@@ -78,17 +38,18 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
     report: (log: StoredLog, message: OutboxMessage, reason: Fate["reason"]) => void
   ): Effect.fn.Return<void, StoreError> {
     for (const [log, generation] of inDoubt) {
-      if (options.isOwn(log) && log.generation === generation) continue
+      const isOwn = logs.get(log.session) === log && !moved.has(log)
+      if (isOwn && log.generation === generation) continue
       const { failing } = log
       if (failing === undefined) {
         inDoubt.delete(log)
         continue
       }
       const offsets = [...failing.keys()]
-      const stored = yield* call("fates", driver.fates(log.session, Math.min(...offsets), Math.max(...offsets)))
+      const stored = yield* readFates(log.session, offsets)
       inDoubt.delete(log)
       log.failing = undefined
-      for (const { at, first, reason } of [...stored, ...options.gone(log.session)]) {
+      for (const { at, first, reason } of [...stored, ...gone.of(log.session)]) {
         const failed = failing.get(first)
         if (failed === undefined || failed.at !== at) continue
         failing.delete(first)
@@ -103,7 +64,7 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
     failed: ReadonlyArray<Failure>
   ): Effect.fn.Return<AckResult, StoreError | MessageQueueError> {
     const { generation, session } = log
-    const failing = failed.length === 0 ? undefined : yield* loadFailing(log, failed)
+    const failing = failed.length === 0 ? undefined : yield* loadFailing(parts, log, failed)
     if (failing !== undefined && failing.size > 0) inDoubt.set(log, generation)
     const fates = failed.flatMap(([offset, reason]): ReadonlyArray<Fate> => {
       // Of what is done with, whoever noted that has noted its fate, and knows it by its time.
@@ -111,11 +72,10 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
       return at === undefined ? [] : [{ first: offset, end: offset, reason, maybeHandled: false, at }]
     })
     let outcome = yield* ackBatch({ session, generation, upTo, fates })
-    const isLost = outcome._tag === "Missing" && (yield* options.mayReturn(session))
+    const isLost = outcome._tag === "Missing" && (yield* mayReturn(parts, session))
     if (isLost || outcome._tag === "Unsettled") {
-      // Once more, should the store be started anew again just then.
       for (let tries = 0; tries < maxTries; tries++) {
-        yield* options.settle(log, upTo)
+        yield* tail.settle(log, upTo)
         outcome = yield* ackBatch({ session, generation, upTo, fates })
         if (outcome._tag !== "Unsettled") break
       }
@@ -123,11 +83,12 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
     if (outcome._tag === "Fenced") return yield* refuse(session, "ack", "fenced")
     if (outcome._tag !== "Acked") return yield* refuse(session, "ack", "unknownSession")
     const { lost, released } = outcome
-    if (lost !== undefined) options.onLost(session, lost)
+    if (lost !== undefined) tail.note(session, lost)
     log.noted(fates)
     const bytesBefore = log.bytes
-    const newest = tracked(log, () => log.acknowledged(upTo, released))
-    options.onReleased(log, released, Math.max(0, bytesBefore - log.bytes))
+    const newest = logs.tracked(log, () => log.acknowledged(upTo, released))
+    totals.acknowledged(released, Math.max(0, bytesBefore - log.bytes))
+    if (released > 0) appending.wake(session)
     const dead: Array<{ message: OutboxMessage; reason: Failure[1] }> = []
     for (const [offset, reason] of failed) {
       const message = failing?.get(offset)?.message
@@ -143,4 +104,28 @@ export const makeStoredAcks = Effect.fnUntraced(function*(options: StoredAcksOpt
   })
 
   return { ack, settleFailures, isInDoubt: (log: StoredLog): boolean => inDoubt.has(log) }
+})
+
+/** The messages that the peer could not handle, kept until the ack is stored: after that they are gone there. */
+const loadFailing = Effect.fnUntraced(function*(
+  { members, reader }: QueueParts,
+  log: StoredLog,
+  failed: ReadonlyArray<Failure>
+): Effect.fn.Return<Failing, StoreError | MessageQueueError> {
+  log.failing ??= new Map()
+  const { failing } = log
+  const at = members.now()
+  for (const [offset] of failed) {
+    if (offset <= log.acked || failing.has(offset)) continue
+    const message = log.messageAt(offset)
+    if (message !== undefined) {
+      failing.set(offset, { message, at })
+      continue
+    }
+    const page = yield* reader.readPage(log.session, offset - 1)
+    if (page === undefined) return yield* refuse(log.session, "ack", "unknownSession")
+    const [slot] = page.slots
+    if (slot?.kind === "message" && slot.offset === offset) failing.set(offset, { message: slot, at })
+  }
+  return failing
 })

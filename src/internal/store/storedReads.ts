@@ -3,45 +3,26 @@
  * large for the peer, is given up on the way.
  */
 import { Effect } from "effect"
-import type { OutboxMessage, ReadLimit, ReadResult, Slot } from "../../core/Outbox.ts"
+import type { ReadLimit, ReadResult, Slot } from "../../core/Outbox.ts"
 import type { MessageQueueError } from "../../WebSocketError.ts"
-import type { Calls } from "./calls.ts"
-import type { StoreDriver, StoreError } from "./driver.ts"
-import type { DoubtLedger, GivenUp } from "./givingUp.ts"
-import type { Logs } from "./logs.ts"
-import type { Page } from "./outboxReader.ts"
+import { maxSent as maxSentOf } from "../bounds/overflow.ts"
+import type { StoreError } from "./driver.ts"
+import type { GivenUp } from "./givingUp.ts"
+import { mayReturn } from "./mayReturn.ts"
+import type { OwnLogs } from "./ownLogs.ts"
+import { refuse } from "./queueFailures.ts"
+import type { QueueParts } from "./queueParts.ts"
 import type { Served, StoredLog } from "./storedLog.ts"
-
-export interface StoredReadsOptions {
-  readonly driver: StoreDriver
-  readonly call: Calls
-  readonly now: () => number
-  readonly logs: Logs
-  readonly doubted: DoubtLedger<StoredLog>
-  /**
-   * How many messages may be sent and not acknowledged. Where that is finite, other servers may drop what is not sent,
-   * so the store has to know what is.
-   */
-  readonly maxSent: number
-  readonly load: (log: StoredLog, after: number) => Effect.Effect<Page, StoreError | MessageQueueError>
-  readonly giveUpOwn: (
-    log: StoredLog,
-    pick: (messages: ReadonlyArray<OutboxMessage>) => ReadonlyArray<GivenUp>
-  ) => Effect.Effect<ReadonlyArray<GivenUp>, StoreError | MessageQueueError>
-  readonly refuse: (session: string, operation: string, reason: "fenced" | "unknownSession") => MessageQueueError
-  readonly onExpired: (messages: number) => void
-  /** Whether an outbox that is not there was perhaps lost by the store, and put back. */
-  readonly mayReturn: (session: string) => Effect.Effect<boolean, StoreError>
-  /** What was given up by a read that then failed. */
-  readonly onLate: (log: StoredLog, given: ReadonlyArray<GivenUp>) => void
-}
 
 /** Conflicts with other servers are settled by looking again, this often at most. */
 const maxLooks = 16
 
-export const makeStoredReads = (options: StoredReadsOptions) => {
-  const { call, doubted, driver, giveUpOwn, load, logs, maxSent, now, refuse } = options
+export const makeStoredReads = (parts: QueueParts, ownLogs: OwnLogs) => {
+  const { bounds, call, driver, logs, members: { now }, overflow, ownDoubts, totals, untold } = parts
+  const { load } = ownLogs
   const { touch, tracked } = logs
+  const maxSent = maxSentOf(overflow, bounds)
+  /** Where only so much may be sent, other servers may drop the rest: the store has to know what was sent. */
   const marksSent = maxSent !== Infinity
 
   const plain = ({ more, slots }: Served): ReadResult => ({ slots, expired: nothing, oversized: nothing, more })
@@ -49,7 +30,7 @@ export const makeStoredReads = (options: StoredReadsOptions) => {
 
   const readUnsafe = (session: string, generation: number, after: number, limit: ReadLimit): ReadResult | undefined => {
     const log = logs.get(session)
-    if (log?.generation !== generation || marksSent || !log.covers(after) || doubted.has(log)) return undefined
+    if (log?.generation !== generation || marksSent || !log.covers(after) || ownDoubts.has(log)) return undefined
     log.sent = after
     if (after >= log.last) return nothingToRead
     const served = log.serve(after, limit, now(), Infinity)
@@ -62,8 +43,11 @@ export const makeStoredReads = (options: StoredReadsOptions) => {
   const read = (log: StoredLog, after: number, limit: ReadLimit) =>
     Effect.suspend(() => {
       const given: Array<GivenUp> = []
-      // Who gets an error can't be told of what was given up before it.
-      return Effect.onError(readInto(given, log, after, limit), () => Effect.sync(() => options.onLate(log, given)))
+      // Whoever gets an error can't be told of what was given up before it.
+      return Effect.onError(
+        readInto(given, log, after, limit),
+        () => Effect.sync(() => untold.givenUp(log.session, log.epoch, given))
+      )
     })
 
   const readInto = Effect.fnUntraced(function*(
@@ -81,19 +65,19 @@ export const makeStoredReads = (options: StoredReadsOptions) => {
     log.sent = after
     for (let look = 0; look < maxLooks; look++) {
       if (!log.covers(after)) yield* load(log, after)
-      if (after >= log.last && !doubted.has(log)) return result(nothing, false)
+      if (after >= log.last && !ownDoubts.has(log)) return result(nothing, false)
       const at = now()
       const served = log.serve(after, limit, at, sentLimit(log))
-      if (served.expired.length > 0 || served.oversized.length > 0 || doubted.has(log)) {
+      if (served.expired.length > 0 || served.oversized.length > 0 || ownDoubts.has(log)) {
         const { maxMessageBytes = Infinity } = limit
-        const fresh = yield* giveUpOwn(log, (messages) =>
+        const fresh = yield* ownLogs.giveUp(log, (messages) =>
           messages.flatMap((message): ReadonlyArray<GivenUp> => {
             if (message.offset <= after) return []
             if (message.expiresAt <= at) return [{ reason: "expired", message }]
             return message.bytes > maxMessageBytes ? [{ reason: "overflow", message }] : []
           }))
         given.push(...fresh)
-        options.onExpired(fresh.filter(({ reason }) => reason === "expired").length)
+        totals.expired(fresh.filter(({ reason }) => reason === "expired").length)
         continue
       }
       if (served.next !== undefined && look < maxLooks - 1) {
@@ -106,7 +90,7 @@ export const makeStoredReads = (options: StoredReadsOptions) => {
         const outcome = yield* call("markSent", driver.markSent({ session, generation, revision, sent }))
         if (outcome._tag === "Fenced") return yield* refuse(session, "read", "fenced")
         if (outcome._tag === "Missing") {
-          if (!(yield* options.mayReturn(session))) return yield* refuse(session, "read", "unknownSession")
+          if (!(yield* mayReturn(parts, session))) return yield* refuse(session, "read", "unknownSession")
           continue // it is there again, and what is cached is perhaps only here
         }
         if (outcome._tag === "Conflict") {

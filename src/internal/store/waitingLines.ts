@@ -55,6 +55,8 @@ export interface WaitingLinesOptions {
   readonly room: (session: string) => Room
 }
 
+export type WaitingLines = Effect.Success<ReturnType<typeof makeWaitingLines>>
+
 export const makeWaitingLines = Effect.fnUntraced(function*(options: WaitingLinesOptions) {
   const lines = new Map<string, Line>()
   /** Sessions whose first in line waits for the bound on all together. */

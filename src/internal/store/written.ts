@@ -2,9 +2,10 @@
  * What this server has written of sessions that are attached here, or were a while ago: should the store lose it, it is
  * put back, so that the newest resume token is good, the newest owner the only one, and no position goes back.
  */
-import { Duration, Effect } from "effect"
+import { Effect } from "effect"
 import type { Calls } from "./calls.ts"
 import type { PositionRequest, SessionRow, StoreDriver, StoreError } from "./driver.ts"
+import { untilFree } from "./locks.ts"
 
 export interface WrittenOptions {
   readonly driver: StoreDriver
@@ -23,8 +24,8 @@ interface Written {
 
 /** How long what was written of a session that has left is remembered: longer than what a replica may lag. */
 const keptMillis = 60_000
+/** How often it is tried where others have changed the row, or an application's transaction has it. */
 const maxTries = 16
-const lockedMillis = 50
 
 export const makeWritten = ({ call, driver, onTaken, steady, wasEnded }: WrittenOptions) => {
   const sessions = new Map<string, Written>()
@@ -60,12 +61,12 @@ export const makeWritten = ({ call, driver, onTaken, steady, wasEnded }: Written
     yield* putRow(row)
     if (position === undefined || !sessions.has(row.id)) return
     // Of an earlier connection, perhaps: it is the newest of the session all the same.
-    for (let tries = 0; tries < maxTries; tries++) {
-      const request = { ...position, generation: row.generation }
-      const [outcome] = yield* call("savePositions", driver.savePositions([request]))
-      if (outcome !== "Locked") return
-      yield* Effect.sleep(Duration.millis(lockedMillis)) // an application's transaction has the row
-    }
+    const request = { ...position, generation: row.generation }
+    yield* untilFree(
+      call("savePositions", driver.savePositions([request])),
+      ([outcome]) => outcome === "Locked",
+      maxTries
+    )
   })
 
   return {

@@ -1,0 +1,75 @@
+/** The bounds of a queue, in memory or in a store: what they are, and which of them so much more would break. */
+import type { NewMessage, Options } from "../../MessageQueue.ts"
+import { QueueOverflowError } from "../../WebSocketError.ts"
+import * as Option from "../kit/options.ts"
+import type { OverPart, TotalBounds } from "./shares.ts"
+
+/**
+ * Bounds on one outbox, and on all together. The bytes of one are those of its payloads; those of all are what the queue
+ * counts there: a store payloads, a queue in memory what messages take in memory.
+ */
+export interface QueueBounds extends TotalBounds {
+  readonly maxMessages: number
+  readonly maxBytes: number
+}
+
+/** With the defaults. That of `maxTotalBytes` depends on what the queue counts, so the queue brings the value. */
+export const queueBounds = (options: Options, maxTotalBytes: number): QueueBounds => ({
+  maxMessages: Option.count("maxMessages", options.maxMessages, 1_000),
+  maxBytes: Option.count("maxBytes", options.maxBytes, 16 * 1024 * 1024),
+  maxTotalMessages: Option.count("maxTotalMessages", options.maxTotalMessages, 1_000_000),
+  maxTotalBytes
+})
+
+/** A bound by its name, or a share's part of one. */
+export type Limit = "messages" | "bytes" | "totalMessages" | "totalBytes" | OverPart
+
+/** A bound that is reached: its value, and how much there is. */
+export type Full = Pick<QueueOverflowError, "limit" | "bound" | "size">
+
+/** The bound on one outbox that would be broken if it had so much. */
+export const ownLimit = (bounds: QueueBounds, messages: number, bytes: number): "messages" | "bytes" | undefined =>
+  messages > bounds.maxMessages ? "messages" : bytes > bounds.maxBytes ? "bytes" : undefined
+
+/** The bound on all outboxes that would be broken if they had so much together. */
+export const totalLimit = (
+  bounds: QueueBounds,
+  messages: number,
+  bytes: number
+): "totalMessages" | "totalBytes" | undefined =>
+  messages > bounds.maxTotalMessages ? "totalMessages" : bytes > bounds.maxTotalBytes ? "totalBytes" : undefined
+
+/** Whether the bound is on more than one outbox, so that room in others helps. */
+export const isOfAll = (limit: Limit | Full["limit"]): boolean => limit !== "messages" && limit !== "bytes"
+
+/** The limit as the error tells of it. */
+export const fullBy = (bounds: QueueBounds, limit: Exclude<Limit, OverPart>, size: number): Full => {
+  switch (limit) {
+    case "messages":
+      return { limit, bound: bounds.maxMessages, size }
+    case "bytes":
+      return { limit, bound: bounds.maxBytes, size }
+    case "totalMessages":
+      return { limit, bound: bounds.maxTotalMessages, size }
+    case "totalBytes":
+      return { limit, bound: bounds.maxTotalBytes, size }
+  }
+}
+
+/** Without a stack trace: a sender that is refused a million times needs none, and it costs ten times the rest. */
+export const overflowError = (session: string, full: Full): QueueOverflowError => {
+  const { stackTraceLimit } = Error
+  Error.stackTraceLimit = 0
+  try {
+    return new QueueOverflowError({ session, ...full })
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit
+  }
+}
+
+/** What a batch counts in the bound on the bytes of one outbox. */
+export const payloadBytes = (messages: ReadonlyArray<NewMessage>): number => {
+  let bytes = 0
+  for (let i = 0; i < messages.length; i++) bytes += (messages[i] as NewMessage).bytes // in bounds
+  return bytes
+}

@@ -1,0 +1,118 @@
+/** All outboxes in memory: how much is in them and in each share, and when each has something that expires. */
+import type { Outbox } from "../../core/Outbox.ts"
+import { type Full, fullBy, type Limit, ownLimit, type QueueBounds, totalLimit } from "../bounds/queueBounds.ts"
+import { type ShareOrName, Shares } from "../bounds/shares.ts"
+import { DeadlineHeap } from "../kit/deadlineHeap.ts"
+import type { MemoryLog } from "./memoryLog.ts"
+
+export class MemoryLogs {
+  readonly bounds: QueueBounds
+  private readonly logs = new Map<string, MemoryLog>()
+  private readonly shares: Shares
+  /** Finds those with something to expire by a lower bound of their earliest expiry: nothing is scanned. */
+  private readonly expiries = new DeadlineHeap<MemoryLog>((log, at) =>
+    log.scheduledAt === at && this.logs.get(log.session) === log
+  )
+  private messages = 0
+  private bytes = 0
+  /** What they take: the total is a bound on this, since all are kept here. */
+  private memory = 0
+
+  constructor(bounds: QueueBounds) {
+    this.bounds = bounds
+    this.shares = new Shares(bounds)
+  }
+
+  get(session: string): MemoryLog | undefined {
+    return this.logs.get(session)
+  }
+
+  amounts(): { readonly sessions: number; readonly messages: number; readonly bytes: number } {
+    return { sessions: this.logs.size, messages: this.messages, bytes: this.bytes }
+  }
+
+  // --- which there are
+
+  add(session: string, outbox: Outbox, generation: number, share: ShareOrName | undefined): void {
+    this.logs.set(session, {
+      session,
+      outbox,
+      generation,
+      share,
+      waiters: undefined,
+      scheduledAt: Infinity,
+      dead: undefined
+    })
+  }
+
+  /** The log is this generation's and this share's from now on. */
+  reopen(log: MemoryLog, generation: number, share: string | undefined): void {
+    log.generation = generation
+    log.share = this.shares.move(log.share, share, log.outbox.messages, log.outbox.memory)
+  }
+
+  /** It is not found any more; what is in it counts until it is cleared. */
+  remove(session: string): void {
+    this.logs.delete(session)
+  }
+
+  /** An outbox that was removed and cleared. */
+  leaveShare(log: MemoryLog): void {
+    this.shares.leave(log.share, 0, 0)
+  }
+
+  // --- how much there is
+
+  /** Applies `change` to the log's outbox and keeps the totals. */
+  tracked<A>(log: MemoryLog, change: (outbox: Outbox) => A): A {
+    const { outbox } = log
+    const { bytes, memory, messages } = outbox
+    const result = change(outbox)
+    this.count(log, outbox.messages - messages, outbox.bytes - bytes, outbox.memory - memory)
+    return result
+  }
+
+  /** So much more, or less, is in the log's outbox. */
+  count(log: MemoryLog, messages: number, bytes: number, memory: number): void {
+    this.messages += messages
+    this.bytes += bytes
+    this.memory += memory
+    if (log.share !== undefined) log.share = this.shares.add(log.share, messages, memory)
+  }
+
+  /** The bound that so much more would break. Not yet an error: errors are made only for those who get them. */
+  exceeded({ outbox, share }: MemoryLog, messages: number, bytes: number, memory: number): Limit | undefined {
+    return ownLimit(this.bounds, outbox.messages + messages, outbox.bytes + bytes) ??
+      totalLimit(this.bounds, this.messages + messages, this.memory + memory) ??
+      this.shares.over(share, outbox.messages, outbox.memory, this.messages, this.memory, messages, memory)
+  }
+
+  /** The limit as the error tells of it: with how much there is now. */
+  fullBy({ outbox }: MemoryLog, limit: Limit): Full {
+    if (typeof limit === "object") return limit
+    const sizes = {
+      messages: outbox.messages,
+      bytes: outbox.bytes,
+      totalMessages: this.messages,
+      totalBytes: this.memory
+    }
+    return fullBy(this.bounds, limit, sizes[limit])
+  }
+
+  // --- what expires
+
+  schedule(log: MemoryLog): void {
+    const at = log.outbox.earliestExpiry
+    if (at < log.scheduledAt) {
+      log.scheduledAt = at
+      this.expiries.push(at, log)
+    }
+  }
+
+  /** A log that may have something that is too old; it is to be scheduled again. */
+  takeDue(now: number): MemoryLog | undefined {
+    const log = this.expiries.popDue(now)
+    if (log !== undefined) log.scheduledAt = Infinity
+    return log
+  }
+}

@@ -1,0 +1,16 @@
+/** Whether an outbox that is not in the store was lost by it, and may be put back; one of this server's is by then. */
+import { Effect } from "effect"
+import type { StoreError } from "./driver.ts"
+import type { QueueParts } from "./queueParts.ts"
+
+export const mayReturn = (
+  { history, logs, moved }: QueueParts,
+  session: string
+): Effect.Effect<boolean, StoreError> => {
+  const log = logs.get(session)
+  if (log !== undefined && !moved.has(log)) return history.hasLost(session)
+  return Effect.flatMap(
+    history.lookForChange,
+    (hasChanged) => hasChanged ? Effect.map(history.wasEnded(session), (isEnded) => !isEnded) : Effect.succeed(false)
+  )
+}
