@@ -75,7 +75,12 @@ const look = (parts: QueueParts, sessions: ReadonlyArray<string>): Effect.Effect
     })
     const settled = Effect.forEach(
       behind,
-      (log) => Effect.catchTag(Effect.asVoid(tail.settle(log, 0)), "MessageQueueError", () => Effect.void),
+      (log) =>
+        Effect.catchTag(
+          Effect.asVoid(tail.settle(log, 0)),
+          "MessageQueueError",
+          ({ reason }) => Effect.sync(() => reason === "fenced" ? leave(parts, log, Infinity) : undefined)
+        ),
       { concurrency: 16, discard: true }
     )
     if (missing.length === 0) return settled
@@ -94,7 +99,7 @@ const look = (parts: QueueParts, sessions: ReadonlyArray<string>): Effect.Effect
 
 /** The outbox is like this now, or gone. */
 const hear = (parts: QueueParts, session: string, state: OutboxState | undefined): void => {
-  const { logs, members, moved, onAppend, onMoved } = parts
+  const { logs, onAppend } = parts
   const log = logs.get(session)
   if (log === undefined) return
   const generation = state?.generation ?? Infinity
@@ -102,10 +107,13 @@ const hear = (parts: QueueParts, session: string, state: OutboxState | undefined
     const isNews = logs.tracked(log, () => log.refresh(state))
     logs.schedule(log)
     if (isNews) onAppend.tell(session)
-  } else if (generation > log.generation) {
-    moved.note(log, members.steady())
-    onMoved.tell(session, generation)
-  }
+  } else if (generation > log.generation) leave(parts, log, generation)
+}
+
+/** Another owner has it, or it is another outbox by now. */
+const leave = ({ members, moved, onMoved }: QueueParts, log: StoredLog, generation: number): void => {
+  moved.note(log, members.steady())
+  onMoved.tell(log.session, generation)
 }
 
 /** Outboxes that the store had never heard of, or has forgotten, are there again as those that they were. */

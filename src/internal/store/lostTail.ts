@@ -166,6 +166,8 @@ const settleAlone = Effect.fnUntraced(function*(
   const { acked, epoch, generation, session, settledIn } = log
   const history = yield* call("history", driver.history)
   const before = yield* ownState(options, log)
+  // Another one than the peer knows: an earlier owner has put its own back, say. The next handshake tells of it.
+  if (before.epoch !== epoch) return yield* refuse(session, "recover", "fenced")
   // Before it is settled: from then on acks go on, and what is behind them without a fate was handled.
   if (!before.settled) yield* noteFates(options, log, before)
   const last = Math.max(received, log.reach)
