@@ -45,6 +45,7 @@ import * as Option from "./internal/kit/options.ts"
 import { makeRareLog } from "./internal/kit/rareLog.ts"
 import { makeCoder } from "./internal/kit/schemas.ts"
 import * as SendShapes from "./internal/kit/shapes.ts"
+import { makeConfirming } from "./internal/own/confirming.ts"
 import { makeDeparture } from "./internal/own/departure.ts"
 import { Closing } from "./internal/run/closing.ts"
 import { type Engine, makeEngine } from "./internal/run/engine.ts"
@@ -84,7 +85,7 @@ import {
   PayloadError,
   ProtocolError,
   SessionNotFoundError,
-  type SessionRegistryError,
+  SessionRegistryError,
   ShutdownError,
   TransportError,
   type WebSocketError
@@ -440,6 +441,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       options.onMessage === undefined
         ? handoff.offer(incoming)
         : options.onMessage(incoming.message, new HandlerContext(incoming, self, committing.commit, peer, delivery)),
+    isSure: () => confirming.isSure(),
+    confirmed: (peer) => confirming.confirmed(peer),
     verdict: (peer) => committing.verdict(peer),
     onGap: options.onGap ?? logGap(rare),
     retry: options.handlerRetry ?? defaultHandlerRetry,
@@ -461,6 +464,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     intake,
     intensity: intensityOf(options.restartIntensity),
     handling,
+    knowsWork: registry.confirm !== undefined,
     handlesIncoming: () => options.onMessage !== undefined || handoff.hasConsumer(),
     savePosition: (peer, position) => registry.savePosition(peer.key, peer.generation, position),
     onControl: (peer, frame) => {
@@ -512,6 +516,11 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     ended: departure.ended
   })
   yield* registry.onWanted(departure.wanted).pipe(Scope.provide(scope))
+  const confirming = makeConfirming({
+    registry,
+    run: engine.run,
+    onFenced: (peer, error) => departure.letGo(peer, error)
+  })
   const committing = makeCommitting({ engine, registry, onFenced: (peer, error) => departure.letGo(peer, error) })
 
   const screen = makeScreening(options.allowedOrigins)
@@ -662,6 +671,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         if (!closing.takesMessagesOf(fiber)) return Effect.fail(new ShutdownError({ component: "server" }))
         const target = targetOf(session)
         if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
+        const unsure = confirming.beforeSending(fiber)
+        if (unsure !== undefined) return Effect.andThen(unsure, self.send(session, message, sendOptions))
         return sendingTo(target, send(fiber, target, message, sendOptions))
       }),
     sendAll: (session, messages, sendOptions) =>
@@ -671,11 +682,19 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         if (!closing.takesMessagesOf(fiber)) return Effect.fail(new ShutdownError({ component: "server" }))
         const target = targetOf(session)
         if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
+        const unsure = confirming.beforeSending(fiber)
+        if (unsure !== undefined) return Effect.andThen(unsure, self.sendAll(session, messages, sendOptions))
         return sendingTo(target, sendAll(fiber, target, messages, sendOptions))
       }),
     broadcast: (message, broadcastOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Broadcast, PayloadError | ShutdownError | SessionRegistryError> => {
         if (!closing.takesMessagesOf(fiber)) return Effect.fail(new ShutdownError({ component: "server" }))
+        const unsure = confirming.beforeSending(fiber)
+        if (unsure !== undefined) {
+          const refused = ({ session }: MessageQueueError) =>
+            new SessionRegistryError({ session, operation: "broadcast", reason: "fenced" })
+          return Effect.andThen(Effect.mapError(unsure, refused), self.broadcast(message, broadcastOptions))
+        }
         const ttlMillis = ttlMillisIn("", broadcastOptions, SendShapes.broadcast)
         if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
         const { principal, sessions } = broadcastOptions ?? {}

@@ -141,6 +141,24 @@ export interface Interface {
     limit: number
   ) => Effect.Effect<ReadonlyArray<SessionInfo>, SessionRegistryError>
   readonly count: Effect.Effect<{ readonly sessions: number; readonly attached: number }, SessionRegistryError>
+  /**
+   * How a server finds out, after it stood still or was cut off from the store, whether its sessions are its own. Left out
+   * where no other server can take them.
+   *
+   * @since 0.1.0
+   */
+  readonly confirm?: Confirm | undefined
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface Confirm {
+  /** Whether this server has shown itself lately enough that no other one can have taken a session by force. */
+  readonly isSure: () => boolean
+  /** Waits until it has, and fails with `fenced` unless the session is still of this generation, and this server's. */
+  readonly session: (session: string, generation: number) => Effect.Effect<void, SessionRegistryError>
 }
 
 /**

@@ -35,6 +35,8 @@ export const durableStore = Effect.fnUntraced(function*(
 export interface SeveralOptions {
   readonly store?: MemoryStore.Options
   readonly rig?: (queue: MessageQueue.Interface) => Partial<MessageQueue.Interface>
+  /** What is different about the registry of server `a`. */
+  readonly rigRegistry?: (registry: SessionRegistry.Interface) => Partial<SessionRegistry.Interface>
   readonly server?: H.ServerOptions
   readonly client?: H.ClientOptions
 }
@@ -42,16 +44,20 @@ export interface SeveralOptions {
 /** The servers, and a client of session `alice` that is connected to `a`. */
 export const severalServers = Effect.fnUntraced(function*(options: SeveralOptions = {}) {
   const store = yield* durableStore(options.store, options.rig)
-  const serverOf = Effect.fnUntraced(function*() {
+  const shared = Context.get(store, SessionRegistry.SessionRegistry)
+  const serverOf = Effect.fnUntraced(function*(registry: SessionRegistry.Interface = shared) {
     const network = yield* makeNetwork
     // Circuits are each server's own.
     const own = Context.get(yield* H.makeStore(), CircuitBreaker.CircuitBreaker)
     const server = yield* H.serverOn(network.context, { authenticate: H.byToken, ...options.server }, {
-      store: Context.add(store, CircuitBreaker.CircuitBreaker, own)
+      store: store.pipe(
+        Context.add(CircuitBreaker.CircuitBreaker, own),
+        Context.add(SessionRegistry.SessionRegistry, registry)
+      )
     })
     return { network, server }
   })
-  const a = yield* serverOf()
+  const a = yield* serverOf({ ...shared, ...options.rigRegistry?.(shared) })
   const b = yield* serverOf()
   let at = a
   const received: Array<string> = []

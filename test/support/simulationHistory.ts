@@ -365,6 +365,8 @@ export class History {
         continue // perhaps handled, it says
       } else if (sent.outcome === "sessionEnded" && letter !== undefined && letter.at > (sent.settledAt ?? 0)) {
         continue // perhaps handled, it says: what the store had not answered was learnt later
+      } else if (sent.outcome === "sessionEnded" && letter === undefined && isHandled) {
+        continue // the same: another server was told of it, and the session ended before this one asked
       } else if (sent.outcome !== "pending" && sent.outcome !== "handled" && letter?.reason !== sent.outcome) {
         this.violated(`the receipt of ${key} says ${sent.outcome}, its dead letter ${letter?.reason ?? "is missing"}`)
       }

@@ -16,6 +16,9 @@ export interface HandlingOptions<In, R> {
   readonly decode: (value: unknown) => Exit.Exit<In, unknown>
   readonly onMessage: (incoming: Incoming<In>, peer: Peer, delivery: Delivery) => Effect.Effect<unknown, unknown, R>
   readonly onGap: (gap: MessageGap) => Effect.Effect<unknown, unknown, R>
+  /** Whether the session is certainly this server's; if not, it is asked for before anything is handled. */
+  readonly isSure?: (() => boolean) | undefined
+  readonly confirmed?: ((peer: Peer) => Effect.Effect<void>) | undefined
   /** What it means that the store refused the position of a message to its handler; that one is not retried. */
   readonly verdict?: ((peer: Peer) => Effect.Effect<"done" | "again">) | undefined
   readonly retry: Schedule.Schedule<unknown, unknown>
@@ -81,7 +84,14 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
       Effect.asVoid
     )
 
-  const handle = (peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> => {
+  const { confirmed = () => Effect.void, isSure = () => true } = options
+
+  const handle = (peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> =>
+    isSure()
+      ? handleOwn(peer, delivery)
+      : Effect.andThen(confirmed(peer), Effect.suspend(() => handle(peer, delivery)))
+
+  const handleOwn = (peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> => {
     if (delivery.kind === "gap") return handleGap(peer, delivery)
     const decoded = options.decode(delivery.value)
     if (Exit.isFailure(decoded)) return undecodable(peer, delivery, decoded.cause)
@@ -113,7 +123,9 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
       peer.committing = undefined // the transaction of the attempt before is over
       if (attempts++ === 0) return Effect.failCause(firstCause)
       recorder.count("retriesTried")
-      return call(incoming, peer, delivery)
+      return isSure()
+        ? call(incoming, peer, delivery)
+        : Effect.andThen(confirmed(peer), Effect.suspend(() => call(incoming, peer, delivery)))
     }).pipe(
       Effect.sandbox,
       Effect.retry({ schedule: options.retry, while: () => !isRefused() }),

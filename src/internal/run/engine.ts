@@ -41,6 +41,7 @@ import { none, type Peer, slowStartMessages } from "../session/peer.ts"
 import { Peers } from "../session/peers.ts"
 import type { Dead } from "../session/receipts.ts"
 import { isStoreFailure, storeRetry } from "../session/storeRetry.ts"
+import { CurrentWork, type Work } from "../session/work.ts"
 import { doChores } from "./chores.ts"
 import { AtWork } from "./closing.ts"
 import { type Intensity, supervise, supervised } from "./supervisor.ts"
@@ -65,6 +66,8 @@ export interface EngineOptions<R> {
   readonly intake: IntakeLimits
   readonly intensity: Intensity
   readonly handling: Handling<R>
+  /** Whether it has to be known in the fibers of handlers whose message they are at. */
+  readonly knowsWork?: boolean | undefined
   /** Whether anybody takes incoming messages now; else there is no use in waiting until they are handled. */
   readonly handlesIncoming: () => boolean
   readonly savePosition: (peer: Peer, position: StoredPosition) => Effect.Effect<void, WebSocketError>
@@ -123,7 +126,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
       })))
   }
   const handlers = yield* FiberSet.make<void, unknown>()
-  const runHandler = Effect.runForkWith(Context.add(yield* Effect.context<R>(), AtWork, true))
+  const handlerContext = Context.add(yield* Effect.context<R>(), AtWork, true)
+  const runHandler = Effect.runForkWith(handlerContext)
   /** `fork` for handlers: what is done at once, as it mostly is, is spared all but its fiber. */
   const forkHandler = (
     peer: Peer,
@@ -131,14 +135,23 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     onExit: (exit: Exit.Exit<void, unknown>) => void
   ): void => {
     if (handlers.state._tag === "Closed") return
-    const fiber = runHandler(effect)
+    const { tenure } = peer
+    const work: Work | undefined = options.knowsWork === true ? { peer, tenure, isOver: false } : undefined
+    const fiber = work === undefined
+      ? runHandler(effect)
+      : Effect.runForkWith(Context.add(handlerContext, CurrentWork, work))(effect)
+    const ended = (exit: Exit.Exit<void, unknown>) => {
+      // What lost its session half-way may go on for all that, and is that one's still.
+      if (work !== undefined) work.isOver = peer.tenure === tenure
+      onExit(exit)
+    }
     const exit = fiber.pollUnsafe()
-    if (exit !== undefined) return onExit(exit)
+    if (exit !== undefined) return ended(exit)
     FiberSet.addUnsafe(handlers, fiber)
     peer.handler = fiber
     fiber.addObserver((exit) => {
       peer.handler = undefined
-      onExit(exit)
+      ended(exit)
     })
   }
   const peers = new Peers()

@@ -66,7 +66,11 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   /** Whether it was away for long, and has not looked what it missed. */
   let isBack = false
 
+  let sureFrom = steadyNow()
   yield* call("touchNode", driver.touchNode(node, touchedAt))
+  /** Whoever waits until this node has shown itself again. */
+  const unsure = new Set<() => void>()
+  const isSure = (): boolean => steadyNow() - sureFrom < nodeTimeoutMillis
   // Dead from here on, and found so by others without a wait; what it still has is swept up by them.
   yield* Effect.addFinalizer(() => Effect.ignore(driver.touchNode(node, encodeStamp({ at: now(), hasLeft: true }))))
 
@@ -94,7 +98,13 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
     if (Result.isFailure(listed)) yield* Effect.logDebug("the store does not say who lives", listed.failure)
     const wasForgotten = Result.isSuccess(listed) && !isListed
     const at = now()
+    const from = steadyNow()
     yield* call("touchNode", driver.touchNode(node, at))
+    sureFrom = from
+    if (isSure()) {
+      for (const resume of unsure) resume()
+      unsure.clear()
+    }
     // Others have forgotten it, or the store everything.
     if (Math.abs(at - touchedAt) >= nodeTimeoutMillis || wasForgotten) {
       isBack = true
@@ -137,6 +147,15 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
     now,
     /** For what only this process waits for. */
     steady: steadyNow,
+    /** Whether no other node can take this one for dead. */
+    isSure,
+    /** Waits until that is so. */
+    sure: Effect.callback<void>((resume) => {
+      if (isSure()) return resume(Effect.void)
+      const go = () => resume(Effect.void)
+      unsure.add(go)
+      return Effect.sync(() => unsure.delete(go))
+    }),
     onRejoin: (look: Effect.Effect<void, StoreError>): void => {
       rejoining.push(look)
     },

@@ -108,6 +108,21 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     })
   })
 
+  /** What the store has lost of this server's sessions is put back before one counts as gone: absence is not an end. */
+  const orPutBack = <A>(
+    session: string,
+    isMissing: (found: A) => boolean,
+    effect: Effect.Effect<A, StoreError>
+  ): Effect.Effect<A, StoreError> =>
+    Effect.flatMap(effect, (found) =>
+      isMissing(found) && written.has(session)
+        ? Effect.flatMap(history.hasLost(session), (isLost) => isLost ? effect : Effect.succeed(found))
+        : Effect.succeed(found))
+
+  /** The row, after what the store has lost of it is put back: all of it, or its newest owner. */
+  const findNewest = (session: string): Effect.Effect<SessionRow | undefined, StoreError> =>
+    orPutBack(session, (row) => row === undefined || written.isLater(row), find(session))
+
   // --- attaching
 
   /** Higher than what was given out before, also if the store does not know of that any more. */
@@ -205,7 +220,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     let tries = 0
     let isDoubtful = false
     while (tries < maxTries) {
-      const row = yield* find(request.session)
+      const row = yield* findNewest(request.session)
       const refused = row === undefined ? undefined : refuseAttach(row, request)
       // Who has a token had a session, though perhaps not under this id: one that is unknown is made anew under another.
       const isUnknown = row === undefined ? request.tokenHash !== undefined : refused?.reason === "unauthorized"
@@ -227,17 +242,6 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
   })
 
   // --- positions
-
-  /** What the store has lost of this server's sessions is put back before one counts as gone: absence is not an end. */
-  const orPutBack = <A>(
-    session: string,
-    isMissing: (found: A) => boolean,
-    effect: Effect.Effect<A, StoreError>
-  ): Effect.Effect<A, StoreError> =>
-    Effect.flatMap(effect, (found) =>
-      isMissing(found) && written.has(session)
-        ? Effect.flatMap(history.hasLost(session), (isLost) => isLost ? effect : Effect.succeed(found))
-        : Effect.succeed(found))
 
   const saveAll = (requests: ReadonlyArray<PositionRequest>) => call("savePositions", driver.savePositions(requests))
   const savePositions = yield* makeBatcher<PositionRequest, PositionOutcome>({
@@ -379,8 +383,35 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     here: row.node === node
   })
 
+  /** The session is this server's in this generation, and others know it: they may have taken it for dead meanwhile. */
+  const confirm = (session: string, generation: number): Effect.Effect<boolean, StoreError> =>
+    Effect.flatMap(findNewest(session), (row) => {
+      if (row === undefined || row.ending || row.generation !== generation) return Effect.succeed(false)
+      if (row.node === node) return Effect.succeed(true)
+      const isAttached = here.get(session) === generation
+      return Effect.map(
+        update(session, (now) =>
+          now.generation !== generation || now.ending
+            ? undefined
+            : { ...now, node, detachedAt: isAttached ? undefined : now.detachedAt }),
+        (changed) => changed !== undefined
+      )
+    })
+
   const self: Interface = {
     durable: true,
+
+    confirm: {
+      isSure: members.isSure,
+      session: (session, generation) =>
+        Effect.flatMap(
+          Effect.mapError(
+            Effect.andThen(members.sure, confirm(session, generation)),
+            failed(session, "confirm")
+          ),
+          (isOwn) => isOwn ? Effect.void : Effect.fail(fenced(session, "confirm"))
+        )
+    },
     retentionMillis: retention,
 
     attach: (request) =>
@@ -486,7 +517,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     find: (session) =>
       Effect.map(
         Effect.mapError(
-          orPutBack(session, (row) => row === undefined, find(session)),
+          findNewest(session),
           failed(session, "find")
         ),
         (row) => row === undefined || row.ending ? undefined : infoOf(row)
@@ -527,7 +558,10 @@ const Position = Schema.fromJsonString(Schema.Struct({
 }))
 
 /** The one that is further on in the same log: the store may have lost what this server wrote. */
-const later = (stored: StoredPosition | undefined, written: PositionRequest | undefined): StoredPosition | undefined => {
+const later = (
+  stored: StoredPosition | undefined,
+  written: PositionRequest | undefined
+): StoredPosition | undefined => {
   if (written === undefined) return stored
   if (stored !== undefined && (stored.epoch !== written.epoch || written.handled <= stored.handled)) return stored
   const position = readPosition(written.position)

@@ -89,6 +89,8 @@ export const makeWritten = ({ call, driver, onTaken, steady, wasEnded }: Written
       departed.set(session, steady())
     },
     has: (session: string): boolean => sessions.has(session),
+    /** Whether this server has written a later owner of the session than the store knows: so that was lost. */
+    isLater: ({ generation, id }: SessionRow): boolean => (sessions.get(id)?.row.generation ?? 0) > generation,
     /** What this server wrote last of the session, if the store knows of no later owner: it may have less than that. */
     newest: ({ generation, id }: SessionRow): Written | undefined => {
       const written = sessions.get(id)

@@ -1,0 +1,71 @@
+/**
+ * A server that stood still, or could not reach the store, for longer than others wait may have lost its sessions. Before
+ * the store has confirmed that one is still its own, nothing of it is handled, and nothing that its handler sends is taken.
+ */
+import { Effect, type Fiber } from "effect"
+import type { SessionRegistry } from "../../SessionRegistry.ts"
+import { MessageQueueError, type SessionRegistryError } from "../../WebSocketError.ts"
+import type { Peer } from "../session/peer.ts"
+import { isStoreFailure, storeRetry } from "../session/storeRetry.ts"
+import { CurrentWork, type Work } from "../session/work.ts"
+
+export interface ConfirmingOptions {
+  readonly registry: SessionRegistry["Service"]
+  readonly run: (effect: Effect.Effect<void>) => void
+  readonly onFenced: (peer: Peer, error: SessionRegistryError) => Effect.Effect<void>
+}
+
+/** How long until a session that is lost has been let go, or is found to be this server's all the same, in ms. */
+const againMillis = 1_000
+
+export const makeConfirming = ({ onFenced, registry, run }: ConfirmingOptions) => {
+  const { confirm } = registry
+
+  /** Whether nobody else can have a session of this server's. */
+  const isSure = (): boolean => confirm === undefined || confirm.isSure()
+
+  /** Whether the store says so of this one. Asked until it answers, or the session has another generation here. */
+  const ask = (peer: Peer, { session }: NonNullable<typeof confirm>): Effect.Effect<void, SessionRegistryError> =>
+    Effect.suspend(() => {
+      const { generation } = peer
+      return Effect.retry(session(peer.key, generation), { schedule: storeRetry, while: isStoreFailure }).pipe(
+        Effect.catch((error) => peer.generation === generation ? Effect.fail(error) : ask(peer, { isSure, session }))
+      )
+    })
+
+  /** For a handler: ends when the session is this server's. Else it is interrupted, as that lets go of the session. */
+  const confirmed = (peer: Peer): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      if (confirm === undefined) return Effect.void
+      const { tenure } = peer
+      return Effect.catch(ask(peer, confirm), (error) => {
+        run(onFenced(peer, error)) // not here: it ends this very fiber
+        return Effect.andThen(
+          Effect.sleep(againMillis),
+          Effect.suspend(() => peer.tenure === tenure ? confirmed(peer) : Effect.never)
+        )
+      })
+    })
+
+  const lost = ({ peer }: Work) =>
+    new MessageQueueError({ session: peer.session, operation: "append", reason: "fenced" })
+
+  const stillHas = (work: Work): Effect.Effect<void, MessageQueueError> =>
+    Effect.suspend(() => {
+      if (work.peer.tenure !== work.tenure) return Effect.fail(lost(work))
+      if (isSure() || confirm === undefined) return Effect.void
+      return Effect.flatMap(
+        Effect.mapError(ask(work.peer, confirm), () => lost(work)),
+        () => stillHas(work)
+      )
+    })
+
+  /** What has to be waited for before anything is sent from this fiber: undefined for nothing. */
+  const beforeSending = (fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<void, MessageQueueError> | undefined => {
+    const work = confirm === undefined ? undefined : fiber.getRef(CurrentWork)
+    if (work === undefined || work.isOver || (work.peer.tenure === work.tenure && isSure())) return undefined
+    return stillHas(work)
+  }
+
+  return { isSure, confirmed, beforeSending }
+}

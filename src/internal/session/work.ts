@@ -1,0 +1,15 @@
+/** Whose message a handler is at, known in its fiber and in those that it starts. */
+import { Context } from "effect"
+import type { Peer } from "./peer.ts"
+
+/** A session's messages being handled, by one fiber, in one tenure. */
+export interface Work {
+  readonly peer: Peer
+  readonly tenure: number
+  /** What its fibers still do is nobody's message any more. */
+  isOver: boolean
+}
+
+export const CurrentWork = Context.Reference<Work | undefined>("resilient-websocket/internal/CurrentWork", {
+  defaultValue: () => undefined
+})
