@@ -176,6 +176,11 @@ if (replayed !== undefined) {
       assert.isDefined(await firstBroken({ ...scenarios.databaseForgets, plant }, 20), "no seed found it")
     }, timeout)
 
+    it("finds servers that go on after a long stand as if nobody else could have their sessions", async () => {
+      const found = await firstBroken({ ...scenarios.databasePauses, asksNobody: true }, 60)
+      assert.isDefined(found, "no seed found it")
+    }, timeout)
+
     it("finds a shutdown whose failures count against the messages, when it takes no answers", () =>
       planted(
         Closing.prototype,

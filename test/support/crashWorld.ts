@@ -127,6 +127,7 @@ class World {
     const allowed = {
       uncommittedAgain: true,
       staleOwner: false,
+      confirms: false,
       jumps: false,
       lostWithProcess: false,
       lettersLostWithProcess: true

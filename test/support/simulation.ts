@@ -35,7 +35,7 @@ import type { WebSocketError } from "../../src/WebSocketError.ts"
 import { makeMemoryDatabase, makeMemoryDriver } from "./memoryDriver.ts"
 import { snapshotOf } from "./memoryTransactions.ts"
 import { faultyDriver } from "./simulationDriver.ts"
-import { type Allowed, History, type Sent } from "./simulationHistory.ts"
+import { type Allowed, History, leaseMillis, type Sent } from "./simulationHistory.ts"
 import { type NetworkFaults, type NetworkShape, noFaults, SimulatedNetwork } from "./simulationNetwork.ts"
 import { type Machine, Node, Rng, SeededScheduler, Wall } from "./simulationNode.ts"
 import { faultyQueue, faultyRegistry, reliable, type Store, type StoreFaults, Tenancy } from "./simulationStores.ts"
@@ -64,6 +64,8 @@ export interface Scenario {
   readonly forgets: boolean
   /** A bug of the database's driver, to see that it is found. */
   readonly plant?: ((driver: StoreDriver) => StoreDriver) | undefined
+  /** A bug of the servers, to see that it is found: after a long stand they ask nobody whether their sessions are theirs. */
+  readonly asksNobody?: boolean
   /** Processes that stand still for up to 12 s. */
   readonly pauses: boolean
   /** A second client instance takes the session over, and perhaps the first takes it back. */
@@ -78,6 +80,8 @@ export interface Scenario {
     /** Chance of a message whose handler always fails. */
     readonly poison: number
     readonly slowMillis: number
+    /** Chance of a handler to take so long. Default 0.1. */
+    readonly slow?: number
     /** Chance of a message that a server answers, and handles only with its answer. */
     readonly answers: number
   }
@@ -180,6 +184,7 @@ export const simulate = (scenario: Scenario, seed: number, planted: Planted = {}
 const allowedIn = ({ crash, database, forgets, losses, servers, takeover }: Scenario): Allowed => ({
   uncommittedAgain: crash !== "none" || servers > 1 || takeover || losses || forgets,
   staleOwner: servers > 1,
+  confirms: database,
   jumps: crash === "storesLost" || servers > 1 || takeover || losses || forgets,
   lostWithProcess: crash === "storesLost",
   lettersLostWithProcess: database && crash !== "none"
@@ -364,17 +369,23 @@ class World {
       unanswered,
       () => this.database.history.get("now") ?? ""
     )
-    return Effect.retry(
+    const services = Effect.retry(
       Layer.build(Layer.fresh(layerOf(Effect.succeed(driver), 2, {
         queue: this.queueOptions,
         breaker: { session: circuitTimes, endpoint: circuitTimes },
         callTimeout: "2 seconds",
         appendTimeout: "5 seconds",
         handoffTimeout: "1 second",
-        nodeTimeout: "3 seconds"
+        nodeTimeout: leaseMillis
       }))),
       Schedule.spaced("100 millis") // the database may fail at the start
     )
+    if (scenario.asksNobody !== true) return services
+    return Effect.map(services, (context) =>
+      Context.add(context, SessionRegistry.SessionRegistry, {
+        ...Context.get(context, SessionRegistry.SessionRegistry),
+        confirm: undefined
+      }))
   }
 
   /** The memory layers, which all servers share, for one of them. */
@@ -617,7 +628,7 @@ class World {
     const { history, scenario } = this
     const { node } = process
     const rng = this.rng.fork()
-    const { answers, fail, slowMillis } = scenario.handlers
+    const { answers, fail, slow = 0.1, slowMillis } = scenario.handlers
     return (message: Message, incoming: Incoming<Message>): Effect.Effect<void, string> => {
       const { key, poison, to } = message
       const isForeign = process.kind === "client" && process.sessions.size > 0 && !process.sessions.has(to)
@@ -641,7 +652,7 @@ class World {
       }
       const ending = answer === undefined ? finish : Effect.andThen(answer, finish)
       if (way === 1) return ending
-      const millis = rng.chance(0.1) ? rng.int(1, slowMillis) : rng.int(0, Math.min(20, slowMillis))
+      const millis = rng.chance(slow) ? rng.int(1, slowMillis) : rng.int(0, Math.min(20, slowMillis))
       return Effect.andThen(Effect.sleep(Duration.millis(millis)), ending).pipe(
         Effect.onInterrupt(() => Effect.sync(() => history.failed(node.name, key)))
       )
@@ -729,6 +740,7 @@ class World {
   }
 
   private readonly pause = (rng: Rng): Effect.Effect<void> => {
+    const millis = rng.int(200, 12_000)
     const alive = this.alive()
     const node = alive[rng.int(0, alive.length - 1)]?.node
     if (node === undefined || node.state !== "running") return Effect.void
@@ -739,10 +751,10 @@ class World {
       Effect.delay(
         Effect.sync(() => {
           this.note(`${node.name} goes on`)
-          this.history.disturbed(node.name)
+          this.history.wentOn(node.name, millis)
           node.thaw()
         }),
-        Duration.millis(rng.int(200, 12_000))
+        Duration.millis(millis)
       )
     ))
   }

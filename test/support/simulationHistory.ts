@@ -44,6 +44,8 @@ interface ProcessLog {
   readonly startedAt: Map<string, number>
   /** When it last stood still, went on or was killed. */
   disturbedAt: number
+  /** When it went on after a stand for longer than others wait for a sign of life. */
+  wokeAt: number
   killed: boolean
   /** Messages that the store gave up for it. */
   gaveUp: number
@@ -57,6 +59,8 @@ export interface Allowed {
    * Two servers: one that has lost a session may go on until its next write of the position is refused.
    */
   readonly staleOwner: boolean
+  /** But for one that stood still for longer than others wait: it asks first. */
+  readonly confirms: boolean
   /** The session changes between client processes or loses its state: positions may jump forwards. */
   readonly jumps: boolean
   /** What a killed process had accepted may be gone with it. */
@@ -67,6 +71,9 @@ export interface Allowed {
    */
   readonly lettersLostWithProcess: boolean
 }
+
+/** What stands still for longer asks the store before it handles anything: `nodeTimeout` of the simulated stores, in ms. */
+export const leaseMillis = 3_000
 
 /** How long before a message is handled twice the disturbance may have been that leads to it, in ms. */
 const takeoverMillis = 2_500
@@ -130,6 +137,12 @@ export class History {
     this.process(name).disturbedAt = this.now()
   }
 
+  /** It went on, after it stood still for so long. */
+  wentOn(name: string, afterMillis: number): void {
+    this.disturbed(name)
+    if (afterMillis > leaseMillis) this.process(name).wokeAt = this.now()
+  }
+
   violated(text: string): void {
     this.violations.push(text)
     this.note(`VIOLATION ${text}`)
@@ -143,6 +156,7 @@ export class History {
         state: new Map(),
         startedAt: new Map(),
         disturbedAt: -Infinity,
+        wokeAt: -Infinity,
         killed: false,
         gaveUp: 0
       }
@@ -246,7 +260,10 @@ export class History {
     for (const [name, other] of this.processes) {
       // What failed there and was to be tried again is tried here.
       if (other === log || !other.startedAt.has(key) || other.state.get(key) === "failed") continue
-      if (this.wasDisturbed(other, key) || log.disturbedAt >= (other.startedAt.get(key) ?? 0) - takeoverMillis) continue
+      const at = other.startedAt.get(key) ?? 0
+      // The other had begun when this one woke, and was not disturbed itself: the store could have said so.
+      const couldKnow = this.allowed.confirms && at <= log.wokeAt
+      if (this.wasDisturbed(other, key) || (log.disturbedAt >= at - takeoverMillis && !couldKnow)) continue
       this.violated(`${process} was given ${key} (${messageId}), which ${name} has ${other.state.get(key)}`)
     }
   }

@@ -140,6 +140,14 @@ const databaseOverflow: Scenario = { ...overflow, name: "databaseOverflow", data
 /** Two servers on one database; clients go to either, and servers stand still or are killed. */
 const databaseServers: Scenario = { ...twoServers, name: "databaseServers", database: true, crash: "storesKept" }
 
+/** Servers that stand still for longer than others wait, while a handler runs and messages wait behind it. */
+const databasePauses: Scenario = {
+  ...twoServers,
+  name: "databasePauses",
+  database: true,
+  handlers: { fail: 0.05, poison: 0.02, slowMillis: 800, slow: 0.7, answers: 0.6 }
+}
+
 /** Two servers, and everything at once. */
 const databaseHostile: Scenario = { ...hostile, name: "databaseHostile", database: true, servers: 2 }
 
@@ -167,6 +175,7 @@ export const scenarios = {
   databaseForgetsTwo,
   databaseOverflow,
   databaseServers,
+  databasePauses,
   databaseHostile,
   cluster,
   living
