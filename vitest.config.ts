@@ -15,6 +15,7 @@ export default defineConfig({
     ]
   },
   test: {
+    globalSetup: "test/support/onceARun.ts",
     include: ["test/**/*.test.ts"],
     // By itself it leaves one processor idle, which is half of two. No test minds company.
     maxWorkers: "100%",

@@ -3,11 +3,10 @@ import { assert, describe, it } from "@effect/vitest"
 import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { createInterface } from "node:readline"
-import { fileURLToPath } from "node:url"
 import { WebSocket } from "ws"
+import { programPath } from "./support/sharedByRun.ts"
 
 const messages = 1_000_000
-const child = fileURLToPath(new URL("support/slowReader.ts", import.meta.url))
 
 interface Result {
   readonly outcomes: Readonly<Record<string, number>>
@@ -31,9 +30,11 @@ const hello = {
 
 /** Runs the server in a process of its own, with a client that says hello and then reads no more. */
 const offer = async (policy: string): Promise<Result> => {
-  const server = spawn(process.execPath, ["--expose-gc", child, policy, String(messages)], {
-    stdio: ["ignore", "pipe", "inherit"]
-  })
+  const server = spawn(
+    process.execPath,
+    ["--expose-gc", await programPath("slowReader"), policy, String(messages)],
+    { stdio: ["ignore", "pipe", "inherit"] }
+  )
   try {
     const lines = createInterface({ input: server.stdout })[Symbol.asyncIterator]()
     const { port } = JSON.parse(String((await lines.next()).value))

@@ -9,10 +9,10 @@ import { once } from "node:events"
 import { readdirSync } from "node:fs"
 import { connect, type Socket } from "node:net"
 import { createInterface } from "node:readline"
-import { fileURLToPath } from "node:url"
 import { MemoryStore } from "../src/index.ts"
 import { NodeTransport } from "../src/node/index.ts"
 import { Numbers } from "./support/resetContract.ts"
+import { programPath } from "./support/sharedByRun.ts"
 
 const resets = Number(process.env["RESETS"] ?? 10_000)
 const clients = 50
@@ -117,7 +117,7 @@ interface Ports {
 }
 
 const start = async (): Promise<{ readonly child: ChildProcess; readonly ports: Ports }> => {
-  const child = spawn(process.execPath, [fileURLToPath(new URL("support/resetServer.ts", import.meta.url))], {
+  const child = spawn(process.execPath, [await programPath("resetServer")], {
     stdio: ["pipe", "pipe", "inherit"]
   })
   onTestFinished(() => void child.kill("SIGKILL"))

@@ -2,10 +2,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect, Exit, Fiber, Latch, Schedule, Scope, Stream } from "effect"
 import { execFile } from "node:child_process"
-import { fileURLToPath } from "node:url"
 import type { ResilientServer } from "resilient-websocket"
 import * as H from "./support/harness.ts"
 import { makeNetwork } from "./support/harnessNetwork.ts"
+import { programPath } from "./support/sharedByRun.ts"
 
 const { advanceUntil, connected, turn, unplug, until } = H
 
@@ -316,11 +316,11 @@ describe("clients that share a store", () => {
 describe("a process", () => {
   it.live("that closed its server and client ends by itself", () =>
     Effect.gen(function*() {
-      const path = fileURLToPath(new URL("support/harnessExit.ts", import.meta.url))
+      const path = yield* Effect.promise(() => programPath("harnessExit"))
       const result = yield* Effect.callback<{ code: number | string | null; output: string }>((resume) => {
-        const child = execFile(process.execPath, [path], { timeout: 10_000 }, (error, stdout, stderr) =>
+        const child = execFile(process.execPath, [path], { timeout: 100_000 }, (error, stdout, stderr) =>
           resume(Effect.succeed({
-            code: error === null ? 0 : error.killed === true ? "killed after 10 s" : error.code ?? null,
+            code: error === null ? 0 : error.killed === true ? "killed, as it did not end" : error.code ?? null,
             output: stdout + stderr
           })))
         return Effect.sync(() =>

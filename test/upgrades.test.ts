@@ -9,10 +9,10 @@ import { connect, type Socket } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { connect as connectTls } from "node:tls"
-import { fileURLToPath } from "node:url"
 import { WebSocketServer } from "ws"
 import { NodeTransport } from "../src/node/index.ts"
 import { type Connection, type Refusal, TransportServer } from "../src/Transport.ts"
+import { programPath } from "./support/sharedByRun.ts"
 
 interface Listening {
   readonly port: number
@@ -456,7 +456,7 @@ describe("TLS", () => {
 describe("a process that may open no more files", () => {
   it.live("says so, and counts it", () =>
     Effect.promise(async () => {
-      const program = fileURLToPath(new URL("support/fullServer.ts", import.meta.url))
+      const program = await programPath("fullServer")
       const child = spawn("sh", ["-c", `ulimit -n 100; exec "${process.execPath}" "${program}"`], {
         stdio: ["ignore", "pipe", "inherit"]
       })

@@ -9,7 +9,7 @@ import { DatabaseSync } from "node:sqlite"
 import { makeProcesses, type Processes, realExchange, type RealOutcome } from "../support/crashProcesses.ts"
 import type { Phase, Point } from "../support/crashServer.ts"
 import type { Place } from "../support/crashStores.ts"
-import { connectTo, describeWithPostgres } from "../support/postgresServer.ts"
+import { connectTo, describeWithDatabase } from "../support/postgresServer.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 
 /** A step and at which moments of it a process is killed. What only reads changes nothing: there is one moment. */
@@ -106,7 +106,7 @@ const crashTests = (
 
   const prepare = Effect.gen(function*() {
     const directory = yield* temporaryDirectory
-    prepared = { directory, processes: yield* makeProcesses(join(directory, "cache")) }
+    prepared = { directory, processes: yield* makeProcesses }
   })
   beforeAll(() => Effect.runPromise(Scope.provide(prepare, scope)))
   afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
@@ -153,7 +153,7 @@ describe("SQLite: a server that is killed", () => {
     }))
 })
 
-describeWithPostgres("PostgreSQL: a server that is killed", {}, (server) => {
+describeWithDatabase("PostgreSQL: a server that is killed", (server) => {
   crashTests(sample, (n) =>
     Effect.gen(function*() {
       const { database, host, port, username } = yield* server

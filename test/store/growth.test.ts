@@ -14,7 +14,7 @@ import { SqliteStore } from "resilient-websocket/sqlite"
 import type { StoreOptions } from "../../src/internal/store/layer.ts"
 import { numbered, type Store } from "../support/harness.ts"
 import { passTime, patient } from "../support/patience.ts"
-import { describeWithPostgres, newSchema } from "../support/postgresServer.ts"
+import { describeWithDatabase, newSchema } from "../support/postgresServer.ts"
 import { describeWithRedis } from "../support/redisServer.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 
@@ -156,7 +156,7 @@ describe("an SQLite file", () => {
   )
 })
 
-describeWithPostgres("PostgreSQL tables", {}, (server) => {
+describeWithDatabase("PostgreSQL tables", (server) => {
   test(
     "do not grow with what has passed through them, and are empty when sessions have ended",
     Effect.gen(function*() {

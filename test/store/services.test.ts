@@ -10,9 +10,9 @@ import { SqliteStore } from "resilient-websocket/sqlite"
 import { layerOf } from "../../src/internal/store/layer.ts"
 import { makeMemoryDatabase, makeMemoryDriver } from "../support/memoryDriver.ts"
 import { passTime, patient } from "../support/patience.ts"
-import { connectTo, describeWithPostgres, emptySchema, newSchema } from "../support/postgresServer.ts"
+import { connectTo, describeWithDatabase, emptySchema, newSchema } from "../support/postgresServer.ts"
 import { newPrefix } from "../support/redisDrivers.ts"
-import { describeWithRedis, describeWithRedisCluster } from "../support/redisServer.ts"
+import { describeWithRedisCluster, describeWithRedisKeys } from "../support/redisServer.ts"
 import { storeLaws } from "../support/storeLaws.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 
@@ -22,7 +22,7 @@ storeLaws("SqliteStore", (options) =>
     Effect.map(temporaryDirectory, (directory) => SqliteStore.layer({ ...options, filename: join(directory, "db") }))
   ))
 
-describeWithPostgres("PostgreSQL", {}, (server) => {
+describeWithDatabase("PostgreSQL", (server) => {
   const schema = newSchema()
   storeLaws("PostgresStore", (options) =>
     Layer.unwrap(Effect.gen(function*() {
@@ -33,10 +33,10 @@ describeWithPostgres("PostgreSQL", {}, (server) => {
     })), passTime)
 })
 
-describeWithRedis("Redis", {}, (server) => {
+describeWithRedisKeys("Redis", (keys) => {
   storeLaws("RedisStore", (options) =>
     Layer.unwrap(
-      Effect.map(server, ({ url }) => RedisStore.layer({ ...options, ...patient, url, prefix: newPrefix() }))
+      Effect.map(keys, ({ newPrefix, url }) => RedisStore.layer({ ...options, ...patient, url, prefix: newPrefix() }))
     ), passTime)
 })
 

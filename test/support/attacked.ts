@@ -3,20 +3,18 @@ import { Context, Effect, Layer, type Scope } from "effect"
 import { spawn } from "node:child_process"
 import { constants, setPriority } from "node:os"
 import { createInterface } from "node:readline"
-import { fileURLToPath } from "node:url"
 import { MemoryStore } from "../../src/index.ts"
 import { NodeTransport } from "../../src/node/index.ts"
 import { Anything } from "./attackedServer.ts"
 import type { Kind } from "./attacker.ts"
-
-const path = (name: string) => fileURLToPath(new URL(name, import.meta.url))
+import { type ProgramName, programPath } from "./sharedByRun.ts"
 
 /** A process that is given lines and answers each with one. */
-const start = (name: string, args: ReadonlyArray<string>, flags: ReadonlyArray<string> = []) =>
+const start = (name: ProgramName, args: ReadonlyArray<string>, flags: ReadonlyArray<string> = []) =>
   Effect.map(
     Effect.acquireRelease(
-      Effect.sync(() =>
-        spawn(process.execPath, [...flags, path(name), ...args], { stdio: ["pipe", "pipe", "inherit"] })
+      Effect.promise(async () =>
+        spawn(process.execPath, [...flags, await programPath(name), ...args], { stdio: ["pipe", "pipe", "inherit"] })
       ),
       (child) => Effect.sync(() => void child.kill("SIGKILL"))
     ),
@@ -49,9 +47,9 @@ export interface Figures {
 
 /** With a heap of 512 MB and default options; its handler takes `slowMillis` for what attackers send. */
 export const makeAttacked = Effect.fnUntraced(function*(slowMillis: number) {
-  const server = yield* start("attackedServer.ts", [String(slowMillis)], ["--max-old-space-size=512"])
+  const server = yield* start("attackedServer", [String(slowMillis)], ["--max-old-space-size=512"])
   const { port }: { readonly port: number } = yield* server.next
-  const attacker = yield* start("attacker.ts", [])
+  const attacker = yield* start("attacker", [])
   attacker.yieldToOthers()
   return {
     port,

@@ -13,6 +13,7 @@ import { join } from "node:path"
 import { setTimeout as wait } from "node:timers/promises"
 import { freePort } from "./freePort.ts"
 import { describeWithService, type Service } from "./services.ts"
+import { shared } from "./sharedByRun.ts"
 
 export interface RedisOptions {
   /** `appendfsync` of an append-only file; "none" keeps nothing on disk, which is the default. */
@@ -21,12 +22,18 @@ export interface RedisOptions {
   readonly config?: ReadonlyArray<string>
 }
 
-/** A server that runs, without a password. */
-export interface RedisServer {
-  readonly port: number
+/** Keys of the tests' own on a server that others use too. */
+export interface RedisKeys {
   readonly url: string
+  /** A prefix of keys that no other test has. */
+  readonly newPrefix: () => string
   /** Sends a command and gives its reply as it stands on the wire. */
   readonly command: (...args: ReadonlyArray<string>) => Effect.Effect<string>
+}
+
+/** A server that runs, without a password. */
+export interface RedisServer extends Omit<RedisKeys, "newPrefix"> {
+  readonly port: number
   /** Stops it in an orderly way, and waits until it is gone. */
   readonly stop: Effect.Effect<void>
   /** kill -9, and waits until it is gone. */
@@ -86,7 +93,21 @@ const describeWithShared = <A>(
     tests(Effect.suspend(() => made === undefined ? Effect.die("Redis has not started") : Effect.succeed(made.value)))
   })
 
-/** Like `describe`, with a server that all tests in it share. */
+/** Like `describe`, with keys of its own on the one server of the run, which keeps nothing on disk. */
+export const describeWithRedisKeys = (title: string, tests: (keys: Effect.Effect<RedisKeys>) => void): void =>
+  describeWithShared(title, makeKeys, tests)
+
+const makeKeys: Effect.Effect<RedisKeys> = Effect.promise(async () => {
+  const [{ port, url }, number] = await Promise.all([shared("redis"), shared("number")])
+  let prefixes = 0
+  return {
+    url,
+    newPrefix: () => `test${number}-${++prefixes}`,
+    command: (...args) => Effect.promise(() => commandOf(port, args))
+  }
+})
+
+/** Like `describe`, with a server that all tests in it share and may stop. */
 export const describeWithRedis = (
   title: string,
   options: RedisOptions,
@@ -196,23 +217,26 @@ class Server {
     rmSync(this.#directory, { recursive: true, force: true, maxRetries: 5 })
   }
 
-  /** The reply to one command on a connection of its own, without the last line break. */
   command(args: ReadonlyArray<string>): Promise<string> {
-    return new Promise((resolve, reject) => {
-      const socket = connect(this.port, "127.0.0.1")
-      let reply = ""
-      socket.setEncoding("utf8")
-      socket.on("data", (data) => {
-        reply += String(data)
-      })
-      socket.on("error", reject)
-      socket.on("close", () => resolve(reply.trimEnd()))
-      const words = args.map((arg) => `$${Buffer.byteLength(arg)}\r\n${arg}\r\n`)
-      // Redis answers what it has read before it closes as well.
-      socket.end(`*${args.length}\r\n${words.join("")}`)
-    })
+    return commandOf(this.port, args)
   }
 }
+
+/** The reply to one command on a connection of its own, without the last line break. */
+const commandOf = (port: number, args: ReadonlyArray<string>): Promise<string> =>
+  new Promise((resolve, reject) => {
+    const socket = connect(port, "127.0.0.1")
+    let reply = ""
+    socket.setEncoding("utf8")
+    socket.on("data", (data) => {
+      reply += String(data)
+    })
+    socket.on("error", reject)
+    socket.on("close", () => resolve(reply.trimEnd()))
+    const words = args.map((arg) => `$${Buffer.byteLength(arg)}\r\n${arg}\r\n`)
+    // Redis answers what it has read before it closes as well.
+    socket.end(`*${args.length}\r\n${words.join("")}`)
+  })
 
 const formCluster = async (masters: ReadonlyArray<Server>, replicas: ReadonlyArray<Server>): Promise<void> => {
   const all = [...masters, ...replicas]
