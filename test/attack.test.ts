@@ -35,5 +35,5 @@ describe("a server that is attacked", () => {
         }
       }
       console.log(lines.join("\n"))
-    }), 300_000)
+    }))
 })

@@ -36,7 +36,7 @@ describe("the benchmarks", () => {
     } finally {
       rmSync(folder, { recursive: true, force: true })
     }
-  }, 60_000)
+  })
 
   it("measure the library with a store, beside bare ws", async () => {
     const folder = mkdtempSync(join(tmpdir(), "resilient-websocket-bench-"))
@@ -52,10 +52,10 @@ describe("the benchmarks", () => {
     } finally {
       rmSync(folder, { recursive: true, force: true })
     }
-  }, 60_000)
+  })
 
   it("refuse what they do not know, with what they do know", async () => {
     const failed = await run("--only", "W99").then(() => undefined, (error: { readonly stderr: string }) => error)
     assert.include(`${failed?.stderr}`, "W1")
-  }, 30_000)
+  })
 })

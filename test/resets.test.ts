@@ -184,4 +184,4 @@ it.live(`${resets} resets in every state end nothing and leave nothing`, () =>
     while (descriptors(child) > before) yield* Effect.sleep("50 millis")
     child.stdin?.end()
     assert.deepStrictEqual(yield* Effect.promise(() => once(child, "exit")), [0, null])
-  }).pipe(Effect.scoped), 120_000)
+  }).pipe(Effect.scoped))

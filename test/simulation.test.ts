@@ -9,6 +9,7 @@
  * `SIM_SEEDS=1000` runs that many seeds of each scenario, `SIM_FIRST=5000` begins there.
  */
 import { assert, describe, it } from "@effect/vitest"
+import { vi } from "vitest"
 import { Inbox } from "../src/core/Inbox.ts"
 import { Outbox, type Slot } from "../src/core/Outbox.ts"
 import { Session } from "../src/core/Session.ts"
@@ -22,7 +23,7 @@ const replayed = env["SIM_SEED"] === undefined ? undefined : Number(env["SIM_SEE
 const seeds = Number(env["SIM_SEEDS"] ?? 30)
 const first = Number(env["SIM_FIRST"] ?? 0)
 const chosen = Object.values(scenarios).filter(({ name }) => (env["SIM_SCENARIO"] ?? name) === name)
-const timeout = 30_000 + seeds * 1_000
+vi.setConfig({ testTimeout: 300_000 + seeds * 10_000 })
 
 const failure = ({ name }: Scenario, seed: number, { trace, violations }: Outcome): string => {
   const shown = replayed === undefined ? trace.filter((line) => line.includes("VIOLATION")).slice(0, 5) : trace
@@ -46,7 +47,7 @@ if (replayed !== undefined) {
       it(`seed ${replayed} of ${scenario.name}`, async () => {
         const outcome = await simulate(scenario, replayed)
         if (outcome.violations.length > 0) assert.fail(failure(scenario, replayed, outcome))
-      }, timeout)
+      })
     }
   })
 } else {
@@ -59,7 +60,7 @@ if (replayed !== undefined) {
         hashes.add(hash)
       }
       assert.strictEqual(hashes.size, 10)
-    }, timeout)
+    })
 
     for (const scenario of chosen) {
       it(`keeps the promise: ${scenario.name}`, async () => {
@@ -69,7 +70,7 @@ if (replayed !== undefined) {
           if (outcome.violations.length > 0) failures.push(failure(scenario, seed, outcome))
         }
         if (failures.length > 0) assert.fail(`${failures.length} of ${seeds} seeds\n${failures.join("\n")}`)
-      }, timeout)
+      })
     }
   })
 
@@ -114,7 +115,7 @@ if (replayed !== undefined) {
           )
           return found
         }
-      ), timeout)
+      ))
 
     it("finds an ack that leaves before the handler ran", () =>
       planted(
@@ -132,7 +133,7 @@ if (replayed !== undefined) {
             return actions
           },
         () => firstBroken(scenarios.crashes, 20)
-      ), timeout)
+      ))
 
     it("finds a sender that trusts its writes", () =>
       planted(
@@ -146,7 +147,7 @@ if (replayed !== undefined) {
             return result
           },
         () => firstBroken(scenarios.cuts, 20)
-      ), timeout)
+      ))
 
     it("finds a receiver that forgets its inbox with the connection", () =>
       planted(
@@ -158,15 +159,14 @@ if (replayed !== undefined) {
             this.inbox.epoch = null
           },
         () => firstBroken(scenarios.cuts, 20)
-      ), timeout)
+      ))
 
     it(
       "finds a store whose acks are cut at its last message, and that notices nothing of what it has lost",
       async () => {
         const found = await firstBroken({ ...scenarios.databaseLosses, plant: forgetsItsLosses }, 20)
         assert.isDefined(found, "no seed found it")
-      },
-      timeout
+      }
     )
 
     it("finds a shutdown whose failures count against the messages, when it takes no answers", () =>
@@ -189,16 +189,15 @@ if (replayed !== undefined) {
           )
           return found
         }
-      ), timeout)
+      ))
 
     it("finds circuits that go by a clock that is set", async () => {
       assert.isDefined(await firstBroken(scenarios.hostile, 60, { circuitsByWall: true }), "no seed found it")
-    }, timeout)
+    })
 
     it(
       "finds a sender that does not rewind to what was received",
-      () => planted(Outbox.prototype, "rewind", () => () => {}, () => firstBroken(scenarios.cuts, 20)),
-      timeout
+      () => planted(Outbox.prototype, "rewind", () => () => {}, () => firstBroken(scenarios.cuts, 20))
     )
   })
 }

@@ -32,8 +32,7 @@ describe("the demo", () => {
       })
       assert.isAbove(summary.kills, 0)
       assert.isAbove(summary.moves, 0)
-    },
-    120_000
+    }
   )
 
   it("refuses kills of a server that keeps everything in memory", async () => {

@@ -11,8 +11,8 @@ import type { FromServer, Point, ToServer } from "./crashServer.ts"
 import type { Place } from "./crashStores.ts"
 import { programPath } from "./sharedByRun.ts"
 
-/** How long one exchange may take. */
-const patience = "25 seconds"
+/** An exchange that takes longer hangs. */
+const patience = "200 seconds"
 
 /** One dies as it should; more do so for reasons of their own. */
 const maxKills = 3

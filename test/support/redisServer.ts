@@ -119,7 +119,14 @@ export const describeWithRedisCluster = (
   title: string,
   options: RedisOptions,
   tests: (servers: Effect.Effect<ReadonlyArray<RedisServer>>) => void
-): void => describeWithShared(title, startRedisCluster(options), tests)
+): void =>
+  describeWithShared(
+    title,
+    Effect.tap(startRedisCluster(options), (servers) =>
+      // None takes another one for gone that is only slow.
+      Effect.forEach(servers, ({ command }) => command("CONFIG", "SET", "cluster-node-timeout", "600000"))),
+    tests
+  )
 
 const faceOf = (server: Server): RedisServer => ({
   port: server.port,
@@ -190,7 +197,7 @@ class Server {
   async launch(): Promise<void> {
     const process_ = spawn("redis-server", this.#arguments, { stdio: "ignore" })
     this.#process = process_
-    for (let attempt = 0; attempt < 500; attempt++) {
+    for (let attempt = 0; attempt < 20_000; attempt++) {
       if (process_.exitCode !== null) break
       if (await this.command(["PING"]).catch(() => "") === "+PONG") return
       await wait(10)
@@ -273,7 +280,7 @@ const answers = async (
   isRight: (answer: string) => boolean
 ): Promise<void> => {
   let answer = ""
-  for (let attempt = 0; attempt < 1_000; attempt++) {
+  for (let attempt = 0; attempt < 10_000; attempt++) {
     answer = await server.command(command)
     if (isRight(answer)) return
     await wait(20)
