@@ -6,8 +6,9 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { makeAttacked, makeCrowd } from "./support/attacked.ts"
 import { kinds } from "./support/attacker.ts"
+import { amount } from "./support/everything.ts"
 
-const millis = 300
+const millis = amount(300, 100)
 
 /** How many at once. */
 const sizes = [1, 100]

@@ -4,9 +4,10 @@ import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { createInterface } from "node:readline"
 import { WebSocket } from "ws"
+import { amount } from "./support/everything.ts"
 import { programPath } from "./support/sharedByRun.ts"
 
-const messages = 1_000_000
+const messages = amount(1_000_000, 200_000)
 
 interface Result {
   readonly outcomes: Readonly<Record<string, number>>
@@ -51,7 +52,7 @@ const offer = async (policy: string): Promise<Result> => {
   }
 }
 
-describe("a client that stops reading, offered 1,000,000 messages of 1 kB", () => {
+describe(`a client that stops reading, offered ${messages.toLocaleString("en")} messages of 1 kB`, () => {
   it("costs less than 64 MiB with `reject`, and every sender beyond the bound is told", async () => {
     const { deadLetters, grownMiB, outcomes, queued } = await offer("reject")
     assert.isBelow(grownMiB, 64)
@@ -60,7 +61,7 @@ describe("a client that stops reading, offered 1,000,000 messages of 1 kB", () =
     assert.strictEqual(deadLetters, 0)
   })
 
-  // Here a million strings live for a moment each. How far V8 lets that grow before it collects is its own affair (a
+  // Here as many strings live for a moment each. How far V8 lets that grow before it collects is its own affair (a
   // plain ring of 2,000 such strings takes 126 MiB); what counts is what is kept.
   it("keeps less than 64 MiB with `dropOldest`, and every dropped message is a dead letter", async () => {
     const { deadLetters, outcomes, queued, retainedMiB } = await offer("dropOldest")

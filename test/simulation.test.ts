@@ -15,12 +15,13 @@ import { Outbox, type Slot } from "../src/core/Outbox.ts"
 import { Session } from "../src/core/Session.ts"
 import { Closing } from "../src/internal/run/closing.ts"
 import { forgetsItsLosses } from "./support/brokenWorlds.ts"
+import { amount } from "./support/everything.ts"
 import { type Outcome, type Planted, type Scenario, simulate } from "./support/simulation.ts"
 import { scenarios } from "./support/simulationScenarios.ts"
 
 const { env } = process
 const replayed = env["SIM_SEED"] === undefined ? undefined : Number(env["SIM_SEED"])
-const seeds = Number(env["SIM_SEEDS"] ?? 30)
+const seeds = Number(env["SIM_SEEDS"] ?? amount(60, 15))
 const first = Number(env["SIM_FIRST"] ?? 0)
 const chosen = Object.values(scenarios).filter(({ name }) => (env["SIM_SCENARIO"] ?? name) === name)
 vi.setConfig({ testTimeout: 300_000 + seeds * 10_000 })

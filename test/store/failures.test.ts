@@ -11,6 +11,7 @@ import { PostgresStore } from "resilient-websocket/postgres"
 import { RedisStore } from "resilient-websocket/redis"
 import { type StoreDriver, StoreError } from "../../src/internal/store/driver.ts"
 import { layerOf, type StoreOptions } from "../../src/internal/store/layer.ts"
+import { amount } from "../support/everything.ts"
 import { advance, advanceUntil, byToken, clientOn, serverOn, type Store, until } from "../support/harness.ts"
 import { makeNetwork } from "../support/harnessNetwork.ts"
 import { makeMemoryDatabase, makeMemoryDriver } from "../support/memoryDriver.ts"
@@ -128,7 +129,7 @@ for (const { describeWith, name, title } of kinds) {
         const database = yield* server
         const store = yield* database.store()
         const traffic = yield* startTraffic(store)
-        for (let outage = 0; outage < 2; outage++) {
+        for (let outage = 0; outage < amount(4, 1); outage++) {
           yield* traffic.more(10)
           yield* database.kill
           yield* untilCircuit(store, "Open")
@@ -147,7 +148,7 @@ for (const { describeWith, name, title } of kinds) {
         const database = yield* server
         const store = yield* database.store()
         const traffic = yield* startTraffic(store)
-        for (let outage = 0; outage < 3; outage++) {
+        for (let outage = 0; outage < amount(6, 2); outage++) {
           yield* traffic.more(5)
           yield* traffic.cutClients
           yield* database.kill
@@ -185,7 +186,7 @@ for (const { describeWith, name, title } of kinds) {
         const database = yield* server
         const store = yield* database.store()
         const traffic = yield* startTraffic(store)
-        for (let cut = 0; cut < 12; cut++) {
+        for (let cut = 0; cut < amount(24, 6); cut++) {
           yield* traffic.more(3)
           yield* Effect.scoped(database.cutConnections)
         }
@@ -202,7 +203,7 @@ for (const { describeWith, name, title } of kinds) {
         const proxy = yield* makeStoreProxy(database.port)
         const store = yield* database.store({}, proxy.port)
         const traffic = yield* startTraffic(store)
-        for (let lost = 1; lost <= 30; lost++) {
+        for (let lost = 1; lost <= amount(60, 10); lost++) {
           yield* traffic.more(1)
           proxy.loseAnswer()
           yield* until("an answer is lost", () => proxy.lost() === lost)
