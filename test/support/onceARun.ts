@@ -13,7 +13,7 @@ import { fileURLToPath } from "node:url"
 import { rolldown } from "rolldown"
 import { startPostgres } from "./postgresServer.ts"
 import { startRedis } from "./redisServer.ts"
-import { addressVariable, programs, type Shared } from "./sharedByRun.ts"
+import { addressVariable, entryOf, programs, type Shared } from "./sharedByRun.ts"
 
 type Makers = { readonly [Name in keyof Shared]: () => Promise<Shared[Name]> }
 
@@ -22,6 +22,8 @@ export default async (): Promise<() => Promise<void>> => {
   const scope = Scope.makeUnsafe()
   const made = new Map<string, Promise<unknown>>()
   let numbers = 0
+  // For workers, and for what they start from source: to compile the same modules again would take half of a start.
+  process.env["NODE_COMPILE_CACHE"] ??= fileURLToPath(new URL("../../node_modules/.cache/node", import.meta.url))
   const makers: Makers = {
     programs: () => Effect.runPromise(Scope.provide(bundles, scope)),
     postgres: async () => {
@@ -65,7 +67,7 @@ const bundles = Effect.gen(function*() {
   yield* Effect.promise(async () => {
     const bundle = await rolldown({
       input: Object.fromEntries(
-        programs.map((name) => [name, fileURLToPath(new URL(`${name}.ts`, import.meta.url))])
+        programs.map((name) => [entryOf(name), fileURLToPath(new URL(`${name}.ts`, import.meta.url))])
       ),
       platform: "node",
       external: ["bufferutil", "utf-8-validate"], // which `ws` can do without

@@ -2,8 +2,13 @@
 import { assert } from "@effect/vitest"
 import { type ChildProcess, spawn } from "node:child_process"
 import { once } from "node:events"
+import { existsSync } from "node:fs"
+import { join } from "node:path"
 import { createInterface } from "node:readline"
 import { fileURLToPath } from "node:url"
+import { bundleOf, shared } from "./sharedByRun.ts"
+
+const bundles = await shared("programs")
 
 const path = (relative: string) => fileURLToPath(new URL(`../../${relative}`, import.meta.url))
 
@@ -38,9 +43,10 @@ export const startUntil = (atEnd: (kill: () => void) => void): Start => {
   })
   return (name, env) => {
     if (isOver) assert.fail(`too late for ${name}`) // its test ran out of time, and went on
-    const child = spawn(process.execPath, [path(`examples/${name}`)], {
-      // To compile the same modules again would take half of the time of a start.
-      env: { ...process.env, NODE_COMPILE_CACHE: path("node_modules/.cache/node"), PORT: "0", ...env },
+    const bundle = join(bundles, bundleOf(`examples/${name.replace(/\.ts$/, "")}`))
+    const program = existsSync(bundle) ? bundle : path(`examples/${name}`)
+    const child = spawn(process.execPath, [program], {
+      env: { ...process.env, PORT: "0", ...env },
       stdio: ["pipe", "pipe", "inherit"]
     })
     running.add(child)

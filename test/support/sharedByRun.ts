@@ -2,8 +2,16 @@
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 
-/** Programs that tests run as processes of their own. */
+/** Programs that tests run as processes of their own; from here. */
 export const programs = [
+  "../../examples/client",
+  "../../examples/guides/python-after",
+  "../../examples/guides/ws-client-after",
+  "../../examples/guides/ws-server-after",
+  "../../examples/metrics",
+  "../../examples/orders",
+  "../../examples/register",
+  "../../examples/server",
   "attackedServer",
   "attacker",
   "crashServer",
@@ -47,4 +55,9 @@ export const shared = async <Name extends keyof Shared>(name: Name): Promise<Sha
 export const programPath = async (name: ProgramName): Promise<string> =>
   process.env[addressVariable] === undefined
     ? fileURLToPath(new URL(`${name}.ts`, import.meta.url))
-    : join(await shared("programs"), `${name}.mjs`)
+    : join(await shared("programs"), bundleOf(name))
+
+/** Where it is in that folder. */
+export const bundleOf = (program: string): string => `${entryOf(program)}.mjs`
+
+export const entryOf = (program: string): string => program.replace("../../", "")
