@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os"
 import { fileURLToPath } from "node:url"
 import { defineConfig } from "vitest/config"
 
@@ -28,8 +29,8 @@ export default defineConfig({
   },
   test: {
     globalSetup: "test/support/onceARun.ts",
-    // By itself it leaves one processor idle, which is half of two. No test minds company.
-    maxWorkers: "100%",
+    // More than there are processors: many tests wait, for a database that starts or for a time to pass.
+    maxWorkers: Math.ceil(1.5 * availableParallelism()),
     testTimeout: patienceMillis,
     hookTimeout: patienceMillis,
     projects: [

@@ -106,7 +106,11 @@ describe("the packed package", () => {
   it("installs into an empty project, type-checks and runs", () => {
     const project = mkdtempSync(join(tmpdir(), "resilient-websocket-"))
     try {
-      // Without `prepack`, which would install the packages anew that these tests run on.
+      // As `prepack` does, but for the packages, which it would install anew where they are not as the lock file says.
+      const { scripts } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
+        readonly scripts: Readonly<Record<string, string>>
+      }
+      assert.deepInclude(scripts, { prepack: "npm run build", build: "node scripts/build.mjs" })
       execFileSync(process.execPath, [join(root, "scripts/build.mjs")], { stdio: "pipe" })
       npm(root, "pack", "--silent", "--ignore-scripts", "--pack-destination", project)
       const tarball = readdirSync(project).find((name) => name.endsWith(".tgz"))

@@ -21,7 +21,7 @@ import { scenarios } from "./support/simulationScenarios.ts"
 
 const { env } = process
 const replayed = env["SIM_SEED"] === undefined ? undefined : Number(env["SIM_SEED"])
-const seeds = Number(env["SIM_SEEDS"] ?? amount(60, 15))
+const seeds = Number(env["SIM_SEEDS"] ?? amount(60, 10))
 const first = Number(env["SIM_FIRST"] ?? 0)
 const chosen = Object.values(scenarios).filter(({ name }) => (env["SIM_SCENARIO"] ?? name) === name)
 vi.setConfig({ testTimeout: 300_000 + seeds * 10_000 })
