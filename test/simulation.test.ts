@@ -24,7 +24,7 @@ const replayed = env["SIM_SEED"] === undefined ? undefined : Number(env["SIM_SEE
 const seeds = Number(env["SIM_SEEDS"] ?? amount(60, 10))
 const first = Number(env["SIM_FIRST"] ?? 0)
 const chosen = Object.values(scenarios).filter(({ name }) => (env["SIM_SCENARIO"] ?? name) === name)
-vi.setConfig({ testTimeout: 300_000 + seeds * 10_000 })
+vi.setConfig({ testTimeout: 600_000 + seeds * 10_000 })
 
 const failure = ({ name }: Scenario, seed: number, { trace, violations }: Outcome): string => {
   const shown = replayed === undefined ? trace.filter((line) => line.includes("VIOLATION")).slice(0, 5) : trace

@@ -25,7 +25,7 @@ const batch = 500
 const rounds = Math.ceil(messages / sessions.length / batch)
 
 /** The usual one, for the usual number. */
-const timeoutMillis = 300_000 * Math.max(1, messages / 100_000)
+const timeoutMillis = 600_000 * Math.max(1, messages / 100_000)
 
 const options: StoreOptions = {
   ...patient,

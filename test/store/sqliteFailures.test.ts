@@ -38,8 +38,16 @@ const lockElsewhere = (filename: string) =>
       Effect.promise(async () => {
         const script = `
           const { DatabaseSync } = require("node:sqlite")
-          const database = new DatabaseSync(process.argv[1], { timeout: 200_000 })
-          database.exec("BEGIN IMMEDIATE")
+          const database = new DatabaseSync(process.argv[1], { timeout: 0 })
+          // SQLite itself would look less and less often, and never find the file free of a server that writes on.
+          for (let isLocked = false; !isLocked;) {
+            try {
+              database.exec("BEGIN IMMEDIATE")
+              isLocked = true
+            } catch (error) {
+              if (!error.message.includes("locked")) throw error
+            }
+          }
           process.stdout.write("locked")
           process.stdin.once("data", () => process.exit())
         `

@@ -28,7 +28,7 @@ const start = (name: ProgramName, args: ReadonlyArray<string>, flags: ReadonlyAr
       })
       const tell = (line: string) => Effect.andThen(Effect.sync(() => stdin.write(`${line}\n`)), next)
       return {
-        yieldToOthers: () => child.pid !== undefined && setPriority(child.pid, constants.priority.PRIORITY_LOW),
+        prioritize: (priority: number) => child.pid !== undefined && setPriority(child.pid, priority),
         next,
         tell,
         hasEnded: () => child.exitCode !== null || child.signalCode !== null
@@ -45,12 +45,18 @@ export interface Figures {
   readonly loopMillis: number
 }
 
-/** With a heap of 512 MB and default options; its handler takes `slowMillis` for what attackers send. */
-export const makeAttacked = Effect.fnUntraced(function*(slowMillis: number) {
+/**
+ * With a heap of 512 MB and default options; its handler takes `slowMillis` for what attackers send. The attacker has
+ * what the others leave it of the processors, or another priority, which it needs where others are busy too.
+ */
+export const makeAttacked = Effect.fnUntraced(function*(
+  slowMillis: number,
+  priority: number = constants.priority.PRIORITY_LOW
+) {
   const server = yield* start("attackedServer", [String(slowMillis)], ["--max-old-space-size=512"])
   const { port }: { readonly port: number } = yield* server.next
   const attacker = yield* start("attacker", [])
-  attacker.yieldToOthers()
+  attacker.prioritize(priority)
   return {
     port,
     hasEnded: server.hasEnded,

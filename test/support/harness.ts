@@ -50,7 +50,7 @@ const holds = (condition: Condition): Effect.Effect<boolean> => {
 }
 
 /** A condition that takes longer in real time never comes: the test fails with its name, before its own deadline. */
-const patienceMillis = 200_000
+const patienceMillis = 400_000
 
 /** Waits for a condition without moving the test's clock. */
 export const until = Effect.fnUntraced(function*(what: string, condition: Condition) {

@@ -11,6 +11,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { rolldown } from "rolldown"
+import type { TestProject } from "vitest/node"
 import { startPostgres } from "./postgresServer.ts"
 import { startRedis } from "./redisServer.ts"
 import { addressVariable, entryOf, programs, type Shared } from "./sharedByRun.ts"
@@ -18,7 +19,7 @@ import { addressVariable, entryOf, programs, type Shared } from "./sharedByRun.t
 type Makers = { readonly [Name in keyof Shared]: () => Promise<Shared[Name]> }
 
 /** Starts to listen for what files ask for; returns what ends it. */
-export default async (): Promise<() => Promise<void>> => {
+export default async (project: TestProject): Promise<() => Promise<void>> => {
   const scope = Scope.makeUnsafe()
   const made = new Map<string, Promise<unknown>>()
   let numbers = 0
@@ -37,6 +38,8 @@ export default async (): Promise<() => Promise<void>> => {
     },
     number: () => Promise.resolve(++numbers)
   }
+  // `vitest` without `run`: somebody has changed the sources.
+  project.onTestsRerun(() => void made.delete("programs"))
   const server = createServer((request, response) => {
     const name = request.url?.slice(1) as keyof Shared // only `sharedByRun.ts` asks
     const making = made.get(name) ?? makers[name]()
@@ -58,7 +61,7 @@ export default async (): Promise<() => Promise<void>> => {
   }
 }
 
-/** All programs, each a file of its name, in the folder that this gives. */
+/** All programs, in the folder that this gives. */
 const bundles = Effect.gen(function*() {
   const folder = yield* Effect.acquireRelease(
     Effect.sync(() => mkdtempSync(join(tmpdir(), "resilient-websocket-programs-"))),

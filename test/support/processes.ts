@@ -2,13 +2,13 @@
 import { assert } from "@effect/vitest"
 import { type ChildProcess, spawn } from "node:child_process"
 import { once } from "node:events"
-import { existsSync } from "node:fs"
 import { join } from "node:path"
 import { createInterface } from "node:readline"
 import { fileURLToPath } from "node:url"
-import { bundleOf, shared } from "./sharedByRun.ts"
+import { bundleOf, entryOf, programs, shared } from "./sharedByRun.ts"
 
-const bundles = await shared("programs")
+const folder = await shared("programs")
+const bundled = new Set<string>(programs.map(entryOf))
 
 const path = (relative: string) => fileURLToPath(new URL(`../../${relative}`, import.meta.url))
 
@@ -43,8 +43,8 @@ export const startUntil = (atEnd: (kill: () => void) => void): Start => {
   })
   return (name, env) => {
     if (isOver) assert.fail(`too late for ${name}`) // its test ran out of time, and went on
-    const bundle = join(bundles, bundleOf(`examples/${name.replace(/\.ts$/, "")}`))
-    const program = existsSync(bundle) ? bundle : path(`examples/${name}`)
+    const entry = `examples/${name.replace(/\.ts$/, "")}`
+    const program = bundled.has(entry) ? join(folder, bundleOf(entry)) : path(`${entry}.ts`)
     const child = spawn(process.execPath, [program], {
       env: { ...process.env, PORT: "0", ...env },
       stdio: ["pipe", "pipe", "inherit"]

@@ -15,7 +15,7 @@ import { serviceOptions, type Services } from "../../src/promise/stores.ts"
 
 /** Waits until it holds. Looks at it again with each turn of the event loop; gives up, by its name, when it never comes. */
 export const until = async (what: string, condition: () => unknown): Promise<void> => {
-  const giveUpAt = performance.now() + 200_000
+  const giveUpAt = performance.now() + 400_000
   while (!(await condition())) {
     if (performance.now() > giveUpAt) assert.fail(`waited in vain: ${what}`)
     await turn()

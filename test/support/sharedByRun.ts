@@ -57,7 +57,8 @@ export const programPath = async (name: ProgramName): Promise<string> =>
     ? fileURLToPath(new URL(`${name}.ts`, import.meta.url))
     : join(await shared("programs"), bundleOf(name))
 
-/** Where it is in that folder. */
-export const bundleOf = (program: string): string => `${entryOf(program)}.mjs`
-
+/** What a program is called in that folder, */
 export const entryOf = (program: string): string => program.replace("../../", "")
+
+/** and its file. */
+export const bundleOf = (program: string): string => `${entryOf(program)}.mjs`
