@@ -1,32 +1,15 @@
-/** The stores of this package keep the laws that they all have to, and the laws notice one that does not. */
+/**
+ * The store in memory keeps the laws of stores, and the laws notice one that does not. The other stores of this package
+ * are in `store/services.test.ts`.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Layer, Option } from "effect"
 import { TestClock } from "effect/testing"
-import { mkdtempSync, rmSync } from "node:fs"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
 import { Deduplicator, MemoryStore, MessageQueue, SessionRegistry } from "resilient-websocket"
-import { SqliteStore } from "resilient-websocket/sqlite"
 import { StoreLaws } from "resilient-websocket/testing"
-import { layerOf } from "../src/internal/store/layer.ts"
-import { makeMemoryDatabase, makeMemoryDriver } from "./support/memoryDriver.ts"
 import { storeLaws } from "./support/storeLaws.ts"
 
 storeLaws("MemoryStore", MemoryStore.layer)
-
-storeLaws("a store on a driver", (options) => {
-  const database = makeMemoryDatabase()
-  return layerOf(Effect.sync(() => makeMemoryDriver(database)), 2, options)
-})
-
-storeLaws("SqliteStore", (options) =>
-  Layer.unwrap(Effect.map(
-    Effect.acquireRelease(
-      Effect.sync(() => mkdtempSync(join(tmpdir(), "resilient-websocket-"))),
-      (folder) => Effect.sync(() => rmSync(folder, { recursive: true }))
-    ),
-    (folder) => SqliteStore.layer({ ...options, filename: join(folder, "store.db") })
-  )))
 
 type Layers = ReturnType<typeof MemoryStore.layer>
 type Change = (layer: Layers) => Layers

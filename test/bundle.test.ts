@@ -52,17 +52,17 @@ describe("a bundle of a program with the promise face", () => {
     assert.isTrue(takesIn("/ws/"))
     assert.isFalse(takesIn("redis"))
     assert.isFalse(takesIn("sql-pg"))
-  }, 60_000)
+  })
 
   it("uses SQLite, for which no package is needed", async () => {
     const { wrote } = await bundled(using("{ type: 'sqlite', filename: ':memory:' }"))
     assert.strictEqual(wrote, "SessionNotFoundError")
-  }, 60_000)
+  })
 
   it("says what to do for a store that it was not given", async () => {
     const { wrote } = await bundled(using("{ type: 'redis', url: 'redis://127.0.0.1:9' }"))
     assert.match(wrote, /^ConfigError in a bundle, .* `from: RedisStore`/)
-  }, 60_000)
+  })
 
   it.each([
     ["redis", "RedisStore"],
@@ -73,5 +73,5 @@ describe("a bundle of a program with the promise face", () => {
       `import { ${name} } from "resilient-websocket/${type}"`
     ))
     assert.match(wrote, /^MessageQueueError/) // it is not there
-  }, 60_000)
+  })
 })

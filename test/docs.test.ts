@@ -16,7 +16,7 @@ const update = process.env["UPDATE_DOCS"] === "1"
 const entries = ["node", "sqlite", "postgres", "redis", "promise", "testing"]
 
 describe("code in the documentation", () => {
-  it("compiles as strictly as the library, names unused aside", { timeout: 300_000 }, () => {
+  it("compiles as strictly as the library, names unused aside", () => {
     const folder = join(root, "node_modules/.cache/docs-check")
     rmSync(folder, { recursive: true, force: true })
     mkdirSync(folder, { recursive: true })

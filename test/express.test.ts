@@ -196,7 +196,7 @@ describeWithService(chromium, "the page of the Express example, in a browser", (
       assert.deepStrictEqual(faults, [])
     })
     const page = await context.newPage()
-    page.setDefaultTimeout(15_000)
+    page.setDefaultTimeout(200_000)
     page.on("pageerror", (error) => faults.push(error))
     await page.goto(`http://127.0.0.1:${port}/`)
     await isConnected(page)

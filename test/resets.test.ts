@@ -1,6 +1,6 @@
 /**
  * Strangers who reset their TCP connections, in every state of an upgrade and a handshake. Each number of RESETS is spread
- * over states and servers; by default fewer than CI's 10,000.
+ * over states and servers; by default 2,000, and 10,000 of all tests.
  */
 import { assert, it, onTestFinished } from "@effect/vitest"
 import { Context, Effect, Layer } from "effect"
@@ -9,12 +9,13 @@ import { once } from "node:events"
 import { readdirSync } from "node:fs"
 import { connect, type Socket } from "node:net"
 import { createInterface } from "node:readline"
-import { fileURLToPath } from "node:url"
 import { MemoryStore } from "../src/index.ts"
 import { NodeTransport } from "../src/node/index.ts"
+import { amount } from "./support/everything.ts"
 import { Numbers } from "./support/resetContract.ts"
+import { programPath } from "./support/sharedByRun.ts"
 
-const resets = Number(process.env["RESETS"] ?? 10_000)
+const resets = Number(process.env["RESETS"] ?? amount(10_000, 2_000))
 const clients = 50
 const messages = 40
 
@@ -117,7 +118,7 @@ interface Ports {
 }
 
 const start = async (): Promise<{ readonly child: ChildProcess; readonly ports: Ports }> => {
-  const child = spawn(process.execPath, [fileURLToPath(new URL("support/resetServer.ts", import.meta.url))], {
+  const child = spawn(process.execPath, [await programPath("resetServer")], {
     stdio: ["pipe", "pipe", "inherit"]
   })
   onTestFinished(() => void child.kill("SIGKILL"))
@@ -184,4 +185,4 @@ it.live(`${resets} resets in every state end nothing and leave nothing`, () =>
     while (descriptors(child) > before) yield* Effect.sleep("50 millis")
     child.stdin?.end()
     assert.deepStrictEqual(yield* Effect.promise(() => once(child, "exit")), [0, null])
-  }).pipe(Effect.scoped), 120_000)
+  }).pipe(Effect.scoped))

@@ -268,7 +268,7 @@ describe("no secret of a client is shown", () => {
         if (exit._tag === "Failure") output.texts.push(Cause.pretty(exit.cause), saying(Cause.squash(exit.cause)))
         output.check()
       }).pipe(Effect.withSpan("test"), Effect.provide(output.layer))
-    }, 30_000)
+    })
   }
 })
 

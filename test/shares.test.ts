@@ -109,8 +109,7 @@ describe.each(stores)("with the store $name", (store) => {
           out: { epoch: "mine", acked: 0, last: 1 }
         })
         assert.strictEqual(sessionOf(back), sessionOf(speaker))
-      }),
-    60_000
+      })
   )
 
   it.live(
@@ -144,8 +143,7 @@ describe.each(stores)("with the store $name", (store) => {
         const greedy = yield* fill(sessionOf(yield* welcomed(attacker)))
         assert.deepInclude(greedy, { _tag: "QueueOverflowError", limit: "shareMessages" })
         assert.isAtMost((yield* server.stats).queue.messages, max)
-      }),
-    60_000
+      })
   )
 
   it.live("peers of one address that read nothing leave room for another of it", () =>

@@ -10,21 +10,23 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import { vi } from "vitest"
 import { Inbox } from "../src/core/Inbox.ts"
 import { Outbox, type Slot } from "../src/core/Outbox.ts"
 import { Session } from "../src/core/Session.ts"
 import { Closing } from "../src/internal/run/closing.ts"
 import type { StoreDriver } from "../src/internal/store/driver.ts"
 import { forgetsItsLosses } from "./support/brokenWorlds.ts"
+import { amount } from "./support/everything.ts"
 import { type Outcome, type Planted, type Scenario, simulate } from "./support/simulation.ts"
 import { scenarios } from "./support/simulationScenarios.ts"
 
 const { env } = process
 const replayed = env["SIM_SEED"] === undefined ? undefined : Number(env["SIM_SEED"])
-const seeds = Number(env["SIM_SEEDS"] ?? 30)
+const seeds = Number(env["SIM_SEEDS"] ?? amount(60, 10))
 const first = Number(env["SIM_FIRST"] ?? 0)
 const chosen = Object.values(scenarios).filter(({ name }) => (env["SIM_SCENARIO"] ?? name) === name)
-const timeout = 30_000 + seeds * 1_000
+vi.setConfig({ testTimeout: 600_000 + seeds * 10_000 })
 
 const failure = ({ name }: Scenario, seed: number, { trace, violations }: Outcome): string => {
   const shown = replayed === undefined ? trace.filter((line) => line.includes("VIOLATION")).slice(0, 5) : trace
@@ -48,7 +50,7 @@ if (replayed !== undefined) {
       it(`seed ${replayed} of ${scenario.name}`, async () => {
         const outcome = await simulate(scenario, replayed)
         if (outcome.violations.length > 0) assert.fail(failure(scenario, replayed, outcome))
-      }, timeout)
+      })
     }
   })
 } else {
@@ -61,7 +63,7 @@ if (replayed !== undefined) {
         hashes.add(hash)
       }
       assert.strictEqual(hashes.size, 10)
-    }, timeout)
+    })
 
     for (const scenario of chosen) {
       it(`keeps the promise: ${scenario.name}`, async () => {
@@ -71,7 +73,7 @@ if (replayed !== undefined) {
           if (outcome.violations.length > 0) failures.push(failure(scenario, seed, outcome))
         }
         if (failures.length > 0) assert.fail(`${failures.length} of ${seeds} seeds\n${failures.join("\n")}`)
-      }, timeout)
+      })
     }
   })
 
@@ -116,7 +118,7 @@ if (replayed !== undefined) {
           )
           return found
         }
-      ), timeout)
+      ))
 
     it("finds an ack that leaves before the handler ran", () =>
       planted(
@@ -134,7 +136,7 @@ if (replayed !== undefined) {
             return actions
           },
         () => firstBroken(scenarios.crashes, 20)
-      ), timeout)
+      ))
 
     it("finds a sender that trusts its writes", () =>
       planted(
@@ -148,7 +150,7 @@ if (replayed !== undefined) {
             return result
           },
         () => firstBroken(scenarios.cuts, 20)
-      ), timeout)
+      ))
 
     it("finds a receiver that forgets its inbox with the connection", () =>
       planted(
@@ -160,26 +162,25 @@ if (replayed !== undefined) {
             this.inbox.epoch = null
           },
         () => firstBroken(scenarios.cuts, 20)
-      ), timeout)
+      ))
 
     it(
       "finds a store whose acks are cut at its last message, and that notices nothing of what it has lost",
       async () => {
         const found = await firstBroken({ ...scenarios.databaseLosses, plant: forgetsItsLosses }, 20)
         assert.isDefined(found, "no seed found it")
-      },
-      timeout
+      }
     )
 
     it("finds a server that takes absence for an end", async () => {
       const plant = (driver: StoreDriver): StoreDriver => ({ ...driver, wasEnded: () => Effect.succeed(true) })
       assert.isDefined(await firstBroken({ ...scenarios.databaseForgets, plant }, 20), "no seed found it")
-    }, timeout)
+    })
 
     it("finds servers that go on after a long stand as if nobody else could have their sessions", async () => {
       const found = await firstBroken({ ...scenarios.databasePauses, asksNobody: true }, 60)
       assert.isDefined(found, "no seed found it")
-    }, timeout)
+    })
 
     it("finds a shutdown whose failures count against the messages, when it takes no answers", () =>
       planted(
@@ -201,16 +202,15 @@ if (replayed !== undefined) {
           )
           return found
         }
-      ), timeout)
+      ))
 
     it("finds circuits that go by a clock that is set", async () => {
       assert.isDefined(await firstBroken(scenarios.hostile, 60, { circuitsByWall: true }), "no seed found it")
-    }, timeout)
+    })
 
     it(
       "finds a sender that does not rewind to what was received",
-      () => planted(Outbox.prototype, "rewind", () => () => {}, () => firstBroken(scenarios.cuts, 20)),
-      timeout
+      () => planted(Outbox.prototype, "rewind", () => () => {}, () => firstBroken(scenarios.cuts, 20))
     )
   })
 }

@@ -9,10 +9,10 @@ import { connect, type Socket } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { connect as connectTls } from "node:tls"
-import { fileURLToPath } from "node:url"
 import { WebSocketServer } from "ws"
 import { NodeTransport } from "../src/node/index.ts"
 import { type Connection, type Refusal, TransportServer } from "../src/Transport.ts"
+import { programPath } from "./support/sharedByRun.ts"
 
 interface Listening {
   readonly port: number
@@ -348,7 +348,7 @@ describe("one upgrade, one owner", () => {
           foreign.handleUpgrade(message, socket, head, (ws) => onTestFinished(() => ws.terminate()))
         }
       })
-      const { accepted, port } = await listen({ server, path: "/live", handshakeTimeout: 300 })
+      const { accepted, port } = await listen({ server, path: "/live", handshakeTimeout: "2 seconds" })
       const theirs = raw(port).write(request([], "/theirs"))
       await theirs.says(/101/)
       await raw(port).write(request([], "/live")).says(/101/)
@@ -413,7 +413,7 @@ describe("TLS", () => {
     Effect.promise(async () => {
       const server = createTlsServer(made(), (_, response) => response.end("over HTTPS"))
       onTestFinished(() => void server.close())
-      const { port, refused } = await listen({ server, path: "/live", handshakeTimeout: 500 })
+      const { port, refused } = await listen({ server, path: "/live", handshakeTimeout: "2 seconds" })
       const tls = () => new Raw(connectTls({ port, host: "127.0.0.1", rejectUnauthorized: false }))
       await tls().write(request([], "/live")).says(/101/)
       const other = tls().write(request([], "/other"))
@@ -442,12 +442,12 @@ describe("TLS", () => {
       const server = createTlsServer(made(), (_, response) => response.end("over HTTPS"))
       onTestFinished(() => void server.close())
       await new Promise<void>((resolve) => server.listen(path, resolve))
-      const { accepted, refused } = await listen({ server, path: "/live", handshakeTimeout: "1 second" })
+      const { accepted, refused } = await listen({ server, path: "/live", handshakeTimeout: "2 seconds" })
       const plain = [connect(path), connect(path)]
       await Promise.all(plain.map((socket) => new Promise((resolve) => socket.once("connect", resolve))))
       const peers = plain.map((socket) => new Raw(connectTls({ socket, rejectUnauthorized: false })))
       for (const peer of peers) await peer.write(request([], "/live")).says(/101/)
-      await new Promise((resolve) => setTimeout(resolve, 1_500)) // longer than a handshake may take
+      await new Promise((resolve) => setTimeout(resolve, 2_500)) // longer than a handshake may take
       assert.deepStrictEqual([accepted.length, refused], [2, []])
       for (const { socket } of peers) assert.isFalse(socket.readableEnded || socket.destroyed)
     }))
@@ -456,7 +456,7 @@ describe("TLS", () => {
 describe("a process that may open no more files", () => {
   it.live("says so, and counts it", () =>
     Effect.promise(async () => {
-      const program = fileURLToPath(new URL("support/fullServer.ts", import.meta.url))
+      const program = await programPath("fullServer")
       const child = spawn("sh", ["-c", `ulimit -n 100; exec "${process.execPath}" "${program}"`], {
         stdio: ["ignore", "pipe", "inherit"]
       })

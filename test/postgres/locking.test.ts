@@ -2,7 +2,7 @@
 import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, type Scope } from "effect"
 import type { AppendRequest, AppendResult, StoreDriver } from "../../src/internal/store/driver.ts"
-import { describeWithPostgres, newSchema, processOn } from "../support/postgresServer.ts"
+import { describeWithDatabase, newSchema, processOn } from "../support/postgresServer.ts"
 
 const T = 1_800_000_000_000
 
@@ -29,7 +29,7 @@ const open = (driver: StoreDriver, sessions: ReadonlyArray<string>, node = "n") 
 const lastOf = (driver: StoreDriver, session: string) =>
   Effect.map(driver.outboxes([session]), ([state]) => state?.last)
 
-describeWithPostgres("transactions and batches in PostgreSQL", {}, (server) => {
+describeWithDatabase("transactions and batches in PostgreSQL", (server) => {
   const pair = Effect.gen(function*() {
     const schema = newSchema()
     const one = yield* processOn(server, { schema, timeout: "20 seconds" })
@@ -61,7 +61,8 @@ describeWithPostgres("transactions and batches in PostgreSQL", {}, (server) => {
 
   /** Waits until somebody waits for a lock in this schema's functions. */
   const untilSomebodyWaits = ({ otherSql }: Effect.Success<typeof pair>) =>
-    otherSql`SELECT count(*)::int AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock'`.pipe(
+    otherSql`SELECT count(*)::int AS n FROM pg_stat_activity
+      WHERE wait_event_type = 'Lock' AND datname = current_database()`.pipe(
       Effect.repeat({ until: ([row]) => row?.n !== 0 })
     )
 
@@ -231,7 +232,8 @@ describeWithPostgres("transactions and batches in PostgreSQL", {}, (server) => {
     Effect.repeat(batch, { until: (results) => results.every(({ _tag }) => _tag !== "Locked"), times: 100 })
 
   const untilIdleInTransaction = ({ otherSql }: Effect.Success<typeof pair>) =>
-    otherSql`SELECT count(*)::int AS n FROM pg_stat_activity WHERE state = 'idle in transaction'`.pipe(
+    otherSql`SELECT count(*)::int AS n FROM pg_stat_activity
+      WHERE state = 'idle in transaction' AND datname = current_database()`.pipe(
       Effect.repeat({ until: ([row]) => row?.n !== 0 })
     )
 
@@ -294,7 +296,8 @@ describeWithPostgres("transactions and batches in PostgreSQL", {}, (server) => {
         assert.deepStrictEqual(page?.chunks.map(({ first }) => first), expected.filter((first) => first + 1 > rounds))
         assert.strictEqual(page?.state.bytes, 7 * (page?.chunks.length ?? 0))
       }
-      const [stats] = yield* world.otherSql`SELECT deadlocks::int FROM pg_stat_database WHERE datname = 'postgres'`
+      const [stats] = yield* world
+        .otherSql`SELECT deadlocks::int FROM pg_stat_database WHERE datname = current_database()`
       assert.deepStrictEqual(stats, { deadlocks: 0 })
     }))
 })

@@ -115,13 +115,11 @@ describeWithPostgres("outages of PostgreSQL", { fsync: true }, (server) => {
       yield* Queue.takeAll(calls)
 
       proxy.silence()
-      const before = performance.now()
       const errors = yield* Effect.all(
         Array.from({ length: 5 }, () => Effect.flip(driver.findSession("a"))),
         { concurrency: "unbounded" }
       )
-      assert.isBelow(performance.now() - before, 5_000)
-      assert.include(String(errors[0]?.cause), "did not answer in 1000 ms")
+      for (const error of errors) assert.include(String(error.cause), "did not answer in 1000 ms")
       // The connection that listens is found dead too, though nothing is ever said on it.
       yield* direct.append([message("a")], undefined, "there")
       proxy.speak()

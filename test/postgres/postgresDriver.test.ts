@@ -2,9 +2,9 @@
 import { afterAll } from "@effect/vitest"
 import { Effect, Exit, Scope } from "effect"
 import { driverLaws } from "../support/driverLaws.ts"
-import { describeWithPostgres, emptySchema, newSchema, processOn } from "../support/postgresServer.ts"
+import { describeWithDatabase, emptySchema, newSchema, processOn } from "../support/postgresServer.ts"
 
-describeWithPostgres("PostgreSQL", {}, (server) => {
+describeWithDatabase("PostgreSQL", (server) => {
   const scope = Scope.makeUnsafe()
   const schema = newSchema()
   const processes = Effect.runSync(Effect.cached(Scope.provide(

@@ -4,12 +4,12 @@ import { Context, Deferred, Effect, Fiber, Layer } from "effect"
 import { SqlClient } from "effect/sql"
 import { MessageQueue } from "resilient-websocket"
 import { PostgresStore } from "resilient-websocket/postgres"
-import { describeWithPostgres, newSchema } from "../support/postgresServer.ts"
+import { describeWithDatabase, newSchema } from "../support/postgresServer.ts"
 
 const message = (text: string) => ({ payload: JSON.stringify(text), bytes: text.length + 2 })
 const all = { maxMessages: 100, maxBytes: 100_000 }
 
-describeWithPostgres("PostgresStore and locked sessions", {}, (server) => {
+describeWithDatabase("PostgresStore and locked sessions", (server) => {
   it.live("an open transaction that sends to a session holds up senders and acks of that session alone", () =>
     Effect.gen(function*() {
       const { database, host, port, username } = yield* server

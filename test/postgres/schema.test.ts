@@ -3,11 +3,11 @@ import { PgClient } from "@effect/sql-pg"
 import { assert, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { makePostgresDriver } from "resilient-websocket/postgres"
-import { connectTo, describeWithPostgres, driverOn, newSchema, processOn } from "../support/postgresServer.ts"
+import { connectTo, describeWithDatabase, driverOn, newSchema, processOn } from "../support/postgresServer.ts"
 
 const request = { session: "s", generation: 1, node: "n", newEpoch: "e" }
 
-describeWithPostgres("the schema in PostgreSQL", {}, (server) => {
+describeWithDatabase("the schema in PostgreSQL", (server) => {
   it.live("is made once by servers that start at once", () =>
     Effect.gen(function*() {
       const schema = newSchema()

@@ -48,7 +48,7 @@ describe("connect", () => {
     const manager = await makeManager({ onMessage: (message) => void handled.push(message) })
     const { url } = await listen((ws) => manager.registerConnection(ws), port)
     assert.include(url, String(port))
-    await client.connected({ timeout: "10 seconds" })
+    await client.connected({ timeout: "200 seconds" })
     await receipt.handled()
     assert.deepStrictEqual(handled, ["early"])
   })

@@ -46,7 +46,7 @@ describe("a socket that is registered after something was awaited", () => {
     const client = await trying(url)
     client.on("stateChange", (state) => states.push(state))
     const ws = await accepted()
-    await once(ws, "message", { signal: AbortSignal.timeout(10_000) }) // its listener is gone now
+    await once(ws, "message", { signal: AbortSignal.timeout(200_000) }) // its listener is gone now
     await turn()
     assert.isUndefined(await manager.registerConnection(ws, { sessionId: "ann" }))
     assert.deepInclude(refused[0]?.error, { _tag: "TransportError", operation: "register" })

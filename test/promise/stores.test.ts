@@ -6,10 +6,9 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import type { Store } from "resilient-websocket/promise"
 import { onTestFinished } from "vitest"
-import { describeWithPostgres, newSchema } from "../support/postgresServer.ts"
+import { describeWithDatabase, newSchema } from "../support/postgresServer.ts"
 import { listen, makeManager, plainPeer, rejection, until } from "../support/promise.ts"
-import { newPrefix } from "../support/redisDrivers.ts"
-import { describeWithRedis } from "../support/redisServer.ts"
+import { describeWithRedisKeys } from "../support/redisServer.ts"
 
 /** A manager accepts messages for a peer that is away, and shuts down; another one has them. */
 const handOver = async (store: Store) => {
@@ -64,7 +63,7 @@ describe("a manager's SQLite store", () => {
   })
 })
 
-describeWithPostgres("a manager's PostgreSQL store", {}, (server) => {
+describeWithDatabase("a manager's PostgreSQL store", (server) => {
   it.live("is what the next manager goes on with", () =>
     Effect.flatMap(server, ({ database, host, port, username }) =>
       Effect.promise(() =>
@@ -77,11 +76,10 @@ describeWithPostgres("a manager's PostgreSQL store", {}, (server) => {
       )))
 })
 
-describeWithRedis("a manager's Redis store", { appendfsync: "always" }, (server) => {
+describeWithRedisKeys("a manager's Redis store", (keys) => {
   it.live("is what the next manager goes on with", () =>
     Effect.flatMap(
-      server,
-      ({ port }) =>
-        Effect.promise(() => handOver({ type: "redis", url: `redis://127.0.0.1:${port}`, prefix: newPrefix() }))
+      keys,
+      ({ newPrefix, url }) => Effect.promise(() => handOver({ type: "redis", url, prefix: newPrefix() }))
     ))
 })

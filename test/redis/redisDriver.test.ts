@@ -2,14 +2,14 @@
 import { Effect } from "effect"
 import { driverLaws, type MakePair } from "../support/driverLaws.ts"
 import { connectDriver, connectDriverToCluster, newPrefix } from "../support/redisDrivers.ts"
-import { describeWithRedis, describeWithRedisCluster } from "../support/redisServer.ts"
+import { describeWithRedisCluster, describeWithRedisKeys } from "../support/redisServer.ts"
 
 const forgetting = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('HSET', key, 'i', '-') end"
 
-describeWithRedis("Redis, one server", {}, (server) => {
+describeWithRedisKeys("Redis, one server", (keys) => {
   const make: MakePair = Effect.gen(function*() {
-    const options = { prefix: newPrefix() }
-    const redis = yield* server
+    const redis = yield* keys
+    const options = { prefix: redis.newPrefix() }
     const forget = (session: string) =>
       Effect.asVoid(redis.command("EVAL", forgetting, "0", `{${options.prefix}:*}:o:${session}`))
     return { driver: yield* connectDriver(redis, options), other: yield* connectDriver(redis, options), forget }

@@ -6,11 +6,11 @@ import { spawn } from "node:child_process"
 import { statSync } from "node:fs"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
-import { fileURLToPath } from "node:url"
 import { SqliteClient } from "resilient-websocket/sqlite"
 import { type AppendRequest, type StoreDriver, StoreError } from "../../src/internal/store/driver.ts"
 import { type DriverOptions, makeSqliteDriver } from "../../src/sqlite/sqliteDriver.ts"
 import { driverLaws } from "../support/driverLaws.ts"
+import { programPath } from "../support/sharedByRun.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 
 const temporaryFile = Effect.map(temporaryDirectory, (path) => join(path, "test.db"))
@@ -314,15 +314,15 @@ const sizeOf = (filename: string): number => statSync(filename).size + statSync(
 
 /** Runs a process that appends, kills it after some batches, and says how many it had acknowledged. */
 const appendUntilKilled = (filename: string, node: string): Effect.Effect<number> =>
-  Effect.callback<number>((resume) => {
-    const script = fileURLToPath(new URL("../support/sqliteAppender.ts", import.meta.url))
-    const child = spawn(process.execPath, [script, filename, node], { stdio: ["ignore", "pipe", "inherit"] })
-    let lines = 0
-    child.stdout.setEncoding("utf8")
-    child.stdout.on("data", (text: string) => {
-      lines += text.split("\n").length - 1
-      if (lines >= 25) child.kill("SIGKILL")
-    })
-    child.on("close", () => resume(Effect.succeed(lines)))
-    return Effect.sync(() => void child.kill("SIGKILL"))
-  })
+  Effect.flatMap(Effect.promise(() => programPath("sqliteAppender")), (program) =>
+    Effect.callback<number>((resume) => {
+      const child = spawn(process.execPath, [program, filename, node], { stdio: ["ignore", "pipe", "inherit"] })
+      let lines = 0
+      child.stdout.setEncoding("utf8")
+      child.stdout.on("data", (text: string) => {
+        lines += text.split("\n").length - 1
+        if (lines >= 25) child.kill("SIGKILL")
+      })
+      child.on("close", () => resume(Effect.succeed(lines)))
+      return Effect.sync(() => void child.kill("SIGKILL"))
+    }))

@@ -9,7 +9,8 @@ import { DatabaseSync } from "node:sqlite"
 import { makeProcesses, type Processes, realExchange, type RealOutcome } from "../support/crashProcesses.ts"
 import type { Phase, Point } from "../support/crashServer.ts"
 import type { Place } from "../support/crashStores.ts"
-import { connectTo, describeWithPostgres } from "../support/postgresServer.ts"
+import { everything } from "../support/everything.ts"
+import { connectTo, describeWithDatabase } from "../support/postgresServer.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 
 /** A step and at which moments of it a process is killed. What only reads changes nothing: there is one moment. */
@@ -52,7 +53,7 @@ const steps: ReadonlyArray<Step> = [
   ["stop", "touchNode", 1, "inside", "after"]
 ]
 
-/** Of PostgreSQL, whose driver is what is stepped through, each kind once. */
+/** Each kind of step once. Of PostgreSQL, whose driver is what is stepped through, that is all. */
 const sample: ReadonlyArray<Step> = [
   ["exchange", "touchNode", 1, "before", "after"],
   ["exchange", "putSession", 1, "before", "after"],
@@ -106,7 +107,7 @@ const crashTests = (
 
   const prepare = Effect.gen(function*() {
     const directory = yield* temporaryDirectory
-    prepared = { directory, processes: yield* makeProcesses(join(directory, "cache")) }
+    prepared = { directory, processes: yield* makeProcesses }
   })
   beforeAll(() => Effect.runPromise(Scope.provide(prepare, scope)))
   afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
@@ -130,7 +131,7 @@ const crashTests = (
 }
 
 describe("SQLite: a server that is killed", () => {
-  const run = crashTests(steps, (n, directory) =>
+  const run = crashTests(everything ? steps : sample, (n, directory) =>
     Effect.gen(function*() {
       const filename = join(directory, `${n}.db`)
       const file = yield* Effect.acquireRelease(
@@ -153,7 +154,7 @@ describe("SQLite: a server that is killed", () => {
     }))
 })
 
-describeWithPostgres("PostgreSQL: a server that is killed", {}, (server) => {
+describeWithDatabase("PostgreSQL: a server that is killed", (server) => {
   crashTests(sample, (n) =>
     Effect.gen(function*() {
       const { database, host, port, username } = yield* server

@@ -14,7 +14,7 @@ import { SqliteStore } from "resilient-websocket/sqlite"
 import type { StoreOptions } from "../../src/internal/store/layer.ts"
 import { numbered, type Store } from "../support/harness.ts"
 import { passTime, patient } from "../support/patience.ts"
-import { describeWithPostgres, newSchema } from "../support/postgresServer.ts"
+import { describeWithDatabase, newSchema } from "../support/postgresServer.ts"
 import { describeWithRedis } from "../support/redisServer.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 
@@ -25,7 +25,7 @@ const batch = 500
 const rounds = Math.ceil(messages / sessions.length / batch)
 
 /** The usual one, for the usual number. */
-const timeoutMillis = 30_000 * Math.max(1, messages / 100_000)
+const timeoutMillis = 600_000 * Math.max(1, messages / 100_000)
 
 const options: StoreOptions = {
   ...patient,
@@ -156,7 +156,7 @@ describe("an SQLite file", () => {
   )
 })
 
-describeWithPostgres("PostgreSQL tables", {}, (server) => {
+describeWithDatabase("PostgreSQL tables", (server) => {
   test(
     "do not grow with what has passed through them, and are empty when sessions have ended",
     Effect.gen(function*() {

@@ -2,19 +2,17 @@
  * The laws of stores on the services of each stored layer: over a database in memory, and over the real ones. What the
  * drivers below do by themselves is tried by `driverLaws`.
  */
-import { it } from "@effect/vitest"
 import { Effect, Layer } from "effect"
 import { join } from "node:path"
 import { PostgresStore } from "resilient-websocket/postgres"
 import { RedisStore } from "resilient-websocket/redis"
 import { SqliteStore } from "resilient-websocket/sqlite"
-import { StoreLaws } from "resilient-websocket/testing"
 import { layerOf } from "../../src/internal/store/layer.ts"
 import { makeMemoryDatabase, makeMemoryDriver } from "../support/memoryDriver.ts"
 import { passTime, patient } from "../support/patience.ts"
-import { connectTo, describeWithPostgres, emptySchema, newSchema } from "../support/postgresServer.ts"
+import { connectTo, describeWithDatabase, emptySchema, newSchema } from "../support/postgresServer.ts"
 import { newPrefix } from "../support/redisDrivers.ts"
-import { describeWithRedis, describeWithRedisCluster } from "../support/redisServer.ts"
+import { describeWithRedisCluster, describeWithRedisKeys } from "../support/redisServer.ts"
 import { storeLaws } from "../support/storeLaws.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 
@@ -24,38 +22,31 @@ storeLaws("SqliteStore", (options) =>
     Effect.map(temporaryDirectory, (directory) => SqliteStore.layer({ ...options, filename: join(directory, "db") }))
   ))
 
-const lawsOn = <E>(layer: StoreLaws.Subject<E, never>["layer"]): void => {
-  for (const law of StoreLaws.all) it.effect(law.name, () => StoreLaws.check(law, { layer, passTime }))
-}
-
-describeWithPostgres("PostgresStore keeps the laws of stores", {}, (server) => {
+describeWithDatabase("PostgreSQL", (server) => {
   const schema = newSchema()
-  lawsOn((options) =>
+  storeLaws("PostgresStore", (options) =>
     Layer.unwrap(Effect.gen(function*() {
       const { database, host, port, username } = yield* server
       const emptied = Layer.effectDiscard(Effect.flatMap(connectTo(yield* server), (sql) => emptySchema(sql, schema)))
       const store = PostgresStore.layer({ ...options, ...patient, schema, host, port, username, database })
       return Layer.provide(store, emptied)
-    }))
-  )
+    })), passTime)
 })
 
-describeWithRedis("RedisStore keeps the laws of stores", {}, (server) => {
-  lawsOn((options) =>
+describeWithRedisKeys("Redis", (keys) => {
+  storeLaws("RedisStore", (options) =>
     Layer.unwrap(
-      Effect.map(server, ({ url }) => RedisStore.layer({ ...options, ...patient, url, prefix: newPrefix() }))
-    )
-  )
+      Effect.map(keys, ({ newPrefix, url }) => RedisStore.layer({ ...options, ...patient, url, prefix: newPrefix() }))
+    ), passTime)
 })
 
-describeWithRedisCluster("RedisStore on a cluster keeps the laws of stores", {}, (servers) => {
-  lawsOn((options) =>
+describeWithRedisCluster("a Redis cluster", {}, (servers) => {
+  storeLaws("RedisStore on a cluster", (options) =>
     Layer.unwrap(Effect.map(servers, (all) =>
       RedisStore.layerCluster({
         ...options,
         ...patient,
         cluster: { nodes: all.map(({ url }) => url) },
         prefix: newPrefix()
-      })))
-  )
+      }))), passTime)
 })

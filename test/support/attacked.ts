@@ -3,20 +3,18 @@ import { Context, Effect, Layer, type Scope } from "effect"
 import { spawn } from "node:child_process"
 import { constants, setPriority } from "node:os"
 import { createInterface } from "node:readline"
-import { fileURLToPath } from "node:url"
 import { MemoryStore } from "../../src/index.ts"
 import { NodeTransport } from "../../src/node/index.ts"
 import { Anything } from "./attackedServer.ts"
 import type { Kind } from "./attacker.ts"
-
-const path = (name: string) => fileURLToPath(new URL(name, import.meta.url))
+import { type ProgramName, programPath } from "./sharedByRun.ts"
 
 /** A process that is given lines and answers each with one. */
-const start = (name: string, args: ReadonlyArray<string>, flags: ReadonlyArray<string> = []) =>
+const start = (name: ProgramName, args: ReadonlyArray<string>, flags: ReadonlyArray<string> = []) =>
   Effect.map(
     Effect.acquireRelease(
-      Effect.sync(() =>
-        spawn(process.execPath, [...flags, path(name), ...args], { stdio: ["pipe", "pipe", "inherit"] })
+      Effect.promise(async () =>
+        spawn(process.execPath, [...flags, await programPath(name), ...args], { stdio: ["pipe", "pipe", "inherit"] })
       ),
       (child) => Effect.sync(() => void child.kill("SIGKILL"))
     ),
@@ -30,7 +28,7 @@ const start = (name: string, args: ReadonlyArray<string>, flags: ReadonlyArray<s
       })
       const tell = (line: string) => Effect.andThen(Effect.sync(() => stdin.write(`${line}\n`)), next)
       return {
-        yieldToOthers: () => child.pid !== undefined && setPriority(child.pid, constants.priority.PRIORITY_LOW),
+        prioritize: (priority: number) => child.pid !== undefined && setPriority(child.pid, priority),
         next,
         tell,
         hasEnded: () => child.exitCode !== null || child.signalCode !== null
@@ -47,12 +45,18 @@ export interface Figures {
   readonly loopMillis: number
 }
 
-/** With a heap of 512 MB and default options; its handler takes `slowMillis` for what attackers send. */
-export const makeAttacked = Effect.fnUntraced(function*(slowMillis: number) {
-  const server = yield* start("attackedServer.ts", [String(slowMillis)], ["--max-old-space-size=512"])
+/**
+ * With a heap of 512 MB and default options; its handler takes `slowMillis` for what attackers send. The attacker has
+ * what the others leave it of the processors, or another priority, which it needs where others are busy too.
+ */
+export const makeAttacked = Effect.fnUntraced(function*(
+  slowMillis: number,
+  priority: number = constants.priority.PRIORITY_LOW
+) {
+  const server = yield* start("attackedServer", [String(slowMillis)], ["--max-old-space-size=512"])
   const { port }: { readonly port: number } = yield* server.next
-  const attacker = yield* start("attacker.ts", [])
-  attacker.yieldToOthers()
+  const attacker = yield* start("attacker", [])
+  attacker.prioritize(priority)
   return {
     port,
     hasEnded: server.hasEnded,

@@ -30,7 +30,7 @@ export const launchChromium = (): Promise<Browser> =>
   playwright.launch({
     executablePath: executablePath ?? "",
     headless: true,
-    timeout: 20_000,
+    timeout: 200_000,
     args: [
       "--no-sandbox",
       "--no-proxy-server",

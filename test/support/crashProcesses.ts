@@ -4,17 +4,15 @@
  */
 import { Context, Effect, Layer, References, Schedule, Schema, type Scope } from "effect"
 import { type ChildProcess, fork } from "node:child_process"
-import { fileURLToPath } from "node:url"
 import { MemoryStore, ResilientClient } from "../../src/index.ts"
 import { NodeTransport } from "../../src/node/index.ts"
 import { type Connection, TransportClient } from "../../src/Transport.ts"
 import type { FromServer, Point, ToServer } from "./crashServer.ts"
 import type { Place } from "./crashStores.ts"
+import { programPath } from "./sharedByRun.ts"
 
-const entry = fileURLToPath(new URL("./crashServer.ts", import.meta.url))
-
-/** How long one exchange may take. */
-const patience = "25 seconds"
+/** An exchange that takes longer hangs. */
+const patience = "200 seconds"
 
 /** One dies as it should; more do so for reasons of their own. */
 const maxKills = 3
@@ -27,8 +25,8 @@ class ServerProcess {
   private answer: ((message: FromServer | undefined) => void) | undefined
   private ended: () => void = () => {}
 
-  constructor(cache: string) {
-    this.child = fork(entry, { execArgv: ["--no-warnings"], env: { ...process.env, NODE_COMPILE_CACHE: cache } })
+  constructor(program: string) {
+    this.child = fork(program, { execArgv: ["--no-warnings"] })
     this.child.on("message", (message) => this.tell(message as FromServer)) // our own program
     this.child.on("exit", () => {
       this.isAlive = false
@@ -80,32 +78,35 @@ export interface Processes {
   readonly giveBack: (server: ServerProcess) => void
 }
 
-/** They end with the scope. `cache` is a directory for compiled code. */
-export const makeProcesses = (cache: string): Effect.Effect<Processes, never, Scope.Scope> =>
-  Effect.map(
-    Effect.acquireRelease(
-      Effect.sync(() => ({ all: new Set<ServerProcess>(), free: [] as Array<ServerProcess> })),
-      ({ all }) => Effect.sync(() => all.forEach((server) => server.kill()))
-    ),
-    ({ all, free }) => {
-      const add = (): ServerProcess => {
-        const server = new ServerProcess(cache)
-        all.add(server)
+/** They end with the scope. */
+export const makeProcesses: Effect.Effect<Processes, never, Scope.Scope> = Effect.map(
+  Effect.acquireRelease(
+    Effect.promise(async () => ({
+      program: await programPath("crashServer"),
+      all: new Set<ServerProcess>(),
+      free: [] as Array<ServerProcess>
+    })),
+    ({ all }) => Effect.sync(() => all.forEach((server) => server.kill()))
+  ),
+  ({ all, free, program }) => {
+    const add = (): ServerProcess => {
+      const server = new ServerProcess(program)
+      all.add(server)
+      return server
+    }
+    return {
+      take: () => {
+        const server = free.shift() ?? add()
+        if (free.length === 0) free.push(add())
         return server
-      }
-      return {
-        take: () => {
-          const server = free.shift() ?? add()
-          if (free.length === 0) free.push(add())
-          return server
-        },
-        giveBack: (server) => {
-          server.rest()
-          free.unshift(server)
-        }
+      },
+      giveBack: (server) => {
+        server.rest()
+        free.unshift(server)
       }
     }
-  )
+  }
+)
 
 /** The server of one run, whichever process it is. */
 class Running {

@@ -8,7 +8,6 @@
  */
 import { Context, Effect, Exit, Layer, Logger, Queue, References, Schedule, Schema, Scope } from "effect"
 import { SqlClient } from "effect/sql"
-import { flushCompileCache } from "node:module"
 import { ResilientServer } from "../../src/index.ts"
 import type { Services } from "../../src/internal/store/layer.ts"
 import { NodeTransport } from "../../src/node/index.ts"
@@ -133,8 +132,6 @@ const main = Effect.gen(function*() {
     const scope = yield* Scope.make()
     const { names } = yield* Scope.provide(serve(order, orders), scope)
     yield* Scope.close(scope, Exit.void)
-    // Those that are killed can't, and all start faster for it.
-    flushCompileCache()
     tell({ t: "done", steps: names })
   }
 })

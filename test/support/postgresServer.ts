@@ -27,6 +27,7 @@ import { promisify } from "node:util"
 import { makePostgresDriver, type PostgresDriverOptions } from "../../src/postgres/postgresDriver.ts"
 import { freePort } from "./freePort.ts"
 import { describeWithService, type Service } from "./services.ts"
+import { shared } from "./sharedByRun.ts"
 
 const run = promisify(execFile)
 
@@ -37,14 +38,18 @@ export interface PostgresOptions {
   readonly config?: ReadonlyArray<string>
 }
 
-/** A server that runs. Its user is `postgres`, and needs no password. */
-export interface PostgresServer {
+/** A database that is there. Its user is `postgres`, and needs no password. */
+export interface PostgresDatabase {
   readonly host: string
   readonly port: number
   readonly username: string
   readonly database: string
-  /** Where its unix socket is. */
+  /** Where its server's unix socket is. */
   readonly directory: string
+}
+
+/** A server that runs. */
+export interface PostgresServer extends PostgresDatabase {
   /** As an administrator does it: connections are cut, and it is back on the same port. */
   readonly restart: Effect.Effect<void>
   /** Stops it in an orderly way. */
@@ -78,28 +83,46 @@ export const startStandby = (primary: PostgresServer): Effect.Effect<PostgresSer
     (cluster) => Effect.promise(() => cluster.remove())
   )
 
-/** Like `describe`, with a server that all tests in it share, started before the first. */
-export const describeWithPostgres = (
+const describeWith = <A>(
   title: string,
-  options: PostgresOptions,
-  tests: (server: Effect.Effect<PostgresServer>) => void
+  make: Effect.Effect<A, never, Scope.Scope>,
+  tests: (made: Effect.Effect<A>) => void
 ): void =>
   describeWithService(postgres, title, () => {
     const scope = Scope.makeUnsafe()
-    let started: PostgresServer | undefined
+    let made: { readonly value: A } | undefined
     beforeAll(() =>
-      Effect.runPromise(Scope.provide(startPostgres(options), scope)).then((server) => {
-        started = server
+      Effect.runPromise(Scope.provide(make, scope)).then((value) => {
+        made = { value }
       })
     )
     afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
     tests(
-      Effect.suspend(() => started === undefined ? Effect.die("PostgreSQL has not started") : Effect.succeed(started))
+      Effect.suspend(() => made === undefined ? Effect.die("PostgreSQL has not started") : Effect.succeed(made.value))
     )
   })
 
+/** Like `describe`, with a server that all tests in it share and may stop, started before the first. */
+export const describeWithPostgres = (
+  title: string,
+  options: PostgresOptions,
+  tests: (server: Effect.Effect<PostgresServer>) => void
+): void => describeWith(title, startPostgres(options), tests)
+
+/** Like `describe`, with a database of its own on the one server of the run. */
+export const describeWithDatabase = (title: string, tests: (database: Effect.Effect<PostgresDatabase>) => void): void =>
+  describeWith(title, makeDatabase, tests)
+
+const makeDatabase: Effect.Effect<PostgresDatabase> = Effect.gen(function*() {
+  const [server, number] = yield* Effect.promise(() => Promise.all([shared("postgres"), shared("number")]))
+  const database = `database_${number}`
+  const sql = yield* connectTo({ ...server, database: "postgres" }, { maxConnections: 1 })
+  yield* sql`CREATE DATABASE ${sql(database)}`
+  return { ...server, database }
+}).pipe(Effect.scoped, Effect.orDie)
+
 /** A client with a pool of its own, as a server process has one. */
-export const connectTo = (server: PostgresServer, options: Partial<PgClient.PgPoolConfig> = {}) =>
+export const connectTo = (server: PostgresDatabase, options: Partial<PgClient.PgPoolConfig> = {}) =>
   PgClient.make({
     host: server.host,
     port: server.port,
@@ -110,14 +133,14 @@ export const connectTo = (server: PostgresServer, options: Partial<PgClient.PgPo
 
 /** A driver with a client of its own, as of a process of its own. */
 export const driverOn = (
-  server: Effect.Effect<PostgresServer>,
+  server: Effect.Effect<PostgresDatabase>,
   options: PostgresDriverOptions,
   client: Partial<PgClient.PgPoolConfig> = {}
 ) => Effect.map(processOn(server, options, client), ({ driver }) => driver)
 
 /** A driver with its client. */
 export const processOn = (
-  server: Effect.Effect<PostgresServer>,
+  server: Effect.Effect<PostgresDatabase>,
   options: PostgresDriverOptions,
   client: Partial<PgClient.PgPoolConfig> = {}
 ) =>
@@ -139,7 +162,7 @@ export const emptySchema = (sql: PgClient.PgClient, schema: string) =>
 
 let schemas = 0
 
-/** A schema name that no other test of this file has. */
+/** A schema name that no other test of this process has. */
 export const newSchema = (): string => `test_${++schemas}`
 
 class Cluster implements PostgresServer {

@@ -2,8 +2,13 @@
 import { assert } from "@effect/vitest"
 import { type ChildProcess, spawn } from "node:child_process"
 import { once } from "node:events"
+import { join } from "node:path"
 import { createInterface } from "node:readline"
 import { fileURLToPath } from "node:url"
+import { bundleOf, entryOf, programs, shared } from "./sharedByRun.ts"
+
+const folder = await shared("programs")
+const bundled = new Set<string>(programs.map(entryOf))
 
 const path = (relative: string) => fileURLToPath(new URL(`../../${relative}`, import.meta.url))
 
@@ -38,9 +43,10 @@ export const startUntil = (atEnd: (kill: () => void) => void): Start => {
   })
   return (name, env) => {
     if (isOver) assert.fail(`too late for ${name}`) // its test ran out of time, and went on
-    const child = spawn(process.execPath, [path(`examples/${name}`)], {
-      // To compile the same modules again would take half of the time of a start.
-      env: { ...process.env, NODE_COMPILE_CACHE: path("node_modules/.cache/node"), PORT: "0", ...env },
+    const entry = `examples/${name.replace(/\.ts$/, "")}`
+    const program = bundled.has(entry) ? join(folder, bundleOf(entry)) : path(`${entry}.ts`)
+    const child = spawn(process.execPath, [program], {
+      env: { ...process.env, PORT: "0", ...env },
       stdio: ["pipe", "pipe", "inherit"]
     })
     running.add(child)

@@ -127,7 +127,7 @@ for (const event of ["deadLetter", "stateChange", "circuitChange"] as const) cli
 const turn = () => new Promise((resolve) => void setTimeout(resolve, 2))
 const ignore = () => {}
 let round = 0
-const giveUpAt = Date.now() + 8_000
+const giveUpAt = Date.now() + 80_000
 // Until the manager gives up, as its deduplicator can't be rotated; that is the last of its failures.
 while (failures.length === 0 && Date.now() < giveUpAt) {
   const plain = new WebSocket(`${url}/plain${round % 3}`)

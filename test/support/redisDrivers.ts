@@ -6,11 +6,11 @@ import type { RedisServer } from "./redisServer.ts"
 
 let prefixes = 0
 
-/** A prefix that no other test of this file has. */
+/** A prefix that no other test of this process has. */
 export const newPrefix = (): string => `test${++prefixes}`
 
 export const connectDriver = Effect.fnUntraced(function*(
-  server: RedisServer,
+  server: Pick<RedisServer, "url">,
   options: RedisDriverOptions = {},
   client: RedisClient.ClientOptions = {}
 ) {

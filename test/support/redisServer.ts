@@ -13,6 +13,7 @@ import { join } from "node:path"
 import { setTimeout as wait } from "node:timers/promises"
 import { freePort } from "./freePort.ts"
 import { describeWithService, type Service } from "./services.ts"
+import { shared } from "./sharedByRun.ts"
 
 export interface RedisOptions {
   /** `appendfsync` of an append-only file; "none" keeps nothing on disk, which is the default. */
@@ -21,12 +22,18 @@ export interface RedisOptions {
   readonly config?: ReadonlyArray<string>
 }
 
-/** A server that runs, without a password. */
-export interface RedisServer {
-  readonly port: number
+/** Keys of the tests' own on a server that others use too. */
+export interface RedisKeys {
   readonly url: string
+  /** A prefix of keys that no other test has. */
+  readonly newPrefix: () => string
   /** Sends a command and gives its reply as it stands on the wire. */
   readonly command: (...args: ReadonlyArray<string>) => Effect.Effect<string>
+}
+
+/** A server that runs, without a password. */
+export interface RedisServer extends Omit<RedisKeys, "newPrefix"> {
+  readonly port: number
   /** Stops it in an orderly way, and waits until it is gone. */
   readonly stop: Effect.Effect<void>
   /** kill -9, and waits until it is gone. */
@@ -86,7 +93,21 @@ const describeWithShared = <A>(
     tests(Effect.suspend(() => made === undefined ? Effect.die("Redis has not started") : Effect.succeed(made.value)))
   })
 
-/** Like `describe`, with a server that all tests in it share. */
+/** Like `describe`, with keys of its own on the one server of the run, which keeps nothing on disk. */
+export const describeWithRedisKeys = (title: string, tests: (keys: Effect.Effect<RedisKeys>) => void): void =>
+  describeWithShared(title, makeKeys, tests)
+
+const makeKeys: Effect.Effect<RedisKeys> = Effect.promise(async () => {
+  const [{ port, url }, number] = await Promise.all([shared("redis"), shared("number")])
+  let prefixes = 0
+  return {
+    url,
+    newPrefix: () => `test${number}-${++prefixes}`,
+    command: (...args) => Effect.promise(() => commandOf(port, args))
+  }
+})
+
+/** Like `describe`, with a server that all tests in it share and may stop. */
 export const describeWithRedis = (
   title: string,
   options: RedisOptions,
@@ -98,7 +119,14 @@ export const describeWithRedisCluster = (
   title: string,
   options: RedisOptions,
   tests: (servers: Effect.Effect<ReadonlyArray<RedisServer>>) => void
-): void => describeWithShared(title, startRedisCluster(options), tests)
+): void =>
+  describeWithShared(
+    title,
+    Effect.tap(startRedisCluster(options), (servers) =>
+      // None takes another one for gone that is only slow.
+      Effect.forEach(servers, ({ command }) => command("CONFIG", "SET", "cluster-node-timeout", "600000"))),
+    tests
+  )
 
 const faceOf = (server: Server): RedisServer => ({
   port: server.port,
@@ -169,7 +197,7 @@ class Server {
   async launch(): Promise<void> {
     const process_ = spawn("redis-server", this.#arguments, { stdio: "ignore" })
     this.#process = process_
-    for (let attempt = 0; attempt < 500; attempt++) {
+    for (let attempt = 0; attempt < 20_000; attempt++) {
       if (process_.exitCode !== null) break
       if (await this.command(["PING"]).catch(() => "") === "+PONG") return
       await wait(10)
@@ -196,23 +224,26 @@ class Server {
     rmSync(this.#directory, { recursive: true, force: true, maxRetries: 5 })
   }
 
-  /** The reply to one command on a connection of its own, without the last line break. */
   command(args: ReadonlyArray<string>): Promise<string> {
-    return new Promise((resolve, reject) => {
-      const socket = connect(this.port, "127.0.0.1")
-      let reply = ""
-      socket.setEncoding("utf8")
-      socket.on("data", (data) => {
-        reply += String(data)
-      })
-      socket.on("error", reject)
-      socket.on("close", () => resolve(reply.trimEnd()))
-      const words = args.map((arg) => `$${Buffer.byteLength(arg)}\r\n${arg}\r\n`)
-      // Redis answers what it has read before it closes as well.
-      socket.end(`*${args.length}\r\n${words.join("")}`)
-    })
+    return commandOf(this.port, args)
   }
 }
+
+/** The reply to one command on a connection of its own, without the last line break. */
+const commandOf = (port: number, args: ReadonlyArray<string>): Promise<string> =>
+  new Promise((resolve, reject) => {
+    const socket = connect(port, "127.0.0.1")
+    let reply = ""
+    socket.setEncoding("utf8")
+    socket.on("data", (data) => {
+      reply += String(data)
+    })
+    socket.on("error", reject)
+    socket.on("close", () => resolve(reply.trimEnd()))
+    const words = args.map((arg) => `$${Buffer.byteLength(arg)}\r\n${arg}\r\n`)
+    // Redis answers what it has read before it closes as well.
+    socket.end(`*${args.length}\r\n${words.join("")}`)
+  })
 
 const formCluster = async (masters: ReadonlyArray<Server>, replicas: ReadonlyArray<Server>): Promise<void> => {
   const all = [...masters, ...replicas]
@@ -249,7 +280,7 @@ const answers = async (
   isRight: (answer: string) => boolean
 ): Promise<void> => {
   let answer = ""
-  for (let attempt = 0; attempt < 1_000; attempt++) {
+  for (let attempt = 0; attempt < 10_000; attempt++) {
     answer = await server.command(command)
     if (isRight(answer)) return
     await wait(20)

@@ -53,7 +53,6 @@ export const startTraffic = Effect.fnUntraced(function*(store: Store, options: T
   const lineOf = (lines: Map<string, Line>, session: string): Line =>
     lines.get(session) ?? assert.fail(`no such session: ${session}`)
   const failures: Array<WebSocketError.WebSocketError> = []
-  let longestSend = 0
   let isOver = false
 
   const server = yield* serverOn(network.context, {
@@ -79,7 +78,6 @@ export const startTraffic = Effect.fnUntraced(function*(store: Store, options: T
     // A client that was cut is away for a second or more: by then an outbox could be full.
     if (line.accepted.size - line.handled.length >= MOST_UNDER_WAY) return
     const value = line.next++
-    const startedAt = performance.now()
     if (value % 4 === 0) {
       const once = server.send(session, String(value), { id: `key-${value}` })
       yield* Effect.retry(Effect.tapError(once, (error) => Effect.sync(() => failures.push(error))), {
@@ -91,7 +89,6 @@ export const startTraffic = Effect.fnUntraced(function*(store: Store, options: T
       return
     }
     const exit = yield* Effect.exit(server.send(session, String(value)))
-    longestSend = Math.max(longestSend, performance.now() - startedAt)
     if (Exit.isSuccess(exit)) {
       line.accepted.add(value)
       return
@@ -131,7 +128,6 @@ export const startTraffic = Effect.fnUntraced(function*(store: Store, options: T
     clients,
     failures,
     accepted,
-    longestSend: () => longestSend,
     /** Breaks the connections of all clients, who come back. */
     cutClients: Effect.sync(() => network.links.slice(-sessions.length).forEach((link) => link.cut())),
     /** Waits until every session has had so many more messages accepted, either way. */
