@@ -136,14 +136,15 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
     RETURN v_lost;
   END $body$`,
 
-  `CREATE FUNCTION ${schema}.remove_outbox(p_session text, p_last double precision) RETURNS boolean
-  LANGUAGE plpgsql ${byKeys} AS $body$
+  `CREATE FUNCTION ${schema}.remove_outbox(
+    p_session text, p_last double precision, p_revision double precision
+  ) RETURNS boolean LANGUAGE plpgsql ${byKeys} AS $body$
   DECLARE
     o ${schema}.outboxes;
   BEGIN
     SELECT * INTO o FROM ${schema}.outboxes x WHERE x.session = p_session FOR UPDATE;
     IF NOT FOUND THEN RETURN true; END IF;
-    IF o.last > p_last THEN RETURN false; END IF;
+    IF o.last > p_last OR o.revision <> p_revision THEN RETURN false; END IF;
     DELETE FROM ${schema}.outboxes x WHERE x.session = p_session;
     DELETE FROM ${schema}.chunks x WHERE x.outbox = o.id;
     DELETE FROM ${schema}.gaps x WHERE x.outbox = o.id;

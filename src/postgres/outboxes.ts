@@ -238,10 +238,10 @@ export const makeOutboxes = (database: Database): Outboxes => {
         (lost) => Effect.map(states([session]), ([state]) => state && { state, lost })
       ),
 
-    removeOutbox: (session, last) =>
+    removeOutbox: (session, last, revision) =>
       database.query("removeOutbox", {
-        sql: `SELECT ${schema}.remove_outbox(${Values.places(2)})`,
-        parameters: () => [Values.text(session), Values.number(last)],
+        sql: `SELECT ${schema}.remove_outbox(${Values.places(3)})`,
+        parameters: () => [Values.text(session), Values.number(last), Values.number(revision)],
         decode: (rows) => Values.toBoolean(Values.onlyRow(rows)[0])
       }),
 

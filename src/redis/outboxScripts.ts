@@ -260,13 +260,14 @@ return {str(lost), stateAt(KEYS[1])}
 `)
 
 /**
- * KEYS: outbox, chunks, gaps, fates, totals, fates of all. ARGV: session, last.
+ * KEYS: outbox, chunks, gaps, fates, totals, fates of all. ARGV: session, last, revision ("" for any).
  * Answers '1' if the outbox is gone. Of a great many fates some stay in the index of all, until they are swept.
  */
 export const removeOutbox = luaScript(`${numbers}${evenWhenFull("KEYS[5]")}
-local outbox = redis.call('HMGET', KEYS[1], 'l', 'm', 'b')
+local outbox = redis.call('HMGET', KEYS[1], 'l', 'm', 'b', 'r')
 if not outbox[1] then return '1' end
 if num(outbox[1]) > num(ARGV[2]) then return '0' end
+if ARGV[3] ~= '' and num(outbox[4]) ~= num(ARGV[3]) then return '0' end
 for _, fate in ipairs(redis.call('ZRANGE', KEYS[4], 0, 999)) do
   redis.call('ZREM', KEYS[6], string.match(fate, '^%d+') .. ':' .. ARGV[1])
 end

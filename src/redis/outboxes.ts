@@ -190,7 +190,7 @@ export const makeOutboxes = (connection: Connection, partitions: Partitions): Ou
       })
     },
 
-    removeOutbox: (session, last) => {
+    removeOutbox: (session, last, revision) => {
       const partition = partitions.of(session)
       return call({
         operation: "removeOutbox",
@@ -203,7 +203,7 @@ export const makeOutboxes = (connection: Connection, partitions: Partitions): Ou
           partition.totals,
           partition.fates
         ],
-        args: [session, number(last)],
+        args: [session, number(last), revision === undefined ? "" : number(revision)],
         decode: (reply) => text(reply) === "1"
       })
     },

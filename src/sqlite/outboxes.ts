@@ -272,10 +272,10 @@ export class Outboxes {
     this.setLast.run(upTo, id)
   }
 
-  remove(session: string, last: number): boolean {
+  remove(session: string, last: number, revision: number | undefined): boolean {
     const row = this.select.get(session)
     if (row === undefined) return true
-    if (row.last > last) return false
+    if (row.last > last || row.revision !== (revision ?? row.revision)) return false
     for (const remove of [this.removeAll, this.removeGaps, this.removeFates, this.drop]) remove.run(row.id)
     this.totals.add({ outboxes: -1, messages: -row.messages, bytes: -row.bytes })
     return true

@@ -127,7 +127,7 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
     giveUp: (request) => write("giveUp", () => outboxes.giveUp(request)),
     markSent: (request) => write("markSent", () => outboxes.markSent(request)),
     advance: (request) => write("advance", () => outboxes.advance(request)),
-    removeOutbox: (session, last) => write("removeOutbox", () => outboxes.remove(session, last)),
+    removeOutbox: (session, last, revision) => write("removeOutbox", () => outboxes.remove(session, last, revision)),
     outboxes: (wanted) =>
       read("outboxes", () =>
         wanted.flatMap((session) => {

@@ -321,9 +321,10 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     return { state: stateOf(outbox), lost }
   }
 
-  const removeOutbox = (session: string, last: number): boolean => {
+  const removeOutbox = (session: string, last: number, revision: number | undefined): boolean => {
     const outbox = outboxes.get(session)
     if (outbox !== undefined && outbox.state.last > last) return false
+    if (outbox !== undefined && outbox.state.revision !== (revision ?? outbox.state.revision)) return false
     outboxes.delete(session)
     return true
   }
@@ -466,7 +467,7 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     markSent: ({ generation, revision, sent, session }) =>
       Effect.sync(() => markSent(session, generation, revision, sent)),
     advance: (request) => Effect.sync(() => advance(request)),
-    removeOutbox: (session, last) => Effect.sync(() => removeOutbox(session, last)),
+    removeOutbox: (session, last, revision) => Effect.sync(() => removeOutbox(session, last, revision)),
     outboxes: (wanted) =>
       Effect.sync(() =>
         wanted.flatMap((session) => {

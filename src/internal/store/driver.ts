@@ -390,8 +390,11 @@ export interface StoreDriver {
   readonly advance: (request: AdvanceRequest) => Result<
     { readonly state: OutboxState; readonly lost: number } | undefined
   >
-  /** Removes the outbox with everything of it, if nothing was appended after `last`. Whether it is gone. */
-  readonly removeOutbox: (session: string, last: number) => Result<boolean>
+  /**
+   * Removes the outbox with everything of it, if nothing was appended after `last`, and it still has this `revision`, so
+   * that nothing was given up. Whether it is gone.
+   */
+  readonly removeOutbox: (session: string, last: number, revision?: number) => Result<boolean>
   readonly outboxes: (sessions: ReadonlyArray<string>) => Result<ReadonlyArray<OutboxState>>
   /** Fates that touch `first..end`, in order. */
   readonly fates: (session: string, first: number, end: number) => Result<ReadonlyArray<Fate>>

@@ -10,7 +10,7 @@ import type { QueueParts } from "./queueParts.ts"
 import type { Removed } from "./removals.ts"
 import type { StoredAcks } from "./storedAcks.ts"
 
-/** Others may append meanwhile: it is looked at again, this often at most. */
+/** Others may append meanwhile, or give up: it is looked at again, this often at most. */
 const maxLooks = 16
 
 export const makeRemoving = (parts: QueueParts, appending: Appending, acks: StoredAcks) => {
@@ -45,7 +45,7 @@ export const makeRemoving = (parts: QueueParts, appending: Appending, acks: Stor
       const told = new Set(messages.map(({ offset }) => offset))
       gone.note(session, state.epoch, fates.filter(({ first }) => !told.has(first)), steady())
     }
-    return yield* call("removeOutbox", driver.removeOutbox(session, state.last))
+    return yield* call("removeOutbox", driver.removeOutbox(session, state.last, state.revision))
   })
 
   return Effect.fnUntraced(function*(session: string): Effect.fn.Return<Removed, StoreError | MessageQueueError> {

@@ -354,7 +354,10 @@ export const removalLaws = (law: Law): void => {
       const state = yield* stateOf(driver, "s")
       assert.isFalse(yield* driver.removeOutbox("s", 2))
       assert.deepStrictEqual(yield* stateOf(driver, "s"), state)
-      assert.isTrue(yield* driver.removeOutbox("s", 3))
+      assert.isFalse(yield* driver.removeOutbox("s", 3, state.revision - 1))
+      const more = { last: 3, revision: state.revision }
+      assert.deepInclude(yield* stateOf(driver, "s"), more)
+      assert.isTrue(yield* driver.removeOutbox("s", 3, state.revision))
       assert.isTrue(yield* driver.removeOutbox("s", 3))
     })
   )
