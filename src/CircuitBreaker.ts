@@ -15,7 +15,7 @@ import type { Scope } from "effect"
 import { Circuit, CLOSED } from "./internal/circuits/circuit.ts"
 import type { Outcome, Permit, Policy, State, Stats, Transition } from "./internal/circuits/circuit.ts"
 import { Circuits } from "./internal/circuits/circuits.ts"
-import * as Option from "./internal/kit/options.ts"
+import * as Check from "./internal/kit/options.ts"
 import * as Shapes from "./internal/kit/shapes.ts"
 import { onWall, steady } from "./internal/kit/time.ts"
 import { shownName } from "./internal/kit/urls.ts"
@@ -188,22 +188,22 @@ export const endpoint = (url: string): string => `endpoint:${shownName(url)}`
 const SESSION = "session:"
 
 const commonPolicy = (name: string, options: SessionOptions): Policy => ({
-  consecutiveFailures: Option.count(`${name}.consecutiveFailures`, options.consecutiveFailures, 5),
-  openBaseMillis: Option.millis(`${name}.openBase`, options.openBase, "1 second"),
-  openCapMillis: Option.millis(`${name}.openCap`, options.openCap, "60 seconds"),
-  halfOpenPermits: Option.count(`${name}.halfOpenPermits`, options.halfOpenPermits, 1),
-  successesToClose: Option.count(`${name}.successesToClose`, options.successesToClose, 1),
-  probeTimeoutMillis: Option.millis(`${name}.probeTimeout`, options.probeTimeout, "30 seconds")
+  consecutiveFailures: Check.count(`${name}.consecutiveFailures`, options.consecutiveFailures, 5),
+  openBaseMillis: Check.millis(`${name}.openBase`, options.openBase, "1 second"),
+  openCapMillis: Check.millis(`${name}.openCap`, options.openCap, "60 seconds"),
+  halfOpenPermits: Check.count(`${name}.halfOpenPermits`, options.halfOpenPermits, 1),
+  successesToClose: Check.count(`${name}.successesToClose`, options.successesToClose, 1),
+  probeTimeoutMillis: Check.millis(`${name}.probeTimeout`, options.probeTimeout, "30 seconds")
 })
 
 const endpointPolicy = (options: EndpointOptions): Policy => ({
   ...commonPolicy("endpoint", options),
   rate: {
-    windowMillis: Option.millis("endpoint.window", options.window, "30 seconds"),
-    minimumCalls: Option.count("endpoint.minimumCalls", options.minimumCalls, 10),
-    failureRatio: Option.fraction("endpoint.failureRatio", options.failureRatio, 0.5),
-    slowMillis: Option.millis("endpoint.slowCall", options.slowCall, Infinity),
-    slowRatio: Option.fraction("endpoint.slowRatio", options.slowRatio, 1)
+    windowMillis: Check.millis("endpoint.window", options.window, "30 seconds"),
+    minimumCalls: Check.count("endpoint.minimumCalls", options.minimumCalls, 10),
+    failureRatio: Check.fraction("endpoint.failureRatio", options.failureRatio, 0.5),
+    slowMillis: Check.millis("endpoint.slowCall", options.slowCall, Infinity),
+    slowRatio: Check.fraction("endpoint.slowRatio", options.slowRatio, 1)
   }
 })
 
@@ -218,7 +218,7 @@ const BACKLOG = 1_024
  * @category constructors
  */
 export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Return<Interface, never, Scope.Scope> {
-  Option.check(options, Shapes.breaker)
+  Check.check(options, Shapes.breaker)
   const clock = yield* Clock.Clock
   const now = yield* steady
   const toWall = yield* onWall
@@ -233,7 +233,7 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
   let rejected = 0
 
   const circuits: Circuits = new Circuits({
-    maxCircuits: Option.count("maxCircuits", options?.maxCircuits, 100_000),
+    maxCircuits: Check.count("maxCircuits", options?.maxCircuits, 100_000),
     now,
     random: () => random.nextDoubleUnsafe(),
     policyOf: (key) => key.startsWith(SESSION) ? sessionPolicy : otherPolicy,
@@ -398,7 +398,7 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
  * @category layers
  */
 export const layer = (options?: Options): Layer.Layer<CircuitBreaker, Config.ConfigError> =>
-  Layer.effect(CircuitBreaker, Option.checked(make(options)))
+  Layer.effect(CircuitBreaker, Check.checked(make(options)))
 
 /**
  * `layer` with its options read from `Config`. Those that can't be read fail with `ConfigError`.
@@ -407,4 +407,4 @@ export const layer = (options?: Options): Layer.Layer<CircuitBreaker, Config.Con
  * @category layers
  */
 export const layerConfig = (options: Config.Wrap<Options>): Layer.Layer<CircuitBreaker, Config.ConfigError> =>
-  Layer.effect(CircuitBreaker, Effect.flatMap(Config.unwrap(options), (unwrapped) => Option.checked(make(unwrapped))))
+  Layer.effect(CircuitBreaker, Effect.flatMap(Config.unwrap(options), (unwrapped) => Check.checked(make(unwrapped))))

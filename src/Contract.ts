@@ -16,7 +16,7 @@
  * @since 0.1.0
  */
 import { type Config, Context, Layer, type Schema } from "effect"
-import * as Option from "./internal/kit/options.ts"
+import * as Check from "./internal/kit/options.ts"
 import * as Shapes from "./internal/run/optionShapes.ts"
 import * as ResilientClient from "./ResilientClient.ts"
 import * as ResilientServer from "./ResilientServer.ts"
@@ -97,13 +97,13 @@ export const make = <const Id extends string, ToServer, ToClient>(
     Server,
     Client,
     layerServer: (options) =>
-      Option.checkedLayer(
+      Check.checkedLayer(
         options,
         Shapes.contractServer,
         () => Layer.effect(Server, ResilientServer.make({ ...options, incoming: toServer, outgoing: toClient }))
       ),
     layerClient: (options) =>
-      Option.checkedLayer(
+      Check.checkedLayer(
         options,
         Shapes.contractClient,
         () => Layer.effect(Client, ResilientClient.make({ ...options, incoming: toClient, outgoing: toServer }))
@@ -112,6 +112,6 @@ export const make = <const Id extends string, ToServer, ToClient>(
 }
 
 const checkSchema = <A>(name: string, schema: Schema.Codec<A, unknown>): void => {
-  const fault = Option.schemaFault(schema)
+  const fault = Check.schemaFault(schema)
   if (fault !== undefined) throw new TypeError(`${name} can't go over the wire ${fault}`)
 }

@@ -34,7 +34,7 @@ import { defaultHandlerRetry, logGap } from "./internal/handle/unhandled.ts"
 import { makeEvents } from "./internal/kit/events.ts"
 import { makeId } from "./internal/kit/ids.ts"
 import { guardedListener } from "./internal/kit/listeners.ts"
-import * as Option from "./internal/kit/options.ts"
+import * as Check from "./internal/kit/options.ts"
 import { makeRareLog } from "./internal/kit/rareLog.ts"
 import { makeCoder } from "./internal/kit/schemas.ts"
 import { Closing } from "./internal/run/closing.ts"
@@ -232,14 +232,14 @@ export const make = <In, Out, R = never>(
   ResilientClient<In, Out>,
   MessageQueueError | Config.ConfigError,
   Dependencies | R | Scope.Scope
-> => Option.checked(build(options))
+> => Check.checked(build(options))
 
 const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, R>): Effect.fn.Return<
   ResilientClient<In, Out>,
   MessageQueueError,
   Dependencies | R | Scope.Scope
 > {
-  Option.check(options, Shapes.client)
+  Check.check(options, Shapes.client)
   const queue = yield* MessageQueue
   const deduplicator = yield* Deduplicator
   const breaker = yield* CircuitBreaker
@@ -279,8 +279,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const peer = new Peer({ key: `client:${instance}`, session: "", principal: undefined, core, plain: false })
   peer.generation = ownGeneration
 
-  const incoming = Option.schema("incoming", options.incoming)
-  const outgoing = Option.schema("outgoing", options.outgoing)
+  const incoming = Check.schema("incoming", options.incoming)
+  const outgoing = Check.schema("outgoing", options.outgoing)
   const deadLetters = yield* makeDeadLetters<In, Out>(options, recorder)
 
   const handling = makeHandling<In, R>({
@@ -355,11 +355,11 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     token: Effect.map(token, plainText),
     headers: options.headers ?? {},
     onFresh: options.onFresh ?? "deadLetter",
-    dialTimeoutMillis: Option.millis("dialTimeout", options.dialTimeout, "10 seconds"),
-    handshakeTimeoutMillis: Option.millis("handshakeTimeout", options.handshakeTimeout, "10 seconds"),
+    dialTimeoutMillis: Check.millis("dialTimeout", options.dialTimeout, "10 seconds"),
+    handshakeTimeoutMillis: Check.millis("handshakeTimeout", options.handshakeTimeout, "10 seconds"),
     backoff: {
-      baseMillis: Option.millis("reconnect.base", options.reconnect?.base, "1 second"),
-      capMillis: Option.millis("reconnect.cap", options.reconnect?.cap, "60 seconds")
+      baseMillis: Check.millis("reconnect.base", options.reconnect?.base, "1 second"),
+      capMillis: Check.millis("reconnect.cap", options.reconnect?.cap, "60 seconds")
     },
     setState
   })
@@ -389,7 +389,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     engine,
     queue,
     recorder,
-    timeoutMillis: Option.millis("shutdownTimeout", options.shutdownTimeout, "30 seconds"),
+    timeoutMillis: Check.millis("shutdownTimeout", options.shutdownTimeout, "30 seconds"),
     closeCode: CloseCode.normal,
     closing,
     stopConnecting: Scope.close(connecting, Exit.void),
@@ -421,7 +421,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     },
     awaitConnected: (awaitOptions) =>
       Effect.suspend(() => {
-        Option.check(awaitOptions, Shapes.awaitConnected)
+        Check.check(awaitOptions, Shapes.awaitConnected)
         return awaitConnected(states.stream, awaitOptions?.timeout)
       }),
     reconnect: connector.reconnect,
@@ -474,7 +474,7 @@ const awaitConnected = (
       Effect.asVoid
     )
     if (timeout === undefined) return connected
-    const afterMillis = Option.millisOf(timeout)
+    const afterMillis = Check.millisOf(timeout)
     return Effect.timeoutOrElse(connected, {
       duration: afterMillis,
       orElse: () =>

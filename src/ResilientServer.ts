@@ -41,7 +41,7 @@ import { limitsOf as intakeLimitsOf, type RateLimit } from "./internal/handle/in
 import { defaultHandlerRetry, logGap } from "./internal/handle/unhandled.ts"
 import { makeEvents } from "./internal/kit/events.ts"
 import { guardedListener } from "./internal/kit/listeners.ts"
-import * as Option from "./internal/kit/options.ts"
+import * as Check from "./internal/kit/options.ts"
 import { makeRareLog } from "./internal/kit/rareLog.ts"
 import { makeCoder } from "./internal/kit/schemas.ts"
 import * as SendShapes from "./internal/kit/shapes.ts"
@@ -393,14 +393,14 @@ export const make = <In, Out, R = never>(
   ResilientServer<In, Out>,
   TransportError | Config.ConfigError,
   Dependencies | R | Scope.Scope
-> => Option.checked(build(options))
+> => Check.checked(build(options))
 
 const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, R>): Effect.fn.Return<
   ResilientServer<In, Out>,
   TransportError,
   Dependencies | R | Scope.Scope
 > {
-  Option.check(options, Shapes.server)
+  Check.check(options, Shapes.server)
   const queue = yield* MessageQueue
   const deduplicator = yield* Deduplicator
   const breaker = yield* CircuitBreaker
@@ -425,14 +425,14 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const intake = intakeLimitsOf(options)
   const times = {
     ...timesOf(options),
-    idleTimeout: Option.millis("connectionTimeout", options.connectionTimeout, "120 seconds")
+    idleTimeout: Check.millis("connectionTimeout", options.connectionTimeout, "120 seconds")
   }
-  const jitterMillis = Option.millis("reconnectJitter", options.reconnectJitter, "5 seconds")
-  const shutdownMillis = Option.millis("shutdownTimeout", options.shutdownTimeout, "30 seconds")
-  const handshakeTimeoutMillis = Option.millis("handshakeTimeout", options.handshakeTimeout, "10 seconds")
+  const jitterMillis = Check.millis("reconnectJitter", options.reconnectJitter, "5 seconds")
+  const shutdownMillis = Check.millis("shutdownTimeout", options.shutdownTimeout, "30 seconds")
+  const handshakeTimeoutMillis = Check.millis("handshakeTimeout", options.handshakeTimeout, "10 seconds")
 
-  const incoming = Option.schema("incoming", options.incoming)
-  const outgoing = Option.schema("outgoing", options.outgoing)
+  const incoming = Check.schema("incoming", options.incoming)
+  const outgoing = Check.schema("outgoing", options.outgoing)
   const deadLetters = yield* makeDeadLetters<In, Out>(options, recorder)
 
   const handling = makeHandling<In, R>({
@@ -512,7 +512,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const givingWay = makeGivingWay({
     engine,
     registry,
-    retentionMillis: Option.millis("strangerRetention", options.strangerRetention, "60 seconds"),
+    retentionMillis: Check.millis("strangerRetention", options.strangerRetention, "60 seconds"),
     ended: departure.ended
   })
   yield* registry.onWanted(departure.wanted).pipe(Scope.provide(scope))
@@ -548,7 +548,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     heartbeatMillis: times.heartbeat,
     jitterMillis,
     handshakeTimeoutMillis,
-    maxHandshakes: Option.count("maxHandshakes", options.maxHandshakes, 10_000),
+    maxHandshakes: Check.count("maxHandshakes", options.maxHandshakes, 10_000),
     shareOf: checkedShareOf(options.shareOf),
     isCrowded: givingWay.isCrowded,
     makeRoom: givingWay.makeRoom,
@@ -698,7 +698,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         const ttlMillis = ttlMillisIn("", broadcastOptions, SendShapes.broadcast)
         if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
         const { principal, sessions } = broadcastOptions ?? {}
-        if (sessions !== undefined && !Option.isIterable(sessions)) {
+        if (sessions !== undefined && !Check.isIterable(sessions)) {
           return Effect.fail(payloadError("", "option sessions must be ids to iterate over"))
         }
         const details = { trace: traceparent(fiber), ttlMillis }
@@ -719,7 +719,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       return events.stream
     },
     register: (connection, registerOptions = {}) => {
-      const wrong = Option.wrongName(registerOptions, Shapes.register)
+      const wrong = Check.wrongName(registerOptions, Shapes.register)
       return wrong === undefined
         ? Effect.andThen(screen(connection), acceptor.register(connection, registerOptions.session))
         : Effect.fail(new TransportError({ operation: "register", detail: wrong }))

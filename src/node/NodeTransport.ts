@@ -7,7 +7,7 @@ import { type Config, Config as ConfigModule, type Duration, Effect, Layer, type
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type Server } from "node:http"
 import type { Server as TlsServer } from "node:https"
 import { WebSocket, WebSocketServer } from "ws"
-import * as Option from "../internal/kit/options.ts"
+import * as Check from "../internal/kit/options.ts"
 import { shownCause, shownUrl, withoutUrl } from "../internal/kit/urls.ts"
 import { type AllowedOrigins, checkOrigins, makeOriginCheck } from "../internal/session/origins.ts"
 import { socketFault, WsConnection } from "../internal/transports/wsConnection.ts"
@@ -71,19 +71,19 @@ export interface ServerOptions {
   readonly allowedOrigins?: AllowedOrigins | undefined
 }
 
-const shape: Option.Shape<ServerOptions> = {
-  port: Option.whole(0),
-  host: Option.nonEmpty,
-  path: Option.text,
-  server: Option.object,
-  maxPayloadBytes: Option.whole(),
-  maxConnections: Option.whole(),
-  handshakeTimeout: Option.duration,
+const shape: Check.Shape<ServerOptions> = {
+  port: Check.whole(0),
+  host: Check.nonEmpty,
+  path: Check.text,
+  server: Check.object,
+  maxPayloadBytes: Check.whole(),
+  maxConnections: Check.whole(),
+  handshakeTimeout: Check.duration,
   allowedOrigins: checkOrigins
 }
 
-const ownServerShape: Option.Shape<WebSocketServerOptions> = {
-  maxPayloadBytes: Option.whole(),
+const ownServerShape: Check.Shape<WebSocketServerOptions> = {
+  maxPayloadBytes: Check.whole(),
   allowedOrigins: checkOrigins
 }
 
@@ -105,7 +105,7 @@ export const layerServer = (options: ServerOptions = {}): Layer.Layer<TransportS
   Layer.succeed(TransportServer, {
     listen: (accept, onRefused = ignore) =>
       Effect.catchTag(
-        Option.checked(listen(options, accept, onRefused)),
+        Check.checked(listen(options, accept, onRefused)),
         "ConfigError",
         ({ message }) => Effect.fail(new TransportError({ operation: "listen", detail: message }))
       )
@@ -175,7 +175,7 @@ export const fromWebSocket = (
 export const webSocketServerOptions = (
   options: WebSocketServerOptions = {}
 ): OwnServerOptions => {
-  Option.check(options, ownServerShape)
+  Check.check(options, ownServerShape)
   return ownServerOptions(options)
 }
 
@@ -184,10 +184,10 @@ const listen = Effect.fnUntraced(function*(
   accept: (connection: Connection) => void,
   onRefused: (refusal: Refusal) => void
 ): Effect.fn.Return<Address, TransportError, Scope.Scope> {
-  Option.check(options, shape)
-  const port = Option.count("port", options.port, 8080, 0)
+  Check.check(options, shape)
+  const port = Check.count("port", options.port, 8080, 0)
   const { path } = options
-  if (path !== undefined && !/^\/[^?#]*$/.test(path)) return Option.fail("path", path, "a path without query: /live")
+  if (path !== undefined && !/^\/[^?#]*$/.test(path)) return Check.fail("path", path, "a path without query: /live")
   const refusedOrigin = makeOriginCheck(options.allowedOrigins)
   const webSockets = new WebSocketServer({
     ...servedOptions,
@@ -202,8 +202,8 @@ const listen = Effect.fnUntraced(function*(
   const upgrades = upgradesOf(server, options.server === undefined)
   const route: Route = {
     path,
-    maxConnections: Option.count("maxConnections", options.maxConnections, 100_000),
-    handshakeMillis: Option.millis("handshakeTimeout", options.handshakeTimeout, "10 seconds"),
+    maxConnections: Check.count("maxConnections", options.maxConnections, 100_000),
+    handshakeMillis: Check.millis("handshakeTimeout", options.handshakeTimeout, "10 seconds"),
     refusedOrigin: (message) => refusedOrigin(requestOf(message)),
     accept: (upgrade, onEnd) => {
       const { head, message, socket, spentMillis } = upgrade
@@ -250,7 +250,7 @@ const dial = (options: DialOptions): Effect.Effect<Connection, TransportError | 
     const timer = setTimeout(() => {
       abandon()
       resume(Effect.fail(new ConnectionTimeoutError({ phase: "dial", afterMillis: timeoutMillis })))
-    }, Math.min(timeoutMillis, Option.longestTimer))
+    }, Math.min(timeoutMillis, Check.longestTimer))
     const abandon = () => {
       clearTimeout(timer)
       ws.off("error", onError)

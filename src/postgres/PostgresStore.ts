@@ -13,7 +13,7 @@
 import { PgClient } from "@effect/sql-pg"
 import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
 import type { SqlClient, SqlError } from "effect/sql"
-import * as Option from "../internal/kit/options.ts"
+import * as Check from "../internal/kit/options.ts"
 import { layerOf, type Services, type StoreOptions, storeShape } from "../internal/store/layer.ts"
 import type { MessageQueueError } from "../WebSocketError.ts"
 import { makePostgresDriver, type PostgresDriverOptions } from "./postgresDriver.ts"
@@ -59,44 +59,44 @@ export const layer = (
   Services | PgClient.PgClient | SqlClient.SqlClient,
   MessageQueueError | SqlError.SqlError | Config.ConfigError
 > =>
-  Option.checkedLayer(
+  Check.checkedLayer(
     options,
     { ...shape, ...poolShape },
-    () => Layer.provideMerge(layerClient(Option.pick(options, shape)), PgClient.layer(Option.pick(options, poolShape)))
+    () => Layer.provideMerge(layerClient(Check.pick(options, shape)), PgClient.layer(Check.pick(options, poolShape)))
   )
 
-const shape: Option.Shape<ClientOptions> = { ...storeShape, schema: Option.nonEmpty }
+const shape: Check.Shape<ClientOptions> = { ...storeShape, schema: Check.nonEmpty }
 
 /** What they may be is for `PgClient` to say. */
-const poolShape: Option.Shape<PgClient.PgPoolConfig> = {
-  url: Option.given,
-  host: Option.given,
-  port: Option.given,
-  path: Option.given,
-  ssl: Option.given,
-  database: Option.given,
-  username: Option.given,
-  password: Option.given,
-  connectTimeout: Option.duration,
-  keepAlive: Option.given,
-  stream: Option.given,
-  applicationName: Option.given,
-  startupParameters: Option.given,
-  startupOptions: Option.given,
-  spanAttributes: Option.given,
-  transformResultNames: Option.given,
-  transformQueryNames: Option.given,
-  transformJson: Option.given,
-  types: Option.given,
-  multiplex: Option.given,
-  multiplexConcurrency: Option.given,
-  prepare: Option.given,
-  preparedStatementCacheSize: Option.given,
-  maxMessageSize: Option.given,
-  idleTimeout: Option.duration,
-  maxConnections: Option.whole(),
-  minConnections: Option.whole(0),
-  connectionTTL: Option.duration
+const poolShape: Check.Shape<PgClient.PgPoolConfig> = {
+  url: Check.given,
+  host: Check.given,
+  port: Check.given,
+  path: Check.given,
+  ssl: Check.given,
+  database: Check.given,
+  username: Check.given,
+  password: Check.given,
+  connectTimeout: Check.duration,
+  keepAlive: Check.given,
+  stream: Check.given,
+  applicationName: Check.given,
+  startupParameters: Check.given,
+  startupOptions: Check.given,
+  spanAttributes: Check.given,
+  transformResultNames: Check.given,
+  transformQueryNames: Check.given,
+  transformJson: Check.given,
+  types: Check.given,
+  multiplex: Check.given,
+  multiplexConcurrency: Check.given,
+  prepare: Check.given,
+  preparedStatementCacheSize: Check.given,
+  maxMessageSize: Check.given,
+  idleTimeout: Check.duration,
+  maxConnections: Check.whole(),
+  minConnections: Check.whole(0),
+  connectionTTL: Check.duration
 }
 
 /**
@@ -117,7 +117,7 @@ export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof la
 export const layerClient = (
   options?: ClientOptions
 ): Layer.Layer<Services, MessageQueueError | Config.ConfigError, PgClient.PgClient> =>
-  Option.checkedLayer(options, shape, () =>
+  Check.checkedLayer(options, shape, () =>
     layerOf(
       makePostgresDriver({ schema: options?.schema, timeout: options?.callTimeout ?? "5 seconds" }),
       lanes,

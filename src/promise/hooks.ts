@@ -3,7 +3,7 @@ import { Duration, Effect, Exit, Schedule, type Schema } from "effect"
 import type { WebSocket } from "ws"
 import { defaultHandlerRetry } from "../internal/handle/unhandled.ts"
 import { fullJitter } from "../internal/kit/backoff.ts"
-import * as Option from "../internal/kit/options.ts"
+import * as Check from "../internal/kit/options.ts"
 import { anyJson } from "../internal/kit/schemas.ts"
 import type { Incoming } from "../Message.ts"
 import { HandshakeError } from "../WebSocketError.ts"
@@ -96,10 +96,10 @@ export const outgoingSchema = anyJson(Exit.succeed)
 export const retryOf = (options: RetryOptions | undefined): Schedule.Schedule<unknown, unknown> => {
   if (options === undefined) return defaultHandlerRetry
   const pauses = fullJitter(
-    Option.millis("handlerRetry.base", options.base, "1 second"),
-    Option.millis("handlerRetry.cap", options.cap, "60 seconds")
+    Check.millis("handlerRetry.base", options.base, "1 second"),
+    Check.millis("handlerRetry.cap", options.cap, "60 seconds")
   )
-  return Schedule.upTo(pauses, { times: Option.count("handlerRetry.attempts", options.attempts, 5) - 1 })
+  return Schedule.upTo(pauses, { times: Check.count("handlerRetry.attempts", options.attempts, 5) - 1 })
 }
 
 /** Why a peer is turned away, of what the user's function threw: for good, unless it says otherwise. */

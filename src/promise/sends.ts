@@ -1,5 +1,5 @@
 /** The options of sends: looked at with each one that has any, so by name and at next to no cost. */
-import * as Option from "../internal/kit/options.ts"
+import * as Check from "../internal/kit/options.ts"
 import { payloadError } from "../internal/send/payload.ts"
 import type * as Message from "../Message.ts"
 import type { PayloadError } from "../WebSocketError.ts"
@@ -7,15 +7,15 @@ import type { Waiting } from "./models.ts"
 import type { BroadcastOptions, ReliableSendOptions, SendAllOptions, SendOptions } from "./options.ts"
 import { isSignal } from "./shapes.ts"
 
-export const sendNames: Option.Names<SendOptions> = { critical: true, id: true, ttl: true, signal: true }
-export const sendAllNames: Option.Names<SendAllOptions> = { ttl: true, signal: true }
-export const broadcastNames: Option.Names<BroadcastOptions> = {
+export const sendNames: Check.Names<SendOptions> = { critical: true, id: true, ttl: true, signal: true }
+export const sendAllNames: Check.Names<SendAllOptions> = { ttl: true, signal: true }
+export const broadcastNames: Check.Names<BroadcastOptions> = {
   ttl: true,
   sessions: true,
   principal: true,
   signal: true
 }
-const reliableNames: Option.Names<ReliableSendOptions> = { id: true, ttl: true, volatile: true, signal: true }
+const reliableNames: Check.Names<ReliableSendOptions> = { id: true, ttl: true, volatile: true, signal: true }
 
 interface Given extends Waiting {
   readonly critical?: boolean | undefined
@@ -27,7 +27,7 @@ export const faultOf = (
   names: Readonly<Record<string, true>>
 ): PayloadError | undefined => {
   if (options === undefined) return undefined
-  const wrong = Option.wrongName(options, names)
+  const wrong = Check.wrongName(options, names)
   if (wrong !== undefined) return payloadError("", wrong)
   const { critical, signal } = options
   if (signal !== undefined && !isSignal(signal)) return payloadError("", "option signal must be an AbortSignal")

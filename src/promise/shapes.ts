@@ -1,5 +1,5 @@
 /** Which options there are in the promise face, and what each may be. */
-import * as Option from "../internal/kit/options.ts"
+import * as Check from "../internal/kit/options.ts"
 import * as Shapes from "../internal/kit/shapes.ts"
 import * as Sides from "../internal/run/optionShapes.ts"
 import { checkOrigins } from "../internal/session/origins.ts"
@@ -24,11 +24,11 @@ import type {
 const { anything, bool, duration, either, func, headers, nested, nonEmpty, object, oneOf, text, whole } = Option
 
 /** Throws a `ConfigError` for options that can't be. */
-export const checkOptions = <A extends object>(options: A | undefined, shape: Option.Shape<NoInfer<A>>): void => {
+export const checkOptions = <A extends object>(options: A | undefined, shape: Check.Shape<NoInfer<A>>): void => {
   try {
-    Option.check(options, shape)
+    Check.check(options, shape)
   } catch (fault) {
-    throw fault instanceof Option.OptionError ? new ConfigError(fault.message) : fault
+    throw fault instanceof Check.OptionError ? new ConfigError(fault.message) : fault
   }
 }
 
@@ -43,7 +43,7 @@ export const signal = either("an AbortSignal", isSignal)
 // --- events
 
 /** The names of events, each with its listener among the options. */
-export const managerEvents: Option.Shape<Listeners<ManagerEvents<never, never>>> = {
+export const managerEvents: Check.Shape<Listeners<ManagerEvents<never, never>>> = {
   deadLetter: func,
   stateChange: func,
   circuitChange: func,
@@ -51,7 +51,7 @@ export const managerEvents: Option.Shape<Listeners<ManagerEvents<never, never>>>
   failure: func
 }
 
-export const clientEvents: Option.Shape<Listeners<ClientEvents<never, never>>> = {
+export const clientEvents: Check.Shape<Listeners<ClientEvents<never, never>>> = {
   deadLetter: func,
   stateChange: func,
   circuitChange: func
@@ -59,18 +59,18 @@ export const clientEvents: Option.Shape<Listeners<ClientEvents<never, never>>> =
 
 // --- managers and clients
 
-const queue: Option.Shape<QueueOptions> = Shapes.queue
+const queue: Check.Shape<QueueOptions> = Shapes.queue
 
-const breaker: Option.Shape<BreakerOptions> = {
+const breaker: Check.Shape<BreakerOptions> = {
   consecutiveFailures: whole(),
   openBase: duration,
   openCap: duration,
   successesToClose: whole()
 }
 
-const retry: Option.Shape<RetryOptions> = { base: duration, cap: duration, attempts: whole() }
+const retry: Check.Shape<RetryOptions> = { base: duration, cap: duration, attempts: whole() }
 
-const common: Option.Shape<CommonOptions<never, never>> = {
+const common: Check.Shape<CommonOptions<never, never>> = {
   ...queue,
   ...Sides.common,
   parse: func,
@@ -84,7 +84,7 @@ const common: Option.Shape<CommonOptions<never, never>> = {
 }
 
 type StoreShapes = {
-  readonly [Type in Store["type"]]: Option.Shape<Extract<Store, { readonly type: Type }>>
+  readonly [Type in Store["type"]]: Check.Shape<Extract<Store, { readonly type: Type }>>
 }
 
 const type = oneOf<Store["type"]>("memory", "sqlite", "postgres", "redis")
@@ -101,13 +101,13 @@ const store = (name: string, value: unknown): void => {
   object(name, value)
   const given = value as Store // it is an object, and what it has is looked at now
   type(`${name}.type`, given.type)
-  Option.check<object>(given, stores[given.type], `${name}.`)
+  Check.check<object>(given, stores[given.type], `${name}.`)
 }
 
 const hooks = { onMessage: func }
 
 /** Of a manager. */
-export const manager: Option.Shape<ManagerOptions<never, never>> = {
+export const manager: Check.Shape<ManagerOptions<never, never>> = {
   ...common,
   ...hooks,
   store,
@@ -128,7 +128,7 @@ export const manager: Option.Shape<ManagerOptions<never, never>> = {
 }
 
 /** Of a client. */
-export const client: Option.Shape<ClientOptions<never, never>> = {
+export const client: Check.Shape<ClientOptions<never, never>> = {
   ...common,
   ...hooks,
   signal,
@@ -146,15 +146,15 @@ export const client: Option.Shape<ClientOptions<never, never>> = {
 // --- calls
 
 /** The session's id is looked at apart, as it may be the peer's choice. */
-export const register: Option.Shape<RegisterOptions> = { signal, sessionId: anything, request: object }
+export const register: Check.Shape<RegisterOptions> = { signal, sessionId: anything, request: object }
 
-export const shutdown: Option.Shape<GracefulShutdownOptions> = {
+export const shutdown: Check.Shape<GracefulShutdownOptions> = {
   timeout: duration,
   flushPending: bool,
   closeConnections: bool
 }
 
-export const close: Option.Shape<CloseOptions> = { timeout: duration, flushPending: bool }
-export const connected: Option.Shape<ConnectedOptions> = { timeout: duration, signal }
-export const waiting: Option.Shape<Waiting> = { signal }
-export const stats: Option.Shape<StatsOptions> = { connections: bool }
+export const close: Check.Shape<CloseOptions> = { timeout: duration, flushPending: bool }
+export const connected: Check.Shape<ConnectedOptions> = { timeout: duration, signal }
+export const waiting: Check.Shape<Waiting> = { signal }
+export const stats: Check.Shape<StatsOptions> = { connections: bool }

@@ -16,7 +16,7 @@ import { Context, Deferred, Effect, Layer, Queue, type Scope } from "effect"
 import { Redis } from "effect/persistence"
 import { createClient, createCluster } from "redis"
 import { jitteredMillis } from "../internal/kit/backoff.ts"
-import * as Option from "../internal/kit/options.ts"
+import * as Check from "../internal/kit/options.ts"
 
 type Client = ReturnType<typeof createClient>
 type Cluster = ReturnType<typeof createCluster>
@@ -52,10 +52,10 @@ export interface ClusterOptions {
 }
 
 /** @internal What the options of a cluster may be; those of connections are node-redis's. */
-export const clusterShape: Option.Shape<ClusterOptions> = {
-  nodes: Option.iterable,
-  defaults: Option.object,
-  cluster: Option.object
+export const clusterShape: Check.Shape<ClusterOptions> = {
+  nodes: Check.iterable,
+  defaults: Check.object,
+  cluster: Check.object
 }
 
 /**
@@ -128,7 +128,7 @@ const make = Effect.fnUntraced(function*(options: ClientOptions) {
 })
 
 const makeCluster = Effect.fnUntraced(function*(options: ClusterOptions) {
-  yield* Effect.try({ try: () => Option.check(options, clusterShape), catch: failed })
+  yield* Effect.try({ try: () => Check.check(options, clusterShape), catch: failed })
   const { cluster: others, defaults, nodes } = options
   const report = yield* makeReport
   const connecting = persistent({ ...credentialsOf(nodes[0]), ...defaults })

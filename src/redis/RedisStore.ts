@@ -12,7 +12,7 @@
  */
 import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
 import type { Redis } from "effect/persistence"
-import * as Option from "../internal/kit/options.ts"
+import * as Check from "../internal/kit/options.ts"
 import { layerOf, type Services, type StoreOptions, storeShape } from "../internal/store/layer.ts"
 import type { MessageQueueError } from "../WebSocketError.ts"
 import * as RedisClient from "./RedisClient.ts"
@@ -76,13 +76,13 @@ type Failure = MessageQueueError | Redis.RedisError | Config.ConfigError
  * @category layers
  */
 export const layer = (options: Options): Layer.Layer<Provided, Failure> =>
-  Option.checkedLayer(options, { ...shape, url: Option.nonEmpty, client: Option.object }, () =>
+  Check.checkedLayer(options, { ...shape, url: Check.nonEmpty, client: Check.object }, () =>
     Layer.provideMerge(
-      layerClient(Option.pick(options, shape)),
+      layerClient(Check.pick(options, shape)),
       RedisClient.layer({ ...options.client, ...(options.url === undefined ? {} : { url: options.url }) })
     ))
 
-const shape: Option.Shape<ClientOptions> = { ...storeShape, prefix: Option.text, partitions: Option.whole() }
+const shape: Check.Shape<ClientOptions> = { ...storeShape, prefix: Check.text, partitions: Check.whole() }
 
 /**
  * `layer` with its options read from `Config`.
@@ -100,10 +100,10 @@ export const layerConfig = (options: Config.Wrap<Options>): Layer.Layer<Provided
  * @category layers
  */
 export const layerCluster = (options: ClusterOptions): Layer.Layer<Provided, Failure> =>
-  Option.checkedLayer(
+  Check.checkedLayer(
     options,
-    { ...shape, cluster: Option.nested(RedisClient.clusterShape) },
-    () => Layer.provideMerge(layerClient(Option.pick(options, shape)), RedisClient.layerCluster(options.cluster))
+    { ...shape, cluster: Check.nested(RedisClient.clusterShape) },
+    () => Layer.provideMerge(layerClient(Check.pick(options, shape)), RedisClient.layerCluster(options.cluster))
   )
 
 /**
@@ -115,7 +115,7 @@ export const layerCluster = (options: ClusterOptions): Layer.Layer<Provided, Fai
 export const layerClient = (
   options?: ClientOptions
 ): Layer.Layer<Services, MessageQueueError | Config.ConfigError, Redis.Redis> =>
-  Option.checkedLayer(options, shape, () =>
+  Check.checkedLayer(options, shape, () =>
     layerOf(
       makeRedisDriver({
         prefix: options?.prefix,

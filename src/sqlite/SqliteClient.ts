@@ -15,7 +15,7 @@ import { type Config, Config as ConfigModule, Context, type Duration, Effect, La
 import { Reactivity } from "effect/reactivity"
 import { SqlClient, type SqlConnection, type SqlError, Statement } from "effect/sql"
 import type { DatabaseSync } from "node:sqlite"
-import * as Option from "../internal/kit/options.ts"
+import * as Check from "../internal/kit/options.ts"
 import { makeRecorder } from "../Metrics.ts"
 import { FileWatch, WalWarnings } from "./fileWatch.ts"
 import { openSqlite, type SqliteConnection } from "./sqliteConnection.ts"
@@ -40,10 +40,10 @@ export interface Options {
 }
 
 /** @internal */
-export const shape: Option.Shape<Options> = {
-  filename: Option.nonEmpty,
-  synchronous: Option.oneOf("normal", "full"),
-  busyTimeout: Option.duration
+export const shape: Check.Shape<Options> = {
+  filename: Check.nonEmpty,
+  synchronous: Check.oneOf("normal", "full"),
+  busyTimeout: Check.duration
 }
 
 /**
@@ -108,7 +108,7 @@ export const layer = (
   options: Options
 ): Layer.Layer<SqliteClient | SqlClient.SqlClient, SqlError.SqlError | Config.ConfigError> =>
   Layer.effectContext(Effect.map(
-    Option.checked(make(options)),
+    Check.checked(make(options)),
     (client) => Context.make(SqliteClient, client).pipe(Context.add(SqlClient.SqlClient, client.sql))
   )).pipe(Layer.provide(Reactivity.layer))
 
@@ -128,11 +128,11 @@ let clients = 0
 const make = Effect.fnUntraced(function*(
   options: Options
 ): Effect.fn.Return<Interface, SqlError.SqlError, Scope.Scope | Reactivity.Reactivity> {
-  Option.check(options, shape)
+  Check.check(options, shape)
   const { filename, synchronous = "normal" } = options
   const connection = yield* openSqlite(
     { filename, synchronous },
-    Option.millis("busyTimeout", options.busyTimeout, "5 seconds")
+    Check.millis("busyTimeout", options.busyTimeout, "5 seconds")
   )
   yield* watchFile(filename, connection)
   const transactionService = Context.Service<SqlClient.TransactionConnection, SqlClient.TransactionConnection.Service>(

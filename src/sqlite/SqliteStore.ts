@@ -11,7 +11,7 @@
  */
 import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
 import type { SqlClient, SqlError } from "effect/sql"
-import * as Option from "../internal/kit/options.ts"
+import * as Check from "../internal/kit/options.ts"
 import { layerOf, type Services, type StoreOptions, storeShape } from "../internal/store/layer.ts"
 import type { MessageQueueError } from "../WebSocketError.ts"
 import * as SqliteClient from "./SqliteClient.ts"
@@ -66,16 +66,16 @@ export const layer = (
   Services | SqliteClient.SqliteClient | SqlClient.SqlClient,
   MessageQueueError | SqlError.SqlError | Config.ConfigError
 > =>
-  Option.checkedLayer(options, { ...shape, ...SqliteClient.shape }, () =>
+  Check.checkedLayer(options, { ...shape, ...SqliteClient.shape }, () =>
     Layer.provideMerge(
-      layerClient(Option.pick(options, shape)),
-      SqliteClient.layer(Option.pick(options, SqliteClient.shape))
+      layerClient(Check.pick(options, shape)),
+      SqliteClient.layer(Check.pick(options, SqliteClient.shape))
     ))
 
-const shape: Option.Shape<ClientOptions> = {
+const shape: Check.Shape<ClientOptions> = {
   ...storeShape,
-  tablePrefix: Option.text,
-  watchInterval: Option.duration
+  tablePrefix: Check.text,
+  watchInterval: Check.duration
 }
 
 /**
@@ -97,7 +97,7 @@ export const layerClient = (
   options?: ClientOptions
 ): Layer.Layer<Services, MessageQueueError | Config.ConfigError, SqliteClient.SqliteClient> =>
   // One writer: more commits at once would only wait for each other.
-  Option.checkedLayer(options, shape, () =>
+  Check.checkedLayer(options, shape, () =>
     layerOf(
       makeSqliteDriver({ tablePrefix: options?.tablePrefix, pollInterval: options?.watchInterval }),
       1,

@@ -5,7 +5,7 @@
  */
 import { Clock, type Config, type Duration, Effect, type Scope } from "effect"
 import type { DatabaseSync } from "node:sqlite"
-import * as Option from "../internal/kit/options.ts"
+import * as Check from "../internal/kit/options.ts"
 import { type AppendRequest, type Stamp, type StoreDriver, StoreError } from "../internal/store/driver.ts"
 import { Keys } from "./keys.ts"
 import { tidy } from "./maintenance.ts"
@@ -30,17 +30,17 @@ export interface DriverOptions {
   readonly pollInterval?: Duration.Input | undefined
 }
 
-const shape: Option.Shape<DriverOptions> = { tablePrefix: Option.text, pollInterval: Option.duration }
+const shape: Check.Shape<DriverOptions> = { tablePrefix: Check.text, pollInterval: Check.duration }
 
 /** Makes the tables if need be, and the driver on them. */
 export const makeSqliteDriver = (
   options: DriverOptions = {}
-): Effect.Effect<StoreDriver, StoreError | Config.ConfigError, SqliteClient> => Option.checked(make(options))
+): Effect.Effect<StoreDriver, StoreError | Config.ConfigError, SqliteClient> => Check.checked(make(options))
 
 const make = Effect.fnUntraced(function*(options: DriverOptions) {
-  Option.check(options, shape)
+  Check.check(options, shape)
   const { tablePrefix = "rws_" } = options
-  const pollMillis = Option.millis("pollInterval", options.pollInterval, 10)
+  const pollMillis = Check.millis("pollInterval", options.pollInterval, 10)
   const client = yield* SqliteClient
   const failed = (operation: string) => (cause: unknown) => new StoreError(operation, cause)
 

@@ -1,7 +1,7 @@
 /** The bounds of a queue, in memory or in a store: what they are, and which of them so much more would break. */
 import type { NewMessage, Options } from "../../MessageQueue.ts"
 import { QueueOverflowError } from "../../WebSocketError.ts"
-import * as Option from "../kit/options.ts"
+import * as Check from "../kit/options.ts"
 import type { OverPart, TotalBounds } from "./shares.ts"
 
 /**
@@ -15,9 +15,9 @@ export interface QueueBounds extends TotalBounds {
 
 /** With the defaults. That of `maxTotalBytes` depends on what the queue counts, so the queue brings the value. */
 export const queueBounds = (options: Options, maxTotalBytes: number): QueueBounds => ({
-  maxMessages: Option.count("maxMessages", options.maxMessages, 1_000),
-  maxBytes: Option.count("maxBytes", options.maxBytes, 16 * 1024 * 1024),
-  maxTotalMessages: Option.count("maxTotalMessages", options.maxTotalMessages, 1_000_000),
+  maxMessages: Check.count("maxMessages", options.maxMessages, 1_000),
+  maxBytes: Check.count("maxBytes", options.maxBytes, 16 * 1024 * 1024),
+  maxTotalMessages: Check.count("maxTotalMessages", options.maxTotalMessages, 1_000_000),
   maxTotalBytes
 })
 

@@ -6,7 +6,7 @@
  * says by itself how long it keeps a client waiting, which `reconnect` ends.
  */
 import { Cause, Deferred, Effect, Exit, Latch, Random } from "effect"
-import { type CircuitBreaker, endpoint as circuitOf, type Permit } from "../../CircuitBreaker.ts"
+import { type CircuitBreaker, endpoint as endpointCircuit, type Permit } from "../../CircuitBreaker.ts"
 import { decode, encode } from "../../core/Codec.ts"
 import type { Hello, OutboxPosition, Reject, Welcome } from "../../core/Frame.ts"
 import { subprotocol, tooBig, version } from "../../core/Protocol.ts"
@@ -294,7 +294,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
     // What a program's effect says at run time its types need not.
     if (typeof url !== "string") return yield* Effect.fail(notText)
     dialled = url
-    circuit = circuitOf(shownUrl(url))
+    circuit = endpointCircuit(shownUrl(url))
     const permit = yield* admitted(circuit)
     drain = undefined
     rejected = undefined

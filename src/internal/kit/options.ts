@@ -2,7 +2,7 @@
  * Checks of options, at construction: a mistake is a typed error with a clear message, not a strange run. A name that no
  * option has is a mistake as well, since what is misspelt would be the default in silence.
  */
-import { Config, ConfigProvider, Duration, Effect, Layer, Option as EffectOption, type Schema } from "effect"
+import { Config, ConfigProvider, Duration, Effect, Layer, Option, type Schema } from "effect"
 import { pathText } from "../../core/Payload.ts"
 import { misfit } from "./schemas.ts"
 
@@ -60,7 +60,7 @@ export const millisOf = (input: Duration.Input): number => {
   if (Number.isNaN(input) || (isPlainObject(input) && !Duration.isDuration(input) && !isInUnits(input))) {
     return Number.NaN
   }
-  return EffectOption.getOrElse(EffectOption.map(Duration.fromInput(input), Duration.toMillis), () => Number.NaN)
+  return Option.getOrElse(Option.map(Duration.fromInput(input), Duration.toMillis), () => Number.NaN)
 }
 
 const isInUnits = (input: object): boolean =>

@@ -5,17 +5,17 @@ import type * as MemoryStore from "../../MemoryStore.ts"
 import type * as Message from "../../Message.ts"
 import type * as MessageQueue from "../../MessageQueue.ts"
 import type * as SessionRegistry from "../../SessionRegistry.ts"
-import * as Option from "./options.ts"
+import * as Check from "./options.ts"
 
-const { bool, duration, nested, oneOf, whole } = Option
+const { bool, duration, nested, oneOf, whole } = Check
 
 const ratio: typeof bool = (name, value) => {
-  Option.fraction(name, value as number, 1) // which takes anything
+  Check.fraction(name, value as number, 1) // which takes anything
 }
 
 // --- services
 
-export const queue: Option.Shape<MessageQueue.Options> = {
+export const queue: Check.Shape<MessageQueue.Options> = {
   maxMessages: whole(),
   maxBytes: whole(),
   maxTotalMessages: whole(),
@@ -25,19 +25,19 @@ export const queue: Option.Shape<MessageQueue.Options> = {
   suspendTimeout: duration
 }
 
-export const deduplicator: Option.Shape<Deduplicator.Options> = {
+export const deduplicator: Check.Shape<Deduplicator.Options> = {
   window: duration,
   lease: duration,
   maxKeys: whole(),
   retryHorizon: duration
 }
 
-export const registry: Option.Shape<SessionRegistry.Options> = {
+export const registry: Check.Shape<SessionRegistry.Options> = {
   retention: duration,
   maxSessions: whole()
 }
 
-const sessionCircuits: Option.Shape<CircuitBreaker.SessionOptions> = {
+const sessionCircuits: Check.Shape<CircuitBreaker.SessionOptions> = {
   consecutiveFailures: whole(),
   openBase: duration,
   openCap: duration,
@@ -46,7 +46,7 @@ const sessionCircuits: Option.Shape<CircuitBreaker.SessionOptions> = {
   probeTimeout: duration
 }
 
-const endpointCircuits: Option.Shape<CircuitBreaker.EndpointOptions> = {
+const endpointCircuits: Check.Shape<CircuitBreaker.EndpointOptions> = {
   ...sessionCircuits,
   failureRatio: ratio,
   minimumCalls: whole(),
@@ -55,13 +55,13 @@ const endpointCircuits: Option.Shape<CircuitBreaker.EndpointOptions> = {
   slowRatio: ratio
 }
 
-export const breaker: Option.Shape<CircuitBreaker.Options> = {
+export const breaker: Check.Shape<CircuitBreaker.Options> = {
   session: nested(sessionCircuits),
   endpoint: nested(endpointCircuits),
   maxCircuits: whole()
 }
 
-export const memoryStore: Option.Shape<MemoryStore.Options> = {
+export const memoryStore: Check.Shape<MemoryStore.Options> = {
   queue: nested(queue),
   deduplicator: nested(deduplicator),
   registry: nested(registry),
@@ -69,6 +69,6 @@ export const memoryStore: Option.Shape<MemoryStore.Options> = {
 }
 
 /** Checked at each send that has any, so by name alone: what they may be is checked as they are read. */
-export const send: Option.Names<Message.SendOptions> = { id: true, deduplicate: true, ttl: true, volatile: true }
-export const sendAll: Option.Names<Message.SendAllOptions> = { ttl: true }
-export const broadcast: Option.Names<Message.BroadcastOptions> = { ttl: true, sessions: true, principal: true }
+export const send: Check.Names<Message.SendOptions> = { id: true, deduplicate: true, ttl: true, volatile: true }
+export const sendAll: Check.Names<Message.SendAllOptions> = { ttl: true }
+export const broadcast: Check.Names<Message.BroadcastOptions> = { ttl: true, sessions: true, principal: true }

@@ -19,7 +19,7 @@ import { MessageQueueError } from "../../WebSocketError.ts"
 import { maxSent } from "../bounds/overflow.ts"
 import { queueBounds } from "../bounds/queueBounds.ts"
 import { makeId } from "../kit/ids.ts"
-import * as Option from "../kit/options.ts"
+import * as Check from "../kit/options.ts"
 import * as Shapes from "../kit/shapes.ts"
 import { Subscribers } from "../kit/subscribers.ts"
 import { makeTurnClock } from "../kit/turnClock.ts"
@@ -41,12 +41,12 @@ interface Parts {
 }
 
 export const makeMemory = Effect.fnUntraced(function*(options: Options) {
-  Option.check(options, Shapes.queue)
+  Check.check(options, Shapes.queue)
   const now = yield* makeTurnClock
   const random = yield* Random.Random
-  const bounds = queueBounds(options, Option.count("maxTotalBytes", options.maxTotalBytes, 128 * 1024 * 1024))
-  const ttlMillis = Option.millis("ttl", options.ttl, "5 minutes")
-  const suspendTimeoutMillis = Option.millis("suspendTimeout", options.suspendTimeout, Infinity)
+  const bounds = queueBounds(options, Check.count("maxTotalBytes", options.maxTotalBytes, 128 * 1024 * 1024))
+  const ttlMillis = Check.millis("ttl", options.ttl, "5 minutes")
+  const suspendTimeoutMillis = Check.millis("suspendTimeout", options.suspendTimeout, Infinity)
   const overflow: OverflowPolicy = options.overflow ?? "reject"
   const logs = new MemoryLogs(bounds)
   const onAppend = new Subscribers<string>()

@@ -3,7 +3,7 @@ import { Effect } from "effect"
 import type { StoredPosition } from "../../core/Inbox.ts"
 import type { Attached, AttachRequest, Interface, Options, SessionInfo } from "../../SessionRegistry.ts"
 import { SessionRegistryError } from "../../WebSocketError.ts"
-import * as Option from "../kit/options.ts"
+import * as Check from "../kit/options.ts"
 import { refuseAttach, sessionsFull } from "../kit/resume.ts"
 import * as Shapes from "../kit/shapes.ts"
 import { steady } from "../kit/time.ts"
@@ -23,10 +23,10 @@ interface Session {
 }
 
 export const makeMemory = Effect.fnUntraced(function*(options: Options) {
-  Option.check(options, Shapes.registry)
+  Check.check(options, Shapes.registry)
   const now = yield* steady
-  const retention = Option.millis("retention", options.retention, "10 minutes")
-  const maxSessions = Option.count("maxSessions", options.maxSessions, 100_000)
+  const retention = Check.millis("retention", options.retention, "10 minutes")
+  const maxSessions = Check.count("maxSessions", options.maxSessions, 100_000)
   const sessions = new Map<string, Session>()
   /** Most principals have one session, and there it is without a set. */
   const byPrincipal = new Map<string, Session | Set<Session>>()

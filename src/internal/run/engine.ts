@@ -7,7 +7,7 @@
  */
 import { Cause, Context, Effect, Exit, FiberSet, Latch, Random } from "effect"
 import type { CircuitBreaker } from "../../CircuitBreaker.ts"
-import { session as circuitOf } from "../../CircuitBreaker.ts"
+import { session as sessionCircuit } from "../../CircuitBreaker.ts"
 import { pingFrame } from "../../core/Codec.ts"
 import type { Auth, Drain, End, InboxPosition, OutboxPosition, Reject } from "../../core/Frame.ts"
 import { Headway, mishapOf } from "../../core/Headway.ts"
@@ -533,7 +533,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   yield* breaker.onTransition((transition) => {
     recorder.count("breakerTransitions")
-    const peer = peers.get(transition.key.slice(circuitOf("").length))
+    const peer = peers.get(transition.key.slice(sessionCircuit("").length))
     if (peer?.connection !== undefined) markDirty(peer)
   })
 

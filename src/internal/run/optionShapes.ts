@@ -2,10 +2,10 @@
 import { Effect, Redacted, Schedule, Schema } from "effect"
 import type * as ResilientClient from "../../ResilientClient.ts"
 import type * as ResilientServer from "../../ResilientServer.ts"
-import * as Option from "../kit/options.ts"
+import * as Check from "../kit/options.ts"
 import { checkOrigins } from "../session/origins.ts"
 
-const { bool, duration, either, func, headers, nested, oneOf, whole } = Option
+const { bool, duration, either, func, headers, nested, oneOf, whole } = Check
 
 const isText = (value: unknown): boolean => typeof value === "string"
 
@@ -48,7 +48,7 @@ const schemas = {
 }
 
 /** Of a contract's server. */
-export const contractServer: Option.Shape<Omit<ResilientServer.Options<never, never>, keyof typeof schemas>> = {
+export const contractServer: Check.Shape<Omit<ResilientServer.Options<never, never>, keyof typeof schemas>> = {
   ...common,
   ...handlers,
   onConnectionEvent: func,
@@ -64,25 +64,25 @@ export const contractServer: Option.Shape<Omit<ResilientServer.Options<never, ne
   reconnectJitter: duration
 }
 
-export const server: Option.Shape<ResilientServer.Options<never, never>> = { ...contractServer, ...schemas }
+export const server: Check.Shape<ResilientServer.Options<never, never>> = { ...contractServer, ...schemas }
 
-export const shutdown: Option.Shape<ResilientServer.ShutdownOptions> = {
+export const shutdown: Check.Shape<ResilientServer.ShutdownOptions> = {
   timeout: duration,
   flush: bool,
   closeConnections: bool
 }
 
-export const register: Option.Names<NonNullable<Parameters<Server["register"]>[1]>> = { session: true }
+export const register: Check.Names<NonNullable<Parameters<Server["register"]>[1]>> = { session: true }
 
 type Server = ResilientServer.ResilientServer<never, never>
 
-export const reconnect: Option.Shape<NonNullable<ResilientClient.Options<never, never>["reconnect"]>> = {
+export const reconnect: Check.Shape<NonNullable<ResilientClient.Options<never, never>["reconnect"]>> = {
   base: duration,
   cap: duration
 }
 
 /** Of a contract's client. */
-export const contractClient: Option.Shape<Omit<ResilientClient.Options<never, never>, keyof typeof schemas>> = {
+export const contractClient: Check.Shape<Omit<ResilientClient.Options<never, never>, keyof typeof schemas>> = {
   ...common,
   ...handlers,
   url: either("a string or an effect", isText, Effect.isEffect),
@@ -95,9 +95,9 @@ export const contractClient: Option.Shape<Omit<ResilientClient.Options<never, ne
   handshakeTimeout: duration
 }
 
-export const client: Option.Shape<ResilientClient.Options<never, never>> = { ...contractClient, ...schemas }
+export const client: Check.Shape<ResilientClient.Options<never, never>> = { ...contractClient, ...schemas }
 
-export const awaitConnected: Option.Shape<NonNullable<Parameters<Client["awaitConnected"]>[0]>> = {
+export const awaitConnected: Check.Shape<NonNullable<Parameters<Client["awaitConnected"]>[0]>> = {
   timeout: duration
 }
 

@@ -3,7 +3,7 @@ import { type Config, Deferred, Effect, Fiber } from "effect"
 import type { MessageQueue } from "../../MessageQueue.ts"
 import type { Recorder } from "../../Metrics.ts"
 import type { ShutdownOptions } from "../../ResilientServer.ts"
-import * as Option from "../kit/options.ts"
+import * as Check from "../kit/options.ts"
 import type { ShutdownReport } from "../session/models.ts"
 import type { Closing } from "./closing.ts"
 import type { Engine } from "./engine.ts"
@@ -120,10 +120,10 @@ export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
   return {
     shutdown: shutdown(options.timeoutMillis, {}),
     shutdownWith: (given: ShutdownOptions): Effect.Effect<ShutdownReport, Config.ConfigError> =>
-      Option.checked(
+      Check.checked(
         Effect.suspend(() => {
-          Option.check(given, Shapes.shutdown)
-          return shutdown(Option.millis("timeout", given.timeout, options.timeoutMillis), given)
+          Check.check(given, Shapes.shutdown)
+          return shutdown(Check.millis("timeout", given.timeout, options.timeoutMillis), given)
         })
       )
   }

@@ -3,7 +3,7 @@
  * outboxes take messages all the same, and they can be looked at.
  */
 import { Effect } from "effect"
-import { type CircuitBreaker, session as circuitOf } from "../../CircuitBreaker.ts"
+import { type CircuitBreaker, session as sessionCircuit } from "../../CircuitBreaker.ts"
 import { isId } from "../../core/Text.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
 import type { SessionRegistry } from "../../SessionRegistry.ts"
@@ -50,7 +50,7 @@ export const makeAbsentees = (options: AbsenteesOptions) => {
       queuedBytes: bytes,
       pendingMessages: 0,
       heardAtMillis: undefined,
-      ...circuitStats(breaker.stateUnsafe(circuitOf(session)))
+      ...circuitStats(breaker.stateUnsafe(sessionCircuit(session)))
     }
   })
 

@@ -3,7 +3,7 @@
  * and who waits for what. Plain data with a few synchronous helpers; the engine does the work.
  */
 import type { Fiber } from "effect"
-import { session as circuitOf } from "../../CircuitBreaker.ts"
+import { session as sessionCircuit } from "../../CircuitBreaker.ts"
 import { Deque } from "../../core/Deque.ts"
 import type { Failure, OutboxPosition } from "../../core/Frame.ts"
 import type { Headway } from "../../core/Headway.ts"
@@ -190,7 +190,7 @@ export class Peer {
     readonly share?: string | undefined
   }) {
     this.key = options.key
-    this.circuit = circuitOf(options.key)
+    this.circuit = sessionCircuit(options.key)
     this.session = options.session
     this.principal = options.principal
     this.core = options.core

@@ -5,7 +5,7 @@ import { Deduplicator, type Options as DeduplicatorOptions } from "../../Dedupli
 import { MessageQueue, type Options as QueueOptions } from "../../MessageQueue.ts"
 import { type Options as RegistryOptions, SessionRegistry } from "../../SessionRegistry.ts"
 import { MessageQueueError } from "../../WebSocketError.ts"
-import * as Option from "../kit/options.ts"
+import * as Check from "../kit/options.ts"
 import * as Shapes from "../kit/shapes.ts"
 import { deduplicatorOptions } from "../kit/windows.ts"
 import { makeCalls } from "./calls.ts"
@@ -61,14 +61,14 @@ export type Services =
   | CircuitBreaker.CircuitBreaker
 
 /** Each store adds its own. */
-export const storeShape: Option.Shape<StoreOptions> = {
+export const storeShape: Check.Shape<StoreOptions> = {
   ...Shapes.memoryStore,
-  callTimeout: Option.duration,
-  appendTimeout: Option.duration,
-  handoffTimeout: Option.duration,
-  nodeTimeout: Option.duration,
-  pollInterval: Option.duration,
-  cacheBytes: Option.whole()
+  callTimeout: Check.duration,
+  appendTimeout: Check.duration,
+  handoffTimeout: Check.duration,
+  nodeTimeout: Check.duration,
+  pollInterval: Check.duration,
+  cacheBytes: Check.whole()
 }
 
 type MakeDriver<R> = Effect.Effect<StoreDriver, StoreError | Config.ConfigError, R>
@@ -80,7 +80,7 @@ export const layerOf = <R>(
   options: StoreOptions
 ): Layer.Layer<Services, MessageQueueError | Config.ConfigError, Exclude<R, Scope.Scope>> =>
   Layer.provideMerge(
-    Layer.effectContext(Option.checked(build(makeDriver, lanes, options))),
+    Layer.effectContext(Check.checked(build(makeDriver, lanes, options))),
     CircuitBreaker.layer({ ...options.breaker, endpoint: { openCap: "5 seconds", ...options.breaker?.endpoint } })
     // Beside R it needs the breaker and a scope, which are there: the compiler does not see that in a generic R.
   ) as Layer.Layer<Services, MessageQueueError | Config.ConfigError, Exclude<R, Scope.Scope>>
@@ -90,22 +90,22 @@ const build = Effect.fnUntraced(function*<R>(makeDriver: MakeDriver<R>, lanes: n
   const dedup = deduplicatorOptions(options)
   const windowMillis = yield* checkWindow(
     dedup.window ?? "15 minutes",
-    dedup.retryHorizon === undefined ? undefined : Option.millis("retryHorizon", dedup.retryHorizon, "15 minutes")
+    dedup.retryHorizon === undefined ? undefined : Check.millis("retryHorizon", dedup.retryHorizon, "15 minutes")
   )
   const windows: Windows = {
     windowMillis,
     retryHorizonMillis: dedup.retryHorizon === undefined
       ? undefined
-      : Option.millis("retryHorizon", dedup.retryHorizon, "15 minutes"),
-    maxKeys: Option.count("maxKeys", dedup.maxKeys, 1_000_000)
+      : Check.millis("retryHorizon", dedup.retryHorizon, "15 minutes"),
+    maxKeys: Check.count("maxKeys", dedup.maxKeys, 1_000_000)
   }
-  const leaseMillis = Option.millis("lease", dedup.lease, "30 seconds")
-  const nodeTimeoutMillis = Option.millis("nodeTimeout", options.nodeTimeout, "5 seconds")
-  const appendTimeoutMillis = Option.millis("appendTimeout", options.appendTimeout, "10 seconds")
-  const handoffTimeoutMillis = Option.millis("handoffTimeout", options.handoffTimeout, "2 seconds")
-  const timeoutMillis = Option.millis("callTimeout", options.callTimeout, "5 seconds")
-  const pollMillis = Option.millis("pollInterval", options.pollInterval, "1 second")
-  const cacheBytes = Option.count("cacheBytes", options.cacheBytes, 64 * 1024 * 1024)
+  const leaseMillis = Check.millis("lease", dedup.lease, "30 seconds")
+  const nodeTimeoutMillis = Check.millis("nodeTimeout", options.nodeTimeout, "5 seconds")
+  const appendTimeoutMillis = Check.millis("appendTimeout", options.appendTimeout, "10 seconds")
+  const handoffTimeoutMillis = Check.millis("handoffTimeout", options.handoffTimeout, "2 seconds")
+  const timeoutMillis = Check.millis("callTimeout", options.callTimeout, "5 seconds")
+  const pollMillis = Check.millis("pollInterval", options.pollInterval, "1 second")
+  const cacheBytes = Check.count("cacheBytes", options.cacheBytes, 64 * 1024 * 1024)
 
   const driver = yield* Effect.mapError(makeDriver, notStarted)
   return yield* Effect.gen(function*() {

@@ -3,7 +3,7 @@ import { Effect, Random } from "effect"
 import type { Options, OverflowPolicy } from "../../MessageQueue.ts"
 import { type QueueBounds, queueBounds } from "../bounds/queueBounds.ts"
 import { Shares } from "../bounds/shares.ts"
-import * as Option from "../kit/options.ts"
+import * as Check from "../kit/options.ts"
 import { Subscribers } from "../kit/subscribers.ts"
 import type { Calls } from "./calls.ts"
 import { DoubtfulAppends } from "./doubtfulAppends.ts"
@@ -61,7 +61,7 @@ export interface QueueParts {
 export const makeQueueParts = Effect.fnUntraced(function*(options: QueuePartsOptions) {
   const { call, driver, history, members, queue } = options
   const random = yield* Random.Random
-  const bounds = queueBounds(queue, Option.count("maxTotalBytes", queue.maxTotalBytes, 256 * 1024 * 1024))
+  const bounds = queueBounds(queue, Check.count("maxTotalBytes", queue.maxTotalBytes, 256 * 1024 * 1024))
   const shares = new Shares(bounds)
   const logs = makeLogs(options.cacheBytes, shares)
   const moved = new MovedLogs()

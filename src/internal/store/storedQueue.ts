@@ -5,7 +5,7 @@
 import { Effect } from "effect"
 import { defaultMessageId, type ReadLimit } from "../../core/Outbox.ts"
 import type { Interface, Located } from "../../MessageQueue.ts"
-import * as Option from "../kit/options.ts"
+import * as Check from "../kit/options.ts"
 import { type AppendingOptions, makeAppending } from "./appending.ts"
 import { makeExpiring } from "./expiring.ts"
 import type { GivenUp } from "./givingUp.ts"
@@ -27,8 +27,8 @@ export interface StoredQueueOptions extends QueuePartsOptions {
 
 export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueOptions) {
   const { appendTimeoutMillis, keys, lanes, queue } = options
-  const ttlMillis = Option.millis("ttl", queue.ttl, "5 minutes")
-  const suspendTimeoutMillis = Option.millis("suspendTimeout", queue.suspendTimeout, Infinity)
+  const ttlMillis = Check.millis("ttl", queue.ttl, "5 minutes")
+  const suspendTimeoutMillis = Check.millis("suspendTimeout", queue.suspendTimeout, Infinity)
   const parts = yield* makeQueueParts(options)
   const { onAppend, onMoved, tail } = parts
   const ownLogs = makeOwnLogs(parts)

@@ -6,7 +6,7 @@
 import { Effect, Exit, Schema } from "effect"
 import type { Attached, AttachRequest, Interface, Options, SessionInfo, StoredPosition } from "../../SessionRegistry.ts"
 import { HandshakeError, SessionRegistryError } from "../../WebSocketError.ts"
-import * as Option from "../kit/options.ts"
+import * as Check from "../kit/options.ts"
 import { refuseAttach, sessionsFull } from "../kit/resume.ts"
 import { makeBatcher } from "./batcher.ts"
 import type { Calls } from "./calls.ts"
@@ -47,8 +47,8 @@ const countMillis = 5_000
 export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredRegistryOptions) {
   const { call, driver, history, members } = options
   const { node, now, steady } = members
-  const retention = Option.millis("retention", options.registry.retention, "10 minutes")
-  const maxSessions = Option.count("maxSessions", options.registry.maxSessions, 100_000)
+  const retention = Check.millis("retention", options.registry.retention, "10 minutes")
+  const maxSessions = Check.count("maxSessions", options.registry.maxSessions, 100_000)
   /** "For ever" is a number too, so that an end has a time. */
   const kept = Math.min(retention, longestMillis)
   const tombstoneMillis = Math.min(Math.max(kept, leastTombstoneMillis), mostTombstoneMillis)
