@@ -21,7 +21,7 @@ import type {
   Store
 } from "./options.ts"
 
-const { anything, bool, duration, either, func, headers, nested, nonEmpty, object, oneOf, text, whole } = Option
+const { anything, bool, duration, either, func, headers, nested, nonEmpty, object, oneOf, text, whole } = Check
 
 /** Throws a `ConfigError` for options that can't be. */
 export const checkOptions = <A extends object>(options: A | undefined, shape: Check.Shape<NoInfer<A>>): void => {
