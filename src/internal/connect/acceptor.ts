@@ -1,38 +1,33 @@
 /**
  * The server's half of the handshake (PROTOCOL.md §4): hello in, who is it, attach to the session, welcome out.
  */
-import { type Cause, Effect, Exit, Random } from "effect"
+import { Effect, Exit, Random } from "effect"
 import { decode, encode } from "../../core/Codec.ts"
 import type { Frame, Hello } from "../../core/Frame.ts"
 import type { Inbox } from "../../core/Inbox.ts"
-import { CloseCode, type FreshReason, subprotocol, version, wireMillis } from "../../core/Protocol.ts"
-import { maxFrameBytes, maxHandshakeBytes, resumeInbox, resumeOutbox, Session } from "../../core/Session.ts"
+import { type FreshReason, subprotocol, version, wireMillis } from "../../core/Protocol.ts"
+import { maxFrameBytes, maxHandshakeBytes, resumeInbox } from "../../core/Session.ts"
 import { Violation } from "../../core/Violation.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
 import type { Recorder } from "../../Metrics.ts"
-import type { Attached, AttachRequest, SessionRegistry } from "../../SessionRegistry.ts"
-import type { Connection, ConnectionSink, Request } from "../../Transport.ts"
-import {
-  ConnectionTimeoutError,
-  HandshakeError,
-  type MessageQueueError,
-  ProtocolError,
-  type SessionRegistryError,
-  TransportError,
-  type WebSocketError
-} from "../../WebSocketError.ts"
-import { Crowd, type Spare } from "../bounds/crowd.ts"
+import type { SessionRegistry } from "../../SessionRegistry.ts"
+import type { Connection, ConnectionSink } from "../../Transport.ts"
+import { HandshakeError, ProtocolError, TransportError, type WebSocketError } from "../../WebSocketError.ts"
 import { makeId } from "../kit/ids.ts"
-import { inWords, type RareLog, wordsOf } from "../kit/rareLog.ts"
+import type { RareLog } from "../kit/rareLog.ts"
 import { hashToken, makeToken } from "../kit/resume.ts"
 import type { Engine } from "../run/engine.ts"
 import { type Handshake, identityFault, type Name } from "../session/identity.ts"
-import { Peer } from "../session/peer.ts"
-import { redacted } from "../session/tokens.ts"
+import type { Peer } from "../session/peer.ts"
+import { makeAttaching, replaced } from "./attaching.ts"
+import { makeAuthenticating, type Wanted } from "./authenticating.ts"
+import { closing, goneEarly, makeHandshakes, whenMissed } from "./handshakes.ts"
 import type { ShareOf } from "./newcomer.ts"
 import { Port } from "./port.ts"
-import { rejection } from "./rejection.ts"
+import { protocolError } from "./rejection.ts"
 import { makeTurns } from "./turns.ts"
+
+export type { Wanted } from "./authenticating.ts"
 
 export interface AcceptorOptions {
   readonly engine: Engine
@@ -62,146 +57,48 @@ export interface AcceptorOptions {
   readonly onAttached: (peer: Peer, resumed: boolean) => void
 }
 
-/** For whom a registered connection is, or how to find out; without it the hook says so. */
-export type Wanted = string | undefined | Effect.Effect<string | undefined, HandshakeError>
-
-/** What is known of a connection that somebody else accepted. */
-interface Registration {
-  readonly session: Wanted
-  readonly settle: (exit: Exit.Exit<string, WebSocketError>) => void
-}
-
-/** A connection whose handshake is not done, and when its time is up. */
-interface Pending {
-  readonly connection: Connection
-  readonly until: number
-  share: string
-  spare: Spare
-}
-
-type AcceptError =
-  | HandshakeError
-  | ConnectionTimeoutError
-  | ProtocolError
-  | MessageQueueError
-  | SessionRegistryError
-  | TransportError
-
 export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions) {
   const { engine, queue, rare, recorder, registry } = options
   const random = yield* Random.Random
-  const handshakeTimeout = new ConnectionTimeoutError({
-    phase: "handshake",
-    afterMillis: options.handshakeTimeoutMillis
+  const handshakes = makeHandshakes(options)
+  const { expect, isDone, registering, refuse, settle, step } = handshakes
+  const { authenticate, nameOf } = makeAuthenticating({
+    authenticate: options.authenticate,
+    rare,
+    timeoutMillis: options.handshakeTimeoutMillis,
+    late: handshakes.late
   })
-  const sessionOptions = { role: "server", window: options.window, maxPayload: options.maxPayload } as const
-  const tooMany = new HandshakeError({
-    reason: "overloaded",
-    detail: `${options.maxHandshakes} handshakes at once already`,
-    retryable: true,
-    bound: options.maxHandshakes
-  })
+  const { claimOf, openOutbox, orAbandon, own, ownSession } = makeAttaching(options)
   let arrivals = 0
-  /** Attachments under way to sessions that have no runtime here yet. */
-  const unopened = new Set<AttachRequest>()
-  /** Connections whose handshake is not done, the longest first. */
-  const pending = new Map<Connection, Pending>()
-  /** The same, by share. */
-  const crowd = new Crowd<Pending>(() => "first")
-
   const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
   const inTurn = makeTurns(handshakesATurn, (task) => dispatcher.scheduleTask(task, 0))
-
-  /** Turned away already: for its time, say, and now its hook fails too. */
-  const refused = new WeakSet<Connection>()
-
-  /** Registered connections that speak the protocol, until their handshake has ended: for whom they are, and who waits. */
-  const registering = new WeakMap<Connection, Registration>()
-
-  const settle = (connection: Connection, exit: Exit.Exit<string, WebSocketError>): void => {
-    registering.get(connection)?.settle(exit)
-    registering.delete(connection)
-  }
-
-  /** Registered ones of which nothing has been heard. */
-  const unheard = new WeakSet<Connection>()
-
-  /** Their silence has a likely cause. */
-  const tellOfSilence = (connection: Connection): void => {
-    if (!unheard.delete(connection)) return
-    options.rare.warn("silence", `a registered socket said no hello. ${whenMissed}`)
-  }
-
-  const refuse = (connection: Connection, error: WebSocketError): void => {
-    if (error === handshakeTimeout) tellOfSilence(connection)
-    settle(connection, Exit.fail(error))
-    if (refused.has(connection)) return
-    refused.add(connection)
-    recorder.count("connectionsFailed")
-    const { code, reject } = rejection(error)
-    if (reject.code === "internal" || reject.code === "overloaded") tellOperator(reject.code, error)
-    if (connection.protocol === subprotocol) connection.send(encode(reject))
-    connection.close(code, reject.detail)
-  }
-
-  /** It is not the peer's fault: nobody but this side can do anything about it. */
-  const tellOperator = (code: "internal" | "overloaded", error: WebSocketError): void => {
-    // That it was late, or had gone, may well be the peer's.
-    if (error._tag === "ConnectionTimeoutError" || error === goneEarly) return
-    if (code === "internal") recorder.count("internalErrors")
-    rare.warn(`refused ${code}`, `handshakes are refused (${code}): ${wordsOf(error)}`)
-  }
-
-  /** Runs a handshake step; its failure turns the connection away. */
-  const step = (connection: Connection, effect: Effect.Effect<unknown, AcceptError>): void => {
-    engine.run(
-      Effect.catchCause(effect, (cause) => {
-        isDone(connection)
-        const failure = cause.reasons.find((reason) => reason._tag === "Fail")
-        if (failure !== undefined) {
-          return Effect.andThen(
-            Effect.sync(() => refuse(connection, failure.error)),
-            Effect.logDebug(`a handshake failed: ${wordsOf(failure.error)}`)
-          )
-        }
-        const error = new TransportError({ operation: "receive", detail: "the handshake broke off" })
-        return Effect.andThen(
-          Effect.sync(() => {
-            refuse(connection, error)
-            rare.error("handshake defect", `a handshake failed by a defect: ${inWords(cause)}`)
-          }),
-          Effect.logDebug("a handshake failed by a defect", cause)
-        )
-      }).pipe(Effect.asVoid)
-    )
-  }
 
   const accept = (connection: Connection): void => {
     recorder.count("connectionsTotal")
     if (options.isClosing()) return refuse(connection, closing)
     const share = options.shareOf({ ...connection.request, principal: undefined }) ?? ""
-    if (pending.size >= options.maxHandshakes && !makeRoom(share)) return refuse(connection, tooMany)
+    if (!handshakes.hasRoom(share)) return refuse(connection, handshakes.tooMany)
     if (connection.protocol !== subprotocol) return acceptPlain(connection, share, undefined)
     const arrival = ++arrivals
-    if (registering.has(connection)) unheard.add(connection)
+    handshakes.awaitsHello(connection)
     let heard = false
     const sink: ConnectionSink = {
       frame: (data, bytes) => {
-        if (refused.has(connection)) return
+        if (handshakes.isRefused(connection)) return
         if (heard) return step(connection, Effect.fail(malformed("a frame before the welcome")))
         heard = true
-        unheard.delete(connection)
+        handshakes.heard(connection)
         const frame = decodeFirst(data, bytes)
         if (frame instanceof Violation) return step(connection, Effect.fail(protocolError(frame)))
         if (frame.t !== "hello") return step(connection, Effect.fail(malformed(`${frame.t} instead of hello`)))
         inTurn(share, () => {
-          if (pending.has(connection)) step(connection, welcome(connection, frame, port, arrival))
+          if (handshakes.isPending(connection)) step(connection, welcome(connection, frame, port, arrival))
         })
       },
       drained: noop,
       alive: noop,
       closed: () => {
-        tellOfSilence(connection)
+        handshakes.tellOfSilence(connection)
         settle(connection, Exit.fail(heard ? goneEarly : goneUnheard))
         if (isDone(connection)) recorder.count("connectionsFailed")
       }
@@ -209,128 +106,6 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     expect(connection, share)
     const port = new Port(connection, sink)
   }
-
-  const expect = (connection: Connection, share: string): void => {
-    // The peer's time began with its first byte, and not when it was a WebSocket.
-    const until = engine.now() + options.handshakeTimeoutMillis - (connection.upgradeMillis ?? 0)
-    const handshake: Pending = { connection, until, share, spare: undefined }
-    pending.set(connection, handshake)
-    crowd.add(handshake, share)
-  }
-
-  /** Its handshake is over, in one way or another. False when it was before. */
-  const isDone = (connection: Connection): boolean => {
-    const handshake = pending.get(connection)
-    if (handshake === undefined) return false
-    crowd.delete(handshake)
-    return pending.delete(connection)
-  }
-
-  /**
-   * For a newcomer of a share that has few, the share that has most gives way: with its longest, since who means well is
-   * done soon.
-   */
-  const makeRoom = (share: string): boolean => {
-    const handshake = crowd.givesWay(share)
-    if (handshake === undefined) return false
-    isDone(handshake.connection)
-    refuse(handshake.connection, tooMany)
-    return true
-  }
-
-  const orAbandon = (session: string, generation: number) => <A, E>(effect: Effect.Effect<A, E>) =>
-    Effect.onError(effect, () => options.abandon(session, generation))
-
-  /**
-   * Attaches to the session, and makes its runtime that of the new generation. What its peer here writes meanwhile may
-   * be refused because of that.
-   */
-  const own = (
-    request: AttachRequest,
-    claim: Claim
-  ): Effect.Effect<{ readonly attached: Attached; readonly peer: Peer }, SessionRegistryError | HandshakeError> =>
-    Effect.suspend(() => {
-      const known = engine.peers.get(request.session)
-      if (known !== undefined) known.attaching++
-      else unopened.add(request)
-      return attach(request, claim).pipe(
-        Effect.flatMap((attached) => {
-          const peer = openPeer(request, attached, claim)
-          return peer === undefined ? Effect.fail(replaced) : Effect.succeed({ attached, peer })
-        }),
-        Effect.onExit((exit) => {
-          if (known !== undefined) known.attaching--
-          else unopened.delete(request)
-          if (Exit.isSuccess(exit) || !isStoreFailure(exit.cause)) return Effect.void
-          if (known !== undefined) known.inDoubt = true
-          const { session } = request
-          return Effect.sync(() =>
-            options.onInDoubt(session, () => [...unopened].some((other) => other.session === session))
-          )
-        })
-      )
-    })
-
-  /** Where there is no room for another session, one of those who have most ends for it. */
-  const attach = (
-    request: AttachRequest,
-    { isNew, share }: Claim
-  ): Effect.Effect<Attached, SessionRegistryError | HandshakeError> =>
-    Effect.suspend(() => {
-      if (isNew && options.isCrowded(share)) return Effect.fail(crowded)
-      return Effect.catchIf(
-        registry.attach(request),
-        (error) => error._tag === "HandshakeError" && error.bound !== undefined,
-        (error) =>
-          Effect.flatMap(options.makeRoom(share), (hasRoom) => hasRoom ? registry.attach(request) : Effect.fail(error))
-      )
-    })
-
-  const claimOf = (
-    connection: Connection,
-    plain: boolean,
-    { principal, session }: Name,
-    isNew: boolean
-  ): Claim => ({
-    plain,
-    isNew,
-    isStranger: principal === undefined && session === undefined,
-    share: options.shareOf({ ...connection.request, principal }) ?? ""
-  })
-
-  const authenticate = (
-    request: Request,
-    auth: string | undefined,
-    session: string | undefined,
-    plain: boolean
-  ): Effect.Effect<Name, HandshakeError | ConnectionTimeoutError> => {
-    const token = redacted(auth ?? tokenOf(request))
-    return Effect.flatMap(inTime(options.authenticate({ ...request, token, session, plain })), (checked) => {
-      const fault = identityFault(checked)
-      if (fault === undefined) return Effect.succeed(checked)
-      rare.error("identity", fault.detail)
-      return Effect.fail(fault)
-    })
-  }
-
-  /** The session that a connection was registered for, which may take as long as the hook. */
-  const nameOf = (
-    wanted: Wanted
-  ): Effect.Effect<string | undefined, HandshakeError | ConnectionTimeoutError> => {
-    if (!Effect.isEffect(wanted)) return Effect.succeed(wanted)
-    return Effect.flatMap(inTime(wanted), (session) => {
-      const fault = identityFault({ session })
-      return fault === undefined ? Effect.succeed(session) : Effect.fail(fault)
-    })
-  }
-
-  const inTime = <A>(
-    answer: Effect.Effect<A, HandshakeError>
-  ): Effect.Effect<A, HandshakeError | ConnectionTimeoutError> =>
-    Exit.isExit(answer) ? answer : Effect.timeoutOrElse(answer, { // nothing to wait for
-      duration: options.handshakeTimeoutMillis,
-      orElse: () => Effect.fail(handshakeTimeout)
-    })
 
   const welcome = Effect.fnUntraced(function*(
     connection: Connection,
@@ -424,83 +199,6 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     }).pipe(orAbandon(session, attached.generation))
   })
 
-  /**
-   * Opens the session's outbox, and compares it with what the client has of it. A client that has more than there is
-   * shows that a durable store has lost its newest messages: those offsets are taken, and what comes next goes on.
-   */
-  const openOutbox = Effect.fnUntraced(function*(peer: Peer, hello: Hello) {
-    const { generation, key } = peer
-    const opened = yield* queue.open(key, generation, peer.share === "" ? undefined : peer.share)
-    const received = hello.in.epoch === opened.epoch ? hello.in.received : 0
-    const canBe = received - opened.last <= maxRecovered
-    const isLost = queue.durable && received > opened.last && canBe
-    if (isLost) {
-      options.rare.warn(
-        "lost",
-        `the store has lost messages of session ${key}: its log ends at ${opened.last}, and the client has received ${received}`
-      )
-    }
-    const out = isLost || opened.isUncertain === true
-      ? yield* queue.recover(key, generation, canBe ? received : 0)
-      : opened
-    engine.opened(peer, out)
-    const resumedOut = resumeOutbox(out, hello.in)
-    if (resumedOut instanceof Violation) return yield* protocolError(resumedOut, key)
-    return { out: { epoch: out.epoch, acked: out.acked, last: out.last }, resumedOut }
-  })
-
-  /**
-   * The session that a peer without a name from the hook may resume: one that is known, by its token, which `attach`
-   * checks. An unknown one is not made anew under the id that was asked for: anybody could ask.
-   */
-  const ownSession = Effect.fnUntraced(function*(
-    hello: Hello
-  ): Effect.fn.Return<string | undefined, SessionRegistryError> {
-    if (hello.session === undefined || hello.token === undefined) return undefined
-    return (yield* registry.find(hello.session))?.session
-  })
-
-  /** The session's runtime, owned by this generation; whatever connection it had is closed. */
-  const openPeer = (
-    request: AttachRequest,
-    { generation, here }: Attached,
-    { isStranger, plain, share }: Claim
-  ): Peer | undefined => {
-    const { principal, session } = request
-    let peer = engine.peers.get(session)
-    if (peer !== undefined && peer.generation > generation) return undefined
-    let ofOtherKind: Peer | undefined
-    if (peer !== undefined && peer.plain !== plain) {
-      engine.close(peer, CloseCode.replaced, "replaced by a connection of another kind")
-      ofOtherKind = peer
-      peer = undefined
-    }
-    if (peer === undefined) {
-      peer = new Peer({ key: session, session, principal, core: new Session(sessionOptions), plain, share })
-      if (ofOtherKind !== undefined) peer.inherit(ofOtherKind)
-      engine.peers.set(session, peer)
-    }
-    // As the one of the generation before, so that nothing is detached but that.
-    if (peer.connection !== undefined) {
-      recorder.count("connectionsReplaced")
-      if (!peer.plain) peer.connection.send(encode(rejection(replaced).reject))
-      engine.close(peer, CloseCode.replaced, "replaced by a newer connection", replaced)
-    }
-    const next = peer.generation + 1
-    if (peer.generation > 0 && generation !== next && !(here ?? generation <= peer.generation + peer.attaching)) {
-      // Another server had the session meanwhile: what is here is not the newest.
-      engine.forfeit(peer)
-      peer.core.inbox.forget()
-    }
-    peer.generation = generation
-    peer.leaving = false
-    peer.inDoubt = false
-    peer.away = false
-    peer.isStranger = isStranger
-    engine.peers.reshare(peer, share)
-    return peer
-  }
-
   const acceptPlain = (connection: Connection, share: string, session: string | undefined): void => {
     if (!options.acceptPlain) return refuse(connection, malformed(`the subprotocol ${subprotocol} is required`))
     expect(connection, share)
@@ -513,7 +211,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       else engine.detach(peer, { code: 1006, reason: "", error: undefined })
     })
     inTurn(share, () => {
-      if (pending.has(connection)) step(connection, attaching)
+      if (handshakes.isPending(connection)) step(connection, attaching)
     })
   }
 
@@ -604,41 +302,17 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     return peer.session
   })
 
-  const tick = (now: number): void => {
-    for (const { connection, until } of pending.values()) {
-      if (until > now) continue
-      isDone(connection)
-      recorder.count("connectionsTimedOut")
-      refuse(connection, handshakeTimeout)
-    }
+  return {
+    accept,
+    register,
+    tick: handshakes.tick,
+    close: handshakes.close,
+    maxFrameBytes: maxFrameBytes(options.maxPayload)
   }
-
-  /** Turns away whoever's handshake is not done. */
-  const close = (): void => {
-    for (const connection of pending.keys()) {
-      isDone(connection)
-      refuse(connection, closing)
-    }
-  }
-
-  return { accept, register, tick, close, maxFrameBytes: maxFrameBytes(options.maxPayload) }
 })
-
-/** What a connection wants a session as. */
-interface Claim {
-  readonly plain: boolean
-  /** The session did not exist before. */
-  readonly isNew: boolean
-  /** Nobody knows who it is. */
-  readonly isStranger: boolean
-  readonly share: string
-}
 
 /** How many handshakes begin in one turn of the event loop: a few milliseconds of a process that is not warm yet. */
 const handshakesATurn = 8
-
-/** More messages than a store may have lost: a client that is further ahead is wrong. */
-const maxRecovered = 1_000_000
 
 const noop = (): void => {}
 
@@ -647,36 +321,16 @@ const decodeFirst = (data: string | Uint8Array, bytes: number): Frame | Violatio
   return typeof data === "string" ? decode(data) : new Violation("malformed", "a binary frame")
 }
 
-const closing = new HandshakeError({ reason: "draining", detail: "the server is closing", retryable: true })
-const replaced = new HandshakeError({
-  reason: "replaced",
-  detail: "the session is connected elsewhere",
-  retryable: false
-})
-
 const registerError = (detail: string) => new TransportError({ operation: "register", detail })
 
 /** Connections that were registered, with any server: each can be once. */
 const taken = new WeakSet<Connection>()
 const takenAlready = registerError("the connection was registered before, here or elsewhere: take its socket over anew")
 
-const whenMissed =
-  "It was registered too late if anything was awaited before: register it in its `connection` event itself, and give " +
-  "what has to be awaited as its session, or pause the socket meanwhile."
 const missedHello = registerError(`its first message was missed. ${whenMissed}`)
 const goneUnheard = registerError(`the connection was gone, and had said no hello. ${whenMissed}`)
 
-const goneEarly = new TransportError({
-  operation: "register",
-  detail: "the connection was gone before its handshake was done"
-})
-
-const crowded = new HandshakeError({ reason: "overloaded", detail: "too many sessions already", retryable: true })
-
 const malformed = (detail: string) => new ProtocolError({ code: "unexpected", detail })
-
-const protocolError = (violation: Violation, session?: string) =>
-  new ProtocolError({ code: violation.code, detail: violation.detail, ...(session === undefined ? {} : { session }) })
 
 const freshReason = (hello: Hello, known: boolean, lost: boolean, continuedIn: boolean): FreshReason => {
   if (!known) return hello.session === undefined ? "new" : "unknownSession"
@@ -688,13 +342,3 @@ const freshReason = (hello: Hello, known: boolean, lost: boolean, continuedIn: b
 /** Whether this side has no position, or is behind what the client was told in this very log. */
 const positionLost = ({ epoch, handled }: Inbox, { out }: Hello): boolean =>
   epoch === null || (epoch === out.epoch && handled < out.acked)
-
-const isStoreFailure = (cause: Cause.Cause<WebSocketError>): boolean =>
-  cause.reasons.some((reason) =>
-    reason._tag === "Fail" && reason.error._tag === "SessionRegistryError" && reason.error.reason === "store"
-  )
-
-const tokenOf = (request: Request): string | undefined => {
-  const bearer = /^Bearer (.+)$/i.exec(request.headers["authorization"] ?? "")?.[1]
-  return bearer ?? new URLSearchParams(request.url.split("?")[1] ?? "").get("token") ?? undefined
-}

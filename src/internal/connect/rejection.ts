@@ -2,7 +2,8 @@
 import type { Reject } from "../../core/Frame.ts"
 import { CloseCode, closeCodeOf, type RejectCode } from "../../core/Protocol.ts"
 import { beginning } from "../../core/Text.ts"
-import type { WebSocketError } from "../../WebSocketError.ts"
+import type { Violation } from "../../core/Violation.ts"
+import { ProtocolError, type WebSocketError } from "../../WebSocketError.ts"
 
 export const rejection = (error: WebSocketError): { readonly code: number; readonly reject: Reject } => {
   const code = rejectCodeOf(error)
@@ -13,6 +14,10 @@ export const rejection = (error: WebSocketError): { readonly code: number; reado
   // A hook's detail may be of any length, and a peer takes frames only so large before the handshake.
   return { code: closeCode, reject: { t: "reject", code, ...violation, detail: beginning(detail, maxDetailBytes) } }
 }
+
+/** A client's breach of the protocol. */
+export const protocolError = (violation: Violation, session?: string) =>
+  new ProtocolError({ code: violation.code, detail: violation.detail, ...(session === undefined ? {} : { session }) })
 
 const rejectCodeOf = (error: WebSocketError): RejectCode => {
   if (error._tag === "ProtocolError") return "protocol"

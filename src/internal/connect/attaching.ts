@@ -1,0 +1,209 @@
+/** From a peer that is known to a session of this server's: attached in the registry, with a runtime and its outbox open. */
+import { type Cause, Effect, Exit } from "effect"
+import { encode } from "../../core/Codec.ts"
+import type { Hello } from "../../core/Frame.ts"
+import { CloseCode } from "../../core/Protocol.ts"
+import { resumeOutbox, Session } from "../../core/Session.ts"
+import { Violation } from "../../core/Violation.ts"
+import type { MessageQueue } from "../../MessageQueue.ts"
+import type { Recorder } from "../../Metrics.ts"
+import type { Attached, AttachRequest, SessionRegistry } from "../../SessionRegistry.ts"
+import type { Connection } from "../../Transport.ts"
+import { HandshakeError, type SessionRegistryError, type WebSocketError } from "../../WebSocketError.ts"
+import type { RareLog } from "../kit/rareLog.ts"
+import type { Engine } from "../run/engine.ts"
+import type { Name } from "../session/identity.ts"
+import { Peer } from "../session/peer.ts"
+import type { ShareOf } from "./newcomer.ts"
+import { protocolError, rejection } from "./rejection.ts"
+
+export interface AttachingOptions {
+  readonly engine: Engine
+  readonly queue: MessageQueue["Service"]
+  readonly registry: SessionRegistry["Service"]
+  readonly recorder: Recorder
+  readonly rare: RareLog
+  readonly window: { readonly messages: number; readonly bytes: number }
+  readonly maxPayload: number
+  readonly shareOf: ShareOf
+  /** Whether a new session of this share would find no room. */
+  readonly isCrowded: (share: string) => boolean
+  /** There was no room for a new session of this share. Whether there is now. */
+  readonly makeRoom: (share: string) => Effect.Effect<boolean>
+  /** The store failed, and may have attached the session all the same. */
+  readonly onInDoubt: (session: string, isAttaching: () => boolean) => void
+  /** A session was attached for nothing. */
+  readonly abandon: (session: string, generation: number) => Effect.Effect<void>
+}
+
+/** What a connection wants a session as. */
+export interface Claim {
+  readonly plain: boolean
+  /** The session did not exist before. */
+  readonly isNew: boolean
+  /** Nobody knows who it is. */
+  readonly isStranger: boolean
+  readonly share: string
+}
+
+export const replaced = new HandshakeError({
+  reason: "replaced",
+  detail: "the session is connected elsewhere",
+  retryable: false
+})
+
+export const makeAttaching = (options: AttachingOptions) => {
+  const { engine, queue, recorder, registry } = options
+  const sessionOptions = { role: "server", window: options.window, maxPayload: options.maxPayload } as const
+  /** Attachments under way to sessions that have no runtime here yet. */
+  const unopened = new Set<AttachRequest>()
+
+  const orAbandon = (session: string, generation: number) => <A, E>(effect: Effect.Effect<A, E>) =>
+    Effect.onError(effect, () => options.abandon(session, generation))
+
+  /**
+   * Attaches to the session, and makes its runtime that of the new generation. What its peer here writes meanwhile may
+   * be refused because of that.
+   */
+  const own = (
+    request: AttachRequest,
+    claim: Claim
+  ): Effect.Effect<{ readonly attached: Attached; readonly peer: Peer }, SessionRegistryError | HandshakeError> =>
+    Effect.suspend(() => {
+      const known = engine.peers.get(request.session)
+      if (known !== undefined) known.attaching++
+      else unopened.add(request)
+      return attach(request, claim).pipe(
+        Effect.flatMap((attached) => {
+          const peer = openPeer(request, attached, claim)
+          return peer === undefined ? Effect.fail(replaced) : Effect.succeed({ attached, peer })
+        }),
+        Effect.onExit((exit) => {
+          if (known !== undefined) known.attaching--
+          else unopened.delete(request)
+          if (Exit.isSuccess(exit) || !isStoreFailure(exit.cause)) return Effect.void
+          if (known !== undefined) known.inDoubt = true
+          const { session } = request
+          return Effect.sync(() =>
+            options.onInDoubt(session, () => [...unopened].some((other) => other.session === session))
+          )
+        })
+      )
+    })
+
+  /** Where there is no room for another session, one of those who have most ends for it. */
+  const attach = (
+    request: AttachRequest,
+    { isNew, share }: Claim
+  ): Effect.Effect<Attached, SessionRegistryError | HandshakeError> =>
+    Effect.suspend(() => {
+      if (isNew && options.isCrowded(share)) return Effect.fail(crowded)
+      return Effect.catchIf(
+        registry.attach(request),
+        (error) => error._tag === "HandshakeError" && error.bound !== undefined,
+        (error) =>
+          Effect.flatMap(options.makeRoom(share), (hasRoom) => hasRoom ? registry.attach(request) : Effect.fail(error))
+      )
+    })
+
+  const claimOf = (
+    connection: Connection,
+    plain: boolean,
+    { principal, session }: Name,
+    isNew: boolean
+  ): Claim => ({
+    plain,
+    isNew,
+    isStranger: principal === undefined && session === undefined,
+    share: options.shareOf({ ...connection.request, principal }) ?? ""
+  })
+
+  /** The session's runtime, owned by this generation; whatever connection it had is closed. */
+  const openPeer = (
+    request: AttachRequest,
+    { generation, here }: Attached,
+    { isStranger, plain, share }: Claim
+  ): Peer | undefined => {
+    const { principal, session } = request
+    let peer = engine.peers.get(session)
+    if (peer !== undefined && peer.generation > generation) return undefined
+    let ofOtherKind: Peer | undefined
+    if (peer !== undefined && peer.plain !== plain) {
+      engine.close(peer, CloseCode.replaced, "replaced by a connection of another kind")
+      ofOtherKind = peer
+      peer = undefined
+    }
+    if (peer === undefined) {
+      peer = new Peer({ key: session, session, principal, core: new Session(sessionOptions), plain, share })
+      if (ofOtherKind !== undefined) peer.inherit(ofOtherKind)
+      engine.peers.set(session, peer)
+    }
+    // As the one of the generation before, so that nothing is detached but that.
+    if (peer.connection !== undefined) {
+      recorder.count("connectionsReplaced")
+      if (!peer.plain) peer.connection.send(encode(rejection(replaced).reject))
+      engine.close(peer, CloseCode.replaced, "replaced by a newer connection", replaced)
+    }
+    const next = peer.generation + 1
+    if (peer.generation > 0 && generation !== next && !(here ?? generation <= peer.generation + peer.attaching)) {
+      // Another server had the session meanwhile: what is here is not the newest.
+      engine.forfeit(peer)
+      peer.core.inbox.forget()
+    }
+    peer.generation = generation
+    peer.leaving = false
+    peer.inDoubt = false
+    peer.away = false
+    peer.isStranger = isStranger
+    engine.peers.reshare(peer, share)
+    return peer
+  }
+
+  /**
+   * Opens the session's outbox, and compares it with what the client has of it. A client that has more than there is
+   * shows that a durable store has lost its newest messages: those offsets are taken, and what comes next goes on.
+   */
+  const openOutbox = Effect.fnUntraced(function*(peer: Peer, hello: Hello) {
+    const { generation, key } = peer
+    const opened = yield* queue.open(key, generation, peer.share === "" ? undefined : peer.share)
+    const received = hello.in.epoch === opened.epoch ? hello.in.received : 0
+    const canBe = received - opened.last <= maxRecovered
+    const isLost = queue.durable && received > opened.last && canBe
+    if (isLost) {
+      options.rare.warn(
+        "lost",
+        `the store has lost messages of session ${key}: its log ends at ${opened.last}, and the client has received ${received}`
+      )
+    }
+    const out = isLost || opened.isUncertain === true
+      ? yield* queue.recover(key, generation, canBe ? received : 0)
+      : opened
+    engine.opened(peer, out)
+    const resumedOut = resumeOutbox(out, hello.in)
+    if (resumedOut instanceof Violation) return yield* protocolError(resumedOut, key)
+    return { out: { epoch: out.epoch, acked: out.acked, last: out.last }, resumedOut }
+  })
+
+  /**
+   * The session that a peer without a name from the hook may resume: one that is known, by its token, which `attach`
+   * checks. An unknown one is not made anew under the id that was asked for: anybody could ask.
+   */
+  const ownSession = Effect.fnUntraced(function*(
+    hello: Hello
+  ): Effect.fn.Return<string | undefined, SessionRegistryError> {
+    if (hello.session === undefined || hello.token === undefined) return undefined
+    return (yield* registry.find(hello.session))?.session
+  })
+
+  return { own, claimOf, openOutbox, ownSession, orAbandon }
+}
+
+/** More messages than a store may have lost: a client that is further ahead is wrong. */
+const maxRecovered = 1_000_000
+
+const crowded = new HandshakeError({ reason: "overloaded", detail: "too many sessions already", retryable: true })
+
+const isStoreFailure = (cause: Cause.Cause<WebSocketError>): boolean =>
+  cause.reasons.some((reason) =>
+    reason._tag === "Fail" && reason.error._tag === "SessionRegistryError" && reason.error.reason === "store"
+  )

@@ -1,0 +1,61 @@
+/** Who a peer is: the user's hook, or whom a connection was registered for; both within the handshake's time. */
+import { Effect, Exit } from "effect"
+import type { Request } from "../../Transport.ts"
+import type { ConnectionTimeoutError, HandshakeError } from "../../WebSocketError.ts"
+import type { RareLog } from "../kit/rareLog.ts"
+import { type Handshake, identityFault, type Name } from "../session/identity.ts"
+import { redacted } from "../session/tokens.ts"
+
+export interface AuthenticatingOptions {
+  readonly authenticate: (handshake: Handshake) => Effect.Effect<Name, HandshakeError>
+  readonly rare: RareLog
+  readonly timeoutMillis: number
+  /** What who is not done in time fails with. */
+  readonly late: ConnectionTimeoutError
+}
+
+/** For whom a registered connection is, or how to find out; without it the hook says so. */
+export type Wanted = string | undefined | Effect.Effect<string | undefined, HandshakeError>
+
+export const makeAuthenticating = (options: AuthenticatingOptions) => {
+  const authenticate = (
+    request: Request,
+    auth: string | undefined,
+    session: string | undefined,
+    plain: boolean
+  ): Effect.Effect<Name, HandshakeError | ConnectionTimeoutError> => {
+    const token = redacted(auth ?? tokenOf(request))
+    return Effect.flatMap(inTime(options.authenticate({ ...request, token, session, plain })), (checked) => {
+      const fault = identityFault(checked)
+      if (fault === undefined) return Effect.succeed(checked)
+      options.rare.error("identity", fault.detail)
+      return Effect.fail(fault)
+    })
+  }
+
+  /** The session that a connection was registered for, which may take as long as the hook. */
+  const nameOf = (
+    wanted: Wanted
+  ): Effect.Effect<string | undefined, HandshakeError | ConnectionTimeoutError> => {
+    if (!Effect.isEffect(wanted)) return Effect.succeed(wanted)
+    return Effect.flatMap(inTime(wanted), (session) => {
+      const fault = identityFault({ session })
+      return fault === undefined ? Effect.succeed(session) : Effect.fail(fault)
+    })
+  }
+
+  const inTime = <A>(
+    answer: Effect.Effect<A, HandshakeError>
+  ): Effect.Effect<A, HandshakeError | ConnectionTimeoutError> =>
+    Exit.isExit(answer) ? answer : Effect.timeoutOrElse(answer, { // nothing to wait for
+      duration: options.timeoutMillis,
+      orElse: () => Effect.fail(options.late)
+    })
+
+  return { authenticate, nameOf }
+}
+
+const tokenOf = (request: Request): string | undefined => {
+  const bearer = /^Bearer (.+)$/i.exec(request.headers["authorization"] ?? "")?.[1]
+  return bearer ?? new URLSearchParams(request.url.split("?")[1] ?? "").get("token") ?? undefined
+}
