@@ -12,8 +12,12 @@ const { ResilientClient } = Face
 /** A server whose sockets wait here for what the test does with them. */
 const hold = async (protocol?: string, pause = false) => {
   const sockets: Array<WebSocket> = []
+  /** When the first message of each has come; from then on nobody listens. */
+  const heard = new Map<WebSocket, Promise<void>>()
+  let listens = false
   const { server, url } = await listen((ws) => {
     if (pause) ws.pause()
+    if (listens) heard.set(ws, new Promise((resolve) => ws.once("message", () => resolve())))
     sockets.push(ws)
   })
   if (protocol !== undefined) server.options.handleProtocols = () => protocol
@@ -21,7 +25,13 @@ const hold = async (protocol?: string, pause = false) => {
     await until("a socket was accepted", () => sockets.length > 0)
     return sockets.shift() ?? assert.fail("there is none")
   }
-  return { accepted, url }
+  /** One whose first message is gone. */
+  const missed = async () => {
+    const ws = await accepted()
+    await heard.get(ws)
+    return ws
+  }
+  return { accepted, missed, misses: () => void (listens = true), url }
 }
 
 /** A client that goes on trying, and why it is not connected. */
@@ -41,12 +51,12 @@ describe("a socket that is registered after something was awaited", () => {
     const { lines, log } = logging()
     const manager = await makeManager({ onMessage: () => {}, log })
     const refused = collected(manager, "refused")
-    const { accepted, url } = await hold()
+    const { misses, missed, url } = await hold()
+    misses()
     const states: Array<Face.ConnectionState> = []
     const client = await trying(url)
     client.on("stateChange", (state) => states.push(state))
-    const ws = await accepted()
-    await once(ws, "message", { signal: AbortSignal.timeout(200_000) }) // its listener is gone now
+    const ws = await missed()
     await turn()
     assert.isUndefined(await manager.registerConnection(ws, { sessionId: "ann" }))
     assert.deepInclude(refused[0]?.error, { _tag: "TransportError", operation: "register" })
@@ -59,11 +69,11 @@ describe("a socket that is registered after something was awaited", () => {
     const { lines, log } = logging()
     const handled: Array<unknown> = []
     const manager = await makeManager({ onMessage: (message) => void handled.push(message), log })
-    const { accepted, url } = await hold()
+    const { misses, missed, url } = await hold()
+    misses()
     const { ws: peer } = await plainPeer(url)
-    const ws = await accepted()
     peer.send(JSON.stringify("early"))
-    await once(ws, "message") // its listener is gone now
+    const ws = await missed()
     await turn()
     assert.strictEqual(await manager.registerConnection(ws, { sessionId: "ann" }), "ann")
     await until("the log names it", () => lines.some((line) => line.includes("are lost")))
