@@ -672,8 +672,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         const target = targetOf(session)
         if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
         const unsure = confirming.beforeSending(fiber)
-        if (unsure !== undefined) return Effect.andThen(unsure, self.send(session, message, sendOptions))
-        return sendingTo(target, send(fiber, target, message, sendOptions))
+        const sent = () => sendingTo(target, send(fiber, target, message, sendOptions))
+        return unsure === undefined ? sent() : Effect.andThen(unsure, Effect.suspend(sent))
       }),
     sendAll: (session, messages, sendOptions) =>
       Effect.withFiber((
@@ -683,18 +683,12 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         const target = targetOf(session)
         if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
         const unsure = confirming.beforeSending(fiber)
-        if (unsure !== undefined) return Effect.andThen(unsure, self.sendAll(session, messages, sendOptions))
-        return sendingTo(target, sendAll(fiber, target, messages, sendOptions))
+        const sent = () => sendingTo(target, sendAll(fiber, target, messages, sendOptions))
+        return unsure === undefined ? sent() : Effect.andThen(unsure, Effect.suspend(sent))
       }),
     broadcast: (message, broadcastOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Broadcast, PayloadError | ShutdownError | SessionRegistryError> => {
         if (!closing.takesMessagesOf(fiber)) return Effect.fail(new ShutdownError({ component: "server" }))
-        const unsure = confirming.beforeSending(fiber)
-        if (unsure !== undefined) {
-          const refused = ({ session }: MessageQueueError) =>
-            new SessionRegistryError({ session, operation: "broadcast", reason: "fenced" })
-          return Effect.andThen(Effect.mapError(unsure, refused), self.broadcast(message, broadcastOptions))
-        }
         const ttlMillis = ttlMillisIn("", broadcastOptions, SendShapes.broadcast)
         if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
         const { principal, sessions } = broadcastOptions ?? {}
@@ -702,12 +696,21 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
           return Effect.fail(payloadError("", "option sessions must be ids to iterate over"))
         }
         const details = { trace: traceparent(fiber), ttlMillis }
-        if (principal === undefined) return broadcast(message, sessions, details)
-        if (typeof principal !== "string") return Effect.fail(payloadError("", "option principal must be a string"))
-        return Effect.flatMap(
-          reach(principal),
-          (reached) => broadcast(message, [...sessions ?? [], ...reached], details)
-        )
+        if (principal !== undefined && typeof principal !== "string") {
+          return Effect.fail(payloadError("", "option principal must be a string"))
+        }
+        const sent = () =>
+          principal === undefined
+            ? broadcast(message, sessions, details)
+            : Effect.flatMap(
+              reach(principal),
+              (reached) => broadcast(message, [...sessions ?? [], ...reached], details)
+            )
+        const unsure = confirming.beforeSending(fiber)
+        if (unsure === undefined) return sent()
+        const refused = ({ reason, session }: MessageQueueError) =>
+          new SessionRegistryError({ session, operation: "broadcast", reason: reason === "store" ? "store" : "fenced" })
+        return Effect.andThen(Effect.mapError(unsure, refused), Effect.suspend(sent))
       }),
     get messages() {
       return handoff.stream

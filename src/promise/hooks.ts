@@ -144,9 +144,8 @@ export const handle = <In, Out>(
       reply(message, options, runWith(fiber.context)))
     return calling(
       () =>
-        asHandler(() =>
-          handler(incoming.message, context)
-        ),
+        asHandler(fiber.context, () =>
+          handler(incoming.message, context)),
       () => context.abort()
     )
   })

@@ -18,6 +18,7 @@ import {
 import { AsyncLocalStorage } from "node:async_hooks"
 import { longestTimer } from "../internal/kit/options.ts"
 import { AtWork } from "../internal/run/closing.ts"
+import { CurrentWork } from "../internal/session/work.ts"
 import * as WebSocketError from "../WebSocketError.ts"
 import { guarded } from "./emitter.ts"
 import { ConfigError } from "./errors.ts"
@@ -26,18 +27,24 @@ import type { CommonOptions, LogEntry } from "./options.ts"
 /** Resolves with what `map` makes of the effect's value: at once, when the effect is done at once. */
 export type Run = <A, B>(effect: Effect.Effect<A, unknown>, map: (value: A) => B, signal?: AbortSignal) => Promise<B>
 
-/** True in a user's handler, and in what it awaits and starts. */
-const atWork = new AsyncLocalStorage<true>()
+/** The context of a user's handler, there and in what it awaits and starts. */
+const atWork = new AsyncLocalStorage<Context.Context<never>>()
 
-/** Calls a handler: what it sends, by whichever call, is known to be its. */
-export const asHandler = <A>(call: () => A): A => atWork.run(true, call)
+/** Calls a handler that runs in this context: what it sends, by whichever call, is known to be its. */
+export const asHandler = <A>(context: Context.Context<never>, call: () => A): A => atWork.run(context, call)
 
 export const runWith = (services: Context.Context<never>): Run => {
   const forkOutside = Effect.runForkWith(services)
   const forkInHandler = Effect.runForkWith(Context.add(services, AtWork, true))
   return (effect, map, signal) => {
     if (signal?.aborted === true) return Promise.reject(signal.reason)
-    const fork = atWork.getStore() === undefined ? forkOutside : forkInHandler
+    const handler = atWork.getStore()
+    const work = handler === undefined ? undefined : Context.get(handler, CurrentWork)
+    const fork = handler === undefined
+      ? forkOutside
+      : work === undefined
+      ? forkInHandler
+      : Effect.runForkWith(Context.add(Context.add(services, AtWork, true), CurrentWork, work))
     const fiber = fork(effect)
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) {

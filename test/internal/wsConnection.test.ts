@@ -200,6 +200,21 @@ describe("a connection that takes in pieces in turns", () => {
     assert.deepStrictEqual(got, [...frames, "later"])
   })
 
+  it("gives a piece that has to wait also when the other side has ended behind it, without a word", async () => {
+    await using pair = await connect(inTurns)
+    pair.holdBack(true)
+    pair.burst(frames)
+    await pair.until(() => pair.events.length === 1)
+    const stream: unknown = Reflect.get(pair.client, "_socket")
+    assert(stream instanceof Socket)
+    stream.end()
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    assert.deepStrictEqual(pair.events, [piece])
+    pair.connection.resume()
+    await pair.until(() => pair.events.length === 12)
+    assert.deepStrictEqual(pair.events.slice(1), [...frames.map((frame) => `${frame}/600`), "closed 1006"])
+  })
+
   it("takes in nothing more of a socket that was reset when it was not read", async () => {
     await using pair = await connect(inTurns)
     pair.pauses.add(`${frames[0]}/600`)

@@ -148,6 +148,14 @@ const cases = (make: Effect.Effect<Database, unknown, Scope.Scope>) => {
       for (const name of names.slice(0, 5)) yield* database.lose(name)
       yield* talk("after")
       allAreServed(["before", "after"])
+      // What it has lost can be ended all the same, at whichever server.
+      for (const server of [first, second]) {
+        const { client, name } = clients.pop() ?? assert.fail("no client is left")
+        yield* database.lose(name)
+        yield* Effect.ignore(server.endSession(name))
+        yield* H.until("it is told", () => Effect.map(client.state, ({ _tag }) => _tag === "Stopped"))
+        assert.strictEqual(yield* H.tagOf(second.send(name, "gone")), "SessionNotFoundError")
+      }
       const [ended = assert.fail(), ...others] = clients
       yield* second.endSession(ended.name)
       yield* H.until("it is told", () => Effect.map(ended.client.state, ({ _tag }) => _tag === "Stopped"))

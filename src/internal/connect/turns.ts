@@ -16,13 +16,16 @@ export const makeTurns = (perTurn: number, later: (task: () => void) => void) =>
 
   const next = (): void => {
     begun = 0
-    while (begun < perTurn) {
-      const waiting = inLine.take()
-      if (waiting === undefined) break
-      begun++
-      waiting.begin()
+    try {
+      while (begun < perTurn) {
+        const waiting = inLine.take()
+        if (waiting === undefined) break
+        begun++
+        waiting.begin()
+      }
+    } finally { // whoever throws keeps nobody else from his turn
+      if (begun > 0) later(next)
     }
-    if (begun > 0) later(next)
   }
 
   /** Begins it now, or in a later turn. */

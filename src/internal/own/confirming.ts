@@ -17,6 +17,10 @@ export interface ConfirmingOptions {
 
 /** How long until a session that is lost has been let go, or is found to be this server's all the same, in ms. */
 const againMillis = 1_000
+/** How soon it is asked again while an attachment of this server's own is under way, in ms. */
+const attachingMillis = 50
+/** How long what a handler sends may wait for the store, in ms. */
+const sendMillis = 10_000
 
 export const makeConfirming = ({ onFenced, registry, run }: ConfirmingOptions) => {
   const { confirm } = registry
@@ -29,7 +33,13 @@ export const makeConfirming = ({ onFenced, registry, run }: ConfirmingOptions) =
     Effect.suspend(() => {
       const { generation } = peer
       return Effect.retry(session(peer.key, generation), { schedule: storeRetry, while: isStoreFailure }).pipe(
-        Effect.catch((error) => peer.generation === generation ? Effect.fail(error) : ask(peer, { isSure, session }))
+        Effect.catch((error) => {
+          // The newer owner may be this server itself, by a new connection.
+          const isOurs = peer.attaching > 0 || peer.generation !== generation
+          return isOurs
+            ? Effect.delay(ask(peer, { isSure, session }), attachingMillis)
+            : Effect.fail(error)
+        })
       )
     })
 
@@ -54,10 +64,11 @@ export const makeConfirming = ({ onFenced, registry, run }: ConfirmingOptions) =
     Effect.suspend(() => {
       if (work.peer.tenure !== work.tenure) return Effect.fail(lost(work))
       if (isSure() || confirm === undefined) return Effect.void
-      return Effect.flatMap(
-        Effect.mapError(ask(work.peer, confirm), () => lost(work)),
-        () => stillHas(work)
-      )
+      return Effect.timeoutOrElse(Effect.mapError(ask(work.peer, confirm), () => lost(work)), {
+        duration: sendMillis,
+        orElse: () =>
+          Effect.fail(new MessageQueueError({ session: work.peer.session, operation: "append", reason: "store" }))
+      })
     })
 
   /** What has to be waited for before anything is sent from this fiber: undefined for nothing. */

@@ -111,7 +111,7 @@ const build = Effect.fnUntraced(function*<R>(makeDriver: MakeDriver<R>, lanes: n
   return yield* Effect.gen(function*() {
     for (const warning of yield* driver.warnings) yield* Effect.logWarning(`the store ${driver.name}: ${warning}`)
     const call = yield* makeCalls({ breaker, name: driver.name, timeoutMillis })
-    const members = yield* makeMembers({ driver, call, pollMillis, nodeTimeoutMillis })
+    const members = yield* makeMembers({ driver, call, pollMillis, nodeTimeoutMillis, handoffTimeoutMillis })
     const history = yield* makeHistory({ driver, call, now: members.now, pollMillis, hasOthers: members.hasOthers })
     const keys = { windowMillis: () => windows.windowMillis, maxKeys: windows.maxKeys }
     const queue = yield* makeStoredQueue({

@@ -5,7 +5,7 @@
 import { Effect, Random, Result } from "effect"
 import { makeId } from "../kit/ids.ts"
 import { makeSignal } from "../kit/signal.ts"
-import { steady } from "../kit/time.ts"
+import { steady, wall } from "../kit/time.ts"
 import type { Calls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
 import { decodeStamp, encodeStamp, type Stamp, type Stamps, StoreTime, watchMillis } from "./storeTime.ts"
@@ -17,6 +17,8 @@ export interface MembersOptions {
   readonly pollMillis: number
   /** A node that has not shown itself for this long is dead. */
   readonly nodeTimeoutMillis: number
+  /** A session that is not left in this time is taken by force. */
+  readonly handoffTimeoutMillis: number
 }
 
 export type Members = Effect.Success<ReturnType<typeof makeMembers>>
@@ -66,11 +68,16 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
   /** Whether it was away for long, and has not looked what it missed. */
   let isBack = false
 
+  const wallNow = yield* wall
+  // A session may be taken by force from one that only lags. But a beat has to fit in, and some time for it.
+  const sureMillis = Math.max(2 * beatMillis, Math.min(nodeTimeoutMillis, options.handoffTimeoutMillis))
   let sureFrom = steadyNow()
+  /** Beside it, as steady time may stand still while the machine sleeps. */
+  let sureFromOnWall = wallNow()
   yield* call("touchNode", driver.touchNode(node, touchedAt))
   /** Whoever waits until this node has shown itself again. */
   const unsure = new Set<() => void>()
-  const isSure = (): boolean => steadyNow() - sureFrom < nodeTimeoutMillis
+  const isSure = (): boolean => steadyNow() - sureFrom < sureMillis && wallNow() - sureFromOnWall < sureMillis
   // Dead from here on, and found so by others without a wait; what it still has is swept up by them.
   yield* Effect.addFinalizer(() => Effect.ignore(driver.touchNode(node, encodeStamp({ at: now(), hasLeft: true }))))
 
@@ -97,10 +104,12 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
     const listed = yield* Effect.result(look)
     if (Result.isFailure(listed)) yield* Effect.logDebug("the store does not say who lives", listed.failure)
     const wasForgotten = Result.isSuccess(listed) && !isListed
-    const at = now()
     const from = steadyNow()
+    const fromOnWall = wallNow()
+    const at = now()
     yield* call("touchNode", driver.touchNode(node, at))
     sureFrom = from
+    sureFromOnWall = fromOnWall
     if (isSure()) {
       for (const resume of unsure) resume()
       unsure.clear()

@@ -278,6 +278,12 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
 
   // --- ends
 
+  const bury = (session: string): Effect.Effect<boolean, StoreError> =>
+    Effect.suspend(() => {
+      const until = now() + (overdue.delete(session) ? leastTombstoneMillis : tombstoneMillis)
+      return call("deleteSession", driver.deleteSession(session, { at: now(), until }))
+    })
+
   /** From here on nobody attaches to it, and whoever owned it is fenced. Due again if it is not removed in time. */
   const ended = (row: SessionRow): Omit<SessionRow, "revision"> => ({
     ...row,
@@ -398,6 +404,16 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       )
     })
 
+  /**
+   * The same from within an application's transaction, on its connection: waiting there could be for what it holds itself.
+   * What can't be known now fails it, and the handler is run again.
+   */
+  const confirmInside = (session: string, generation: number): Effect.Effect<boolean> =>
+    Effect.match(find(session), {
+      onFailure: () => false,
+      onSuccess: (row) => row !== undefined && !row.ending && row.generation === generation
+    })
+
   const self: Interface = {
     durable: true,
 
@@ -406,7 +422,10 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
       session: (session, generation) =>
         Effect.flatMap(
           Effect.mapError(
-            Effect.andThen(members.sure, confirm(session, generation)),
+            Effect.flatMap(isInTransaction, (isInside) =>
+              isInside
+                ? confirmInside(session, generation)
+                : Effect.andThen(members.sure, confirm(session, generation))),
             failed(session, "confirm")
           ),
           (isOwn) => isOwn ? Effect.void : Effect.fail(fenced(session, "confirm"))
@@ -452,7 +471,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
           here.delete(session)
           held.add(session)
           members.kept.delete(session)
-          written.left(session)
+          written.left(session, now())
         }
         return ownUpdate(session, generation, "detach", (row) =>
           row.detachedAt === undefined ? { ...row, detachedAt: now() } : undefined)
@@ -461,6 +480,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     release: (session, generation) =>
       Effect.suspend(() => {
         held.delete(session)
+        written.released(session, generation)
         return ownUpdate(session, generation, "release", (row) =>
           row.node === node
             ? { ...row, node: undefined, wantedBy: undefined, detachedAt: row.detachedAt ?? now() }
@@ -480,9 +500,11 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
 
     expire: Effect.mapError(expire, failed("", "expire")),
 
+    // One that the store has lost is ended all the same, so that nobody puts it back.
     end: (session) =>
       Effect.mapError(
-        Effect.map(update(session, ended), (row) => row !== undefined),
+        Effect.flatMap(Effect.andThen(findNewest(session), update(session, ended)), (row) =>
+          row === undefined ? Effect.as(bury(session), false) : Effect.succeed(true)),
         failed(session, "end")
       ),
 
@@ -503,10 +525,8 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
         here.delete(session)
         held.delete(session)
         written.forget(session)
-        const until = now() + (overdue.delete(session) ? leastTombstoneMillis : tombstoneMillis)
-        const tombstone = { at: now(), until }
         return Effect.map(
-          Effect.mapError(call("deleteSession", driver.deleteSession(session, tombstone)), failed(session, "remove")),
+          Effect.mapError(bury(session), failed(session, "remove")),
           (isRemoved) => {
             if (isRemoved) counted = { ...counted, sessions: Math.max(0, counted.sessions - 1) }
             return isRemoved

@@ -84,7 +84,14 @@ export const makeWritten = ({ call, driver, onTaken, steady, wasEnded }: Written
       const written = sessions.get(position.session)
       if (written !== undefined) written.position = position
     },
-    left: (session: string): void => {
+    /** Whether or not the store has the row to say so. */
+    released: (session: string, generation: number): void => {
+      const written = sessions.get(session)
+      if (written?.row.generation === generation) written.row = { ...written.row, node: undefined, wantedBy: undefined }
+    },
+    left: (session: string, at: number): void => {
+      const written = sessions.get(session)
+      if (written !== undefined) written.row = { ...written.row, detachedAt: written.row.detachedAt ?? at }
       departed.delete(session)
       departed.set(session, steady())
     },

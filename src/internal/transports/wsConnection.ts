@@ -92,7 +92,7 @@ interface WatchedStream extends Duplex {
 }
 
 function onPiece(this: WatchedStream, piece: Buffer): void {
-  this[above]?.incoming(piece)
+  this[above]?.incoming(piece, this)
 }
 
 /**
@@ -117,11 +117,10 @@ export class WsConnection implements Connection {
   /** What came in while it was paused: the rest of what the socket had given to `ws` by then, 64 KiB at most. */
   private unread: Deque<string | Uint8Array> | undefined
   private readonly onEnd: (() => void) | undefined
-  /** What the socket comes by, and what takes that apart. */
-  private stream: Duplex | undefined
+  /** Takes apart what comes. */
   private receiver: Writable | undefined
-  /** What came when it was not its turn; the socket is paused until that has gone on. */
-  private piece: Buffer | undefined
+  /** A piece of it had to wait: it is its turn when it comes again. */
+  private isPutBack = false
 
   /** `onEnd` is called when the socket is gone. */
   constructor(ws: OwnedWebSocket, request: Request, upgradeMillis = 0, onEnd?: () => void) {
@@ -155,7 +154,6 @@ export class WsConnection implements Connection {
     // Only what `ws` itself does with a piece can be done in its place.
     if (listener === undefined || others.length > 0) return this
     this.receiver = receiver
-    this.stream = stream
     Object.assign(stream, { [above]: this })
     if (listener === onPiece) return this
     stream.off("data", listener as () => void).on("data", onPiece).prependListener("close", onStreamClose)
@@ -207,7 +205,7 @@ export class WsConnection implements Connection {
 
   resume(): void {
     this.paused = false
-    if (this.unread !== undefined || this.piece !== undefined) queueMicrotask(() => this.readOn())
+    if (this.unread !== undefined) queueMicrotask(() => this.readOn())
     else if (this.ws.readyState === this.ws.OPEN) this.ws.resume()
   }
 
@@ -220,7 +218,6 @@ export class WsConnection implements Connection {
     // Nobody wants to know what it says now. A paused socket would never see the peer's close frame.
     this.isDeaf = true
     this.unread = undefined
-    this.goOn()
     if (this.ws.readyState === this.ws.OPEN) this.ws.resume()
     this.ws.close(code, beginning(reason, maxCloseReasonBytes))
   }
@@ -236,7 +233,7 @@ export class WsConnection implements Connection {
    */
   release(): WebSocket {
     const { unread, ws } = this
-    ws.resume() // it was paused for `open`, perhaps
+    if (unread === undefined) ws.resume() // it was paused for `open`, perhaps
     ws.off("message", onMessage)
     ws.off("ping", onPing)
     ws.off("pong", onPing)
@@ -245,9 +242,9 @@ export class WsConnection implements Connection {
     this.sink = undefined
     this.unread = undefined
     gone.delete(this)
-    if (this.piece !== undefined) queueMicrotask(() => this.goOn())
     // What was not taken is the next owner's.
     for (let data = unread?.popFront(); data !== undefined; data = unread?.popFront()) tellLater(ws, data)
+    if (unread !== undefined) queueMicrotask(() => ws.resume()) // what comes next is told after that
     return ws
   }
 
@@ -260,11 +257,18 @@ export class WsConnection implements Connection {
     else this.sink?.frame(frame, isBinary ? frame.length : data.length)
   }
 
-  /** A piece of what comes. */
-  incoming(piece: Buffer): void {
-    if (this.piece !== undefined) this.piece = Buffer.concat([this.piece, piece])
-    else if (this.mustWait(piece)) this.piece = piece
-    else this.take(piece)
+  /** A piece of what comes. One that has to wait goes back to where it came from, and comes again when it is its turn. */
+  incoming(piece: Buffer, stream: Duplex): void {
+    const { receiver } = this
+    if (receiver?.writable !== true) return // it has heard all that there is to hear
+    if (this.mustWait(piece)) {
+      this.isPutBack = true
+      stream.unshift(piece)
+      return
+    }
+    this.isPutBack = false
+    // As `ws` does, until it has had enough.
+    if (!receiver.write(piece)) stream.pause()
   }
 
   alive(): void {
@@ -274,7 +278,6 @@ export class WsConnection implements Connection {
   ending(code: number, reason: string): void {
     if (this.ended !== undefined) return
     this.ended = { code, reason }
-    this.piece = undefined
     this.onEnd?.()
     if (this.unread === undefined) return this.sink?.closed(code, reason)
     // What came before the end is read first, when it is.
@@ -284,12 +287,8 @@ export class WsConnection implements Connection {
 
   /** What came while it was paused comes first. */
   private readOn(): void {
-    if (this.unread === undefined) {
-      if (!this.paused) this.goOn()
-      if (!this.paused) this.resume()
-      return
-    }
     const { unread } = this
+    if (unread === undefined) return
     while (!this.paused) {
       const data = unread.popFront()
       if (data === undefined) break
@@ -304,21 +303,10 @@ export class WsConnection implements Connection {
   }
 
   private mustWait({ length }: Buffer): boolean {
-    if (length < largePiece || this.paused || this.isDeaf) return false
+    const isLeft = length < largePiece || this.isPutBack || this.paused || this.isDeaf
+    if (isLeft || this.ws.readyState !== this.ws.OPEN) return false
     this.sink?.incoming?.(length)
     return this.paused
-  }
-
-  /** As `ws` does, until it has had enough. */
-  private take(piece: Buffer): void {
-    if (this.receiver?.writable === true && !this.receiver.write(piece)) this.stream?.pause()
-  }
-
-  /** The piece that was held back goes on. */
-  private goOn(): void {
-    const { piece } = this
-    this.piece = undefined
-    if (piece !== undefined) this.take(piece)
   }
 
   /** What was not read never is. */
