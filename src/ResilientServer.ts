@@ -671,9 +671,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         if (!closing.takesMessagesOf(fiber)) return Effect.fail(new ShutdownError({ component: "server" }))
         const target = targetOf(session)
         if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
-        const unsure = confirming.beforeSending(fiber)
-        const sent = () => sendingTo(target, send(fiber, target, message, sendOptions))
-        return unsure === undefined ? sent() : Effect.andThen(unsure, Effect.suspend(sent))
+        return after(
+          confirming.beforeSending(fiber),
+          () => sendingTo(target, send(fiber, target, message, sendOptions))
+        )
       }),
     sendAll: (session, messages, sendOptions) =>
       Effect.withFiber((
@@ -682,9 +683,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         if (!closing.takesMessagesOf(fiber)) return Effect.fail(new ShutdownError({ component: "server" }))
         const target = targetOf(session)
         if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
-        const unsure = confirming.beforeSending(fiber)
-        const sent = () => sendingTo(target, sendAll(fiber, target, messages, sendOptions))
-        return unsure === undefined ? sent() : Effect.andThen(unsure, Effect.suspend(sent))
+        return after(
+          confirming.beforeSending(fiber),
+          () => sendingTo(target, sendAll(fiber, target, messages, sendOptions))
+        )
       }),
     broadcast: (message, broadcastOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Broadcast, PayloadError | ShutdownError | SessionRegistryError> => {
@@ -707,10 +709,9 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
               (reached) => broadcast(message, [...sessions ?? [], ...reached], details)
             )
         const unsure = confirming.beforeSending(fiber)
-        if (unsure === undefined) return sent()
         const refused = ({ reason, session }: MessageQueueError) =>
           new SessionRegistryError({ session, operation: "broadcast", reason: reason === "store" ? "store" : "fenced" })
-        return Effect.andThen(Effect.mapError(unsure, refused), Effect.suspend(sent))
+        return after(unsure && Effect.mapError(unsure, refused), sent)
       }),
     get messages() {
       return handoff.stream
@@ -778,3 +779,9 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const address = yield* transport.listen(acceptor.accept, onRefused).pipe(Scope.provide(listening))
   return self
 })
+
+/** What is sent, once what has to be waited for has succeeded: mostly there is nothing to wait for. */
+const after = <A, E, F>(
+  unsure: Effect.Effect<void, F> | undefined,
+  sent: () => Effect.Effect<A, E>
+): Effect.Effect<A, E | F> => unsure === undefined ? sent() : Effect.andThen(unsure, Effect.suspend(sent))

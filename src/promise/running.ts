@@ -35,7 +35,8 @@ export const asHandler = <A>(context: Context.Context<never>, call: () => A): A 
 
 export const runWith = (services: Context.Context<never>): Run => {
   const forkOutside = Effect.runForkWith(services)
-  const forkInHandler = Effect.runForkWith(Context.add(services, AtWork, true))
+  const inHandler = Context.add(services, AtWork, true)
+  const forkInHandler = Effect.runForkWith(inHandler)
   return (effect, map, signal) => {
     if (signal?.aborted === true) return Promise.reject(signal.reason)
     const handler = atWork.getStore()
@@ -44,7 +45,7 @@ export const runWith = (services: Context.Context<never>): Run => {
       ? forkOutside
       : work === undefined
       ? forkInHandler
-      : Effect.runForkWith(Context.add(Context.add(services, AtWork, true), CurrentWork, work))
+      : Effect.runForkWith(Context.add(inHandler, CurrentWork, work))
     const fiber = fork(effect)
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) {

@@ -27,8 +27,6 @@ import { Port } from "./port.ts"
 import { protocolError } from "./rejection.ts"
 import { makeTurns } from "./turns.ts"
 
-export type { Wanted } from "./authenticating.ts"
-
 export interface AcceptorOptions {
   readonly engine: Engine
   readonly queue: MessageQueue["Service"]

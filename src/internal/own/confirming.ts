@@ -3,7 +3,7 @@
  * the store has confirmed that one is still its own, nothing of it is handled, and nothing that its handler sends is taken.
  */
 import { Effect, type Fiber } from "effect"
-import type { SessionRegistry } from "../../SessionRegistry.ts"
+import type { Confirm, SessionRegistry } from "../../SessionRegistry.ts"
 import { MessageQueueError, type SessionRegistryError } from "../../WebSocketError.ts"
 import type { Peer } from "../session/peer.ts"
 import { isStoreFailure, storeRetry } from "../session/storeRetry.ts"
@@ -29,16 +29,14 @@ export const makeConfirming = ({ onFenced, registry, run }: ConfirmingOptions) =
   const isSure = (): boolean => confirm === undefined || confirm.isSure()
 
   /** Whether the store says so of this one. Asked until it answers, or the session has another generation here. */
-  const ask = (peer: Peer, { session }: NonNullable<typeof confirm>): Effect.Effect<void, SessionRegistryError> =>
+  const ask = (peer: Peer, confirm: Confirm): Effect.Effect<void, SessionRegistryError> =>
     Effect.suspend(() => {
       const { generation } = peer
-      return Effect.retry(session(peer.key, generation), { schedule: storeRetry, while: isStoreFailure }).pipe(
+      return Effect.retry(confirm.session(peer.key, generation), { schedule: storeRetry, while: isStoreFailure }).pipe(
         Effect.catch((error) => {
           // The newer owner may be this server itself, by a new connection.
           const isOurs = peer.attaching > 0 || peer.generation !== generation
-          return isOurs
-            ? Effect.delay(ask(peer, { isSure, session }), attachingMillis)
-            : Effect.fail(error)
+          return isOurs ? Effect.delay(ask(peer, confirm), attachingMillis) : Effect.fail(error)
         })
       )
     })

@@ -82,12 +82,15 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
   )
   yield* Effect.forkScoped(Effect.forever(round), { startImmediately: true })
 
+  /** Whether a session that has no row was ended on purpose. */
+  const hasTombstone = (session: string): Effect.Effect<boolean, StoreError> =>
+    call("wasEnded", driver.wasEnded(session, options.now()))
+
   /** Whether it is being ended, or was, on purpose. */
   const wasEnded = (session: string): Effect.Effect<boolean, StoreError> =>
     Effect.flatMap(
       call("findSession", driver.findSession(session)),
-      (row) =>
-        row === undefined ? call("wasEnded", driver.wasEnded(session, options.now())) : Effect.succeed(row.ending)
+      (row) => row === undefined ? hasTombstone(session) : Effect.succeed(row.ending)
     )
 
   /** The same of a session that this server has in the store, and does not find there. If not, the next look sees to it. */
@@ -104,6 +107,7 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
     onChange: (putBack: Effect.Effect<void, StoreError>): void => {
       listeners.push(putBack)
     },
+    hasTombstone,
     wasEnded,
     endedOrMissed,
     /**

@@ -74,7 +74,7 @@ export const makeStoredRegistry = Effect.fnUntraced(function*(options: StoredReg
     driver,
     call,
     steady,
-    wasEnded: history.wasEnded,
+    hasTombstone: history.hasTombstone,
     onTaken: (session) => listeners.forEach((listener) => listener(session))
   })
   history.onChange(written.putBack)

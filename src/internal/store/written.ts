@@ -11,8 +11,8 @@ export interface WrittenOptions {
   readonly driver: StoreDriver
   readonly call: Calls
   readonly steady: () => number
-  /** Whether a session that is not there was ended. */
-  readonly wasEnded: (session: string) => Effect.Effect<boolean, StoreError>
+  /** Whether a session that has no row was ended. */
+  readonly hasTombstone: (session: string) => Effect.Effect<boolean, StoreError>
   /** Another server has attached the session since, in the same generation. */
   readonly onTaken: (session: string) => void
 }
@@ -27,7 +27,7 @@ const keptMillis = 60_000
 /** How often it is tried where others have changed the row, or an application's transaction has it. */
 const maxTries = 16
 
-export const makeWritten = ({ call, driver, onTaken, steady, wasEnded }: WrittenOptions) => {
+export const makeWritten = ({ call, driver, hasTombstone, onTaken, steady }: WrittenOptions) => {
   const sessions = new Map<string, Written>()
   /** Sessions that are not attached here any more, and since when; the oldest first. */
   const departed = new Map<string, number>()
@@ -44,7 +44,7 @@ export const makeWritten = ({ call, driver, onTaken, steady, wasEnded }: Written
       if (stored !== undefined && stored.generation === row.generation && stored.tokenHash !== row.tokenHash) {
         return onTaken(row.id)
       }
-      if (stored === undefined && (yield* wasEnded(row.id))) return forget(row.id)
+      if (stored === undefined && (yield* hasTombstone(row.id))) return forget(row.id)
       const isThere = stored !== undefined && (stored.generation > row.generation ||
         (stored.generation === row.generation && stored.revision >= row.revision))
       if (isThere) return
