@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Latch, Schedule } from "effect"
 import { TestClock } from "effect/testing"
 import { WebSocketError } from "resilient-websocket"
+import { sweptFate } from "../src/internal/store/driver.ts"
 import * as H from "./support/harness.ts"
 import { makeNetwork } from "./support/harnessNetwork.ts"
 import { durableStore, severalServers } from "./support/severalServers.ts"
@@ -296,6 +297,29 @@ describe("receipts from elsewhere", () => {
       assert.strictEqual(yield* outcome.value, "handled")
     }))
 
+  it.effect("say so when what became of the message was swept before they asked", () =>
+    Effect.gen(function*() {
+      const { b, unplug } = yield* severalServers({
+        rig: (queue) => ({
+          progress: (requests) =>
+            Effect.map(queue.progress(requests), (answers) =>
+              answers.map((answer) => answer && { ...answer, acked: 9, dead: [{ ...sweptFate(1) }] }))
+        })
+      })
+      yield* unplug
+      const outcomes = yield* Effect.forEach(["one", "two"], (text) =>
+        Effect.flatMap(b.send("alice", text), ({ handled }) =>
+          outcomeOf(handled)))
+      yield* advanceUntil("both are told", () =>
+        outcomes.every(({ isOver }) =>
+          isOver()
+        ))
+      assert.deepStrictEqual(yield* Effect.all(outcomes.map(({ value }) => value)), [
+        { reason: "sessionEnded", maybeHandled: true },
+        "handled"
+      ])
+    }))
+
   it.effect("of what another server's sends dropped here are told by the gap", () =>
     Effect.gen(function*() {
       const { a, b, networkA, unplug, client } = yield* severalServers({
@@ -320,6 +344,36 @@ describe("receipts from elsewhere", () => {
         { reason: "overflow", maybeHandled: false },
         "handled"
       ])
+    }))
+})
+
+describe("receipts of a session that is ending here", () => {
+  it.effect("give the reason of a message that expires while its queue is being removed", () =>
+    Effect.gen(function*() {
+      const [removes, tells] = [Latch.makeUnsafe(false), Latch.makeUnsafe(false)]
+      let hasExpired = false
+      const { a, unplug } = yield* severalServers({
+        rig: (queue) => ({
+          remove: (session) => Effect.andThen(removes.await, queue.remove(session)),
+          expire: (isHere) =>
+            Effect.tap(queue.expire(isHere), ({ length }) => {
+              hasExpired ||= length > 0
+              return length > 0 ? tells.await : Effect.void
+            })
+        })
+      })
+      yield* unplug
+      const outcome = yield* outcomeOf((yield* a.send("alice", "soon over", { ttl: "2 seconds" })).handled)
+      const lasting = yield* outcomeOf((yield* a.send("alice", "lasts")).handled)
+      yield* advanceUntil("it has expired", () => hasExpired)
+      const ending = yield* Effect.forkChild(a.endSession("alice"), { startImmediately: true })
+      yield* turn
+      yield* tells.open
+      yield* turn
+      yield* removes.open
+      yield* Fiber.join(ending)
+      assert.deepStrictEqual(yield* outcome.value, { reason: "expired", maybeHandled: false })
+      assert.deepStrictEqual(yield* lasting.value, { reason: "sessionEnded", maybeHandled: false })
     }))
 })
 

@@ -209,11 +209,19 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
   DECLARE
     v_count integer;
   BEGIN
-    DELETE FROM ${schema}.fates f USING (
-      SELECT x.outbox, x.first FROM ${schema}.fates x WHERE x.at < p_before ORDER BY x.at
-      LIMIT p_limit::bigint FOR UPDATE SKIP LOCKED
-    ) AS d WHERE f.outbox = d.outbox AND f.first = d.first;
-    GET DIAGNOSTICS v_count = ROW_COUNT;
+    WITH swept AS (
+      DELETE FROM ${schema}.fates f USING (
+        SELECT x.outbox, x.first FROM ${schema}.fates x WHERE x.at < p_before ORDER BY x.at
+        LIMIT p_limit::bigint FOR UPDATE SKIP LOCKED
+      ) AS d WHERE f.outbox = d.outbox AND f.first = d.first
+      RETURNING f.outbox, f."end"
+    ), marked AS (
+      -- See sweptFate in driver.ts. In order, so that two sweeps do not wait for each other.
+      INSERT INTO ${schema}.fates AS m (outbox, first, "end", reason, maybe_handled, at)
+      SELECT s.outbox, 0, max(s."end"), 'sessionEnded', true, 'infinity' FROM swept s GROUP BY s.outbox ORDER BY s.outbox
+      ON CONFLICT (outbox, first) DO UPDATE SET "end" = greatest(m."end", excluded."end")
+    )
+    SELECT count(*) INTO v_count FROM swept;
     RETURN v_count;
   END $body$`
 ]

@@ -299,6 +299,11 @@ local touching = {}
 for _, fate in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], str(first - longest + 1), ARGV[2])) do
   if num(string.match(fate, '^%d+:(%d+)')) >= first then touching[#touching + 1] = fate end
 end
+-- What a sweep left is longer than the longest.
+local swept = redis.call('ZRANGEBYSCORE', KEYS[2], 0, 0)[1]
+if swept and swept ~= touching[1] and num(string.match(swept, '^0:(%d+)')) >= first then
+  table.insert(touching, 1, swept)
+end
 return touching
 `)
 
@@ -307,7 +312,17 @@ export const sweepFates = luaScript(`${numbers}${evenWhenFull("KEYS[2]")}
 local swept = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[2], 'LIMIT', 0, ARGV[3])
 for _, fate in ipairs(swept) do
   local first, session = string.match(fate, '^(%d+):(.*)$')
-  redis.call('ZREMRANGEBYSCORE', ARGV[1] .. ':f:' .. session, first, first)
+  local own = ARGV[1] .. ':f:' .. session
+  local gone = redis.call('ZRANGEBYSCORE', own, first, first)[1]
+  if gone then
+    -- See sweptFate in driver.ts.
+    local before = redis.call('ZRANGEBYSCORE', own, 0, 0)[1]
+    local last = num(string.match(gone, '^%d+:(%d+)'))
+    if before then last = math.max(last, num(string.match(before, '^0:(%d+)'))) end
+    redis.call('ZREM', own, gone)
+    redis.call('ZREMRANGEBYSCORE', own, 0, 0)
+    redis.call('ZADD', own, 0, '0:' .. str(last) .. ':sessionEnded:1:Infinity')
+  end
   redis.call('ZREM', KEYS[1], fate)
 end
 return str(#swept)

@@ -1,21 +1,22 @@
 /** Outboxes: chunks, gaps and fates, and the state that is kept beside them. Synchronous, inside of a transaction. */
 import type { GapReason } from "../core/Protocol.ts"
-import type {
-  AckOutcome,
-  AckRequest,
-  AdvanceRequest,
-  AppendRequest,
-  AppendResult,
-  Chunk,
-  Conditional,
-  Fate,
-  Gap,
-  GiveUpRequest,
-  MarkSentRequest,
-  OpenRequest,
-  OutboxState,
-  ReadPage,
-  ReadRequest
+import {
+  type AckOutcome,
+  type AckRequest,
+  type AdvanceRequest,
+  type AppendRequest,
+  type AppendResult,
+  type Chunk,
+  type Conditional,
+  type Fate,
+  type Gap,
+  type GiveUpRequest,
+  type MarkSentRequest,
+  type OpenRequest,
+  type OutboxState,
+  type ReadPage,
+  type ReadRequest,
+  sweptFate
 } from "../internal/store/driver.ts"
 import type { DeadLetterReason } from "../WebSocketError.ts"
 import type { Keys } from "./keys.ts"
@@ -99,6 +100,7 @@ export class Outboxes {
   private readonly selectFates
   private readonly removeFates
   private readonly dropFates
+  private readonly extendSwept
 
   constructor(prepare: Prepare, { chunk, fate, gap, outbox }: Names, { keys, nodes, totals }: Services) {
     this.keys = keys
@@ -152,8 +154,13 @@ export class Outboxes {
        WHERE outbox = (SELECT id FROM ${outbox} WHERE session = ?) AND first <= ? AND "end" >= ? ORDER BY first`
     )
     this.removeFates = prepare(`DELETE FROM ${fate} WHERE outbox = ?`)
-    this.dropFates = prepare(
-      `DELETE FROM ${fate} WHERE (outbox, first) IN (SELECT outbox, first FROM ${fate} WHERE at < ? LIMIT ?)`
+    this.dropFates = prepare<{ readonly outbox: number; readonly end: number }>(
+      `DELETE FROM ${fate} WHERE (outbox, first) IN (SELECT outbox, first FROM ${fate} WHERE at < ? LIMIT ?)
+       RETURNING outbox, "end"`
+    )
+    this.extendSwept = prepare(
+      `INSERT INTO ${fate} (outbox, first, "end", reason, maybe_handled, at) VALUES (?, ?, ?, ?, ?, ?)
+       ON CONFLICT (outbox, first) DO UPDATE SET "end" = max("end", excluded."end")`
     )
   }
 
@@ -297,7 +304,12 @@ export class Outboxes {
   }
 
   sweepFates(before: number, limit: number): number {
-    return this.dropFates.run(before, limit)
+    const dropped = this.dropFates.all(before, limit)
+    for (const [outbox, swept] of Map.groupBy(dropped, (fate) => fate.outbox)) {
+      const { at, end, first, maybeHandled, reason } = sweptFate(Math.max(...swept.map((fate) => fate.end)))
+      this.extendSwept.run(outbox, first, end, reason, maybeHandled ? 1 : 0, at)
+    }
+    return dropped.length
   }
 
   /** Gaps up to `acked` go, and one that reaches beyond is cut. How many offsets went with them. */

@@ -28,6 +28,7 @@ import {
   type Fate,
   type Gap,
   type GiveUpRequest,
+  isSwept,
   type KeyClaim,
   type KeyTarget,
   type OpenRequest,
@@ -41,7 +42,8 @@ import {
   type SessionRow,
   type Stamp,
   type StoreDriver,
-  StoreError
+  StoreError,
+  sweptFate
 } from "../../src/internal/store/driver.ts"
 
 interface Outbox {
@@ -333,7 +335,10 @@ export const makeMemoryDriver = (database: MemoryDatabase): StoreDriver => {
     let swept = 0
     for (const outbox of outboxes.values()) {
       const over = outbox.fates.filter(({ at }) => at < before).slice(0, limit - swept)
-      outbox.fates = outbox.fates.filter((fate) => !over.includes(fate))
+      if (over.length === 0) continue
+      const earlier = outbox.fates.find(isSwept)
+      const left = sweptFate(Math.max(earlier?.end ?? 0, ...over.map(({ end }) => end)))
+      outbox.fates = [left, ...outbox.fates.filter((fate) => fate !== earlier && !over.includes(fate))]
       swept += over.length
     }
     return swept

@@ -382,6 +382,8 @@ export class History {
         continue // perhaps handled, it says
       } else if (sent.outcome === "sessionEnded" && letter !== undefined && letter.at > (sent.settledAt ?? 0)) {
         continue // perhaps handled, it says: what the store had not answered was learnt later
+      } else if (sent.outcome === "sessionEnded" && letter !== undefined && letter.process !== sent.process) {
+        continue // the same: another server gave it up, and what became of it was forgotten before this one asked
       } else if (sent.outcome === "sessionEnded" && letter === undefined && isHandled) {
         continue // the same: another server was told of it, and the session ended before this one asked
       } else if (sent.outcome !== "pending" && sent.outcome !== "handled" && letter?.reason !== sent.outcome) {

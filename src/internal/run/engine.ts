@@ -526,8 +526,9 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const expiry = Effect.gen(function*() {
     const due = yield* Effect.catch(queue.expire((key) => peers.has(key)), (error) => Effect.as(putOff(error), []))
     for (const { epoch, messages, reason = "expired", session } of due) {
-      const peer = peers.get(session)
-      yield* deadLetters.outgoing(peer?.session ?? session, peer, epoch, messages, reason, 0)
+      const peer = peers.get(session) ?? removing.get(session)
+      const sender = peer?.epoch === epoch ? peer : undefined
+      yield* deadLetters.outgoing(peer?.session ?? session, sender, epoch, messages, reason, 0)
     }
   })
 
@@ -537,17 +538,22 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     if (peer?.connection !== undefined) markDirty(peer)
   })
 
+  /** Sessions whose queues are being removed: what expires meanwhile is told to those who wait for it here. */
+  const removing = new Map<string, Peer>()
+
   /** Ends a session at this side: its queue is emptied into dead letters. */
   const remove = Effect.fnUntraced(function*(peer: Peer, reason: DeadLetterReason) {
     peers.delete(peer.key)
-    const { epoch, maybeHandled, messages } = yield* Effect.tapError(
-      queue.remove(peer.key),
-      ({ reason }) =>
+    removing.set(peer.key, peer)
+    const { epoch, maybeHandled, messages } = yield* queue.remove(peer.key).pipe(
+      Effect.tapError(({ reason }) =>
         Effect.sync(() => {
           // It is tried again, and those who wait for receipts are told then; or somebody else has removed it.
           if (reason !== "store") leaveReceipts(peer)
           else if (!peers.has(peer.key)) peers.set(peer.key, peer)
         })
+      ),
+      Effect.ensuring(Effect.sync(() => removing.delete(peer.key)))
     )
     yield* deadLetters.outgoing(peer.session, peer, epoch, messages, reason, maybeHandled)
   })

@@ -98,8 +98,7 @@ export class Receipts {
 
   /** Follows what becomes of the message of a new receipt. */
   add(tracked: Tracked): void {
-    const { gone } = this
-    if (gone !== undefined) return isElsewhere(gone) ? tracked.leaveTo(gone) : tracked.settle(gone)
+    if (this.gone !== undefined) return this.addGone(tracked, this.gone)
     const { offset } = tracked
     const back = this.pending.back()
     if (offset <= this.settledUpTo || (back !== undefined && back.offset >= offset)) return this.addLate(tracked)
@@ -203,6 +202,15 @@ export class Receipts {
     })
     this.pending = live
     this.settledInside = 0
+  }
+
+  /** A sender that learns only now which offset its message has: what was known of that by the end still is. */
+  private addGone(tracked: Tracked, gone: Elsewhere | Dead): void {
+    const { offset } = tracked
+    const dead = this.dead?.get(offset)
+    if (dead !== undefined) tracked.settle(dead)
+    else if (isElsewhere(gone)) tracked.leaveTo(gone)
+    else tracked.settle(this.foreignUpTo < offset && offset <= this.settledUpTo ? "handled" : gone)
   }
 
   /** A sender that waited for room may come here after a later one, or when its message has been handled. */

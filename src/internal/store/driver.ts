@@ -64,6 +64,20 @@ export interface Fate {
 }
 
 /**
+ * What a sweep leaves of an outbox's fates, as long as the outbox is there: of nothing up to `end` is it known any more
+ * whether it was handled. Offsets begin at 1, so no other fate begins at 0; its `at` is infinite, so no sweep takes it.
+ */
+export const sweptFate = (end: number): Fate => ({
+  first: 0,
+  end,
+  reason: "sessionEnded",
+  maybeHandled: true,
+  at: Infinity
+})
+
+export const isSwept = ({ first }: Fate): boolean => first === 0
+
+/**
  * An outbox as stored.
  *
  * - `messages` is `last - acked` less the offsets after `acked` that are in gaps: always exact.
@@ -398,7 +412,7 @@ export interface StoreDriver {
   readonly outboxes: (sessions: ReadonlyArray<string>) => Result<ReadonlyArray<OutboxState>>
   /** Fates that touch `first..end`, in order. */
   readonly fates: (session: string, first: number, end: number) => Result<ReadonlyArray<Fate>>
-  /** Forgets at most `limit` fates noted before this; how many. */
+  /** Forgets at most `limit` fates noted before this, and leaves {@link sweptFate} for them; how many. */
   readonly sweepFates: (before: number, limit: number) => Result<number>
   /** Of all outboxes together. */
   readonly totals: Result<{ readonly sessions: number; readonly messages: number; readonly bytes: number }>

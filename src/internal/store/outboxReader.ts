@@ -3,7 +3,7 @@ import { Effect } from "effect"
 import type { OutboxMessage, Slot } from "../../core/Outbox.ts"
 import type { Calls } from "./calls.ts"
 import { decodeChunk } from "./chunk.ts"
-import { type Chunk, type Fate, type Gap, type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
+import { type Chunk, type Fate, type Gap, isSwept, type OutboxState, type StoreDriver, StoreError } from "./driver.ts"
 import { overlay } from "./storedLog.ts"
 import { ifStorable } from "./texts.ts"
 
@@ -86,7 +86,10 @@ export const makeOutboxReader = (driver: StoreDriver, call: Calls): OutboxReader
   })
 
   const readFates: OutboxReader["readFates"] = (session, offsets) =>
-    call("fates", driver.fates(session, Math.min(...offsets), Math.max(...offsets)))
+    Effect.map(
+      call("fates", driver.fates(session, Math.min(...offsets), Math.max(...offsets))),
+      (fates) => fates.filter((fate) => !isSwept(fate))
+    )
 
   return { readPage, readAll, readFates }
 }

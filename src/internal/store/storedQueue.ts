@@ -7,6 +7,7 @@ import { defaultMessageId, type ReadLimit } from "../../core/Outbox.ts"
 import type { Interface, Located } from "../../MessageQueue.ts"
 import * as Check from "../kit/options.ts"
 import { type AppendingOptions, makeAppending } from "./appending.ts"
+import { isSwept } from "./driver.ts"
 import { makeExpiring } from "./expiring.ts"
 import type { GivenUp } from "./givingUp.ts"
 import { startLooks } from "./looks.ts"
@@ -135,7 +136,12 @@ const questions = (
         const { acked, epoch, last } = state
         return Effect.map(
           call("fates", driver.fates(session, after + 1, Math.max(after + 1, last))),
-          (dead) => ({ epoch, acked, dead: [...dead, ...logs.get(session)?.fatesBeside(epoch, after, dead) ?? []] })
+          (stored) => {
+            const dead = stored.filter((fate) => !isSwept(fate))
+            const beside = logs.get(session)?.fatesBeside(epoch, after, dead) ?? []
+            // Last, as what is still known goes before it.
+            return { epoch, acked, dead: [...dead, ...beside, ...stored.filter(isSwept)] }
+          }
         )
       }, { concurrency: 8 })
     }).pipe(Effect.mapError(storeFailed("", "progress")))

@@ -1,6 +1,7 @@
 /** Laws of `read`, `ack`, `markSent`, `advance` and of what is removed. */
 import { assert } from "@effect/vitest"
 import { Effect } from "effect"
+import { isSwept, sweptFate } from "../../../src/internal/store/driver.ts"
 import {
   ack,
   append,
@@ -423,7 +424,7 @@ export const removalLaws = (law: Law): void => {
   )
 
   law(
-    "old fates are swept, at most as many as asked for",
+    "old fates are swept, at most as many as asked for, and what they told is not known from then on",
     Effect.fnUntraced(function*({ driver }) {
       for (const session of ["a", "b"]) {
         yield* open(driver, session)
@@ -433,16 +434,26 @@ export const removalLaws = (law: Law): void => {
       }
       const left = Effect.map(
         Effect.all([driver.fates("a", 1, 9), driver.fates("b", 1, 9)]),
-        ([a, b]) => a.length + b.length
+        (both) => both.flat().filter((one) => !isSwept(one)).length
       )
       assert.strictEqual(yield* driver.sweepFates(T + 1, 100), 0)
       assert.strictEqual(yield* left, 6)
       assert.strictEqual(yield* driver.sweepFates(T + 3, 3), 3)
       assert.strictEqual(yield* left, 3)
       assert.strictEqual(yield* driver.sweepFates(T + 3, 3), 1)
-      assert.deepStrictEqual(yield* driver.fates("a", 1, 9), [fate(3, 3, { at: T + 3 })])
+      assert.deepStrictEqual(yield* driver.fates("a", 1, 9), [sweptFate(2), fate(3, 3, { at: T + 3 })])
+      assert.deepStrictEqual(yield* driver.fates("a", 3, 9), [fate(3, 3, { at: T + 3 })])
       assert.strictEqual(yield* driver.sweepFates(Infinity, 100), 2)
       assert.strictEqual(yield* left, 0)
+      assert.deepStrictEqual(yield* driver.fates("b", 2, 9), [sweptFate(3)])
+      // It stays, whatever is swept later, and as long as the outbox.
+      yield* appendEach(driver, "b", [1])
+      yield* ack(driver, "b", 10, { fates: [fate(1, 1, { at: T + 9 })] })
+      assert.strictEqual(yield* driver.sweepFates(Infinity, 100), 1)
+      assert.deepStrictEqual(yield* driver.fates("b", 1, 10), [sweptFate(3)])
+      yield* driver.removeOutbox("b", 10)
+      yield* open(driver, "b")
+      assert.deepStrictEqual(yield* driver.fates("b", 1, 10), [])
     })
   )
 }
