@@ -313,8 +313,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     savePosition: () => Effect.void,
     onControl: (_, frame) => {
       if (frame.t === "drain") {
-        peer.drained = true
-        peer.stalled = "backlog"
+        peer.link?.drained()
         connector.onDrain(frame.window, frame.endpoint)
       } else if (frame.t === "reject") connector.onReject(frame)
       else if (frame.t === "end") engine.run(ended)

@@ -1,9 +1,11 @@
 /** Turns: who sends all the time is not read before those who send little. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import { Liveness } from "../../src/core/Liveness.ts"
 import { Session } from "../../src/core/Session.ts"
 import { makeIntake } from "../../src/internal/handle/intake.ts"
 import { memoryOf, messageBytes } from "../../src/internal/kit/weight.ts"
+import { Link } from "../../src/internal/session/link.ts"
 import { Peer } from "../../src/internal/session/peer.ts"
 import { makePair } from "../../src/internal/transports/memoryTransport.ts"
 import { makeRecorder } from "../../src/Metrics.ts"
@@ -28,7 +30,14 @@ const make = Effect.gen(function*() {
   const connect = (session: string, share = session): Peer => {
     const core = new Session({ role: "server", window, maxPayload: 1_000_000 })
     const peer = new Peer({ key: session, session, principal: undefined, core, plain: true, share })
-    peer.connection = makePair({ url: "/", headers: {}, remoteAddress: undefined }, () => {})[1]
+    peer.link = new Link({
+      connection: makePair({ url: "/", headers: {}, remoteAddress: undefined }, () => {})[1],
+      flow: undefined,
+      liveness: new Liveness({ interval: 1, timeout: 1, now: 0 }),
+      plainSent: 0,
+      isTroubled: false,
+      now: 0
+    })
     connected.add(peer)
     return peer
   }

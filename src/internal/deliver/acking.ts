@@ -49,8 +49,7 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
       yield* deadLetters.outgoing(peer.session, current, epoch, [message], reason, 0)
     }
     if (current === undefined) return
-    // Cumulative: while the socket takes nothing, the newest stands for all.
-    if (failed.length > 0) current.control = [encode({ t: "seen", o: handled })]
+    if (failed.length > 0) current.link?.setSeen(encode({ t: "seen", o: handled }))
     current.acked = Math.max(current.acked, handled)
     current.receipts.handled(handled)
   }
@@ -95,7 +94,7 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
           peer.acking = undefined
           tellInBackground(peer)
           // A queue that gives out only so much may have more to give now.
-          if (peer.control.length > 0 || peer.stalled === "window") options.markDirty(peer)
+          if (peer.link?.hasSeen === true || peer.link?.stalled === "window") options.markDirty(peer)
         })
       }
     })

@@ -11,11 +11,11 @@ import type { OutboxGap, OutboxMessage, ReadResult, Slot } from "../../core/Outb
 import { bulkFrameBytes, highWaterBytes } from "../../core/Protocol.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
 import type { Recorder } from "../../Metrics.ts"
-import type { Connection } from "../../Transport.ts"
 import type { MessageQueueError } from "../../WebSocketError.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
 import { isCircuitOpen } from "../session/inspect.ts"
-import { none, type Peer } from "../session/peer.ts"
+import type { Link, Stalled } from "../session/link.ts"
+import type { Peer } from "../session/peer.ts"
 
 export interface DeliveryOptions {
   readonly queue: MessageQueue["Service"]
@@ -33,18 +33,15 @@ export interface DeliveryOptions {
 export const makeDelivery = (options: DeliveryOptions) => {
   const { breaker, deadLetters, markDirty, now, queue, recorder, tellAcks } = options
 
-  const writeControl = (peer: Peer, connection: Connection): void => {
-    if (peer.control.length > 0) {
-      for (const frame of peer.control) connection.send(frame)
-      peer.control = none
-    }
-    const payloads = peer.volatileOut
-    if (payloads !== undefined) {
-      peer.volatileOut = undefined
-      recorder.count("messagesSent", payloads.length)
-      if (peer.plain) { for (const payload of payloads) connection.send(payload) }
-      else for (const frame of volatileFrames(payloads)) connection.send(frame)
-    }
+  const writeControl = (peer: Peer, link: Link): void => {
+    const { connection } = link
+    const seen = link.takeSeen()
+    if (seen !== undefined) connection.send(seen)
+    const payloads = link.takeVolatiles()
+    if (payloads === undefined) return
+    recorder.count("messagesSent", payloads.length)
+    if (peer.plain) { for (const payload of payloads) connection.send(payload) }
+    else for (const frame of volatileFrames(payloads)) connection.send(frame)
   }
 
   /** What a read gave up: too old, or too large for the peer, as it says, or for the way there, as it seems. */
@@ -57,18 +54,17 @@ export const makeDelivery = (options: DeliveryOptions) => {
   /** Reads and writes until something says stop, and notes what. */
   const deliver = function*(
     peer: Peer,
-    connection: Connection,
+    link: Link,
     flow: Flow
-  ): Effect.fn.Return<Peer["stalled"], MessageQueueError> {
+  ): Effect.fn.Return<Stalled | undefined, MessageQueueError> {
+    const { connection } = link
     while (true) {
-      const room = Math.min(flow.roomMessages, peer.slowStart - (flow.sent - flow.handled))
+      const room = link.roomOf(flow)
       if (room <= 0 || flow.roomBytes <= 0) return "window" as const
       // Once full, a window is used again when a quarter of it is free: else each ack of one message would let one
       // message go, in a frame of its own, for ever (the silly window of RFC 1122).
-      if (peer.stalled === "window" && room * 4 < Math.min(flow.window.messages, peer.slowStart)) {
-        return "window" as const
-      }
-      if (peer.stalled === "window" && flow.roomBytes * 4 < flow.window.bytes) return "window" as const
+      if (link.stalled === "window" && room * 4 < link.windowOf(flow)) return "window" as const
+      if (link.stalled === "window" && flow.roomBytes * 4 < flow.window.bytes) return "window" as const
       if (connection.buffered() >= highWaterBytes) return "backlog" as const
       const before = flow.sent
       const { headway } = peer
@@ -86,10 +82,10 @@ export const makeDelivery = (options: DeliveryOptions) => {
       if (read.expired.length > 0 || read.oversized.length > 0) yield* bury(peer, read)
       const { more, slots } = read
       // What was read and not sent is read again: the queue goes by what the peer received.
-      if (peer.connection !== connection) return undefined
+      if (peer.link !== link) return undefined
       // A queue that gives out only so much goes on when it is told of an ack.
       if (slots.length === 0) return more ? "window" as const : undefined
-      if (flow.idle) peer.progressAt = now()
+      if (flow.idle) link.progressAt = now()
       const frames = peer.core.compose(slots, flow)
       if (frames.length === 0) return "window" as const
       for (const frame of frames) connection.send(frame)
@@ -146,29 +142,30 @@ export const makeDelivery = (options: DeliveryOptions) => {
   /** A peer without our protocol: a message counts as handled when the socket has taken it. */
   const deliverPlain = function*(
     peer: Peer,
-    connection: Connection
-  ): Effect.fn.Return<Peer["stalled"], MessageQueueError> {
+    link: Link
+  ): Effect.fn.Return<Stalled | undefined, MessageQueueError> {
+    const { connection } = link
     while (true) {
       if (connection.buffered() >= highWaterBytes) return "backlog" as const
       const limit = { maxMessages: 256, maxBytes: bulkFrameBytes }
-      const read = yield* queue.read(peer.key, peer.generation, peer.plainSent, limit)
+      const read = yield* queue.read(peer.key, peer.generation, link.plainSent, limit)
       if (read.expired.length > 0 || read.oversized.length > 0) yield* bury(peer, read)
       const { slots } = read
-      if (peer.connection !== connection || slots.length === 0) return undefined
+      if (peer.link !== link || slots.length === 0) return undefined
       for (const slot of slots) {
         if (slot.kind === "gap") {
-          peer.plainSent = slot.end
+          link.plainSent = slot.end
           continue
         }
         const { offset } = slot
-        peer.plainSent = offset
+        link.plainSent = offset
         connection.send(slot.payload, (ok) => {
-          if (!ok || peer.connection !== connection) return
+          if (!ok || peer.link !== link) return
           peer.noteAck(offset, [])
           markDirty(peer)
         })
       }
-      countSent(peer, slots, peer.plainSent)
+      countSent(peer, slots, link.plainSent)
     }
   }
 
@@ -176,15 +173,15 @@ export const makeDelivery = (options: DeliveryOptions) => {
   return function*(peer: Peer): Effect.fn.Return<void, MessageQueueError> {
     // First, as it makes room in the queue.
     if (peer.pendingAck !== undefined) yield* tellAcks(peer)
-    const { connection } = peer
-    if (connection === undefined) return
-    writeControl(peer, connection)
-    const { flow } = peer.core
-    if (peer.drained) peer.stalled = "backlog"
-    else if (isCircuitOpen(breaker, peer)) peer.stalled = "circuitOpen"
-    else if (peer.plain) peer.stalled = yield* deliverPlain(peer, connection)
-    else if (flow !== undefined) peer.stalled = yield* deliver(peer, connection, flow)
-    if (peer.connection !== connection || flow === undefined) return
+    const { link } = peer
+    if (link === undefined) return
+    writeControl(peer, link)
+    const { connection, flow } = link
+    if (link.isDrained) link.stalled = "backlog"
+    else if (isCircuitOpen(breaker, peer)) link.stalled = "circuitOpen"
+    else if (peer.plain) link.stalled = yield* deliverPlain(peer, link)
+    else if (flow !== undefined) link.stalled = yield* deliver(peer, link, flow)
+    if (peer.link !== link || flow === undefined) return
     // Who reads nothing is told nothing: the ack stays due until the socket has drained.
     if (connection.buffered() >= highWaterBytes) return
     const ack = peer.core.composeAck()

@@ -110,7 +110,7 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
    */
   const mayGoNow = (peer: Peer): boolean =>
     gate.isOpen()
-      ? isParked && !peer.dirty && !peer.flushing && !peer.handling && peer.core.flow?.idle !== false &&
+      ? isParked && !peer.dirty && !peer.flushing && !peer.handling && peer.link?.flow?.idle !== false &&
         now() > flushedAt
       : !peer.flushing // nobody else would send it
 
@@ -119,7 +119,7 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
     const peer = peers.get(key)
     if (peer !== undefined) peer.isAddressed = true
     // Who has no connection is marked when it has one.
-    if (peer?.connection === undefined) return
+    if (peer?.link === undefined) return
     if (mayGoNow(peer)) flushNow(peer)
     else markDirty(peer)
   })

@@ -10,7 +10,8 @@ import { highWaterBytes } from "../../core/Protocol.ts"
 import type { Action } from "../../core/Session.ts"
 import { Violation } from "../../core/Violation.ts"
 import type { Recorder } from "../../Metrics.ts"
-import type { Connection, ConnectionSink } from "../../Transport.ts"
+import type { ConnectionSink } from "../../Transport.ts"
+import type { Link } from "../session/link.ts"
 import { type Delivery, none, nothing, type Peer, type Uncommitted } from "../session/peer.ts"
 import type { Handling } from "./handling.ts"
 import type { Intake } from "./intake.ts"
@@ -29,10 +30,10 @@ export interface InboundOptions<R> {
   readonly run: (peer: Peer, effect: Effect.Effect<void, unknown, R>, onEnd: () => void) => void
   /** Nothing waits to be handled or stored. */
   readonly onIdle: (peer: Peer) => void
-  readonly onAcked: (peer: Peer) => void
+  readonly onAcked: (peer: Peer, link: Link) => void
   readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
   readonly onViolation: (peer: Peer, violation: Violation) => void
-  readonly onClosed: (peer: Peer, connection: Connection, code: number, reason: string) => void
+  readonly onClosed: (peer: Peer, link: Link, code: number, reason: string) => void
 }
 
 /** While messages are handled without a pause, the position is stored and acknowledged this often. */
@@ -88,7 +89,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   const forfeit = (peer: Peer): void => {
     peer.tenure++
     // Until it is closed: what comes after what was dropped would seem to have a hole before it.
-    peer.unheeded = peer.connection
+    if (peer.link !== undefined) peer.link.isUnheeded = true
     peer.saves = none
     peer.uncommitted = nothing
     drop(peer)
@@ -230,7 +231,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     return messages
   }
 
-  const perform = (peer: Peer, action: Action, connection: Connection): void => {
+  const perform = (peer: Peer, action: Action, link: Link): void => {
     switch (action.t) {
       case "deliver": {
         const { epoch, first, messages, meta } = action
@@ -264,11 +265,11 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
         return
       case "acked":
         peer.noteAck(action.handled, action.failed)
-        options.onAcked(peer)
+        options.onAcked(peer, link)
         return
       case "reply":
         // A peer that reads nothing gets no answers: they would pile up here.
-        if (connection.buffered() < highWaterBytes) connection.send(action.frame)
+        if (link.connection.buffered() < highWaterBytes) link.connection.send(action.frame)
         return
       default:
         options.onControl(peer, action)
@@ -302,21 +303,21 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     if (brought > 0 && last !== undefined && last.weight === 0) intake.hold(peer, Math.min(brought, peer.inbound.size))
   }
 
-  const receive = (peer: Peer, connection: Connection, data: string, bytes: number): void => {
+  const receive = (peer: Peer, link: Link, data: string, bytes: number): void => {
     if (isDroppedUnread(peer, data, bytes)) return recorder.count("messagesVolatileSkipped")
-    const receivedBefore = peer.core.flow?.received ?? 0
+    const receivedBefore = link.flow?.received ?? 0
     const result = peer.core.receive(data, bytes)
     if (result instanceof Violation) return options.onViolation(peer, result)
-    const received = peer.core.flow?.received ?? 0
+    const received = link.flow?.received ?? 0
     if (received > receivedBefore) {
-      peer.progressAt = now()
+      link.progressAt = now()
       if (peer.headway !== undefined) {
         peer.noteArrival(received)
         markDirty(peer) // it may have waited for this one frame
       }
     }
     const before = peer.inbound.size
-    for (let i = 0; i < result.length; i++) perform(peer, result[i] as Action, connection) // in bounds
+    for (let i = 0; i < result.length; i++) perform(peer, result[i] as Action, link) // in bounds
     handleFrame(peer, before)
     if (peer.pendingAck !== undefined) markDirty(peer)
     else if (peer.core.ackDue) markAckDue(peer)
@@ -334,43 +335,44 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
 
   /** Handles a frame of the connection that the peer has. */
   const take = (peer: Peer, data: string, bytes: number): void => {
-    if (peer.connection === undefined || peer.connection === peer.unheeded) return
+    const { link } = peer
+    if (link === undefined || link.isUnheeded) return
     if (peer.plain) receivePlain(peer, data, bytes)
-    else receive(peer, peer.connection, data, bytes)
+    else receive(peer, link, data, bytes)
   }
 
   const events: SinkEvents = {
-    frame: (peer, connection, data, bytes) => {
-      if (peer.connection !== connection) return
-      peer.liveness?.heard(now())
+    frame: (peer, link, data, bytes) => {
+      if (peer.link !== link) return
+      link.liveness.heard(now())
       if (typeof data !== "string") options.onViolation(peer, new Violation("malformed", "a binary frame"))
       else if (!intake.keep(peer, data, bytes)) {
         intake.took(peer, bytes)
         take(peer, data, bytes)
       }
     },
-    incoming: (peer, connection, bytes) => {
-      if (peer.connection === connection) intake.coming(peer, bytes)
+    incoming: (peer, link, bytes) => {
+      if (peer.link === link) intake.coming(peer, bytes)
     },
-    drained: (peer) => {
-      peer.progressAt = now()
+    drained: (peer, link) => {
+      link.progressAt = now()
       markDirty(peer)
     },
-    alive: (peer, connection) => {
-      if (peer.connection !== connection) return
+    alive: (peer, link) => {
+      if (peer.link !== link) return
       // Others are known by their frames: it may be a proxy that pings.
-      if (peer.plain) peer.liveness?.heard(now())
+      if (peer.plain) link.liveness.heard(now())
       intake.took(peer, 0)
     },
-    closed: (peer, connection, code, reason) => {
+    closed: (peer, link, code, reason) => {
       const { kept } = peer.reading
-      if (peer.connection === connection && kept !== undefined) take(peer, kept.data, kept.bytes)
-      options.onClosed(peer, connection, code, reason)
+      if (peer.link === link && kept !== undefined) take(peer, kept.data, kept.bytes)
+      options.onClosed(peer, link, code, reason)
     }
   }
 
   /** The sink of a connection that is attached to this peer. */
-  const sinkOf = (peer: Peer, connection: Connection): ConnectionSink => new PeerSink(events, peer, connection)
+  const sinkOf = (peer: Peer, link: Link): ConnectionSink => new PeerSink(events, peer, link)
 
   /** Stores and tells what is handled while the handler is at the next message for long. */
   const commitHandled = (peer: Peer): Effect.Effect<void, unknown> | undefined =>
@@ -385,42 +387,42 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
 
 /** What the connections of all peers report. */
 interface SinkEvents {
-  readonly frame: (peer: Peer, connection: Connection, data: string | Uint8Array, bytes: number) => void
-  readonly incoming: (peer: Peer, connection: Connection, bytes: number) => void
-  readonly drained: (peer: Peer) => void
-  readonly alive: (peer: Peer, connection: Connection) => void
-  readonly closed: (peer: Peer, connection: Connection, code: number, reason: string) => void
+  readonly frame: (peer: Peer, link: Link, data: string | Uint8Array, bytes: number) => void
+  readonly incoming: (peer: Peer, link: Link, bytes: number) => void
+  readonly drained: (peer: Peer, link: Link) => void
+  readonly alive: (peer: Peer, link: Link) => void
+  readonly closed: (peer: Peer, link: Link, code: number, reason: string) => void
 }
 
 /** A class, as there is one for each connection: four closures would take 400 bytes. */
 class PeerSink implements ConnectionSink {
   private readonly events: SinkEvents
   private readonly peer: Peer
-  private readonly connection: Connection
+  private readonly link: Link
 
-  constructor(events: SinkEvents, peer: Peer, connection: Connection) {
+  constructor(events: SinkEvents, peer: Peer, link: Link) {
     this.events = events
     this.peer = peer
-    this.connection = connection
+    this.link = link
   }
 
   frame(data: string | Uint8Array, bytes: number): void {
-    this.events.frame(this.peer, this.connection, data, bytes)
+    this.events.frame(this.peer, this.link, data, bytes)
   }
 
   incoming(bytes: number): void {
-    this.events.incoming(this.peer, this.connection, bytes)
+    this.events.incoming(this.peer, this.link, bytes)
   }
 
   drained(): void {
-    this.events.drained(this.peer)
+    this.events.drained(this.peer, this.link)
   }
 
   alive(): void {
-    this.events.alive(this.peer, this.connection)
+    this.events.alive(this.peer, this.link)
   }
 
   closed(code: number, reason: string): void {
-    this.events.closed(this.peer, this.connection, code, reason)
+    this.events.closed(this.peer, this.link, code, reason)
   }
 }

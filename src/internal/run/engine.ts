@@ -37,7 +37,8 @@ import { makeSignal } from "../kit/signal.ts"
 import { makeTurnClock } from "../kit/turnClock.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
 import { makeFollowers } from "../session/elsewhere.ts"
-import { none, type Peer, slowStartMessages } from "../session/peer.ts"
+import { Link } from "../session/link.ts"
+import type { Peer } from "../session/peer.ts"
 import { Peers } from "../session/peers.ts"
 import type { Dead } from "../session/receipts.ts"
 import { isStoreFailure, storeRetry } from "../session/storeRetry.ts"
@@ -231,7 +232,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     peers.delete(peer.key)
     inbound.forfeit(peer)
     peer.pendingAck = undefined
-    peer.control = none
+    peer.link?.setSeen(undefined)
     leaveReceipts(peer)
     pulse.notify()
   }
@@ -332,72 +333,66 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
         forkHandler(peer, supervised({ ...worker, name: "handler", loop }), ended)
       })
     },
-    onAcked: (peer) => {
-      if (peer.slowStart !== Infinity) {
-        peer.slowStart *= 2
-        if (peer.slowStart >= peer.core.options.window.messages) peer.slowStart = Infinity
-      }
+    onAcked: (peer, link) => {
+      link.acked(peer.core.options.window.messages)
       if (!peer.suspect) return
       peer.suspect = false
       run(breaker.report(peer.circuit, { _tag: "Success" }))
     },
     onControl: options.onControl,
     onViolation: options.onViolation,
-    onClosed: (peer, connection, code, reason) => {
-      open.delete(connection)
+    onClosed: (peer, link, code, reason) => {
+      open.delete(link.connection)
       pulse.notify()
-      if (peer.connection === connection) detach(peer, { code, reason, error: undefined })
+      if (peer.link === link) detach(peer, { code, reason, error: undefined })
     }
   })
 
   /** Takes a connection whose handshake is done. Returns where it has to report to. */
   const attach = (peer: Peer, connection: Connection, agreement: Agreement): ConnectionSink => {
     const at = now()
-    peer.connection = connection
     open.add(connection)
-    peer.drained = false
-    peer.control = none
-    peer.stalled = undefined
-    peer.progressAt = at
     peer.peerMaxPayload = agreement.maxPayload
-    peer.plainSent = agreement.position.handled
-    peer.liveness = new Liveness(
-      peer.plain
-        ? { interval: times.idleTimeout / 2, timeout: times.idleTimeout / 2, now: at }
-        : { interval: times.heartbeat, timeout: times.heartbeatTimeout, now: at }
-    )
     if (!peer.plain) {
       peer.core.open(agreement.window, agreement.position, agreement.announced)
       const { failed, handled } = agreement.position
       if (handled > peer.acked || failed.length > 0) peer.noteAck(handled, failed)
       peer.headway?.attached(agreement.position.received, at)
     }
-    if (breaker.stateUnsafe(peer.circuit)._tag === "Closed") peer.slowStart = Infinity
-    else {
-      peer.slowStart = slowStartMessages
-      run(breaker.probe(peer.circuit))
-    }
+    const isTroubled = breaker.stateUnsafe(peer.circuit)._tag !== "Closed"
+    const link = new Link({
+      connection,
+      flow: peer.core.flow,
+      liveness: new Liveness(
+        peer.plain
+          ? { interval: times.idleTimeout / 2, timeout: times.idleTimeout / 2, now: at }
+          : { interval: times.heartbeat, timeout: times.heartbeatTimeout, now: at }
+      ),
+      plainSent: agreement.position.handled,
+      isTroubled,
+      now: at
+    })
+    peer.link = link
+    if (isTroubled) run(breaker.probe(peer.circuit))
     connected.add(peer)
     peers.place(peer)
     recorder.gauge("connectionsActive", connected.size)
     intake.attached(peer)
     inbound.startHandling(peer)
     markDirty(peer)
-    return inbound.sinkOf(peer, connection)
+    return inbound.sinkOf(peer, link)
   }
 
   const detach = (peer: Peer, ending: Ending): void => {
-    if (peer.connection === undefined) return
-    const lost = peer.core.flow?.idle === false
+    const { link } = peer
+    if (link === undefined) return
+    const lost = link.flow?.idle === false
     intake.detached(peer)
-    noteMishap(peer, ending.code)
-    peer.connection = undefined
-    peer.unheeded = undefined
-    peer.heardAt = peer.liveness?.heardAt
-    peer.liveness = undefined
+    noteMishap(peer, link, ending.code)
+    peer.link = undefined
+    peer.heardAt = link.liveness.heardAt
     peer.core.close()
-    recorder.count("messagesVolatileSkipped", peer.volatileOut?.length ?? 0)
-    peer.volatileOut = undefined
+    recorder.count("messagesVolatileSkipped", link.volatileCount)
     connected.delete(peer)
     recorder.gauge("connectionsActive", connected.size)
     storeHandled(peer)
@@ -411,10 +406,10 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   }
 
   /** Where a connection that ended left a message behind, it is remembered, as that may be the reason. */
-  const noteMishap = (peer: Peer, code: number): void => {
+  const noteMishap = (peer: Peer, link: Link, code: number): void => {
     const mishap = mishapOf(code)
     if (mishap === undefined) return
-    const head = peer.core.flow?.head
+    const head = link.flow?.head
     if (head === undefined) peer.headway?.endedIdle(now(), tickMillis)
     else (peer.headway ??= new Headway()).ended(mishap, head)
   }
@@ -448,20 +443,20 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
    * A peer that is not read can't be heard: not its answers, nor its acks. It is told that this side lives, or it would
    * come back with a new connection, again and again. That it takes what it is sent can be seen all the same.
    */
-  const excuse = (peer: Peer, connection: Connection, liveness: Liveness, at: number): void => {
-    liveness.heard(at)
-    if (connection.buffered() > 0) return
-    peer.progressAt = at
-    connection.send(peer.core.composePong())
+  const excuse = (peer: Peer, link: Link, at: number): void => {
+    link.liveness.heard(at)
+    if (link.connection.buffered() > 0) return
+    link.progressAt = at
+    link.connection.send(peer.core.composePong())
     intake.sip(peer, at)
   }
 
   const tickPeer = (peer: Peer, at: number): void => {
-    const { connection, liveness } = peer
-    if (connection === undefined || liveness === undefined) return
+    const { link } = peer
+    if (link === undefined) return
+    const { connection, flow, liveness } = link
     const isUnheard = isHeldUp(peer)
-    if (isUnheard && !peer.plain) excuse(peer, connection, liveness, at)
-    const { flow } = peer.core
+    if (isUnheard && !peer.plain) excuse(peer, link, at)
     const verdict = liveness.tick(at)
     if (verdict === "dead" && !isUnheard) {
       return closeSilent(peer, peer.plain ? "idle" : "heartbeat", liveness.interval + liveness.timeout)
@@ -472,10 +467,10 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
       // Whether it answers can't be seen; whether its socket is gone, TCP will tell of the ping.
       if (isUnheard) liveness.heard(at)
     }
-    if (flow !== undefined && !flow.idle && at - peer.progressAt > times.ackTimeout) {
+    if (flow !== undefined && !flow.idle && at - link.progressAt > times.ackTimeout) {
       return closeSilent(peer, connection.buffered() > 0 ? "flush" : "ack", times.ackTimeout)
     }
-    if (peer.stalled === "circuitOpen" || peer.headway?.isCautious === true) markDirty(peer)
+    if (link.stalled === "circuitOpen" || peer.headway?.isCautious === true) markDirty(peer)
     storeHandled(peer)
   }
 
@@ -493,7 +488,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   const tickLingering = (): void => {
     for (const peer of lingering) {
-      if (peer.handling && peer.connection === undefined) storeHandled(peer)
+      if (peer.handling && !peer.connected) storeHandled(peer)
       else lingering.delete(peer)
     }
   }
@@ -535,7 +530,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   yield* breaker.onTransition((transition) => {
     recorder.count("breakerTransitions")
     const peer = peers.get(transition.key.slice(sessionCircuit("").length))
-    if (peer?.connection !== undefined) markDirty(peer)
+    if (peer?.connected === true) markDirty(peer)
   })
 
   /** Sessions whose queues are being removed: what expires meanwhile is told to those who wait for it here. */
@@ -569,7 +564,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     }
     for (const peer of connected) {
       if (queue.durable) {
-        if (peer.core.flow?.idle === false) return false
+        if (peer.link?.flow?.idle === false) return false
         continue
       }
       const { messages } = yield* queue.size(peer.key)

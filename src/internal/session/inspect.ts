@@ -31,7 +31,7 @@ export const statsOf = (
   queuedMessages,
   queuedBytes,
   pendingMessages: peer.inbound.size,
-  heardAtMillis: timeOf(peer.liveness?.heardAt ?? peer.heardAt, onWall),
+  heardAtMillis: timeOf(peer.link?.liveness.heardAt ?? peer.heardAt, onWall),
   ...circuitStats(breaker.stateUnsafe(peer.circuit))
 })
 

@@ -8,11 +8,11 @@ import { Deque } from "../../core/Deque.ts"
 import type { Failure, OutboxPosition } from "../../core/Frame.ts"
 import type { Headway } from "../../core/Headway.ts"
 import type { StoredPosition } from "../../core/Inbox.ts"
-import type { Liveness } from "../../core/Liveness.ts"
 import type { GapReason } from "../../core/Protocol.ts"
 import type { Session } from "../../core/Session.ts"
 import type { Connection } from "../../Transport.ts"
 import type { Spare } from "../bounds/crowd.ts"
+import type { Link } from "./link.ts"
 import { Reading } from "./reading.ts"
 import { type Elsewhere, Receipts } from "./receipts.ts"
 
@@ -65,9 +65,6 @@ export interface Uncommitted {
 export const nothing: Uncommitted = { epoch: "", offset: 0, messages: 0 }
 export const none: ReadonlyArray<never> = Object.freeze([])
 
-/** Messages that may go before the first ack after trouble; doubles with each ack. */
-export const slowStartMessages = 16
-
 export class Peer {
   /** Names the outbox in the queue. */
   readonly key: string
@@ -105,14 +102,12 @@ export class Peer {
   private openedFor = 0
   receipts: Receipts
 
-  connection: Connection | undefined
-  liveness: Liveness | undefined
+  /** Undefined while there is no connection. */
+  link: Link | undefined = undefined
   /** When the last connection was heard last. */
-  heardAt: number | undefined
-  /** Largest payload the other side takes. */
+  heardAt: number | undefined = undefined
+  /** Largest payload the other side takes, as it said last: what is sent while it is away is held to it, too. */
   peerMaxPayload = Infinity
-  /** The other side asked for no new messages. */
-  drained = false
 
   /** Attachments of this session that are under way: a write that is refused meanwhile may be so by one of them. */
   attaching = 0
@@ -132,8 +127,6 @@ export class Peer {
    * began before must not be stored or acknowledged any more.
    */
   tenure = 0
-  /** A connection whose frames count for nothing any more, as this session is at another server. */
-  unheeded: Connection | undefined
   /** Another server wants the session: no new handler starts. */
   leaving = false
   /** The message at the front failed during a shutdown: it is not given up, but left to be handled again. */
@@ -162,24 +155,12 @@ export class Peer {
   /** What the queue is being told, or will be again; never two at once. */
   acking: Ack | undefined
   ackFailures = 0
-  /** Frames to go before everything else. */
-  control: ReadonlyArray<string> = none
-  /** Made with the first of them, and again after each write. */
-  volatileOut: Array<string> | undefined
-  /** Why the last delivery stopped before the outbox was empty. */
-  stalled: "window" | "backlog" | "circuitOpen" | undefined
-  /** How many messages may be in flight after trouble; Infinity once all is well. */
-  slowStart = Infinity
   /** Whether the circuit has failures on record that the next ack should clear. */
   suspect = false
   /** The newest offset that was ever on the wire: at or below it is redelivery. */
   highestSent = 0
-  /** When the other side last received something new, or had nothing to receive. */
-  progressAt = 0
   /** What is known of messages that do not get through; nothing, mostly. */
   headway: Headway | undefined
-  /** Of a plain peer: the newest offset written to the socket. */
-  plainSent = 0
 
   constructor(options: {
     readonly key: string
@@ -248,8 +229,12 @@ export class Peer {
     return this.isStranger && !this.hasSpoken && !this.isAddressed && this.core.inbox.received === 0
   }
 
+  get connection(): Connection | undefined {
+    return this.link === undefined ? undefined : this.link.connection
+  }
+
   get connected(): boolean {
-    return this.connection !== undefined
+    return this.link !== undefined
   }
 
   /** The other side has everything up to `received`. */
