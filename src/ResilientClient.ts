@@ -339,7 +339,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   }).pipe(Scope.provide(scope))
   engine.peers.set(peer.key, peer)
 
-  const openOutbox = Effect.map(queue.open(peer.key, ownGeneration), (out) => peer.opened(out))
+  const openOutbox = Effect.map(
+    queue.open(peer.key, ownGeneration),
+    (out) => peer.outgoing.opened(out, ownGeneration, undefined)
+  )
 
   const connector = yield* makeConnector({
     engine,

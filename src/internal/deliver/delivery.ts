@@ -15,7 +15,9 @@ import type { MessageQueueError } from "../../WebSocketError.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
 import { isCircuitOpen } from "../session/inspect.ts"
 import type { Link, Stalled } from "../session/link.ts"
+import type { Outgoing } from "../session/outgoing.ts"
 import type { Peer } from "../session/peer.ts"
+import type { Receipts } from "../session/receipts.ts"
 
 export interface DeliveryOptions {
   readonly queue: MessageQueue["Service"]
@@ -67,7 +69,7 @@ export const makeDelivery = (options: DeliveryOptions) => {
       if (link.stalled === "window" && flow.roomBytes * 4 < flow.window.bytes) return "window" as const
       if (connection.buffered() >= highWaterBytes) return "backlog" as const
       const before = flow.sent
-      const { headway } = peer
+      const { headway } = peer.outgoing
       if (headway !== undefined && mustWait(headway, flow)) return "backlog" as const
       const limit = {
         maxMessages: room,
@@ -89,7 +91,7 @@ export const makeDelivery = (options: DeliveryOptions) => {
       const frames = peer.core.compose(slots, flow)
       if (frames.length === 0) return "window" as const
       for (const frame of frames) connection.send(frame)
-      countSent(peer, slots, flow.sent)
+      countSent(peer.outgoing, slots, flow.sent)
       if (headway?.isCautious === true) return "backlog" as const
       if (!more && flow.sent > before && lastOf(slots) === flow.sent) return undefined
     }
@@ -109,31 +111,31 @@ export const makeDelivery = (options: DeliveryOptions) => {
     yield* Effect.logWarning(
       `a message of ${bytes} bytes to session ${peer.session} is given up: connections end at it, again and again`
     )
-    peer.noteArrival(offset)
+    peer.outgoing.arrived(offset)
     return read
   }
 
   /** Who waits for messages that were given up, perhaps by another server, learns it from their gap. */
-  const tellGap = (peer: Peer, { end, offset, reason }: OutboxGap): void =>
-    peer.receipts.lost(offset, end, { reason, maybeHandled: reason === "fresh" || reason === "sessionEnded" })
+  const tellGap = (receipts: Receipts, { end, offset, reason }: OutboxGap): void =>
+    receipts.lost(offset, end, { reason, maybeHandled: reason === "fresh" || reason === "sessionEnded" })
 
-  const countSent = (peer: Peer, slots: ReadonlyArray<Slot>, sent: number): void => {
+  const countSent = (outgoing: Outgoing, slots: ReadonlyArray<Slot>, sent: number): void => {
     let first = 0
     let again = 0
     let enqueuedAt: number | undefined
     for (const slot of slots) {
       if (slot.kind === "gap") {
-        if (queue.durable) tellGap(peer, slot)
+        if (queue.durable) tellGap(outgoing.receipts, slot)
         continue
       }
       if (slot.offset > sent) continue
-      if (slot.offset <= peer.highestSent) again++
+      if (outgoing.wasSent(slot.offset)) again++
       else {
         first++
         enqueuedAt = slot.enqueuedAt
       }
     }
-    peer.highestSent = Math.max(peer.highestSent, sent)
+    outgoing.sent(sent)
     recorder.count("messagesSent", first)
     recorder.count("messagesRedelivered", again)
     if (enqueuedAt !== undefined) recorder.sentAfter(now() - enqueuedAt)
@@ -161,18 +163,18 @@ export const makeDelivery = (options: DeliveryOptions) => {
         link.plainSent = offset
         connection.send(slot.payload, (ok) => {
           if (!ok || peer.link !== link) return
-          peer.noteAck(offset, [])
+          peer.outgoing.acknowledged(offset, [])
           markDirty(peer)
         })
       }
-      countSent(peer, slots, link.plainSent)
+      countSent(peer.outgoing, slots, link.plainSent)
     }
   }
 
   /** A generator and not an effect: with a queue in memory it does all it does without one. */
   return function*(peer: Peer): Effect.fn.Return<void, MessageQueueError> {
     // First, as it makes room in the queue.
-    if (peer.pendingAck !== undefined) yield* tellAcks(peer)
+    if (peer.outgoing.hasAck) yield* tellAcks(peer)
     const { link } = peer
     if (link === undefined) return
     writeControl(peer, link)

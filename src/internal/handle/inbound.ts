@@ -264,7 +264,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
         for (const value of action.messages) receiveLoose(peer, value, true)
         return
       case "acked":
-        peer.noteAck(action.handled, action.failed)
+        peer.outgoing.acknowledged(action.handled, action.failed)
         options.onAcked(peer, link)
         return
       case "reply":
@@ -311,15 +311,15 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     const received = link.flow?.received ?? 0
     if (received > receivedBefore) {
       link.progressAt = now()
-      if (peer.headway !== undefined) {
-        peer.noteArrival(received)
+      if (peer.outgoing.headway !== undefined) {
+        peer.outgoing.arrived(received)
         markDirty(peer) // it may have waited for this one frame
       }
     }
     const before = peer.inbound.size
     for (let i = 0; i < result.length; i++) perform(peer, result[i] as Action, link) // in bounds
     handleFrame(peer, before)
-    if (peer.pendingAck !== undefined) markDirty(peer)
+    if (peer.outgoing.hasAck) markDirty(peer)
     else if (peer.core.ackDue) markAckDue(peer)
   }
 

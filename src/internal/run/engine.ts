@@ -10,7 +10,7 @@ import type { CircuitBreaker } from "../../CircuitBreaker.ts"
 import { session as sessionCircuit } from "../../CircuitBreaker.ts"
 import { pingFrame } from "../../core/Codec.ts"
 import type { Auth, Drain, End, InboxPosition, OutboxPosition, Reject } from "../../core/Frame.ts"
-import { Headway, mishapOf } from "../../core/Headway.ts"
+import { mishapOf } from "../../core/Headway.ts"
 import type { StoredPosition } from "../../core/Inbox.ts"
 import { Liveness } from "../../core/Liveness.ts"
 import { CloseCode, type Window } from "../../core/Protocol.ts"
@@ -32,7 +32,7 @@ import type { Handling } from "../handle/handling.ts"
 import { makeInbound } from "../handle/inbound.ts"
 import { type IntakeLimits, isHeldUp, makeIntake } from "../handle/intake.ts"
 import { jitteredMillis } from "../kit/backoff.ts"
-import { inWords, type RareLog, wordsOf } from "../kit/rareLog.ts"
+import { inWords, type RareLog } from "../kit/rareLog.ts"
 import { makeSignal } from "../kit/signal.ts"
 import { makeTurnClock } from "../kit/turnClock.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
@@ -173,13 +173,6 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
         Effect.delay(Effect.sync(retry), jitteredMillis(retryBase, retryCap, failures, part)))
     )
 
-  /** A store that fails is asked again later; an owner that lost its session lets go of it. */
-  const onStoreError = (peer: Peer, error: MessageQueueError): Effect.Effect<void> => {
-    if (error.reason !== "store") return options.onFenced(peer, error)
-    later(++peer.flushFailures, () => markDirty(peer))
-    return Effect.sync(() => rare.warn("delivery", `delivery to session ${peer.session} is put off: ${wordsOf(error)}`))
-  }
-
   /** Shut while the workers below are paused. */
   const gate = yield* Latch.make(true)
 
@@ -200,8 +193,10 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const outbound = yield* makeOutbound({
     queue,
     peers,
+    rare,
     flush,
-    onError: onStoreError,
+    onFenced: options.onFenced,
+    later,
     isBusy: acking.isBusy,
     now,
     pulse,
@@ -220,7 +215,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   /** The peer's outbox is open for it. */
   const opened = (peer: Peer, out: OutboxPosition): void =>
-    peer.opened(out, followers && ((epoch) => followers.of(peer.key, epoch)))
+    peer.outgoing.opened(out, peer.generation, followers && ((epoch) => followers.of(peer.key, epoch)))
 
   const leaveReceipts = (peer: Peer): void => {
     if (followers !== undefined) peer.receipts.leaveTo(followers.of(peer.key, peer.epoch))
@@ -231,7 +226,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     if (followers === undefined || peers.get(peer.key) !== peer) return
     peers.delete(peer.key)
     inbound.forfeit(peer)
-    peer.pendingAck = undefined
+    peer.outgoing.moved()
     peer.link?.setSeen(undefined)
     leaveReceipts(peer)
     pulse.notify()
@@ -355,9 +350,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     peer.peerMaxPayload = agreement.maxPayload
     if (!peer.plain) {
       peer.core.open(agreement.window, agreement.position, agreement.announced)
-      const { failed, handled } = agreement.position
-      if (handled > peer.acked || failed.length > 0) peer.noteAck(handled, failed)
-      peer.headway?.attached(agreement.position.received, at)
+      const { failed, handled, received } = agreement.position
+      peer.outgoing.resumed(handled, received, failed, at)
     }
     const isTroubled = breaker.stateUnsafe(peer.circuit)._tag !== "Closed"
     const link = new Link({
@@ -410,8 +404,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     const mishap = mishapOf(code)
     if (mishap === undefined) return
     const head = link.flow?.head
-    if (head === undefined) peer.headway?.endedIdle(now(), tickMillis)
-    else (peer.headway ??= new Headway()).ended(mishap, head)
+    if (head === undefined) peer.outgoing.cutIdle(now(), tickMillis)
+    else peer.outgoing.cutAt(head, mishap)
   }
 
   /** Ends the peer's connection from this side. */
@@ -470,7 +464,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     if (flow !== undefined && !flow.idle && at - link.progressAt > times.ackTimeout) {
       return closeSilent(peer, connection.buffered() > 0 ? "flush" : "ack", times.ackTimeout)
     }
-    if (link.stalled === "circuitOpen" || peer.headway?.isCautious === true) markDirty(peer)
+    if (link.stalled === "circuitOpen" || peer.outgoing.isCautious) markDirty(peer)
     storeHandled(peer)
   }
 

@@ -5,16 +5,15 @@
 import type { Fiber } from "effect"
 import { session as sessionCircuit } from "../../CircuitBreaker.ts"
 import { Deque } from "../../core/Deque.ts"
-import type { Failure, OutboxPosition } from "../../core/Frame.ts"
-import type { Headway } from "../../core/Headway.ts"
 import type { StoredPosition } from "../../core/Inbox.ts"
 import type { GapReason } from "../../core/Protocol.ts"
 import type { Session } from "../../core/Session.ts"
 import type { Connection } from "../../Transport.ts"
 import type { Spare } from "../bounds/crowd.ts"
 import type { Link } from "./link.ts"
+import { Outgoing } from "./outgoing.ts"
 import { Reading } from "./reading.ts"
-import { type Elsewhere, Receipts } from "./receipts.ts"
+import type { Receipts } from "./receipts.ts"
 
 /** Something received that waits for its handler. */
 export type Delivery =
@@ -48,12 +47,6 @@ export type Delivery =
     }
   )
 
-/** What the other side has handled, and what of it it could not. */
-export interface Ack {
-  readonly handled: number
-  readonly failed: ReadonlyArray<Failure>
-}
-
 /** Handled messages whose position is to be stored: of one log, up to an offset. */
 export interface Uncommitted {
   epoch: string
@@ -84,8 +77,6 @@ export class Peer {
   isStranger = false
   /** It has said something that is not in the inbox's position: volatile, or as a plain peer. */
   hasSpoken = false
-  /** Something was, or is, in its outbox. */
-  isAddressed = false
   /** Its connection is lost, and the registry knows. */
   away = false
   /** Its session is being ended. */
@@ -96,11 +87,7 @@ export class Peer {
   instance = ""
   /** Which connection of the server this session was attached by last: they are numbered as they come. */
   arrival = 0
-  /** Of our outbox. */
-  epoch = ""
-  /** For which generation it was opened last. */
-  private openedFor = 0
-  receipts: Receipts
+  readonly outgoing = new Outgoing()
 
   /** Undefined while there is no connection. */
   link: Link | undefined = undefined
@@ -142,25 +129,8 @@ export class Peer {
   /** The same, of what is being stored. */
   saves: ReadonlyArray<Uncommitted> = none
 
-  /** Has something for the delivery worker to do. */
-  dirty = false
-  /** A flush waits for the store. */
-  flushing = false
-  /** How often in a row the store failed it. */
-  flushFailures = 0
-  /** Up to here the queue is known to have been told. */
-  acked = 0
-  /** Acks that the queue has not been told of. */
-  pendingAck: Ack | undefined
-  /** What the queue is being told, or will be again; never two at once. */
-  acking: Ack | undefined
-  ackFailures = 0
   /** Whether the circuit has failures on record that the next ack should clear. */
   suspect = false
-  /** The newest offset that was ever on the wire: at or below it is redelivery. */
-  highestSent = 0
-  /** What is known of messages that do not get through; nothing, mostly. */
-  headway: Headway | undefined
 
   constructor(options: {
     readonly key: string
@@ -177,44 +147,12 @@ export class Peer {
     this.core = options.core
     this.plain = options.plain
     this.share = options.share ?? ""
-    this.receipts = new Receipts(0)
-  }
-
-  /**
-   * The outbox is open: receipts before its position are settled. Where other servers may have had it, `elsewhere` says
-   * of an outbox how one learns what became of its messages: of those that were sent before now only that can tell.
-   */
-  opened({ acked, epoch, last }: OutboxPosition, elsewhere?: (epoch: string) => Elsewhere): void {
-    const { epoch: known, openedFor } = this
-    this.openedFor = this.generation
-    this.acked = acked
-    if (last > 0) this.isAddressed = true
-    if (epoch === known && (elsewhere === undefined || this.generation <= openedFor + 1)) return
-    this.epoch = epoch
-    if (elsewhere !== undefined) {
-      this.receipts.leaveTo(elsewhere(known === "" ? epoch : known))
-      this.receipts = new Receipts(last, elsewhere(epoch))
-    } else if (known === "") {
-      // Somebody may have sent while the outbox was being opened, and holds a receipt.
-      this.receipts.handled(acked)
-      return
-    } else this.receipts = new Receipts(acked)
-    if (epoch === known) return
-    // Offsets of another log mean nothing in this one.
-    this.pendingAck = undefined
-    this.highestSent = 0
-    this.headway = undefined
   }
 
   /** Takes over from a peer of the other kind: the outbox is the same, and so are those who wait for it. */
-  inherit({ acking, epoch, hasSpoken, highestSent, isAddressed, openedFor, pendingAck, receipts }: Peer): void {
+  inherit({ hasSpoken, outgoing }: Peer): void {
     this.hasSpoken = hasSpoken
-    this.isAddressed = isAddressed
-    this.epoch = epoch
-    this.openedFor = openedFor
-    this.receipts = receipts
-    this.pendingAck = merge(acking, pendingAck) // to be told twice does no harm
-    this.highestSent = highestSent
+    this.outgoing.inherit(outgoing)
   }
 
   /** What a restarted process may go on from: everything received and not handled is gone with this one. */
@@ -226,7 +164,16 @@ export class Peer {
 
   /** Nobody knows who it is, it has never said anything, and nothing was ever sent to it: nothing is lost with it. */
   get isSilentStranger(): boolean {
-    return this.isStranger && !this.hasSpoken && !this.isAddressed && this.core.inbox.received === 0
+    return this.isStranger && !this.hasSpoken && !this.outgoing.wasAddressed && this.core.inbox.received === 0
+  }
+
+  /** Of our outbox. */
+  get epoch(): string {
+    return this.outgoing.epoch
+  }
+
+  get receipts(): Receipts {
+    return this.outgoing.receipts
   }
 
   get connection(): Connection | undefined {
@@ -236,26 +183,4 @@ export class Peer {
   get connected(): boolean {
     return this.link !== undefined
   }
-
-  /** The other side has everything up to `received`. */
-  noteArrival(received: number): void {
-    this.headway?.arrived(received)
-    if (this.headway?.isBlank === true) this.headway = undefined
-  }
-
-  /** Adds an ack to what the queue has to be told. */
-  noteAck(handled: number, failed: ReadonlyArray<Failure>): void {
-    this.pendingAck = merge(this.pendingAck, { handled, failed })
-  }
-}
-
-/** Both together: the newest position, and each failure once. */
-export const merge = <A extends Ack | undefined>(first: Ack | undefined, second: A): Ack | A => {
-  if (first === undefined) return second
-  if (second === undefined) return first
-  const known = second.failed.length === 0 ? undefined : new Set(first.failed.map(([offset]) => offset))
-  const failed = known === undefined
-    ? first.failed
-    : [...first.failed, ...second.failed.filter(([offset]) => !known.has(offset))]
-  return { handled: Math.max(first.handled, second.handled), failed }
 }
