@@ -50,12 +50,13 @@ const make = Effect.gen(function*() {
   /** It sends a message that takes so much memory, and waits for its handler. */
   const say = (peer: Peer, bytes: number): void => {
     const value = "x".repeat((bytes - memoryOf("") - messageBytes) / 2)
-    peer.inbound.pushBack({ weight: 0, kind: "loose", value, volatile: false, from: undefined })
+    peer.incoming.received({ weight: 0, kind: "loose", value, volatile: false, from: undefined })
     intake.hold(peer, 1)
   }
   /** Its handler has ended. */
   const handled = (peer: Peer): void => {
-    const delivery = peer.inbound.popFront() ?? assert.fail("nothing waits")
+    const delivery = peer.incoming.front() ?? assert.fail("nothing waits")
+    peer.incoming.took(delivery)
     intake.done(delivery)
     intake.release(peer, delivery.weight)
   }
@@ -226,7 +227,7 @@ describe("a share that has more than its part where it is crowded", () => {
       peer.share = "after"
       for (const each of [before, after]) intake.attached(each)
       assert.deepStrictEqual([before, after].map(isRead), [false, true])
-      while (peer.inbound.size > 0) handled(peer)
+      while (peer.incoming.size > 0) handled(peer)
       assert.strictEqual(intake.total(), 0)
       assert.strictEqual(peer.reading.held, 0)
     }))

@@ -115,7 +115,7 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
    */
   const mayGoNow = (peer: Peer): boolean =>
     gate.isOpen()
-      ? isParked && peer.outgoing.isAtRest && !peer.handling && peer.link?.flow?.idle !== false &&
+      ? isParked && peer.outgoing.isAtRest && !peer.incoming.isHandling && peer.link?.flow?.idle !== false &&
         now() > flushedAt
       : !peer.outgoing.isFlushing // nobody else would send it
 

@@ -136,22 +136,22 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     onExit: (exit: Exit.Exit<void, unknown>) => void
   ): void => {
     if (handlers.state._tag === "Closed") return
-    const { tenure } = peer
+    const { tenure } = peer.incoming
     const work: Work | undefined = options.knowsWork === true ? { peer, tenure, isOver: false } : undefined
     const fiber = work === undefined
       ? runHandler(effect)
       : Effect.runForkWith(Context.add(handlerContext, CurrentWork, work))(effect)
     const ended = (exit: Exit.Exit<void, unknown>) => {
       // What lost its session half-way may go on for all that, and is that one's still.
-      if (work !== undefined) work.isOver = peer.tenure === tenure
+      if (work !== undefined) work.isOver = peer.incoming.tenure === tenure
       onExit(exit)
     }
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) return ended(exit)
     FiberSet.addUnsafe(handlers, fiber)
-    peer.handler = fiber
+    peer.incoming.runsIn(fiber)
     fiber.addObserver((exit) => {
-      peer.handler = undefined
+      peer.incoming.runsIn(undefined)
       ended(exit)
     })
   }
@@ -259,9 +259,9 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     peer: Peer,
     epoch: string,
     offset: number,
-    tenure = peer.tenure
+    tenure = peer.incoming.tenure
   ): Effect.Effect<void> => {
-    if (peer.plain || epoch !== peer.core.inbox.epoch || peer.tenure !== tenure) return Effect.void
+    if (peer.plain || epoch !== peer.core.inbox.epoch || peer.incoming.tenure !== tenure) return Effect.void
     const { generation } = peer
     const save = () => options.savePosition(peer, peer.storedPosition(epoch, offset))
     return Effect.catch(save(), (first) => {
@@ -271,10 +271,13 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
         next = undefined
         return attempt
       }).pipe(
-        Effect.retry({ schedule: storeRetry, while: (error) => isStoreFailure(error) && peer.tenure === tenure }),
+        Effect.retry({
+          schedule: storeRetry,
+          while: (error) => isStoreFailure(error) && peer.incoming.tenure === tenure
+        }),
         Effect.catch((error) =>
           Effect.flatMap(attached(peer, Infinity), () => {
-            if (peer.tenure !== tenure) return Effect.void
+            if (peer.incoming.tenure !== tenure) return Effect.void
             // The newer owner is this peer itself, by a new connection.
             if (peer.generation !== generation) return savePosition(peer, epoch, offset, tenure)
             const gone = options.onFenced(peer, error)
@@ -390,7 +393,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     connected.delete(peer)
     recorder.gauge("connectionsActive", connected.size)
     storeHandled(peer)
-    if (peer.handling) lingering.add(peer)
+    if (peer.incoming.isHandling) lingering.add(peer)
     // A connection that broke with messages in flight is a soft failure; silence and the like were reported as hard ones.
     if (lost && ending.error === undefined && ending.code !== CloseCode.normal) {
       peer.suspect = true
@@ -482,7 +485,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   const tickLingering = (): void => {
     for (const peer of lingering) {
-      if (peer.handling && !peer.connected) storeHandled(peer)
+      if (peer.incoming.isHandling && !peer.connected) storeHandled(peer)
       else lingering.delete(peer)
     }
   }
@@ -554,7 +557,9 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const isQuiet = Effect.gen(function*() {
     if (!outbound.isIdle() || appending > 0) return false
     for (const peer of queue.durable ? peers.values() : connected) {
-      if (options.handlesIncoming() && !peer.held && (peer.inbound.size > 0 || peer.handling)) return false
+      if (options.handlesIncoming() && !peer.incoming.isHeld && (peer.incoming.size > 0 || peer.incoming.isHandling)) {
+        return false
+      }
     }
     for (const peer of connected) {
       if (queue.durable) {
@@ -632,7 +637,6 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     letGo,
     detach,
     remove,
-    isIdle: inbound.isIdle,
     storeHandled,
     held,
     leave: inbound.leave,

@@ -30,7 +30,7 @@ export const statsOf = (
   generation: peer.generation,
   queuedMessages,
   queuedBytes,
-  pendingMessages: peer.inbound.size,
+  pendingMessages: peer.incoming.size,
   heardAtMillis: timeOf(peer.link?.liveness.heardAt ?? peer.heardAt, onWall),
   ...circuitStats(breaker.stateUnsafe(peer.circuit))
 })

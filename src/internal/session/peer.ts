@@ -2,61 +2,16 @@
  * One session's runtime state at this side: its protocol core, the connection it has now, what waits to be handled,
  * and who waits for what. Plain data with a few synchronous helpers; the engine does the work.
  */
-import type { Fiber } from "effect"
 import { session as sessionCircuit } from "../../CircuitBreaker.ts"
-import { Deque } from "../../core/Deque.ts"
 import type { StoredPosition } from "../../core/Inbox.ts"
-import type { GapReason } from "../../core/Protocol.ts"
 import type { Session } from "../../core/Session.ts"
 import type { Connection } from "../../Transport.ts"
 import type { Spare } from "../bounds/crowd.ts"
+import { Incoming } from "./incoming.ts"
 import type { Link } from "./link.ts"
 import { Outgoing } from "./outgoing.ts"
 import { Reading } from "./reading.ts"
 import type { Receipts } from "./receipts.ts"
-
-/** Something received that waits for its handler. */
-export type Delivery =
-  & {
-    /** Of the last part of a frame: the memory that is free when it is handled, see `hold` of the intake. */
-    weight: number
-  }
-  & (
-    | {
-      readonly kind: "message"
-      readonly epoch: string
-      readonly offset: number
-      /** Perhaps packed, see packing.ts. */
-      value: unknown
-      readonly id: string | undefined
-      readonly trace: string | undefined
-    }
-    | {
-      readonly kind: "gap"
-      readonly epoch: string
-      readonly first: number
-      readonly offset: number
-      readonly reason: GapReason
-    }
-    /** Without a position: a volatile message, or one of a plain peer. */
-    | {
-      readonly kind: "loose"
-      value: unknown
-      readonly volatile: boolean
-      readonly from: Connection | undefined
-    }
-  )
-
-/** Handled messages whose position is to be stored: of one log, up to an offset. */
-export interface Uncommitted {
-  epoch: string
-  offset: number
-  messages: number
-}
-
-/** What most peers have nothing of costs nothing: one for all, never written to. */
-export const nothing: Uncommitted = { epoch: "", offset: 0, messages: 0 }
-export const none: ReadonlyArray<never> = Object.freeze([])
 
 export class Peer {
   /** Names the outbox in the queue. */
@@ -103,32 +58,11 @@ export class Peer {
   /** The generation whose connection is gone, until the session is released: 0 when there is nothing to release. */
   departed = 0
 
-  readonly inbound = new Deque<Delivery>()
+  readonly incoming = new Incoming()
   /** What it may make us take in. */
   readonly reading = new Reading()
-  handling = false
-  /** The fiber that handles, if it has to wait for something. */
-  handler: Fiber.Fiber<void, unknown> | undefined
-  /**
-   * Raised when what was received here is given up, because another server has the session, or had it meanwhile. What
-   * began before must not be stored or acknowledged any more.
-   */
-  tenure = 0
   /** Another server wants the session: no new handler starts. */
   leaving = false
-  /** The message at the front failed during a shutdown: it is not given up, but left to be handled again. */
-  held = false
-  /** Positions being stored. */
-  saving = 0
-  /** The delivery whose handler stores the position itself, in a transaction perhaps, and is not done. */
-  committing: Delivery | undefined
-  /** The delivery whose position the store refused to its handler. */
-  refused: { readonly delivery: Delivery; readonly generation: number } | undefined
-  /** Handled and not stored: of which log, up to where (0 when there is nothing), how many messages. */
-  uncommitted: Uncommitted = nothing
-  /** The same, of what is being stored. */
-  saves: ReadonlyArray<Uncommitted> = none
-
   /** Whether the circuit has failures on record that the next ack should clear. */
   suspect = false
 
