@@ -5,6 +5,7 @@ import { Liveness } from "../../src/core/Liveness.ts"
 import { Session } from "../../src/core/Session.ts"
 import { makeIntake } from "../../src/internal/handle/intake.ts"
 import { memoryOf, messageBytes } from "../../src/internal/kit/weight.ts"
+import { plain } from "../../src/internal/session/dialects.ts"
 import { Link } from "../../src/internal/session/link.ts"
 import { Peer } from "../../src/internal/session/peer.ts"
 import { makePair } from "../../src/internal/transports/memoryTransport.ts"
@@ -29,7 +30,7 @@ const make = Effect.gen(function*() {
   })
   const connect = (session: string, share = session): Peer => {
     const core = new Session({ role: "server", window, maxPayload: 1_000_000 })
-    const peer = new Peer({ key: session, session, principal: undefined, core, plain: true, share })
+    const peer = new Peer({ key: session, session, principal: undefined, core, dialect: plain, share })
     peer.link = new Link({
       connection: makePair({ url: "/", headers: {}, remoteAddress: undefined }, () => {})[1],
       flow: undefined,

@@ -4,7 +4,6 @@
  */
 import { Effect } from "effect"
 import type { CircuitBreaker } from "../../CircuitBreaker.ts"
-import { encodeVolatile } from "../../core/Codec.ts"
 import type { Flow } from "../../core/Flow.ts"
 import type { Headway } from "../../core/Headway.ts"
 import type { OutboxGap, OutboxMessage, ReadResult, Slot } from "../../core/Outbox.ts"
@@ -13,6 +12,7 @@ import type { MessageQueue } from "../../MessageQueue.ts"
 import type { Recorder } from "../../Metrics.ts"
 import type { MessageQueueError } from "../../WebSocketError.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
+import type { Dialect } from "../session/dialects.ts"
 import { isCircuitOpen } from "../session/inspect.ts"
 import type { Link, Stalled } from "../session/link.ts"
 import type { Outgoing } from "../session/outgoing.ts"
@@ -35,15 +35,14 @@ export interface DeliveryOptions {
 export const makeDelivery = (options: DeliveryOptions) => {
   const { breaker, deadLetters, markDirty, now, queue, recorder, tellAcks } = options
 
-  const writeControl = (peer: Peer, link: Link): void => {
+  const writeControl = (dialect: Dialect, link: Link): void => {
     const { connection } = link
     const seen = link.takeSeen()
     if (seen !== undefined) connection.send(seen)
     const payloads = link.takeVolatiles()
     if (payloads === undefined) return
     recorder.count("messagesSent", payloads.length)
-    if (peer.plain) { for (const payload of payloads) connection.send(payload) }
-    else for (const frame of volatileFrames(payloads)) connection.send(frame)
+    dialect.sendVolatiles(connection, payloads)
   }
 
   /** What a read gave up: too old, or too large for the peer, as it says, or for the way there, as it seems. */
@@ -56,10 +55,10 @@ export const makeDelivery = (options: DeliveryOptions) => {
   /** Reads and writes until something says stop, and notes what. */
   const deliver = function*(
     peer: Peer,
-    link: Link,
-    flow: Flow
+    link: Link
   ): Effect.fn.Return<Stalled | undefined, MessageQueueError> {
-    const { connection } = link
+    const { connection, flow } = link
+    if (flow === undefined) return undefined
     while (true) {
       const room = link.roomOf(flow)
       if (room <= 0 || flow.roomBytes <= 0) return "window" as const
@@ -171,42 +170,25 @@ export const makeDelivery = (options: DeliveryOptions) => {
     }
   }
 
+  const deliverIn = { protocol: deliver, plain: deliverPlain }
+
   /** A generator and not an effect: with a queue in memory it does all it does without one. */
   return function*(peer: Peer): Effect.fn.Return<void, MessageQueueError> {
     // First, as it makes room in the queue.
     if (peer.outgoing.hasAck) yield* tellAcks(peer)
     const { link } = peer
     if (link === undefined) return
-    writeControl(peer, link)
+    writeControl(peer.dialect, link)
     const { connection, flow } = link
     if (link.isDrained) link.stalled = "backlog"
     else if (isCircuitOpen(breaker, peer)) link.stalled = "circuitOpen"
-    else if (peer.plain) link.stalled = yield* deliverPlain(peer, link)
-    else if (flow !== undefined) link.stalled = yield* deliver(peer, link, flow)
+    else link.stalled = yield* deliverIn[peer.dialect.name](peer, link)
     if (peer.link !== link || flow === undefined) return
     // Who reads nothing is told nothing: the ack stays due until the socket has drained.
     if (connection.buffered() >= highWaterBytes) return
     const ack = peer.core.composeAck()
     if (ack !== undefined) connection.send(ack)
   }
-}
-
-/** As many frames as it takes to keep each within the size of a bulk frame. */
-const volatileFrames = (payloads: ReadonlyArray<string>): ReadonlyArray<string> => {
-  const frames: Array<string> = []
-  let part: Array<string> = []
-  let size = 0
-  for (const payload of payloads) {
-    if (part.length > 0 && size + payload.length * 3 > bulkFrameBytes) {
-      frames.push(encodeVolatile(part))
-      part = []
-      size = 0
-    }
-    part.push(payload)
-    size += payload.length * 3 // UTF-8 at most
-  }
-  frames.push(encodeVolatile(part))
-  return frames
 }
 
 /** The message at the front, if it never gets through. */

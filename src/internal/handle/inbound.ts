@@ -247,8 +247,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
       return
     }
     recorder.count("messagesReceived")
-    peer.hasSpoken = true
-    peer.incoming.received({ weight: 0, kind: "loose", value, volatile: isVolatile, from: peer.connection })
+    peer.incoming.receivedLoose({ weight: 0, kind: "loose", value, volatile: isVolatile, from: peer.connection })
   }
 
   /** Handles what a frame brought; what of it has to wait is held. `before` is how much waited when it came. */
@@ -280,7 +279,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     else if (peer.core.ackDue) markAckDue(peer)
   }
 
-  const receivePlain = (peer: Peer, data: string, bytes: number): void => {
+  const receivePlain = (peer: Peer, _link: Link, data: string, bytes: number): void => {
     const isLeft = isWorthPacking(bytes) && intake.isTight()
     const value = isLeft ? packText(data) : parsePlain(data)
     const fault = isLeft ? undefined : payloadFault(value)
@@ -290,12 +289,13 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     handleFrame(peer, before)
   }
 
+  const receiveIn = { protocol: receive, plain: receivePlain }
+
   /** Handles a frame of the connection that the peer has. */
   const take = (peer: Peer, data: string, bytes: number): void => {
     const { link } = peer
     if (link === undefined || link.isUnheeded) return
-    if (peer.plain) receivePlain(peer, data, bytes)
-    else receive(peer, link, data, bytes)
+    receiveIn[peer.dialect.name](peer, link, data, bytes)
   }
 
   const events: SinkEvents = {
@@ -317,8 +317,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     },
     alive: (peer, link) => {
       if (peer.link !== link) return
-      // Others are known by their frames: it may be a proxy that pings.
-      if (peer.plain) link.liveness.heard(now())
+      peer.dialect.ponged(link.liveness, now())
       intake.took(peer, 0)
     },
     closed: (peer, link, code, reason) => {

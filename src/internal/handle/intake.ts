@@ -134,8 +134,7 @@ export const makeIntake = (options: {
     return messageBytes + (delivery.kind === "gap" ? 0 : memoryOf(delivery.value))
   }
 
-  /** A window restrains who speaks the protocol, but for gaps; nothing else restrains a plain peer. */
-  const maxWaiting = ({ core, plain }: Peer): number => core.options.window.messages * (plain ? 1 : 4)
+  const maxWaiting = ({ core, dialect }: Peer): number => core.options.window.messages * dialect.waitingWindows
 
   const stopForTotal = (peer: Peer): void => {
     overTotal.add(peer)
@@ -240,7 +239,7 @@ export const makeIntake = (options: {
    * up where nothing is received of what it sends, and its acks come behind that. Its window bounds it.
    */
   const sip = (peer: Peer, at: number): void => {
-    if (peer.plain || isShut(peer) || at - peer.reading.stoppedAt < sipMillis) return
+    if (isShut(peer) || at - peer.reading.stoppedAt < sipMillis) return
     overTotal.delete(peer)
     start(peer, heldUp)
   }

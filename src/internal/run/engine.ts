@@ -8,12 +8,10 @@
 import { Cause, Context, Effect, Exit, FiberSet, Latch, Random } from "effect"
 import type { CircuitBreaker } from "../../CircuitBreaker.ts"
 import { session as sessionCircuit } from "../../CircuitBreaker.ts"
-import { pingFrame } from "../../core/Codec.ts"
-import type { Auth, Drain, End, InboxPosition, OutboxPosition, Reject } from "../../core/Frame.ts"
+import type { Auth, Drain, End, OutboxPosition, Reject } from "../../core/Frame.ts"
 import { mishapOf } from "../../core/Headway.ts"
 import type { StoredPosition } from "../../core/Inbox.ts"
-import { Liveness } from "../../core/Liveness.ts"
-import { CloseCode, type Window } from "../../core/Protocol.ts"
+import { CloseCode } from "../../core/Protocol.ts"
 import type { Violation } from "../../core/Violation.ts"
 import type { Deduplicator } from "../../Deduplicator.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
@@ -37,7 +35,7 @@ import { makeSignal } from "../kit/signal.ts"
 import { makeTurnClock } from "../kit/turnClock.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
 import { makeFollowers } from "../session/elsewhere.ts"
-import { Link } from "../session/link.ts"
+import { type Agreement, Link } from "../session/link.ts"
 import type { Peer } from "../session/peer.ts"
 import { Peers } from "../session/peers.ts"
 import type { Dead } from "../session/receipts.ts"
@@ -92,15 +90,6 @@ export interface Ending {
   readonly code: number
   readonly reason: string
   readonly error: WebSocketError | undefined
-}
-
-/** What a handshake agreed on. */
-export interface Agreement {
-  readonly window: Window
-  readonly position: InboxPosition
-  /** The handled position that our side of the handshake announced. */
-  readonly announced: number
-  readonly maxPayload: number
 }
 
 export type Engine = Effect.Success<ReturnType<typeof makeEngine<never>>>
@@ -261,7 +250,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     offset: number,
     tenure = peer.incoming.tenure
   ): Effect.Effect<void> => {
-    if (peer.plain || epoch !== peer.core.inbox.epoch || peer.incoming.tenure !== tenure) return Effect.void
+    if (epoch !== peer.core.inbox.epoch || peer.incoming.tenure !== tenure) return Effect.void
     const { generation } = peer
     const save = () => options.savePosition(peer, peer.storedPosition(epoch, offset))
     return Effect.catch(save(), (first) => {
@@ -351,20 +340,12 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     const at = now()
     open.add(connection)
     peer.peerMaxPayload = agreement.maxPayload
-    if (!peer.plain) {
-      peer.core.open(agreement.window, agreement.position, agreement.announced)
-      const { failed, handled, received } = agreement.position
-      peer.outgoing.resumed(handled, received, failed, at)
-    }
+    peer.dialect.open(peer.core, peer.outgoing, agreement, at)
     const isTroubled = breaker.stateUnsafe(peer.circuit)._tag !== "Closed"
     const link = new Link({
       connection,
       flow: peer.core.flow,
-      liveness: new Liveness(
-        peer.plain
-          ? { interval: times.idleTimeout / 2, timeout: times.idleTimeout / 2, now: at }
-          : { interval: times.heartbeat, timeout: times.heartbeatTimeout, now: at }
-      ),
+      liveness: peer.dialect.livenessFrom(times, at),
       plainSent: agreement.position.handled,
       isTroubled,
       now: at
@@ -436,31 +417,18 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   // --- the clock
 
-  /**
-   * A peer that is not read can't be heard: not its answers, nor its acks. It is told that this side lives, or it would
-   * come back with a new connection, again and again. That it takes what it is sent can be seen all the same.
-   */
-  const excuse = (peer: Peer, link: Link, at: number): void => {
-    link.liveness.heard(at)
-    if (link.connection.buffered() > 0) return
-    link.progressAt = at
-    link.connection.send(peer.core.composePong())
-    intake.sip(peer, at)
-  }
-
   const tickPeer = (peer: Peer, at: number): void => {
     const { link } = peer
     if (link === undefined) return
     const { connection, flow, liveness } = link
     const isUnheard = isHeldUp(peer)
-    if (isUnheard && !peer.plain) excuse(peer, link, at)
+    if (isUnheard && peer.dialect.excuse(peer.core, link, at)) intake.sip(peer, at)
     const verdict = liveness.tick(at)
     if (verdict === "dead" && !isUnheard) {
-      return closeSilent(peer, peer.plain ? "idle" : "heartbeat", liveness.interval + liveness.timeout)
+      return closeSilent(peer, peer.dialect.silence, liveness.interval + liveness.timeout)
     }
     if (verdict !== "alive") {
-      if (peer.plain) connection.ping()
-      else connection.send(pingFrame)
+      peer.dialect.probe(connection)
       // Whether it answers can't be seen; whether its socket is gone, TCP will tell of the ping.
       if (isUnheard) liveness.heard(at)
     }

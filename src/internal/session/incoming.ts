@@ -63,6 +63,7 @@ const noDeliveries = new Deque<never>()
 export class Incoming {
   /** Made with the first delivery. */
   private queue: Deque<Delivery> = noDeliveries
+  private wasLoose = false
   private isRunning = false
   /** The fiber that handles, if it has to wait for something. */
   private fiber: Fiber.Fiber<void, unknown> | undefined = undefined
@@ -84,6 +85,11 @@ export class Incoming {
    */
   get tenure(): number {
     return this.forfeits
+  }
+
+  /** It has said something that is not in the inbox's position: volatile, or as a plain peer. */
+  get hasSpoken(): boolean {
+    return this.wasLoose
   }
 
   get isHandling(): boolean {
@@ -127,6 +133,17 @@ export class Incoming {
   received(delivery: Delivery): void {
     if (this.queue === noDeliveries) this.queue = new Deque()
     this.queue.pushBack(delivery)
+  }
+
+  /** The same without a position: nothing else will tell that it came. */
+  receivedLoose(delivery: Delivery): void {
+    this.wasLoose = true
+    this.received(delivery)
+  }
+
+  /** The session goes on in this, as its peer is of another kind by now; what waited there does not. */
+  inherit({ wasLoose }: Incoming): void {
+    this.wasLoose = wasLoose
   }
 
   /** The delivery is done with. Whether it was still there: not if the session got another owner meanwhile. */

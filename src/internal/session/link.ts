@@ -3,8 +3,19 @@
  * other side lives, and what holds delivery back.
  */
 import type { Flow } from "../../core/Flow.ts"
+import type { InboxPosition } from "../../core/Frame.ts"
 import type { Liveness } from "../../core/Liveness.ts"
+import type { Window } from "../../core/Protocol.ts"
 import type { Connection } from "../../Transport.ts"
+
+/** What a handshake agreed on. */
+export interface Agreement {
+  readonly window: Window
+  readonly position: InboxPosition
+  /** The handled position that our side of the handshake announced. */
+  readonly announced: number
+  readonly maxPayload: number
+}
 
 /** Why a delivery stopped before the outbox was empty. */
 export type Stalled = "window" | "backlog" | "circuitOpen"
