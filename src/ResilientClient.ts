@@ -278,7 +278,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   // The outbox is this client's own, whatever session it will get: two clients may share one store.
   const core = new Session({ role: "client", window, maxPayload })
   const peer = new Peer({ key: `client:${instance}`, session: "", principal: undefined, core, dialect: protocol })
-  peer.generation = ownGeneration
+  peer.own.attached({ generation: ownGeneration, here: true })
 
   const incoming = Check.schema("incoming", options.incoming)
   const outgoing = Check.schema("outgoing", options.outgoing)
@@ -327,7 +327,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       rare.warn("violation", `the server broke the protocol: ${violation.code}, ${violation.detail}`)
     },
     // Nobody else writes to a client's outbox, unless its store is given to somebody else.
-    onFenced: (_, error) =>
+    onRefused: (_, error) =>
       Effect.sync(() => engine.close(peer, CloseCode.internal, "the outbox has another owner", error)),
     onDetached: (_, ending) => connector.onDetached(ending),
     onTick: (at) => connector.onTick(at),

@@ -46,7 +46,9 @@ import { makeRareLog } from "./internal/kit/rareLog.ts"
 import { makeCoder } from "./internal/kit/schemas.ts"
 import * as SendShapes from "./internal/kit/shapes.ts"
 import { makeConfirming } from "./internal/own/confirming.ts"
-import { makeDeparture } from "./internal/own/departure.ts"
+import { makeEnding } from "./internal/own/ending.ts"
+import { makeOwning } from "./internal/own/owning.ts"
+import { makePositions } from "./internal/own/positions.ts"
 import { Closing } from "./internal/run/closing.ts"
 import { type Engine, makeEngine } from "./internal/run/engine.ts"
 import * as Shapes from "./internal/run/optionShapes.ts"
@@ -454,6 +456,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     deadLetters
   })
 
+  const positions = makePositions({ registry, owning: () => owning })
   const engine: Engine = yield* makeEngine({
     queue,
     deduplicator,
@@ -467,9 +470,9 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     handling,
     knowsWork: registry.confirm !== undefined,
     handlesIncoming: () => options.onMessage !== undefined || handoff.hasConsumer(),
-    savePosition: (peer, position) => registry.savePosition(peer.key, peer.generation, position),
+    savePosition: positions.save,
     onControl: (peer, frame) => {
-      if (frame.t === "end") engine.run(end(peer))
+      if (frame.t === "end") engine.run(ending.end(peer))
       else if (frame.t === "reject") engine.close(peer, CloseCode.normal, "rejected by the client")
       else if (frame.t === "auth") renew(peer, frame.auth)
     },
@@ -481,48 +484,63 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       engine.close(peer, CloseCode.protocol, code, error)
       rare.warn(`violation ${code}`, `session ${peer.session} broke the protocol: ${code}, ${detail}`)
     },
-    onFenced: (peer, error) => departure.letGo(peer, error),
-    onIdle: (peer) => departure.idle(peer),
+    onRefused: (peer, error) => owning.refused(peer, error),
+    onIdle: (peer) => owning.idle(peer),
     onDetached: (peer, ending) => {
       publish({ _tag: "Disconnected", session: peer.session, ...ending })
-      if (engine.peers.get(peer.key) === peer) departure.depart(peer)
+      if (engine.peers.get(peer.key) === peer) owning.detach(peer)
     },
     onTick: (now) => acceptor.tick(now),
     sweep: Effect.gen(function*() {
       const ended = yield* registry.expire
       yield* Effect.forEach(ended, (session) =>
         Effect.catch(
-          departure.ended(session),
+          ending.ended(session),
           (error) => Effect.logWarning(`the end of session ${session} is put off`, error)
         ), { concurrency: 16, discard: true })
-      yield* departure.forgetEnded
+      yield* ending.sweepAway
       yield* givingWay.sweep
       recorder.gauge("sessions", (yield* registry.count).sessions)
     }),
     onGiveUp: (name, cause) => giveUp(name, cause)
   }).pipe(Scope.provide(scope))
 
-  const departure = makeDeparture({
+  const ending = makeEnding({
     engine,
     queue,
     registry,
     deadLetters,
-    onEnded: (session) => publish({ _tag: "Ended", session }),
-    onAway: (peer) => givingWay.isAway(peer)
+    sayEnded: (peer) => owning.sayEnded(peer),
+    onEnded: (session) => publish({ _tag: "Ended", session })
+  })
+  const owning = makeOwning({
+    engine,
+    registry,
+    onAway: (peer) => {
+      ending.left(peer)
+      givingWay.isAway(peer)
+    },
+    forget: ending.forget,
+    removeOrphan: ending.removeOrphan
   })
   const givingWay = makeGivingWay({
     engine,
     registry,
     retentionMillis: Check.millis("strangerRetention", options.strangerRetention, "60 seconds"),
-    ended: departure.ended
+    ended: ending.ended
   })
-  yield* registry.onWanted(departure.wanted).pipe(Scope.provide(scope))
+  yield* registry.onWanted(owning.wanted).pipe(Scope.provide(scope))
   const confirming = makeConfirming({
     registry,
     run: engine.run,
-    onFenced: (peer, error) => departure.letGo(peer, error)
+    onRefused: owning.refused
   })
-  const committing = makeCommitting({ engine, registry, onFenced: (peer, error) => departure.letGo(peer, error) })
+  const committing = makeCommitting({
+    now: engine.now,
+    registry,
+    attached: owning.attached,
+    onRefused: owning.refused
+  })
 
   const screen = makeScreening(options.allowedOrigins)
   const authenticate = (handshake: Handshake): Effect.Effect<Name, HandshakeError, R> => {
@@ -554,8 +572,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     isCrowded: givingWay.isCrowded,
     makeRoom: givingWay.makeRoom,
     isClosing: () => closing.hasBegun(),
-    onInDoubt: departure.inDoubt,
-    abandon: departure.abandon,
+    onInDoubt: owning.inDoubt,
+    abandon: owning.abandon,
     onAttached: ({ principal, session }, resumed) => publish({ _tag: "Connected", session, principal, resumed })
   })
 
@@ -581,27 +599,6 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   }
 
   const renew = makeRenewing({ engine, reauthenticate })
-
-  const end = Effect.fnUntraced(function*(
-    peer: Peer
-  ): Effect.fn.Return<void, MessageQueueError | SessionRegistryError> {
-    // First, so that a store that fails leaves the session as it was; what comes after it is done by whoever can.
-    yield* registry.end(peer.key)
-    engine.peers.delete(peer.key)
-    departure.closeEnded(peer)
-    yield* engine.remove(peer, "sessionEnded")
-    yield* registry.remove(peer.key)
-    publish({ _tag: "Ended", session: peer.session })
-  })
-
-  /** Whoever has the session learns of its end from the store. */
-  const endElsewhere = Effect.fnUntraced(function*(
-    session: string
-  ): Effect.fn.Return<void, MessageQueueError | SessionRegistryError | SessionNotFoundError> {
-    const isKnown = queue.durable && (yield* registry.end(session))
-    if (!isKnown) return yield* new SessionNotFoundError({ session })
-    yield* departure.ended(session)
-  })
 
   const { peers } = engine
   const absentees = makeAbsentees({ queue, registry, breaker, peers, followers: engine.followers })
@@ -651,7 +648,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       for (const peer of engine.connected) peer.say(drain)
       return Scope.close(listening, Exit.void)
     }),
-    handOver: registry.durable ? departure.handOver : undefined,
+    handOver: registry.durable ? owning.handOver : undefined,
     end: Scope.close(scope, Exit.void)
   })
 
@@ -741,8 +738,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     endSession: (session) =>
       Effect.suspend(() => {
         const peer = engine.peers.get(session)
-        if (peer !== undefined) return end(peer)
-        return isId(session) ? endElsewhere(session) : Effect.fail(new SessionNotFoundError({ session }))
+        if (peer !== undefined) return ending.end(peer)
+        return isId(session) ? ending.endElsewhere(session) : Effect.fail(new SessionNotFoundError({ session }))
       }),
     locate: (session, messageId) =>
       Effect.suspend(() => {

@@ -87,13 +87,17 @@ export class Ownership {
     if (inDoubt) this.doubtful = true
   }
 
+  /** Whether a newer attachment of this server's was done before this one. */
+  isOvertaken(generation: number): boolean {
+    return generation < this.current
+  }
+
   /**
-   * The registry has attached the session to this server. `overtaken`: a newer attachment of this server's was there
-   * first. `forfeit`: another server had the session meanwhile, so that what is here is not the newest.
+   * The registry has attached the session to this server. `forfeit`: another server had the session meanwhile, so that
+   * what is here is not the newest.
    */
-  attached({ generation, here }: Pick<Owner, "generation" | "here">): "overtaken" | "keep" | "forfeit" {
+  attached({ generation, here }: Pick<Owner, "generation" | "here">): "keep" | "forfeit" {
     const before = this.current
-    if (before > generation) return "overtaken"
     // Where the registry can't tell, generations without a hole do: those between may be attachments of our own.
     const isOurs = here ?? generation <= before + this.attachments
     this.current = generation
@@ -147,6 +151,11 @@ export class Ownership {
     return true
   }
 
+  /** Whether the session is to be released as soon as nothing of it waits. */
+  get isReleasable(): boolean {
+    return this.detachedAs === this.current
+  }
+
   /** Whether the session may be released now, so that any server may have it at once; that is said once. */
   takeRelease(isIdle: boolean): boolean {
     if (!isIdle || this.detachedAs !== this.current || this.current === 0 || this.hasConnection) return false
@@ -184,11 +193,17 @@ export class Ownership {
 
   /**
    * A write of this generation was refused. `again`: the newer owner is this server itself, so it is written again.
-   * `wait`: it may be, when its attachment is done. `ask`: the registry knows who the owner is, see {@link ownerIs}.
+   * `wait`: it may be, when its attachment is done. `ask`: the registry knows who the owner is, see {@link ownerIs}. The
+   * queue refuses for no attachment of this server's that is under way: the outbox is opened after that.
    */
-  refused(generation: number): "again" | "wait" | "ask" {
-    if (this.attachments > 0) return "wait"
+  refused(by: "queue" | "registry", generation: number): "again" | "wait" | "ask" {
+    if (by === "registry" && this.attachments > 0) return "wait"
     return this.current === generation ? "ask" : "again"
+  }
+
+  /** Whether the registry still says that the session is this server's, by its newest generation. */
+  isStill(found: Found): boolean {
+    return generationOf(found) === this.current
   }
 
   /**

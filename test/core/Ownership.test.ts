@@ -31,12 +31,10 @@ describe("an attachment", () => {
     assert.strictEqual(own.attached({ generation: 5, here: undefined }), "keep")
   })
 
-  it("that a newer one has overtaken changes nothing", () => {
+  it("is overtaken by a newer one of the same server", () => {
     const own = attachedAs(5)
-    assert.isTrue(own.wanted())
-    assert.strictEqual(own.attached({ generation: 4, here: true }), "overtaken")
-    assert.strictEqual(own.generation, 5)
-    assert.isTrue(own.isStopping)
+    assert.isTrue(own.isOvertaken(4))
+    assert.isFalse(own.isOvertaken(6))
   })
 
   it("gets no connection when another server has wanted the session before it is done", () => {
@@ -104,12 +102,12 @@ describe("an attachment in doubt", () => {
 describe("a refused write", () => {
   it("is written again by a newer generation of this server, once no attachment is under way", () => {
     const own = attachedAs(3)
-    assert.strictEqual(own.refused(3), "ask")
+    assert.strictEqual(own.refused("registry", 3), "ask")
     own.attachmentBegan()
-    assert.strictEqual(own.refused(3), "wait")
+    assert.strictEqual(own.refused("registry", 3), "wait")
     own.attached({ generation: 4, here: true })
     own.attachmentEnded(false)
-    assert.strictEqual(own.refused(3), "again")
+    assert.strictEqual(own.refused("registry", 3), "again")
   })
 
   it("of the registry forfeits, whoever is the owner; one of the queue where there is another", () => {
@@ -215,7 +213,7 @@ describe("two servers, a registry and a client", { timeout: 600_000 }, () => {
     assert.match(
       brokenBy(() =>
         new class extends Ownership {
-          override refused(generation: number) {
+          override refused(_: "queue" | "registry", generation: number) {
             return this.isCurrent(generation) ? "ask" as const : "again" as const
           }
           override get isInDoubt() {

@@ -288,7 +288,7 @@ export class OwnershipWorld {
       }
       case "refused": {
         const runtime = this.whose(at, op.save)
-        switch (runtime?.own.refused(op.generation)) {
+        switch (runtime?.own.refused("registry", op.generation)) {
           case undefined:
             return
           case "again":
@@ -382,9 +382,10 @@ export class OwnershipWorld {
       connection: undefined,
       unheeded: undefined
     }
-    const outcome = runtime.own.attached(as)
+    const isOvertaken = runtime.own.isOvertaken(as.generation)
+    const outcome = isOvertaken ? "keep" : runtime.own.attached(as)
     if (knew && !isNew) runtime.own.attachmentEnded(false)
-    if (outcome === "overtaken") return this.refuse(dial)
+    if (isOvertaken) return this.refuse(dial)
     this.servers[at] = runtime
     if (runtime.connection !== undefined) this.close(runtime)
     if (outcome === "forfeit") {

@@ -5,7 +5,7 @@ import { Effect, Exit, Random } from "effect"
 import { decode, encode } from "../../core/Codec.ts"
 import type { Frame, Hello } from "../../core/Frame.ts"
 import type { Inbox } from "../../core/Inbox.ts"
-import { type FreshReason, subprotocol, version, wireMillis } from "../../core/Protocol.ts"
+import { CloseCode, type FreshReason, subprotocol, version, wireMillis } from "../../core/Protocol.ts"
 import { maxFrameBytes, maxHandshakeBytes, resumeInbox } from "../../core/Session.ts"
 import { Violation } from "../../core/Violation.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
@@ -157,10 +157,12 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
         const stored = peer.storedPosition(hello.out.epoch, core.inbox.handled)
         yield* registry.savePosition(session, attached.generation, stored)
       }
-      // Gone, or overtaken by a newer connection of the same session, while this one was being looked at.
-      if (!isDone(connection) || peer.generation !== attached.generation) {
+      // Gone, overtaken by a newer connection of the same session, or wanted by another server, while it was looked at.
+      if (!isDone(connection) || !peer.own.mayConnect(attached.generation)) {
         settle(connection, Exit.fail(goneEarly))
-        connection.terminate()
+        if (peer.own.isCurrent(attached.generation)) {
+          connection.close(CloseCode.moved, "another server wants the session")
+        } else connection.terminate()
         return yield* options.abandon(session, attached.generation)
       }
 
@@ -237,19 +239,22 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       nextTokenHash: hashToken(makeToken()),
       instance: makeId(random)
     }, claimOf(connection, plain, identity, identity.session === undefined))
-    const opened = yield* queue.open(session, attached.generation, peer.share === "" ? undefined : peer.share)
-    // It has no position of its own, so nothing is known but what this server knows.
-    const out = opened.isUncertain === true ? yield* queue.recover(session, attached.generation, 0) : opened
-    engine.opened(peer, out)
-    recorder.count(attached.known ? "connectionsResumed" : "connectionsFresh")
-    port.become(engine.attach(peer, connection, {
-      window: options.window,
-      position: { epoch: null, received: 0, handled: out.acked, failed: [], pending: { messages: 0, bytes: 0 } },
-      announced: 0,
-      maxPayload: options.maxPayload
-    }))
-    options.onAttached(peer, attached.known)
-    return peer
+    return yield* Effect.gen(function*() {
+      const opened = yield* queue.open(session, attached.generation, peer.share === "" ? undefined : peer.share)
+      // It has no position of its own, so nothing is known but what this server knows.
+      const out = opened.isUncertain === true ? yield* queue.recover(session, attached.generation, 0) : opened
+      engine.opened(peer, out)
+      if (!peer.own.mayConnect(attached.generation)) return yield* goneEarly
+      recorder.count(attached.known ? "connectionsResumed" : "connectionsFresh")
+      port.become(engine.attach(peer, connection, {
+        window: options.window,
+        position: { epoch: null, received: 0, handled: out.acked, failed: [], pending: { messages: 0, bytes: 0 } },
+        announced: 0,
+        maxPayload: options.maxPayload
+      }))
+      options.onAttached(peer, attached.known)
+      return peer
+    }).pipe(orAbandon(session, attached.generation))
   })
 
   /** One that speaks the protocol: it is accepted at once, and its handshake waited for. */

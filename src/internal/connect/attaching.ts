@@ -72,7 +72,7 @@ export const makeAttaching = (options: AttachingOptions) => {
   ): Effect.Effect<{ readonly attached: Attached; readonly peer: Peer }, SessionRegistryError | HandshakeError> =>
     Effect.suspend(() => {
       const known = engine.peers.get(request.session)
-      if (known !== undefined) known.attaching++
+      if (known !== undefined) known.own.attachmentBegan()
       else unopened.add(request)
       return attach(request, claim).pipe(
         Effect.flatMap((attached) => {
@@ -80,10 +80,10 @@ export const makeAttaching = (options: AttachingOptions) => {
           return peer === undefined ? Effect.fail(replaced) : Effect.succeed({ attached, peer })
         }),
         Effect.onExit((exit) => {
-          if (known !== undefined) known.attaching--
+          const inDoubt = Exit.isFailure(exit) && isStoreFailure(exit.cause)
+          if (known !== undefined) known.own.attachmentEnded(inDoubt)
           else unopened.delete(request)
-          if (Exit.isSuccess(exit) || !isStoreFailure(exit.cause)) return Effect.void
-          if (known !== undefined) known.inDoubt = true
+          if (!inDoubt) return Effect.void
           const { session } = request
           return Effect.sync(() =>
             options.onInDoubt(session, () => [...unopened].some((other) => other.session === session))
@@ -127,7 +127,7 @@ export const makeAttaching = (options: AttachingOptions) => {
   ): Peer | undefined => {
     const { principal, session } = request
     let peer = engine.peers.get(session)
-    if (peer !== undefined && peer.generation > generation) return undefined
+    if (peer?.own.isOvertaken(generation) === true) return undefined
     let ofOtherKind: Peer | undefined
     if (peer !== undefined && peer.dialect !== dialect) {
       engine.close(peer, CloseCode.replaced, "replaced by a connection of another kind")
@@ -145,15 +145,10 @@ export const makeAttaching = (options: AttachingOptions) => {
       peer.say(encode(rejection(replaced).reject))
       engine.close(peer, CloseCode.replaced, "replaced by a newer connection", replaced)
     }
-    const next = peer.generation + 1
-    if (peer.generation > 0 && generation !== next && !(here ?? generation <= peer.generation + peer.attaching)) {
-      // Another server had the session meanwhile: what is here is not the newest.
+    if (peer.own.attached({ generation, here }) === "forfeit") {
       engine.forfeit(peer)
       peer.core.inbox.forget()
     }
-    peer.generation = generation
-    peer.leaving = false
-    peer.inDoubt = false
     peer.away = false
     peer.isStranger = isStranger
     engine.peers.reshare(peer, share)
@@ -165,7 +160,7 @@ export const makeAttaching = (options: AttachingOptions) => {
    * shows that a durable store has lost its newest messages: those offsets are taken, and what comes next goes on.
    */
   const openOutbox = Effect.fnUntraced(function*(peer: Peer, hello: Hello) {
-    const { generation, key } = peer
+    const { key, own: { generation } } = peer
     const opened = yield* queue.open(key, generation, peer.share === "" ? undefined : peer.share)
     const received = hello.in.epoch === opened.epoch ? hello.in.received : 0
     const canBe = received - opened.last <= maxRecovered

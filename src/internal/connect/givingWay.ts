@@ -34,7 +34,7 @@ export const makeGivingWay = ({ ended, engine, registry, retentionMillis }: Givi
   /** Whether the session is over by this: not if it has a connection by now, here or elsewhere. */
   const end = (peer: Peer): Effect.Effect<boolean, MessageQueueError | SessionRegistryError> =>
     Effect.suspend(() => {
-      const { connection, generation, key } = peer
+      const { connection, key, own: { generation } } = peer
       peer.ending = true
       return Effect.gen(function*() {
         if (!(yield* registry.expireNow(key, generation))) return false
@@ -85,7 +85,7 @@ export const makeGivingWay = ({ ended, engine, registry, retentionMillis }: Givi
         if (since > before || due.length >= atOnce) break
         strangers.delete(peer)
         if (peers.get(peer.key) !== peer || peer.connection !== undefined) continue
-        if (peer.away && peer.attaching === 0 && peer.isSilentStranger) due.push(peer)
+        if (peer.away && !peer.own.isAttaching && peer.isSilentStranger) due.push(peer)
       }
       return Effect.forEach(due, (peer) =>
         // Its retention goes on where the store fails.

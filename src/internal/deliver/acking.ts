@@ -22,7 +22,7 @@ export interface AckingOptions {
   readonly now: () => number
   readonly markDirty: (peer: Peer) => void
   /** The queue has another owner for the session, or does not know it. */
-  readonly onFenced: (peer: Peer, error: MessageQueueError) => Effect.Effect<void>
+  readonly onRefused: (peer: Peer, error: MessageQueueError) => Effect.Effect<void>
   /** Runs `retry` after a pause that grows with the number of failures in a row. */
   readonly later: (failures: number, retry: () => void) => void
   readonly onDefect: (peer: Peer, cause: Cause.Cause<never>) => void
@@ -74,12 +74,12 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
     }
     outgoing.ackEnded()
     // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
-    if (peer.generation === generation) return options.onFenced(peer, error)
+    if (peer.own.refused("queue", generation) === "ask") return options.onRefused(peer, error)
     return Effect.sync(() => options.markDirty(peer))
   }
 
   const tellInBackground = (peer: Peer): void => {
-    const { generation, outgoing } = peer
+    const { outgoing, own: { generation } } = peer
     const { epoch } = outgoing
     const ack = outgoing.ackBegan()
     if (ack === undefined) return
@@ -110,7 +110,7 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
     const { outgoing } = peer
     const { ackToTell: ack, epoch } = outgoing
     if (ack === undefined) return
-    const result = queue.ack.unsafe?.(peer.key, peer.generation, ack.handled, ack.failed)
+    const result = queue.ack.unsafe?.(peer.key, peer.own.generation, ack.handled, ack.failed)
     if (result === undefined) return tellInBackground(peer)
     outgoing.ackTaken()
     yield* settled(peer, epoch, ack, result)
@@ -123,8 +123,8 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
     if (ack === undefined) return
     outgoing.ackTaken()
     const { failed, handled } = ack
-    const result = queue.ack.unsafe?.(peer.key, peer.generation, handled, failed) ?? (yield* Effect.onError(
-      queue.ack(peer.key, peer.generation, handled, failed),
+    const result = queue.ack.unsafe?.(peer.key, peer.own.generation, handled, failed) ?? (yield* Effect.onError(
+      queue.ack(peer.key, peer.own.generation, handled, failed),
       () => Effect.sync(() => outgoing.putBack(epoch, ack))
     ))
     yield* settled(peer, epoch, ack, result)

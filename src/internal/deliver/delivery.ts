@@ -75,8 +75,8 @@ export const makeDelivery = (options: DeliveryOptions) => {
         maxBytes: Math.min(headway?.frameBytes ?? bulkFrameBytes, flow.roomBytes),
         maxMessageBytes: peer.peerMaxPayload
       }
-      let read = queue.read.unsafe?.(peer.key, peer.generation, before, limit) ??
-        (yield* queue.read(peer.key, peer.generation, before, limit))
+      let read = queue.read.unsafe?.(peer.key, peer.own.generation, before, limit) ??
+        (yield* queue.read(peer.key, peer.own.generation, before, limit))
       const hopeless = headway && hopelessOf(headway, read.slots)
       // Read again, it is too large; and so is what comes right behind it and is no smaller.
       if (hopeless !== undefined) read = yield* giveUp(peer, hopeless, before)
@@ -106,7 +106,7 @@ export const makeDelivery = (options: DeliveryOptions) => {
     before: number
   ): Effect.fn.Return<ReadResult, MessageQueueError> {
     const limit = { maxMessages: 1, maxBytes: 1, maxMessageBytes: Math.min(peer.peerMaxPayload, bytes - 1) }
-    const read = yield* queue.read(peer.key, peer.generation, before, limit)
+    const read = yield* queue.read(peer.key, peer.own.generation, before, limit)
     yield* Effect.logWarning(
       `a message of ${bytes} bytes to session ${peer.session} is given up: connections end at it, again and again`
     )
@@ -149,7 +149,7 @@ export const makeDelivery = (options: DeliveryOptions) => {
     while (true) {
       if (connection.buffered() >= highWaterBytes) return "backlog" as const
       const limit = { maxMessages: 256, maxBytes: bulkFrameBytes }
-      const read = yield* queue.read(peer.key, peer.generation, link.plainSent, limit)
+      const read = yield* queue.read(peer.key, peer.own.generation, link.plainSent, limit)
       if (read.expired.length > 0 || read.oversized.length > 0) yield* bury(peer, read)
       const { slots } = read
       if (peer.link !== link || slots.length === 0) return undefined

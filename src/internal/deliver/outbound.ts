@@ -20,7 +20,7 @@ export interface OutboundOptions {
   readonly flush: (peer: Peer) => Flushing
   readonly rare: RareLog
   /** The queue has another owner for the session, or does not know it. */
-  readonly onFenced: (peer: Peer, error: MessageQueueError) => Effect.Effect<void>
+  readonly onRefused: (peer: Peer, error: MessageQueueError) => Effect.Effect<void>
   /** Runs `retry` after a pause that grows with the number of failures in a row. */
   readonly later: (failures: number, retry: () => void) => void
   /** What else keeps the worker from being idle. */
@@ -66,8 +66,8 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
   /** A store that fails is asked again later; an owner that lost its session lets go of it. */
   const onError = (peer: Peer, generation: number, error: MessageQueueError): Effect.Effect<void> => {
     // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
-    if (peer.generation !== generation) return Effect.sync(() => markDirty(peer))
-    if (error.reason !== "store") return options.onFenced(peer, error)
+    if (peer.own.refused("queue", generation) === "again") return Effect.sync(() => markDirty(peer))
+    if (error.reason !== "store") return options.onRefused(peer, error)
     options.later(peer.outgoing.flushFailed(), () => markDirty(peer))
     return Effect.sync(() =>
       options.rare.warn("delivery", `delivery to session ${peer.session} is put off: ${wordsOf(error)}`)
@@ -76,7 +76,7 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
 
   /** Goes on with a flush that has to wait for `first`, and for whatever it comes to. */
   const waitFor = (peer: Peer, steps: Flushing, first: Effect.Effect<unknown, MessageQueueError>): void => {
-    const { generation, outgoing } = peer
+    const { outgoing, own: { generation } } = peer
     outgoing.flushWaits()
     const rest = Effect.matchEffect(Effect.gen(() => goOn(steps, first)), {
       onFailure: (error) => onError(peer, generation, error),

@@ -11,13 +11,12 @@ import type { Peer } from "../session/peer.ts"
 import { isStoreFailure, storeRetry } from "../session/storeRetry.ts"
 
 export interface CommittingOptions {
-  readonly engine: {
-    readonly now: () => number
-    /** Ends when no attachment of the session is under way, or at this time. */
-    readonly attached: (peer: Peer, until: number) => Effect.Effect<void>
-  }
+  readonly now: () => number
   readonly registry: SessionRegistry["Service"]
-  readonly onFenced: (peer: Peer, error: SessionRegistryError) => Effect.Effect<void>
+  /** Ends when no attachment of the session is under way, or at this time. */
+  readonly attached: (peer: Peer, until: number) => Effect.Effect<void>
+  /** The session goes to its owner, if that is another server. */
+  readonly onRefused: (peer: Peer, error: SessionRegistryError) => Effect.Effect<void>
 }
 
 /** How long a transaction waits for an attachment of the session that is under way, in ms. */
@@ -26,7 +25,7 @@ const patienceMillis = 1_000
 /** How often it is looked whether a session in doubt is this server's, in ms. */
 const doubtMillis = 1_000
 
-export const makeCommitting = ({ engine, onFenced, registry }: CommittingOptions) => {
+export const makeCommitting = ({ attached, now, onRefused, registry }: CommittingOptions) => {
   const fenced = (peer: Peer) =>
     new SessionRegistryError({ session: peer.session, operation: "commitPosition", reason: "fenced" })
 
@@ -34,15 +33,17 @@ export const makeCommitting = ({ engine, onFenced, registry }: CommittingOptions
   const commit = (peer: Peer, delivery: Delivery, tenure: number): Effect.Effect<void, SessionRegistryError> =>
     Effect.suspend(() => {
       if (delivery.kind === "loose" || delivery.epoch !== peer.core.inbox.epoch) return Effect.void
-      const { generation, incoming } = peer
-      if (incoming.tenure !== tenure) return Effect.fail(fenced(peer))
+      const { incoming, own: { generation } } = peer
+      if (peer.own.tenure !== tenure) return Effect.fail(fenced(peer))
       incoming.commitBegan(delivery)
       const position = peer.storedPosition(delivery.epoch, delivery.offset)
       return Effect.catch(registry.commitPosition(peer.key, generation, position), (error) => {
         if (error.reason !== "fenced") return Effect.fail(error)
-        return Effect.flatMap(engine.attached(peer, engine.now() + patienceMillis), () => {
+        return Effect.flatMap(attached(peer, now() + patienceMillis), () => {
           // The newer owner is this peer itself, by a new connection.
-          if (incoming.tenure === tenure && peer.generation !== generation) return commit(peer, delivery, tenure)
+          if (peer.own.tenure === tenure && peer.own.refused("registry", generation) === "again") {
+            return commit(peer, delivery, tenure)
+          }
           incoming.commitRefused(delivery, generation)
           return Effect.fail(error)
         })
@@ -54,22 +55,22 @@ export const makeCommitting = ({ engine, onFenced, registry }: CommittingOptions
    * been handled, by an earlier attempt whose transaction committed or by the session's new owner; else `again`.
    */
   const verdict = Effect.fnUntraced(function*(peer: Peer): Effect.fn.Return<"done" | "again"> {
-    const { incoming } = peer
-    const { tenure } = incoming
+    const { incoming, own } = peer
+    const { tenure } = own
     const refused = incoming.takeRefusal()
-    yield* engine.attached(peer, Infinity)
-    if (refused === undefined || incoming.tenure !== tenure) return "done"
-    while (true) {
-      if (peer.generation !== refused.generation) return "again"
+    yield* attached(peer, Infinity)
+    if (refused === undefined || own.tenure !== tenure) return "done"
+    while (own.refused("registry", refused.generation) !== "again") {
       const owner = yield* registry.find(peer.key).pipe(
         Effect.retry({ schedule: storeRetry, while: isStoreFailure }),
         Effect.orElseSucceed(() => undefined)
       )
-      if (incoming.tenure !== tenure || owner?.generation === peer.generation) return "done"
-      yield* onFenced(peer, fenced(peer))
-      if (!peer.inDoubt) return "done"
+      if (own.tenure !== tenure || own.isStill(owner ?? "nobody")) return "done"
+      yield* onRefused(peer, fenced(peer))
+      if (!own.isInDoubt) return "done"
       yield* Effect.sleep(doubtMillis)
     }
+    return "again"
   })
 
   return { commit, verdict }
@@ -94,7 +95,7 @@ export class HandlerContext<In, Server> {
     this.commitOf = commitOf
     this.peer = peer
     this.delivery = delivery
-    this.tenure = peer.incoming.tenure
+    this.tenure = peer.own.tenure
   }
 
   get commit(): Effect.Effect<void, SessionRegistryError> {

@@ -51,21 +51,21 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
 
   const startHandling = (peer: Peer): void => {
     const { incoming } = peer
-    if (incoming.isHandling || peer.leaving || incoming.size === 0) return
+    if (incoming.isHandling || peer.own.isStopping || incoming.size === 0) return
     incoming.handlingBegan()
     const at: At = { delivery: undefined }
-    options.run(peer, drain(peer, incoming.tenure, at), () => {
+    options.run(peer, drain(peer, peer.own.tenure, at), () => {
       if (at.delivery !== undefined) intake.done(at.delivery) // it was interrupted
       incoming.handlingEnded()
       startHandling(peer)
-      stopIfLeaving(peer)
+      dropIfStopping(peer)
       if (incoming.isIdle) options.onIdle(peer)
     })
   }
 
-  /** Who leaves handles no more: what waits has to come again, there or here. */
-  const stopIfLeaving = (peer: Peer): void => {
-    if (!peer.leaving || peer.incoming.isHandling) return
+  /** No handler starts any more: what waits has to come again, there or here. */
+  const dropIfStopping = (peer: Peer): void => {
+    if (!peer.own.isStopping || peer.incoming.isHandling) return
     drop(peer)
   }
 
@@ -77,13 +77,14 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   }
 
   /** No new handler starts; when the one that runs has ended, `onIdle` is told. */
-  const leave = (peer: Peer): void => {
-    peer.leaving = true
-    stopIfLeaving(peer)
+  const stop = (peer: Peer): void => {
+    peer.own.stop()
+    dropIfStopping(peer)
   }
 
   /** Gives up what was received: a handler is interrupted, what waits is dropped, nothing is acknowledged. */
   const forfeit = (peer: Peer): void => {
+    peer.own.forfeit()
     peer.incoming.forfeited()
     // Until it is closed: what comes after what was dropped would seem to have a hole before it.
     if (peer.link !== undefined) peer.link.isUnheeded = true
@@ -131,8 +132,8 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     const { core: { options: { window } }, incoming } = peer
     let committedAt = now()
     while (true) {
-      if (incoming.tenure !== tenure) return
-      const delivery = peer.leaving ? undefined : incoming.front()
+      if (peer.own.tenure !== tenure) return
+      const delivery = peer.own.isStopping ? undefined : incoming.front()
       if (incoming.mustSaveBefore(delivery)) {
         yield* commit(peer)
         continue
@@ -157,7 +158,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     const { incoming } = peer
     incoming.deliveryEnded()
     intake.done(delivery)
-    if (incoming.tenure !== tenure) return
+    if (peer.own.tenure !== tenure) return
     if (incoming.took(delivery) && (delivery.weight > 0 || peer.reading.stopped > 0)) {
       intake.release(peer, delivery.weight)
     }
@@ -167,7 +168,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
 
   const commit = (peer: Peer): Effect.Effect<void, unknown> => {
     const { incoming } = peer
-    const { tenure } = incoming
+    const { tenure } = peer.own
     const save = incoming.saveBegan()
     const { epoch, offset } = save
     const stored = Effect.onExit(options.savePosition(peer, epoch, offset), () => {
@@ -176,7 +177,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     })
     return Effect.matchCauseEffect(stored, {
       onSuccess: () => {
-        const stored = incoming.tenure === tenure ? incoming.saved(save) : undefined
+        const stored = peer.own.tenure === tenure ? incoming.saved(save) : undefined
         if (stored === undefined) return Effect.void
         recorder.count("messagesHandled", stored)
         peer.core.handled(epoch, offset, stored)
@@ -184,7 +185,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
         return Effect.void
       },
       onFailure: (cause) =>
-        incoming.tenure === tenure && incoming.saveFailed(save) ? Effect.failCause(cause) : Effect.void
+        peer.own.tenure === tenure && incoming.saveFailed(save) ? Effect.failCause(cause) : Effect.void
     })
   }
 
@@ -339,7 +340,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
       })
       : undefined
 
-  return { sinkOf, startHandling, take, commitHandled, leave, forfeit }
+  return { sinkOf, startHandling, take, commitHandled, stop, forfeit }
 }
 
 /** What the connections of all peers report. */

@@ -12,7 +12,7 @@ import { CurrentWork, type Work } from "../session/work.ts"
 export interface ConfirmingOptions {
   readonly registry: SessionRegistry["Service"]
   readonly run: (effect: Effect.Effect<void>) => void
-  readonly onFenced: (peer: Peer, error: SessionRegistryError) => Effect.Effect<void>
+  readonly onRefused: (peer: Peer, error: SessionRegistryError) => Effect.Effect<void>
 }
 
 /** How long until a session that is lost has been let go, or is found to be this server's all the same, in ms. */
@@ -22,7 +22,7 @@ const attachingMillis = 50
 /** How long what a handler sends may wait for the store, in ms. */
 const sendMillis = 10_000
 
-export const makeConfirming = ({ onFenced, registry, run }: ConfirmingOptions) => {
+export const makeConfirming = ({ onRefused, registry, run }: ConfirmingOptions) => {
   const { confirm } = registry
 
   /** Whether nobody else can have a session of this server's. */
@@ -31,11 +31,11 @@ export const makeConfirming = ({ onFenced, registry, run }: ConfirmingOptions) =
   /** Whether the store says so of this one. Asked until it answers, or the session has another generation here. */
   const ask = (peer: Peer, confirm: Confirm): Effect.Effect<void, SessionRegistryError> =>
     Effect.suspend(() => {
-      const { generation } = peer
+      const { generation } = peer.own
       return Effect.retry(confirm.session(peer.key, generation), { schedule: storeRetry, while: isStoreFailure }).pipe(
         Effect.catch((error) => {
           // The newer owner may be this server itself, by a new connection.
-          const isOurs = peer.attaching > 0 || peer.generation !== generation
+          const isOurs = peer.own.refused("registry", generation) !== "ask"
           return isOurs ? Effect.delay(ask(peer, confirm), attachingMillis) : Effect.fail(error)
         })
       )
@@ -45,12 +45,12 @@ export const makeConfirming = ({ onFenced, registry, run }: ConfirmingOptions) =
   const confirmed = (peer: Peer): Effect.Effect<void> =>
     Effect.suspend(() => {
       if (confirm === undefined) return Effect.void
-      const { tenure } = peer.incoming
+      const { tenure } = peer.own
       return Effect.catch(ask(peer, confirm), (error) => {
-        run(onFenced(peer, error)) // not here: it ends this very fiber
+        run(onRefused(peer, error)) // not here: it ends this very fiber
         return Effect.andThen(
           Effect.sleep(againMillis),
-          Effect.suspend(() => peer.incoming.tenure === tenure ? confirmed(peer) : Effect.never)
+          Effect.suspend(() => peer.own.tenure === tenure ? confirmed(peer) : Effect.never)
         )
       })
     })
@@ -60,7 +60,7 @@ export const makeConfirming = ({ onFenced, registry, run }: ConfirmingOptions) =
 
   const stillHas = (work: Work): Effect.Effect<void, MessageQueueError> =>
     Effect.suspend(() => {
-      if (work.peer.incoming.tenure !== work.tenure) return Effect.fail(lost(work))
+      if (work.peer.own.tenure !== work.tenure) return Effect.fail(lost(work))
       if (isSure() || confirm === undefined) return Effect.void
       return Effect.timeoutOrElse(Effect.mapError(ask(work.peer, confirm), () => lost(work)), {
         duration: sendMillis,
@@ -72,7 +72,7 @@ export const makeConfirming = ({ onFenced, registry, run }: ConfirmingOptions) =
   /** What has to be waited for before anything is sent from this fiber: undefined for nothing. */
   const beforeSending = (fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<void, MessageQueueError> | undefined => {
     const work = confirm === undefined ? undefined : fiber.getRef(CurrentWork)
-    if (work === undefined || work.isOver || (work.peer.incoming.tenure === work.tenure && isSure())) return undefined
+    if (work === undefined || work.isOver || (work.peer.own.tenure === work.tenure && isSure())) return undefined
     return stillHas(work)
   }
 

@@ -10,7 +10,6 @@ import type { CircuitBreaker } from "../../CircuitBreaker.ts"
 import { session as sessionCircuit } from "../../CircuitBreaker.ts"
 import type { Auth, Drain, End, OutboxPosition, Reject } from "../../core/Frame.ts"
 import { mishapOf } from "../../core/Headway.ts"
-import type { StoredPosition } from "../../core/Inbox.ts"
 import { CloseCode } from "../../core/Protocol.ts"
 import type { Violation } from "../../core/Violation.ts"
 import type { Deduplicator } from "../../Deduplicator.ts"
@@ -39,7 +38,6 @@ import { type Agreement, Link } from "../session/link.ts"
 import type { Peer } from "../session/peer.ts"
 import { Peers } from "../session/peers.ts"
 import type { Dead } from "../session/receipts.ts"
-import { isStoreFailure, storeRetry } from "../session/storeRetry.ts"
 import { CurrentWork, type Work } from "../session/work.ts"
 import { doChores } from "./chores.ts"
 import { AtWork } from "./closing.ts"
@@ -69,11 +67,11 @@ export interface EngineOptions<R> {
   readonly knowsWork?: boolean | undefined
   /** Whether anybody takes incoming messages now; else there is no use in waiting until they are handled. */
   readonly handlesIncoming: () => boolean
-  readonly savePosition: (peer: Peer, position: StoredPosition) => Effect.Effect<void, WebSocketError>
+  readonly savePosition: (peer: Peer, epoch: string, offset: number) => Effect.Effect<void>
   readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
   readonly onViolation: (peer: Peer, violation: Violation) => void
   /** The store says that the session has a newer owner: this one's connection has to go. */
-  readonly onFenced: (peer: Peer, error: WebSocketError) => Effect.Effect<void>
+  readonly onRefused: (peer: Peer, error: WebSocketError) => Effect.Effect<void>
   /** Nothing of what the peer received waits any more to be handled, or for its position to be stored. */
   readonly onIdle?: ((peer: Peer) => void) | undefined
   /** The peer has no connection any more. */
@@ -125,14 +123,14 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     onExit: (exit: Exit.Exit<void, unknown>) => void
   ): void => {
     if (handlers.state._tag === "Closed") return
-    const { tenure } = peer.incoming
+    const { tenure } = peer.own
     const work: Work | undefined = options.knowsWork === true ? { peer, tenure, isOver: false } : undefined
     const fiber = work === undefined
       ? runHandler(effect)
       : Effect.runForkWith(Context.add(handlerContext, CurrentWork, work))(effect)
     const ended = (exit: Exit.Exit<void, unknown>) => {
       // What lost its session half-way may go on for all that, and is that one's still.
-      if (work !== undefined) work.isOver = peer.incoming.tenure === tenure
+      if (work !== undefined) work.isOver = peer.own.tenure === tenure
       onExit(exit)
     }
     const exit = fiber.pollUnsafe()
@@ -172,7 +170,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     deadLetters,
     now,
     markDirty,
-    onFenced: options.onFenced,
+    onRefused: options.onRefused,
     later,
     onDefect: (peer, cause) => outbound.die(peer, cause),
     onEnd: pulse.notify
@@ -184,7 +182,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     peers,
     rare,
     flush,
-    onFenced: options.onFenced,
+    onRefused: options.onRefused,
     later,
     isBusy: acking.isBusy,
     now,
@@ -204,7 +202,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   /** The peer's outbox is open for it. */
   const opened = (peer: Peer, out: OutboxPosition): void =>
-    peer.outgoing.opened(out, peer.generation, followers && ((epoch) => followers.of(peer.key, epoch)))
+    peer.outgoing.opened(out, peer.own.generation, followers && ((epoch) => followers.of(peer.key, epoch)))
 
   const leaveReceipts = (peer: Peer): void => {
     if (followers !== undefined) peer.receipts.leaveTo(followers.of(peer.key, peer.epoch))
@@ -224,63 +222,13 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   if (followers !== undefined) {
     yield* queue.onMoved((key, generation) => {
       const peer = peers.get(key)
-      if (peer === undefined || peer.generation >= generation) return
+      if (peer?.own.openedElsewhere(generation) !== true) return
       inbound.forfeit(peer) // the new owner is given it
-      run(options.onFenced(peer, new MessageQueueError({ session: key, operation: "open", reason: "fenced" })))
+      run(options.onRefused(peer, new MessageQueueError({ session: key, operation: "open", reason: "fenced" })))
     })
   }
 
   // --- connections
-
-  /**
-   * Waits until no attachment of this session is under way, or it is `until`. Whether a write was refused because of
-   * one is known only then.
-   */
-  const attached = (peer: Peer, until: number): Effect.Effect<void> =>
-    Effect.suspend(() =>
-      peer.attaching === 0 || now() >= until
-        ? Effect.void
-        : Effect.flatMap(Effect.sleep(attachingMillis), () => attached(peer, until))
-    )
-
-  /** What to do when the store fails is put together when it does. */
-  const savePosition = (
-    peer: Peer,
-    epoch: string,
-    offset: number,
-    tenure = peer.incoming.tenure
-  ): Effect.Effect<void> => {
-    if (epoch !== peer.core.inbox.epoch || peer.incoming.tenure !== tenure) return Effect.void
-    const { generation } = peer
-    const save = () => options.savePosition(peer, peer.storedPosition(epoch, offset))
-    return Effect.catch(save(), (first) => {
-      let next: Effect.Effect<void, WebSocketError> | undefined = Effect.fail(first)
-      return Effect.suspend(() => {
-        const attempt = next ?? save()
-        next = undefined
-        return attempt
-      }).pipe(
-        Effect.retry({
-          schedule: storeRetry,
-          while: (error) => isStoreFailure(error) && peer.incoming.tenure === tenure
-        }),
-        Effect.catch((error) =>
-          Effect.flatMap(attached(peer, Infinity), () => {
-            if (peer.incoming.tenure !== tenure) return Effect.void
-            // The newer owner is this peer itself, by a new connection.
-            if (peer.generation !== generation) return savePosition(peer, epoch, offset, tenure)
-            const gone = options.onFenced(peer, error)
-            if (!peer.inDoubt) return gone
-            // Perhaps it is so without knowing it: the next attachment will tell.
-            return Effect.andThen(
-              gone,
-              Effect.delay(Effect.suspend(() => savePosition(peer, epoch, offset, tenure)), doubtMillis)
-            )
-          })
-        )
-      )
-    })
-  }
 
   const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
   const intake = makeIntake({
@@ -301,7 +249,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     markDirty,
     markAckDue: outbound.markAckDue,
     handling: options.handling,
-    savePosition: (peer, epoch, offset) => savePosition(peer, epoch, offset),
+    savePosition: options.savePosition,
     onIdle: (peer) => options.onIdle?.(peer),
     run: (peer, effect, onEnd) => {
       const ended = () => {
@@ -351,6 +299,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
       now: at
     })
     peer.link = link
+    peer.own.connected()
     if (isTroubled) run(breaker.probe(peer.circuit))
     connected.add(peer)
     peers.place(peer)
@@ -368,6 +317,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     intake.detached(peer)
     noteMishap(peer, link, ending.code)
     peer.link = undefined
+    peer.own.disconnected()
     peer.heardAt = link.liveness.heardAt
     peer.core.close()
     recorder.count("messagesVolatileSkipped", link.volatileCount)
@@ -607,9 +557,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     remove,
     storeHandled,
     held,
-    leave: inbound.leave,
+    stop: inbound.stop,
     forfeit: inbound.forfeit,
-    attached,
     notify: pulse.notify,
     isQuiet,
     senders,
@@ -628,12 +577,6 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 /** Backoff of what the store failed at, in ms. */
 const retryBase = 500
 const retryCap = 10_000
-
-/** How often it is looked whether an attachment is done, in ms. */
-const attachingMillis = 20
-
-/** How often a position is stored again that may have been refused for this side's own sake, in ms. */
-const doubtMillis = 1_000
 
 const timeoutCodes = {
   heartbeat: CloseCode.heartbeatTimeout,

@@ -67,7 +67,6 @@ export class Incoming {
   private isRunning = false
   /** The fiber that handles, if it has to wait for something. */
   private fiber: Fiber.Fiber<void, unknown> | undefined = undefined
-  private forfeits = 0
   private isLeft = false
   /** How many positions are being stored. */
   private saving = 0
@@ -78,14 +77,6 @@ export class Incoming {
   private uncommitted: Uncommitted = nothing
   /** The same, of what is being stored. */
   private saves: ReadonlyArray<Uncommitted> = none
-
-  /**
-   * Rises when what was received here is given up, because another server has the session, or had it meanwhile. What
-   * began before must not be stored or acknowledged any more.
-   */
-  get tenure(): number {
-    return this.forfeits
-  }
 
   /** It has said something that is not in the inbox's position: volatile, or as a plain peer. */
   get hasSpoken(): boolean {
@@ -181,7 +172,6 @@ export class Incoming {
 
   /** What was received here is given up: nothing of it is to be stored, and what waits is not handled. */
   forfeited(): void {
-    this.forfeits++
     this.saves = none
     this.uncommitted = nothing
   }

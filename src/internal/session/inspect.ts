@@ -28,7 +28,7 @@ export const statsOf = (
   principal: peer.principal,
   connected: peer.connected,
   plain: peer.dialect === plain,
-  generation: peer.generation,
+  generation: peer.own.generation,
   queuedMessages,
   queuedBytes,
   pendingMessages: peer.incoming.size,

@@ -4,6 +4,7 @@
  */
 import { session as sessionCircuit } from "../../CircuitBreaker.ts"
 import type { StoredPosition } from "../../core/Inbox.ts"
+import { Ownership } from "../../core/Ownership.ts"
 import type { Session } from "../../core/Session.ts"
 import type { Connection } from "../../Transport.ts"
 import type { Spare } from "../bounds/crowd.ts"
@@ -41,15 +42,8 @@ export class Peer {
   /** Its session is being ended. */
   ending = false
 
-  generation = 0
-  /** Attachments of this session that are under way: a write that is refused meanwhile may be so by one of them. */
-  attaching = 0
-  /** Whether the last attachment failed in a way that may have raised the generation all the same. */
-  inDoubt = false
-  /** The generation whose connection is gone, until the session is released: 0 when there is nothing to release. */
-  departed = 0
-  /** Another server wants the session: no new handler starts. */
-  leaving = false
+  /** Who has the session, as far as this side knows. */
+  readonly own = new Ownership()
 
   /** Undefined while there is no connection. */
   link: Link | undefined = undefined

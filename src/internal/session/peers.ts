@@ -44,7 +44,7 @@ export class Peers extends Map<string, Peer> {
 
 /** First those of whom nobody knows anything, then those who are away. Who is connected and has said anything stays. */
 const standing = (peer: Peer): Spare => {
-  if (peer.attaching > 0 || peer.ending) return undefined
+  if (peer.own.isAttaching || peer.ending) return undefined
   if (!peer.connected && !peer.away) return undefined // just arriving
   if (peer.isSilentStranger) return "first"
   return peer.connected ? undefined : "next"
