@@ -570,7 +570,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     maxHandshakes: Check.count("maxHandshakes", options.maxHandshakes, 10_000),
     shareOf: checkedShareOf(options.shareOf),
     isCrowded: givingWay.isCrowded,
-    makeRoom: givingWay.makeRoom,
+    giveWay: givingWay.giveWay,
     isClosing: () => closing.hasBegun(),
     onInDoubt: owning.inDoubt,
     abandon: owning.abandon,
@@ -730,7 +730,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       Effect.sync(() => {
         for (const peer of engine.connected) {
           if (peer.connection !== connection) continue
-          engine.letGo(peer)
+          engine.unregister(peer)
           return true
         }
         return false

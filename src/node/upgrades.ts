@@ -258,7 +258,7 @@ export class Upgrades {
       route.onRefused({ reason: "origin", detail: foreign })
       return this.answer(socket, 403, "This origin may not connect.\n")
     }
-    this.letGo(socket, share)
+    this.handOut(socket, share)
     tryAccept(route, share, upgrade)
     // From here on `ws` listens.
     if (upgrade.isWebSocket) return heardByOther(socket)
@@ -269,7 +269,7 @@ export class Upgrades {
   }
 
   /** It is to be a WebSocket, whose end is counted. Before `ws` listens, as a second listener is what costs memory. */
-  private letGo(socket: Duplex, share: Share): void {
+  private handOut(socket: Duplex, share: Share): void {
     this.young.release(socket)
     if (this.isOwn) socket.off("close", share.onClose)
     else share.open++

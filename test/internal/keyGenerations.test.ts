@@ -63,7 +63,7 @@ describe("KeyGenerations", () => {
     const keys = new KeyGenerations<number>(WINDOW, 10, 0)
     let early = 0
     for (let i = 0; i < 1_000; i++) {
-      if (keys.makeRoom(0, 0)) early++
+      if (keys.rotateIfFull(0, 0)) early++
       keys.set(`k${i}`, i)
       assert.isAtMost(keys.size, 20)
       // The newest ten are always there.

@@ -185,7 +185,7 @@ export class Circuits implements Env {
     if (circuit.generation === 0) return
     const now = this.host.now()
     this.fences.advance(now)
-    this.fences.makeRoom(0, now)
+    this.fences.rotateIfFull(0, now)
     this.fences.set(circuit.key, circuit.generation)
   }
 

@@ -46,7 +46,7 @@ export interface AcceptorOptions {
   /** Whether a new session of this share would find no room. */
   readonly isCrowded: (share: string) => boolean
   /** There was no room for a new session of this share. Whether there is now. */
-  readonly makeRoom: (share: string) => Effect.Effect<boolean>
+  readonly giveWay: (share: string) => Effect.Effect<boolean>
   readonly isClosing: () => boolean
   /** The store failed, and may have attached the session all the same. */
   readonly onInDoubt: (session: string, isAttaching: () => boolean) => void

@@ -30,7 +30,7 @@ export interface AttachingOptions {
   /** Whether a new session of this share would find no room. */
   readonly isCrowded: (share: string) => boolean
   /** There was no room for a new session of this share. Whether there is now. */
-  readonly makeRoom: (share: string) => Effect.Effect<boolean>
+  readonly giveWay: (share: string) => Effect.Effect<boolean>
   /** The store failed, and may have attached the session all the same. */
   readonly onInDoubt: (session: string, isAttaching: () => boolean) => void
   /** A session was attached for nothing. */
@@ -103,7 +103,7 @@ export const makeAttaching = (options: AttachingOptions) => {
         registry.attach(request),
         (error) => error._tag === "HandshakeError" && error.bound !== undefined,
         (error) =>
-          Effect.flatMap(options.makeRoom(share), (hasRoom) => hasRoom ? registry.attach(request) : Effect.fail(error))
+          Effect.flatMap(options.giveWay(share), (hasRoom) => hasRoom ? registry.attach(request) : Effect.fail(error))
       )
     })
 

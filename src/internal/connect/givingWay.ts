@@ -65,7 +65,7 @@ export const makeGivingWay = ({ ended, engine, registry, retentionMillis }: Givi
     isCrowded: (share: string): boolean => engine.now() < fullUntil && peers.givesWay(share) === undefined,
 
     /** There is no room for a new session of this share. Whether somebody's was ended for it. */
-    makeRoom: (share: string): Effect.Effect<boolean> =>
+    giveWay: (share: string): Effect.Effect<boolean> =>
       Effect.suspend(() => {
         fullUntil = engine.now() + fullMillis
         const peer = peers.givesWay(share)

@@ -147,7 +147,7 @@ export const makeHandshakes = (options: HandshakesOptions) => {
    * For a newcomer of a share that has few, the share that has most gives way: with its longest, since who means well is
    * done soon.
    */
-  const makeRoom = (share: string): boolean => {
+  const giveWay = (share: string): boolean => {
     const handshake = crowd.givesWay(share)
     if (handshake === undefined) return false
     isDone(handshake.connection)
@@ -156,7 +156,7 @@ export const makeHandshakes = (options: HandshakesOptions) => {
   }
 
   /** Whether there is room for one more of this share. */
-  const hasRoom = (share: string): boolean => pending.size < options.maxHandshakes || makeRoom(share)
+  const hasRoom = (share: string): boolean => pending.size < options.maxHandshakes || giveWay(share)
 
   const tick = (now: number): void => {
     for (const { connection, until } of pending.values()) {

@@ -7,7 +7,7 @@
  *
  * Rotation is lazy. Call `advance` with the time before reading or writing: it catches up with any idle time.
  *
- * A generation is to hold at most `maxKeys`, so both hold twice that: `makeRoom` before `set` keeps the bound by
+ * A generation is to hold at most `maxKeys`, so both hold twice that: `rotateIfFull` before `set` keeps the bound by
  * rotating early, the one thing that shortens a key's life below a window.
  */
 export class KeyGenerations<V> {
@@ -68,7 +68,7 @@ export class KeyGenerations<V> {
    * Rotates early when the current generation and `held` other keys (not written yet, but promised a place) fill
    * `maxKeys`. Returns whether it did, and so forgot keys before their time.
    */
-  makeRoom(held: number, now: number): boolean {
+  rotateIfFull(held: number, now: number): boolean {
     if (this.current.size + held < this.maxKeys) return false
     this.rotate(now)
     return true
@@ -161,7 +161,7 @@ export class ClaimTable<Receipt> {
       return { _tag: "InFlight", retryAfterMillis: held.until - now }
     }
     if (!this.hasRoom) return { _tag: "Full" }
-    const early = this.done.makeRoom(this.held.size, now)
+    const early = this.done.rotateIfFull(this.held.size, now)
     const token = String(++this.lastToken)
     this.held.set(key, { token, until: now + this.leaseMillis, fingerprint })
     return { _tag: "Claimed", token, early }

@@ -351,7 +351,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   }
 
   /** The connection stays open, and is somebody else's. */
-  const letGo = (peer: Peer): void => {
+  const unregister = (peer: Peer): void => {
     const { connection } = peer
     if (connection !== undefined) open.delete(connection)
     detach(peer, { code: CloseCode.normal, reason: "unregistered", error: undefined })
@@ -552,7 +552,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     markDirty,
     attach,
     close,
-    letGo,
+    unregister,
     detach,
     remove,
     storeHandled,

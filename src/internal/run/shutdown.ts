@@ -58,7 +58,7 @@ export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
   /** The connections that are to be closed; the others are let go of. */
   const endConnections = Effect.fnUntraced(function*(closeConnections: boolean) {
     if (!closeConnections) {
-      for (const peer of engine.connected) engine.letGo(peer)
+      for (const peer of engine.connected) engine.unregister(peer)
       return 0
     }
     const closed = engine.connected.size
