@@ -1,5 +1,5 @@
 /**
- * The outbox log: for each session the ordered messages that were accepted and that the peer has not handled.
+ * The outbox log as a service: for each session, in order, the messages accepted and not yet handled by the peer.
  *
  * **Details.** Appending gives offsets without holes; reading never removes; a cumulative ack frees. What expires or
  * is dropped leaves a gap in its slot, which the peer is told of, and goes back to the caller to become a dead letter.

@@ -1,5 +1,5 @@
 /**
- * The client: one session with a server, kept through every connection, typed messages both ways, exactly once and in
+ * The client: one session with a server, kept through every connection. Typed messages both ways, exactly once and in
  * order.
  *
  * **Details.** It connects, and connects again, by itself: with full-jitter backoff behind a circuit for the endpoint.

@@ -1,6 +1,6 @@
 /**
- * A resilient session as an Effect `Socket`: what speaks Socket, Effect RPC among it, survives cut connections and
- * reconnects without knowing.
+ * A session as an Effect `Socket`. Whatever speaks Socket, Effect RPC included, survives cut connections and reconnects
+ * without knowing.
  *
  * **Details.** Acquiring the client's reader opens a conversation, for which the server gets a Socket of its own; it
  * lasts through every connection of the session. Writes are reliable, never expire, and wait for room where the queue

@@ -1,5 +1,5 @@
 /**
- * Which sessions exist, who owns each, and where its inbox is.
+ * Sessions as a service: which exist, who owns each, and where its inbox is.
  *
  * **Details.** Attaching a connection raises the session's generation: from then on every write of an older owner is
  * refused, so that a half-open connection elsewhere is harmless. A session outlives its connection by the retention.

@@ -1,6 +1,5 @@
 /**
- * Connections: made by a client, accepted by a server, and what carries them: Node, an in-memory pair, an Effect
- * `Socket`.
+ * Connections: the interface, the in-memory pair, dialling with any `WebSocket` or Effect `Socket`.
  *
  * **Details.** A connection pushes what it receives into a sink and takes frames without waiting; `buffered` and the
  * sink's `drained` are the backpressure, both ways without a fiber or a timer for an idle connection. Writing is no

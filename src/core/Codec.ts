@@ -1,5 +1,5 @@
 /**
- * Frames to JSON text and back. The only file that knows the wire format.
+ * Frames to JSON text and back, with all checks: the only file that knows the wire format.
  *
  * Encoding a batch splices payloads that were serialized when they were accepted; decoding parses a whole frame
  * once and checks it in place.

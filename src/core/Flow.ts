@@ -1,6 +1,6 @@
 /**
- * The sender's side of one connection (PROTOCOL.md §6): what was sent on it, what the peer received and handled, and
- * how much more the peer's window allows.
+ * The sender's side of one connection (PROTOCOL.md §6): what is in flight, and how much more the peer's window allows.
+ * It counts what was sent, received and handled on it.
  *
  * Both sides count the window alike: a frame's messages count until each is handled, its bytes until all of them are.
  */

@@ -1,6 +1,6 @@
 /**
- * The frames of the protocol, in the shape they have on the wire (PROTOCOL.md §5): the decoder checks a parsed JSON
- * value against these types and copies nothing.
+ * The frames of the protocol as types, in the shape they have on the wire (PROTOCOL.md §5). The decoder checks a parsed
+ * JSON value against these types and copies nothing.
  */
 import type { FailureReason, FreshReason, GapReason, RejectCode, Window } from "./Protocol.ts"
 

@@ -1,6 +1,6 @@
 /**
- * Whether a log gets on (PROTOCOL.md §6.7): what its sender does about a message at which connections end again and
- * again. Something between the peers may take no frame of that size, and says so, or just resets.
+ * What a sender does about a message at which connections end again and again (PROTOCOL.md §6.7). Something between the
+ * peers may take no frame of that size, and says so, or just resets.
  *
  * Exists for a session only after something of the kind has happened.
  */

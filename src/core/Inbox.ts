@@ -1,6 +1,6 @@
 /**
- * The receiver's position in the peer's outbox (PROTOCOL.md §6): what makes handling exactly-once and in order, in
- * O(1), with no clock and no window that could be outlived.
+ * The receiver's position in the peer's outbox (PROTOCOL.md §6): what makes handling exactly-once and in order. It
+ * costs O(1), with no clock and no window that could be outlived.
  *
  * `received` says what need not be sent again on this or the next connection; `handled` says what the sender may
  * forget. Both only ever rise within an epoch.

@@ -1,6 +1,6 @@
 /**
- * Notices a peer that went silent without closing (PROTOCOL.md §8): any frame is a sign of life; after `interval` of
- * silence a probe is sent, and only an unanswered probe is death.
+ * When a silent peer is probed, and when it counts as dead (PROTOCOL.md §8). Any frame is a sign of life; after
+ * `interval` of silence a probe is sent, and only an unanswered probe is death.
  */
 export class Liveness {
   readonly interval: number

@@ -1,5 +1,6 @@
 /**
- * The ordered log of messages that one side accepted and the other has not handled (PROTOCOL.md §6, §7).
+ * One log: the messages that this side accepted and the other has not handled, in order, with gaps (PROTOCOL.md §6,
+ * §7).
  *
  * Offsets run 1, 2, 3 … without holes: a message that is dropped leaves a gap, a tombstone in its slot. The log has
  * two regions: `sent`, whose messages the peer may have (their fate is not known, so they can't expire or be dropped),

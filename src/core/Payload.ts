@@ -1,6 +1,6 @@
 /**
- * What a payload may be (PROTOCOL.md §3.2, §5.1): one rule, for the decoder that refuses what comes and for the encoder
- * that must not send what would be refused, or would arrive as something else.
+ * What a payload may be (PROTOCOL.md §3.2, §5.1): one rule, for the decoder and for the sender. The decoder refuses
+ * what breaks it; the encoder must not send what would be refused, or would arrive as something else.
  *
  * A fault names its place. The path is built on the way out, so that a payload without one costs nothing for it.
  */

@@ -1,5 +1,6 @@
 /**
- * One side of a session, sans IO: frames in, actions out, both for server and client (PROTOCOL.md §4–§8).
+ * One side of a session, sans IO: frames in, actions out, and the rules of resuming (PROTOCOL.md §4–§8). Server and
+ * client use the same.
  *
  * It keeps the inbox, which outlives connections, and the flow of the connection that is open. It knows nothing of
  * where messages are stored, of sockets, handlers or timers: the shell feeds it and does what it says.

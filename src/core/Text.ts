@@ -1,7 +1,7 @@
 /**
- * The texts by which both sides name things (PROTOCOL.md §3.1): one rule for all of them, for the decoder that refuses
- * and for whoever is about to send. What a database or another language can't hold (U+0000, half a surrogate pair) is
- * no text here, so that it never gets as far as a store.
+ * What ids, tokens and other names may be (PROTOCOL.md §3.1): one rule, for the decoder and for the sender. What a
+ * database or another language can't hold (U+0000, half a surrogate pair) is no text here, so that it never gets as far
+ * as a store.
  */
 import { maxAuthBytes, maxIdLength } from "./Protocol.ts"
 import { utf8Length } from "./utf8.ts"

@@ -1,4 +1,6 @@
-/** Sockets that are in nobody else's hands: each has a deadline and a listener for errors, and one call ends them all. */
+/**
+ * Sockets that nobody else takes care of: each has a deadline and a listener for errors, and one call ends them all.
+ */
 import type { Duplex } from "node:stream"
 import { longestTimer } from "../internal/kit/options.ts"
 

@@ -1,5 +1,5 @@
 /**
- * WebSockets on Node, by the `ws` package.
+ * WebSockets on Node, by the `ws` package: server and client transports, and sockets made elsewhere.
  *
  * @since 0.1.0
  */

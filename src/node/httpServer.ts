@@ -1,4 +1,4 @@
-/** An `http.Server` that is made to listen, and by whoever shares it is closed when the last one is done. */
+/** An `http.Server` that is made to listen, and closed when the last of those who share it is done. */
 import { Effect, type Scope } from "effect"
 import type { Server } from "node:http"
 import type { Address } from "../Transport.ts"

@@ -1,4 +1,4 @@
-/** What is said of a `WebSocketServer` that somebody else builds: types alone, in which nothing of Effect shows. */
+/** What there is to know of a `WebSocketServer` that somebody else builds: types, without Effect. */
 import type { ServerOptions } from "ws"
 import type { AllowedOrigins } from "../internal/session/origins.ts"
 

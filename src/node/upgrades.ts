@@ -1,6 +1,6 @@
 /**
- * The upgrades of one `http.Server`, whoever shares it. Every socket has an owner from its first byte on, every upgrade
- * is decided once, and what is refused is gone soon.
+ * The upgrades of one `http.Server`, shared by several WebSocket servers. Every socket has an owner from its first byte
+ * on, every upgrade is decided once, and what is refused is gone soon.
  *
  * Of a server of our own, all sockets are held until they are WebSockets. Of one that is shared, those whose first
  * request is still coming, and upgrades until somebody has taken them. Other listeners come first: an upgrade that one of

@@ -1,4 +1,4 @@
-/** The database's side of what removes messages from outboxes: acks, and giving up. See plpgsql.ts on batches. */
+/** PL/pgSQL that removes messages from outboxes: acks, and giving up; see plpgsql.ts on how batches work. */
 import {
   byKeys,
   CONFLICT,

@@ -1,4 +1,4 @@
-/** The database's side of `append`; see plpgsql.ts on how batches work. */
+/** PL/pgSQL of `append`; see plpgsql.ts on how batches work. */
 import {
   APPENDED,
   byKeys,

@@ -1,8 +1,8 @@
 /**
- * How a batch gets done although some rows that it needs are locked, by transactions of the application that may take
- * as long as they like. First everything at once, with a short wait for locks; if that was not enough, all that is free
- * is done and committed, and what is left is told to be locked: the caller asks for that by itself. So a locked session
- * delays nobody else by more than a moment.
+ * How a batch gets done although some of its rows are locked. Transactions of the application may lock them as long as
+ * they like. First everything at once, with a short wait for locks; if that was not enough, all that is free is done
+ * and committed, and what is left is told to be locked: the caller asks for that by itself. So a locked session delays
+ * nobody else by more than a moment.
  *
  * The stamp of a batch of appends is stored with the results that there are, so that the same stamp again goes on with
  * the rest.

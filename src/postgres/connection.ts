@@ -1,7 +1,7 @@
 /**
- * How the driver speaks with PostgreSQL: the only file that knows Effect's SQL client. Statements run outside of a
- * transaction that the calling fiber may be in, unless told otherwise; each has a deadline; all that can go wrong is a
- * `StoreError`.
+ * How the driver speaks with PostgreSQL: deadlines, transactions, notifications. The only file that knows Effect's SQL
+ * client. Statements run outside of a transaction that the calling fiber may be in, unless told otherwise; each has a
+ * deadline; all that can go wrong is a `StoreError`.
  */
 import { PgClient, PgConnection } from "@effect/sql-pg"
 import { Context, Effect, Fiber, Queue, Scope } from "effect"

@@ -1,5 +1,5 @@
 /**
- * The database's side of publish keys, in PL/pgSQL.
+ * PL/pgSQL of publish keys.
  *
  * A key is live while its claim lasts, or from its commit until it is forgotten; a row that is neither is as good as
  * none. How many rows there are is counted in shards, since one row that every claim changes would let only one

@@ -1,4 +1,4 @@
-/** The part of the driver that tells servers of what others did: rows to look at, and notifications that there are. */
+/** How servers tell each other what they did: rows to look at, and notifications that there are some. */
 import { Deferred, Effect, Random } from "effect"
 import { createHash } from "node:crypto"
 import type { StoreDriver } from "../internal/store/driver.ts"

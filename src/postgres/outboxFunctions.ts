@@ -1,4 +1,4 @@
-/** The database's side of outboxes; see plpgsql.ts on how batches work. */
+/** PL/pgSQL of outboxes, but for appends and acks; see plpgsql.ts on how batches work. */
 import { ackFunction, giveUpFunction, noteFates } from "./ackFunctions.ts"
 import { appendFunction } from "./appendFunction.ts"
 import { byKeys, CONFLICT, DONE, FENCED, inOrder, MISSING } from "./plpgsql.ts"

@@ -1,4 +1,4 @@
-/** What the functions of outboxes return, as what the driver does. */
+/** What the functions of outboxes return, as the driver's results. */
 import type { GapReason } from "../core/Protocol.ts"
 import type { AppendResult, Chunk, Conditional, Fate, Gap, OutboxState, ReadPage } from "../internal/store/driver.ts"
 import type { DeadLetterReason } from "../WebSocketError.ts"

@@ -1,4 +1,4 @@
-/** The part of the driver that keeps outboxes; the work is done by outboxFunctions.ts. */
+/** Outboxes in PostgreSQL: the calls of appendFunction.ts, ackFunctions.ts and outboxFunctions.ts. */
 import { Effect } from "effect"
 import type {
   AckOutcome,

@@ -1,4 +1,4 @@
-/** A `StoreDriver` on PostgreSQL 13 or newer, through a `PgClient` that the application may share for its own work. */
+/** The driver: `StoreDriver` on PostgreSQL 13 or newer, through a `PgClient` that the application may share. */
 import type { PgClient } from "@effect/sql-pg"
 import { Duration, Effect, Option } from "effect"
 import { type StoreDriver, StoreError } from "../internal/store/driver.ts"

@@ -1,6 +1,7 @@
 /**
- * Makes and upgrades the schema. A server that starts takes an advisory lock, so that of several that start at once one
- * does it and the others wait. One that finds it as it should be changes nothing, and needs no right to.
+ * Makes and upgrades the schema: the migrations. A server that starts takes an advisory lock, so that of several that
+ * start at once one does it and the others wait. One that finds it as it should be changes nothing, and needs no right
+ * to.
  *
  * Each migration is a list of statements about tables; what was released is never edited, a new version is added. The
  * functions are made anew with each.

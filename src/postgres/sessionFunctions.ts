@@ -1,6 +1,4 @@
-/**
- * The database's side of sessions, nodes and nudges, in PL/pgSQL; see plpgsql.ts on how batches work.
- */
+/** PL/pgSQL of sessions, nodes and nudges; see plpgsql.ts on how batches work. */
 import { byKeys, DONE, FENCED, impatience, inOrder, lockFree, MISSING, patient, PENDING } from "./plpgsql.ts"
 
 /** The other thing that may come of a position. */

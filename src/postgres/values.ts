@@ -1,7 +1,8 @@
 /**
- * Values to and from PostgreSQL. Numbers travel as `double precision`, which has every integer of 53 bits and the
- * infinities, since `bigint` would come as JavaScript's. Whatever comes is looked at: an answer of another shape throws
- * {@link Nonsense}, and so does a text that the database can't hold, before it is sent; connection.ts catches both.
+ * Values to and from PostgreSQL, checked. Numbers travel as `double precision`, which has every integer of 53 bits and
+ * the infinities, since `bigint` would come as JavaScript's. Whatever comes is looked at: an answer of another shape
+ * throws {@link Nonsense}, and so does a text that the database can't hold, before it is sent; connection.ts catches
+ * both.
  */
 import { PgTypes } from "@effect/sql-pg"
 

@@ -1,5 +1,5 @@
 /**
- * Runs Lua scripts and commands on Effect's `Redis` service, each within a time limit, and turns what goes wrong into
+ * How the driver speaks with Redis: scripts and commands on Effect's `Redis`, each within a time limit. Failures become
  * {@link StoreError}. Beside RedisClient.ts the only file that knows `effect/persistence`.
  */
 import { Cause, Duration, Effect, Queue, type Scope } from "effect"

@@ -1,4 +1,4 @@
-/** Lua of the publish keys. KEYS of all: keys, committed, claimed, totals. The first of ARGV is the key's id. */
+/** Lua of publish keys. KEYS of all: keys, committed, claimed, totals. The first of ARGV is the key's id. */
 import { luaScript } from "./connection.ts"
 import { evenWhenFull, numbers, publishKeys } from "./lua.ts"
 

@@ -1,4 +1,4 @@
-/** How appendScript.ts and outboxScripts.ts are told of requests, and what their replies say. These throw on nonsense; see `Call.decode`. */
+/** Requests to appendScript.ts and outboxScripts.ts, and their replies. These throw on nonsense; see `Call.decode`. */
 import type {
   AckOutcome,
   AppendRequest,

@@ -1,7 +1,7 @@
 /**
- * Where things are. Sessions (and scopes of publish keys) are spread over a fixed number of partitions; all keys of a
- * partition have the same hash tag, so that one script can change a session and its partition's indexes in one step,
- * on a cluster too.
+ * Where things are: the names of all keys, and which hash slot they are in. Sessions (and scopes of publish keys) are
+ * spread over a fixed number of partitions; all keys of a partition have the same hash tag, so that one script can
+ * change a session and its partition's indexes in one step, on a cluster too.
  *
  * Keys of partition `{<prefix>:<p>}`, by what follows the tag:
  *

@@ -1,4 +1,4 @@
-/** The driver of stores in Redis: `StoreDriver` on Effect's `Redis` service, one server or a cluster. */
+/** The driver: `StoreDriver` on Effect's `Redis` service, one server or a cluster. */
 import { Duration, Effect } from "effect"
 import { type StoreDriver, StoreError } from "../internal/store/driver.ts"
 import { makeConnection } from "./connection.ts"

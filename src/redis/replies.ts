@@ -1,4 +1,4 @@
-/** Reads what scripts answer: texts and arrays of texts. These throw on anything else; see `Call.decode`. */
+/** Replies of scripts, checked: texts and arrays of texts. These throw on anything else; see `Call.decode`. */
 
 export const text = (reply: unknown): string => {
   if (typeof reply === "string") return reply

@@ -1,7 +1,7 @@
 /**
- * Looks at the files of an SQLite database while it is open. SQLite itself goes on writing to a file that was deleted, or
- * replaced by another one, and says nothing: all of it is gone with the process. And while somebody reads for long, its
- * write-ahead log grows without end.
+ * Whether the files of an open database are still those that were opened, and how large the log is. SQLite itself goes
+ * on writing to a file that was deleted, or replaced by another one, and says nothing: all of it is gone with the
+ * process. And while somebody reads for long, its write-ahead log grows without end.
  */
 import { statSync } from "node:fs"
 import { resolve } from "node:path"

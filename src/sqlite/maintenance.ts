@@ -1,6 +1,6 @@
 /**
- * Gives the space of removed rows back: pages that are free go from the file, and the write-ahead log into it. Both in
- * short steps, since SQLite works on the event loop.
+ * Gives the space of removed rows back: incremental vacuum, checkpoints. Pages that are free go from the file, and the
+ * write-ahead log into it. Both in short steps, since SQLite works on the event loop.
  */
 import { Effect } from "effect"
 import type { DatabaseSync } from "node:sqlite"

@@ -1,6 +1,6 @@
 /**
- * The store's tables, and how they come to be. Each entry of `migrations` is done once, in order, and never changed
- * after a release: what changes is a new entry.
+ * The tables, and how they come to be: the migrations. Each entry of `migrations` is done once, in order, and never
+ * changed after a release: what changes is a new entry.
  *
  * Nothing here says `REFERENCES`: the parent would be looked up for every message. What belongs to an outbox is removed
  * with it, in `outboxes.ts`.

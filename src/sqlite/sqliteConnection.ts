@@ -1,6 +1,6 @@
 /**
- * The one connection to an SQLite file, and who has it: a statement, a transaction, or synchronous work of the store,
- * one after the other. Waits for locks of other processes without stopping the event loop.
+ * The one connection to an SQLite file, and who has it. A statement, a transaction or synchronous work of the store has
+ * it, one after the other. Waits for locks of other processes without stopping the event loop.
  */
 import { Cause, Effect, Random, type Scope, Semaphore, Stream } from "effect"
 import { SqlClient, type SqlConnection, SqlError } from "effect/sql"

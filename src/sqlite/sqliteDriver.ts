@@ -1,7 +1,7 @@
 /**
- * The database half of SqliteStore. Every operation is one synchronous transaction of prepared statements, so that it
- * costs no turn of the event loop while it holds the file; in an open transaction of the calling fiber, all of it is a
- * part of that. Servers on the same machine may share the file.
+ * The driver: `StoreDriver` on SQLite, one synchronous transaction an operation. The statements are prepared; an
+ * operation costs no turn of the event loop while it holds the file. In an open transaction of the calling fiber, it is
+ * a part of that. Servers on the same machine may share the file.
  */
 import { Clock, type Config, type Duration, Effect, type Scope } from "effect"
 import type { DatabaseSync } from "node:sqlite"

@@ -1,6 +1,5 @@
 /**
- * What every store must do, whatever it keeps its data in: laws that a store of your own can be tried by, with any test
- * framework or none.
+ * What every store must do: laws to try a store of your own by, with any test framework or none.
  *
  * **Details.** A law is an effect. It gets a new, empty store, made by your layer with the law's options, and fails
  * with a {@link LawViolation} that says what was expected and what came. The laws are those of the doc comments of

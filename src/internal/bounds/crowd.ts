@@ -1,6 +1,6 @@
 /**
- * Who gives way when there is no room for a newcomer: somebody of the share that has the most, as long as the newcomer's
- * has less. All in constant time, but for a heap of shares. Pure.
+ * Who gives way when there is no room for a newcomer. It is a member of the share that has the most, as long as the
+ * newcomer's has less. All in constant time, but for a heap of shares. Pure.
  */
 import { DeadlineHeap } from "../kit/deadlineHeap.ts"
 

@@ -1,4 +1,4 @@
-/** What a queue does with a batch that would break one of its bounds: the overflow policies, in memory and in stores. */
+/** The overflow policies: what a full queue does with a batch, in memory and in stores. */
 import type { OverflowPolicy } from "../../MessageQueue.ts"
 import type { QueueBounds } from "./queueBounds.ts"
 

@@ -1,4 +1,4 @@
-/** The bounds of a queue, in memory or in a store: what they are, and which of them so much more would break. */
+/** The bounds of a queue, in memory or in a store, and which of them a batch would break. */
 import type { NewMessage, Options } from "../../MessageQueue.ts"
 import { QueueOverflowError } from "../../WebSocketError.ts"
 import * as Check from "../kit/options.ts"

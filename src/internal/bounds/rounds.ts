@@ -1,4 +1,4 @@
-/** A line in which shares take turns, whose members are few or many: who is alone in one is soon served. Pure. */
+/** A line in which shares take turns, so that a share with few members is soon served. Pure. */
 export class Rounds<A extends { readonly share: string }> {
   /** In the order in which they are served; some may have nobody left. */
   private readonly shares = new Map<string, Set<A>>()

@@ -1,4 +1,4 @@
-/** How much of the queue's room those who count together may have when it is nearly full. */
+/** How much room of a nearly full queue one share may have. */
 
 /** What the outboxes of one share have. */
 export interface Share {

@@ -1,5 +1,5 @@
 /**
- * One circuit, pure and synchronous: a state machine and the policy that drives it. Time and randomness come from
+ * One circuit: a state machine and the policy that drives it. Pure and synchronous: time and randomness come from
  * outside; there is no timer and no fiber here. `circuits.ts` keeps all of a breaker's.
  *
  * The states a circuit moves through by itself are Closed, Open and HalfOpen. An override (Isolated, Disabled) lies

@@ -1,6 +1,6 @@
 /**
- * Counts calls, failures and slow calls over the last few seconds, in buckets of time. Recording is O(1) amortised
- * and no timer rolls the window: the clock is passed in.
+ * Counts calls, failures and slow calls over the last few seconds, in buckets of time. Recording is O(1) amortised and
+ * no timer rolls the window: the clock is passed in.
  *
  * The totals are kept by subtracting a bucket when it is evicted (resilience4j, `SlidingTimeWindowMetrics`). All the
  * buckets an idle time skipped are evicted, not one a call, or failures from before a long pause would still count.

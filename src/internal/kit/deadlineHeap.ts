@@ -1,7 +1,7 @@
 /**
- * A binary heap of values by time: the earliest is found in O(1) and taken in O(log n). Whoever puts a value in anew at
- * another time, or has no more use for it, leaves the old entry behind; `isCurrent` tells such entries. They are never
- * handed out, and are thrown away before they are more than half of the heap.
+ * What is due next: a binary heap of values by time. The earliest is found in O(1) and taken in O(log n). Whoever puts
+ * a value in anew at another time, or has no more use for it, leaves the old entry behind; `isCurrent` tells such
+ * entries. They are never handed out, and are thrown away before they are more than half of the heap.
  */
 export class DeadlineHeap<A> {
   private readonly times: Array<number> = []

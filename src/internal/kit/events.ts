@@ -1,6 +1,6 @@
 /**
- * Events for whoever listens: published synchronously, never waiting for a slow listener, who loses the oldest; the
- * newest ones also for those who come late.
+ * Events to listeners who may be slow and then lose the oldest. Publishing is synchronous and never waits; those who
+ * come late get the newest ones.
  */
 import { Cause, Effect, Stream } from "effect"
 import { Deque } from "../../core/Deque.ts"

@@ -1,4 +1,4 @@
-/** Identifiers that need to be unique, not secret: epochs, instances, session ids of peers without any. */
+/** Ids that are unique, not secret: epochs, instances, session ids of peers without any. */
 import type { Random } from "effect"
 
 type Source = (typeof Random.Random)["Service"]

@@ -1,4 +1,4 @@
-/** The structures behind the memory `Deduplicator`: pure, the time is passed in. */
+/** Keys that expire in O(1): the structures behind the memory `Deduplicator`. Pure: the time is passed in. */
 
 /**
  * A map that forgets its keys after a while in O(1), by generations: keys are written to the current one, read from

@@ -1,4 +1,4 @@
-/** Waits for somebody else's code: for so long and no longer, whatever that does about being interrupted. */
+/** Waits for somebody else's code, with a limit that holds whatever that code does about interruption. */
 import { Effect, Exit } from "effect"
 
 export interface Limit<A, E> {

@@ -1,4 +1,4 @@
-/** Listeners of the user's that are called in the midst of things. */
+/** Listeners of the user's that may throw, called in the midst of things. */
 import { Cause, Effect } from "effect"
 
 /** What it throws keeps nothing from going on, and is logged once: it may be called a million times. */

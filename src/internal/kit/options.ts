@@ -1,6 +1,6 @@
 /**
- * Checks of options, at construction: a mistake is a typed error with a clear message, not a strange run. A name that no
- * option has is a mistake as well, since what is misspelt would be the default in silence.
+ * Checks of options, at construction: names, kinds, ranges. A mistake is a typed error with a clear message, not a
+ * strange run. So is a name that no option has: misspelt, it would silently be the default.
  */
 import { Config, ConfigProvider, Duration, Effect, Layer, Option, type Schema } from "effect"
 import { pathText } from "../../core/Payload.ts"

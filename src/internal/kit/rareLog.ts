@@ -1,6 +1,6 @@
 /**
- * The log of what peers bring about: one line each, without a stack, and of each kind only so many, however often it
- * happens. What was left out is counted, and told.
+ * The log of what peers bring about: one line each, without a stack, and only a limited number of each kind. What was
+ * left out is counted, and told.
  */
 import { Cause, Effect, FiberSet, type Scope } from "effect"
 

@@ -1,4 +1,4 @@
-/** Who may resume a session: the one rule, for every store. And the resume token, which only its hash leaves here. */
+/** Who may resume a session: the one rule, for every store; and the resume token. Only its hash leaves here. */
 import { hash, randomBytes, timingSafeEqual } from "node:crypto"
 import type { AttachRequest } from "../../SessionRegistry.ts"
 import { HandshakeError } from "../../WebSocketError.ts"

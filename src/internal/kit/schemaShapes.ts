@@ -1,6 +1,6 @@
 /**
- * What a Schema shows of the messages that it lets through, before there is any: whether each is JSON as it is and is
- * read back as itself, so that nothing has to be looked at twice.
+ * What a Schema says of its messages before there is any. It says whether each is JSON as it is and is read back as
+ * itself, so that nothing has to be checked twice.
  */
 import type { SchemaAST } from "effect"
 import { maxDepth } from "../../core/Protocol.ts"

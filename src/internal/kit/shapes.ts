@@ -1,4 +1,4 @@
-/** Which options there are, of the services that every store has, of servers, clients and sends, and what each may be. */
+/** Which options servers, clients, sends and stores have, and what each may be. */
 import type * as CircuitBreaker from "../../CircuitBreaker.ts"
 import type * as Deduplicator from "../../Deduplicator.ts"
 import type * as MemoryStore from "../../MemoryStore.ts"

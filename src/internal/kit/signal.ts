@@ -1,6 +1,6 @@
 /**
- * Wakes fibers from synchronous code, in a task of their own: a latch opened there and then would run them inside
- * whoever opened it, in the middle of its work.
+ * Wakes fibers from synchronous code, in a task of their own. A latch opened there and then would run them inside its
+ * opener, in the middle of that one's work.
  *
  * Under Effect's own scheduler that is a microtask, when what runs now has run: its tasks are for the next turn of the
  * event loop, and a message that nothing keeps back shall not wait for that. Any other scheduler, such as one of a test

@@ -1,4 +1,4 @@
-/** Listeners that are told of something until their scope closes. */
+/** Listeners that are called until their scope closes. */
 import { Effect, type Scope } from "effect"
 
 type Listener<A, B> = (first: A, second: B) => void

@@ -1,6 +1,7 @@
 /**
- * The two clocks. Durations, deadlines and the order of events go by the steady one, which nobody can set; the wall clock
- * tells people when something was, and a store at its start how late it is. Nothing else reads a clock of the system.
+ * The two clocks: steady time for durations, the wall clock for people. Durations, deadlines and the order of events go
+ * by the steady one, which nobody can set; the wall clock tells people when something was, and a store at its start how
+ * late it is. Nothing else reads a clock of the system.
  *
  * Steady time is in ms since 1970 like the wall's, as it starts where that stood when it was first asked, and goes on
  * with the monotonic clock: where the wall clock is never set the two agree. While the machine sleeps it may stand still.

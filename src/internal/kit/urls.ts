@@ -1,6 +1,6 @@
 /**
- * URLs as they may be shown, logged and remembered: without user, password, query and fragment, where secrets are. And
- * errors about them, which like to quote them.
+ * URLs as they may be shown and logged: without user, password, query and fragment, where secrets are. And errors about
+ * them, which like to quote them.
  */
 
 /** Origin and path. Of a text that is no URL nothing is shown but that: where its secrets are, nobody can tell. */

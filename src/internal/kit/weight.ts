@@ -1,4 +1,4 @@
-/** What parsed JSON takes in memory: up to thirty times its text, where it is made of many small things. */
+/** What parsed JSON takes in memory: up to thirty times its text, if it is made of many small things. */
 
 /** An upper estimate for one value, in bytes, as V8 keeps it. How deep parsed JSON may nest is bounded. */
 export const memoryOf = (value: unknown): number => {

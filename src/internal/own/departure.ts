@@ -1,6 +1,6 @@
 /**
- * How a session leaves this server: its connection is lost, another server wants it or has taken it, this one closes,
- * or it ends. A session of which nothing waits here to be handled is released, so that any server may have it at once.
+ * How a session leaves this server: released, wanted by another, taken, handed over, or ended. A session of which
+ * nothing waits here to be handled is released, so that any server may have it at once.
  */
 import { Effect, Exit } from "effect"
 import { endFrame } from "../../core/Codec.ts"

@@ -1,4 +1,4 @@
-/** One message to many sessions: serialized once, and each session's queue shares the text. */
+/** One message to the queues of many sessions: serialized once, and each queue shares the text. */
 import { Effect, Exit } from "effect"
 import type { Broadcast, BroadcastFailure } from "../../Message.ts"
 import type { Appended, MessageQueue, NewMessage } from "../../MessageQueue.ts"

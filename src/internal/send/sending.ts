@@ -1,7 +1,4 @@
-/**
- * The way of a message from `send` to the queue, the same for server and client: encode, check, deduplicate, append,
- * and say what became of it.
- */
+/** From `send` to the queue: encode, check, deduplicate, append, and the receipt. Server and client use the same. */
 import { type Duration, Effect, Exit, type Fiber } from "effect"
 import type { CircuitBreaker } from "../../CircuitBreaker.ts"
 import type { OutboxMessage } from "../../core/Outbox.ts"

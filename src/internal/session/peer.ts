@@ -1,6 +1,6 @@
 /**
- * One session's runtime state at this side: its protocol core, the connection it has now, what waits to be handled,
- * and who waits for what. Plain data with a few synchronous helpers; the engine does the work.
+ * One session's state at this side: its core, its connection, what waits to be handled, and who waits for what. Plain
+ * data with a few synchronous helpers; the engine does the work.
  */
 import type { Fiber } from "effect"
 import { session as sessionCircuit } from "../../CircuitBreaker.ts"

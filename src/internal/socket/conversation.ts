@@ -1,7 +1,7 @@
 /**
- * Conversations over a session, for ResilientSocket: when one begins and ends at either side, and which frames are its.
- * A session can lose its state at one side and go on; frames of before must then not be taken for frames of after.
- * Knows nothing of Effect's Socket.
+ * Conversations over a session, for `ResilientSocket`: when one begins and ends, and which frames are its. A session
+ * can lose its state at one side and go on; frames of before must then not be taken for frames of after. Knows nothing
+ * of Effect's Socket.
  *
  * The client begins with `{open: id}`, and the server answers the same: what comes before that answer is of an earlier
  * conversation. Frames come in an unbroken row of offsets, or the conversation is over.

@@ -1,5 +1,5 @@
 /**
- * One conversation as its reader sees it: frames come one at a time, and each is held until the reader is done with it.
+ * One conversation as its reader sees it: frames come one at a time. Each is held until the reader is done with it.
  * Knows nothing of sessions, nor of Effect's Socket.
  */
 import { Effect } from "effect"

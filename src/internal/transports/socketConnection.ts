@@ -1,5 +1,5 @@
 /**
- * Any Effect `Socket` as a Connection, and a client transport on Effect's WebSockets. With ResilientSocket.ts the only
+ * An Effect `Socket` as a connection, and a client transport on Effect's WebSockets. With ResilientSocket.ts the only
  * place that knows Effect's unstable socket module.
  *
  * A Connection is told what to do by synchronous code and never waits, a Socket is effects: so frames wait here in a

@@ -1,4 +1,4 @@
-/** A `ws` socket as a Connection. The one place that knows `ws`'s way of buffering, closing and failing. */
+/** A `ws` socket as a connection. The one place that knows `ws`'s way of buffering, closing and failing. */
 import { Duplex, Writable } from "node:stream"
 import type { RawData, WebSocket } from "ws"
 import { Deque } from "../../core/Deque.ts"
