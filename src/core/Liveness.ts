@@ -23,7 +23,7 @@ export class Liveness {
   }
 
   tick(now: number): "alive" | "probe" | "dead" {
-    // A late tick means that this process slept or was busy: frames may lie unread, so ask again before judging.
+    // A late tick means that this process slept or was busy: frames may lie unread, so probe again before judging.
     const late = now - this.tickedAt > this.timeout / 2
     this.tickedAt = now
     if (now - this.heardAt < this.interval) return "alive"

@@ -14,14 +14,14 @@ export const isText = (value: unknown): value is string =>
 export const isId = (value: unknown): value is string =>
   typeof value === "string" && value.length <= maxIdLength && isText(value)
 
-/** What an id has to be, for messages to people. */
+/** What an id has to be, in words for people. */
 export const idRule = `1 to ${maxIdLength} characters of well-formed Unicode without U+0000`
 
 /** An authentication token. */
 export const isAuth = (value: unknown): value is string =>
   typeof value === "string" && value.length <= maxAuthBytes && isText(value) && utf8Length(value) <= maxAuthBytes
 
-/** What such a token has to be, for messages to people. */
+/** What such a token has to be, in words for people. */
 export const authRule = `1 to ${maxAuthBytes} bytes of well-formed Unicode without U+0000`
 
 /** Where a drain sends a client. */

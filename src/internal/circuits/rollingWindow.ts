@@ -44,8 +44,8 @@ export class RollingWindow {
   }
 
   private roll(slot: number): void {
-    // A clock that went back a little: keep counting in the newest bucket. By a window or more: start afresh, or
-    // nothing would be evicted until the clock caught up.
+    // A clock that went back a little: keep counting in the newest bucket. If it went back by a window or more: start
+    // afresh, or nothing would be evicted until it caught up.
     if (slot <= this.newest - this.buckets) return this.restart(slot)
     if (slot - this.newest >= this.buckets) return this.restart(slot)
     while (this.newest < slot) {
