@@ -18,8 +18,8 @@ import * as Values from "./values.ts"
 const migrations: ReadonlyArray<(schema: string) => ReadonlyArray<string>> = [
   tables,
   principals,
-  // The history of the store in which an outbox was settled, and, while it is not, the offset after which that
-  // history's appends come.
+  // The history of the store in which an outbox was settled, and, while it is not, the offset after which
+  // what was appended in the present one comes.
   (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN history text, ADD COLUMN unsettled_from bigint`],
   // How far an outbox went when it was settled, and the history in which \`unsettled_from\` was noted.
   (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN settled_at bigint, ADD COLUMN unsettled_in text`],
