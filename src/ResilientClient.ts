@@ -46,6 +46,7 @@ import { supervise } from "./internal/run/supervisor.ts"
 import { makeSerialize } from "./internal/send/payload.ts"
 import { makeSending, type SendError } from "./internal/send/sending.ts"
 import { makeDeadLetters } from "./internal/session/deadLetters.ts"
+import { protocol } from "./internal/session/dialects.ts"
 import { locate, statsOf } from "./internal/session/inspect.ts"
 import type { MessageState, SessionStats, ShutdownReport } from "./internal/session/models.ts"
 import { Peer } from "./internal/session/peer.ts"
@@ -287,7 +288,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
 
   // The outbox is this client's own, whatever session it gets: two clients may share one store.
   const core = new Session({ role: "client", window, maxPayload })
-  const peer = new Peer({ key: `client:${instance}`, session: "", principal: undefined, core, plain: false })
+  const peer = new Peer({ key: `client:${instance}`, session: "", principal: undefined, core, dialect: protocol })
   peer.generation = ownGeneration
 
   const incoming = Check.schema("incoming", options.incoming)
@@ -324,8 +325,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     savePosition: () => Effect.void,
     onControl: (_, frame) => {
       if (frame.t === "drain") {
-        peer.drained = true
-        peer.stalled = "backlog"
+        peer.link?.drained()
         connector.onDrain(frame.window, frame.endpoint)
       } else if (frame.t === "reject") connector.onReject(frame)
       else if (frame.t === "end") engine.run(ended)
@@ -333,7 +333,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onViolation: (_, violation) => {
       recorder.count("protocolErrors")
       const error = new ProtocolError({ code: violation.code, detail: violation.detail, session: peer.session })
-      peer.connection?.send(encode(rejection(error).reject))
+      peer.say(encode(rejection(error).reject))
       engine.close(peer, CloseCode.protocol, violation.code, error)
       rare.warn("violation", `the server broke the protocol: ${violation.code}, ${violation.detail}`)
     },
@@ -351,7 +351,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   }).pipe(Scope.provide(scope))
   engine.peers.set(peer.key, peer)
 
-  const openOutbox = Effect.map(queue.open(peer.key, ownGeneration), (out) => peer.opened(out))
+  const openOutbox = Effect.map(
+    queue.open(peer.key, ownGeneration),
+    (out) => peer.outgoing.opened(out, ownGeneration, undefined)
+  )
 
   const connector = yield* makeConnector({
     engine,
@@ -438,10 +441,10 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     reconnect: connector.reconnect,
     refreshToken: Effect.flatMap(connector.token, (auth) =>
       Effect.sync(() => {
-        if (auth !== undefined) peer.connection?.send(encode({ t: "auth", auth }))
+        if (auth !== undefined) peer.say(encode({ t: "auth", auth }))
       })),
     endSession: Effect.suspend(() => {
-      peer.connection?.send(endFrame)
+      peer.say(endFrame)
       engine.close(peer, CloseCode.sessionEnded, "the session ended")
       return ended
     }),

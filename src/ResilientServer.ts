@@ -57,6 +57,7 @@ import { makeSerialize, payloadError } from "./internal/send/payload.ts"
 import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisIn } from "./internal/send/sending.ts"
 import { makeAbsentees } from "./internal/session/absentees.ts"
 import { makeDeadLetters } from "./internal/session/deadLetters.ts"
+import { plain } from "./internal/session/dialects.ts"
 import { type Handshake, type Identity, type Name, nameOf } from "./internal/session/identity.ts"
 import { locate } from "./internal/session/inspect.ts"
 import type * as Models from "./internal/session/models.ts"
@@ -478,7 +479,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       recorder.count("protocolErrors")
       const { code, detail } = violation
       const error = new ProtocolError({ code, detail, session: peer.session })
-      if (!peer.plain) peer.connection?.send(encode(rejection(error).reject))
+      peer.say(encode(rejection(error).reject))
       engine.close(peer, CloseCode.protocol, code, error)
       rare.warn(`violation ${code}`, `session ${peer.session} broke the protocol: ${code}, ${detail}`)
     },
@@ -564,8 +565,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const reauthenticate = (peer: Peer, token: string) => {
     const { connection } = peer
     if (connection === undefined || peer.isNamed) return Effect.void
-    const { plain, session } = peer
-    const handshake = { ...connection.request, token: redacted(token), session, plain }
+    const { dialect, session } = peer
+    const handshake = { ...connection.request, token: redacted(token), session, plain: dialect === plain }
     // Suspended, as a hook may throw, and this is called from the event loop.
     return Effect.suspend(() => Effect.provideContext(authenticate(handshake), context)).pipe(
       Effect.timeoutOrElse({ duration: handshakeTimeoutMillis, orElse: () => Effect.fail(renewalTimeout) }),
@@ -649,7 +650,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
         deadline: wireMillis(shutdownMillis),
         window: wireMillis(jitterMillis)
       })
-      for (const peer of engine.connected) if (!peer.plain) peer.connection?.send(drain)
+      for (const peer of engine.connected) peer.say(drain)
       return Scope.close(listening, Exit.void)
     }),
     handOver: registry.durable ? departure.handOver : undefined,

@@ -1,9 +1,12 @@
 /** Turns: who sends all the time is not read before those who send little. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import { Liveness } from "../../src/core/Liveness.ts"
 import { Session } from "../../src/core/Session.ts"
 import { makeIntake } from "../../src/internal/handle/intake.ts"
 import { memoryOf, messageBytes } from "../../src/internal/kit/weight.ts"
+import { plain } from "../../src/internal/session/dialects.ts"
+import { Link } from "../../src/internal/session/link.ts"
 import { Peer } from "../../src/internal/session/peer.ts"
 import { makePair } from "../../src/internal/transports/memoryTransport.ts"
 import { makeRecorder } from "../../src/Metrics.ts"
@@ -27,8 +30,15 @@ const make = Effect.gen(function*() {
   })
   const connect = (session: string, share = session): Peer => {
     const core = new Session({ role: "server", window, maxPayload: 1_000_000 })
-    const peer = new Peer({ key: session, session, principal: undefined, core, plain: true, share })
-    peer.connection = makePair({ url: "/", headers: {}, remoteAddress: undefined }, () => {})[1]
+    const peer = new Peer({ key: session, session, principal: undefined, core, dialect: plain, share })
+    peer.link = new Link({
+      connection: makePair({ url: "/", headers: {}, remoteAddress: undefined }, () => {})[1],
+      flow: undefined,
+      liveness: new Liveness({ interval: 1, timeout: 1, now: 0 }),
+      plainSent: 0,
+      isTroubled: false,
+      now: 0
+    })
     connected.add(peer)
     return peer
   }
@@ -41,12 +51,13 @@ const make = Effect.gen(function*() {
   /** It sends a message that takes so much memory, and waits for its handler. */
   const say = (peer: Peer, bytes: number): void => {
     const value = "x".repeat((bytes - memoryOf("") - messageBytes) / 2)
-    peer.inbound.pushBack({ weight: 0, kind: "loose", value, volatile: false, from: undefined })
+    peer.incoming.received({ weight: 0, kind: "loose", value, volatile: false, from: undefined })
     intake.hold(peer, 1)
   }
   /** Its handler has ended. */
   const handled = (peer: Peer): void => {
-    const delivery = peer.inbound.popFront() ?? assert.fail("nothing waits")
+    const delivery = peer.incoming.front() ?? assert.fail("nothing waits")
+    peer.incoming.took(delivery)
     intake.done(delivery)
     intake.release(peer, delivery.weight)
   }
@@ -217,7 +228,7 @@ describe("a share that has more than its part where it is crowded", () => {
       peer.share = "after"
       for (const each of [before, after]) intake.attached(each)
       assert.deepStrictEqual([before, after].map(isRead), [false, true])
-      while (peer.inbound.size > 0) handled(peer)
+      while (peer.incoming.size > 0) handled(peer)
       assert.strictEqual(intake.total(), 0)
       assert.strictEqual(peer.reading.held, 0)
     }))

@@ -2,7 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber } from "effect"
 import { isPacked, makeUnpacking, pack } from "../../src/internal/handle/packing.ts"
 import { memoryOf } from "../../src/internal/kit/weight.ts"
-import type { Delivery } from "../../src/internal/session/peer.ts"
+import type { Delivery } from "../../src/internal/session/incoming.ts"
 
 const delivery = (value: unknown): Extract<Delivery, { kind: "loose" }> => ({
   kind: "loose",

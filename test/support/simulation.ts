@@ -866,9 +866,25 @@ class World {
   private readonly drain = Effect.fnUntraced(function*(this: World) {
     for (let second = 0; second < drainSeconds; second++) {
       if ((yield* this.waitsFor()) === undefined) return
+      if (second === drainSeconds / 2 && this.scenario.forgets) yield* this.endOrphans()
       yield* this.step(1)
     }
     this.history.violated(`not drained ${drainSeconds} s after the last fault: ${yield* this.waitsFor()}`)
+  })
+
+  /**
+   * A client whose session the database forgot may have begun another one before the session's server put it back. What
+   * waits there does so until the retention is over, for which there is no time here.
+   */
+  private readonly endOrphans = Effect.fnUntraced(function*(this: World) {
+    const own = this.alive().flatMap((process) => process.kind === "client" ? [process.session] : [])
+    const server = this.alive().find((process) => process.kind === "server" && process.server !== undefined)
+    if (server?.kind !== "server" || server.server === undefined) return
+    for (const [session, { state }] of this.database.outboxes) {
+      if (own.includes(session) || state.messages === 0) continue
+      this.note(`the session ${session}, to which nobody comes back, is ended`)
+      yield* Effect.catch(server.server.endSession(session), (error) => Effect.sync(() => this.note(error.message)))
+    }
   })
 
   /** What is not done yet. */

@@ -15,6 +15,7 @@ import { makeId } from "../kit/ids.ts"
 import type { RareLog } from "../kit/rareLog.ts"
 import { hashToken, makeToken } from "../kit/resume.ts"
 import type { Engine } from "../run/engine.ts"
+import { plain, protocol } from "../session/dialects.ts"
 import { type Handshake, identityFault, type Name } from "../session/identity.ts"
 import type { Peer } from "../session/peer.ts"
 import { makeAttaching, replaced } from "./attaching.ts"
@@ -132,7 +133,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       nextTokenHash: hashToken(token),
       instance: hello.instance,
       attempt: hello.attempt
-    }, claimOf(connection, false, identity, before === undefined))
+    }, claimOf(connection, protocol, identity, before === undefined))
     yield* Effect.gen(function*() {
       peer.arrival = arrival
       peer.instance = hello.instance
@@ -233,7 +234,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       tokenHash: undefined,
       nextTokenHash: hashToken(makeToken()),
       instance: makeId(random)
-    }, claimOf(connection, true, identity, identity.session === undefined))
+    }, claimOf(connection, plain, identity, identity.session === undefined))
     const opened = yield* queue.open(session, attached.generation, peer.share === "" ? undefined : peer.share)
     // It has no position of its own, so nothing is known but what this server knows.
     const out = opened.isUncertain === true ? yield* queue.recover(session, attached.generation, 0) : opened

@@ -12,6 +12,7 @@ import type { Connection } from "../../Transport.ts"
 import { HandshakeError, type SessionRegistryError, type WebSocketError } from "../../WebSocketError.ts"
 import type { RareLog } from "../kit/rareLog.ts"
 import type { Engine } from "../run/engine.ts"
+import type { Dialect } from "../session/dialects.ts"
 import type { Name } from "../session/identity.ts"
 import { Peer } from "../session/peer.ts"
 import type { ShareOf } from "./newcomer.ts"
@@ -38,7 +39,7 @@ export interface AttachingOptions {
 
 /** What a connection wants a session as. */
 export interface Claim {
-  readonly plain: boolean
+  readonly dialect: Dialect
   /** The session did not exist before. */
   readonly isNew: boolean
   /** Nobody knows who it is. */
@@ -108,11 +109,11 @@ export const makeAttaching = (options: AttachingOptions) => {
 
   const claimOf = (
     connection: Connection,
-    plain: boolean,
+    dialect: Dialect,
     { principal, session }: Name,
     isNew: boolean
   ): Claim => ({
-    plain,
+    dialect,
     isNew,
     isStranger: principal === undefined && session === undefined,
     share: options.shareOf({ ...connection.request, principal }) ?? ""
@@ -122,26 +123,26 @@ export const makeAttaching = (options: AttachingOptions) => {
   const openPeer = (
     request: AttachRequest,
     { generation, here }: Attached,
-    { isStranger, plain, share }: Claim
+    { dialect, isStranger, share }: Claim
   ): Peer | undefined => {
     const { principal, session } = request
     let peer = engine.peers.get(session)
     if (peer !== undefined && peer.generation > generation) return undefined
     let ofOtherKind: Peer | undefined
-    if (peer !== undefined && peer.plain !== plain) {
+    if (peer !== undefined && peer.dialect !== dialect) {
       engine.close(peer, CloseCode.replaced, "replaced by a connection of another kind")
       ofOtherKind = peer
       peer = undefined
     }
     if (peer === undefined) {
-      peer = new Peer({ key: session, session, principal, core: new Session(sessionOptions), plain, share })
+      peer = new Peer({ key: session, session, principal, core: new Session(sessionOptions), dialect, share })
       if (ofOtherKind !== undefined) peer.inherit(ofOtherKind)
       engine.peers.set(session, peer)
     }
     // As the one of the generation before, so that nothing is detached but that.
     if (peer.connection !== undefined) {
       recorder.count("connectionsReplaced")
-      if (!peer.plain) peer.connection.send(encode(rejection(replaced).reject))
+      peer.say(encode(rejection(replaced).reject))
       engine.close(peer, CloseCode.replaced, "replaced by a newer connection", replaced)
     }
     const next = peer.generation + 1

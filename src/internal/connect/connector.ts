@@ -19,8 +19,9 @@ import type { Connection, TransportClient } from "../../Transport.ts"
 import { ConnectionTimeoutError, HandshakeError, TransportError, type WebSocketError } from "../../WebSocketError.ts"
 import { limited } from "../kit/limited.ts"
 import { mayBeSentTo, shownUrl, withoutFragment } from "../kit/urls.ts"
-import type { Agreement, Ending, Engine } from "../run/engine.ts"
+import type { Ending, Engine } from "../run/engine.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
+import type { Agreement } from "../session/link.ts"
 import type * as Models from "../session/models.ts"
 import type { Peer } from "../session/peer.ts"
 import {
@@ -207,7 +208,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
       return yield* Effect.fail(breach(new Violation("malformed", "the welcome is for another log")))
     }
     // What the server has handled is no longer in doubt.
-    peer.noteAck(resumedOut.position.handled, resumedOut.position.failed)
+    peer.outgoing.acknowledged(resumedOut.position.handled, resumedOut.position.failed)
     yield* Effect.mapError(engine.tellAcks(peer), failed)
     // Before our position says that we know: should this be interrupted, the server tells us again.
     if (!welcome.continued.in && options.onFresh === "deadLetter") {
@@ -309,7 +310,7 @@ export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptio
 
   const outcomeOf = (exit: Exit.Exit<Ending, Failure>): Failure => {
     if (Exit.isFailure(exit)) return failureOf(exit.cause)
-    const isStuck = peer.headway?.isCautious === true
+    const isStuck = peer.outgoing.isCautious
     // What is too big is given up in the end, and the client goes on.
     const isDoubted = exit.value.code === tooBig ? !isStuck && !hasLasted() : isStuck || !hasLasted()
     return lostAfterWelcome(peer.session, exit.value, rejected, isDoubted)

@@ -40,7 +40,7 @@ export const makeGivingWay = ({ ended, engine, registry, retentionMillis }: Givi
         if (!(yield* registry.expireNow(key, generation))) return false
         if (connection !== undefined && peer.connection === connection) {
           const { code, reject } = rejection(crowdedOut)
-          if (!peer.plain) connection.send(encode(reject))
+          peer.say(encode(reject))
           engine.close(peer, code, reject.detail, crowdedOut)
         }
         yield* ended(key)

@@ -11,7 +11,8 @@ import type { Recorder } from "../../Metrics.ts"
 import type { MessageQueueError } from "../../WebSocketError.ts"
 import { type RareLog, wordsOf } from "../kit/rareLog.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
-import { type Ack, merge, type Peer } from "../session/peer.ts"
+import type { Ack } from "../session/outgoing.ts"
+import type { Peer } from "../session/peer.ts"
 import { makeLanes } from "./lanes.ts"
 
 export interface AckingOptions {
@@ -43,21 +44,15 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
   const settled = function*(peer: Peer, epoch: string, ack: Ack, result: AckResult): Settling {
     const { failed, handled } = ack
     // Offsets of an outbox that was replaced meanwhile mean nothing in the new one.
-    const current = peer.epoch === epoch ? peer : undefined
+    const current = peer.outgoing.epoch === epoch ? peer : undefined
     recorder.count("messagesAcknowledged", result.released)
     if (result.newestEnqueuedAt !== undefined) recorder.handledAfter(now() - result.newestEnqueuedAt)
     for (const { message, reason } of result.failed) {
       yield* deadLetters.outgoing(peer.session, current, epoch, [message], reason, 0)
     }
     if (current === undefined) return
-    // Cumulative: while the socket takes nothing, the newest stands for all.
-    if (failed.length > 0) current.control = [encode({ t: "seen", o: handled })]
-    current.acked = Math.max(current.acked, handled)
-    current.receipts.handled(handled)
-  }
-
-  const putBack = (peer: Peer, epoch: string, ack: Ack): void => {
-    if (peer.epoch === epoch) peer.pendingAck = merge(ack, peer.pendingAck)
+    if (failed.length > 0) current.link?.setSeen(encode({ t: "seen", o: handled }))
+    current.outgoing.settled(handled)
   }
 
   const onFailure = (
@@ -67,43 +62,44 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
     ack: Ack,
     error: MessageQueueError
   ): Effect.Effect<void> => {
-    putBack(peer, epoch, ack)
+    const { outgoing } = peer
+    outgoing.putBack(epoch, ack)
     if (error.reason === "store") {
-      options.later(++peer.ackFailures, () => {
-        peer.acking = undefined
+      options.later(outgoing.ackFailed(), () => {
+        outgoing.ackEnded()
         tellInBackground(peer)
       })
       return Effect.sync(() =>
         options.rare.warn("acks", `acks of session ${peer.session} are put off: ${wordsOf(error)}`)
       )
     }
-    peer.acking = undefined
+    outgoing.ackEnded()
     // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
     if (peer.generation === generation) return options.onFenced(peer, error)
     return Effect.sync(() => options.markDirty(peer))
   }
 
   const tellInBackground = (peer: Peer): void => {
-    const { epoch, generation, pendingAck: ack } = peer
+    const { generation, outgoing } = peer
+    const { epoch } = outgoing
+    const ack = outgoing.ackBegan()
     if (ack === undefined) return
-    peer.pendingAck = undefined
-    peer.acking = ack
     const told = Effect.matchEffect(queue.ack(peer.key, generation, ack.handled, ack.failed), {
       onFailure: (error) => onFailure(peer, epoch, generation, ack, error),
       onSuccess: (result) => {
-        peer.ackFailures = 0
+        outgoing.ackSucceeded()
         return Effect.map(Effect.gen(() => settled(peer, epoch, ack, result)), () => {
-          peer.acking = undefined
+          outgoing.ackEnded()
           tellInBackground(peer)
           // A queue that gives out only so much may have more to give now.
-          if (peer.control.length > 0 || peer.stalled === "window") options.markDirty(peer)
+          if (peer.link?.hasSeen === true || peer.link?.stalled === "window") options.markDirty(peer)
         })
       }
     })
     lanes.run(told, (exit) => {
       if (Exit.isFailure(exit)) {
-        peer.acking = undefined
-        putBack(peer, epoch, ack)
+        outgoing.ackEnded()
+        outgoing.putBack(epoch, ack)
         options.onDefect(peer, exit.cause)
       }
       options.onEnd()
@@ -112,24 +108,25 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
 
   /** Tells the queue what waits to be told, there and then if it can. */
   const tell = function*(peer: Peer): Settling {
-    const { acking, epoch, pendingAck } = peer
-    if (acking !== undefined || pendingAck === undefined) return
-    const result = queue.ack.unsafe?.(peer.key, peer.generation, pendingAck.handled, pendingAck.failed)
+    const { outgoing } = peer
+    const { ackToTell: ack, epoch } = outgoing
+    if (ack === undefined) return
+    const result = queue.ack.unsafe?.(peer.key, peer.generation, ack.handled, ack.failed)
     if (result === undefined) return tellInBackground(peer)
-    peer.pendingAck = undefined
-    yield* settled(peer, epoch, pendingAck, result)
+    outgoing.ackTaken()
+    yield* settled(peer, epoch, ack, result)
   }
 
   /** The same, waiting until the queue has it. */
   const tellAll = function*(peer: Peer): Settling<MessageQueueError> {
-    const { acking, epoch, pendingAck } = peer
-    const ack = merge(acking, pendingAck) // what is on its way does no harm twice
+    const { outgoing } = peer
+    const { epoch, untold: ack } = outgoing
     if (ack === undefined) return
-    peer.pendingAck = undefined
+    outgoing.ackTaken()
     const { failed, handled } = ack
     const result = queue.ack.unsafe?.(peer.key, peer.generation, handled, failed) ?? (yield* Effect.onError(
       queue.ack(peer.key, peer.generation, handled, failed),
-      () => Effect.sync(() => putBack(peer, epoch, ack))
+      () => Effect.sync(() => outgoing.putBack(epoch, ack))
     ))
     yield* settled(peer, epoch, ack, result)
   }

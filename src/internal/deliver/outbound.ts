@@ -7,6 +7,7 @@ import { Cause, Effect, Exit, type Latch } from "effect"
 import { Deque } from "../../core/Deque.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
 import type { MessageQueueError } from "../../WebSocketError.ts"
+import { type RareLog, wordsOf } from "../kit/rareLog.ts"
 import { makeSignal, type Signal } from "../kit/signal.ts"
 import type { Peer } from "../session/peer.ts"
 import { makeLanes } from "./lanes.ts"
@@ -17,7 +18,11 @@ export interface OutboundOptions {
   readonly queue: MessageQueue["Service"]
   readonly peers: ReadonlyMap<string, Peer>
   readonly flush: (peer: Peer) => Flushing
-  readonly onError: (peer: Peer, error: MessageQueueError) => Effect.Effect<void>
+  readonly rare: RareLog
+  /** The queue has another owner for the session, or does not know it. */
+  readonly onFenced: (peer: Peer, error: MessageQueueError) => Effect.Effect<void>
+  /** Runs `retry` after a pause that grows with the number of failures in a row. */
+  readonly later: (failures: number, retry: () => void) => void
   /** What else keeps the worker from being idle. */
   readonly isBusy: () => boolean
   readonly now: () => number
@@ -40,19 +45,13 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
   let defect: Cause.Cause<never> | undefined
 
   const markDirty = (peer: Peer): void => {
-    if (!peer.dirty) {
-      peer.dirty = true
-      // Else it is looked at when the flush that goes on has ended.
-      if (!peer.flushing) dirty.pushBack(peer)
-    }
+    if (peer.outgoing.wake()) dirty.pushBack(peer)
     work.notify()
   }
 
   /** For acks: nobody waits for them as for a message, and a process with many connections reads those first. */
   const markAckDue = (peer: Peer): void => {
-    if (peer.dirty) return
-    peer.dirty = true
-    if (peer.flushing) return
+    if (!peer.outgoing.wake()) return
     dirty.pushBack(peer)
     work.notifyLater()
   }
@@ -64,24 +63,30 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
     markDirty(peer)
   }
 
-  const onError = (peer: Peer, generation: number, error: MessageQueueError): Effect.Effect<void> =>
+  /** A store that fails is asked again later; an owner that lost its session lets go of it. */
+  const onError = (peer: Peer, generation: number, error: MessageQueueError): Effect.Effect<void> => {
     // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
-    peer.generation === generation ? options.onError(peer, error) : Effect.sync(() => markDirty(peer))
+    if (peer.generation !== generation) return Effect.sync(() => markDirty(peer))
+    if (error.reason !== "store") return options.onFenced(peer, error)
+    options.later(peer.outgoing.flushFailed(), () => markDirty(peer))
+    return Effect.sync(() =>
+      options.rare.warn("delivery", `delivery to session ${peer.session} is put off: ${wordsOf(error)}`)
+    )
+  }
 
   /** Goes on with a flush that has to wait for `first`, and for whatever it comes to. */
   const waitFor = (peer: Peer, steps: Flushing, first: Effect.Effect<unknown, MessageQueueError>): void => {
-    const { generation } = peer
-    peer.flushing = true
+    const { generation, outgoing } = peer
+    outgoing.flushWaits()
     const rest = Effect.matchEffect(Effect.gen(() => goOn(steps, first)), {
       onFailure: (error) => onError(peer, generation, error),
       onSuccess: () => {
-        peer.flushFailures = 0
+        outgoing.flushSucceeded()
         return Effect.void
       }
     })
     lanes.run(rest, (exit) => {
-      peer.flushing = false
-      if (peer.dirty) {
+      if (outgoing.flushEnded()) {
         dirty.pushBack(peer)
         work.notify()
       }
@@ -92,7 +97,7 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
 
   /** Sends here and now, as far as nothing has to be waited for. Does not throw. */
   const flushNow = (peer: Peer): void => {
-    peer.dirty = false
+    peer.outgoing.flushBegan()
     flushedAt = now()
     try {
       const steps = flush(peer)
@@ -110,16 +115,16 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
    */
   const mayGoNow = (peer: Peer): boolean =>
     gate.isOpen()
-      ? isParked && !peer.dirty && !peer.flushing && !peer.handling && peer.core.flow?.idle !== false &&
+      ? isParked && peer.outgoing.isAtRest && !peer.incoming.isHandling && peer.link?.flow?.idle !== false &&
         now() > flushedAt
-      : !peer.flushing // nobody else would send it
+      : !peer.outgoing.isFlushing // nobody else would send it
 
   yield* options.queue.onAppend((key) => {
     appends++
     const peer = peers.get(key)
-    if (peer !== undefined) peer.isAddressed = true
+    peer?.outgoing.addressed()
     // Who has no connection is marked when it has one.
-    if (peer?.connection === undefined) return
+    if (peer?.link === undefined) return
     if (mayGoNow(peer)) flushNow(peer)
     else markDirty(peer)
   })
@@ -141,7 +146,7 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
     for (let left = dirty.size; left > 0; left--) {
       const peer = dirty.popFront()
       // One whose flush made it dirty and then had to wait comes back when that has ended.
-      if (peer?.flushing === false) flushNow(peer)
+      if (peer?.outgoing.isFlushing === false) flushNow(peer)
     }
   })
 

@@ -6,7 +6,8 @@ import { Effect } from "effect"
 import type { Incoming } from "../../Message.ts"
 import type { SessionRegistry } from "../../SessionRegistry.ts"
 import { SessionRegistryError } from "../../WebSocketError.ts"
-import type { Delivery, Peer } from "../session/peer.ts"
+import type { Delivery } from "../session/incoming.ts"
+import type { Peer } from "../session/peer.ts"
 import { isStoreFailure, storeRetry } from "../session/storeRetry.ts"
 
 export interface CommittingOptions {
@@ -33,16 +34,16 @@ export const makeCommitting = ({ engine, onFenced, registry }: CommittingOptions
   const commit = (peer: Peer, delivery: Delivery, tenure: number): Effect.Effect<void, SessionRegistryError> =>
     Effect.suspend(() => {
       if (delivery.kind === "loose" || delivery.epoch !== peer.core.inbox.epoch) return Effect.void
-      if (peer.tenure !== tenure) return Effect.fail(fenced(peer))
-      const { generation } = peer
-      peer.committing = delivery
+      const { generation, incoming } = peer
+      if (incoming.tenure !== tenure) return Effect.fail(fenced(peer))
+      incoming.commitBegan(delivery)
       const position = peer.storedPosition(delivery.epoch, delivery.offset)
       return Effect.catch(registry.commitPosition(peer.key, generation, position), (error) => {
         if (error.reason !== "fenced") return Effect.fail(error)
         return Effect.flatMap(engine.attached(peer, engine.now() + patienceMillis), () => {
           // The newer owner is this peer itself, by a new connection.
-          if (peer.tenure === tenure && peer.generation !== generation) return commit(peer, delivery, tenure)
-          peer.refused = { delivery, generation }
+          if (incoming.tenure === tenure && peer.generation !== generation) return commit(peer, delivery, tenure)
+          incoming.commitRefused(delivery, generation)
           return Effect.fail(error)
         })
       })
@@ -53,17 +54,18 @@ export const makeCommitting = ({ engine, onFenced, registry }: CommittingOptions
    * been handled, by an earlier attempt whose transaction committed or by the session's new owner; else `again`.
    */
   const verdict = Effect.fnUntraced(function*(peer: Peer): Effect.fn.Return<"done" | "again"> {
-    const { refused, tenure } = peer
-    peer.refused = undefined
+    const { incoming } = peer
+    const { tenure } = incoming
+    const refused = incoming.takeRefusal()
     yield* engine.attached(peer, Infinity)
-    if (refused === undefined || peer.tenure !== tenure) return "done"
+    if (refused === undefined || incoming.tenure !== tenure) return "done"
     while (true) {
       if (peer.generation !== refused.generation) return "again"
       const owner = yield* registry.find(peer.key).pipe(
         Effect.retry({ schedule: storeRetry, while: isStoreFailure }),
         Effect.orElseSucceed(() => undefined)
       )
-      if (peer.tenure !== tenure || owner?.generation === peer.generation) return "done"
+      if (incoming.tenure !== tenure || owner?.generation === peer.generation) return "done"
       yield* onFenced(peer, fenced(peer))
       if (!peer.inDoubt) return "done"
       yield* Effect.sleep(doubtMillis)
@@ -92,7 +94,7 @@ export class HandlerContext<In, Server> {
     this.commitOf = commitOf
     this.peer = peer
     this.delivery = delivery
-    this.tenure = peer.tenure
+    this.tenure = peer.incoming.tenure
   }
 
   get commit(): Effect.Effect<void, SessionRegistryError> {

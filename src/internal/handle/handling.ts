@@ -9,7 +9,8 @@ import type { Recorder } from "../../Metrics.ts"
 import { PayloadError } from "../../WebSocketError.ts"
 import { inWords, type RareLog } from "../kit/rareLog.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
-import type { Delivery, Peer } from "../session/peer.ts"
+import type { Delivery } from "../session/incoming.ts"
+import type { Peer } from "../session/peer.ts"
 
 export interface HandlingOptions<In, R> {
   /** Decodes a payload; the failure says why not. */
@@ -102,7 +103,7 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
   /** Leaves the message where it is, neither handled nor failed, until the shutdown interrupts this. */
   const hold = (peer: Peer): Effect.Effect<never> =>
     Effect.suspend(() => {
-      peer.held = true
+      peer.incoming.held()
       options.onHeld(peer)
       return Effect.never
     })
@@ -117,10 +118,10 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
     const decoded = options.decode(delivery.value)
     if (Exit.isFailure(decoded)) return undecodable(peer, delivery, decoded.cause)
     const incoming = incomingOf(decoded.value, peer.session, delivery)
-    const isRefused = () => peer.refused?.delivery === delivery
+    const isRefused = () => peer.incoming.isRefused(delivery)
     let attempts = 0
     return Effect.suspend(() => {
-      peer.committing = undefined // the transaction of the attempt before is over
+      peer.incoming.attemptEnded()
       if (attempts++ === 0) return Effect.failCause(firstCause)
       recorder.count("retriesTried")
       return isSure()

@@ -10,8 +10,10 @@ import { highWaterBytes } from "../../core/Protocol.ts"
 import type { Action } from "../../core/Session.ts"
 import { Violation } from "../../core/Violation.ts"
 import type { Recorder } from "../../Metrics.ts"
-import type { Connection, ConnectionSink } from "../../Transport.ts"
-import { type Delivery, none, nothing, type Peer, type Uncommitted } from "../session/peer.ts"
+import type { ConnectionSink } from "../../Transport.ts"
+import type { Delivery } from "../session/incoming.ts"
+import type { Link } from "../session/link.ts"
+import type { Peer } from "../session/peer.ts"
 import type { Handling } from "./handling.ts"
 import type { Intake } from "./intake.ts"
 import { isPacked, isWorthPacking, packText, parsePlain } from "./packing.ts"
@@ -25,14 +27,14 @@ export interface InboundOptions<R> {
   readonly handling: Handling<R>
   /** Stores that everything up to `offset` of the log `epoch` was handled. */
   readonly savePosition: (peer: Peer, epoch: string, offset: number) => Effect.Effect<void, unknown>
-  /** Runs a handler fiber, supervised, as `peer.handler`. */
+  /** Runs a handler fiber, supervised, as that of the peer. */
   readonly run: (peer: Peer, effect: Effect.Effect<void, unknown, R>, onEnd: () => void) => void
   /** Nothing waits to be handled or stored. */
   readonly onIdle: (peer: Peer) => void
-  readonly onAcked: (peer: Peer) => void
+  readonly onAcked: (peer: Peer, link: Link) => void
   readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
   readonly onViolation: (peer: Peer, violation: Violation) => void
-  readonly onClosed: (peer: Peer, connection: Connection, code: number, reason: string) => void
+  readonly onClosed: (peer: Peer, link: Link, code: number, reason: string) => void
 }
 
 /** While messages are handled without a pause, the position is stored and acknowledged this often. */
@@ -48,32 +50,28 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   const { handle, recover } = options.handling
 
   const startHandling = (peer: Peer): void => {
-    if (peer.handling || peer.leaving || peer.inbound.size === 0) return
-    peer.handling = true
+    const { incoming } = peer
+    if (incoming.isHandling || peer.leaving || incoming.size === 0) return
+    incoming.handlingBegan()
     const at: At = { delivery: undefined }
-    options.run(peer, drain(peer, peer.tenure, at), () => {
+    options.run(peer, drain(peer, incoming.tenure, at), () => {
       if (at.delivery !== undefined) intake.done(at.delivery) // it was interrupted
-      peer.handling = false
-      peer.held = false
+      incoming.handlingEnded()
       startHandling(peer)
       stopIfLeaving(peer)
-      if (isIdle(peer)) options.onIdle(peer)
+      if (incoming.isIdle) options.onIdle(peer)
     })
   }
 
-  /** Whether this side has nothing that was received and is not handled and stored. */
-  const isIdle = (peer: Peer): boolean =>
-    !peer.handling && peer.saving === 0 && peer.inbound.size === 0 && peer.uncommitted.offset === 0
-
   /** Who leaves handles no more: what waits has to come again, there or here. */
   const stopIfLeaving = (peer: Peer): void => {
-    if (!peer.leaving || peer.handling) return
+    if (!peer.leaving || peer.incoming.isHandling) return
     drop(peer)
   }
 
   /** What waits is not handled here. */
   const drop = (peer: Peer): void => {
-    peer.inbound.clear()
+    peer.incoming.drop()
     intake.releaseAll(peer)
     peer.core.inbox.rewind(peer.core.inbox.handled)
   }
@@ -86,13 +84,11 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
 
   /** Gives up what was received: a handler is interrupted, what waits is dropped, nothing is acknowledged. */
   const forfeit = (peer: Peer): void => {
-    peer.tenure++
+    peer.incoming.forfeited()
     // Until it is closed: what comes after what was dropped would seem to have a hole before it.
-    peer.unheeded = peer.connection
-    peer.saves = none
-    peer.uncommitted = nothing
+    if (peer.link !== undefined) peer.link.isUnheeded = true
     drop(peer)
-    peer.handler?.interruptUnsafe()
+    peer.incoming.interrupt()
   }
 
   /**
@@ -132,16 +128,12 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
     tenure: number,
     at: At
   ) {
-    const { window } = peer.core.options
+    const { core: { options: { window } }, incoming } = peer
     let committedAt = now()
     while (true) {
-      if (peer.tenure !== tenure) return
-      const delivery = peer.leaving ? undefined : peer.inbound.front()
-      const { uncommitted } = peer
-      if (
-        uncommitted.offset > 0 &&
-        (delivery === undefined || (delivery.kind !== "loose" && delivery.epoch !== uncommitted.epoch))
-      ) {
+      if (incoming.tenure !== tenure) return
+      const delivery = peer.leaving ? undefined : incoming.front()
+      if (incoming.mustSaveBefore(delivery)) {
         yield* commit(peer)
         continue
       }
@@ -153,8 +145,8 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
       at.delivery = undefined
       finish(peer, delivery, tenure)
       // Handlers that take their time are told of as they go, quick ones together.
-      if (peer.uncommitted.messages >= window.messages >> 1 || now() - committedAt >= commitMillis) {
-        if (peer.uncommitted.offset > 0) yield* commit(peer)
+      if (incoming.unsaved >= window.messages >> 1 || now() - committedAt >= commitMillis) {
+        if (incoming.hasUnsaved) yield* commit(peer)
         committedAt = now()
       }
     }
@@ -162,81 +154,47 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
 
   /** The delivery at the front is done with, one way or the other. */
   const finish = (peer: Peer, delivery: Delivery, tenure: number): void => {
-    if (peer.committing !== undefined) peer.committing = undefined
-    if (peer.refused !== undefined) peer.refused = undefined
+    const { incoming } = peer
+    incoming.deliveryEnded()
     intake.done(delivery)
-    if (peer.tenure !== tenure) return
-    // Not there any more if the session got another owner meanwhile.
-    if (peer.inbound.front() === delivery) {
-      peer.inbound.popFront()
-      if (delivery.weight > 0 || peer.reading.stopped > 0) intake.release(peer, delivery.weight)
+    if (incoming.tenure !== tenure) return
+    if (incoming.took(delivery) && (delivery.weight > 0 || peer.reading.stopped > 0)) {
+      intake.release(peer, delivery.weight)
     }
-    if (delivery.kind === "loose") {
-      recorder.count("messagesHandled")
-      return
-    }
-    const messages = delivery.kind === "message" ? 1 : 0
-    const { uncommitted } = peer
-    if (uncommitted === nothing) {
-      peer.uncommitted = { epoch: delivery.epoch, offset: delivery.offset, messages }
-      return
-    }
-    uncommitted.epoch = delivery.epoch
-    uncommitted.offset = delivery.offset
-    uncommitted.messages += messages
+    if (delivery.kind === "loose") recorder.count("messagesHandled")
+    else incoming.handled(delivery)
   }
 
   const commit = (peer: Peer): Effect.Effect<void, unknown> => {
-    const { tenure, uncommitted: save } = peer
-    const { epoch, messages, offset } = save
-    // Before it is stored: what is handled meanwhile is for the next commit.
-    peer.uncommitted = nothing
-    peer.saves = [...peer.saves, save]
-    peer.saving++
+    const { incoming } = peer
+    const { tenure } = incoming
+    const save = incoming.saveBegan()
+    const { epoch, offset } = save
     const stored = Effect.onExit(options.savePosition(peer, epoch, offset), () => {
-      peer.saving--
+      incoming.saveEnded()
       return Effect.void
     })
     return Effect.matchCauseEffect(stored, {
       onSuccess: () => {
-        const stored = peer.tenure === tenure ? takeSaved(peer, save) : undefined
+        const stored = incoming.tenure === tenure ? incoming.saved(save) : undefined
         if (stored === undefined) return Effect.void
         recorder.count("messagesHandled", stored)
         peer.core.handled(epoch, offset, stored)
         markAckDue(peer)
         return Effect.void
       },
-      onFailure: (cause) => {
-        // What a later save has stored as well need not be stored again.
-        if (peer.tenure !== tenure || !peer.saves.includes(save)) return Effect.void
-        peer.saves = peer.saves.filter((other) => other !== save)
-        const later = peer.uncommitted
-        if (later.offset === 0) peer.uncommitted = { epoch, offset, messages }
-        else if (later.epoch === epoch) later.messages += messages
-        return Effect.failCause(cause)
-      }
+      onFailure: (cause) =>
+        incoming.tenure === tenure && incoming.saveFailed(save) ? Effect.failCause(cause) : Effect.void
     })
   }
 
-  /** How many messages are stored with this position: a later one may be stored before an earlier one, and for both. */
-  const takeSaved = (peer: Peer, save: Uncommitted): number | undefined => {
-    if (!peer.saves.includes(save)) return undefined
-    let messages = 0
-    peer.saves = peer.saves.filter((other) => {
-      if (other.epoch !== save.epoch || other.offset > save.offset) return true
-      messages += other.messages
-      return false
-    })
-    return messages
-  }
-
-  const perform = (peer: Peer, action: Action, connection: Connection): void => {
+  const perform = (peer: Peer, action: Action, link: Link): void => {
     switch (action.t) {
       case "deliver": {
         const { epoch, first, messages, meta } = action
         for (let i = 0; i < messages.length; i++) {
           const facts = meta?.[i]
-          peer.inbound.pushBack({
+          peer.incoming.received({
             weight: 0,
             kind: "message",
             epoch,
@@ -250,7 +208,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
         return
       }
       case "gap":
-        peer.inbound.pushBack({
+        peer.incoming.received({
           weight: 0,
           kind: "gap",
           epoch: action.epoch,
@@ -263,12 +221,12 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
         for (const value of action.messages) receiveLoose(peer, value, true)
         return
       case "acked":
-        peer.noteAck(action.handled, action.failed)
-        options.onAcked(peer)
+        peer.outgoing.acknowledged(action.handled, action.failed)
+        options.onAcked(peer, link)
         return
       case "reply":
         // A peer that reads nothing gets no answers: they would pile up here.
-        if (connection.buffered() < highWaterBytes) connection.send(action.frame)
+        if (link.connection.buffered() < highWaterBytes) link.connection.send(action.frame)
         return
       default:
         options.onControl(peer, action)
@@ -276,7 +234,7 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
   }
 
   const isDropped = (peer: Peer): boolean =>
-    peer.inbound.size >= 2 * peer.core.options.window.messages || intake.isScarce(peer)
+    peer.incoming.size >= 2 * peer.core.options.window.messages || intake.isScarce(peer)
 
   /** A large frame of what would be dropped is not parsed: that can take a twentieth of a second, in which nobody is served. */
   const isDroppedUnread = (peer: Peer, data: string, bytes: number): boolean =>
@@ -289,138 +247,139 @@ export const makeInbound = <R>(options: InboundOptions<R>) => {
       return
     }
     recorder.count("messagesReceived")
-    peer.hasSpoken = true
-    peer.inbound.pushBack({ weight: 0, kind: "loose", value, volatile: isVolatile, from: peer.connection })
+    peer.incoming.receivedLoose({ weight: 0, kind: "loose", value, volatile: isVolatile, from: peer.connection })
   }
 
   /** Handles what a frame brought; what of it has to wait is held. `before` is how much waited when it came. */
   const handleFrame = (peer: Peer, before: number): void => {
-    const brought = peer.inbound.size - before
+    const brought = peer.incoming.size - before
     if (brought > 0 && intake.isTight()) intake.hold(peer, brought)
     startHandling(peer)
-    const last = peer.inbound.back()
-    if (brought > 0 && last !== undefined && last.weight === 0) intake.hold(peer, Math.min(brought, peer.inbound.size))
+    const last = peer.incoming.back()
+    if (brought > 0 && last !== undefined && last.weight === 0) intake.hold(peer, Math.min(brought, peer.incoming.size))
   }
 
-  const receive = (peer: Peer, connection: Connection, data: string, bytes: number): void => {
+  const receive = (peer: Peer, link: Link, data: string, bytes: number): void => {
     if (isDroppedUnread(peer, data, bytes)) return recorder.count("messagesVolatileSkipped")
-    const receivedBefore = peer.core.flow?.received ?? 0
+    const receivedBefore = link.flow?.received ?? 0
     const result = peer.core.receive(data, bytes)
     if (result instanceof Violation) return options.onViolation(peer, result)
-    const received = peer.core.flow?.received ?? 0
+    const received = link.flow?.received ?? 0
     if (received > receivedBefore) {
-      peer.progressAt = now()
-      if (peer.headway !== undefined) {
-        peer.noteArrival(received)
+      link.progressAt = now()
+      if (peer.outgoing.headway !== undefined) {
+        peer.outgoing.arrived(received)
         markDirty(peer) // it may have waited for this one frame
       }
     }
-    const before = peer.inbound.size
-    for (let i = 0; i < result.length; i++) perform(peer, result[i] as Action, connection) // in bounds
+    const before = peer.incoming.size
+    for (let i = 0; i < result.length; i++) perform(peer, result[i] as Action, link) // in bounds
     handleFrame(peer, before)
-    if (peer.pendingAck !== undefined) markDirty(peer)
+    if (peer.outgoing.hasAck) markDirty(peer)
     else if (peer.core.ackDue) markAckDue(peer)
   }
 
-  const receivePlain = (peer: Peer, data: string, bytes: number): void => {
+  const receivePlain = (peer: Peer, _link: Link, data: string, bytes: number): void => {
     const isLeft = isWorthPacking(bytes) && intake.isTight()
     const value = isLeft ? packText(data) : parsePlain(data)
     const fault = isLeft ? undefined : payloadFault(value)
     if (fault !== undefined) return options.onViolation(peer, new Violation(fault.code, fault.detail))
-    const before = peer.inbound.size
+    const before = peer.incoming.size
     receiveLoose(peer, value, false)
     handleFrame(peer, before)
   }
 
+  const receiveIn = { protocol: receive, plain: receivePlain }
+
   /** Handles a frame of the connection that the peer has. */
   const take = (peer: Peer, data: string, bytes: number): void => {
-    if (peer.connection === undefined || peer.connection === peer.unheeded) return
-    if (peer.plain) receivePlain(peer, data, bytes)
-    else receive(peer, peer.connection, data, bytes)
+    const { link } = peer
+    if (link === undefined || link.isUnheeded) return
+    receiveIn[peer.dialect.name](peer, link, data, bytes)
   }
 
   const events: SinkEvents = {
-    frame: (peer, connection, data, bytes) => {
-      if (peer.connection !== connection) return
-      peer.liveness?.heard(now())
+    frame: (peer, link, data, bytes) => {
+      if (peer.link !== link) return
+      link.liveness.heard(now())
       if (typeof data !== "string") options.onViolation(peer, new Violation("malformed", "a binary frame"))
       else if (!intake.keep(peer, data, bytes)) {
         intake.took(peer, bytes)
         take(peer, data, bytes)
       }
     },
-    incoming: (peer, connection, bytes) => {
-      if (peer.connection === connection) intake.coming(peer, bytes)
+    incoming: (peer, link, bytes) => {
+      if (peer.link === link) intake.coming(peer, bytes)
     },
-    drained: (peer) => {
-      peer.progressAt = now()
+    drained: (peer, link) => {
+      link.progressAt = now()
       markDirty(peer)
     },
-    alive: (peer, connection) => {
-      if (peer.connection !== connection) return
-      // Others are known by their frames: it may be a proxy that pings.
-      if (peer.plain) peer.liveness?.heard(now())
+    alive: (peer, link) => {
+      if (peer.link !== link) return
+      peer.dialect.ponged(link.liveness, now())
       intake.took(peer, 0)
     },
-    closed: (peer, connection, code, reason) => {
+    closed: (peer, link, code, reason) => {
       const { kept } = peer.reading
-      if (peer.connection === connection && kept !== undefined) take(peer, kept.data, kept.bytes)
-      options.onClosed(peer, connection, code, reason)
+      if (peer.link === link && kept !== undefined) take(peer, kept.data, kept.bytes)
+      options.onClosed(peer, link, code, reason)
     }
   }
 
   /** The sink of a connection that is attached to this peer. */
-  const sinkOf = (peer: Peer, connection: Connection): ConnectionSink => new PeerSink(events, peer, connection)
+  const sinkOf = (peer: Peer, link: Link): ConnectionSink => new PeerSink(events, peer, link)
 
   /** Stores and tells what is handled while the handler is at the next message for long. */
   const commitHandled = (peer: Peer): Effect.Effect<void, unknown> | undefined =>
-    // A handler's own transaction may hold what this would wait for, with the positions of others.
-    peer.uncommitted.offset === 0 || peer.committing !== undefined ? undefined : Effect.tap(commit(peer), () => {
-      if (isIdle(peer)) options.onIdle(peer)
-      return Effect.void
-    })
+    peer.incoming.maySave
+      ? Effect.tap(commit(peer), () => {
+        if (peer.incoming.isIdle) options.onIdle(peer)
+        return Effect.void
+      })
+      : undefined
 
-  return { sinkOf, startHandling, take, commitHandled, isIdle, leave, forfeit }
+  return { sinkOf, startHandling, take, commitHandled, leave, forfeit }
 }
 
 /** What the connections of all peers report. */
 interface SinkEvents {
-  readonly frame: (peer: Peer, connection: Connection, data: string | Uint8Array, bytes: number) => void
-  readonly incoming: (peer: Peer, connection: Connection, bytes: number) => void
-  readonly drained: (peer: Peer) => void
-  readonly alive: (peer: Peer, connection: Connection) => void
-  readonly closed: (peer: Peer, connection: Connection, code: number, reason: string) => void
+  readonly frame: (peer: Peer, link: Link, data: string | Uint8Array, bytes: number) => void
+  readonly incoming: (peer: Peer, link: Link, bytes: number) => void
+  readonly drained: (peer: Peer, link: Link) => void
+  readonly alive: (peer: Peer, link: Link) => void
+  readonly closed: (peer: Peer, link: Link, code: number, reason: string) => void
 }
 
 /** A class, as there is one for each connection: four closures would take 400 bytes. */
 class PeerSink implements ConnectionSink {
   private readonly events: SinkEvents
   private readonly peer: Peer
-  private readonly connection: Connection
+  private readonly link: Link
 
-  constructor(events: SinkEvents, peer: Peer, connection: Connection) {
+  constructor(events: SinkEvents, peer: Peer, link: Link) {
     this.events = events
     this.peer = peer
-    this.connection = connection
+    this.link = link
   }
 
   frame(data: string | Uint8Array, bytes: number): void {
-    this.events.frame(this.peer, this.connection, data, bytes)
+    this.events.frame(this.peer, this.link, data, bytes)
   }
 
   incoming(bytes: number): void {
-    this.events.incoming(this.peer, this.connection, bytes)
+    this.events.incoming(this.peer, this.link, bytes)
   }
 
   drained(): void {
-    this.events.drained(this.peer)
+    this.events.drained(this.peer, this.link)
   }
 
   alive(): void {
-    this.events.alive(this.peer, this.connection)
+    this.events.alive(this.peer, this.link)
   }
 
   closed(code: number, reason: string): void {
-    this.events.closed(this.peer, this.connection, code, reason)
+    this.events.closed(this.peer, this.link, code, reason)
   }
 }

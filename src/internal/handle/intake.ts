@@ -10,7 +10,8 @@ import type { Recorder } from "../../Metrics.ts"
 import { Rounds } from "../bounds/rounds.ts"
 import { count, millis } from "../kit/options.ts"
 import { memoryOf, messageBytes } from "../kit/weight.ts"
-import type { Delivery, Peer } from "../session/peer.ts"
+import type { Delivery } from "../session/incoming.ts"
+import type { Peer } from "../session/peer.ts"
 import type { Group } from "../session/reading.ts"
 import { levelOf } from "./level.ts"
 import { makeUnpacking, pack } from "./packing.ts"
@@ -134,8 +135,7 @@ export const makeIntake = (options: {
     return messageBytes + (delivery.kind === "gap" ? 0 : memoryOf(delivery.value))
   }
 
-  /** A window restrains who speaks the protocol, but for gaps; nothing else restrains a plain peer. */
-  const maxWaiting = ({ core, plain }: Peer): number => core.options.window.messages * (plain ? 1 : 4)
+  const maxWaiting = ({ core, dialect }: Peer): number => core.options.window.messages * dialect.waitingWindows
 
   const stopForTotal = (peer: Peer): void => {
     overTotal.add(peer)
@@ -148,7 +148,7 @@ export const makeIntake = (options: {
 
   const check = (peer: Peer): void => {
     const { held } = peer.reading
-    if (held >= maxShare || peer.inbound.size >= maxWaiting(peer)) stop(peer, reason.share)
+    if (held >= maxShare || peer.incoming.size >= maxWaiting(peer)) stop(peer, reason.share)
     if (isShut(peer) || (total >= unhandledBytes && held > 0)) stopForTotal(peer)
   }
 
@@ -203,10 +203,10 @@ export const makeIntake = (options: {
 
   /** The last `count` of what waits came together: all of it counts until the last is handled. */
   const hold = (peer: Peer, count: number): void => {
-    const { inbound } = peer
+    const { incoming } = peer
     let weight = 0
-    for (let i = inbound.size - count; i < inbound.size; i++) weight += weigh(inbound.at(i) as Delivery) // in bounds
-    const last = inbound.back()
+    for (let i = incoming.size - count; i < incoming.size; i++) weight += weigh(incoming.at(i) as Delivery) // in bounds
+    const last = incoming.back()
     if (last !== undefined) last.weight = weight
     weighIn(peer, weight)
     if (total >= lookAt) look()
@@ -219,7 +219,7 @@ export const makeIntake = (options: {
     const group = weighIn(peer, -weight)
     if (
       (reading.stopped & reason.share) !== 0 && reading.held <= maxShare / 2 &&
-      peer.inbound.size <= maxWaiting(peer) / 2
+      peer.incoming.size <= maxWaiting(peer) / 2
     ) {
       start(peer, reason.share)
     }
@@ -240,7 +240,7 @@ export const makeIntake = (options: {
    * up where nothing is received of what it sends, and its acks come behind that. Its window bounds it.
    */
   const sip = (peer: Peer, at: number): void => {
-    if (peer.plain || isShut(peer) || at - peer.reading.stoppedAt < sipMillis) return
+    if (isShut(peer) || at - peer.reading.stoppedAt < sipMillis) return
     overTotal.delete(peer)
     start(peer, heldUp)
   }

@@ -6,7 +6,7 @@
 import { Effect } from "effect"
 import { utf8Length } from "../../core/utf8.ts"
 import { memoryOf, messageBytes } from "../kit/weight.ts"
-import type { Delivery } from "../session/peer.ts"
+import type { Delivery } from "../session/incoming.ts"
 
 class Packed {
   readonly text: string

@@ -47,12 +47,12 @@ export const makeConfirming = ({ onFenced, registry, run }: ConfirmingOptions) =
   const confirmed = (peer: Peer): Effect.Effect<void> =>
     Effect.suspend(() => {
       if (confirm === undefined) return Effect.void
-      const { tenure } = peer
+      const { tenure } = peer.incoming
       return Effect.catch(ask(peer, confirm), (error) => {
         run(onFenced(peer, error)) // not here: it ends this very fiber
         return Effect.andThen(
           Effect.sleep(againMillis),
-          Effect.suspend(() => peer.tenure === tenure ? confirmed(peer) : Effect.never)
+          Effect.suspend(() => peer.incoming.tenure === tenure ? confirmed(peer) : Effect.never)
         )
       })
     })
@@ -62,7 +62,7 @@ export const makeConfirming = ({ onFenced, registry, run }: ConfirmingOptions) =
 
   const stillHas = (work: Work): Effect.Effect<void, MessageQueueError> =>
     Effect.suspend(() => {
-      if (work.peer.tenure !== work.tenure) return Effect.fail(lost(work))
+      if (work.peer.incoming.tenure !== work.tenure) return Effect.fail(lost(work))
       if (isSure() || confirm === undefined) return Effect.void
       return Effect.timeoutOrElse(Effect.mapError(ask(work.peer, confirm), () => lost(work)), {
         duration: sendMillis,
@@ -74,7 +74,7 @@ export const makeConfirming = ({ onFenced, registry, run }: ConfirmingOptions) =
   /** What has to be waited for before anything is sent from this fiber: undefined for nothing. */
   const beforeSending = (fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<void, MessageQueueError> | undefined => {
     const work = confirm === undefined ? undefined : fiber.getRef(CurrentWork)
-    if (work === undefined || work.isOver || (work.peer.tenure === work.tenure && isSure())) return undefined
+    if (work === undefined || work.isOver || (work.peer.incoming.tenure === work.tenure && isSure())) return undefined
     return stillHas(work)
   }
 

@@ -64,7 +64,7 @@ export const makeDeparture = (options: DepartureOptions) => {
   const release = (peer: Peer): Effect.Effect<void> =>
     Effect.suspend(() => {
       const { departed, generation } = peer
-      if (departed !== generation || peer.connection !== undefined || !engine.isIdle(peer)) return Effect.void
+      if (departed !== generation || peer.connection !== undefined || !peer.incoming.isIdle) return Effect.void
       peer.departed = 0
       return insist(peer, generation, registry.release(peer.key, generation))
     })
@@ -151,7 +151,7 @@ export const makeDeparture = (options: DepartureOptions) => {
       const error = new SessionRegistryError({ session, operation: "attach", reason: "fenced" })
       engine.detach(peer, { code: CloseCode.moved, reason: wanted, error })
     }
-    if (connection === undefined && engine.isIdle(peer)) return
+    if (connection === undefined && peer.incoming.isIdle) return
     const owner = yield* Effect.orElseSucceed(nextOwner(peer, generation), () => undefined)
     connection?.close(codeOfOwner(owner, instance), wanted)
     const isTaken = owner !== undefined && owner.generation !== generation && peer.generation === generation
@@ -262,7 +262,7 @@ export const makeDeparture = (options: DepartureOptions) => {
       }), { concurrency: 16, discard: true })
   })
 
-  const busy = (): ReadonlyArray<Peer> => [...engine.peers.values()].filter((peer) => !engine.isIdle(peer))
+  const busy = (): ReadonlyArray<Peer> => [...engine.peers.values()].filter((peer) => !peer.incoming.isIdle)
 
   /** Leaves the sessions to other servers: what is handled is stored, handlers that are not done are interrupted. */
   const handOver = Effect.suspend(() => {
@@ -271,8 +271,8 @@ export const makeDeparture = (options: DepartureOptions) => {
     for (const peer of peers) engine.leave(peer)
     return Effect.gen(function*() {
       for (const peer of peers) engine.storeHandled(peer)
-      yield* engine.settled(Effect.sync(() => peers.every((peer) => peer.saving === 0)), until)
-      for (const peer of peers) if (peer.handling) engine.forfeit(peer)
+      yield* engine.settled(Effect.sync(() => peers.every((peer) => !peer.incoming.isSaving)), until)
+      for (const peer of peers) if (peer.incoming.isHandling) engine.forfeit(peer)
       yield* engine.settled(Effect.sync(() => departing === 0 && busy().length === 0), until)
     })
   })

@@ -8,12 +8,10 @@
 import { Cause, Context, Effect, Exit, FiberSet, Latch, Random } from "effect"
 import type { CircuitBreaker } from "../../CircuitBreaker.ts"
 import { session as sessionCircuit } from "../../CircuitBreaker.ts"
-import { pingFrame } from "../../core/Codec.ts"
-import type { Auth, Drain, End, InboxPosition, OutboxPosition, Reject } from "../../core/Frame.ts"
-import { Headway, mishapOf } from "../../core/Headway.ts"
+import type { Auth, Drain, End, OutboxPosition, Reject } from "../../core/Frame.ts"
+import { mishapOf } from "../../core/Headway.ts"
 import type { StoredPosition } from "../../core/Inbox.ts"
-import { Liveness } from "../../core/Liveness.ts"
-import { CloseCode, type Window } from "../../core/Protocol.ts"
+import { CloseCode } from "../../core/Protocol.ts"
 import type { Violation } from "../../core/Violation.ts"
 import type { Deduplicator } from "../../Deduplicator.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
@@ -32,12 +30,13 @@ import type { Handling } from "../handle/handling.ts"
 import { makeInbound } from "../handle/inbound.ts"
 import { type IntakeLimits, isHeldUp, makeIntake } from "../handle/intake.ts"
 import { jitteredMillis } from "../kit/backoff.ts"
-import { inWords, type RareLog, wordsOf } from "../kit/rareLog.ts"
+import { inWords, type RareLog } from "../kit/rareLog.ts"
 import { makeSignal } from "../kit/signal.ts"
 import { makeTurnClock } from "../kit/turnClock.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
 import { makeFollowers } from "../session/elsewhere.ts"
-import { none, type Peer, slowStartMessages } from "../session/peer.ts"
+import { type Agreement, Link } from "../session/link.ts"
+import type { Peer } from "../session/peer.ts"
 import { Peers } from "../session/peers.ts"
 import type { Dead } from "../session/receipts.ts"
 import { isStoreFailure, storeRetry } from "../session/storeRetry.ts"
@@ -93,15 +92,6 @@ export interface Ending {
   readonly error: WebSocketError | undefined
 }
 
-/** What a handshake agreed on. */
-export interface Agreement {
-  readonly window: Window
-  readonly position: InboxPosition
-  /** The handled position that our side of the handshake announced. */
-  readonly announced: number
-  readonly maxPayload: number
-}
-
 export type Engine = Effect.Success<ReturnType<typeof makeEngine<never>>>
 
 export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<R>) {
@@ -135,22 +125,22 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     onExit: (exit: Exit.Exit<void, unknown>) => void
   ): void => {
     if (handlers.state._tag === "Closed") return
-    const { tenure } = peer
+    const { tenure } = peer.incoming
     const work: Work | undefined = options.knowsWork === true ? { peer, tenure, isOver: false } : undefined
     const fiber = work === undefined
       ? runHandler(effect)
       : Effect.runForkWith(Context.add(handlerContext, CurrentWork, work))(effect)
     const ended = (exit: Exit.Exit<void, unknown>) => {
       // What lost its session half-way may go on for all that, and is that one's still.
-      if (work !== undefined) work.isOver = peer.tenure === tenure
+      if (work !== undefined) work.isOver = peer.incoming.tenure === tenure
       onExit(exit)
     }
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) return ended(exit)
     FiberSet.addUnsafe(handlers, fiber)
-    peer.handler = fiber
+    peer.incoming.runsIn(fiber)
     fiber.addObserver((exit) => {
-      peer.handler = undefined
+      peer.incoming.runsIn(undefined)
       ended(exit)
     })
   }
@@ -172,13 +162,6 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
         Effect.delay(Effect.sync(retry), jitteredMillis(retryBase, retryCap, failures, part)))
     )
 
-  /** A store that fails is asked again later; an owner that lost its session lets go of it. */
-  const onStoreError = (peer: Peer, error: MessageQueueError): Effect.Effect<void> => {
-    if (error.reason !== "store") return options.onFenced(peer, error)
-    later(++peer.flushFailures, () => markDirty(peer))
-    return Effect.sync(() => rare.warn("delivery", `delivery to session ${peer.session} is put off: ${wordsOf(error)}`))
-  }
-
   /** Shut while the workers below are paused. */
   const gate = yield* Latch.make(true)
 
@@ -199,8 +182,10 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const outbound = yield* makeOutbound({
     queue,
     peers,
+    rare,
     flush,
-    onError: onStoreError,
+    onFenced: options.onFenced,
+    later,
     isBusy: acking.isBusy,
     now,
     pulse,
@@ -219,7 +204,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   /** The peer's outbox is open for it. */
   const opened = (peer: Peer, out: OutboxPosition): void =>
-    peer.opened(out, followers && ((epoch) => followers.of(peer.key, epoch)))
+    peer.outgoing.opened(out, peer.generation, followers && ((epoch) => followers.of(peer.key, epoch)))
 
   const leaveReceipts = (peer: Peer): void => {
     if (followers !== undefined) peer.receipts.leaveTo(followers.of(peer.key, peer.epoch))
@@ -230,8 +215,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     if (followers === undefined || peers.get(peer.key) !== peer) return
     peers.delete(peer.key)
     inbound.forfeit(peer)
-    peer.pendingAck = undefined
-    peer.control = none
+    peer.outgoing.moved()
+    peer.link?.setSeen(undefined)
     leaveReceipts(peer)
     pulse.notify()
   }
@@ -263,9 +248,9 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     peer: Peer,
     epoch: string,
     offset: number,
-    tenure = peer.tenure
+    tenure = peer.incoming.tenure
   ): Effect.Effect<void> => {
-    if (peer.plain || epoch !== peer.core.inbox.epoch || peer.tenure !== tenure) return Effect.void
+    if (epoch !== peer.core.inbox.epoch || peer.incoming.tenure !== tenure) return Effect.void
     const { generation } = peer
     const save = () => options.savePosition(peer, peer.storedPosition(epoch, offset))
     return Effect.catch(save(), (first) => {
@@ -275,10 +260,13 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
         next = undefined
         return attempt
       }).pipe(
-        Effect.retry({ schedule: storeRetry, while: (error) => isStoreFailure(error) && peer.tenure === tenure }),
+        Effect.retry({
+          schedule: storeRetry,
+          while: (error) => isStoreFailure(error) && peer.incoming.tenure === tenure
+        }),
         Effect.catch((error) =>
           Effect.flatMap(attached(peer, Infinity), () => {
-            if (peer.tenure !== tenure) return Effect.void
+            if (peer.incoming.tenure !== tenure) return Effect.void
             // The newer owner is this peer itself, by a new connection.
             if (peer.generation !== generation) return savePosition(peer, epoch, offset, tenure)
             const gone = options.onFenced(peer, error)
@@ -332,76 +320,61 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
         forkHandler(peer, supervised({ ...worker, name: "handler", loop }), ended)
       })
     },
-    onAcked: (peer) => {
-      if (peer.slowStart !== Infinity) {
-        peer.slowStart *= 2
-        if (peer.slowStart >= peer.core.options.window.messages) peer.slowStart = Infinity
-      }
+    onAcked: (peer, link) => {
+      link.acked(peer.core.options.window.messages)
       if (!peer.suspect) return
       peer.suspect = false
       run(breaker.report(peer.circuit, { _tag: "Success" }))
     },
     onControl: options.onControl,
     onViolation: options.onViolation,
-    onClosed: (peer, connection, code, reason) => {
-      open.delete(connection)
+    onClosed: (peer, link, code, reason) => {
+      open.delete(link.connection)
       pulse.notify()
-      if (peer.connection === connection) detach(peer, { code, reason, error: undefined })
+      if (peer.link === link) detach(peer, { code, reason, error: undefined })
     }
   })
 
   /** Takes a connection whose handshake is done. Returns where it has to report to. */
   const attach = (peer: Peer, connection: Connection, agreement: Agreement): ConnectionSink => {
     const at = now()
-    peer.connection = connection
     open.add(connection)
-    peer.drained = false
-    peer.control = none
-    peer.stalled = undefined
-    peer.progressAt = at
     peer.peerMaxPayload = agreement.maxPayload
-    peer.plainSent = agreement.position.handled
-    peer.liveness = new Liveness(
-      peer.plain
-        ? { interval: times.idleTimeout / 2, timeout: times.idleTimeout / 2, now: at }
-        : { interval: times.heartbeat, timeout: times.heartbeatTimeout, now: at }
-    )
-    if (!peer.plain) {
-      peer.core.open(agreement.window, agreement.position, agreement.announced)
-      const { failed, handled } = agreement.position
-      if (handled > peer.acked || failed.length > 0) peer.noteAck(handled, failed)
-      peer.headway?.attached(agreement.position.received, at)
-    }
-    if (breaker.stateUnsafe(peer.circuit)._tag === "Closed") peer.slowStart = Infinity
-    else {
-      peer.slowStart = slowStartMessages
-      run(breaker.probe(peer.circuit))
-    }
+    peer.dialect.open(peer.core, peer.outgoing, agreement, at)
+    const isTroubled = breaker.stateUnsafe(peer.circuit)._tag !== "Closed"
+    const link = new Link({
+      connection,
+      flow: peer.core.flow,
+      liveness: peer.dialect.livenessFrom(times, at),
+      plainSent: agreement.position.handled,
+      isTroubled,
+      now: at
+    })
+    peer.link = link
+    if (isTroubled) run(breaker.probe(peer.circuit))
     connected.add(peer)
     peers.place(peer)
     recorder.gauge("connectionsActive", connected.size)
     intake.attached(peer)
     inbound.startHandling(peer)
     markDirty(peer)
-    return inbound.sinkOf(peer, connection)
+    return inbound.sinkOf(peer, link)
   }
 
   const detach = (peer: Peer, ending: Ending): void => {
-    if (peer.connection === undefined) return
-    const lost = peer.core.flow?.idle === false
+    const { link } = peer
+    if (link === undefined) return
+    const lost = link.flow?.idle === false
     intake.detached(peer)
-    noteMishap(peer, ending.code)
-    peer.connection = undefined
-    peer.unheeded = undefined
-    peer.heardAt = peer.liveness?.heardAt
-    peer.liveness = undefined
+    noteMishap(peer, link, ending.code)
+    peer.link = undefined
+    peer.heardAt = link.liveness.heardAt
     peer.core.close()
-    recorder.count("messagesVolatileSkipped", peer.volatileOut?.length ?? 0)
-    peer.volatileOut = undefined
+    recorder.count("messagesVolatileSkipped", link.volatileCount)
     connected.delete(peer)
     recorder.gauge("connectionsActive", connected.size)
     storeHandled(peer)
-    if (peer.handling) lingering.add(peer)
+    if (peer.incoming.isHandling) lingering.add(peer)
     // A connection that broke with messages in flight is a soft failure; silence and the like were reported as hard ones.
     if (lost && ending.error === undefined && ending.code !== CloseCode.normal) {
       peer.suspect = true
@@ -411,12 +384,12 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   }
 
   /** Where a connection that ended left a message behind, it is remembered, as that may be the reason. */
-  const noteMishap = (peer: Peer, code: number): void => {
+  const noteMishap = (peer: Peer, link: Link, code: number): void => {
     const mishap = mishapOf(code)
     if (mishap === undefined) return
-    const head = peer.core.flow?.head
-    if (head === undefined) peer.headway?.endedIdle(now(), tickMillis)
-    else (peer.headway ??= new Headway()).ended(mishap, head)
+    const head = link.flow?.head
+    if (head === undefined) peer.outgoing.cutIdle(now(), tickMillis)
+    else peer.outgoing.cutAt(head, mishap)
   }
 
   /** Ends the peer's connection from this side. */
@@ -444,38 +417,25 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   // --- the clock
 
-  /**
-   * A peer that is not read can't be heard: not its answers, nor its acks. It is told that this side lives, or it would
-   * come back with a new connection, again and again. That it takes what it is sent can be seen all the same.
-   */
-  const excuse = (peer: Peer, connection: Connection, liveness: Liveness, at: number): void => {
-    liveness.heard(at)
-    if (connection.buffered() > 0) return
-    peer.progressAt = at
-    connection.send(peer.core.composePong())
-    intake.sip(peer, at)
-  }
-
   const tickPeer = (peer: Peer, at: number): void => {
-    const { connection, liveness } = peer
-    if (connection === undefined || liveness === undefined) return
+    const { link } = peer
+    if (link === undefined) return
+    const { connection, flow, liveness } = link
     const isUnheard = isHeldUp(peer)
-    if (isUnheard && !peer.plain) excuse(peer, connection, liveness, at)
-    const { flow } = peer.core
+    if (isUnheard && peer.dialect.excuse(peer.core, link, at)) intake.sip(peer, at)
     const verdict = liveness.tick(at)
     if (verdict === "dead" && !isUnheard) {
-      return closeSilent(peer, peer.plain ? "idle" : "heartbeat", liveness.interval + liveness.timeout)
+      return closeSilent(peer, peer.dialect.silence, liveness.interval + liveness.timeout)
     }
     if (verdict !== "alive") {
-      if (peer.plain) connection.ping()
-      else connection.send(pingFrame)
+      peer.dialect.probe(connection)
       // Whether it answers can't be seen; whether its socket is gone, TCP will tell of the ping.
       if (isUnheard) liveness.heard(at)
     }
-    if (flow !== undefined && !flow.idle && at - peer.progressAt > times.ackTimeout) {
+    if (flow !== undefined && !flow.idle && at - link.progressAt > times.ackTimeout) {
       return closeSilent(peer, connection.buffered() > 0 ? "flush" : "ack", times.ackTimeout)
     }
-    if (peer.stalled === "circuitOpen" || peer.headway?.isCautious === true) markDirty(peer)
+    if (link.stalled === "circuitOpen" || peer.outgoing.isCautious) markDirty(peer)
     storeHandled(peer)
   }
 
@@ -493,7 +453,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   const tickLingering = (): void => {
     for (const peer of lingering) {
-      if (peer.handling && peer.connection === undefined) storeHandled(peer)
+      if (peer.incoming.isHandling && !peer.connected) storeHandled(peer)
       else lingering.delete(peer)
     }
   }
@@ -535,7 +495,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   yield* breaker.onTransition((transition) => {
     recorder.count("breakerTransitions")
     const peer = peers.get(transition.key.slice(sessionCircuit("").length))
-    if (peer?.connection !== undefined) markDirty(peer)
+    if (peer?.connected === true) markDirty(peer)
   })
 
   /** Sessions whose queues are being removed: what expires meanwhile is told to those who wait for it here. */
@@ -565,11 +525,13 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const isQuiet = Effect.gen(function*() {
     if (!outbound.isIdle() || appending > 0) return false
     for (const peer of queue.durable ? peers.values() : connected) {
-      if (options.handlesIncoming() && !peer.held && (peer.inbound.size > 0 || peer.handling)) return false
+      if (options.handlesIncoming() && !peer.incoming.isHeld && (peer.incoming.size > 0 || peer.incoming.isHandling)) {
+        return false
+      }
     }
     for (const peer of connected) {
       if (queue.durable) {
-        if (peer.core.flow?.idle === false) return false
+        if (peer.link?.flow?.idle === false) return false
         continue
       }
       const { messages } = yield* queue.size(peer.key)
@@ -643,7 +605,6 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     letGo,
     detach,
     remove,
-    isIdle: inbound.isIdle,
     storeHandled,
     held,
     leave: inbound.leave,

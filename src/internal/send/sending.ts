@@ -59,12 +59,13 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
   }
 
   const sendVolatile = (peer: Target, payload: string, id = ""): Receipt => {
-    if (peer.connection === undefined) return skipVolatile(peer, "disconnected")
+    if (peer.link === undefined) return skipVolatile(peer, "disconnected")
     if (isCircuitOpen(breaker, peer)) return skipVolatile(peer, "circuitOpen")
-    if (peer.connection.buffered() >= highWaterBytes || (peer.volatileOut?.length ?? 0) >= maxVolatile) {
+    const { link } = peer
+    if (link.connection.buffered() >= highWaterBytes || link.volatileCount >= maxVolatile) {
       return skipVolatile(peer, "backpressure")
     }
-    ;(peer.volatileOut ??= []).push(payload)
+    link.addVolatile(payload)
     options.markDirty(peer)
     return {
       _tag: "Sent",
@@ -76,8 +77,8 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
 
   /** What keeps a message from going out at once. */
   const waitsFor = (peer: Target): QueuedReason | undefined => {
-    if (peer.connection === undefined) return peer instanceof Absent ? "elsewhere" : "disconnected"
-    return isCircuitOpen(breaker, peer) ? "circuitOpen" : peer.stalled
+    if (peer.link === undefined) return peer instanceof Absent ? "elsewhere" : "disconnected"
+    return isCircuitOpen(breaker, peer) ? "circuitOpen" : peer.link.stalled
   }
 
   const receiptOf = (peer: Target, appended: Appended, id: string | undefined): Receipt => {

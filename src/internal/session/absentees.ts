@@ -84,7 +84,7 @@ export class Absent {
   readonly key: string
   readonly session: string
   readonly epoch: string
-  readonly connection = undefined
+  readonly link = undefined
   readonly peerMaxPayload = Infinity
   private readonly followers: Followers
 

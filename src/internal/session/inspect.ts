@@ -6,6 +6,7 @@ import type { Deduplicator } from "../../Deduplicator.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
 import { SessionNotFoundError, type WebSocketError } from "../../WebSocketError.ts"
 import type { State as CircuitState } from "../circuits/circuit.ts"
+import { plain } from "./dialects.ts"
 import { fateOf } from "./elsewhere.ts"
 import type { MessageState, SessionStats } from "./models.ts"
 import type { Peer } from "./peer.ts"
@@ -26,12 +27,12 @@ export const statsOf = (
   session: peer.session,
   principal: peer.principal,
   connected: peer.connected,
-  plain: peer.plain,
+  plain: peer.dialect === plain,
   generation: peer.generation,
   queuedMessages,
   queuedBytes,
-  pendingMessages: peer.inbound.size,
-  heardAtMillis: timeOf(peer.liveness?.heardAt ?? peer.heardAt, onWall),
+  pendingMessages: peer.incoming.size,
+  heardAtMillis: timeOf(peer.link?.liveness.heardAt ?? peer.heardAt, onWall),
   ...circuitStats(breaker.stateUnsafe(peer.circuit))
 })
 

@@ -45,7 +45,7 @@ export class Peers extends Map<string, Peer> {
 /** First those of whom nobody knows anything, then those who are away. Who is connected and has said anything stays. */
 const standing = (peer: Peer): Spare => {
   if (peer.attaching > 0 || peer.ending) return undefined
-  if (peer.connection === undefined && !peer.away) return undefined // just arriving
+  if (!peer.connected && !peer.away) return undefined // just arriving
   if (peer.isSilentStranger) return "first"
-  return peer.connection === undefined ? "next" : undefined
+  return peer.connected ? undefined : "next"
 }

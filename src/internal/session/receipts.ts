@@ -77,6 +77,9 @@ export class Tracked {
 const isOpen = (state: Tracked["state"]): state is "pending" | Elsewhere =>
   state === "pending" || (typeof state === "object" && "watch" in state)
 
+/** Of those for whom nobody waits: one for all, never written to. */
+const noneWait = new Deque<never>()
+
 export class Receipts {
   /** Everything up to here is settled, or was sent before this server had the session. */
   private settledUpTo: number
@@ -85,7 +88,8 @@ export class Receipts {
   private readonly elsewhere: Elsewhere | undefined
   /** Once the messages are not this side's any more: what becomes of receipts that still come, of sends under way. */
   private gone: Elsewhere | Dead | undefined
-  private pending = new Deque<Tracked>() // by offset
+  /** By offset. Made with the first. */
+  private pending: Deque<Tracked> = noneWait
   /** Of those in `pending`, how many died: they wait there until `handled` passes them, or they are too many. */
   private settledInside = 0
   private dead: Map<number, Dead> | undefined // few sessions have any
@@ -104,7 +108,7 @@ export class Receipts {
     if (offset <= this.settledUpTo || (back !== undefined && back.offset >= offset)) return this.addLate(tracked)
     const dead = this.dead?.get(offset)
     if (dead !== undefined) tracked.settle(dead)
-    else this.pending.pushBack(tracked)
+    else this.push(tracked)
   }
 
   /** The receipt of this offset that is followed, or another one. */
@@ -162,7 +166,7 @@ export class Receipts {
   leaveTo(elsewhere: Elsewhere): void {
     this.gone = elsewhere
     this.pending.forEach((tracked) => tracked.leaveTo(elsewhere))
-    this.pending = new Deque()
+    this.pending = noneWait
     this.settledInside = 0
   }
 
@@ -179,11 +183,16 @@ export class Receipts {
   /** The session is over, and somebody else has the messages: those who wait are told so. */
   ended(): void {
     const { pending } = this
-    this.pending = new Deque()
+    this.pending = noneWait
     this.settledInside = 0
     const over: Dead = { reason: "sessionEnded", maybeHandled: true }
     this.gone = over
     pending.forEach((tracked) => tracked.settle(over))
+  }
+
+  private push(tracked: Tracked): void {
+    if (this.pending === noneWait) this.pending = new Deque()
+    this.pending.pushBack(tracked)
   }
 
   private remember(offset: number, dead: Dead): void {
@@ -226,7 +235,7 @@ export class Receipts {
       this.pending.popBack()
       back = this.pending.back()
     }
-    this.pending.pushBack(tracked)
+    this.push(tracked)
     for (let next = later.pop(); next !== undefined; next = later.pop()) this.pending.pushBack(next)
   }
 

@@ -1,0 +1,119 @@
+/**
+ * What dies with a connection: made when a session gets one, dropped when that is lost. What is in flight, whether the
+ * other side lives, and what holds delivery back.
+ */
+import type { Flow } from "../../core/Flow.ts"
+import type { InboxPosition } from "../../core/Frame.ts"
+import type { Liveness } from "../../core/Liveness.ts"
+import type { Window } from "../../core/Protocol.ts"
+import type { Connection } from "../../Transport.ts"
+
+/** What a handshake agreed on. */
+export interface Agreement {
+  readonly window: Window
+  readonly position: InboxPosition
+  /** The handled position that our side of the handshake announced. */
+  readonly announced: number
+  readonly maxPayload: number
+}
+
+/** Why a delivery stopped before the outbox was empty. */
+export type Stalled = "window" | "backlog" | "circuitOpen"
+
+/** Messages that may go before the first ack after trouble; doubles with each ack. */
+const slowStartMessages = 16
+
+export class Link {
+  readonly connection: Connection
+  /** What is in flight; a plain peer has no window, and none of this. */
+  readonly flow: Flow | undefined
+  readonly liveness: Liveness
+  /** When the other side last received something new, or had nothing to receive. */
+  progressAt: number
+  /** Of a plain peer: the newest offset written to the socket. */
+  plainSent: number
+  /** Why the last delivery stopped. */
+  stalled: Stalled | undefined = undefined
+  /** The other side asked for no new messages. */
+  isDrained = false
+  /** Its frames count for nothing any more, as the session is at another server. */
+  isUnheeded = false
+  /** How many messages may be in flight after trouble; undefined, and no number, once all is well. */
+  private slowStart: number | undefined
+  private seen: string | undefined = undefined
+  /** Made with the first of them, and again after each write. */
+  private volatiles: Array<string> | undefined = undefined
+
+  constructor(options: {
+    readonly connection: Connection
+    readonly flow: Flow | undefined
+    readonly liveness: Liveness
+    /** The newest offset that a plain peer was sent. */
+    readonly plainSent: number
+    /** The session's circuit is not closed. */
+    readonly isTroubled: boolean
+    readonly now: number
+  }) {
+    this.connection = options.connection
+    this.flow = options.flow
+    this.liveness = options.liveness
+    this.progressAt = options.now
+    this.plainSent = options.plainSent
+    this.slowStart = options.isTroubled ? slowStartMessages : undefined
+  }
+
+  /** How many more messages may be in flight. */
+  roomOf(flow: Flow): number {
+    return this.slowStart === undefined
+      ? flow.roomMessages
+      : Math.min(flow.roomMessages, this.slowStart - (flow.sent - flow.handled))
+  }
+
+  /** How many messages may be in flight in all. */
+  windowOf({ window }: Flow): number {
+    return this.slowStart === undefined ? window.messages : Math.min(window.messages, this.slowStart)
+  }
+
+  get volatileCount(): number {
+    return this.volatiles === undefined ? 0 : this.volatiles.length
+  }
+
+  /** The other side asked for no new messages. */
+  drained(): void {
+    this.isDrained = true
+    this.stalled = "backlog"
+  }
+
+  /** The other side handled something: all is well once it has done so for `enough` messages. */
+  acked(enough: number): void {
+    if (this.slowStart === undefined) return
+    const next = this.slowStart * 2
+    this.slowStart = next >= enough ? undefined : next
+  }
+
+  addVolatile(payload: string): void {
+    if (this.volatiles === undefined) this.volatiles = [payload]
+    else this.volatiles.push(payload)
+  }
+
+  takeVolatiles(): ReadonlyArray<string> | undefined {
+    const { volatiles } = this
+    this.volatiles = undefined
+    return volatiles
+  }
+
+  /** A frame to go before everything else. It is cumulative: while the socket takes nothing, the newest stands for all. */
+  setSeen(frame: string | undefined): void {
+    this.seen = frame
+  }
+
+  get hasSeen(): boolean {
+    return this.seen !== undefined
+  }
+
+  takeSeen(): string | undefined {
+    const { seen } = this
+    this.seen = undefined
+    return seen
+  }
+}
