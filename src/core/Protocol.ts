@@ -1,4 +1,4 @@
-/** The protocol's constants: names, limits, close codes, reject codes. PROTOCOL.md says what each means on the wire. */
+/** The protocol's constants: names, limits, all close codes, reject codes. PROTOCOL.md says what each means on the wire. */
 
 /** The WebSocket subprotocol that both sides must negotiate (PROTOCOL.md §2). */
 export const subprotocol = "resilient.v1"

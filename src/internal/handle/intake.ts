@@ -1,5 +1,5 @@
 /**
- * What peers may make this process take in: unhandled bytes by share and in total, rates, turns. A peer that goes
+ * What peers, plain ones too, may make this process take in: unhandled bytes for each and in total, rates, turns. A peer that goes
  * beyond it is not read for a while, and TCP makes it wait: for its own share of what waits to be handled, for the
  * total of all, for its rate, or for its turn.
  *
