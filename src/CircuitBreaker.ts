@@ -33,11 +33,11 @@ export interface SessionOptions {
   /** How many failures in a row open a circuit. Default 5. */
   readonly consecutiveFailures?: number | undefined
   /**
-   * How long the first opening lasts at most. It doubles with each opening until the circuit closes. Each one is drawn
-   * uniformly between zero and that (full jitter), but is never shorter than a tenth of this. Default 1 second.
+   * The longest that the first opening can last. It doubles with each opening until the circuit closes. Each opening is
+   * drawn uniformly between zero and that (full jitter), but is never shorter than a tenth of this. Default 1 second.
    */
   readonly openBase?: Duration.Input | undefined
-  /** What no opening exceeds, but for a `retryAfterMillis`. Default 60 seconds. */
+  /** The longest that any opening can last, unless a `retryAfterMillis` says more. Default 60 seconds. */
   readonly openCap?: Duration.Input | undefined
   /** How many probes a half-open circuit admits at once. Default 1. */
   readonly halfOpenPermits?: number | undefined
@@ -48,7 +48,8 @@ export interface SessionOptions {
 }
 
 /**
- * When the circuits of endpoints trip: also by the share of calls that fail, or are slow, in a window of time.
+ * When the circuits of endpoints trip: as those of sessions, and by the share of calls in a window of time that fail or
+ * are slow.
  *
  * @since 0.1.0
  * @category options
@@ -60,7 +61,7 @@ export interface EndpointOptions extends SessionOptions {
   readonly minimumCalls?: number | undefined
   /** The window, kept in 10 buckets. Default 30 seconds. */
   readonly window?: Duration.Input | undefined
-  /** From which latency on a successful call is slow. A slow probe counts as failed. Default: none is. */
+  /** The latency from which a successful call counts as slow. A slow probe counts as failed. Default: none is. */
   readonly slowCall?: Duration.Input | undefined
   /** The share of slow calls, in (0, 1], that opens a circuit. Default 1. */
   readonly slowRatio?: number | undefined
@@ -78,9 +79,9 @@ export interface Options {
   /** For all other keys. */
   readonly endpoint?: EndpointOptions | undefined
   /**
-   * How many circuits are remembered. Beyond it the oldest ones that reject nothing are forgotten, so a closed one may
-   * lose its count of failures. Open, isolated, disabled and watched circuits are never forgotten, even if that takes
-   * more. Default 100,000.
+   * How many circuits are remembered. Beyond that, the oldest ones that reject nothing are forgotten, so a closed one
+   * may lose its count of failures. Open, isolated, disabled and watched circuits are never forgotten, even if that
+   * takes more. Default 100,000.
    */
   readonly maxCircuits?: number | undefined
 }
@@ -96,17 +97,17 @@ export interface Interface {
   readonly admit: (key: string) => Effect.Effect<Permit, CircuitBreakerError>
   /**
    * Waits while `admit` would reject, and is woken when the circuit moves on. Fails only when it is isolated. The wait
-   * is interruptible in an uninterruptible region too, where a permit once given is not lost to an interrupt: so it is
-   * at its best as the acquisition of `Effect.acquireUseRelease`.
+   * is interruptible even in an uninterruptible region, where no interrupt can lose a permit once given: so it is best
+   * used as the acquisition of `Effect.acquireUseRelease`.
    */
   readonly awaitAdmission: (key: string) => Effect.Effect<Permit, CircuitBreakerError>
-  /** Gives a permit back, once, with the outcome. Counts for nothing when the circuit moved on since. */
+  /** Gives a permit back, once, with the outcome. It doesn't count if the circuit has moved on since. */
   readonly record: (permit: Permit, outcome: Outcome) => Effect.Effect<void>
   /** Records an outcome without a permit: evidence from elsewhere, such as a missed heartbeat. */
   readonly report: (key: string, outcome: Outcome) => Effect.Effect<void>
   /**
-   * Runs an effect through a circuit. `classify` makes an outcome of its exit; by default every failure and defect is a
-   * `Failure`. An interrupt is always `Ignored`. A success is timed for the slow-call ratio.
+   * Runs an effect through a circuit. `classify` turns its exit into an outcome; by default every failure and defect is
+   * a `Failure`. An interrupt is always `Ignored`. A success is timed for the slow-call ratio.
    */
   readonly execute: {
     (key: string): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | CircuitBreakerError, R>
@@ -117,13 +118,13 @@ export interface Interface {
   }
   /** Makes an open circuit half-open at once: a new connection is new evidence. */
   readonly probe: (key: string) => Effect.Effect<void>
-  /** Closes the circuit and forgets what it recorded. Calls that are out don't count any more. An override stays. */
+  /** Closes the circuit and forgets what it recorded. Calls still under way no longer count. An override stays. */
   readonly reset: (key: string) => Effect.Effect<void>
   /** Rejects everything until `release`. The circuit goes on recording underneath. */
   readonly isolate: (key: string, reason: string) => Effect.Effect<void>
   /** Admits everything until `release`. The circuit goes on recording underneath. */
   readonly disable: (key: string, reason: string) => Effect.Effect<void>
-  /** Lifts `isolate` or `disable`: what shows is what the circuit by itself is then. */
+  /** Lifts `isolate` or `disable`: the circuit's own state shows again. */
   readonly release: (key: string) => Effect.Effect<void>
   /** The state now. */
   readonly state: (key: string) => Effect.Effect<State>
@@ -133,9 +134,12 @@ export interface Interface {
   readonly changes: (key: string) => Stream.Stream<State>
   /** The transitions of all circuits from now on. A consumer that falls behind by 1,024 loses the oldest. */
   readonly transitions: Stream.Stream<Transition>
-  /** The same for a listener, which is called in the midst of them and must return at once; until the scope closes. */
+  /**
+   * The same for a listener, until the scope closes. It is called in the middle of a transition and must return at
+   * once.
+   */
   readonly onTransition: (listener: (transition: Transition) => void) => Effect.Effect<void, never, Scope.Scope>
-  /** Counts, now. Looks at every circuit: for a metrics endpoint, not for a hot path. */
+  /** Counts, now. Visits every circuit: for a metrics endpoint, not for a hot path. */
   readonly stats: Effect.Effect<Stats>
   /** The timer that moves circuits on. `make` forks it in its scope; it may be run again if it ever dies. */
   readonly worker: Effect.Effect<never>
@@ -177,8 +181,8 @@ export class CircuitBreaker
 export const session = (id: string): string => SESSION + id
 
 /**
- * The key of an endpoint's circuit: a URL that is dialled, a store. Of a URL only origin and path count, so that a token
- * in its query, or a password, is neither shown nor makes another circuit of the same endpoint.
+ * The key of an endpoint's circuit: a URL that is dialled, a store. Only a URL's origin and path count, so that a token
+ * in its query, or a password, neither shows nor makes a second circuit for the same endpoint.
  *
  * @since 0.1.0
  * @category keys
@@ -241,7 +245,7 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
       const told = { ...transition, atMillis: toWall(transition.atMillis) }
       listeners.forEach((listener) => listener(told))
     },
-    // Offering schedules the worker; nothing of it runs inside the change that is being made.
+    // Offering schedules the worker; none of it runs inside the change that is being made.
     onDeadline: () => {
       if (circuits.nextDeadline >= armedUntil) return
       armedUntil = circuits.nextDeadline
@@ -279,7 +283,7 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
       return admitted instanceof Circuit ? Effect.fail(rejection(admitted)) : Effect.succeed(admitted)
     })
 
-  /** Undefined when there is nothing for it but to wait. */
+  /** Undefined when the caller has to wait. */
   const tryAdmit = (key: string): Effect.Effect<Permit, CircuitBreakerError> | undefined => {
     const admitted = circuits.admit(key)
     if (!(admitted instanceof Circuit)) return Effect.succeed(admitted)
@@ -329,7 +333,7 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
         const startedAt = now()
         const exit = yield* Effect.exit(restore(self))
         const outcome = yield* Effect.sync(() => outcomeOf(exit, now() - startedAt)).pipe(
-          // A `classify` that throws must not keep a probe's place.
+          // A `classify` that throws must not hold a probe's place.
           Effect.onError(() => record(permit, { _tag: "Ignored" }))
         )
         yield* record(permit, outcome)
@@ -401,7 +405,7 @@ export const layer = (options?: Options): Layer.Layer<CircuitBreaker, Config.Con
   Layer.effect(CircuitBreaker, Check.checked(make(options)))
 
 /**
- * `layer` with its options read from `Config`. Those that can't be read fail with `ConfigError`.
+ * `layer` with its options read from `Config`. Options that can't be read fail with `ConfigError`.
  *
  * @since 0.1.0
  * @category layers

@@ -72,10 +72,10 @@ export interface Contract<Id extends string, ToServer, ToClient> {
  * coding must be synchronous and need no services. Throws a `TypeError` that says where, if a Schema has keys that JSON
  * can't have: symbols, `__proto__`.
  *
- * **Details.** A message that a Schema takes and JSON would change fails its `send` with a `PayloadError` that has the
- * path: nothing arrives as something else. Where a Schema does not show that by itself (where something is coded, or a
- * union's members overlap), `send` decodes what it has encoded and compares, which costs about as much again. Keys that a
- * Struct does not have are no part of a message and are left out.
+ * **Details.** If a Schema accepts a message that JSON would change, `send` fails with a `PayloadError` that has the
+ * path: nothing arrives as something else. Where the Schema alone can't tell (something is coded, or a union's members
+ * overlap), `send` decodes what it has encoded and compares, which costs about as much again. Keys that a Struct does
+ * not have are no part of a message and are left out.
  *
  * @since 0.1.0
  * @category constructors

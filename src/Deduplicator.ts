@@ -5,7 +5,7 @@
  * lease: if its holder dies, the key is free again when the lease ends, and a late commit is refused. Claiming a
  * committed key gives the receipt back, so the retry of a producer that missed the answer succeeds.
  *
- * **Gotchas.** The window is the whole guarantee. A retry that comes later than a window after the commit is accepted
+ * **Gotchas.** The window is the whole guarantee. A retry that comes more than a window after the commit is accepted
  * again: keep the window longer than anything may retry (`retryHorizon` checks it). And unless the effect and the
  * commit are one transaction, a crash between them forgets the key.
  *
@@ -45,8 +45,8 @@ export interface Target {
 }
 
 /**
- * A key to claim. The `fingerprint` stands for the content, say its {@link contentKey}: the same key with another one
- * is a mistake and is told so. It is compared only when both claims have one.
+ * A key to claim. The `fingerprint` stands for the content, for example its {@link contentKey}: the same key with
+ * another fingerprint is a mistake and gets a `Mismatch`. It is compared only when both claims have one.
  *
  * @since 0.1.0
  * @category models
@@ -58,10 +58,10 @@ export interface ClaimRequest extends Target {
 /**
  * What a claim came to.
  *
- * - `Claimed`: do it, then commit or release with this token, before the lease ends.
+ * - `Claimed`: do it, then commit or release with this token before the lease ends.
  * - `InFlight`: somebody is doing it. Ask again when their lease ends, at the latest.
- * - `Duplicate`: it has been done, and this came of it.
- * - `Mismatch`: the key was used with another fingerprint; with the receipt if that was committed.
+ * - `Duplicate`: it has been done, with this result.
+ * - `Mismatch`: the key was used with another fingerprint. Has the receipt if that was committed.
  *
  * @since 0.1.0
  * @category models
@@ -83,8 +83,8 @@ export type Once<A> =
   | { readonly _tag: "Duplicate"; readonly receipt: Receipt }
 
 /**
- * `keys` are committed and remembered, `inFlight` claimed now; the others are totals. `earlyRotations` counts how
- * often too many keys forced some out before their window had passed: if it grows, raise `maxKeys`.
+ * `keys` are committed and remembered, `inFlight` claimed now; the others are totals. `earlyRotations` counts how often
+ * keys were forgotten before their window had passed, because there were too many: if it grows, raise `maxKeys`.
  *
  * @since 0.1.0
  * @category models
@@ -106,23 +106,25 @@ export interface Stats {
  * @category services
  */
 export interface Store {
-  /** Asks to do what the key stands for. Fails with reason `full` when too many keys are in flight. */
+  /** Asks for permission to do what the key stands for. Fails with reason `full` when too many keys are in flight. */
   readonly claim: (request: ClaimRequest) => Effect.Effect<Claim, DeduplicationError>
-  /** It takes longer: the lease begins again. False when it was lost. */
+  /** It takes longer: the lease starts again. False if the lease was lost. */
   readonly renew: (claim: Target & { readonly token: string }) => Effect.Effect<boolean, DeduplicationError>
-  /** It was done. False when the lease was lost: it ended, so somebody else may have done it too. */
+  /** It was done. False if the lease was lost: it ended, so somebody else may have done it too. */
   readonly commit: (
     claim: Target & { readonly token: string; readonly receipt: Receipt }
   ) => Effect.Effect<boolean, DeduplicationError>
-  /** It was not done: the key is free again. Does nothing when the lease was lost. */
+  /** It was not done: the key is free again. Does nothing if the lease was lost. */
   readonly release: (claim: Target & { readonly token: string }) => Effect.Effect<void, DeduplicationError>
   /** The receipt of a committed key. */
   readonly lookup: (target: Target) => Effect.Effect<Option.Option<Receipt>, DeduplicationError>
   /** How long a committed key is remembered at least; twice that at most. */
   readonly window: Effect.Effect<Duration.Duration>
-  /** Changes the window, for keys held already too. Fails when it is not finite, or shorter than the retry horizon. */
+  /** Changes the window, even for keys already held. Fails if it is not finite, or shorter than the retry horizon. */
   readonly setWindow: (window: Duration.Input) => Effect.Effect<void, Config.ConfigError>
-  /** Forgets what is over, which every access does too: call it now and then to free memory in an idle process. */
+  /**
+   * Forgets keys whose window is over. Every access does too: call it now and then to free memory in an idle process.
+   */
   readonly rotate: Effect.Effect<void>
   readonly stats: Effect.Effect<Stats>
 }
@@ -136,7 +138,7 @@ export interface Store {
 export interface Interface extends Store {
   /**
    * Runs an effect unless its key is committed; a failure or interrupt releases the key. Fails with reason `inFlight`
-   * or `mismatch` where the claim says so. The effect should be done within the lease.
+   * or `mismatch` if the claim says so. The effect should finish within the lease.
    */
   readonly once: <A>(
     request: ClaimRequest,
@@ -217,15 +219,17 @@ export const make = (store: Store): Interface => ({
 export interface Options {
   /** How long a committed key is remembered at least; twice that at most. Finite. Default 15 minutes. */
   readonly window?: Duration.Input | undefined
-  /** How long a claim is held without a commit or release. Finite. Default 30 seconds. */
+  /** How long a claim lasts without a commit or release. Finite. Default 30 seconds. */
   readonly lease?: Duration.Input | undefined
   /**
-   * How many keys a window may hold, those in flight included. When they are more, older ones are forgotten before
-   * their time, with a warning; or, while most are in flight, claims are refused as `full`. As the previous window's
-   * keys are kept too, there are at most twice as many. Default 1,000,000, which takes up to about 0.5 GB.
+   * How many keys a window may hold, those in flight included. Beyond that, older ones are forgotten early, with a
+   * warning; or, while most are in flight, claims are refused as `full`. The previous window's keys are kept too, so
+   * there are at most twice as many. Default 1,000,000, which takes up to about 0.5 GB.
    */
   readonly maxKeys?: number | undefined
-  /** The longest after which anything may still retry: message TTL plus session retention. Default: not checked. */
+  /**
+   * The longest time after which anything may still retry: message TTL plus session retention. Default: not checked.
+   */
   readonly retryHorizon?: Duration.Input | undefined
 }
 
@@ -321,7 +325,7 @@ const makeTable = Effect.fnUntraced(function*(
 const combine = ({ key, scope }: Target): string => [scope.length, scope, key].join(":")
 
 /**
- * Deduplication in this process's memory: exact while the process lives. Fails when an option is out of range or the
+ * Deduplication in this process's memory: exact while the process lives. Fails if an option is out of range or the
  * window is shorter than the retry horizon.
  *
  * @since 0.1.0
@@ -344,10 +348,10 @@ export const layerMemoryConfig = (
 /**
  * A key made of the content, to deduplicate by it. The same on every platform and in every version.
  *
- * **Gotchas.** Two different contents with one key would drop the second. By chance that happens to a pair of equally
- * long contents once in about 2^100; among a million keys, once in about 2^61. But the hash (two cyrb53 with different
- * seeds, and the length) is not cryptographic: who chooses the contents can make two collide. Where a stranger does
- * and must not, choose the keys yourself.
+ * **Gotchas.** If two different contents have one key, the second is dropped. By chance that happens to a pair of
+ * equally long contents once in about 2^100; among a million keys, once in about 2^61. But the hash (two cyrb53 with
+ * different seeds, and the length) is not cryptographic: whoever chooses the contents can make two collide. If
+ * strangers choose them, choose the keys yourself.
  *
  * @since 0.1.0
  * @category keys

@@ -21,15 +21,15 @@ export interface Options {
   readonly queue?: MessageQueue.Options | undefined
   /** Window and bounds of the publish keys. */
   readonly deduplicator?: Deduplicator.Options | undefined
-  /** Retention and number of sessions; a client has no use for it. */
+  /** Retention and number of sessions; clients don't use it. */
   readonly registry?: SessionRegistry.Options | undefined
   /** When circuits open, and for how long. */
   readonly breaker?: CircuitBreaker.Options | undefined
 }
 
 /**
- * The memory layers of all services that server and client need beside a transport. Without a deduplication window
- * given, it is 15 minutes, or TTL plus session retention if that is longer; a shorter one fails with a `ConfigError`.
+ * The memory layers of all services that server and client need beside a transport. The deduplication window is by
+ * default 15 minutes, or TTL plus session retention if that is longer; a shorter one fails with a `ConfigError`.
  *
  * **Example**
  *

@@ -23,15 +23,15 @@ export type { DeadLetter, Incoming, MessageGap, QueuedReason, SkippedReason } fr
  */
 export interface SendOptions {
   /**
-   * A publish key: within the deduplication window a second send with this id is not sent again, but answered with
-   * the first receipt. It becomes the message id. At most 256 characters.
+   * A publish key: within the deduplication window, a second send with this id is not sent, but answered with the first
+   * receipt. It becomes the message id. At most 256 characters.
    */
   readonly id?: string | undefined
-  /** Uses a hash of the content as the id, when none is given: the same content twice is sent once. */
+  /** Uses a hash of the content as the id if none is given: the same content twice is sent once. */
   readonly deduplicate?: "content" | undefined
   /** How long the message may wait to be sent. Default: the queue's TTL. */
   readonly ttl?: Duration.Input | undefined
-  /** Goes out if the connection is up and takes it now, else is skipped and reported so. Default false. */
+  /** Goes out if the connection is up and takes it now; otherwise it is skipped and reported so. Default false. */
   readonly volatile?: boolean | undefined
 }
 
@@ -39,8 +39,8 @@ interface ReceiptBase {
   readonly session: string
   readonly messageId: string
   /**
-   * Succeeds when the other side's handler has; fails with the dead letter's reason if it never will. Waiting costs
-   * nothing until it is run.
+   * Succeeds when the other side's handler has; fails with the dead letter's reason if it never will. It costs nothing
+   * until it is run.
    */
   readonly handled: Effect.Effect<void, DeadLetterError>
 }
@@ -76,11 +76,11 @@ export interface SendAllOptions {
  * @category models
  */
 export interface BroadcastOptions extends SendAllOptions {
-  /** To which sessions; one that is named twice gets the message once. Default: to all that the server has. */
+  /** The sessions; one that is named twice gets the message once. Default: all that the server has. */
   readonly sessions?: Iterable<string> | undefined
   /**
-   * To the sessions of this principal that are connected, at whatever server, or if none is, to the one that was there
-   * last; beside `sessions`. Where there is none, the message is for nobody: `accepted` is 0.
+   * Besides `sessions`, those of this principal that are connected, to any server; if none is, the one that was
+   * connected last. If the principal has none, `accepted` is 0.
    *
    * @since 0.1.0
    */
@@ -100,7 +100,7 @@ export interface BroadcastFailure {
 
 /**
  * What became of a broadcast: how many outboxes have it, how many full ones did not take it (the policy `dropNewest`),
- * and which could not.
+ * and which sessions failed.
  *
  * @since 0.1.0
  * @category models

@@ -1,13 +1,13 @@
 /**
- * The outbox log: for each session the ordered messages that were accepted and that the peer has not handled.
+ * The outbox log as a service: for each session, in order, the messages accepted and not yet handled by the peer.
  *
- * **Details.** Appending gives offsets without holes; reading never removes; a cumulative ack frees. What expires or
- * is dropped leaves a gap in its slot, which the peer is told of, and goes back to the caller to become a dead letter.
- * Owners' writes carry the session's generation and are refused when a newer owner has opened the session; appends
- * need none, so that any fiber or server may send.
+ * **Details.** Appending gives offsets without holes; reading never removes; a cumulative ack frees. What expires or is
+ * dropped leaves a gap in its slot, which the peer learns of, and goes back to the caller to become a dead letter.
+ * Owners' writes carry the session's generation and are refused once a newer owner has opened the session; appends
+ * carry none, so that any fiber or server may send.
  *
- * **Gotchas.** A message that was read may be at the peer, so it can't expire or be dropped until a reconnect has
- * told what became of it.
+ * **Gotchas.** A message that was read may be at the peer, so it can't expire or be dropped until a reconnect has shown
+ * what became of it.
  *
  * @since 0.1.0
  */
@@ -54,7 +54,7 @@ export interface Appended {
 }
 
 /**
- * What an append under a publish key did: the same as `append`, or nothing, as the key had been used.
+ * What an append under a publish key did: the same as `append`, or nothing because the key had been used.
  *
  * @since 0.1.0
  * @category models
@@ -75,8 +75,8 @@ export interface Expired {
   readonly epoch: string
   readonly messages: ReadonlyArray<OutboxMessage>
   /**
-   * Default `expired`; `overflow` of messages that were dropped for others whose append then failed; why the peer could
-   * not handle them, when that is learnt late.
+   * Default `expired`. It is `overflow` if they were dropped for others whose append then failed, or the peer's reason
+   * if its failure was learnt late.
    */
   readonly reason?: DeadLetterReason | undefined
 }
@@ -91,7 +91,7 @@ export interface Progress {
   readonly epoch: string
   /** Everything up to here is done with. */
   readonly acked: number
-  /** What was given up, as far as it is remembered: in no order. */
+  /** What was given up, as far as it is remembered, in no order. */
   readonly dead: ReadonlyArray<{
     readonly first: number
     readonly end: number
@@ -101,9 +101,9 @@ export interface Progress {
 }
 
 /**
- * What a full queue does with a new message: refuse it with `QueueOverflowError`, drop the oldest waiting one, drop
- * the new one, or let the sender wait for room. What may be at the peer already can't be dropped; with `dropOldest` at
- * most half of the bound is in flight.
+ * What a full queue does with a new message: refuse it with `QueueOverflowError`, drop the oldest waiting one, drop the
+ * new one, or let the sender wait for room. What may be at the peer can't be dropped; with `dropOldest`, at most half
+ * of the bound is in flight.
  *
  * @since 0.1.0
  * @category models
@@ -137,11 +137,11 @@ export interface Stats {
   readonly appended: number
   readonly acknowledged: number
   readonly expired: number
-  /** Times that a bound was met, whatever the policy did. */
+  /** How often a bound was met, whatever the policy did. */
   readonly overflows: number
   /**
-   * Positions of messages that the store had lost when it was next looked at, as after a failover to a replica that
-   * lagged: they are skipped. Left out by queues that lose nothing.
+   * Positions of messages that the store turned out to have lost, for example in a failover to a replica that lagged:
+   * they are skipped. Queues that lose nothing leave it out.
    *
    * @since 0.1.0
    */
@@ -156,16 +156,15 @@ export interface Stats {
  */
 export interface Opened extends OutboxPosition {
   /**
-   * The store may have lost newer messages than it has: `recover` is to be called with what the peer has received, as
-   * soon as that is known.
+   * The store may have lost its newest messages: call `recover` with what the peer has received as soon as that is
+   * known.
    */
   readonly isUncertain?: boolean | undefined
 }
 
 /**
- * An operation of a queue. One that is in memory may offer to do it there and then, without an effect: `unsafe` is
- * called from inside a running effect, and returns undefined when the effect is needed after all, as for a failure, a
- * decision or a wait.
+ * An operation of a queue. A queue in memory may offer it without an effect: `unsafe` is called from inside a running
+ * effect, and returns undefined if the effect is needed after all: for a failure, a decision or a wait.
  *
  * @since 0.1.0
  * @category models
@@ -180,9 +179,9 @@ export interface Interface {
   /** Whether messages outlive this process. */
   readonly durable: boolean
   /**
-   * Opens (or creates, minting an epoch) the session's outbox for the owner of `generation`; fences older owners. What is
-   * in it counts as its `share`'s from now on: all outboxes of a share together have a part of the bounds on all there
-   * are. One without a share has only these.
+   * Opens (or creates, minting an epoch) the session's outbox for the owner of `generation`; fences older owners. From
+   * now on its contents count for its `share`: all outboxes of a share together have a part of the bounds on the whole
+   * queue. An outbox without a share has only its own bounds.
    */
   readonly open: (
     session: string,
@@ -197,8 +196,8 @@ export interface Interface {
   >
   /**
    * Appends one message under its publish key, the `id`, in one step with the key: for stores that can. Fails with a
-   * `DeduplicationError` where the key is in use, or was used for something else. Others leave it out, and their key
-   * is claimed and committed around `append`, which a crash in between forgets.
+   * `DeduplicationError` if the key is in use, or was used for something else. Other stores leave it out; their key is
+   * claimed and committed around `append`, and a crash in between forgets it.
    */
   readonly appendOnce?:
     | ((
@@ -220,8 +219,8 @@ export interface Interface {
     MessageQueueError
   >
   /**
-   * The peer has received up to `last`. If that is more than there is, the store lost its newest messages: their offsets
-   * are taken, and what comes next is for the peer to read.
+   * The peer has received up to `last`. If that is more than there is, the store lost its newest messages: their
+   * offsets stay taken, and the next message comes after them.
    */
   readonly recover: (
     session: string,
@@ -248,18 +247,19 @@ export interface Interface {
     session: string
   ) => Effect.Effect<{ readonly messages: number; readonly bytes: number }, MessageQueueError>
   /**
-   * Calls `listener` with a session whenever something was appended to it, by whoever; until the scope closes. The
-   * listener must return at once and not throw. It is the wake-up of the owner's delivery.
+   * Calls `listener` with a session whenever anybody appends to it, until the scope closes. The listener must return at
+   * once and not throw. It wakes the owner's delivery.
    */
   readonly onAppend: (listener: (session: string) => void) => Effect.Effect<void, never, Scope.Scope>
   /**
    * Calls `listener` when an outbox that was opened here is opened for a newer generation, perhaps by another server,
-   * or removed (generation `Infinity`); until the scope closes. A hint: who misses it is told by being refused.
+   * or removed (generation `Infinity`); until the scope closes. It is a hint: an owner that misses it finds out when it
+   * is refused.
    */
   readonly onMoved: (
     listener: (session: string, generation: number) => void
   ) => Effect.Effect<void, never, Scope.Scope>
-  /** How far outboxes have come; undefined for one that is not there. What was given up is told of from `after` on. */
+  /** How far outboxes have come; undefined for one that is not there. `dead` has what was given up after `after`. */
   readonly progress: (
     requests: ReadonlyArray<{ readonly session: string; readonly after: number }>
   ) => Effect.Effect<ReadonlyArray<Progress | undefined>, MessageQueueError>
@@ -287,13 +287,13 @@ export interface Options {
   readonly maxBytes?: number | undefined
   /**
    * Messages in all sessions together. The last eighth is kept for shares that have little (`shareOf` of the server):
-   * there, each may have an n-th of what is left, where n shares have anything. The eighth before that is kept in the
+   * of n shares that have anything, each may have an n-th of what is left there. The eighth before that is kept in the
    * same way for those sessions of a share that have little. Default 1,000,000.
    */
   readonly maxTotalMessages?: number | undefined
   /**
-   * Payload bytes in all sessions together; the last eighths as with `maxTotalMessages`. In memory, a message counts as
-   * what it takes there: 160 bytes more than its payload, of which each character is two bytes unless all are ASCII.
+   * Payload bytes in all sessions together, with the last eighths as for `maxTotalMessages`. In memory, a message
+   * counts as what it takes there: its payload, at two bytes a character unless all are ASCII, and 160 bytes more.
    * Default 256 MiB, in memory 128 MiB.
    */
   readonly maxTotalBytes?: number | undefined
@@ -301,7 +301,7 @@ export interface Options {
   readonly ttl?: Duration.Input | undefined
   /** What a full queue does. Default `reject`. */
   readonly overflow?: OverflowPolicy | undefined
-  /** How long `suspend` waits for room before it fails with `QueueOverflowError`. Default for ever. */
+  /** How long `suspend` waits for room before the send fails with `QueueOverflowError`. Default for ever. */
   readonly suspendTimeout?: Duration.Input | undefined
 }
 

@@ -62,14 +62,14 @@ export type GaugeName = keyof typeof gauges
 export type Totals = Readonly<Record<CounterName, number>>
 
 /**
- * Averages since the server or client was made, in ms; 0 before there is anything to average. Sampled as the
- * histograms are: once a batch, and once an ack.
+ * Averages since the server or client was made, in ms; 0 before there is anything to average. Sampled like the
+ * histograms: once a batch, and once an ack.
  *
  * @since 0.1.0
  * @category models
  */
 export interface Latencies {
-  /** From a message's acceptance to its first writing. */
+  /** From a message's acceptance to when it is first written. */
   readonly sendMillis: number
   /** From a message's acceptance to its acknowledgement as handled. */
   readonly handledMillis: number

@@ -1,10 +1,10 @@
 /**
- * The client: one session with a server, kept through every connection, typed messages both ways, exactly once and in
+ * The client: one session with a server, kept through every connection. Typed messages both ways, exactly once and in
  * order.
  *
- * **Details.** It connects, and connects again, by itself: with full-jitter backoff behind a circuit for the endpoint.
- * What is sent while there is no connection waits. `states` says how it is going. When the server has lost the
- * session, what may or may not have been handled comes back as dead letters, or is sent again (`onFresh`).
+ * **Details.** It connects and reconnects by itself, with full-jitter backoff behind a circuit for the endpoint. What
+ * is sent while there is no connection waits. `states` shows how it is going. When the server has lost the session,
+ * what may or may not have been handled comes back as dead letters, or is sent again (`onFresh`).
  *
  * @since 0.1.0
  */
@@ -97,38 +97,43 @@ export interface Stats {
 export interface ResilientClient<In, Out> {
   /** Puts a message in the outbox. Reliable unless `volatile`. */
   readonly send: (message: Out, options?: SendOptions) => Effect.Effect<Receipt, SendError | ShutdownError>
-  /** Sends many at once, in order: all of them are in the outbox, or none. More than its bounds hold never are. */
+  /** Sends many at once, in order: the outbox takes all or none. A batch larger than its bounds never goes in. */
   readonly sendAll: (
     messages: Iterable<Out>,
     options?: SendAllOptions
   ) => Effect.Effect<ReadonlyArray<Receipt>, SendError | ShutdownError>
   /** Incoming messages, when there is no `onMessage`; each is acknowledged when the next one is asked for. */
   readonly messages: Stream.Stream<Incoming<In>>
-  /** Messages given up, in both directions; the newest 1,024 also for late subscribers. */
+  /** Messages given up, in both directions. Late subscribers get the newest 1,024. */
   readonly deadLetters: Stream.Stream<DeadLetter<In | Out>>
   readonly state: Effect.Effect<ConnectionState>
-  /** The state now and every one after it; who falls 1,024 behind loses the oldest. */
+  /** The state now and every one after it. A reader that falls 1,024 behind loses the oldest. */
   readonly states: Stream.Stream<ConnectionState>
   /**
-   * Waits until connected. Fails when the client is stopped, or when it takes longer than `timeout`, by default for ever;
-   * a `timeout` that is no duration is a defect.
+   * Waits until connected. Fails when the client is stopped, or after `timeout`, by default never; a `timeout` that is
+   * no duration is a defect.
    */
   readonly awaitConnected: (options?: {
     readonly timeout?: Duration.Input | undefined
   }) => Effect.Effect<void, WebSocketError>
-  /** Tries now instead of waiting, for the next attempt, the circuit, `url` or `token`; even after the server said stop. */
+  /**
+   * Tries now instead of waiting for the next attempt, the circuit, `url` or `token`; even after the server said stop.
+   */
   readonly reconnect: Effect.Effect<void>
   /** Asks the token provider again and sends the token on the open connection. */
   readonly refreshToken: Effect.Effect<void, WebSocketError>
-  /** Ends the session for good at both sides; what waits becomes dead letters. `reconnect` starts a new one. */
+  /** Ends the session for good on both sides; what waits becomes dead letters. `reconnect` starts a new one. */
   readonly endSession: Effect.Effect<void, MessageQueueError>
-  /** Where is the message with this id? O(messages in the outbox). */
+  /** Where the message with this id is. O(messages in the outbox). */
   readonly locate: (messageId: string) => Effect.Effect<MessageState, WebSocketError>
   readonly stats: Effect.Effect<Stats>
-  /** Flushes and closes; the session stays at the server for its retention. Idempotent. The scope's finalizer does the same. */
+  /**
+   * Flushes and closes; the server keeps the session for its retention. Idempotent. The scope's finalizer does the
+   * same.
+   */
   readonly shutdown: Effect.Effect<ShutdownReport>
   /**
-   * The same, in another time, or without flushing; whichever call is the first counts.
+   * The same, within another time, or without flushing. The first call counts.
    *
    * @since 0.1.0
    */
@@ -144,46 +149,49 @@ export interface ResilientClient<In, Out> {
  * @category models
  */
 export interface Options<In, Out, R = never> {
-  /** `ws://` or `wss://`; an effect is asked at every attempt, and given up after the `dialTimeout`. */
+  /** `ws://` or `wss://`; an effect runs at every attempt, and is given up after the `dialTimeout`. */
   readonly url: string | Effect.Effect<string, WebSocketError, R>
   /** Messages from the server. */
   readonly incoming: Schema.Codec<In, unknown>
   /** Messages to the server; on the wire they are JSON, by `Schema.toCodecJson`. */
   readonly outgoing: Schema.Codec<Out, unknown>
-  /** For the server's authentication hook; an effect is asked at every attempt, and given up after the `handshakeTimeout`. */
+  /**
+   * For the server's authentication hook; an effect runs at every attempt, and is given up after the
+   * `handshakeTimeout`.
+   */
   readonly token?:
     | string
     | Redacted.Redacted
     | Effect.Effect<string | Redacted.Redacted | undefined, WebSocketError, R>
     | undefined
-  /** HTTP headers of the dial, where the transport can send any. */
+  /** HTTP headers of the dial, if the transport can send any. */
   readonly headers?: Readonly<Record<string, string>> | undefined
-  /** Handles a message; it is acknowledged when this succeeds. One at a time, and however long it takes. */
+  /** Handles a message, which is acknowledged when this succeeds. Runs for one at a time, as long as it takes. */
   readonly onMessage?:
     | ((
       message: In,
       context: { readonly incoming: Incoming<In>; readonly client: ResilientClient<In, Out> }
     ) => Effect.Effect<unknown, unknown, R>)
     | undefined
-  /** Told, in the order of the messages, of those that will never come. Default: logs a warning. */
+  /** Called, in the order of the messages, for those that will never come. Default: logs a warning. */
   readonly onGap?: ((gap: MessageGap) => Effect.Effect<unknown, unknown, R>) | undefined
   /**
-   * Given every dead letter, where `deadLetters` keeps the newest 1,024 for a slow reader. Called in the midst of
-   * things: it must return at once, and not throw.
+   * Gets every dead letter, while `deadLetters` keeps the newest 1,024 for a slow reader. It is called in the middle of
+   * other work: it must return at once, and not throw.
    */
   readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
-  /** Given every state, in the same way. */
+  /** Gets every state, in the same way. */
   readonly onStateChange?: ((state: ConnectionState) => void) | undefined
   /**
-   * What becomes of messages that the server may or may not have handled when it has lost the session: back as dead
-   * letters (nothing is handled twice), or sent again (nothing is lost). Messages that never left are sent in any
+   * What becomes of messages that the server may have handled, if it has lost the session: they come back as dead
+   * letters (nothing is handled twice), or are sent again (nothing is lost). Messages that never left are sent in any
    * case. Default `deadLetter`.
    */
   readonly onFresh?: "deadLetter" | "resend" | undefined
   /** Retries of a failed handler. Default: exponential from 1 s to 60 s with full jitter, 5 attempts in all. */
   readonly handlerRetry?: Schedule.Schedule<unknown, unknown> | undefined
   /**
-   * Backoff between attempts to connect, with full jitter. It starts anew when a connection has lasted for 10 s, or for the
+   * Backoff between attempts to connect, with full jitter. It starts again after a connection that lasted 10 s, or the
    * `cap` if that is shorter. Default from 1 s to 60 s.
    */
   readonly reconnect?:
@@ -194,15 +202,18 @@ export interface Options<In, Out, R = never> {
   /** Largest payload either way. Default 1 MiB. */
   readonly maxPayloadBytes?: number | undefined
   /**
-   * Memory, by estimate, for what was received and is not handled. A server that has filled a quarter of it is not read
-   * until there is less. Default 32 MiB.
+   * Memory, by estimate, for what was received and is not handled. The server is not read while it fills a quarter of
+   * that. Default 32 MiB.
    *
    * @since 0.1.0
    */
   readonly maxUnhandledBytes?: number | undefined
   /** Silence after which the server is probed. Default 10 s. */
   readonly heartbeat?: Duration.Input | undefined
-  /** How long a probe may go unanswered. With the heartbeat, half-open is noticed in 20 s. Default 8 s. */
+  /**
+   * How long a probe may go unanswered. With the heartbeat's default, a half-open connection is noticed in 20 s.
+   * Default 8 s.
+   */
   readonly heartbeatTimeout?: Duration.Input | undefined
   /** How long the server may take to confirm that it received something. Default 30 s. */
   readonly ackTimeout?: Duration.Input | undefined
@@ -210,9 +221,9 @@ export interface Options<In, Out, R = never> {
   readonly dialTimeout?: Duration.Input | undefined
   /** Time from the open connection to the welcome. Default 10 s. */
   readonly handshakeTimeout?: Duration.Input | undefined
-  /** How often expired messages and deduplication keys are looked for. Default 60 s. */
+  /** How often to look for expired messages and deduplication keys. Default 60 s. */
   readonly expirySweep?: Duration.Input | undefined
-  /** Time for a shutdown, of which 70 % may be spent flushing. Default 30 s. */
+  /** Time for a shutdown, of which flushing may take 70 %. Default 30 s. */
   readonly shutdownTimeout?: Duration.Input | undefined
   /** Restarts of background workers before the client gives up and closes. Default 10 in 60 s. */
   readonly restartIntensity?: { readonly restarts: number; readonly period: Duration.Input } | undefined
@@ -275,7 +286,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     ? Effect.flatMap(provided<string | Redacted.Redacted | undefined>(options.token), checked)
     : checked(options.token)
 
-  // The outbox is this client's own, whatever session it will get: two clients may share one store.
+  // The outbox is this client's own, whatever session it gets: two clients may share one store.
   const core = new Session({ role: "client", window, maxPayload })
   const peer = new Peer({ key: `client:${instance}`, session: "", principal: undefined, core, dialect: protocol })
   peer.own.attached({ generation: ownGeneration, here: true })
@@ -326,7 +337,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       engine.close(peer, CloseCode.protocol, violation.code, error)
       rare.warn("violation", `the server broke the protocol: ${violation.code}, ${violation.detail}`)
     },
-    // Nobody else writes to a client's outbox, unless its store is given to somebody else.
+    // Nobody else writes to a client's outbox, unless its store is shared with somebody else.
     onRefused: (_, error) =>
       Effect.sync(() => engine.close(peer, CloseCode.internal, "the outbox has another owner", error)),
     onDetached: (_, ending) => connector.onDetached(ending),
@@ -334,7 +345,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onGiveUp: (name) =>
       Effect.andThen(
         Effect.logFatal(`the client closes because its worker ${name} can't go on`),
-        // Detached: the worker that says this lives in the scope that is to be closed.
+        // Detached: the worker that calls this lives in the scope that is to be closed.
         Effect.asVoid(Effect.forkDetach(Effect.suspend(() => shutdown)))
       )
   }).pipe(Scope.provide(scope))

@@ -2,12 +2,12 @@
  * The server: sessions that outlive their connections, typed messages both ways, exactly once and in order.
  *
  * **Details.** `send` puts a message in the session's outbox and says at once what became of it; the message is freed
- * when the client's handler has succeeded. Incoming messages go to `onMessage`, one at a time a session, and are
+ * when the client's handler has succeeded. Incoming messages go to `onMessage`, one at a time for each session, and are
  * acknowledged when it succeeds; without `onMessage` they are the stream `messages`. Closing the scope drains.
  *
- * **Gotchas.** Handlers that had finished in the last milliseconds before a kill may run again, as positions are stored
- * together. A handler whose process dies half-way through a message is given it again, unless it stores that the
- * message is handled in one transaction with what it does (`commit` in its context).
+ * **Gotchas.** Handlers that finished in the last milliseconds before a kill may run again, as positions are stored in
+ * groups. A handler whose process dies half-way through a message gets it again, unless it stores that the message is
+ * handled in one transaction with what it does (`commit` in its context).
  *
  * @since 0.1.0
  */
@@ -138,22 +138,22 @@ export interface ResilientServer<In, Out> {
   readonly address: Address
   /**
    * Puts a message in the session's outbox. Reliable unless `volatile`. A session that never connected, or has ended,
-   * is not found. Where the stores are shared, the session may be at any server, or at none right now.
+   * is not found. With shared stores, the session may be at any server, or at none right now.
    */
   readonly send: (
     session: string,
     message: Out,
     options?: SendOptions
   ) => Effect.Effect<Receipt, SendError | SessionNotFoundError | ShutdownError>
-  /** Sends many at once, in order: all of them are in the outbox, or none. More than its bounds hold never are. */
+  /** Sends many at once, in order: the outbox takes all or none. A batch larger than its bounds never goes in. */
   readonly sendAll: (
     session: string,
     messages: Iterable<Out>,
     options?: SendAllOptions
   ) => Effect.Effect<ReadonlyArray<Receipt>, SendError | SessionNotFoundError | ShutdownError>
   /**
-   * Puts one message in the outboxes of many sessions, also of those that are away. A session that can't have it is
-   * reported and keeps nobody else from it; with the overflow policy `suspend` a full one is waited for.
+   * Puts one message in the outboxes of many sessions, even of those that are away. A session that can't take it is
+   * reported and does not affect the others. With the overflow policy `suspend`, this waits for full ones.
    */
   readonly broadcast: (
     message: Out,
@@ -161,30 +161,30 @@ export interface ResilientServer<In, Out> {
   ) => Effect.Effect<Broadcast, PayloadError | ShutdownError | SessionRegistryError>
   /** Incoming messages, when there is no `onMessage`; each is acknowledged when the next one is asked for. */
   readonly messages: Stream.Stream<Incoming<In>>
-  /** Messages given up, in both directions; the newest 1,024 also for late subscribers. */
+  /** Messages given up, in both directions. Late subscribers get the newest 1,024. */
   readonly deadLetters: Stream.Stream<DeadLetter<In | Out>>
   /** Connections as they come and go, from now on. */
   readonly connections: Stream.Stream<ConnectionEvent>
   /**
    * Takes over a connection that somebody else accepted, for the session `session`, or else for the one that
-   * `authenticate` or the peer's hello says. A `session` that has to be looked up is an effect: so the connection is taken
-   * over at once, and nothing of what comes meanwhile is lost; it has as long as the hook (`handshakeTimeout`). Returns
-   * which: of a peer that speaks the protocol, when its handshake is done. If that is refused the connection is closed, as
-   * is one whose `register` is interrupted meanwhile, and one whose request speaks against it: that of another origin than
-   * `allowedOrigins`, or one that was refused our subprotocol. A plain one that could not be taken over for another reason
-   * is still the caller's.
+   * `authenticate` or the peer's hello names. If `session` has to be looked up, pass an effect: the connection is taken
+   * over at once, so nothing that comes meanwhile is lost. The effect has as long as the hook (`handshakeTimeout`).
+   * Returns the session; if the peer speaks the protocol, after its handshake. The connection is closed if the
+   * handshake is refused, if `register` is interrupted, or if its request does not allow it: its origin is not in
+   * `allowedOrigins`, or it offered our subprotocol and was refused it. A plain connection that could not be taken over
+   * for another reason remains the caller's.
    */
   readonly register: (
     connection: Connection,
     options?: { readonly session?: string | Effect.Effect<string | undefined, HandshakeError> | undefined }
   ) => Effect.Effect<string, WebSocketError>
-  /** Lets go of a connection without closing it; its session is kept for the retention time. */
+  /** Gives a connection back without closing it; its session is kept for the retention time. */
   readonly unregister: (connection: Connection) => Effect.Effect<boolean>
-  /** Ends a session for good, wherever it is: the client is told, and what waits becomes dead letters. */
+  /** Ends a session for good, wherever it is: the client learns of it, and what waits becomes dead letters. */
   readonly endSession: (
     session: string
   ) => Effect.Effect<void, SessionNotFoundError | MessageQueueError | SessionRegistryError>
-  /** Where is the message with this id? O(messages of the session). */
+  /** Where the message with this id is. O(messages of the session). */
   readonly locate: (session: string, messageId: string) => Effect.Effect<MessageState, WebSocketError>
   readonly stats: Effect.Effect<Stats>
   /**
@@ -194,39 +194,39 @@ export interface ResilientServer<In, Out> {
    */
   readonly sessions: Effect.Effect<ReadonlyArray<string>>
   /**
-   * The sessions of a principal, at whatever server: those that are connected first, then those that were there last; the
-   * first 1,000 of these. A tab that was closed or reloaded may have left one.
+   * The sessions of a principal, at any server: connected ones first, then those that were connected last. At most
+   * 1,000. A tab that was closed or reloaded may have left one.
    *
    * @since 0.1.0
    */
   readonly sessionsOf: (
     principal: string
   ) => Effect.Effect<ReadonlyArray<Models.PrincipalSession>, SessionRegistryError>
-  /** Of one session; where the stores are shared, also of one that another server has: what the stores know of it. */
+  /** Figures of one session. With shared stores, even of one that another server has, as far as the stores know it. */
   readonly sessionStats: (session: string) => Effect.Effect<SessionStats, SessionNotFoundError | SessionRegistryError>
-  /** Drains and closes. Idempotent: later calls get the same report. The scope's finalizer does the same. */
+  /** Drains and closes. Idempotent: later calls return the same report. The scope's finalizer does the same. */
   readonly shutdown: Effect.Effect<ShutdownReport>
   /**
-   * The same, in another time, without flushing, or without closing the connections; whichever call is the first counts.
+   * The same, within another time, without flushing, or without closing the connections. The first call counts.
    *
    * @since 0.1.0
    */
   readonly shutdownWith: (options: ShutdownOptions) => Effect.Effect<ShutdownReport, Config.ConfigError>
   /**
-   * Stops the background work, until `resume`: what can be written at once still is, but what has to wait, for a
-   * reconnect, the window or an ack, goes on waiting; acks are not sent, nothing expires, and nobody is found silent.
+   * Stops the background work until `resume`. What can be written at once still is; what has to wait for a reconnect,
+   * the window or an ack goes on waiting. No acks are sent, nothing expires, and nobody is found silent.
    *
    * @since 0.1.0
    */
   readonly pause: Effect.Effect<void>
   /** @since 0.1.0 */
   readonly resume: Effect.Effect<void>
-  /** Waits for ever, and dies when a background worker was given up and the server closed itself. */
+  /** Never returns; dies when a background worker was given up and the server closed itself. */
   readonly awaitFailure: Effect.Effect<never>
 }
 
 /**
- * What a handler is told beside the message.
+ * What a handler gets beside the message.
  *
  * @since 0.1.0
  * @category models
@@ -236,8 +236,8 @@ export interface MessageContext<In, Out> {
   readonly incoming: Incoming<In>
   readonly server: ResilientServer<In, Out>
   /**
-   * Stores that this message is handled: for handlers that do it in one transaction with their own writes. Then these
-   * are made exactly once, also if the process dies or the session goes to another server at that moment.
+   * Stores that this message is handled: for handlers that do so in one transaction with their own writes. These then
+   * happen exactly once, even if the process dies or the session moves to another server at that moment.
    *
    * ```ts
    * import { Effect } from "effect"
@@ -254,17 +254,17 @@ export interface MessageContext<In, Out> {
    *   }))
    * ```
    *
-   * It is part of the transaction if the store is that of the `SessionRegistry`; elsewhere it is stored at once. When
-   * it fails with reason `fenced`, let it fail: the transaction rolls back, and the message is not tried again here,
-   * because it has been handled, by the session's new owner or by an earlier attempt that failed after its transaction.
-   * The message is acknowledged when the handler has succeeded, as always; one that fails is retried. For volatile
-   * messages and plain peers, which have no position, it does nothing.
+   * It is part of the transaction if that is in the store of the `SessionRegistry`; otherwise it is stored at once. If
+   * it fails with reason `fenced`, let the handler fail: the transaction rolls back, and the message is not tried again
+   * here, because it has been handled, by the session's new owner or by an earlier attempt that failed after its
+   * transaction. As always, the message is acknowledged when the handler has succeeded, and retried when it fails. For
+   * volatile messages and plain peers, which have no position, it does nothing.
    */
   readonly commit: Effect.Effect<void, SessionRegistryError>
 }
 
 /**
- * Options of a server. Everything has a default but the Schemas.
+ * Options of a server. Everything but the Schemas has a default.
  *
  * @since 0.1.0
  * @category models
@@ -274,66 +274,68 @@ export interface Options<In, Out, R = never> {
   readonly incoming: Schema.Codec<In, unknown>
   /** Messages to clients. */
   readonly outgoing: Schema.Codec<Out, unknown>
-  /** Handles a message; it is acknowledged when this succeeds. One at a time a session. */
+  /** Handles a message, which is acknowledged when this succeeds. Runs for one at a time in each session. */
   readonly onMessage?:
     | ((message: In, context: MessageContext<In, Out>) => Effect.Effect<unknown, unknown, R>)
     | undefined
-  /** Told, in the order of the messages, of those that will never come. Default: logs a warning. */
+  /** Called, in the order of the messages, for those that will never come. Default: logs a warning. */
   readonly onGap?: ((gap: MessageGap) => Effect.Effect<unknown, unknown, R>) | undefined
   /**
-   * Given every dead letter, where `deadLetters` keeps the newest 1,024 for a slow reader. Called in the midst of
-   * things: it must return at once, and not throw.
+   * Gets every dead letter, while `deadLetters` keeps the newest 1,024 for a slow reader. It is called in the middle of
+   * other work: it must return at once, and not throw.
    */
   readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
-  /** Given every event of `connections`, in the same way. */
+  /** Gets every event of `connections`, in the same way. */
   readonly onConnectionEvent?: ((event: ConnectionEvent) => void) | undefined
   /** Says who a peer is and which session it has. Default: anybody, each with a session of its own. */
   readonly authenticate?: ((handshake: Handshake) => Effect.Effect<Identity, HandshakeError, R>) | undefined
   /**
-   * Says which share a peer belongs to. Each share has a part of the bounds on all together (`maxHandshakes`, `maxSessions`
-   * of the registry, `maxTotalMessages` and `maxTotalBytes` of the queue), so that peers with little are not refused because
-   * others have much. It is asked when a peer comes, and again when its principal is known, and must return at once. Behind
-   * a proxy, return what stands for the address. Default: the principal, or where there is none
-   * the remote address, of IPv6 its first 64 bits.
+   * Says which share a peer belongs to. Each share has a part of the bounds on the whole server (`maxHandshakes`,
+   * `maxSessions` of the registry, `maxTotalMessages` and `maxTotalBytes` of the queue), so that peers with little are
+   * not refused because others have much. It is called when a peer connects, and again when its principal is known, and
+   * must return at once. Behind a proxy, return what stands for the address. Default: the principal, or without one the
+   * remote address (for IPv6, its first 64 bits).
    *
    * @since 0.1.0
    */
   readonly shareOf?: ((newcomer: Newcomer) => string | undefined) | undefined
   /**
-   * How long the session of a stranger is kept after its connection is lost, if it has never sent anything and nothing was
-   * ever sent to it; the hook has named neither a principal nor the session. At most the registry's retention.
-   * Default 60 s.
+   * How long a stranger's session is kept after its connection is lost: one that has never sent or been sent anything,
+   * and for which the hook named neither a principal nor the session. At most the registry's retention. Default 60 s.
    *
    * @since 0.1.0
    */
   readonly strangerRetention?: Duration.Input | undefined
   /** Retries of a failed handler. Default: exponential from 1 s to 60 s with full jitter, 5 attempts in all. */
   readonly handlerRetry?: Schedule.Schedule<unknown, unknown> | undefined
-  /** Whether WebSockets without the subprotocol are served. Default `accept`. */
+  /** Whether to serve WebSockets without the subprotocol. Default `accept`. */
   readonly plainPeers?: "accept" | "reject" | undefined
   /** What a client may have in flight. Default 1,024 messages and 4 MiB. */
   readonly window?: Partial<Window> | undefined
   /** Largest payload either way. Default 1 MiB. */
   readonly maxPayloadBytes?: number | undefined
   /**
-   * Memory, by estimate, for what was received and is not handled, of all sessions together. A session that has a
-   * quarter of it is not read until it has less; over all of it, each is read one frame at a time; over twice that, those
-   * who count together (`shareOf`) and have more than their part are not read, and over four times that nobody is.
-   * Default 32 MiB.
+   * Memory, by estimate, for what was received and is not handled, in all sessions together. A session that has a
+   * quarter of it is not read until it has less. Above the whole of it, each is read one frame at a time; above twice
+   * that, shares (`shareOf`) that have more than their part are not read; above four times that, nobody is. Default 32
+   * MiB.
    *
    * @since 0.1.0
    */
   readonly maxUnhandledBytes?: number | undefined
   /**
    * How much one client may send, of any kind, before it is not read for a while. Default 10,000 frames and 256 MiB a
-   * second, and what that allows in 2 seconds at once.
+   * second, in bursts of up to 2 seconds' worth.
    *
    * @since 0.1.0
    */
   readonly rateLimit?: RateLimit | "none" | undefined
   /** Silence after which a client is probed. Default 10 s. */
   readonly heartbeat?: Duration.Input | undefined
-  /** How long a probe may go unanswered. With the heartbeat, half-open is noticed in 20 s. Default 8 s. */
+  /**
+   * How long a probe may go unanswered. With the heartbeat's default, a half-open connection is noticed in 20 s.
+   * Default 8 s.
+   */
   readonly heartbeatTimeout?: Duration.Input | undefined
   /** How long a client may take to confirm that it received something. Default 30 s. */
   readonly ackTimeout?: Duration.Input | undefined
@@ -342,22 +344,22 @@ export interface Options<In, Out, R = never> {
   /** Time for a handshake, the authentication hook included. Default 10 s. */
   readonly handshakeTimeout?: Duration.Input | undefined
   /**
-   * Handshakes under way at most. For one more, the longest of the share that has the most is turned away, if that has
-   * more than the newcomer's. Default 10,000.
+   * The most handshakes under way. For one more, the oldest of the share that has the most is turned away, if that
+   * share has more than the newcomer's. Default 10,000.
    */
   readonly maxHandshakes?: number | undefined
   /**
-   * Which pages' sockets `register` takes, by the `Origin` of their request; a transport that accepts has an option of its
-   * own. Default `"own"`: pages of the host and port that they connect to.
+   * Which pages' sockets `register` accepts, by the `Origin` of their request; transports that accept connections have
+   * an option of their own. Default `"own"`: pages of the host and port that they connect to.
    *
    * @since 0.1.0
    */
   readonly allowedOrigins?: AllowedOrigins | undefined
-  /** How often expired messages and deduplication keys are looked for. Default 60 s. */
+  /** How often to look for expired messages and deduplication keys. Default 60 s. */
   readonly expirySweep?: Duration.Input | undefined
-  /** Over which time clients spread their reconnects when told to leave. Default 5 s. */
+  /** The time over which clients spread their reconnects when told to leave. Default 5 s. */
   readonly reconnectJitter?: Duration.Input | undefined
-  /** Time for a shutdown, of which 70 % may be spent flushing. Default 30 s. */
+  /** Time for a shutdown, of which flushing may take 70 %. Default 30 s. */
   readonly shutdownTimeout?: Duration.Input | undefined
   /** Restarts of background workers before the server gives up. Default 10 in 60 s. */
   readonly restartIntensity?: { readonly restarts: number; readonly period: Duration.Input } | undefined
@@ -370,13 +372,13 @@ export interface Options<In, Out, R = never> {
  * @category models
  */
 export interface ShutdownOptions {
-  /** Time for it, of which 70 % may be spent flushing. Default: the `shutdownTimeout`, 30 s. */
+  /** Time for it, of which flushing may take 70 %. Default: the `shutdownTimeout`, 30 s. */
   readonly timeout?: Duration.Input | undefined
-  /** Whether to wait until what is queued for those who are connected is handled. Default: true. */
+  /** Whether to wait until everything queued for connected peers is handled. Default: true. */
   readonly flush?: boolean | undefined
   /**
-   * Whether to close the connections. If not, a server gives them back as `unregister` does, and they stay open. A client's
-   * is always closed. Default: true.
+   * Whether to close the connections. If not, a server gives them back as `unregister` does, and they stay open. A
+   * client always closes its own. Default: true.
    */
   readonly closeConnections?: boolean | undefined
 }
@@ -545,7 +547,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const screen = makeScreening(options.allowedOrigins)
   const authenticate = (handshake: Handshake): Effect.Effect<Name, HandshakeError, R> => {
     const identity = options.authenticate?.(handshake) ?? Exit.succeed({})
-    // What is decided already needs no services.
+    // What is already decided needs no services.
     return Exit.isExit(identity)
       ? Exit.map(identity as Exit.Exit<Identity, HandshakeError>, nameOf)
       : Effect.map(identity, nameOf)
@@ -656,7 +658,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     Effect.gen(function*() {
       yield* Effect.logFatal(`the server closes because its worker ${name} can't go on`)
       yield* Deferred.die(failed, Cause.squash(cause))
-      // Detached: the worker that says this lives in the scope that is to be closed.
+      // Detached: the worker that calls this lives in the scope that is to be closed.
       yield* Effect.forkDetach(shutdown)
     })
 
@@ -778,7 +780,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   return self
 })
 
-/** What is sent, once what has to be waited for has succeeded: mostly there is nothing to wait for. */
+/** Sends once the wait has succeeded; mostly there is nothing to wait for. */
 const after = <A, E, F>(
   unsure: Effect.Effect<void, F> | undefined,
   sent: () => Effect.Effect<A, E>

@@ -1,16 +1,16 @@
 /**
- * A resilient session as an Effect `Socket`: what speaks Socket, Effect RPC among it, survives cut connections and
- * reconnects without knowing.
+ * A session as an Effect `Socket`. Whatever speaks Socket, Effect RPC included, survives cut connections and reconnects
+ * without knowing.
  *
  * **Details.** Acquiring the client's reader opens a conversation, for which the server gets a Socket of its own; it
  * lasts through every connection of the session. Writes are reliable, never expire, and wait for room where the queue
  * suspends; before the reader is acquired they wait. A frame is acknowledged when the next one is pulled, or when the
  * reader's scope closes successfully; a reader that fails or is interrupted leaves its frame to the next one. The
- * conversation ends with a `CloseEvent`, with the session, or when either side lost its state or a frame: pulls then
- * fail, frames of it are dropped, and the client's next reader opens another.
+ * conversation ends with a `CloseEvent`, with the session, or when either side has lost its state or a frame: pulls
+ * then fail, its frames are dropped, and the client's next reader opens another.
  *
  * **Gotchas.** Give the queues `overflow: "suspend"`, or a write to a full one fails. Effect RPC has pings of its own
- * and gives up on calls when they are not answered in time: set its `pingTimeout` to the longest outage to survive.
+ * and gives up on calls when these are not answered in time: set its `pingTimeout` to the longest outage to survive.
  *
  * **Example**
  *
@@ -62,7 +62,7 @@ const CloseFrame = Schema.Struct({ close: Schema.Int, reason: Schema.String })
 /**
  * What goes over the session, either way: a text frame (a JSON string), a binary one (`{"bytes":"<base64>"}`), or the
  * end of the conversation (`{"close":1000,"reason":""}`). The client begins a conversation with `{"open":"<id>"}`, and
- * the server answers the same; what comes before that answer belongs to an earlier one.
+ * the server answers with the same; what comes before that answer belongs to an earlier one.
  *
  * @since 0.1.0
  * @category schemas
@@ -81,13 +81,13 @@ export const contract = <const Id extends string>(id: Id): Contract.Contract<Id,
   Contract.make(id, { toServer: Frame, toClient: Frame })
 
 /**
- * A client's session as a Socket, for as long as the scope. The client has to be one of {@link contract}, without
- * `onMessage`, and its `messages` are the Socket's alone. One reader at a time.
+ * A client's session as a Socket, for as long as the scope is open. The client has to be one of {@link contract},
+ * without `onMessage`, and its `messages` are the Socket's alone. One reader at a time.
  *
  * Acquiring the reader fails with a `SocketOpenError` when the client was told to stop or is shut down. A pull fails
- * with a `SocketCloseError` when the conversation was closed or lost, and with a `SocketReadError` when the server
- * said stop. A write fails with a `SocketWriteError` when the outbox does not take the frame; after a conversation is
- * over, writes wait for the next one.
+ * with a `SocketCloseError` when the conversation was closed or lost, and with a `SocketReadError` when the server said
+ * stop. A write fails with a `SocketWriteError` when the outbox does not take the frame; after a conversation has
+ * ended, writes wait for the next one.
  *
  * @since 0.1.0
  * @category constructors
@@ -97,8 +97,8 @@ export const fromClient = (
 ): Effect.Effect<Socket.Socket, never, Scope.Scope> => Effect.map(makeClientEnd(client), socketOf)
 
 /**
- * Runs `handler` with a Socket for each conversation that a client opens, until interrupted: one a session for its
- * life, unless the client starts over. The server has to be one of {@link contract}, without `onMessage`. When the
+ * Runs `handler` with a Socket for each conversation that a client opens, until interrupted: one for the life of a
+ * session, unless the client starts over. The server has to be one of {@link contract}, without `onMessage`. When the
  * handler ends, so does the conversation; its failure is logged and closes with 1011.
  *
  * Pulls fail with a `SocketCloseError` when the client closed the conversation or opened another (4500), and when the

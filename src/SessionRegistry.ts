@@ -1,10 +1,10 @@
 /**
- * Which sessions exist, who owns each, and where its inbox is.
+ * Sessions as a service: which exist, who owns each, and where its inbox is.
  *
  * **Details.** Attaching a connection raises the session's generation: from then on every write of an older owner is
- * refused, so that a half-open connection elsewhere is harmless. A session outlives its connection by the retention.
- * Resume tokens come in as hashes; they rotate at each attach, and the previous one stays good until the new one has
- * been used, because the answer that carried the new one may have been lost.
+ * refused, so a half-open connection elsewhere is harmless. A session outlives its connection by the retention. Resume
+ * tokens come in as hashes; they rotate at each attach, and the previous one stays good until the new one has been
+ * used, because the answer that carried the new one may have been lost.
  *
  * @since 0.1.0
  */
@@ -35,7 +35,7 @@ export interface AttachRequest {
   readonly nextTokenHash: string
   /** The client instance, to tell a reconnect from a second tab. */
   readonly instance: string
-  /** The number of this dial of the instance: one that was overtaken by a later one is refused. Default: not checked. */
+  /** The number of this dial of the instance: a dial that a later one overtook is refused. Default: not checked. */
   readonly attempt?: number | undefined
 }
 
@@ -48,11 +48,11 @@ export interface Attached {
   readonly position: StoredPosition | undefined
   /** Whether another client instance was attached before. */
   readonly replaced: boolean
-  /** Whether the token presented is the newest one, so that the client did get the welcome which carried it. */
+  /** Whether the token presented is the newest one: the client did get the welcome that carried it. */
   readonly current: boolean
   /**
-   * Whether this very server attached it last: then what it has in memory of the session, if anything, is the newest.
-   * Undefined where the registry can't tell; then generations without a hole between them say so.
+   * Whether this very server attached it last: then what it has of the session in memory, if anything, is the newest.
+   * Undefined if the registry can't tell; then consecutive generations say so.
    */
   readonly here?: boolean | undefined
 }
@@ -67,7 +67,7 @@ export interface SessionInfo {
   readonly attached: boolean
   /** When it will end unless it attaches again, in ms since the epoch; undefined while attached. */
   readonly endsAtMillis: number | undefined
-  /** Whether this very server attached it last, and has not released it. Undefined where the registry can't tell. */
+  /** Whether this very server attached it last, and has not released it. Undefined if the registry can't tell. */
   readonly here?: boolean | undefined
 }
 
@@ -78,9 +78,9 @@ export interface Interface {
   /** Session retention in ms. */
   readonly retentionMillis: number
   /**
-   * Attaches, creating the session if it is not known; refuses a wrong token or principal, an attempt that was
-   * overtaken, a session that is ending, or when full. If another server still has what the session received, that one
-   * is asked for it first (`onWanted`), for a while.
+   * Attaches, creating the session if it is not known. Refuses a wrong token or principal, an attempt that was
+   * overtaken, a session that is ending, and new ones when full. If another server still has messages that the session
+   * received, asks that server for it first (`onWanted`), for a while.
    */
   readonly attach: (request: AttachRequest) => Effect.Effect<Attached, SessionRegistryError | HandshakeError>
   /** Stores the inbox position; must be done before the position is acknowledged. */
@@ -91,8 +91,8 @@ export interface Interface {
   ) => Effect.Effect<void, SessionRegistryError>
   /**
    * The same, for a handler that commits its work and the position together: in the caller's transaction if the store
-   * knows it, and only if the position is ahead of what is stored; else it fails with reason `fenced`, because somebody
-   * has handled the message already.
+   * knows it. If the position is not ahead of the stored one, it fails with reason `fenced`, because somebody has
+   * handled the message already.
    */
   readonly commitPosition: (
     session: string,
@@ -102,27 +102,27 @@ export interface Interface {
   /** The connection of this generation is gone: retention begins. A stale generation does nothing. */
   readonly detach: (session: string, generation: number) => Effect.Effect<void, SessionRegistryError>
   /**
-   * This server has nothing any more that the session received and that is not handled: another one need not ask.
-   * After `detach`. A stale generation does nothing.
+   * This server has nothing left that the session received and that is not handled, so another need not ask. Called
+   * after `detach`. A stale generation does nothing.
    */
   readonly release: (session: string, generation: number) => Effect.Effect<void, SessionRegistryError>
   /**
-   * Calls `listener` when another server wants a session that was attached here: handle what is begun, store the
-   * position, and `release`; until the scope closes. It waits for that for a while only.
+   * Calls `listener`, until the scope closes, when another server wants a session that was attached here: finish what
+   * is begun, store the position, and `release`. The other server waits only for a while.
    */
   readonly onWanted: (
     listener: (session: string) => void
   ) => Effect.Effect<void, never, Scope.Scope>
   /**
-   * Marks and returns sessions whose retention has elapsed: nobody can attach to them any more. Whoever gets one has to
-   * clear its outbox, then `remove` it; if that is not done in some time, somebody is given it again.
+   * Marks and returns sessions whose retention has elapsed: nobody can attach to them any more. The caller has to clear
+   * their outboxes, then `remove` them; a session that is not removed in time is returned again.
    */
   readonly expire: Effect.Effect<ReadonlyArray<string>, SessionRegistryError>
   /** Ends a session before its time: fences its owner and marks it as `expire` does. False when it is not known. */
   readonly end: (session: string) => Effect.Effect<boolean, SessionRegistryError>
   /**
-   * Ends a session as `expire` does, though its retention is not over, unless somebody has attached after this generation:
-   * for one that gives way to others. Whether it did.
+   * Ends a session as `expire` does before its retention is over, because it gives way to others. Returns false if
+   * somebody has attached after this generation.
    *
    * @since 0.1.0
    */
@@ -131,8 +131,8 @@ export interface Interface {
   readonly remove: (session: string) => Effect.Effect<boolean, SessionRegistryError>
   readonly find: (session: string) => Effect.Effect<SessionInfo | undefined, SessionRegistryError>
   /**
-   * The sessions of a principal, wherever they are: those that are attached first, then those that were detached last. At
-   * most `limit` of them.
+   * The sessions of a principal, wherever they are: attached ones first, then those that were detached last. At most
+   * `limit`.
    *
    * @since 0.1.0
    */
@@ -142,8 +142,8 @@ export interface Interface {
   ) => Effect.Effect<ReadonlyArray<SessionInfo>, SessionRegistryError>
   readonly count: Effect.Effect<{ readonly sessions: number; readonly attached: number }, SessionRegistryError>
   /**
-   * How a server finds out, after it stood still or was cut off from the store, whether its sessions are its own. Left out
-   * where no other server can take them.
+   * How a server that stood still or was cut off from the store finds out whether its sessions are still its own. Left
+   * out if no other server can take them.
    *
    * @since 0.1.0
    */
@@ -155,9 +155,9 @@ export interface Interface {
  * @category models
  */
 export interface Confirm {
-  /** Whether this server has shown itself lately enough that no other one can have taken a session by force. */
+  /** Whether this server has shown itself recently enough that no other can have taken a session by force. */
   readonly isSure: () => boolean
-  /** Waits until it has, and fails with `fenced` unless the session is still of this generation, and this server's. */
+  /** Waits until it has, and fails with `fenced` unless the session still has this generation and is this server's. */
   readonly session: (session: string, generation: number) => Effect.Effect<void, SessionRegistryError>
 }
 
@@ -176,8 +176,8 @@ export interface Options {
   /** How long a session is kept after its connection is lost; `Infinity` for ever. Default 10 minutes. */
   readonly retention?: Duration.Input | undefined
   /**
-   * Sessions at most. For a new one beyond it, one of the share that has the most (`shareOf` of the server) gives way:
-   * of a stranger who never said anything, else one without a connection; if that share has no more than the new one's,
+   * The most sessions. For one more, a session of the share that has the most (`shareOf` of the server) gives way: a
+   * stranger's that never said anything, else one without a connection. If that share has no more than the new one's,
    * the new one is refused as overloaded. Default 100,000.
    */
   readonly maxSessions?: number | undefined

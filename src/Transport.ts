@@ -1,6 +1,5 @@
 /**
- * Connections: made by a client, accepted by a server, and what carries them: Node, an in-memory pair, an Effect
- * `Socket`.
+ * Connections: the interface, the in-memory pair, dialling with any `WebSocket` or Effect `Socket`.
  *
  * **Details.** A connection pushes what it receives into a sink and takes frames without waiting; `buffered` and the
  * sink's `drained` are the backpressure, both ways without a fiber or a timer for an idle connection. Writing is no
@@ -26,17 +25,17 @@ export interface ConnectionSink {
   /** One frame and its size in bytes. Binary frames come as bytes. */
   readonly frame: (data: string | Uint8Array, bytes: number) => void
   /**
-   * So many bytes have come and are about to be taken in: parts of a frame, or many frames. Said of large pieces, if at
-   * all, so that one who sends much can be made to wait before that: if the connection is paused in this call, they wait.
+   * This many bytes have come and are about to be taken in: parts of a frame, or many frames. If the connection is
+   * paused in this call, they wait. A transport may leave it out; it calls it for large pieces only.
    *
    * @since 0.1.0
    */
   readonly incoming?: ((bytes: number) => void) | undefined
-  /** After `buffered` was over the high-water mark: it is no longer. */
+  /** `buffered` was above the high-water mark, and no longer is. */
   readonly drained: () => void
   /** A sign of life that is no frame (an answer to `ping`). */
   readonly alive: () => void
-  /** The connection is gone, whoever closed it. Called exactly once, and last. */
+  /** The connection is gone, no matter who closed it. Called exactly once, and last. */
   readonly closed: (code: number, reason: string) => void
 }
 
@@ -51,37 +50,37 @@ export interface Connection {
   readonly protocol: string
   readonly request: Request
   /**
-   * Whether frames came before anybody listened, so that they are lost: of a socket that was taken over too late.
+   * Whether frames were lost because they came before anybody listened, to a socket that was taken over too late.
    *
    * @since 0.1.0
    */
   readonly missed?: boolean | undefined
   /**
-   * How long it took until it was there, from its first byte on, in ms; the server takes it from the time for the
-   * handshake. Default 0.
+   * How long it took to open, from its first byte, in ms; the server subtracts it from the time for the handshake.
+   * Default 0.
    *
    * @since 0.1.0
    */
   readonly upgradeMillis?: number | undefined
-  /** Starts the flow of frames. Frames that came before are kept for it. To be called once. */
+  /** Starts the flow of frames. Frames that came before are kept until then. Call it once. */
   readonly open: (sink: ConnectionSink) => void
-  /** Hands over a text frame. `written` is called when the socket has taken it, or with false when it can't. */
+  /** Hands over a text frame. `written` is called with true when the socket has taken it, or false if it can't. */
   readonly send: (frame: string, written?: (ok: boolean) => void) => void
   /** Bytes handed over that the socket has not taken yet. */
   readonly buffered: () => number
-  /** Stops and goes on reading, so that a peer that sends too fast has to wait. */
+  /** Stops reading, so that a peer that sends too fast has to wait; `resume` goes on. */
   readonly pause: () => void
   readonly resume: () => void
-  /** A protocol-level ping, for peers that know no other; answered through `alive`. */
+  /** A ping of the WebSocket protocol, for peers that know no other; `alive` reports the answer. */
   readonly ping: () => void
-  /** Closes with a code in an orderly way; terminates if the peer does not answer soon. */
+  /** Closes in an orderly way, with a code; terminates if the peer does not answer soon. */
   readonly close: (code: number, reason: string) => void
   /** Ends it at once. */
   readonly terminate: () => void
 }
 
 /**
- * Above this many bytes handed over and not taken, a sender should wait for `drained`.
+ * Above this many bytes handed over and not taken, a sender waits for `drained`.
  *
  * @since 0.1.0
  * @category constants
@@ -95,10 +94,10 @@ export interface Address {
 }
 
 /**
- * Why a transport turned somebody away, or could not take anybody: `full` (`maxConnections`), `origin`
- * (`allowedOrigins`), `path` (nobody serves it), `late` (no request in time), `malformed` (no WebSocket), `taken` (another
- * listener answered it first), `server` (the HTTP server failed), `descriptors` (the process may open no more files, which
- * is looked at each second: how many were turned away meanwhile is not known).
+ * Why a transport turned a connection away, or could not accept any: `full` (`maxConnections`), `origin`
+ * (`allowedOrigins`), `path` (nobody serves it), `late` (no request in time), `malformed` (no WebSocket), `taken`
+ * (another listener answered it first), `server` (the HTTP server failed), `descriptors` (the process may open no more
+ * files; checked once a second, so it is not known how many were turned away).
  *
  * @since 0.1.0
  * @category models
@@ -116,8 +115,8 @@ export interface Refusal {
  */
 export class TransportServer extends Context.Service<TransportServer, {
   /**
-   * Listens, and hands each connection to `accept`, until the scope closes; then no new ones come, and those that
-   * were accepted stay open. Fails when it can't listen. `onRefused` is told of those that never come to `accept`.
+   * Listens, and hands each connection to `accept`, until the scope closes; then no new ones come, and those that were
+   * accepted stay open. Fails if it can't listen. `onRefused` gets those that never reach `accept`.
    */
   readonly listen: (
     accept: (connection: Connection) => void,
@@ -143,7 +142,7 @@ export interface DialOptions {
  * @category services
  */
 export class TransportClient extends Context.Service<TransportClient, {
-  /** Dials; the connection is open when this succeeds. Interrupting it abandons the attempt. */
+  /** Dials; when this succeeds, the connection is open. Interrupting it abandons the attempt. */
   readonly dial: (options: DialOptions) => Effect.Effect<Connection, TransportError | ConnectionTimeoutError>
 }>()("resilient-websocket/TransportClient") {}
 
@@ -160,7 +159,7 @@ export const layerMemory: Layer.Layer<TransportServer | TransportClient> = Layer
 
 /**
  * Any Effect `Socket` as a connection: what an Effect HTTP server upgraded, a worker port, a TCP stream. See there for
- * what its backpressure can and can't see.
+ * what its backpressure covers.
  *
  * @since 0.1.0
  * @category constructors
@@ -168,7 +167,7 @@ export const layerMemory: Layer.Layer<TransportServer | TransportClient> = Layer
 export { fromSocket } from "./internal/transports/socketConnection.ts"
 
 /**
- * Dials with Effect's `WebSocketConstructor`, so wherever there is one: browsers, Deno, Bun, Node with its global
+ * Dials with Effect's `WebSocketConstructor`, wherever there is one: browsers, Deno, Bun, Node with its global
  * `WebSocket`. On Node `NodeTransport.layerClient` is faster and can send headers, feel backpressure and terminate.
  *
  * **Example**

@@ -13,9 +13,9 @@ const Count = Schema.Number
 const Cause = Schema.optional(Schema.Defect())
 
 /**
- * The message queue's store failed, or refused a write of a stale owner (`reason: "fenced"`). With `inDoubt`, it failed
- * in such a way that nobody knows whether it did what it was asked: a message that was to be sent may have been stored
- * all the same. Who sends it again should do so under the same `id`.
+ * The message queue's store failed, or refused a write of a stale owner (`reason: "fenced"`). With `inDoubt`, nobody
+ * knows whether it did what it was asked before it failed: a message that was to be sent may have been stored all the
+ * same. To send it again safely, use the same `id`.
  *
  * @since 0.1.0
  * @category errors
@@ -38,8 +38,8 @@ export class MessageQueueError extends Schema.TaggedError<MessageQueueError>("re
 }
 
 /**
- * A bound of the message queue was reached and the overflow policy is `reject`, or `suspend` waited too long.
- * Nothing of the batch was stored. `retryAfterMillis` is a hint, when one can be given.
+ * A bound of the message queue was reached and the overflow policy is `reject`, or `suspend` waited too long. Nothing
+ * of the batch was stored. `retryAfterMillis` is a hint, if there is one.
  *
  * @since 0.1.0
  * @category errors
@@ -62,8 +62,8 @@ export class QueueOverflowError
 }
 
 /**
- * A publish key could not be claimed: it was used with other content (`mismatch`), is being used right now
- * (`inFlight`, try again after `retryAfterMillis`), there is no room for more keys (`full`), or the store failed.
+ * A publish key could not be claimed: it was used with other content (`mismatch`), it is in use right now (`inFlight`,
+ * try again after `retryAfterMillis`), there is no room for more keys (`full`), or the store failed.
  *
  * @since 0.1.0
  * @category errors
@@ -108,8 +108,8 @@ export class CircuitBreakerError
 
 /**
  * Something that must happen in a given time did not: a dial, a handshake, an answer to a heartbeat, the peer's
- * acknowledgement that it received, or the socket taking what was written; or a client's `url` or `token` was not to be
- * had, or its store did not open the outbox.
+ * acknowledgement that it received, or the socket taking what was written; or a client's `url` or `token` did not come,
+ * or its store did not open the outbox.
  *
  * @since 0.1.0
  * @category errors
@@ -132,7 +132,7 @@ export class ConnectionTimeoutError
       ]),
       afterMillis: Millis,
       session: Schema.optional(Schema.String),
-      /** Why the last attempt failed, of `connect`. */
+      /** For `connect`: why the last attempt failed. */
       cause: Cause
     }
   )
@@ -195,8 +195,8 @@ export class SessionRegistryError
 
 /**
  * The handshake was refused: by the authentication hook, for a wrong resume token, for an unsupported version, or
- * because the server is full or draining. `retryable` says whether the same attempt may succeed later; `bound` is the one
- * that was reached, of a server that is full.
+ * because the server is full or draining. `retryable` says whether the same attempt may succeed later; if the server is
+ * full, `bound` is the one that was reached.
  *
  * @since 0.1.0
  * @category errors
@@ -236,9 +236,9 @@ export class ProtocolError extends Schema.TaggedError<ProtocolError>("resilient-
 }
 
 /**
- * A message does not fit its Schema, has no form in JSON (or one that would arrive as something else), or is larger than
- * the payload limit. `path` says where in the message the fault is, as in `items[0].at`, when it is not the whole of it;
- * `limitBytes` is set when size was the reason.
+ * A message does not fit its Schema, has no form in JSON (or one that would arrive as something else), or is larger
+ * than the payload limit. `path` says where in the message the fault is, as in `items[0].at`, unless it is the whole
+ * message; `limitBytes` is set if size was the reason.
  *
  * @since 0.1.0
  * @category errors
@@ -269,13 +269,13 @@ export class TransportError extends Schema.TaggedError<TransportError>("resilien
     operation: Schema.Literals(["listen", "dial", "send", "receive", "register"]),
     detail: Schema.String,
     /**
-     * The HTTP status that a dial was answered with, when that was no WebSocket of ours.
+     * The HTTP status that answered a dial, if that was no WebSocket of ours.
      *
      * @since 0.1.0
      */
     status: Schema.optional(Count),
     /**
-     * How long the HTTP server asks to be left alone.
+     * How long the HTTP server asks to be left alone, in ms.
      *
      * @since 0.1.0
      */
@@ -293,14 +293,14 @@ export class TransportError extends Schema.TaggedError<TransportError>("resilien
  *
  * - `expired`: its TTL ran out before it was sent
  * - `overflow`: the queue's policy dropped it
- * - `tooLarge`: the peer takes nothing as large, or connections ended at it again and again
- * - `failed`: the receiver's handler failed, also after its retries
+ * - `tooLarge`: it is larger than the peer accepts, or connections ended at it again and again
+ * - `failed`: the receiver's handler failed, even after its retries
  * - `undecodable`: the receiver could not decode it
  * - `sessionEnded`: the session ended or its retention elapsed
  * - `fresh`: the peer lost its state, so what it had not acknowledged is given back
  * - `shutdown`: this side closed with the message still waiting and nowhere durable to keep it
- * - `skipped`: it was volatile, or the queue's policy took no new message, and it did not go out
- * - `volatile`: it was volatile and went out, so that nobody will say whether it was handled
+ * - `skipped`: it did not go out, because it was volatile or because the queue's policy took no new message
+ * - `volatile`: it was volatile and went out, so nobody will say whether it was handled
  *
  * @since 0.1.0
  * @category models
@@ -323,8 +323,8 @@ export type DeadLetterReason = typeof DeadLetterReason.Type
 /**
  * What awaiting a receipt's `handled` fails with: the message became a dead letter.
  *
- * `maybeHandled` is true when it had been sent on a connection that broke, so that the other side may have handled
- * it without our learning of it; it is false when it certainly was not handled.
+ * `maybeHandled` is true if it was sent on a connection that broke, so that the other side may have handled it unknown
+ * to us; it is false if it certainly was not handled.
  *
  * @since 0.1.0
  * @category errors
@@ -366,7 +366,7 @@ export const WebSocketError = Schema.Union([
   DeadLetterError
 ])
 
-// Without this Node shows the fields alone: no message, and no stack.
+// Without this, Node shows the fields alone: no message, and no stack.
 for (const { prototype } of WebSocketError.members) {
   Object.defineProperty(prototype, Symbol.for("nodejs.util.inspect.custom"), {
     value(this: Error, depth: number, options: object, inspect: (value: unknown, options: object) => string): string {

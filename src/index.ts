@@ -1,5 +1,5 @@
 /**
- * Exactly-once, in-order messages over WebSockets that keep breaking.
+ * The entry `resilient-websocket`: exactly-once, in-order messages over WebSockets that keep breaking.
  *
  * @since 0.1.0
  */

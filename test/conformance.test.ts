@@ -1,5 +1,5 @@
 /** Runs the vectors of `test/conformance/` against the core, as anybody's implementation of PROTOCOL.md would. */
-import { describe, expect, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
 import { readFileSync } from "node:fs"
 import {
@@ -210,12 +210,12 @@ const vectors = <C extends { readonly name: string; readonly spec: string }>(
 
   describe(file, () => {
     it("has cases, and says what they are", () => {
-      expect(about).not.toBe("")
-      expect(cases.length).toBeGreaterThan(0)
-      expect(new Set(cases.map(({ name }) => name)).size).toBe(cases.length)
+      assert.notStrictEqual(about, "")
+      assert.isAbove(cases.length, 0)
+      assert.strictEqual(new Set(cases.map(({ name }) => name)).size, cases.length)
     })
     it.each(cases)("$spec $name", (vector) => {
-      expect(sections, "the section that it tests").toContain(vector.spec)
+      assert.include(sections, vector.spec, "the section that it tests")
       run(vector)
     })
   })
@@ -232,8 +232,8 @@ const parsed = (frames: ReadonlyArray<string>): ReadonlyArray<unknown> =>
 const checkDecode = (vector: typeof DecodeCase.Type): void => {
   const text = "frame" in vector ? JSON.stringify(vector.frame) : textOf(vector.text)
   const result = decode(text)
-  if (vector.expect === "valid") expect(result).toEqual(JSON.parse(text))
-  else expect(result).toMatchObject({ t: "violation", code: vector.expect })
+  if (vector.expect === "valid") assert.deepStrictEqual(result, JSON.parse(text))
+  else assert.containSubset(result, { t: "violation", code: vector.expect })
 }
 
 const encodeCase = (vector: typeof EncodeCase.Type): string => {
@@ -253,16 +253,16 @@ const encodeCase = (vector: typeof EncodeCase.Type): string => {
 
 const checkEncode = (vector: typeof EncodeCase.Type): void => {
   const text = encodeCase(vector)
-  expect(text).toBe(vector.text)
-  expect(utf8Length(text)).toBe(vector.bytes)
-  expect(decode(text)).toEqual(JSON.parse(text))
+  assert.strictEqual(text, vector.text)
+  assert.strictEqual(utf8Length(text), vector.bytes)
+  assert.deepStrictEqual(decode(text), JSON.parse(text))
 }
 
 const checkHandshake = (vector: typeof HandshakeCase.Type): void => {
   if ("out" in vector) {
     const result = resumeOutbox(vector.out, vector.peerInbox)
-    if ("violation" in vector.expect) expect(result).toMatchObject({ t: "violation", code: vector.expect.violation })
-    else expect(result).toEqual(vector.expect)
+    if ("violation" in vector.expect) assert.containSubset(result, { t: "violation", code: vector.expect.violation })
+    else assert.deepStrictEqual(result, vector.expect)
     return
   }
   const { epoch, failed, handled, pending, received } = vector.inbox
@@ -272,14 +272,14 @@ const checkHandshake = (vector: typeof HandshakeCase.Type): void => {
     inbox.accept(handled + 1, pending.messages, pending.bytes, { messages: Infinity, bytes: Infinity })
     for (const [offset, reason] of failed) inbox.fail(offset, reason)
   }
-  expect(inbox.position, "the case can be").toEqual({ epoch, failed, handled, pending, received })
+  assert.deepStrictEqual(inbox.position, { epoch, failed, handled, pending, received }, "the case can be")
   const result = resumeInbox(inbox, vector.peerOutbox)
   if ("violation" in vector.expect) {
-    expect(result).toMatchObject({ t: "violation", code: vector.expect.violation })
-    expect(inbox.position).toEqual(vector.inbox)
+    assert.containSubset(result, { t: "violation", code: vector.expect.violation })
+    assert.deepStrictEqual(inbox.position, vector.inbox)
   } else {
-    expect(result).toBe(vector.expect.continued)
-    expect(inbox.position).toEqual(vector.expect.position)
+    assert.strictEqual(result, vector.expect.continued)
+    assert.deepStrictEqual(inbox.position, vector.expect.position)
   }
 }
 
@@ -287,14 +287,14 @@ const checkLiveness = ({ interval, steps, timeout }: typeof LivenessCase.Type): 
   const liveness = new Liveness({ interval, timeout, now: 0 })
   for (const step of steps) {
     if ("heard" in step) liveness.heard(step.heard)
-    else expect(liveness.tick(step.tick), `at ${step.tick}`).toBe(step.verdict)
+    else assert.strictEqual(liveness.tick(step.tick), step.verdict, `at ${step.tick}`)
   }
 }
 
 const checkClose = ({ code, comesBack, doubtful = false, reject }: typeof CloseCase.Type): void => {
-  expect(isRetryable(code)).toBe(comesBack)
-  expect(isDoubtful(code)).toBe(doubtful)
-  if (reject !== undefined) expect(closeCodeOf[reject]).toBe(code)
+  assert.strictEqual(isRetryable(code), comesBack)
+  assert.strictEqual(isDoubtful(code), doubtful)
+  if (reject !== undefined) assert.strictEqual(closeCodeOf[reject], code)
 }
 
 /** A session that takes the steps of a case. */
@@ -315,8 +315,9 @@ class Player {
     else if ("fail" in step) inbox.fail(step.fail[0], step.fail[1])
     else if ("receive" in step) this.receive(JSON.stringify(step.receive), step)
     else if ("receiveText" in step) this.receive(textOf(step.receiveText), step)
-    else if ("send" in step) expect(parsed(this.session.compose(step.send.map(slotOf), this.flow))).toEqual(step.frames)
-    else if ("ackNow" in step) expect(this.ack() ?? null).toEqual(step.ackNow)
+    else if ("send" in step) {
+      assert.deepStrictEqual(parsed(this.session.compose(step.send.map(slotOf), this.flow)), step.frames)
+    } else if ("ackNow" in step) assert.deepStrictEqual(this.ack() ?? null, step.ackNow)
     else if ("ackNowMany" in step) this.ackMany(step.ackNowMany)
     else if ("state" in step) this.checkState(step.state)
     else if ("receiveMany" in step) {
@@ -338,12 +339,12 @@ class Player {
     const before = JSON.stringify(this.session)
     const result = this.session.receive(text, utf8Length(text))
     if ("violation" in expected) {
-      expect(result).toMatchObject({ t: "violation", code: expected.violation })
-      expect(JSON.stringify(this.session), "a violation changes nothing").toBe(before)
+      assert.containSubset(result, { t: "violation", code: expected.violation })
+      assert.strictEqual(JSON.stringify(this.session), before, "a violation changes nothing")
     } else if (result instanceof Violation) {
-      expect.fail(`${result.code}: ${result.detail}`)
+      assert.fail(`${result.code}: ${result.detail}`)
     } else if (expected.actions !== "any") {
-      expect(result.map(toldOf)).toEqual(expected.actions)
+      assert.deepStrictEqual(result.map(toldOf), expected.actions)
     }
   }
 
@@ -354,15 +355,15 @@ class Player {
 
   private ackMany(expected: { readonly received: number; readonly handled: number; readonly failures: number }): void {
     const frame = decode(this.session.composeAck() ?? "")
-    if (frame.t !== "ack") return expect.fail("no ack")
-    expect(frame.a).toEqual([expected.received, expected.handled])
-    expect(frame.f).toHaveLength(expected.failures)
+    if (frame.t !== "ack") return assert.fail("no ack")
+    assert.deepStrictEqual(frame.a, [expected.received, expected.handled])
+    assert.strictEqual(frame.f?.length, expected.failures)
   }
 
   private checkState(expected: Extract<Step, { readonly state: unknown }>["state"]): void {
     const { flow, inbox } = this.session
     const { failed, handled, pending, received } = inbox.position
-    expect({
+    assert.containSubset({
       received,
       handled,
       failed,
@@ -372,7 +373,7 @@ class Player {
       peerHandled: flow?.handled,
       roomMessages: flow?.roomMessages,
       roomBytes: flow?.roomBytes === Infinity ? "unlimited" : flow?.roomBytes
-    }).toMatchObject(expected)
+    }, expected)
   }
 }
 
@@ -428,12 +429,12 @@ describe("Conformance", () => {
   })
 
   it("has at least 200 cases", () => {
-    expect(total).toBeGreaterThanOrEqual(200)
+    assert.isAtLeast(total, 200)
   })
 
   it("writes only valid frames into the example of the specification", () => {
     const frames = specification.split("\n").filter((line) => /^[CS] \{/.test(line)).map((line) => line.slice(2))
-    expect(frames.length).toBeGreaterThan(10)
-    for (const frame of frames) expect(decode(frame)).toEqual(JSON.parse(frame))
+    assert.isAbove(frames.length, 10)
+    for (const frame of frames) assert.deepStrictEqual(decode(frame), JSON.parse(frame))
   })
 })

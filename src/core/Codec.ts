@@ -1,5 +1,5 @@
 /**
- * Frames to JSON text and back. The only file that knows the wire format.
+ * Frames to JSON text and back, with all checks: the only file that knows the wire format.
  *
  * Encoding a batch splices payloads that were serialized when they were accepted; decoding parses a whole frame
  * once and checks it in place.
@@ -11,8 +11,8 @@ import { isAuth, isEndpoint, isId } from "./Text.ts"
 import { Violation } from "./Violation.ts"
 
 /**
- * Control frames and handshakes: rare, so written by JSON.stringify, after the decoder's own checks. Throws on a frame
- * that no peer would take, which is a mistake of this program: what comes from outside is checked where it comes in.
+ * Control frames and handshakes: rare, so JSON.stringify writes them, after the decoder's own checks. Throws on a frame
+ * that no peer would take: that is a bug here, as input is checked where it comes in.
  */
 export const encode = (frame: Frame): string => {
   const result = check(frame)
@@ -26,7 +26,7 @@ export const encodeBatch = (first: number, payloads: string, meta: string, ack: 
 
 /** One member of a batch's meta object. */
 export const encodeMeta = (index: number, id: string | undefined, trace: string | undefined): string =>
-  // JSON.stringify leaves undefined fields out.
+  // JSON.stringify omits undefined fields.
   `"${index}":${JSON.stringify({ id, trace })}`
 
 /** The fields of an ack, to be spliced into a batch. */
@@ -49,7 +49,7 @@ const volatileStart = `{"t":"volatile"`
 export const encodeVolatile = (payloads: ReadonlyArray<string>): string =>
   `${volatileStart},"m":[${payloads.join(",")}]}`
 
-/** Whether a text begins as `encodeVolatile` begins it, for who need not parse it to drop it. */
+/** Whether `encodeVolatile` wrote a text, so that it can be dropped without parsing. */
 export const isVolatileText = (text: string): boolean => text.startsWith(volatileStart)
 
 /** Parses and checks one frame. Never throws. */
@@ -63,7 +63,7 @@ export const decode = (text: string): Frame | Violation => {
   return check(value)
 }
 
-/** Whether it is a frame: the same question on its way in and on its way out. */
+/** Whether a value is a frame: the same check on the way in and on the way out. */
 const check = (value: unknown): Frame | Violation => {
   if (!isObject(value)) return malformed("not an object, or one with the key __proto__")
   switch (value["t"]) {
@@ -106,7 +106,7 @@ const check = (value: unknown): Frame | Violation => {
 
 type Fields = { readonly [key: string]: unknown }
 
-/** The one cast of the codec: every caller has just checked the fields of that frame's type. */
+/** The codec's one cast: every caller has just checked the fields of that frame's type. */
 const frame = (value: Fields): Frame => value as unknown as Frame
 
 const malformed = (detail: string) => new Violation("malformed", detail)

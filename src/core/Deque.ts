@@ -1,3 +1,5 @@
+/** A double-ended queue on a ring buffer, for what is put in and taken out in order. */
+
 /** What an empty deque has: never written to. */
 const noSlots: Array<never> = []
 

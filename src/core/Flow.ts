@@ -1,6 +1,6 @@
 /**
- * The sender's side of one connection (PROTOCOL.md §6): what was sent on it, what the peer received and handled, and
- * how much more the peer's window allows.
+ * The sender's side of one connection (PROTOCOL.md §6): what is in flight, and how much more the peer's window allows.
+ * It counts what was sent, received and handled on it.
  *
  * Both sides count the window alike: a frame's messages count until each is handled, its bytes until all of them are.
  */
@@ -25,14 +25,14 @@ export class Flow {
   private messages = 0
   private bytes = 0
 
-  /** `position` is the peer's at the handshake: where it takes this side's log up. */
+  /** `position` is the peer's at the handshake: where it takes up this side's log. */
   constructor(window: Window, position: Pick<InboxPosition, "received" | "handled" | "pending">) {
     this.window = isDefault(window) ? defaultWindow : window
     this.sent = position.received
     this.received = position.received
     this.handled = position.handled
     // What the peer received earlier and has not handled still fills its window. Which of those offsets are gaps is
-    // not known here; taking the last ones for the messages frees the window never too early.
+    // unknown here; taking the last ones for the messages never frees the window too early.
     const { bytes, messages } = position.pending
     if (position.received > position.handled) {
       this.push(
@@ -56,7 +56,7 @@ export class Flow {
     return this.received >= this.sent
   }
 
-  /** The first frame of which not all has arrived; none where only gaps have not. */
+  /** The first frame that has not fully arrived; undefined if only gaps are missing. */
   get head(): Head | undefined {
     const { inFlight, received, sent } = this
     for (let i = 0; i < inFlight.size; i++) {
@@ -86,7 +86,7 @@ export class Flow {
     return undefined
   }
 
-  /** Takes a checked ack. Returns whether anything was handled that was not before. */
+  /** Takes a checked ack. Returns whether anything new was handled. */
   ack(received: number, handled: number): boolean {
     this.received = received
     if (handled === this.handled) return false
@@ -94,7 +94,7 @@ export class Flow {
     this.handled = handled
     while (true) {
       const frame = this.inFlight.front()
-      // A frame of no messages, which a position with pending bytes alone makes, has its end before its first offset.
+      // A frame without messages (from a position with only pending bytes) has its end before its first offset.
       if (frame === undefined || Math.min(frame.first, frame.end) > handled) return true
       this.messages -= Math.min(frame.end, handled) - Math.max(frame.first - 1, before)
       if (frame.end > handled) return true
@@ -110,6 +110,6 @@ export class Flow {
   }
 }
 
-/** One object for all who grant what is usual, instead of one from each handshake. */
+/** One object for all peers that grant the default, instead of one for each handshake. */
 const isDefault = ({ bytes, messages }: Window): boolean =>
   messages === defaultWindow.messages && bytes === defaultWindow.bytes

@@ -1,10 +1,10 @@
 /**
- * The frames of the protocol, in the shape they have on the wire (PROTOCOL.md §5): the decoder checks a parsed JSON
- * value against these types and copies nothing.
+ * The frames of the protocol as types, in the shape they have on the wire (PROTOCOL.md §5). The decoder checks a parsed
+ * JSON value against these types and copies nothing.
  */
 import type { FailureReason, FreshReason, GapReason, RejectCode, Window } from "./Protocol.ts"
 
-/** An offset that the receiver could not handle, and why. Travels with acks. */
+/** An offset that the receiver could not handle, and why. It travels with acks. */
 export type Failure = readonly [offset: number, reason: FailureReason]
 
 /** Where a receiver is: `handled <= received`. `epoch: null` means it has no position. */
@@ -14,7 +14,7 @@ export interface InboxPosition {
   readonly handled: number
   /** Failed offsets that the sender may not know of yet. Those above `handled` mean nothing yet. */
   readonly failed: ReadonlyArray<Failure>
-  /** What was received and not handled, which fills the window also on the next connection. */
+  /** What was received and not handled: it fills the window even on the next connection. */
   readonly pending: { readonly messages: number; readonly bytes: number }
 }
 
@@ -39,7 +39,7 @@ export interface Hello {
   readonly session?: string
   readonly token?: string
   readonly instance: string
-  /** The number of this dial of the instance: so that a hello which was overtaken is not taken for the newest. */
+  /** The number of this dial of the instance, so that a hello that was overtaken is not taken for the newest. */
   readonly attempt?: number
   readonly auth?: string
   readonly out: OutboxPosition
@@ -58,7 +58,7 @@ export interface Welcome {
   readonly generation: number
   readonly out: OutboxPosition
   readonly in: InboxPosition
-  /** Whether each direction, as the server sees it, goes on where it was. */
+  /** Whether each direction, seen from the server, continues where it was. */
   readonly continued: { readonly in: boolean; readonly out: boolean }
   readonly window: Window
   /** Largest payload the server takes, in bytes. */
@@ -125,7 +125,7 @@ export interface Drain {
 export interface Reject {
   readonly t: "reject"
   readonly code: RejectCode
-  /** Of a breach of the protocol: which; see `ViolationCode`. A later version may have others. */
+  /** Which breach of the protocol it was, if any; see `ViolationCode`. A later version may have others. */
   readonly violation?: string
   readonly detail: string
 }

@@ -1,21 +1,21 @@
 /**
- * Whether a log gets on (PROTOCOL.md §6.7): what its sender does about a message at which connections end again and
- * again. Something between the peers may take no frame of that size, and says so, or just resets.
+ * What a sender does about a message at which connections end again and again (PROTOCOL.md §6.7). Something between the
+ * peers may refuse frames of that size, and say so, or just reset.
  *
- * Exists for a session only after something of the kind has happened.
+ * A session has one only after something of the kind has happened.
  */
 import { bulkFrameBytes, CloseCode, isDoubtful, tooBig } from "./Protocol.ts"
 
 /**
  * What the end of a connection says of the first message that did not arrive.
  *
- * - `tooBig`: whoever closed it says that the frame was too big
- * - `blamed`: it blames a frame for something else, or the sender
- * - `broken`: nothing; networks break by themselves
+ * - `tooBig`: the frame was too big, says the code
+ * - `blamed`: the code blames a frame, or its sender, for something else
+ * - `broken`: it says nothing; networks break by themselves
  */
 export type Mishap = "tooBig" | "blamed" | "broken"
 
-/** Undefined for endings that somebody wanted. */
+/** Undefined for intended endings. */
 export const mishapOf = (code: number): Mishap | undefined => {
   if (code === tooBig) return "tooBig"
   if (isDoubtful(code)) return "blamed"
@@ -32,20 +32,20 @@ const breaks: ReadonlySet<number> = new Set([
   CloseCode.flushTimeout
 ])
 
-/** The first frame in flight of which not all has arrived. */
+/** The first frame in flight that has not fully arrived. */
 export interface Head {
-  /** The first offset that has not. */
+  /** The first offset in it that has not arrived. */
   readonly offset: number
   readonly messages: number
   readonly bytes: number
-  /** Nothing else was in flight. */
+  /** Whether nothing else was in flight. */
   readonly isAlone: boolean
 }
 
 export class Headway {
   /** Payload bytes that a batch of more than one message may have. */
   frameBytes = bulkFrameBytes
-  /** A batch of this many did not get through. */
+  /** A batch of this many bytes did not get through. */
   private ceiling = Infinity
   private failedBytes = Infinity
   private offset = 0
@@ -54,15 +54,17 @@ export class Headway {
   private strikes = 0
   private mishap: Mishap = "broken"
   private attachedAt = 0
-  /** A connection ended while it had to show that it stands: they break by themselves, and waiting would never end. */
+  /**
+   * A connection ended while it had to prove stable: connections break by themselves here, and waiting would never end.
+   */
   private isHasty = false
 
-  /** One frame at a time goes out, so that what gets through does, and what does not is known. */
+  /** Frames go out one at a time, so that what can get through does, and what can't is known. */
   get isCautious(): boolean {
     return this.endings >= (this.mishap === "broken" ? enoughBreaks : 1)
   }
 
-  /** There is nothing to remember. */
+  /** Whether there is nothing to remember. */
   get isBlank(): boolean {
     return this.endings === 0 && this.frameBytes === bulkFrameBytes
   }
@@ -75,7 +77,7 @@ export class Headway {
       this.strikes = 0
     }
     this.offset = head.offset
-    // Who has once said what is wrong need not say it each time.
+    // The reason need not be named each time.
     if (this.endings === 0 || mishap !== "broken") this.mishap = mishap
     this.endings++
     if (!this.isCautious) return
@@ -92,7 +94,7 @@ export class Headway {
     if (now - this.attachedAt < millis) this.isHasty = true
   }
 
-  /** There is a connection again, and the peer has everything up to `received`. */
+  /** There is a new connection, and the peer has everything up to `received`. */
   attached(received: number, now: number): void {
     this.attachedAt = now
     this.arrived(received)
@@ -101,7 +103,7 @@ export class Headway {
   /** The peer has everything up to `received`. */
   arrived(received: number): void {
     if (this.endings === 0 || received < this.offset) return
-    // A smaller batch got through where a larger one did not, again and again: that is the way's limit.
+    // A smaller batch got through where larger ones failed again and again: that is the path's limit.
     if (this.isCautious) this.ceiling = Math.min(this.ceiling, this.failedBytes)
     this.endings = 0
     this.strikes = 0
@@ -111,15 +113,15 @@ export class Headway {
   }
 
   /**
-   * Whether the next frame should wait: where nobody says what is wrong, a connection has to show first that it stands
-   * without the frame. Else a peer that crashes again and again would look like a message that can't pass. After one that
-   * did not stand the next need not show it, and its end says nothing of the message.
+   * Whether the next frame should wait: if no reason is named, a connection first has to prove stable without the
+   * frame. Otherwise a peer that keeps crashing would look like a message that can't pass. After a connection that was
+   * not stable the next need not prove it, and its end says nothing of the message.
    */
   mustWait(now: number, millis: number): boolean {
     return this.isCautious && this.mishap === "broken" && !this.isHasty && now - this.attachedAt < millis
   }
 
-  /** Whether this message has to be given up: it was alone, again and again, and is large enough to be the reason. */
+  /** Whether to give this message up: it was alone again and again, and is large enough to be the reason. */
   isHopeless(offset: number, bytes: number): boolean {
     if (offset !== this.offset) return false
     return this.mishap === "tooBig"
@@ -128,12 +130,14 @@ export class Headway {
   }
 }
 
-/** So many connections in a row may break at one message before it is suspected: networks do. */
+/** How many connections in a row break at one message before it is suspected: networks break too. */
 const enoughBreaks = 3
-/** A message is given up when so many connections have ended while it was alone: with the reason named, and without. */
+/**
+ * After how many connections that ended while it was alone a message is given up: with the reason named, and without.
+ */
 const enoughRefusals = 2
 const enoughBreakages = 4
-/** Where nobody names the reason, no smaller message is taken for too large. */
+/** If no reason is named, no smaller message counts as too large. */
 const leastSuspectBytes = 16_384
-/** Batches are not kept smaller than this once something got through, whatever the way's limit is thought to be. */
+/** Once something got through, batches are not kept smaller than this, whatever the path's limit seems to be. */
 const leastFrameBytes = 1_024

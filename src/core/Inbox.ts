@@ -1,6 +1,6 @@
 /**
- * The receiver's position in the peer's outbox (PROTOCOL.md §6): what makes handling exactly-once and in order, in
- * O(1), with no clock and no window that could be outlived.
+ * The receiver's position in the peer's outbox (PROTOCOL.md §6): what makes handling exactly-once and in order. It
+ * costs O(1), with no clock and no window that could be outlived.
  *
  * `received` says what need not be sent again on this or the next connection; `handled` says what the sender may
  * forget. Both only ever rise within an epoch.
@@ -12,11 +12,11 @@ import { Violation } from "./Violation.ts"
 /** A position as a store keeps it. */
 export interface StoredPosition extends InboxPosition {
   /**
-   * Whether the sender has had an answer since the log was taken up there, and so knows that it was: see `told` of
-   * {@link Inbox}. Default true.
+   * Whether the sender has had an answer since the log was taken up, and so knows of it: see `told` of {@link Inbox}.
+   * Default true.
    */
   readonly told?: boolean
-  /** While it is not: see `newcomer` of {@link Inbox}. Default false. */
+  /** While `told` is false: see `newcomer` of {@link Inbox}. Default false. */
   readonly newcomer?: boolean
 }
 
@@ -48,8 +48,8 @@ export class Inbox {
   }
 
   /**
-   * How far the sender can be told that it was handled: up to the failures that a frame has no room for. As no more is
-   * told before it has seen those, it is never told less than before.
+   * How far the sender can be told that messages were handled: up to the failures that a frame has no room for. It is
+   * told no more until it has seen those, so never less than before.
    */
   get tellable(): { readonly handled: number; readonly failed: ReadonlyArray<Failure> } {
     const failed = this.failedAfter(0)
@@ -59,14 +59,14 @@ export class Inbox {
       : { handled: next[0] - 1, failed: failed.slice(0, maxFailures) }
   }
 
-  /** The position, as a handshake tells of it. */
+  /** The position, as a handshake announces it. */
   get announced(): InboxPosition {
     return { ...this.position, ...this.tellable }
   }
 
   /** Whether the sender has had an answer since `adopt`, and so knows of the position. */
   told = false
-  /** Whether the sender had had no answer at all when the log was taken up: if it has had one later, it knows. */
+  /** Whether the sender had had no answer at all when the log was taken up: if it has had one since, it knows. */
   newcomer = false
 
   /** Starts at `position` in the log `epoch`, forgetting any other: everything after it is new. */
@@ -83,25 +83,25 @@ export class Inbox {
     this.inFlightMessages = 0
   }
 
-  /** Forgets the position: it is not the newest any more. */
+  /** Forgets the position: it is no longer the newest. */
   forget(): void {
     this.adopt("", 0)
     this.epoch = null
   }
 
-  /** Restores a stored position: what was received and not handled is gone with the process that had it. */
+  /** Restores a stored position: what was received and not handled went with the process that had it. */
   restore(position: StoredPosition): void {
     if (position.epoch === null) return
     this.adopt(position.epoch, position.handled)
     this.told = position.told ?? true
     this.newcomer = position.newcomer ?? false
-    // What failed and was not settled is handled again, perhaps with success.
+    // What failed but was not settled is handled again, perhaps with success.
     this.failures = position.failed.filter(([offset]) => offset <= position.handled)
   }
 
   /**
    * Takes a batch of `count` messages from offset `first`, in a frame of `bytes`. Returns how many of them, from the
-   * front, were received before and must be left out; or the violation.
+   * front, were received before and must be skipped; or the violation.
    */
   accept(first: number, count: number, bytes: number, window: Window): number | Violation {
     if (first > this.received + 1) return future(first, this.received)
@@ -111,7 +111,7 @@ export class Inbox {
     if (this.inFlightMessages + fresh > window.messages) {
       return new Violation("window", `more than ${window.messages} messages in flight`)
     }
-    // The one frame that may exceed the window in bytes is a frame alone in flight: else a large message could never go.
+    // Only a frame alone in flight may exceed the window's bytes: otherwise a large message could never go.
     if (this.inFlightBytes > 0 && this.inFlightBytes + bytes > window.bytes) {
       return new Violation("window", `more than ${window.bytes} bytes in flight`)
     }
@@ -142,7 +142,7 @@ export class Inbox {
     if (done > 0) this.inFlight.splice(0, done)
   }
 
-  /** What was received after `handled` is gone before it was handled: it has to come again. */
+  /** What was received after `handled` was lost before it was handled: it has to come again. */
   rewind(handled: number): void {
     this.handled = Math.max(this.handled, Math.min(handled, this.received))
     this.received = this.handled
@@ -151,7 +151,7 @@ export class Inbox {
     this.inFlightMessages = 0
   }
 
-  /** The message at `offset` was given up on. The sender is told until it says that it has seen it. */
+  /** The message at `offset` was given up. The sender is told until it confirms. */
   fail(offset: number, reason: FailureReason): void {
     this.failures.push([offset, reason])
   }

@@ -1,6 +1,6 @@
 /**
- * Notices a peer that went silent without closing (PROTOCOL.md §8): any frame is a sign of life; after `interval` of
- * silence a probe is sent, and only an unanswered probe is death.
+ * When a silent peer is probed, and when it counts as dead (PROTOCOL.md §8). Any frame is a sign of life; after
+ * `interval` of silence a probe is sent, and only an unanswered probe is death.
  */
 export class Liveness {
   readonly interval: number
@@ -23,7 +23,7 @@ export class Liveness {
   }
 
   tick(now: number): "alive" | "probe" | "dead" {
-    // A late tick means that this process slept or was busy: frames may lie unread, so ask again before judging.
+    // A late tick means that this process slept or was busy: frames may lie unread, so probe again before judging.
     const late = now - this.tickedAt > this.timeout / 2
     this.tickedAt = now
     if (now - this.heardAt < this.interval) return "alive"

@@ -1,5 +1,6 @@
 /**
- * The ordered log of messages that one side accepted and the other has not handled (PROTOCOL.md §6, §7).
+ * One log: the messages that this side accepted and the other has not handled, in order, with gaps (PROTOCOL.md §6,
+ * §7).
  *
  * Offsets run 1, 2, 3 … without holes: a message that is dropped leaves a gap, a tombstone in its slot. The log has
  * two regions: `sent`, whose messages the peer may have (their fate is not known, so they can't expire or be dropped),
@@ -39,7 +40,7 @@ export interface ReadLimit {
   readonly maxMessages: number
   /** Payload bytes; the first message is returned whatever its size. */
   readonly maxBytes: number
-  /** A message larger than this can't be taken by the peer, and becomes a gap. Default: none is. */
+  /** The peer can't take a larger message, so it becomes a gap. Default: none is. */
   readonly maxMessageBytes?: number | undefined
 }
 
@@ -64,17 +65,17 @@ const nothing: ReadonlyArray<never> = []
 const nothingToRead: ReadResult = { slots: nothing, expired: nothing, oversized: nothing, more: false }
 const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
 
-/** More gaps with different reasons than this are merged, so that they can't pile up while nobody reads. */
+/** Beyond this, gaps with different reasons are merged, so that they can't pile up while nobody reads. */
 const maxHeadGaps = 64
 
 /**
- * What a payload takes in memory at most, in bytes: with one character beyond Latin-1, each of them takes two. Those of
- * Latin-1 beyond ASCII are not told apart from that, as it would have to be looked for.
+ * The most memory that a payload takes, in bytes: one character beyond Latin-1 makes all of them take two. Any
+ * character beyond ASCII counts as one, as telling Latin-1 apart would take a search.
  */
 const memoryOfText = ({ bytes, payload }: { readonly payload: string; readonly bytes: number }): number =>
   bytes === payload.length ? bytes : Math.max(bytes, 2 * payload.length)
 
-/** What a message takes in memory beside its text, in bytes: the objects around it. */
+/** What a message takes in memory besides its text, in bytes: the objects around it. */
 const messageBytes = 160
 
 /** What a message takes in memory, in bytes. */
@@ -92,13 +93,13 @@ export class Outbox {
   /** Live messages and their payload bytes. */
   messages = 0
   bytes = 0
-  /** The part of them that never left, and so can be dropped. */
+  /** Those of them that never left, and so can be dropped. */
   waitingMessages = 0
   waitingBytes = 0
-  /** What payloads take in memory beyond their bytes, and those that wait. */
+  /** What payloads take in memory beyond their bytes: all, and those that wait. */
   private extra = 0
   private waitingExtra = 0
-  /** Whether any does: else no payload is looked at again, which would have to be fetched from memory for it. */
+  /** Whether any does. If not, no payload is read again, which would mean fetching it from memory. */
   private hasExtra = false
   /** No waiting message expires before this: a lower bound, exact after `expire`. */
   earliestExpiry = Infinity
@@ -156,8 +157,8 @@ export class Outbox {
   }
 
   /**
-   * What comes after `after`, which must be what the peer received: whatever was read beyond it did not arrive, and
-   * is read again. What is returned counts as sent from now on; of live messages never more than `maxSent` do.
+   * What comes after `after`, which must be what the peer received: anything read beyond it did not arrive, and is read
+   * again. What is returned counts as sent from now on, at most `maxSent` live messages.
    */
   read(after: number, limit: ReadLimit, now: number, maxSent = Infinity): ReadResult {
     this.rewind(after)
@@ -209,7 +210,7 @@ export class Outbox {
       if (slot === undefined || slot.offset > upTo) break
       region.popFront()
       if (slot.kind === "gap") {
-        // The rest of a gap stays in its region: elsewhere it would come after its successors.
+        // The rest of a gap stays in its region: in the other it would come after its successors.
         if (slot.end > upTo) region.pushFront({ ...slot, offset: upTo + 1 })
         continue
       }
@@ -317,7 +318,10 @@ export class Outbox {
     return undefined
   }
 
-  /** The peer has up to `last`, and the log was shorter: those offsets are taken, and what it holds is at the peer. */
+  /**
+   * The peer has up to `last`, and the log was shorter: those offsets are taken, and all that the log holds is at the
+   * peer.
+   */
   recover(last: number): void {
     if (last <= this.last) return
     this.last = last
@@ -396,7 +400,7 @@ export class Outbox {
     return slot?.kind === "message" ? slot.expiresAt : Infinity
   }
 
-  /** Rebuilds waiting without the expired, merging gaps, so that tombstones can't pile up in its middle. */
+  /** Rebuilds `waiting` without the expired, merging gaps, so that tombstones can't pile up in its middle. */
   private expireScattered(now: number, expired: Array<OutboxMessage>): void {
     const slots: Array<Slot> = []
     this.earliestExpiry = Infinity
@@ -424,5 +428,5 @@ export class Outbox {
   }
 }
 
-/** The id of a message that its publisher gave none: unique by the identity of the log. */
+/** The id of a message whose publisher gave none: unique by the log's epoch. */
 export const defaultMessageId = (epoch: string, offset: number): string => `${epoch}-${offset}`

@@ -1,5 +1,5 @@
 /**
- * Who has a session, as one server knows it: what happens to that goes in, what to do about it comes out. Pure and
+ * Who has a session, as one server knows it: what happens goes in (a refused write, say), what to do comes out. Pure and
  * synchronous, as `Session` is; `internal/own` does what it decides, and reports back.
  *
  * The registry counts a generation up with each attachment, whoever makes it, and refuses what an older owner writes. A

@@ -1,6 +1,6 @@
 /**
- * What a payload may be (PROTOCOL.md §3.2, §5.1): one rule, for the decoder that refuses what comes and for the encoder
- * that must not send what would be refused, or would arrive as something else.
+ * What a payload may be (PROTOCOL.md §3.2, §5.1): one rule, for the decoder and for the sender. The decoder refuses
+ * what breaks it; the encoder must not send what would be refused, or would arrive as something else.
  *
  * A fault names its place. The path is built on the way out, so that a payload without one costs nothing for it.
  */
@@ -9,14 +9,14 @@ import { maxDepth } from "./Protocol.ts"
 export interface PayloadFault {
   readonly code: "malformed" | "tooDeep"
   readonly detail: string
-  /** From the outside in: keys and indexes. */
+  /** Keys and indexes, from the outside in. */
   readonly path: ReadonlyArray<string | number>
 }
 
 /**
- * What is wrong with a payload that was parsed from JSON. It may nest `depth` levels; it may not have a `__proto__` key,
- * which JSON.parse makes an own property, and the first careless copy a prototype; and it may not have a number that
- * no double holds, which JSON.parse makes Infinity, and the next JSON text null.
+ * What is wrong with a payload that was parsed from JSON. It may nest `depth` levels. It may not have a `__proto__`
+ * key, which JSON.parse makes an own property and the first careless copy turns into a prototype. Nor may it have a
+ * number that no double holds, which JSON.parse makes Infinity and the next JSON text null.
  */
 export const payloadFault = (value: unknown, depth = maxDepth): PayloadFault | undefined => {
   if (typeof value !== "object" || value === null) return isOverflow(value) ? overflow : undefined
@@ -41,12 +41,12 @@ export const payloadFault = (value: unknown, depth = maxDepth): PayloadFault | u
 }
 
 /**
- * What is wrong with a value that is to be sent as JSON: what the receiver would refuse, and what JSON would change
- * without a word (NaN, a Map, a Date, an instance of a class, a hole in an array …). One thing passes that JSON changes,
- * as programs mean nothing by it: a property that is `undefined` is left out.
+ * What is wrong with a value to be sent as JSON: what the receiver would refuse, and what JSON would silently change
+ * (NaN, a Map, a Date, an instance of a class, a hole in an array …). JSON may change one thing, as programs mean
+ * nothing by it: it omits a property that is `undefined`.
  *
- * Getters are read, here and again when the JSON is written. Other properties of an array than its elements, and what is
- * not enumerable, are not part of a value.
+ * Getters are read, here and again when the JSON is written. Properties of an array other than its elements, and what
+ * is not enumerable, are not part of a value.
  */
 export const valueFault = (value: unknown): PayloadFault | undefined => faultOf(value, maxDepth, true)
 
@@ -91,7 +91,7 @@ const propertyFault = (object: object, depth: number, isLoose: boolean): Payload
   for (const key in object) {
     if (key === "__proto__") return within(key, forbiddenKey)
     const child: unknown = (object as Fields)[key]
-    // Most properties are one of these: no call for them.
+    // Most properties are one of these, which need no call.
     if (typeof child === "string" || (typeof child === "number" && Number.isFinite(child))) continue
     if (child === undefined && isLoose) continue
     const fault = faultOf(child, depth - 1, isLoose)
@@ -101,7 +101,7 @@ const propertyFault = (object: object, depth: number, isLoose: boolean): Payload
   return symbols.length === 0 ? undefined : noJson(`the key ${String(symbols[0])}`)
 }
 
-/** The text that JSON.stringify made of this value, with -0 as such, which JSON has and JavaScript writes as 0. */
+/** The text that JSON.stringify made of this value, but with -0, which JSON has and JavaScript writes as 0. */
 export const withNegativeZeros = (value: unknown, text: string): string => {
   if (!hasOddNumber(value)) return text
   let mark = "-0"
@@ -110,8 +110,8 @@ export const withNegativeZeros = (value: unknown, text: string): string => {
 }
 
 /**
- * Whether JSON.stringify writes a number in the value as another: -0, or none that is finite. A look at the value costs
- * less than one at its text: most properties are no objects, and need no call.
+ * Whether JSON.stringify would change a number in the value: -0, or one that is not finite. Walking the value costs
+ * less than scanning its text: most properties are not objects, and need no call.
  */
 export const hasOddNumber = (value: unknown): boolean => {
   if (typeof value === "number") return isOdd(value)
@@ -131,15 +131,20 @@ export const hasOddNumber = (value: unknown): boolean => {
 
 const isOdd = (value: number): boolean => value === 0 ? 1 / value < 0 : value - value !== 0
 
-/** Whether JSON.stringify asks it for another value, enumerable or not; or writes its text unseen, which may be `1e999`. */
+/**
+ * Whether JSON.stringify asks it for another value (an enumerable `toJSON` or not), or writes its raw text unchecked,
+ * which may be `1e999`.
+ */
 const hasOwnForm = (value: object): boolean =>
   typeof (value as Fields)["toJSON"] === "function" ||
   (Object.getPrototypeOf(value) === null && isRawJson !== undefined && isRawJson(value))
 
-/** Of `JSON.rawJSON`, where the runtime has it: of no prototype, and dear to ask of each object. */
+/**
+ * Of `JSON.rawJSON`, where the runtime has it. Such objects have no prototype, and asking is too dear for each object.
+ */
 const { isRawJSON: isRawJson } = JSON as { readonly isRawJSON?: (value: unknown) => boolean }
 
-/** As people write it: `items[0].at`; undefined when the fault is the payload itself. */
+/** As people write it: `items[0].at`; undefined if the fault is the payload itself. */
 export const pathText = (path: ReadonlyArray<PropertyKey>): string | undefined => {
   if (path.length === 0) return undefined
   let text = ""
@@ -169,7 +174,7 @@ const noJson = (what: string): PayloadFault => ({ code: "malformed", detail: `JS
 
 const within = (key: string | number, fault: PayloadFault): PayloadFault => ({ ...fault, path: [key, ...fault.path] })
 
-/** Also of another realm (an iframe, a `vm` context), whose `Object.prototype` is not ours. */
+/** Even from another realm (an iframe, a `vm` context), whose `Object.prototype` is not ours. */
 const isPlainObject = (object: object): boolean => {
   const prototype: unknown = Object.getPrototypeOf(object)
   if (prototype === Object.prototype || prototype === null) return true

@@ -1,6 +1,4 @@
-/**
- * The protocol's constants: names, limits, close codes, reject codes. PROTOCOL.md says what each means on the wire.
- */
+/** The protocol's constants: names, limits, all close codes, reject codes. PROTOCOL.md says what each means on the wire. */
 
 /** The WebSocket subprotocol that both sides must negotiate (PROTOCOL.md §2). */
 export const subprotocol = "resilient.v1"
@@ -14,7 +12,7 @@ export const bulkFrameBytes = 64 * 1024
 /** Bytes handed to a socket and not taken by it, above which nothing but control frames is handed over (§5). */
 export const highWaterBytes = 256 * 1024
 
-/** How deep a message may nest; deeper ones overflow the stack of whoever walks them (§5). */
+/** How deep a message may nest; deeper ones overflow the stack of code that walks them (§5). */
 export const maxDepth = 64
 
 /** Longest session id, instance id, message id and token, in UTF-16 units (§3). */
@@ -26,7 +24,7 @@ export const maxAuthBytes = 8192
 /** What a frame may cost beyond the largest payload: its envelope and the ids of one message (§5). */
 export const envelopeBytes = 4096
 
-/** How many unconfirmed failures a peer is told of: at up to 33 bytes each, they fit well into any frame (§6.4). */
+/** How many unconfirmed failures an ack lists: at up to 33 bytes each, they fit well into any frame (§6.4). */
 export const maxFailures = 1024
 
 /** Text of a WebSocket close, in bytes of UTF-8 (RFC 6455 §5.5). */
@@ -76,12 +74,12 @@ export const isRetryable = (code: number): boolean => code < 4500
 
 /**
  * Codes of the WebSocket layer, or of a hop's policy, that blame a frame of the side that gets them: protocol error,
- * unsupported data, no UTF-8, policy, too big. The same frame meets the same fate again (§9.3).
+ * unsupported data, not UTF-8, policy, too big. The same frame would meet the same fate again (§9.3).
  */
 export const isDoubtful = (code: number): boolean =>
   code === 1002 || code === 1003 || code === 1007 || code === 1008 || code === tooBig
 
-/** A WebSocket close code (RFC 6455 §7.4.1): a frame was too big for whoever closes with it. */
+/** A WebSocket close code (RFC 6455 §7.4.1): a frame was too big for the side that closes. */
 export const tooBig = 1009
 
 /** Why a peer was turned away; each has a close code (§9). */

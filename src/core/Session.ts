@@ -1,5 +1,6 @@
 /**
- * One side of a session, sans IO: frames in, actions out, both for server and client (PROTOCOL.md §4–§8).
+ * One side of a session, sans IO: frames in, actions out, and the rules of resuming (PROTOCOL.md §4–§8). Server and
+ * client use the same.
  *
  * It keeps the inbox, which outlives connections, and the flow of the connection that is open. It knows nothing of
  * where messages are stored, of sockets, handlers or timers: the shell feeds it and does what it says.
@@ -57,7 +58,7 @@ export class Session {
   readonly inbox = new Inbox()
   /** The flow of the open connection; undefined while there is none. */
   flow: Flow | undefined
-  /** Whether the peer should hear of our position soon. */
+  /** Whether the peer should learn our position soon. */
   ackDue = false
   private ackedHandled = 0
 
@@ -66,8 +67,8 @@ export class Session {
   }
 
   /**
-   * The handshake is done: the peer grants `window` and takes our log up at `position`; our own position, as the
-   * handshake announced it, said `announced` was handled.
+   * The handshake is done: the peer grants `window` and takes up our log at `position`; our own position, as the
+   * handshake announced it, said that `announced` was handled.
    */
   open(
     window: Window,
@@ -75,7 +76,7 @@ export class Session {
     announced: number
   ): void {
     this.flow = new Flow(window, position)
-    // Of a log that was taken up only now nothing was announced: the peer knows where it starts.
+    // For a log that was taken up only now, nothing was announced: the peer knows where it starts.
     this.ackedHandled = Math.max(this.inbox.start, Math.min(announced, this.inbox.handled))
     this.ackDue = this.inbox.handled > this.ackedHandled
   }
@@ -90,7 +91,7 @@ export class Session {
     if (flow === undefined) return new Violation("unexpected", "a frame before the handshake")
     if (bytes > maxFrameBytes(this.options.maxPayload)) return new Violation("tooLarge", `a frame of ${bytes} bytes`)
     const result = this.take(text, bytes, flow)
-    // Whoever says anything has had our half of the handshake, and knows where we are.
+    // A peer that says anything has had our half of the handshake, and knows where we are.
     if (!(result instanceof Violation)) this.inbox.told = true
     return result
   }
@@ -111,7 +112,7 @@ export class Session {
       case "seen":
         if (frame.o > this.inbox.handled) return new Violation("future", "seen what was not handled")
         this.inbox.forgetFailures(frame.o)
-        // What an ack had no room for may have some now.
+        // There may be room now for what an ack could not hold.
         this.ackDue ||= this.inbox.handled > this.ackedHandled
         return []
       case "gap": {
@@ -139,7 +140,7 @@ export class Session {
 
   /** Everything up to `offset` in the log `epoch` was handled (or given up on), `messages` of it messages. */
   handled(epoch: string, offset: number, messages: number): void {
-    // What was received of a log that has been replaced since is handled, but nobody is left to be told.
+    // Messages from a log that has been replaced since are handled, but nobody is left to tell.
     if (epoch !== this.inbox.epoch) return
     this.inbox.settle(offset, messages)
     this.ackDue = true
@@ -147,7 +148,7 @@ export class Session {
 
   /**
    * Frames for slots read from the outbox after `flow.sent`, in order, a due ack with the first batch; the flow takes
-   * them as sent. Stops early where the window's bytes end: what is left is read again from the new `flow.sent`.
+   * them as sent. Stops early when the window's bytes run out: the rest is read again from the new `flow.sent`.
    */
   compose(slots: ReadonlyArray<Slot>, flow: Flow): ReadonlyArray<string> {
     const frames: Array<string> = []
@@ -171,14 +172,14 @@ export class Session {
   composeAck(): string | undefined {
     if (!this.ackDue) return undefined
     this.ackDue = false
-    // What there is no room for has to wait until the sender has seen what it was told.
+    // The rest has to wait until the sender has seen what it was told.
     const { failed, handled } = this.inbox.tellable
     const news = failed.filter(([offset]) => offset > this.ackedHandled)
     this.ackedHandled = handled
     return encodeAck(this.inbox.received, handled, news)
   }
 
-  /** A pong can't tell of failures, so it goes up to the last ack while there are any: the next ack tells of them. */
+  /** A pong can't carry failures, so while there are any it repeats the last ack: the next ack carries them. */
   composePong(): string {
     if (this.inbox.failedAfter(this.ackedHandled).length === 0) this.ackedHandled = this.inbox.handled
     return encodePong(this.inbox.received, this.ackedHandled)
@@ -192,7 +193,7 @@ export class Session {
     flow: Flow,
     frames: Array<string>
   ): number {
-    // The first message goes alone whatever its size when nothing is in flight; more must fit window and frame.
+    // With nothing in flight, the first message goes alone whatever its size; more must fit window and frame.
     const room = flow.roomBytes
     const limit = Math.min(room, flow.window.bytes, maxFrameBytes(0))
     let payloads = ""
@@ -283,10 +284,10 @@ export class Session {
 /** The largest frame that a side with this payload limit takes. */
 export const maxFrameBytes = (maxPayload: number): number => Math.max(bulkFrameBytes, maxPayload) + envelopeBytes
 
-/** The largest hello or welcome, which comes before the limits of the other side are known; every receiver takes it. */
+/** The largest hello or welcome: it comes before the other side's limits are known, so every receiver takes it. */
 export const maxHandshakeBytes = maxFrameBytes(0)
 
-/** What an ack that goes from `before` to `handled` can tell of: each offset between once, whatever it lists. */
+/** The failures that an ack from `before` to `handled` can carry: each offset between, once, whatever it lists. */
 const newlyFailed = (failed: ReadonlyArray<Failure>, before: number, handled: number): ReadonlyArray<Failure> => {
   const news = new Map<number, Failure>()
   for (const failure of failed) if (failure[0] > before && failure[0] <= handled) news.set(failure[0], failure)
@@ -295,7 +296,7 @@ const newlyFailed = (failed: ReadonlyArray<Failure>, before: number, handled: nu
 
 const unexpected = (type: string) => new Violation("unexpected", `a ${type} frame now, or from this side`)
 
-/** Whether our log goes on at the peer where it was, and from where; or the peer's position can't be (§4). */
+/** Whether our log continues at the peer, and from where; or a violation if the peer's position can't be (§4). */
 export const resumeOutbox = (
   out: OutboxPosition,
   peer: InboxPosition
@@ -309,9 +310,9 @@ export const resumeOutbox = (
   }
   if (peer.epoch !== out.epoch) return { continued: false, position: restart }
   if (peer.received > out.last) return new Violation("future", `a position of ${peer.received}, sent were ${out.last}`)
-  // The peer went back to before what it acknowledged, and that is gone here: it has to start anew.
+  // The peer went back to before what it acknowledged, and that is gone here: it has to start afresh.
   if (peer.handled < out.acked) return { continued: false, position: restart }
-  // A failure that is not settled yet comes with a later ack.
+  // An unsettled failure comes with a later ack.
   const failed = peer.failed.filter(([offset]) => offset <= peer.handled)
   return { continued: true, position: { ...peer, failed } }
 }

@@ -1,7 +1,7 @@
 /**
- * The texts by which both sides name things (PROTOCOL.md §3.1): one rule for all of them, for the decoder that refuses
- * and for whoever is about to send. What a database or another language can't hold (U+0000, half a surrogate pair) is
- * no text here, so that it never gets as far as a store.
+ * What ids, tokens and other names may be (PROTOCOL.md §3.1): one rule, for the decoder and for the sender. What a
+ * database or another language can't hold (U+0000, half a surrogate pair) is no text here, so that it never gets as far
+ * as a store.
  */
 import { maxAuthBytes, maxIdLength } from "./Protocol.ts"
 import { utf8Length } from "./utf8.ts"
@@ -14,14 +14,14 @@ export const isText = (value: unknown): value is string =>
 export const isId = (value: unknown): value is string =>
   typeof value === "string" && value.length <= maxIdLength && isText(value)
 
-/** What an id has to be, for messages to people. */
+/** What an id has to be, in words for people. */
 export const idRule = `1 to ${maxIdLength} characters of well-formed Unicode without U+0000`
 
 /** An authentication token. */
 export const isAuth = (value: unknown): value is string =>
   typeof value === "string" && value.length <= maxAuthBytes && isText(value) && utf8Length(value) <= maxAuthBytes
 
-/** What such a token has to be, for messages to people. */
+/** What such a token has to be, in words for people. */
 export const authRule = `1 to ${maxAuthBytes} bytes of well-formed Unicode without U+0000`
 
 /** Where a drain sends a client. */

@@ -1,4 +1,4 @@
-/** A breach of the protocol by the peer: a value, not an exception, so that no frame can throw. */
+/** A breach of the protocol by the peer, as a value: no frame can throw. */
 export class Violation {
   readonly t = "violation"
   readonly code: ViolationCode

@@ -1,6 +1,6 @@
 /** The length of a string as UTF-8, in bytes: what all byte limits of the protocol count. */
 export const utf8Length: (text: string) => number = typeof Buffer === "function"
-  // Node counts natively; everywhere else the loop below is enough.
+  // Node counts natively; elsewhere the loop below is enough.
   ? (text) => Buffer.byteLength(text)
   : (text) => {
     let bytes = text.length

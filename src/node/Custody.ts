@@ -1,4 +1,6 @@
-/** Sockets that are in nobody else's hands: each has a deadline and a listener for errors, and one call ends them all. */
+/**
+ * Sockets that nobody else takes care of: each has a deadline and a listener for errors, and one call ends them all.
+ */
 import type { Duplex } from "node:stream"
 import { longestTimer } from "../internal/kit/options.ts"
 
@@ -21,9 +23,9 @@ export class Custody {
   }
 
   /**
-   * Holds a socket for so long, and then calls `onLate`, or destroys it. Of one that is held already, a new deadline.
-   * `onRelease` is called when it is held no more, for whatever reason. Returns whether it is held from now on: not one that
-   * is destroyed, or was held before.
+   * Holds a socket for this long, then calls `onLate`, or destroys it. A socket that is already held gets a new
+   * deadline. `onRelease` is called when it is no longer held, for whatever reason. Returns whether it is newly held:
+   * not if it is destroyed, or was held before.
    */
   hold(
     socket: Duplex,
@@ -36,7 +38,7 @@ export class Custody {
       this.release(socket)
       onLate(socket)
     }
-    // What is held keeps the process alive by itself.
+    // A held socket keeps the process alive by itself.
     const timer = setTimeout(late, Math.min(millis, longestTimer)).unref()
     const known = this.held.get(socket)
     if (known !== undefined) {
@@ -78,14 +80,14 @@ export class Custody {
 }
 
 /**
- * Without a listener for its error, a socket's reset ends the process; and between two owners it has none. So every one
- * has this, until it is a WebSocket of ours. Nothing needs to be done: an error is followed by a close.
+ * Without a listener for errors, a socket's reset ends the process; and between two owners it would have none. So every
+ * socket has this one, until it is a WebSocket of ours. It need not do anything: a close follows the error.
  */
 export const neverUnheard = (socket: Duplex): void => {
   if (!socket.listeners("error").includes(ignore)) socket.on("error", ignore)
 }
 
-/** Somebody else listens for its errors now, as long as it lives. */
+/** From now on somebody else listens for its errors, for as long as it lives. */
 export const heardByOther = (socket: Duplex): void => {
   socket.off("error", ignore)
 }

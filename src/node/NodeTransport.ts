@@ -1,5 +1,5 @@
 /**
- * WebSockets on Node, by the `ws` package.
+ * WebSockets on Node, by the `ws` package: server and client transports, and sockets made elsewhere.
  *
  * @since 0.1.0
  */
@@ -29,8 +29,8 @@ export type { AllowedOrigins } from "../internal/session/origins.ts"
 export type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 
 /**
- * Where to listen. With `server`, the WebSockets share that HTTP server's port and the server stays the caller's:
- * neither listened nor closed here, unless it was not listening yet.
+ * Where to listen. With `server`, the WebSockets share that HTTP server's port. The server stays the caller's: the
+ * transport starts and closes it only if it was not listening yet.
  *
  * @since 0.1.0
  * @category models
@@ -41,30 +41,30 @@ export interface ServerOptions {
   /** Default 127.0.0.1: reachable from this machine only. */
   readonly host?: string | undefined
   /**
-   * Take upgrades on this path only; others are left to other listeners, or refused. Transports that share a server need
-   * paths that differ. Default: any path.
+   * Take upgrades on this path only; others are left to other listeners, or refused. Transports that share a server
+   * need different paths. Default: any path.
    */
   readonly path?: string | undefined
-  /** Share this HTTP server's port instead of opening one. Default: an own server. */
+  /** Share this HTTP server's port instead of opening one. Default: a server of its own. */
   readonly server?: Server | TlsServer | undefined
   /** Largest payload, in bytes; as in the server's options. Default 1 MiB. */
   readonly maxPayloadBytes?: number | undefined
   /**
-   * Connections at most, from TCP on; further ones are answered with 503. Of an own port, sockets that have not made their
-   * request give way before that: one of the address that has most of them, for one of an address that has few. Default
+   * The most connections, counted from TCP on; further ones get a 503. On a port of its own, sockets that have not made
+   * their request give way first: one of the address that has most of them, for one of an address that has few. Default
    * 100,000.
    */
   readonly maxConnections?: number | undefined
   /**
-   * Time from the TCP connection to the whole request, however slowly it comes; then the socket is closed. What is left
-   * of the server's `handshakeTimeout` is for the rest. Default 10 seconds.
+   * Time from the TCP connection to the whole request, however slowly it comes; then the socket is closed. The rest of
+   * the handshake has what is left of the server's `handshakeTimeout`. Default 10 seconds.
    *
    * @since 0.1.0
    */
   readonly handshakeTimeout?: Duration.Input | undefined
   /**
-   * Which pages may connect, by the `Origin` that browsers send; others are answered with 403. Peers that send none are
-   * no browsers. Default `"own"`: pages of the host and port that they connect to, by its `Host` header.
+   * Which pages may connect, by the `Origin` that browsers send; others get a 403. Peers that send none are not
+   * browsers. Default `"own"`: pages of the host and port that they connect to, by its `Host` header.
    *
    * @since 0.1.0
    */
@@ -88,7 +88,7 @@ const ownServerShape: Check.Shape<WebSocketServerOptions> = {
 }
 
 /**
- * Accepts WebSockets, on an own port or on a given `http.Server`.
+ * Accepts WebSockets, on a port of its own or on a given `http.Server`.
  *
  * **Example**
  *
@@ -134,9 +134,9 @@ export const layerClient: Layer.Layer<TransportClient> = Layer.succeed(Transport
 
 /**
  * A `ws` socket that somebody else accepted, for `ResilientServer.register`. The socket must be open, and nobody else
- * may read from it until it is unregistered. It is to be taken over in the `connection` event itself, or paused until
- * then: what comes meanwhile is lost. What has to be waited for is the `session` of `register`. Fails for a socket that
- * is not open, is not of the package `ws`, or has been taken over already.
+ * may read from it until it is unregistered. Take it over in the `connection` event itself, or pause it until then:
+ * what comes meanwhile is lost. If there is something to wait for, make it the `session` of `register`. Fails for a
+ * socket that is not open, is not of the package `ws`, or has already been taken over.
  *
  * @since 0.1.0
  * @category constructors
@@ -155,10 +155,10 @@ export const fromWebSocket = (
 /**
  * Options for a `WebSocketServer` of `ws` that a program builds itself and whose sockets it hands over: our subprotocol
  * is chosen wherever it stands among those offered, frames are bounded by `maxPayloadBytes` (default 1 MiB, as in the
- * server's options), pages of other origins are answered with 403 (`allowedOrigins`, default `"own"`), nothing is
- * compressed, and no socket's error ends the process. Throws for options that can't be.
+ * server's options), pages of other origins get a 403 (`allowedOrigins`, default `"own"`), nothing is compressed, and
+ * no socket's error ends the process. Throws on invalid options.
  *
- * **Details.** What comes before the WebSocket is not in its hands: see there for the times of an `http.Server`.
+ * **Details.** It has no say in what comes before the WebSocket: for that, see the timeouts of `http.Server`.
  *
  * **Example**
  *
@@ -240,13 +240,13 @@ const dial = (options: DialOptions): Effect.Effect<Connection, TransportError | 
       clearTimeout(timer)
       resume(Effect.fail(new TransportError({ operation: "dial", detail: `${shownUrl(url)}: ${text}`, ...more })))
     }
-    /** Set once the server has switched protocols: what fails then is its answer. */
+    /** Set once the server has answered: what fails then is its answer. */
     let answer: { readonly status: number } | undefined
     const onError = (cause: unknown) => {
       const text = cause instanceof Error ? cause.message : String(cause)
       fail(withoutUrl(text, url), { cause: shownCause(cause, url), ...answer })
     }
-    // Not `Effect.timeout`, which takes two fibers: there are thousands of dials a second when a server is back.
+    // Not `Effect.timeout`, which takes two fibers: when a server comes back there are thousands of dials a second.
     const timer = setTimeout(() => {
       abandon()
       resume(Effect.fail(new ConnectionTimeoutError({ phase: "dial", afterMillis: timeoutMillis })))
@@ -266,7 +266,7 @@ const dial = (options: DialOptions): Effect.Effect<Connection, TransportError | 
         ...closeTimeout
       })
     } catch (cause) {
-      return onError(cause) // an URL that can't be
+      return onError(cause) // an invalid URL
     }
     ws.once("error", onError)
     ws.once("upgrade", () => {

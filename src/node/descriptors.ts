@@ -1,4 +1,6 @@
-/** Whether this process may open one more file or socket: tried out, as no number says it for the whole system. */
+/**
+ * Whether this process may open one more file or socket. It is tried out, as no number says it for the whole system.
+ */
 import { closeSync, openSync } from "node:fs"
 import { devNull } from "node:os"
 

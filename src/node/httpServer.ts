@@ -1,10 +1,10 @@
-/** An `http.Server` that is made to listen, and by whoever shares it is closed when the last one is done. */
+/** An `http.Server` that is made to listen, and closed when the last of those who share it is done. */
 import { Effect, type Scope } from "effect"
 import type { Server } from "node:http"
 import type { Address } from "../Transport.ts"
 import { TransportError } from "../WebSocketError.ts"
 
-/** Listens, unless it does already by somebody else's doing, until the scope closes. */
+/** Listens until the scope closes, unless somebody else already made it listen. */
 export const listening = (
   server: Server,
   port: number,
@@ -17,7 +17,7 @@ export const listening = (
     return addressOf(server)
   })
 
-/** The servers that were made to listen here, and for how many. */
+/** The servers that were made to listen here, and how many share each. */
 const started = new WeakMap<Server, number>()
 
 const start = (server: Server, port: number, host: string): Effect.Effect<void, TransportError> =>
@@ -54,10 +54,10 @@ const start = (server: Server, port: number, host: string): Effect.Effect<void, 
     }
   })
 
-/** Servers that have been asked to listen, and do not yet. */
+/** Servers that have been asked to listen, and don't yet. */
 const starting = new WeakSet<Server>()
 
-/** Stops listening, when nobody needs it any more. WebSockets are no longer the server's; plain sockets are closed. */
+/** Stops listening once nobody needs it. WebSockets are no longer the server's; plain sockets are closed. */
 const stop = (server: Server): Effect.Effect<void> =>
   Effect.sync(() => {
     const users = (started.get(server) ?? 1) - 1

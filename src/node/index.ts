@@ -1,5 +1,5 @@
 /**
- * What needs Node: transports on the `ws` package.
+ * The entry `resilient-websocket/node`: transports on the `ws` package.
  *
  * @since 0.1.0
  */

@@ -1,9 +1,9 @@
-/** What is said of a `WebSocketServer` that somebody else builds: types alone, in which nothing of Effect shows. */
+/** What there is to know of a `WebSocketServer` that somebody else builds: types, without Effect. */
 import type { ServerOptions } from "ws"
 import type { AllowedOrigins } from "../internal/session/origins.ts"
 
 /**
- * What a program's own `WebSocketServer` is given.
+ * The options for a program's own `WebSocketServer`.
  *
  * @since 0.1.0
  * @category options
@@ -13,7 +13,7 @@ export type OwnServerOptions = Required<
 >
 
 /**
- * What such a server is to take.
+ * What such a server accepts.
  *
  * @since 0.1.0
  * @category options
@@ -21,6 +21,6 @@ export type OwnServerOptions = Required<
 export interface WebSocketServerOptions {
   /** Largest payload, in bytes; as in the options of the server or manager. Default 1 MiB. */
   readonly maxPayloadBytes?: number | undefined
-  /** Which pages may connect, by the `Origin` that browsers send; others are answered with 403. Default `"own"`. */
+  /** Which pages may connect, by the `Origin` that browsers send; others get a 403. Default `"own"`. */
   readonly allowedOrigins?: AllowedOrigins | undefined
 }

@@ -1,10 +1,10 @@
 /**
- * The upgrades of one `http.Server`, whoever shares it. Every socket has an owner from its first byte on, every upgrade
- * is decided once, and what is refused is gone soon.
+ * The upgrades of one `http.Server`, shared by several WebSocket servers. Every socket has an owner from its first byte
+ * on, every upgrade is decided once, and refused ones are soon gone.
  *
- * Of a server of our own, all sockets are held until they are WebSockets. Of one that is shared, those whose first
- * request is still coming, and upgrades until somebody has taken them. Other listeners come first: an upgrade that one of
- * them has answered, refused or begun to read is theirs. So ours is decided when all have been called.
+ * A server of our own holds all sockets until they are WebSockets. A shared one holds those whose first request is
+ * still coming, and upgrades until somebody has taken them. Other listeners come first: an upgrade that one of them has
+ * answered, refused or begun to read is theirs. So we decide after all have been called.
  */
 import { type IncomingMessage, Server, STATUS_CODES } from "node:http"
 import { Server as TlsServer } from "node:https"
@@ -24,9 +24,11 @@ export interface Route {
   readonly maxConnections: number
   /** From the TCP connection until it is a WebSocket. */
   readonly handshakeMillis: number
-  /** Why this peer may not connect, if so. */
+  /** Why this peer may not connect, or undefined if it may. */
   readonly refusedOrigin: (message: IncomingMessage) => string | undefined
-  /** Makes a WebSocket of it at once, says so there, and calls `onEnd` when that is gone; or answers the peer why not. */
+  /**
+   * Makes a WebSocket of it at once, marks the upgrade, and calls `onEnd` when that is gone; or tells the peer why not.
+   */
   readonly accept: (upgrade: Upgrade, onEnd: () => void) => void
   readonly onRefused: (refusal: Refusal) => void
 }
@@ -37,9 +39,9 @@ export interface Upgrade {
   readonly head: Buffer
   /** How long it took from the TCP connection to the request, in ms. */
   readonly spentMillis: number
-  /** What the socket had written before. */
+  /** How much the socket had written before. */
   readonly written: number
-  /** Set by who accepts it. */
+  /** Set when it is accepted. */
   isWebSocket: boolean
 }
 
@@ -49,22 +51,22 @@ interface Share {
   readonly onClose: () => void
 }
 
-/** A socket without a request, and whose it counts as. */
+/** A socket without a request, and the share it counts for. */
 interface Arrival {
   readonly socket: Socket
   share: string
   spare: Spare
 }
 
-/** Sockets at most that wait for their answer to be read, and upgrades that wait for another listener. */
+/** The most sockets that wait for their answer to be read, and upgrades that wait for another listener. */
 const maxLingering = 1_000
 
-/** How often it is looked whether a connection could be accepted at all, in ms. */
+/** How often to check whether a connection could be accepted at all, in ms. */
 const lookMillis = 1_000
 
 const known = new WeakMap<Server, Upgrades>()
 
-/** Those of this server; `isOwn` says that nobody else has it. */
+/** The upgrades of this server; `isOwn` says that nobody else uses it. */
 export const upgradesOf = (server: Server, isOwn: boolean): Upgrades => {
   const upgrades = known.get(server) ?? new Upgrades(server, isOwn)
   known.set(server, upgrades)
@@ -77,9 +79,11 @@ export class Upgrades {
   private readonly routes = new Map<Route, Share>()
   /** Sockets whose first request is still coming. */
   private readonly young = new Custody()
-  /** Those of them that are of a server of ours, by their addresses. */
+  /** Those of them on a server of our own, by their addresses. */
   private readonly arrivals = new Crowd<Arrival>(() => "first")
-  /** Of TLS, before its own handshake: by the peer's address, as Node does not tell which socket is whose. */
+  /**
+   * TLS sockets before their own handshake: by the peer's address, as Node does not say which socket belongs to which.
+   */
   private readonly ciphered = new Map<string, Socket>()
   /** Refused, or about to be. */
   private readonly refused = new Custody()
@@ -92,7 +96,7 @@ export class Upgrades {
     this.isOwn = isOwn
   }
 
-  /** Takes upgrades for a route; false if another takes some of the same. */
+  /** Takes upgrades for a route; false if another route overlaps it. */
   add(route: Route): boolean {
     for (const { path } of this.routes.keys()) {
       if (path === undefined || route.path === undefined || path === route.path) return false
@@ -103,7 +107,7 @@ export class Upgrades {
     return true
   }
 
-  /** Takes no more for it; what has been accepted stays. */
+  /** Takes no more for it; what was accepted stays. */
   remove(route: Route): void {
     this.routes.delete(route)
     if (this.routes.size > 0) return
@@ -129,7 +133,7 @@ export class Upgrades {
     const { server } = this
     const isTls = server instanceof TlsServer
     if (isTls) server.on("connection", this.onCiphered)
-    // Nothing is known of what another kind of server does with its sockets.
+    // Another kind of server may do anything with its sockets.
     if (isTls || server instanceof Server) {
       server.prependListener(isTls ? "secureConnection" : "connection", this.onConnection)
       server.prependListener("request", this.onRequest)
@@ -148,7 +152,7 @@ export class Upgrades {
   }
 
   private readonly onCiphered = (socket: Socket): void => {
-    if (socket.remoteAddress === undefined) return // of a Unix socket, say: they could not be told apart
+    if (socket.remoteAddress === undefined) return // a Unix socket, for example: these can't be told apart
     const address = addressOf(socket)
     this.ciphered.set(address, socket)
     this.young.hold(socket, this.handshakeMillis())
@@ -171,14 +175,14 @@ export class Upgrades {
       const arrival: Arrival = { socket, share: address, spare: undefined }
       const onRelease = () => this.arrivals.delete(arrival)
       const isHeld = this.young.hold(socket, route.handshakeMillis, () => this.tooLate(socket), onRelease)
-      if (isHeld) this.arrivals.add(arrival, address) // one that is gone already would stay for ever
+      if (isHeld) this.arrivals.add(arrival, address) // one that is already gone would stay for ever
       return
     }
     route.onRefused(full(route))
     this.linger(socket) // to hear why
   }
 
-  /** The address that has most sockets without a request gives one up for an address that has few. */
+  /** The address with most sockets without a request gives one up for an address with few. */
   private makesRoom(route: Route, address: string): boolean {
     const arrival = this.arrivals.givesWay(address)
     if (arrival === undefined) return false
@@ -188,7 +192,7 @@ export class Upgrades {
     return true
   }
 
-  /** Of a shared server: only sockets that have begun to say something are looked after, and until they have said it. */
+  /** On a shared server, only sockets that have begun a request are watched, until it is complete. */
   private awaitRequest(socket: Socket): void {
     const read = socket.bytesRead
     this.young.hold(socket, this.handshakeMillis(), () => {
@@ -223,7 +227,7 @@ export class Upgrades {
       entry?.[0].onRefused({ reason: "taken", detail: takenBy(path) })
       if (socket.writableEnded) this.linger(socket)
     } else if (this.isRefused(socket)) {
-      this.answer(socket, 503) // told of when it came
+      this.answer(socket, 503) // reported when it came
     } else if (entry === undefined) {
       this.unwanted(upgrade)
     } else {
@@ -240,7 +244,7 @@ export class Upgrades {
     }
     if (this.isAlone()) return refuse()
     if (this.undecided.size >= maxLingering) return this.answer(socket, 503)
-    // Another listener may have to wait for something before it takes it.
+    // Another listener may need to wait before it takes it.
     this.undecided.hold(socket, this.handshakeMillis(), () => {
       if (!isTaken(upgrade)) refuse()
       else if (socket.writableEnded) this.linger(socket)
@@ -263,12 +267,12 @@ export class Upgrades {
     // From here on `ws` listens.
     if (upgrade.isWebSocket) return heardByOther(socket)
     this.takeBack(socket, share)
-    if (socket.destroyed) return // it is gone by itself
+    if (socket.destroyed) return // gone by itself
     route.onRefused({ reason: "malformed", detail: "an upgrade that is no WebSocket's" })
     this.linger(socket)
   }
 
-  /** It is to be a WebSocket, whose end is counted. Before `ws` listens, as a second listener is what costs memory. */
+  /** It becomes a WebSocket, whose end is counted. Runs before `ws` listens, as a second listener costs memory. */
   private handOut(socket: Duplex, share: Share): void {
     this.young.release(socket)
     if (this.isOwn) socket.off("close", share.onClose)
@@ -287,16 +291,16 @@ export class Upgrades {
       `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nconnection: close\r\n` +
         `content-type: text/plain\r\ncontent-length: ${text.length}\r\n\r\n${text}`
     )
-    // What it still sends would otherwise be answered by a reset, which may overtake the answer.
+    // Otherwise a reset would answer what it still sends, and may overtake our answer.
     socket.resume()
   }
 
   private readonly onError = (error: Error): void => {
-    // That it can't listen is said to whoever asked it to.
+    // Whoever asked it to listen learns that it can't.
     if (this.server.listening) this.report({ reason: "server", detail: error.message })
   }
 
-  /** Without a descriptor, a connection is accepted and closed again at once, below Node, and nobody is told. */
+  /** Without a descriptor, a connection is accepted and closed at once, below Node, and nobody learns of it. */
   private lookForDescriptors(): void {
     if (!this.server.listening || mayOpenMore()) return
     this.report({ reason: "descriptors", detail: "no more files can be opened: new connections are closed at once" })
@@ -317,10 +321,10 @@ export class Upgrades {
   }
 }
 
-/** Events by which a request may come to its listener without the event "request". */
+/** Events that bring a request to its listener without the event "request". */
 const silent = ["checkContinue", "checkExpectation", "connect"] as const
 
-/** Whoever throws here, the socket is not left without an owner, and the process lives. */
+/** Whatever throws here, the socket keeps an owner, and the process lives. */
 const tryAccept = (route: Route, share: Share, upgrade: Upgrade): void => {
   try {
     route.accept(upgrade, share.onClose)
@@ -339,7 +343,7 @@ const takenBy = (path: string | undefined): string =>
   `another listener for upgrades has answered one on ${path}. ` +
   "A WebSocketServer with the option `server` answers all of them: give it `noServer`"
 
-/** Whether another listener has answered it, or begun to read what comes. */
+/** Whether another listener has answered it, or begun to read from it. */
 const isTaken = ({ message, socket, written }: Upgrade): boolean =>
   socket.destroyed || socket.writableEnded || message.socket.bytesWritten > written ||
   socket.readableFlowing !== null || socket.listenerCount("data") > 0 || socket.listenerCount("readable") > 0

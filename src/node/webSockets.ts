@@ -9,13 +9,13 @@ import { makeOriginCheck } from "../internal/session/origins.ts"
 import { closeGraceMillis, ignoreError, tellOwner, tells } from "../internal/transports/wsConnection.ts"
 import type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 
-/** A `ws` socket whose errors end nobody's process: from its first moment on, and when it was given back. */
+/** A `ws` socket whose errors never end the process: from its first moment on, and after it was given back. */
 class HeardWebSocket extends WebSocket {
-  /** A field, as the constructor's overloads can't be passed on. */
+  /** A field, as a constructor can't pass the overloads on. */
   protected readonly heard = this.on("error", ignoreError)
 }
 
-/** A `ws` socket of a server of ours, which nobody else ever sees: it needs no listeners, for errors neither. */
+/** A `ws` socket of a server of ours, which nobody else ever sees: it needs no listeners, not even for errors. */
 export class ServedWebSocket extends WebSocket {
   get [tells](): true {
     return true
@@ -28,7 +28,7 @@ export class ServedWebSocket extends WebSocket {
   }
 }
 
-/** Its options, beside those below. */
+/** Its options, besides those below. */
 export const servedOptions = {
   noServer: true,
   clientTracking: false,
@@ -36,15 +36,15 @@ export const servedOptions = {
   autoPong: false
 }
 
-/** How long who has not read what it was sent waits for its answer, in ms. */
+/** How long a peer that has not read what it was sent waits for its answer, in ms. */
 const againMillis = 1_000
 
-/** The newest ping of each socket that is not answered. */
+/** The newest unanswered ping of each socket. */
 const unanswered = new Map<ServedWebSocket, Buffer>()
 
 /**
- * Answers the newest of the pings that came together, as RFC 6455 §5.5.3 allows. Each would be a packet of its own: ten
- * thousand for a piece that has been read at once.
+ * Answers only the newest of the pings that came together, as RFC 6455 §5.5.3 allows. Otherwise each is a packet of its
+ * own: ten thousand for one piece read at once.
  */
 const answerLater = (ws: ServedWebSocket, ping: Buffer): void => {
   if (!isAnswering) queueMicrotask(answer)
@@ -59,7 +59,7 @@ const answer = (): void => {
   isAnswering = false
   for (const [ws, ping] of unanswered) {
     const isOpen = ws.readyState === ws.OPEN
-    // Who reads no answers gets none, until it does.
+    // A peer that reads no answers gets none, until it does.
     if (isOpen && ws.bufferedAmount >= highWaterBytes) continue
     unanswered.delete(ws)
     if (isOpen) ws.pong(ping)
@@ -71,7 +71,7 @@ const answer = (): void => {
   }, againMillis).unref()
 }
 
-/** What `ws` has to keep of our protocol. */
+/** What `ws` has to enforce for our protocol. */
 export const webSocketOptions = (maxPayloadBytes: number | undefined) => ({
   perMessageDeflate: false,
   maxPayload: maxFrameBytes(count("maxPayloadBytes", maxPayloadBytes, defaultMaxPayloadBytes)),
@@ -79,10 +79,10 @@ export const webSocketOptions = (maxPayloadBytes: number | undefined) => ({
   ...closeTimeout
 })
 
-/** Known to `ws`, not yet to its types. */
+/** `ws` knows it, its types don't yet. */
 export const closeTimeout: object = { closeTimeout: closeGraceMillis }
 
-/** Ours, wherever it stands among those that are offered. */
+/** Ours, wherever it stands among those offered. */
 const handleProtocols = (offered: Set<string>): string | false =>
   offered.has(subprotocol) ? subprotocol : offered.values().next().value ?? false
 
@@ -93,7 +93,7 @@ export const ownServerOptions = (
   return {
     ...webSocketOptions(maxPayloadBytes),
     WebSocket: HeardWebSocket,
-    // With a second parameter, as only then `ws` takes another answer than 401.
+    // With a second parameter, as only then does `ws` accept an answer other than 401.
     verifyClient: ({ req }: { readonly req: IncomingMessage }, answer: Answer) => {
       if (refusedOrigin(requestOf(req)) === undefined) answer(true)
       else answer(false, 403, "This origin may not connect.\n")
@@ -103,7 +103,7 @@ export const ownServerOptions = (
 
 type Answer = (isAllowed: boolean, code?: number, message?: string) => void
 
-/** Headers that every upgrade has and that say nothing about the peer: what a connection keeps is kept for long. */
+/** Headers that every upgrade has and that say nothing about the peer: a connection would keep them for long. */
 const handshakeHeaders = new Set([
   "connection",
   "upgrade",

@@ -1,12 +1,12 @@
 /**
  * Everything that servers keep, in PostgreSQL: queue, deduplicator, sessions. Any number of servers share it; a session
- * resumes on whichever its client reaches, also when the one it had was killed, or its machine is gone.
+ * resumes on whichever its client reaches, even if its last one was killed, or that machine is gone.
  *
  * **Details.** Commits of all sessions that come together are one statement. `PgClient` and `SqlClient` come with it, so
  * that your own tables and the store can change in one transaction.
  *
  * **Gotchas.** A transaction that sends to a session locks that session's outbox until it ends. LISTEN needs a
- * connection of its own: through PgBouncer in transaction mode news from other servers comes by polling.
+ * connection of its own: through PgBouncer in transaction mode, news from other servers comes by polling.
  *
  * @since 0.1.0
  */
@@ -25,7 +25,7 @@ import { makePostgresDriver, type PostgresDriverOptions } from "./postgresDriver
  * @category models
  */
 export interface ClientOptions extends StoreOptions {
-  /** The schema with the store's tables and functions; it is made if it is not there. Default `resilient_websocket`. */
+  /** The schema with the store's tables and functions, created if missing. Default `resilient_websocket`. */
   readonly schema?: PostgresDriverOptions["schema"]
 }
 
@@ -67,7 +67,7 @@ export const layer = (
 
 const shape: Check.Shape<ClientOptions> = { ...storeShape, schema: Check.nonEmpty }
 
-/** What they may be is for `PgClient` to say. */
+/** `PgClient` checks their values. */
 const poolShape: Check.Shape<PgClient.PgPoolConfig> = {
   url: Check.given,
   host: Check.given,
@@ -109,7 +109,7 @@ export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof la
   Layer.unwrap(Effect.map(ConfigModule.unwrap(options), layer))
 
 /**
- * The store in the database of a `PgClient` that the program has.
+ * The store in the database of the program's `PgClient`.
  *
  * @since 0.1.0
  * @category layers

@@ -1,4 +1,4 @@
-/** The database's side of what removes messages from outboxes: acks, and giving up. See plpgsql.ts on batches. */
+/** PL/pgSQL that removes messages from outboxes: acks, and giving up; see plpgsql.ts on how batches work. */
 import {
   byKeys,
   CONFLICT,
@@ -12,7 +12,7 @@ import {
   UNSETTLED
 } from "./plpgsql.ts"
 
-/** Fates come one by one, with the number of the request that they are of. */
+/** Fates come one by one, each with the number of its request. */
 export const ackFunction = (schema: string): string =>
   `CREATE FUNCTION ${schema}.ack(
     p_patience text, p_skip boolean, p_sessions text[], p_index integer[], p_generations double precision[],
@@ -178,7 +178,7 @@ export const giveUpFunction = (schema: string): string =>
     revision := o.revision + 1;
   END $body$`
 
-/** A fate that is noted again replaces itself. Those without an outbox are left out. */
+/** A fate that is noted again replaces itself. Fates without an outbox are left out. */
 export const noteFates = (schema: string): string =>
   `CREATE FUNCTION ${schema}.note_fates(
     p_outboxes bigint[], p_firsts double precision[], p_ends double precision[], p_reasons text[],

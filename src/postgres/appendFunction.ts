@@ -1,4 +1,4 @@
-/** The database's side of `append`; see plpgsql.ts on how batches work. */
+/** PL/pgSQL of `append`; see plpgsql.ts on how batches work. */
 import {
   APPENDED,
   byKeys,
@@ -16,9 +16,10 @@ import {
 } from "./plpgsql.ts"
 
 /**
- * Which sessions each request is about is told by `p_index`, into `p_sessions`, which has each of them once. Returns a
- * code for each request (0: to be asked for again), and for it: the epoch and first offset of what was appended, and how
- * many were lost before it (in `seconds`); the node of an outbox that is not settled (in `ids`); of a receipt the epoch, offset, time and message id; the messages and bytes of a full outbox; when a claim ends.
+ * `p_index` says which session each request is about, by its place in `p_sessions`, which has each session once.
+ * Returns for each request a code (0: ask again) and, depending on it: the epoch and first offset of what was appended,
+ * and how many were lost before it (in `seconds`); the node of an outbox that is not settled (in `ids`); a receipt's
+ * epoch, offset, time and message id; the messages and bytes of a full outbox; when a claim ends.
  */
 export const appendFunction = (schema: string): string =>
   `CREATE FUNCTION ${schema}.append(

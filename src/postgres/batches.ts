@@ -1,31 +1,31 @@
 /**
- * How a batch gets done although some rows that it needs are locked, by transactions of the application that may take
- * as long as they like. First everything at once, with a short wait for locks; if that was not enough, all that is free
- * is done and committed, and what is left is told to be locked: the caller asks for that by itself. So a locked session
+ * How a batch gets done although some of its rows are locked. Transactions of the application may lock them as long as
+ * they like. First everything is tried at once, with a short wait for locks. If that was not enough, all that is free
+ * is done and committed, and the rest is reported as locked: the caller asks for it separately. So a locked session
  * delays nobody else by more than a moment.
  *
- * The stamp of a batch of appends is stored with the results that there are, so that the same stamp again goes on with
- * the rest.
+ * The stamp of a batch of appends is stored with the results so far, so that the same stamp later goes on with the
+ * rest.
  */
 import { Effect } from "effect"
 import type { StoreError } from "../internal/store/driver.ts"
 import { type Database, isLocked } from "./connection.ts"
 import { Nonsense } from "./values.ts"
 
-/** How to go about locks; for `skip` and `patience` see plpgsql.ts. */
+/** How to deal with locks; for `skip` and `patience` see plpgsql.ts. */
 export interface Patience {
   readonly millis: number
   readonly skip: boolean
 }
 
-/** In the caller's own transaction: it waits as long as the deadline lets it. */
+/** In the caller's own transaction: waits as long as the deadline allows. */
 export const unlimited: Patience = { millis: 0, skip: false }
 
 // Shorter than PostgreSQL's default `deadlock_timeout` of 1 s.
 const atFirst: Patience = { millis: 100, skip: false }
 const whatIsFree: Patience = { millis: 50, skip: true }
 
-/** Does a batch of `count` requests; `ask` returns undefined in the place of those that it could not do. */
+/** Does a batch of `count` requests; `ask` returns undefined in place of those that it could not do. */
 export const unlessLocked = <Result, Left>(
   database: Database,
   operation: string,
@@ -37,7 +37,7 @@ export const unlessLocked = <Result, Left>(
   const answers = (patience: Patience, otherwise: Effect.Effect<ReadonlyArray<Result | undefined>, StoreError>) =>
     Effect.catch(ask(patience), (error) => isLocked(error) ? otherwise : Effect.fail(error))
   const work = Effect.map(
-    // Where not even what is free could be had in its moment, all is left.
+    // If not even the free ones could be had in time, all are left.
     answers(atFirst, answers(whatIsFree, Effect.succeed(none))),
     (results) => results.map((result) => result ?? left)
   )
@@ -55,11 +55,11 @@ export const distinct = (requests: ReadonlyArray<{ readonly session: string }>) 
   return { sessions: [...places.keys()], index }
 }
 
-/** Those with these numbers. */
+/** The elements with these numbers. */
 export const pick = <A>(all: ReadonlyArray<A>, numbers: ReadonlyArray<number>): ReadonlyArray<A> =>
   numbers.length === all.length ? all : numbers.flatMap((at) => all.slice(at, at + 1))
 
-/** In a transaction that waits for locks, nothing is left open. */
+/** A transaction that waits for locks leaves nothing open. */
 export const allDone = <Result>(results: ReadonlyArray<Result | undefined>): ReadonlyArray<Result> =>
   results.map((result) => {
     if (result === undefined) throw new Nonsense("a request without a result")

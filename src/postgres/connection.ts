@@ -1,7 +1,7 @@
 /**
- * How the driver speaks with PostgreSQL: the only file that knows Effect's SQL client. Statements run outside of a
- * transaction that the calling fiber may be in, unless told otherwise; each has a deadline; all that can go wrong is a
- * `StoreError`.
+ * How the driver speaks with PostgreSQL: deadlines, transactions, notifications. The only file that knows Effect's SQL
+ * client. Statements run outside of a transaction that the calling fiber may be in, unless told otherwise; each has a
+ * deadline; all that can go wrong is a `StoreError`.
  */
 import { PgClient, PgConnection } from "@effect/sql-pg"
 import { Context, Effect, Fiber, Queue, Scope } from "effect"
@@ -9,7 +9,7 @@ import type { SqlError } from "effect/sql"
 import { StoreError } from "../internal/store/driver.ts"
 import type { Row } from "./values.ts"
 
-/** A statement to run. What it makes of its parameters and of the answer may throw: then it failed. */
+/** A statement to run. It fails if making its parameters or reading its answer throws. */
 export interface Statement<A> {
   readonly sql: string
   readonly parameters: () => ReadonlyArray<unknown>
@@ -23,9 +23,12 @@ export interface Database {
   readonly query: <A>(operation: string, statement: Statement<A>) => Effect.Effect<A, StoreError>
   /** Runs a statement in the caller's transaction. */
   readonly queryInside: <A>(operation: string, statement: Statement<A>) => Effect.Effect<A, StoreError>
-  /** Like `query`, for one of several statements that have a deadline together. */
+  /** Like `query`, for one of several statements that share a deadline. */
   readonly queryWithin: <A>(operation: string, statement: Statement<A>) => Effect.Effect<A, StoreError>
-  /** Fails, and interrupts `effect`, when it takes longer than an operation may; says `what` did not happen. */
+  /**
+   * Fails, and interrupts `effect`, if it takes longer than an operation may; the error says that `what` did not
+   * happen.
+   */
   readonly deadline: <A>(
     operation: string,
     effect: Effect.Effect<A, StoreError>,
@@ -37,7 +40,7 @@ export interface Database {
   readonly afterCommit: (effect: Effect.Effect<void>) => Effect.Effect<void>
   /**
    * Listens on a channel with a connection of its own; calls `listener` when it has `begun`, and after notifications.
-   * Fails when the connection does, or does not answer in time.
+   * Fails if the connection does, or does not answer in time.
    */
   readonly listen: (
     channel: string,
@@ -46,7 +49,7 @@ export interface Database {
   ) => Effect.Effect<never, StoreError>
 }
 
-/** Whether the failure is that a lock was not to be had in time. */
+/** Whether it failed because it got no lock in time. */
 export const isLocked = (error: StoreError): boolean => {
   const cause = error.cause
   return isSqlError(cause) && cause.reason._tag === "LockTimeoutError"
@@ -62,7 +65,7 @@ export const after = (millis: number): Effect.Effect<void> =>
     return Effect.sync(() => clearTimeout(timer))
   })
 
-/** Makes the database's face from the `PgClient` of the context. Operations may take `timeoutMillis`. */
+/** Makes the interface of the database from the `PgClient` of the context. Operations may take `timeoutMillis`. */
 export const makeDatabase = (
   schema: string,
   timeoutMillis: number
@@ -118,8 +121,8 @@ export const makeDatabase = (
   })
 
 /**
- * Fails when `effect` takes too long, at once: that it is interrupted then may take longer still, if the server is
- * gone without a word.
+ * Fails at once when `effect` takes too long: interrupting it may take longer still, if the server is gone without a
+ * word.
  */
 const withDeadline = <A, E, E2>(
   effect: Effect.Effect<A, E>,
@@ -147,7 +150,7 @@ const withDeadline = <A, E, E2>(
     )
   )
 
-/** Listens with a connection beside the pool. Its closing is not waited for: nothing may come from it any more. */
+/** Listens with a connection outside of the pool. Does not wait for it to close: it may no longer answer. */
 const listenOn = (
   config: PgConnection.Config,
   channel: string,
@@ -165,7 +168,7 @@ const listenOn = (
     const notifications = yield* inTime(Scope.provide(connection.listen(channel), scope))
     yield* begun
     listener()
-    // Asked whether it is still there when nothing came for as long as an operation may take.
+    // Pings the server when nothing came for as long as an operation may take.
     const ping = inTime(connection.query("SELECT 1"))
     while (true) {
       const isQuiet = yield* Effect.raceFirst(

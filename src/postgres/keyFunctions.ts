@@ -1,19 +1,18 @@
 /**
- * The database's side of publish keys, in PL/pgSQL.
+ * PL/pgSQL of publish keys.
  *
  * A key is live while its claim lasts, or from its commit until it is forgotten; a row that is neither is as good as
- * none. How many rows there are is counted in shards, since one row that every claim changes would let only one
- * transaction at a time claim anything. Claims that run at the same time don't see each other's counts, so `maxKeys`
- * can be passed by as many as run at once.
+ * none. Rows are counted in shards, since one row that every claim changes would let only one transaction claim at a
+ * time. Concurrent claims don't see each other's counts, so `maxKeys` can be exceeded by as many as run at once.
  */
 import { APPENDED, DUPLICATE, IN_FLIGHT, inOrder, KEYS_FULL, MISMATCH } from "./plpgsql.ts"
 
-/** What a full table is searched for at once: keys that are over and were not swept yet. */
+/** How many keys that are over and not yet swept a full table is searched for at once. */
 const roomAtOnce = 1000
 
 const isLive = "(CASE WHEN k.committed_at IS NULL THEN k.until > p_now ELSE k.committed_at >= p_forgotten END)"
 
-/** Answers for a live key that somebody else has. */
+/** The answers for a live key that somebody else has. */
 const refuse = `
         code := CASE
           WHEN k.fingerprint <> p_fingerprint THEN ${MISMATCH}
@@ -58,7 +57,7 @@ export const keyFunctions = (schema: string): ReadonlyArray<string> => [
     RETURN v_committed + v_claimed;
   END $body$`,
 
-  // Whether one more may be kept beside \`p_own\` rows that are not to be counted.
+  // Whether one more may be kept besides \`p_own\` rows that don't count.
   `CREATE FUNCTION ${schema}.has_room(
     p_own integer, p_max double precision, p_forgotten double precision, p_now double precision
   ) RETURNS boolean LANGUAGE plpgsql AS $body$
@@ -69,8 +68,8 @@ export const keyFunctions = (schema: string): ReadonlyArray<string> => [
     RETURN v_kept < p_max OR v_kept - ${schema}.sweep_keys(p_forgotten, p_now, ${roomAtOnce}) < p_max;
   END $body$`,
 
-  // Commits a key together with the append that it is of, if \`p_room\` says that this is possible; says otherwise why
-  // not. \`added\` is how many rows are to be counted.
+  // Commits a key together with its append, if \`p_room\` says that there is room; otherwise says why not. \`added\` is
+  // how many rows to count.
   `CREATE FUNCTION ${schema}.publish(
     p_scope text, p_key text, p_fingerprint text, p_forgotten double precision, p_max double precision,
     p_now double precision, p_epoch text, p_first double precision, p_room integer,
@@ -136,7 +135,7 @@ export const keyFunctions = (schema: string): ReadonlyArray<string> => [
     IF v_added <> 0 THEN PERFORM ${schema}.count_keys(v_added); END IF;
   END $body$`,
 
-  // These look the row up by its key first, and at the claim then: the planner may not think of another index.
+  // These look the row up by its key first, and check the claim then: the planner must not choose another index.
   `CREATE FUNCTION ${schema}.renew_key(
     p_scope text, p_key text, p_token text, p_now double precision, p_until double precision
   ) RETURNS boolean LANGUAGE plpgsql AS $body$
@@ -151,7 +150,7 @@ export const keyFunctions = (schema: string): ReadonlyArray<string> => [
     RETURN false;
   END $body$`,
 
-  // The same again succeeds again: the token stays with the key.
+  // Repeating it succeeds again: the token stays with the key.
   `CREATE FUNCTION ${schema}.commit_key(
     p_scope text, p_key text, p_token text, p_now double precision,
     p_message_id text, p_epoch text, p_first double precision, p_at double precision

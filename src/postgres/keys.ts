@@ -1,4 +1,4 @@
-/** The part of the driver that keeps publish keys; the work is done by keyFunctions.ts. */
+/** Publish keys in PostgreSQL: the calls of keyFunctions.ts. */
 import type { Receipt } from "../Deduplicator.ts"
 import type { ClaimKeyResult, StoreDriver } from "../internal/store/driver.ts"
 import type { Database } from "./connection.ts"

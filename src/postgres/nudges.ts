@@ -1,4 +1,4 @@
-/** The part of the driver that tells servers of what others did: rows to look at, and notifications that there are. */
+/** How servers tell each other what they did: rows to look at, and notifications that there are some. */
 import { Deferred, Effect, Random } from "effect"
 import { createHash } from "node:crypto"
 import type { StoreDriver } from "../internal/store/driver.ts"
@@ -7,7 +7,7 @@ import * as Values from "./values.ts"
 
 type Nudges = Pick<StoreDriver, "nudge" | "takeNudges" | "watch">
 
-/** After how many ms to connect again, at first and at most; the same for nudges that could not be taken. */
+/** After how many ms to reconnect, at first and at most; the same for nudges that could not be taken. */
 const reconnecting = { first: 100, most: 5_000 }
 const leftBehind = { first: 20, most: 1_000 }
 
@@ -73,38 +73,38 @@ export const makeNudges = (database: Database): Nudges => {
           })
       )
       yield* Effect.forkScoped(Effect.forever(listening))
-      // From here on nothing is missed, if the server can be reached at all.
+      // From here on nothing is missed, if the server is reachable at all.
       yield* Deferred.await(tried)
     })
   }
 }
 
 /**
- * Nudges that an open transaction adds to again can't be taken before it ends, and nobody is notified then, since they
- * were there before: so it is looked again.
+ * Nudges that an open transaction adds again can't be taken before it ends, and its end notifies nobody, since they
+ * were there before: so this looks again after a while.
  */
 class Watcher {
   readonly node: string
-  readonly #listener: () => void
-  #timer: NodeJS.Timeout | undefined
-  #pause = leftBehind.first
+  private readonly listener: () => void
+  private timer: NodeJS.Timeout | undefined
+  private pause = leftBehind.first
 
   constructor(node: string, listener: () => void) {
     this.node = node
-    this.#listener = listener
+    this.listener = listener
   }
 
   tookAll(all: boolean): void {
     if (all) {
-      clearTimeout(this.#timer)
-      this.#timer = undefined
-      this.#pause = leftBehind.first
-    } else if (this.#timer === undefined) {
-      this.#timer = setTimeout(() => {
-        this.#timer = undefined
-        this.#listener()
-      }, this.#pause)
-      this.#pause = Math.min(2 * this.#pause, leftBehind.most)
+      clearTimeout(this.timer)
+      this.timer = undefined
+      this.pause = leftBehind.first
+    } else if (this.timer === undefined) {
+      this.timer = setTimeout(() => {
+        this.timer = undefined
+        this.listener()
+      }, this.pause)
+      this.pause = Math.min(2 * this.pause, leftBehind.most)
     }
   }
 }

@@ -1,16 +1,17 @@
-/** The database's side of outboxes; see plpgsql.ts on how batches work. */
+/** PL/pgSQL of outboxes, but for appends and acks; see plpgsql.ts on how batches work. */
 import { ackFunction, giveUpFunction, noteFates } from "./ackFunctions.ts"
 import { appendFunction } from "./appendFunction.ts"
 import { byKeys, CONFLICT, DONE, FENCED, inOrder, MISSING } from "./plpgsql.ts"
 
 /** Statements that make the functions in `schema` (quoted). */
 export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
-  // Another one when a standby took over, or a backup was put in place: no two postmasters started in one microsecond.
+  // It changes when a standby takes over, or a backup is put in place: no two postmasters started in the same
+  // microsecond.
   `CREATE FUNCTION ${schema}.history() RETURNS text LANGUAGE sql STABLE AS $body$
     SELECT extract(epoch FROM pg_postmaster_start_time())::text
   $body$`,
 
-  // Offsets that were given out, and that the store does not have any more.
+  // Takes offsets that were given out and that the store no longer has.
   `CREATE FUNCTION ${schema}.take_lost(
     p_outbox bigint, p_first double precision, p_end double precision, p_at double precision
   ) RETURNS void LANGUAGE plpgsql AS $body$
@@ -19,7 +20,7 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
     PERFORM ${schema}.note_fates(ARRAY[p_outbox], ARRAY[p_first], ARRAY[p_end], ARRAY['fresh'], ARRAY[true], ARRAY[p_at]);
   END $body$`,
 
-  // What comes after `p_from` goes, and a gap up to `p_known` takes its place. How many messages and bytes went.
+  // Replaces what comes after `p_from` by a gap up to `p_known`. Returns how many messages and bytes went.
   `CREATE FUNCTION ${schema}.drop_after(
     p_session text, p_outbox bigint, p_from double precision, p_last double precision, p_known double precision,
     OUT messages double precision, OUT bytes double precision
@@ -53,13 +54,13 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
     END IF;
   END $body$`,
 
-  // The channel on which a node hears of its nudges.
+  // The channel that tells a node of its nudges.
   `CREATE FUNCTION ${schema}.channel_of(p_node text) RETURNS text LANGUAGE sql IMMUTABLE AS $body$
     SELECT 'rws_' || left(encode(sha256(convert_to('${schema}/' || p_node, 'UTF8')), 'hex'), 40)
   $body$`,
 
-  // A row that is there already is locked but not written: whoever takes nudges leaves it for after our commit. Only
-  // for new ones is the node notified, since a commit that notifies has to wait for all others that do.
+  // An existing row is locked but not written: a taker of nudges leaves it for after our commit. The node is notified
+  // only of new ones, since a commit that notifies has to wait for all others that do.
   `CREATE FUNCTION ${schema}.add_nudges(p_nodes text[], p_sessions text[]) RETURNS void
   LANGUAGE plpgsql ${byKeys} AS $body$
   DECLARE

@@ -1,4 +1,4 @@
-/** The part of the driver that keeps outboxes; the work is done by outboxFunctions.ts. */
+/** Outboxes in PostgreSQL: the calls of appendFunction.ts, ackFunctions.ts and outboxFunctions.ts. */
 import { Effect } from "effect"
 import type {
   AckOutcome,
@@ -275,7 +275,7 @@ export const makeOutboxes = (database: Database): Outboxes => {
   }
 }
 
-/** The fates of a batch with the request (from 1) that they are of. Of those in one place, only the newest. */
+/** The fates of a batch, each with the number (from 1) of its request. Of several in one place, only the newest. */
 const newestFates = (requests: ReadonlyArray<{ readonly session: string; readonly fates: ReadonlyArray<Fate> }>) => {
   const byPlace = new Map<string, { readonly request: number; readonly fate: Fate }>()
   requests.forEach(({ fates, session }, at) => {

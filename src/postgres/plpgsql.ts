@@ -1,17 +1,17 @@
 /**
  * What the functions in PL/pgSQL have in common: how they work on batches, what they return, and settings. They are the
- * database's side of the driver, so that a batch is one round trip and one commit.
+ * driver's half in the database, so that a batch is one round trip and one commit.
  *
  * Batches all work in the same way: lock the rows, in the order of their names; read them into arrays; go through the
- * requests in order, in memory; write everything that came of it with one statement a table.
+ * requests in order, in memory; write all results with one statement a table.
  *
  * Patience. A row may be locked for long, by a transaction of the application that sends. A batch waits for a lock as
- * long as it is told (`patience`, a number of ms, 0 for ever), which is shorter than PostgreSQL waits before it looks
- * for deadlocks: so it is never a batch that breaks somebody's transaction. With `skip`, what is locked is left out
- * instead, and comes back as {@link PENDING}.
+ * long as it is told (`patience`, in ms, 0 for ever), which is shorter than PostgreSQL waits before it looks for
+ * deadlocks: so a batch never breaks somebody's transaction. With `skip`, what is locked is left out instead, and comes
+ * back as {@link PENDING}.
  */
 
-/** Results of a batch that have to be asked for again. */
+/** The result of a request that has to be asked for again. */
 export const PENDING = 0
 
 /** What `append` returns for a request, in `codes`. */
@@ -25,7 +25,7 @@ export const IN_FLIGHT = 7
 export const KEYS_FULL = 8
 export const UNSETTLED = 9
 
-/** The others that functions here return. */
+/** Other codes that these functions return. */
 export const DONE = 1
 export const FENCED = 3
 export const CONFLICT = 4
@@ -34,14 +34,14 @@ export const CONFLICT = 4
 export const STALE_BATCH = "RW001"
 
 /**
- * For functions that join arrays with tables: the rows are found by their keys, whatever the statistics say (of a table
- * that was empty when they were made), and there is no planning at each call.
+ * For functions that join arrays with tables: the rows are found by their keys, whatever the statistics say (they may
+ * be from when the table was empty), and calls need no planning.
  */
 export const byKeys = `
   SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
   SET jit = off SET plan_cache_mode = force_generic_plan`
 
-/** For functions that read a few of many rows in the order of an index, and must not read and sort all. */
+/** For functions that read a few of many rows in the order of an index, and must not read and sort them all. */
 export const inOrder = `${byKeys} SET enable_sort = off`
 
 /** For functions that call `set_config` with their patience: it holds until they return. */
@@ -49,7 +49,7 @@ export const patient = "SET lock_timeout = 0"
 
 export const impatience = "PERFORM set_config('lock_timeout', p_patience, true);"
 
-/** With `skip`, locks those of `p_sessions` that nobody has locked; `v_sessions` has null in the place of the others. */
+/** With `skip`, locks those of `p_sessions` that nobody has locked; `v_sessions` has null in place of the others. */
 export const lockFree = (schema: string, table: "outboxes" | "sessions", key: "session" | "id"): string =>
   `IF p_skip THEN
       WITH free AS (

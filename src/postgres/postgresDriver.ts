@@ -1,4 +1,4 @@
-/** A `StoreDriver` on PostgreSQL 13 or newer, through a `PgClient` that the application may share for its own work. */
+/** The driver: `StoreDriver` on PostgreSQL 13 or newer, through a `PgClient` that the application may share. */
 import type { PgClient } from "@effect/sql-pg"
 import { Duration, Effect, Option } from "effect"
 import { type StoreDriver, StoreError } from "../internal/store/driver.ts"
@@ -11,11 +11,11 @@ import { makeSessions } from "./sessions.ts"
 import * as Values from "./values.ts"
 
 export interface PostgresDriverOptions {
-  /** The schema with all tables and functions; it is made if it is not there. Default `resilient_websocket`. */
+  /** The schema with all tables and functions, created if missing. Default `resilient_websocket`. */
   readonly schema?: string | undefined
   /**
-   * How long an operation may take, a connection from the pool and waiting for locks included, before it is an error.
-   * Default 10 seconds.
+   * How long an operation may take before it fails, including the wait for a connection and for locks. Default 10
+   * seconds.
    */
   readonly timeout?: Duration.Input | undefined
 }

@@ -1,8 +1,9 @@
 /**
- * Makes and upgrades the schema. A server that starts takes an advisory lock, so that of several that start at once one
- * does it and the others wait. One that finds it as it should be changes nothing, and needs no right to.
+ * Makes and upgrades the schema: the migrations. A server that starts takes an advisory lock, so that of several that
+ * start at once, one does it and the others wait. A server that finds the schema up to date changes nothing, and needs
+ * no right to.
  *
- * Each migration is a list of statements about tables; what was released is never edited, a new version is added. The
+ * Each migration is a list of statements about tables. A released one is never edited; a new version is added. The
  * functions are made anew with each.
  */
 import { Effect } from "effect"
@@ -17,12 +18,13 @@ import * as Values from "./values.ts"
 const migrations: ReadonlyArray<(schema: string) => ReadonlyArray<string>> = [
   tables,
   principals,
-  // The history of the store in which an outbox was settled, and after what was appended in another one before that.
+  // The history of the store in which an outbox was settled, and, while it is not, the offset after which
+  // what was appended in the present one comes.
   (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN history text, ADD COLUMN unsettled_from bigint`],
   // How far an outbox went when it was settled, and the history in which \`unsettled_from\` was noted.
   (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN settled_at bigint, ADD COLUMN unsettled_in text`],
   endedSessions,
-  // A sweep of fates leaves a mark: functions alone.
+  // A sweep of fates leaves a mark: only functions change.
   () => []
 ]
 
@@ -32,7 +34,7 @@ const functions = (schema: string): ReadonlyArray<string> => [
   ...sessionFunctions(schema)
 ]
 
-/** Drops what there is under the names of these functions, whatever its parameters. */
+/** Drops the functions with these names, whatever their parameters. */
 const dropAll = (schema: string, statements: ReadonlyArray<string>): string => {
   const names = statements.flatMap((statement) => /^CREATE FUNCTION "\w+"\.(\w+)/.exec(statement)?.[1] ?? [])
   return `DO $body$
@@ -48,7 +50,9 @@ const dropAll = (schema: string, statements: ReadonlyArray<string>): string => {
   END $body$`
 }
 
-/** The quoted name of a schema; undefined when it is none: names become part of functions, so they are plain. */
+/**
+ * The quoted name of a schema; undefined if it is not allowed: names become part of functions, so they must be plain.
+ */
 export const quoteSchema = (name: string): string | undefined =>
   /^[A-Za-z_][A-Za-z0-9_]{0,62}$/.test(name) && !/^pg_/i.test(name) ? `"${name}"` : undefined
 
@@ -61,7 +65,7 @@ export const migrate = Effect.fnUntraced(function*(database: Database) {
 
   const version = (ask: Database["query"]) =>
     Effect.gen(function*() {
-      // Not `to_regclass`, which may not have heard yet of what was committed while we waited for the lock.
+      // Not `to_regclass`, which may not know yet what was committed while we waited for the lock.
       const isThere = yield* ask("migrate", {
         sql: "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = $1 AND tablename = 'migrations')",
         parameters: () => [Values.text(schema.slice(1, -1))],

@@ -1,9 +1,7 @@
-/**
- * The database's side of sessions, nodes and nudges, in PL/pgSQL; see plpgsql.ts on how batches work.
- */
+/** PL/pgSQL of sessions, nodes and nudges; see plpgsql.ts on how batches work. */
 import { byKeys, DONE, FENCED, impatience, inOrder, lockFree, MISSING, patient, PENDING } from "./plpgsql.ts"
 
-/** The other thing that may come of a position. */
+/** Another result of storing a position. */
 export const BEHIND = 5
 
 /** Statements that make the functions in `schema` (quoted). */
@@ -68,7 +66,8 @@ export const sessionFunctions = (schema: string): ReadonlyArray<string> => [
     WHERE t.touched AND o.id = t.id;
   END $body$`,
 
-  // Leaves the tombstone, and takes two old ones away, so that they are no more than are ended in their time.
+  // Leaves the tombstone, and removes two old ones, so that there are no more than sessions ended within a tombstone's
+  // time.
   `CREATE FUNCTION ${schema}.delete_session(p_id text, p_at double precision, p_until double precision)
   RETURNS boolean LANGUAGE plpgsql ${byKeys} AS $body$
   DECLARE
@@ -87,7 +86,7 @@ export const sessionFunctions = (schema: string): ReadonlyArray<string> => [
     RETURN v_found;
   END $body$`,
 
-  // Rows by their indexes, also when the statistics are of a table that was small.
+  // Finds rows by their indexes, even if the statistics are from when the table was small.
   `CREATE FUNCTION ${schema}.detached_before(p_at double precision, p_limit double precision)
   RETURNS SETOF ${schema}.sessions LANGUAGE plpgsql STABLE ${inOrder} AS $body$
   BEGIN
@@ -110,8 +109,8 @@ export const sessionFunctions = (schema: string): ReadonlyArray<string> => [
     DELETE FROM ${schema}.writers x WHERE x.writer > p_node || '/' AND x.writer < p_node || '0';
   END $body$`,
 
-  // The oldest first. Those that a transaction is adding to again are left for after its commit; \`more\` says that
-  // there are such, or others beyond the limit.
+  // The oldest first. Nudges that a transaction is adding again are left for after its commit; \`more\` says that there
+  // are such, or others beyond the limit.
   `CREATE FUNCTION ${schema}.take_nudges(p_node text, p_limit double precision, OUT taken text[], OUT more boolean)
   LANGUAGE plpgsql ${inOrder} AS $body$
   BEGIN

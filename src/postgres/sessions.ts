@@ -1,4 +1,4 @@
-/** The part of the driver that keeps sessions and who lives; the work is done by sessionFunctions.ts. */
+/** Sessions and nodes in PostgreSQL: the calls of sessionFunctions.ts. */
 import { Effect } from "effect"
 import type { PositionOutcome, PositionRequest, PutOutcome, SessionRow, StoreDriver } from "../internal/store/driver.ts"
 import { allDone, distinct, type Patience, unlessLocked, unlimited } from "./batches.ts"

@@ -1,19 +1,19 @@
 /**
  * The tables, as statements of the first migration.
  *
- * - Names are compared as bytes (`COLLATE "C"`): quicker, and the same on every server whatever its locale.
+ * - Names are compared as bytes (`COLLATE "C"`): faster, and the same on every server whatever its locale.
  * - Counts and offsets are `bigint`; times are `double precision`, which has "never" as its infinity.
- * - What belongs to an outbox has its short `id` instead of its name, so its indexes stay small, and an outbox that is
- *   made anew can't find what is left of the one before.
- * - No foreign keys: the functions remove what belongs together, and checks would cost every append a lock more.
+ * - What belongs to an outbox has its short `id` instead of its name, so indexes stay small, and a new outbox can't
+ *   find what is left of an old one of its name.
+ * - No foreign keys: the functions remove what belongs together, and checks would cost every append one more lock.
  */
 
 import { inOrder } from "./plpgsql.ts"
 
-/** Rows that are updated often have room on their page for the next version, which then needs no index entries. */
+/** Rows that are often updated have room on their page for the next version, which then needs no index entries. */
 const updatedOften = "fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0"
 
-/** What is inserted and deleted in bulk is vacuumed soon, and its page statistics follow: the indexes stay short. */
+/** Rows that are inserted and deleted in bulk are vacuumed soon, and page statistics follow: the indexes stay short. */
 const passingThrough = "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, " +
   "autovacuum_analyze_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0"
 
@@ -34,8 +34,8 @@ export const tables = (schema: string): ReadonlyArray<string> => [
     node text COLLATE "C"
   ) WITH (${updatedOften})`,
 
-  // Bodies of up to nearly a page stay in the row: neither compressed nor moved away, which would double the work for
-  // what is written once, read once and deleted. Larger ones go out of line as they are.
+  // Bodies of up to nearly a page stay in the row, neither compressed nor moved: that would double the work for what is
+  // written once, read once and deleted. Larger ones go out of line, uncompressed.
   `CREATE TABLE ${schema}.chunks (
     outbox bigint NOT NULL,
     first bigint NOT NULL,
@@ -67,7 +67,7 @@ export const tables = (schema: string): ReadonlyArray<string> => [
   ) WITH (${passingThrough})`,
   `CREATE INDEX fates_at ON ${schema}.fates (at)`,
 
-  // The newest batch of each writer and what came of it, in the form in which \`append\` returns it.
+  // The newest batch of each writer and its results, as \`append\` returns them.
   `CREATE TABLE ${schema}.writers (
     writer text COLLATE "C" PRIMARY KEY,
     sequence double precision,

@@ -1,6 +1,6 @@
 /**
- * The server's side for programs that have `ws` sockets and no Effect: sockets are registered, messages are sent to them
- * or to their sessions, and what is critical is kept until it is handled.
+ * The server's side for programs that have `ws` sockets and no Effect. Sockets are registered, messages are sent to
+ * them or to their sessions, and what is critical is kept until it is handled.
  *
  * **Details.** It is a `ResilientServer` that accepts nothing itself. Sockets may speak `resilient.v1` (a
  * `ResilientClient` does), and are then exactly-once both ways; any other is sent JSON texts, each kept until its

@@ -1,4 +1,4 @@
-/** Events to listeners that may throw or reject: what does is logged, and keeps nobody else from being told. */
+/** Events to listeners that may throw or reject. What does is logged, and keeps nobody else from being told. */
 import { EventEmitter } from "node:events"
 
 export class Emitter<Events extends object> {

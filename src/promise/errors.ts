@@ -1,5 +1,5 @@
 /**
- * Every way this library fails, for programs without Effect: the very classes of `resilient-websocket`'s
+ * Every way this library fails, for programs without Effect. These are the very classes of `resilient-websocket`'s
  * `WebSocketError`, so that `instanceof` works with either, in types in which nothing of Effect shows.
  *
  * @since 0.1.0

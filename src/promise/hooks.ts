@@ -1,4 +1,4 @@
-/** The user's functions, as manager and client call them: listeners, `fallbackSend`, `parse`, handlers and their retries. */
+/** The user's functions, as manager and client call them: listeners, `fallbackSend`, `parse`, handlers and retries. */
 import { Duration, Effect, Exit, Schedule, type Schema } from "effect"
 import type { WebSocket } from "ws"
 import { defaultHandlerRetry } from "../internal/handle/unhandled.ts"

@@ -1,5 +1,6 @@
 /**
- * The library for programs without Effect: promises, plain values, functions and events, on the same services.
+ * The entry `resilient-websocket/promise`: the library for programs without Effect. Promises, plain values, functions
+ * and events, on the same services.
  *
  * @since 0.1.0
  */

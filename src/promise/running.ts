@@ -1,6 +1,6 @@
 /**
- * Effects for promises: run on the services of one `ManagedRuntime`, with the failures thrown as they are, and an
- * `AbortSignal` for an interrupt. This folder is the one place of the library that runs effects.
+ * Effects to promises: the runtime, failures as they are, aborts. They run on the services of one `ManagedRuntime`, and
+ * an `AbortSignal` becomes an interrupt. This folder is the one place of the library that runs effects.
  */
 import {
   Cause,

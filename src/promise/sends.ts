@@ -1,4 +1,4 @@
-/** The options of sends: looked at with each one that has any, so by name and at next to no cost. */
+/** The options of sends, checked with each send that has any. So they are checked by name and at next to no cost. */
 import * as Check from "../internal/kit/options.ts"
 import { payloadError } from "../internal/send/payload.ts"
 import type * as Message from "../Message.ts"

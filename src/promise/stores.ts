@@ -1,4 +1,4 @@
-/** The store that an option names, as layers. A database's module is loaded when it is used, as its package may be missing. */
+/** The store that an option names, as layers, loaded when it is used. A database's package may be missing. */
 import { type Layer, Redacted } from "effect"
 import type * as CircuitBreaker from "../CircuitBreaker.ts"
 import type { Deduplicator } from "../Deduplicator.ts"

@@ -3,10 +3,10 @@
  *
  * **Details**
  *
- * Both stand on the npm package `redis` (node-redis). Connections that break are made anew for as long as the layer
- * lives, also when the network fell silent (`NodeRedis` of `@effect/platform-node` leaves that to TCP, and knows no
- * cluster). Commands wait for that within node-redis's `commandOptions.timeout` (5 s), at most
- * `commandsQueueMaxLength` of them (10,000). Building the layer fails when Redis can't be reached.
+ * Both stand on the npm package `redis` (node-redis). Broken connections are made anew for as long as the layer lives,
+ * even when the network fell silent (`NodeRedis` of `@effect/platform-node` leaves that to TCP, and knows no cluster).
+ * Commands wait for that within node-redis's `commandOptions.timeout` (5 s), at most `commandsQueueMaxLength` of them
+ * (10,000). Building the layer fails if Redis can't be reached.
  *
  * Any other `Redis` service will do for the store too, `NodeRedis.layer` for one.
  *
@@ -41,13 +41,13 @@ export type ClientOptions = NonNullable<Parameters<typeof createClient>[0]>
  */
 export interface ClusterOptions {
   /**
-   * URLs of some of the cluster's nodes, of which one must be reached at the start; the others are found through it.
-   * User, password and TLS of the first one are used for all.
+   * URLs of some of the cluster's nodes. One of them must be reachable at the start; the others are found through it.
+   * User, password and TLS of the first URL are used for all.
    */
   readonly nodes: ReadonlyArray<string>
   /** Options for the connections to all nodes, as for one server. */
   readonly defaults?: Omit<ClientOptions, "url" | "database"> | undefined
-  /** Other options of node-redis's `createCluster`, `nodeAddressMap` for one. */
+  /** Other options of node-redis's `createCluster`, such as `nodeAddressMap`. */
   readonly cluster?: Omit<Parameters<typeof createCluster>[0], "rootNodes" | "defaults"> | undefined
 }
 
@@ -59,7 +59,7 @@ export const clusterShape: Check.Shape<ClusterOptions> = {
 }
 
 /**
- * A server that holds data: the only one, or a master of the cluster.
+ * A server that holds data: the single one, or a master of the cluster.
  *
  * @since 0.1.0
  * @category models
@@ -89,8 +89,8 @@ export const layer = (options: ClientOptions = {}): Layer.Layer<Redis.Redis | Re
   Layer.effectContext(make(options))
 
 /**
- * `Redis` on a cluster. Commands go to the node that has their key, through redirections and failovers.
- * `Redis.reserve` fails: a reserved connection could reach one node only.
+ * `Redis` on a cluster. Commands go to the node that has their key, through redirections and failovers. `Redis.reserve`
+ * fails: a reserved connection could reach only one node.
  *
  * @since 0.1.0
  * @category layers
@@ -178,11 +178,11 @@ const failed = (cause: unknown) => new Redis.RedisError({ cause })
 const attempt = <A>(run: () => Promise<A>): Effect.Effect<A, Redis.RedisError> =>
   Effect.tryPromise({ try: run, catch: failed })
 
-/** For the end of a scope: what may wait for a server that is gone is not waited for. */
+/** For the end of a scope: does not wait for what may wait for a server that is gone. */
 const soon = (run: () => Promise<unknown>): Effect.Effect<void> =>
   attempt(run).pipe(Effect.timeout("1 second"), Effect.ignore)
 
-/** A client for as long as the scope; what it still does at the end may take a second. */
+/** A client while the scope is open; what it still does at the end may take a second. */
 const open = <
   A extends Pick<Client | Cluster, "close" | "destroy"> & { on(event: "error", listener: Report): unknown }
 >(
@@ -210,7 +210,7 @@ const openClient = Effect.fnUntraced(function*(options: ClientOptions, report: R
   return client
 })
 
-/** Options for connections that are made anew for ever, from when `begin` is called: before, a failure is one. */
+/** Options for connections that are made anew for ever, once `begin` was called: before that, a failure counts. */
 const persistent = (options: ClientOptions) => {
   let begun = false
   const reconnectStrategy = (retries: number, cause: Error): number | Error =>
@@ -228,7 +228,7 @@ const persistent = (options: ClientOptions) => {
   }
 }
 
-/** Logs what clients report: as a warning, and what comes again and again for debugging only. */
+/** Logs what clients report: as a warning, but repetitions only at the debug level. */
 const makeReport = Effect.gen(function*() {
   const reported = yield* Queue.sliding<unknown>(16)
   let before = ""
@@ -249,7 +249,7 @@ const makeReport = Effect.gen(function*() {
 
 type Send = Redis.Redis["Service"]["send"]
 
-// Replies are what the command says: whoever sends it names their type.
+// The command decides what replies are: the caller names their type.
 const sendTo = (client: { sendCommand<A>(args: ReadonlyArray<string>): Promise<A> }): Send => (command, ...args) =>
   attempt(() => client.sendCommand([command, ...args]))
 
@@ -258,7 +258,7 @@ const sendToCluster = (cluster: Cluster): Send => <A>(command: string, ...args: 
 
 const keyless = new Set(["SCRIPT", "PUBLISH", "CONFIG", "INFO", "TIME", "PING", "DBSIZE", "FLUSHALL", "CLUSTER"])
 
-/** What a cluster finds the node by. */
+/** The key by which a cluster finds the node. */
 const firstKey = (command: string, [first, keys, key]: ReadonlyArray<string>): string | undefined => {
   const name = command.toUpperCase()
   if (name.startsWith("EVAL") || name.startsWith("FCALL")) return keys === "0" ? undefined : key

@@ -1,11 +1,11 @@
 /**
- * Everything that servers keep, in Redis (7.0 or newer) or a Redis Cluster: queue, deduplicator, sessions. Any number of
- * servers share it; a session resumes on whichever its client reaches, also when the one it had is gone.
+ * Everything that servers keep, in Redis (7.0 or newer) or a Redis Cluster: queue, deduplicator, sessions. Any number
+ * of servers share it; a session resumes on whichever its client reaches, even if its last one is gone.
  *
- * **Details.** Messages are entries of one stream a session; all keys of a session are in one hash slot.
+ * **Details.** Each session's messages are the entries of one stream; all keys of a session are in one hash slot.
  *
- * **Gotchas.** What Redis loses is lost: with `appendfsync everysec` a crash of Redis loses up to a second, a failover
- * what was not replicated, with an eviction policy `allkeys-…` anything. The store warns of such settings at the start.
+ * **Gotchas.** What Redis loses is lost: a crash of Redis, with `appendfsync everysec`, up to a second; a failover,
+ * what was not replicated; an eviction policy `allkeys-…`, anything. The store warns of such settings at the start.
  * There are no transactions with your own data: make handlers idempotent by `messageId`.
  *
  * @since 0.1.0
@@ -25,11 +25,12 @@ import { makeRedisDriver, type RedisDriverOptions } from "./redisDriver.ts"
  * @category models
  */
 export interface ClientOptions extends StoreOptions {
-  /** Begins the names of all keys, so that several stores can share a Redis. Without braces. Default `rws`. */
+  /** The prefix of all keys, so that several stores can share a Redis. Without braces. Default `rws`. */
   readonly prefix?: RedisDriverOptions["prefix"]
   /**
-   * Over how many hash slots the data is spread, and so over how many masters of a cluster at most; from 1 to 1,024. It
-   * can't be changed once there is data. Default: what the data has; for new data 16 on a cluster and 1 on a single server.
+   * Over how many hash slots the data is spread, and so at most over how many masters of a cluster; from 1 to 1,024. It
+   * can't be changed once there is data. Default: what the data has; for new data 16 on a cluster and 1 on a single
+   * server.
    */
   readonly partitions?: RedisDriverOptions["partitions"]
 }

@@ -1,4 +1,4 @@
-/** Lua that appends to outboxes. What the keys hold is said in partitions.ts. */
+/** Lua that appends to outboxes. For what the keys hold, see partitions.ts. */
 import { luaScript } from "./connection.ts"
 import { nudging, numbers, publishKeys, settling } from "./lua.ts"
 

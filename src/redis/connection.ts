@@ -1,5 +1,5 @@
 /**
- * Runs Lua scripts and commands on Effect's `Redis` service, each within a time limit, and turns what goes wrong into
+ * How the driver speaks with Redis: scripts and commands on Effect's `Redis`, each within a time limit. Failures become
  * {@link StoreError}. Beside RedisClient.ts the only file that knows `effect/persistence`.
  */
 import { Cause, Duration, Effect, Queue, type Scope } from "effect"
@@ -7,7 +7,7 @@ import { Redis } from "effect/persistence"
 import { fullJitter } from "../internal/kit/backoff.ts"
 import { StoreError } from "../internal/store/driver.ts"
 
-/** A script that is called with keys (all of one hash slot) and arguments, and answers with texts and arrays of texts. */
+/** A script that takes keys (all of one hash slot) and arguments, and answers with texts and arrays of texts. */
 export type LuaScript = ReturnType<typeof luaScript>
 
 /** Scripts are made once: the client keeps their SHA, by identity. */
@@ -24,7 +24,7 @@ export interface Call<A> {
   readonly script: LuaScript
   readonly keys: ReadonlyArray<string>
   readonly args: ReadonlyArray<string>
-  /** Reads the reply; may throw when that is nonsense. */
+  /** Reads the reply; may throw if that is nonsense. */
   readonly decode: (reply: unknown) => A
 }
 
@@ -37,8 +37,8 @@ export interface Connection {
     StoreError
   >
   /**
-   * Calls `listener` when it has subscribed to the channel, and after messages on it (once for those that come
-   * together), for as long as the scope. Subscribes again, after a while, when that failed or the client gave up.
+   * Until the scope closes, calls `listener` when it has subscribed to the channel, and after messages on it (once for
+   * those that come together). Subscribes again, after a while, if that failed or the client gave up.
    */
   readonly listen: (channel: string, listener: () => void) => Effect.Effect<void, never, Scope.Scope>
 }
@@ -66,7 +66,7 @@ export const makeConnection = Effect.fnUntraced(function*(commandTimeout: Durati
     )
 
   const call = <A>({ args, decode, keys, operation, script }: Call<A>): Effect.Effect<A, StoreError> => {
-    // Redis holds bytes, and a lone surrogate has none: two such texts would become the same one.
+    // Redis holds bytes, and a lone surrogate has none: two such texts would become one.
     if (!keys.every(isWellFormed) || !args.every(isWellFormed)) {
       return Effect.fail(new StoreError(operation, new TypeError("a text with a lone surrogate can't be stored")))
     }
@@ -81,7 +81,7 @@ export const makeConnection = Effect.fnUntraced(function*(commandTimeout: Durati
       Effect.gen(function*() {
         const messages = yield* redis.subscribe(channel)
         while (true) {
-          // At first too, for what came before the subscription.
+          // At the start too, for what came before the subscription.
           listener()
           yield* Queue.takeAll(messages)
         }

@@ -7,11 +7,13 @@ import type { Partitions } from "./partitions.ts"
 import { RedisClient, type Server } from "./RedisClient.ts"
 import { list, text } from "./replies.ts"
 
-/** One warning a matter and server. On a cluster all servers that hold data are asked. */
+/** One warning for each matter and server. On a cluster, asks all servers that hold data. */
 export const makeWarnings = Effect.fnUntraced(function*(connection: Connection, partitions: Partitions) {
   const client = yield* Effect.serviceOption(RedisClient)
 
-  /** INFO, which is allowed also where CONFIG is not: by scripts, which get to each server that holds a partition. */
+  /**
+   * INFO, which is allowed even where CONFIG is not: through scripts, which reach each server that holds a partition.
+   */
   const ofInfo = Effect.forEach(partitions.all, (partition) =>
     connection.call({
       operation: "warnings",
@@ -59,7 +61,7 @@ export const makeWarnings = Effect.fnUntraced(function*(connection: Connection, 
 
 const field = (info: string, name: string): string => new RegExp(`^${name}:(.*?)\\r?$`, "m").exec(info)?.[1] ?? ""
 
-/** Keys of the store never expire by themselves, so policies that evict only those that do leave them alone. */
+/** The store's keys never expire by themselves, so policies that evict only expiring keys leave them alone. */
 const infoWarnings = (info: string): ReadonlyArray<string> => {
   const policy = field(info, "maxmemory_policy")
   if (!policy.startsWith("allkeys")) return []

@@ -1,5 +1,5 @@
 /**
- * Stores in Redis.
+ * The entry `resilient-websocket/redis`: stores that servers share through Redis.
  *
  * @since 0.1.0
  */

@@ -1,4 +1,4 @@
-/** Lua of the publish keys. KEYS of all: keys, committed, claimed, totals. The first of ARGV is the key's id. */
+/** Lua of publish keys. KEYS of all: keys, committed, claimed, totals. The first of ARGV is the key's id. */
 import { luaScript } from "./connection.ts"
 import { evenWhenFull, numbers, publishKeys } from "./lua.ts"
 
@@ -7,7 +7,7 @@ local keys, committed, claimed, totals = unpack(KEYS)
 local id = ARGV[1]
 `
 
-/** What this token has claimed, committed or not; as long as `now` is before the end of the claim. */
+/** What this token has claimed, committed or not, if `now` is before the end of the claim. */
 const held = `
 local function heldKey(token, now)
   local packed = redis.call('HGET', keys, id)

@@ -1,6 +1,6 @@
 /**
  * Parts that scripts share. Lua has doubles only: numbers are read with `num` and written with `str`, which gives all
- * 53 bits and never an exponent. "inf" is Infinity. A text that may be missing is "" or "=" and the text.
+ * 53 bits and never an exponent. "inf" is Infinity. A text that may be missing is "" if it is, else "=" and the text.
  */
 
 export const numbers = `
@@ -18,15 +18,15 @@ end
 `
 
 /**
- * Under `maxmemory` without eviction Redis refuses a script at its first command that may take memory, unless it has
- * written before: so scripts that free memory, or finish what takes some, begin with a write that does nothing. Given
- * the key of a partition's totals.
+ * Under `maxmemory` without eviction, Redis refuses a script at its first command that may take memory, unless it has
+ * already written: so scripts that free memory, or finish what takes some, begin with a write that does nothing. `key`
+ * is that of a partition's totals.
  */
 export const evenWhenFull = (key: string): string => ` redis.call('HDEL', ${key}, '') `
 
 /**
- * Of outboxes of a store that may have lost its newest part. Its history is the id that replication has for it: another
- * one after a promotion, and after a start. Where scripts may not ask, there is but one.
+ * For outboxes of a store that may have lost its newest part. Its history is its replication id: a new one after a
+ * promotion, and after a start. Where scripts may not ask for it, there is only one history.
  */
 export const settling = `
 local history
@@ -75,14 +75,17 @@ local function dropAfter(tag, session, from, last, known)
 end
 `
 
-/** The channel's messages say nothing: one is enough for all nudges that were not taken yet. */
+/** The channel's messages are empty: one is enough for all nudges not taken yet. */
 export const nudging = `
 local function nudge(tag, channel, node, session)
   if redis.call('SADD', tag .. ':u:' .. node, session) == 1 then redis.call('PUBLISH', channel .. node, '') end
 end
 `
 
-/** Notes fates from ARGV[at]: first, end, reason, maybeHandled, time, each. One at the same offset replaces the old. */
+/**
+ * Notes fates from ARGV[at] on, each as first, end, reason, maybeHandled, time. One at the same offset replaces the
+ * old.
+ */
 export const notingFates = `
 local function noteFates(tag, session, index, at, count)
   local outbox, own = tag .. ':o:' .. session, tag .. ':f:' .. session

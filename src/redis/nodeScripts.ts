@@ -2,7 +2,7 @@
 import { luaScript } from "./connection.ts"
 import { evenWhenFull, nudging, numbers, settling } from "./lua.ts"
 
-/** KEYS: totals of the first partition (to be asked of its server). Answers {seconds, microseconds}. */
+/** KEYS: totals of the first partition (so that its server answers). Answers {seconds, microseconds}. */
 export const readClock = luaScript(`
 return redis.call('TIME')
 `)

@@ -11,7 +11,7 @@ type NodeOperations = Pick<
   "clock" | "history" | "touchNode" | "nodes" | "forgetNode" | "nudge" | "takeNudges" | "watch"
 >
 
-/** How many writers are forgotten by one script. */
+/** How many writers one script forgets. */
 const writersAtOnce = 1_000
 
 export const makeNodes = (connection: Connection, partitions: Partitions): NodeOperations => {
@@ -30,8 +30,8 @@ export const makeNodes = (connection: Connection, partitions: Partitions): NodeO
     })
 
   /**
-   * Asks all partitions at once for an even share, then those that had that many for what is left of the limit. What
-   * was taken would be lost with an error: when some partitions fail, what the others gave is the result.
+   * Asks all partitions at once for an even share, then those that had that many for what is left of the limit. An
+   * error would lose what was taken: if some partitions fail, the result is what the others gave.
    */
   const takeNudges = Effect.fnUntraced(function*(node: string, limit: number) {
     const taken: Array<string> = []
@@ -110,7 +110,7 @@ export const makeNodes = (connection: Connection, partitions: Partitions): NodeO
       decode: (reply) => rowsOf(reply, 2).map(([node, seenAt]) => ({ node: text(node), seenAt: count(seenAt) }))
     }),
 
-    // The node itself goes last: whoever is interrupted half-way finds it again.
+    // The node itself goes last: after an interruption it is found again.
     forgetNode: (node) =>
       Effect.forEach(partitions.all, forgetIn(node), { concurrency: "unbounded", discard: true }).pipe(
         Effect.andThen(call({

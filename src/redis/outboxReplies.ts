@@ -1,4 +1,4 @@
-/** How appendScript.ts and outboxScripts.ts are told of requests, and what their replies say. These throw on nonsense; see `Call.decode`. */
+/** Requests to appendScript.ts and outboxScripts.ts, and their replies. These throw on nonsense; see `Call.decode`. */
 import type {
   AckOutcome,
   AppendRequest,
@@ -36,7 +36,7 @@ export const pushAppend = (args: Array<string>, request: AppendRequest): void =>
   )
 }
 
-/** The results, or the newest sequence of the writer when that is newer. */
+/** The results, or the writer's newest sequence if that is newer. */
 export const appendedOf = (reply: unknown): ReadonlyArray<AppendResult> | { readonly newest: number } => {
   const [kind, ...results] = list(reply)
   return text(kind) === "S" ? { newest: count(results[0]) } : results.map(appendResultOf)
@@ -118,7 +118,7 @@ const chunkOf = ([last, first, bytes, enqueuedAt, expiresAt, body]: ReadonlyArra
 
 const gapOf = (reply: unknown): Gap => {
   const [first, end, reason] = text(reply).split(":")
-  // Written by giveUp, whose reasons are no others.
+  // Written by giveUp, which has no other reasons.
   return { first: count(first), end: count(end), reason: reason as Gap["reason"] }
 }
 
@@ -135,7 +135,7 @@ export const fateOf = (reply: unknown): Fate => {
   return {
     first: count(first),
     end: count(end),
-    // Written by ack and giveUp, whose reasons are no others.
+    // Written by ack and giveUp, which have no other reasons.
     reason: reason as Fate["reason"],
     maybeHandled: maybeHandled === "1",
     at: count(at)

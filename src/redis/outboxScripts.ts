@@ -1,8 +1,8 @@
-/** Lua of the outboxes, but for appending. What the keys hold is said in partitions.ts. */
+/** Lua of the outboxes, but for appending. For what the keys hold, see partitions.ts. */
 import { luaScript } from "./connection.ts"
 import { evenWhenFull, notingFates, numbers, settling } from "./lua.ts"
 
-/** Its last field is no field of the outbox, but the history now. */
+/** Its last field is not the outbox's, but the current history. */
 const state = `${settling}
 local function stateAt(key)
   local fields = redis.call('HMGET', key, 'g', 'e', 'a', 'l', 'm', 'b', 's', 'r', 'x', 'n', 'i', 'y')
@@ -12,8 +12,8 @@ end
 `
 
 /**
- * KEYS: outbox, totals. ARGV: generation, node, new epoch, whether it is put back.
- * Answers the state: its fields, and the history of the store.
+ * KEYS: outbox, totals. ARGV: generation, node, new epoch, whether it is being put back. Answers the state: its fields,
+ * and the history of the store.
  */
 export const openOutbox = luaScript(`${numbers}${state}
 local stored = redis.call('HMGET', KEYS[1], 'g', 'r')
@@ -29,9 +29,9 @@ return stateAt(KEYS[1])
 `)
 
 /**
- * KEYS: outbox, chunks, gaps. ARGV: after, maxChunks, maxBytes.
- * Answers {} when there is no outbox, else {state, chunks, gaps, more}; chunks have last, first, bytes, enqueuedAt,
- * expiresAt and body in a row. Entries are taken a few at a time, as bodies may be large.
+ * KEYS: outbox, chunks, gaps. ARGV: after, maxChunks, maxBytes. Answers {} if there is no outbox, else {state, chunks,
+ * gaps, more}; chunks have last, first, bytes, enqueuedAt, expiresAt and body in a row. Entries are taken a few at a
+ * time, as bodies may be large.
  */
 export const readOutbox = luaScript(`${numbers}${state}
 local outbox = stateAt(KEYS[1])
@@ -146,7 +146,7 @@ end
 return results
 `)
 
-/** Says whether the caller may change the outbox KEYS[1]; for both scripts below. */
+/** Checks whether the caller may change the outbox KEYS[1]; for both scripts below. */
 const conditional = `
 local outbox = redis.call('HMGET', KEYS[1], 'g', 'r', 'a', 'm', 'b', 'l')
 local function refusal(generation, revision)
@@ -227,9 +227,9 @@ return {'D', revision}
 `)
 
 /**
- * KEYS: outbox, totals, fates of all. ARGV: tag, session, generation, last, at, whether what others appended was moved, the
- * history in which the caller settled it last, or "".
- * Answers {how many were lost, state}, or {} when there is no outbox.
+ * KEYS: outbox, totals, fates of all. ARGV: tag, session, generation, last, at, whether what others appended was moved,
+ * the history in which the caller settled it last, or "". Answers {how many were lost, state}, or {} if there is no
+ * outbox.
  */
 export const advance = luaScript(`${numbers}${state}${evenWhenFull("KEYS[2]")}
 local outbox = redis.call('HMGET', KEYS[1], 'g', 'l', 'y', 'i', 'z', 'a', 'v')
@@ -260,8 +260,8 @@ return {str(lost), stateAt(KEYS[1])}
 `)
 
 /**
- * KEYS: outbox, chunks, gaps, fates, totals, fates of all. ARGV: session, last, revision ("" for any).
- * Answers '1' if the outbox is gone. Of a great many fates some stay in the index of all, until they are swept.
+ * KEYS: outbox, chunks, gaps, fates, totals, fates of all. ARGV: session, last, revision ("" for any). Answers '1' if
+ * the outbox is gone. If there are very many fates, some stay in the index of all until they are swept.
  */
 export const removeOutbox = luaScript(`${numbers}${evenWhenFull("KEYS[5]")}
 local outbox = redis.call('HMGET', KEYS[1], 'l', 'm', 'b', 'r')
@@ -289,8 +289,8 @@ return states
 `)
 
 /**
- * KEYS: outbox, fates. ARGV: first, end.
- * Answers the fates that touch those offsets. None is longer than the longest, so none begins long before.
+ * KEYS: outbox, fates. ARGV: first, end. Answers the fates that touch those offsets. None is longer than the longest,
+ * so none begins much earlier.
  */
 export const fatesOf = luaScript(`${numbers}
 local longest = num(redis.call('HGET', KEYS[1], 'w') or '0')

@@ -261,12 +261,12 @@ const chunksKey = ({ tag }: Partition, session: string): string => `${tag}:c:${s
 const gapsKey = ({ tag }: Partition, session: string): string => `${tag}:g:${session}`
 const fatesKey = ({ tag }: Partition, session: string): string => `${tag}:f:${session}`
 
-/** How many writers this process remembers: it has one or a few. */
+/** How many writers this process remembers: it has only a few. */
 const maxWriters = 1_000
 
 /**
- * The sequence of a newer batch of the writer that went out from here. The database compares within a partition only,
- * and the older batch may have no partition in common with the newer one.
+ * The sequence of a newer batch that the writer sent from here. The database compares only within a partition, and an
+ * older batch may share no partition with a newer one.
  */
 const makeOrder = () => {
   const newest = new Map<string, number>()

@@ -1,7 +1,7 @@
 /**
- * Where things are. Sessions (and scopes of publish keys) are spread over a fixed number of partitions; all keys of a
- * partition have the same hash tag, so that one script can change a session and its partition's indexes in one step,
- * on a cluster too.
+ * Where things are: the names of all keys, and which hash slot they are in. Sessions (and scopes of publish keys) are
+ * spread over a fixed number of partitions; all keys of a partition have the same hash tag, so that one script can
+ * change a session and its partition's indexes in one step, on a cluster too.
  *
  * Keys of partition `{<prefix>:<p>}`, by what follows the tag:
  *
@@ -43,10 +43,10 @@ export interface Partition {
 
 export interface Partitions {
   readonly all: ReadonlyArray<Partition>
-  /** Has what there is once in the store. */
+  /** Holds what the store has only once. */
   readonly first: Partition
   readonly of: (name: string) => Partition
-  /** The channel on which a node is told of nudges. */
+  /** The channel that tells a node of its nudges. */
   readonly channel: (node: string) => string
 }
 
@@ -77,7 +77,7 @@ const makePartition = (prefix: string, index: number): Partition => {
   }
 }
 
-/** FNV-1a over UTF-16 code units, mixed once more. It decides where data is: never to be changed. */
+/** FNV-1a over UTF-16 code units, mixed once more. It decides where data is: never change it. */
 const hash = (name: string): number => {
   let h = 0x811c9dc5
   for (let i = 0; i < name.length; i++) {

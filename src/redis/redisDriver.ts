@@ -1,4 +1,4 @@
-/** The driver of stores in Redis: `StoreDriver` on Effect's `Redis` service, one server or a cluster. */
+/** The driver: `StoreDriver` on Effect's `Redis` service, one server or a cluster. */
 import { Duration, Effect } from "effect"
 import { type StoreDriver, StoreError } from "../internal/store/driver.ts"
 import { makeConnection } from "./connection.ts"
@@ -12,29 +12,29 @@ import { number, text } from "./replies.ts"
 import { makeSessions } from "./sessions.ts"
 
 export interface RedisDriverOptions {
-  /** Begins the names of all keys, so that several stores can share a Redis. Without braces. Default: "rws". */
+  /** The prefix of all keys, so that several stores can share a Redis. Without braces. Default: "rws". */
   readonly prefix?: string | undefined
   /**
-   * Over how many hash slots the data is spread, and so over how many masters of a cluster at most. It can't be
-   * changed once there is data. From 1 to 1024. Default: what the data has; for new data 16 on a cluster, and 1 on a
-   * single server, where more only cost (each is a command of its own).
+   * Over how many hash slots the data is spread, and so at most over how many masters of a cluster. It can't be changed
+   * once there is data. From 1 to 1024. Default: what the data has; for new data 16 on a cluster, and 1 on a single
+   * server, where more only cost time (each is a command of its own).
    */
   readonly partitions?: number | undefined
-  /** A command without an answer for longer has failed. Default: 5 seconds. */
+  /** How long a command may go unanswered before it fails. Default: 5 seconds. */
   readonly commandTimeout?: Duration.Input | undefined
 }
 
-/** How the data is laid out: to be raised when that changes. */
+/** The version of the data's layout: raise it when that changes. */
 const version = "1"
 
 /**
- * Makes the driver. Fails when Redis can't be reached, or has data of another number of partitions.
+ * Makes the driver. Fails if Redis can't be reached, or has data with another number of partitions.
  *
- * **Gotchas**, of more than one partition:
+ * **Gotchas** with more than one partition:
  *
  * - A batch is atomic within each partition: a crash in the middle may have done it in some. Its retry, with the same
  *   stamp, does the rest.
- * - The bound on publish keys (`maxKeys`) holds for each partition by itself; all keys of a scope are in one.
+ * - The bound on publish keys (`maxKeys`) holds for each partition separately; all keys of a scope are in one.
  * - The scope of an append's publish key must be its session.
  */
 export const makeRedisDriver = Effect.fnUntraced(function*(options: RedisDriverOptions = {}) {

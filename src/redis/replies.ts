@@ -1,4 +1,4 @@
-/** Reads what scripts answer: texts and arrays of texts. These throw on anything else; see `Call.decode`. */
+/** Replies of scripts, checked: texts and arrays of texts. These throw on anything else; see `Call.decode`. */
 
 export const text = (reply: unknown): string => {
   if (typeof reply === "string") return reply
@@ -10,7 +10,7 @@ export const list = (reply: unknown): ReadonlyArray<unknown> => {
   throw new TypeError(`Redis answered ${typeof reply} instead of an array`)
 }
 
-/** A number, as `number` below writes it. */
+/** A number as `number` below writes it. */
 export const count = (reply: unknown): number => {
   const written = text(reply)
   if (written === "inf") return Infinity
@@ -30,7 +30,7 @@ export const maybeCount = (reply: unknown): number | undefined => {
   return written === undefined ? undefined : count(written)
 }
 
-/** `rows` of so many items each, from one flat array. */
+/** Rows of `width` items each, from one flat array. */
 export const rowsOf = (reply: unknown, width: number): ReadonlyArray<ReadonlyArray<unknown>> => {
   const flat = list(reply)
   const rows: Array<ReadonlyArray<unknown>> = []

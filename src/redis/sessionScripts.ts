@@ -1,4 +1,4 @@
-/** Lua of the sessions. What the keys hold is said in partitions.ts; how rows are written, in sessions.ts. */
+/** Lua of the sessions. For what the keys hold, see partitions.ts; for how rows are written, sessions.ts. */
 import { luaScript } from "./connection.ts"
 import { evenWhenFull, numbers } from "./lua.ts"
 
@@ -85,7 +85,10 @@ for i = 2, #ARGV, 6 do results[#results + 1] = save(i) end
 return results
 `)
 
-/** KEYS: session, totals, detached, tombstone. ARGV: tag, id, ms that the tombstone stays. Answers '1' if there was one. */
+/**
+ * KEYS: session, totals, detached, tombstone. ARGV: tag, id, how many ms the tombstone stays. Answers '1' if there was
+ * one.
+ */
 export const deleteSession = luaScript(`${evenWhenFull("KEYS[2]")}
 if ARGV[3] ~= '0' then redis.call('SET', KEYS[4], '', 'PX', ARGV[3]) end
 local node, principal = unpack(redis.call('HMGET', KEYS[1], 'n', 'p'))
@@ -113,7 +116,7 @@ export const sessionsOf = luaScript(`
 return redis.call('SRANDMEMBER', KEYS[1], ARGV[1])
 `)
 
-/** KEYS: sessions of a principal. ARGV: limit. Answers those of them that were there last, each with its score. */
+/** KEYS: sessions of a principal. ARGV: limit. Answers those of them that were connected last, each with its score. */
 export const sessionsOfPrincipal = luaScript(`
 return redis.call('ZREVRANGEBYSCORE', KEYS[1], '+inf', '-inf', 'WITHSCORES', 'LIMIT', 0, ARGV[1])
 `)

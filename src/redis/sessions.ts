@@ -87,7 +87,7 @@ export const makeSessions = (connection: Connection, partitions: Partitions): Se
       })
     },
 
-    // Redis forgets it in time by itself.
+    // Redis itself forgets it in time.
     wasEnded: (id) => {
       const partition = partitions.of(id)
       return call({
@@ -99,8 +99,8 @@ export const makeSessions = (connection: Connection, partitions: Partitions): Se
       })
     },
 
-    // Ids of all partitions first, then the rows of those that are really the oldest. A session that was attached,
-    // or removed, in between is left out.
+    // First ids from all partitions, then the rows of those that are really the oldest. A session that was attached or
+    // removed in between is left out.
     detachedBefore: Effect.fnUntraced(function*(at, limit) {
       const ids = yield* Effect.forEach(partitions.all, (partition) =>
         call({
@@ -167,7 +167,7 @@ export const makeSessions = (connection: Connection, partitions: Partitions): Se
 const sessionKey = ({ tag }: Partition, id: string): string => `${tag}:r:${id}`
 const endedKey = ({ tag }: Partition, id: string): string => `${tag}:x:${id}`
 
-/** In the order that sessionScripts.ts has them in. */
+/** In the order in which sessionScripts.ts has them. */
 const rowArgs = (row: SessionRow): ReadonlyArray<string> => [
   optional(row.principal),
   row.tokenHash,

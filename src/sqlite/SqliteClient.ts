@@ -2,12 +2,12 @@
  * SQLite by Node's own `node:sqlite`: an `SqlClient` of Effect on one file, which SqliteStore and your own tables share.
  *
  * **Details.** One connection, in WAL mode. Statements and transactions take turns on it; a transaction begins with
- * `BEGIN IMMEDIATE`, so that it never has to give up half-way because another process wrote. While another process has
- * the file locked, the fiber waits and the event loop goes on.
+ * `BEGIN IMMEDIATE`, so it never has to give up half-way because another process wrote. While another process has the
+ * file locked, the fiber waits and the event loop goes on.
  *
  * **Gotchas.** All statements run on the event loop: a query that takes a second stops the server for a second. A
- * transaction holds up everything else in the process that wants the database, so wait for nothing slow inside. The
- * processes that share a file must be on one machine: WAL does not work over a network file system.
+ * transaction holds up everything else in the process that needs the database, so don't wait for anything slow inside.
+ * The processes that share a file must be on one machine: WAL does not work over a network file system.
  *
  * @since 0.1.0
  */
@@ -21,21 +21,23 @@ import { FileWatch, WalWarnings } from "./fileWatch.ts"
 import { openSqlite, type SqliteConnection } from "./sqliteConnection.ts"
 
 /**
- * Which file, and how safe.
+ * Which file, and how safe it is.
  *
  * @since 0.1.0
  * @category models
  */
 export interface Options {
-  /** Path of the database file; made if it is not there. `:memory:` for one that lives as long as the layer. */
+  /**
+   * Path of the database file, which is created if missing; `:memory:` for a database that lives as long as the layer.
+   */
   readonly filename: string
   /**
-   * When a commit counts as done. Both survive a killed process. `full` waits for the disk at each commit, and
-   * survives a loss of power as far as the disk does; after one, `normal` may lack the newest commits, but what is
-   * there is consistent. Default `normal`.
+   * When a commit counts as done. Both survive a killed process. `full` waits for the disk at each commit, and survives
+   * a loss of power if the disk does; after one, `normal` may lack the newest commits, but what is there is consistent.
+   * Default `normal`.
    */
   readonly synchronous?: "normal" | "full" | undefined
-  /** How long to wait while another process has the file locked, before it is an error. Default 5 s. */
+  /** How long to wait while another process has the file locked, before failing. Default 5 s. */
   readonly busyTimeout?: Duration.Input | undefined
 }
 
@@ -61,14 +63,16 @@ export interface Interface {
   readonly sql: SqlClient.SqlClient
   /**
    * Runs synchronous work as one transaction: all of it is committed, or nothing if it throws. In an open transaction
-   * of the calling fiber it is a part of that. What it throws is the `cause` of the error's reason.
+   * of the calling fiber it is part of that. What it throws becomes the `cause` of the error's reason.
    */
   readonly atomically: <A>(operation: string, work: Work<A>) => Effect.Effect<A, SqlError.SqlError>
   /** Like `atomically`, for work that only reads: it sees one state of the database, and waits for no other process. */
   readonly reading: <A>(operation: string, work: Work<A>) => Effect.Effect<A, SqlError.SqlError>
-  /** Runs synchronous work outside of any transaction, as a checkpoint needs it. Not from inside of one. */
+  /** Runs synchronous work outside of any transaction, as a checkpoint needs. Don't call it inside of one. */
   readonly exclusively: <A>(operation: string, work: Work<A>) => Effect.Effect<A, SqlError.SqlError>
-  /** Runs one statement that reads without waiting for a turn. It may see what is not committed yet, if it ever is. */
+  /**
+   * Runs one statement that reads without waiting for a turn. It may see what is not committed yet, and may never be.
+   */
   readonly glance: <A>(operation: string, work: Work<A>) => Effect.Effect<A, SqlError.SqlError>
   /** Whether the calling fiber is in an open transaction of this client. */
   readonly isInTransaction: Effect.Effect<boolean>
@@ -153,8 +157,8 @@ const make = Effect.fnUntraced(function*(
   // Nothing is left to clean up when SQLite has rolled everything back; the outer transaction then fails too.
   const cleanUp = (on: SqlConnection.Connection, statement: string) =>
     Effect.suspend(() => connection.isOpen ? run(on, statement) : Effect.void)
-  // Effect's own begins where it can't be interrupted. This one begins while it acquires, so that whoever waits for
-  // another process may give up.
+  // Effect's own begins where it can't be interrupted. This one begins while it acquires, so that a fiber that waits
+  // for another process can be interrupted.
   const withTransaction = SqlClient.makeWithTransaction<
     SqlClient.TransactionConnection,
     SqlConnection.Connection
@@ -188,10 +192,10 @@ const make = Effect.fnUntraced(function*(
   }
 })
 
-/** How often the file is looked at, in ms. */
+/** How often to check the file, in ms. */
 const lookMillis = 1_000
 
-/** Lets everything fail while the file is not the one that was opened, and tells of that and of a log that grows. */
+/** Lets everything fail while the file is not the one that was opened; logs that, and a log that grows. */
 const watchFile = Effect.fnUntraced(function*(filename: string, connection: SqliteConnection) {
   const recorder = yield* makeRecorder
   const file = new FileWatch(filename)

@@ -24,9 +24,11 @@ import { type DriverOptions, makeSqliteDriver } from "./sqliteDriver.ts"
  * @category models
  */
 export interface ClientOptions extends StoreOptions {
-  /** What the names of the store's tables begin with. Default `rws_`. */
+  /** The prefix of the store's table names. Default `rws_`. */
   readonly tablePrefix?: DriverOptions["tablePrefix"]
-  /** How often to look for what other processes on the same file did; while there is no other, less often. Default 10 ms. */
+  /**
+   * How often to look for what other processes on the same file did; less often while there is no other. Default 10 ms.
+   */
   readonly watchInterval?: DriverOptions["pollInterval"]
 }
 
@@ -88,7 +90,7 @@ export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof la
   Layer.unwrap(Effect.map(ConfigModule.unwrap(options), layer))
 
 /**
- * The store in the file of a `SqliteClient` that the program has.
+ * The store in the file of the program's `SqliteClient`.
  *
  * @since 0.1.0
  * @category layers

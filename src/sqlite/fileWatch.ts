@@ -1,19 +1,19 @@
 /**
- * Looks at the files of an SQLite database while it is open. SQLite itself goes on writing to a file that was deleted, or
- * replaced by another one, and says nothing: all of it is gone with the process. And while somebody reads for long, its
- * write-ahead log grows without end.
+ * Whether the files of an open database are still those that were opened, and how large the log is. SQLite itself
+ * silently goes on writing to a file that was deleted or replaced: all of that is gone with the process. And during a
+ * long read, its write-ahead log grows without end.
  */
 import { statSync } from "node:fs"
 import { resolve } from "node:path"
 import { fileURLToPath } from "node:url"
 
-/** What a file was when it was seen first. */
+/** What a file was when it was first seen. */
 interface Identity {
   readonly dev: bigint
   readonly ino: bigint
 }
 
-/** The beginning of a database that says what it is; a file with less has been cut. */
+/** The header of a database; a file with less has been cut. */
 const headerBytes = 100n
 
 /** The names of the files beside the database; they live as long as anybody has it open. */
@@ -28,7 +28,7 @@ export class FileWatch {
     this.path = pathOf(filename)
   }
 
-  /** What has happened to the files, if anything has; what is known of them begins with the first look. */
+  /** What has happened to the files since the first look, if anything. */
   look(): string | undefined {
     const { path } = this
     if (path === undefined) return undefined
@@ -61,7 +61,7 @@ export class FileWatch {
   }
 }
 
-/** Undefined for SQLite's names of a database without a file. A URI's path may be relative, other than a URL's. */
+/** Undefined for SQLite's names of a database without a file. Unlike a URL's, a URI's path may be relative. */
 const pathOf = (filename: string): string | undefined => {
   const uri = /^file:([^?#]*)(?:\?([^#]*))?/.exec(filename)
   if (uri === null) return filename === "" || filename === ":memory:" ? undefined : resolve(filename)
@@ -71,14 +71,14 @@ const pathOf = (filename: string): string | undefined => {
   return path.startsWith("/") ? fileURLToPath(`file:${path}`) : resolve(decodeURIComponent(path))
 }
 
-/** From this size on a write-ahead log is worth a warning: SQLite takes it into the file every 4 MB if it can. */
+/** From this size on, a write-ahead log is worth a warning: SQLite moves it into the file every 4 MB if it can. */
 const largeWalBytes = 64 * 1024 * 1024
 
 /** Says when a log has become large: at first, and then each time that it has doubled. */
 export class WalWarnings {
   private next = largeWalBytes
 
-  /** Whether this size is to be told. */
+  /** Whether this size is worth telling. */
   isNews(bytes: number): boolean {
     if (bytes < largeWalBytes / 2) this.next = largeWalBytes
     if (bytes < this.next) return false

@@ -1,5 +1,5 @@
 /**
- * SQLite: everything that a server keeps, in one file on its disk.
+ * The entry `resilient-websocket/sqlite`: everything that a server keeps, in one file on its disk.
  *
  * @since 0.1.0
  */

@@ -70,7 +70,7 @@ export class Keys {
     this.dropEnded = prepare(`DELETE FROM ${key} WHERE rowid IN (SELECT rowid ${ended} LIMIT ?)`)
   }
 
-  /** Why nothing may be appended under this key now, whatever room there is. */
+  /** Why nothing may be appended under this key now, even if there is room. */
   appendRefusal(request: PublishKey, now: number): AppendResult | undefined {
     const used = this.used(request, this.find(request), now)
     return used?._tag === "Mismatch" ? { _tag: "Mismatch" } : used
@@ -128,7 +128,7 @@ export class Keys {
     return swept
   }
 
-  /** Costs what is claimed or over, not what is kept. */
+  /** Its cost depends on the keys that are claimed or over, not on those that are kept. */
   count(forgottenBefore: number, now: number): { readonly keys: number; readonly inFlight: number } {
     const inFlight = this.claimed.get(now)?.count ?? 0
     return { keys: this.totals.sums.keys - inFlight - this.countOver(forgottenBefore, now, all), inFlight }
@@ -173,8 +173,8 @@ export class Keys {
   }
 
   /**
-   * Whether as many keys are kept as may be. Rows that are over don't count until they are swept; how many they are is
-   * asked only when it matters, and only up to the number that makes room.
+   * Whether as many keys are kept as may be. Rows that are over don't count, even before they are swept; they are
+   * counted only when it matters, and only up to the number that makes room.
    */
   private isFull({ forgottenBefore, maxKeys }: PublishKey, now: number): boolean {
     const excess = this.totals.sums.keys - maxKeys + 1

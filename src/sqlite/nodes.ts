@@ -23,7 +23,7 @@ export class Nodes {
     this.selectAll = prepare<{ readonly node: string; readonly seen_at: number }>(`SELECT node, seen_at FROM ${node}`)
     this.remove = prepare(`DELETE FROM ${node} WHERE node = ?`)
     this.removeNudges = prepare(`DELETE FROM ${nudge} WHERE node = ?`)
-    // What begins with `<node>/` stands between that and `<node>0`, since "0" is the character after "/".
+    // What begins with `<node>/` lies between that and `<node>0`, since "0" is the character after "/".
     this.removeWriters = prepare(
       `DELETE FROM ${writer} WHERE writer = ?1 OR (writer >= ?1 || '/' AND writer < ?1 || '0')`
     )
@@ -89,7 +89,7 @@ export class Nodes {
   }
 }
 
-/** JSON has no `Infinity`, which `until` of a claim may be. What is decoded was encoded here. */
+/** JSON has no `Infinity`, which a claim's `until` may be. What is decoded was encoded here. */
 const encode = (results: ReadonlyArray<AppendResult>): string =>
   JSON.stringify(results, (_, value: unknown) => value === Infinity ? "Infinity" : value)
 

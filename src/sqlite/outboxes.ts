@@ -176,7 +176,7 @@ export class Outboxes {
     return this.state(session)
   }
 
-  /** A message goes to an outbox; `node` is nudged, if the outbox is another's. */
+  /** Appends messages to an outbox; nudges its owner, unless that is `node`. */
   append(request: AppendRequest, node: string): AppendResult {
     const { body, bytes, count, enqueuedAt, expiresAt, publish, session } = request
     const row = this.select.get(session)
@@ -238,7 +238,7 @@ export class Outboxes {
     if (row === undefined) return { _tag: "Missing" }
     const refused = refusal(row, request.generation, request.revision)
     if (refused !== undefined) return refused
-    // An ack may have come since the caller read: what it took is not given up any more.
+    // An ack may have come since the caller read: what it took is no longer given up.
     const added = request.addGaps.filter(({ end }) => end > row.acked)
       .map((gap) => ({ ...gap, first: Math.max(gap.first, row.acked + 1) }))
     let given = 0
@@ -272,7 +272,7 @@ export class Outboxes {
     return { state: this.state(session), lost: last - row.last }
   }
 
-  /** Offsets up to `upTo` that are not there are taken. */
+  /** Takes the missing offsets up to `upTo`. */
   private take({ id, last }: OutboxRow, upTo: number, at: number): void {
     this.insertGap.run(id, last + 1, upTo, "fresh")
     this.note(id, [{ first: last + 1, end: upTo, reason: "fresh", maybeHandled: true, at }])
@@ -312,7 +312,7 @@ export class Outboxes {
     return dropped.length
   }
 
-  /** Gaps up to `acked` go, and one that reaches beyond is cut. How many offsets went with them. */
+  /** Removes gaps up to `acked`, and cuts one that reaches beyond. Returns how many offsets went with them. */
   private cutGaps(outbox: number, acked: number): number {
     let gone = 0
     for (const { end, first, reason } of this.selectGaps.all(outbox, 0)) {
@@ -324,7 +324,7 @@ export class Outboxes {
     return gone
   }
 
-  /** Without looking: gaps are where fewer messages are than offsets. */
+  /** Without a query: there are gaps if there are fewer messages than offsets. */
   private hasGaps({ acked, last, messages }: OutboxRow): boolean {
     return messages !== last - acked
   }

@@ -2,8 +2,8 @@
 import type { DatabaseSync, SQLInputValue, StatementSync } from "node:sqlite"
 
 /**
- * A statement. A text that is not well-formed UTF-16 is refused: SQLite keeps UTF-8, where all lone surrogates are the
- * same, so that different sessions would become one.
+ * A statement. It refuses text that is not well-formed UTF-16: SQLite keeps UTF-8, where all lone surrogates are the
+ * same, so different sessions would become one.
  */
 export class Query<Row extends object> {
   private readonly statement: StatementSync
@@ -12,7 +12,7 @@ export class Query<Row extends object> {
     this.statement = statement
   }
 
-  /** The first row. Runs the statement only so far: one that writes has written everything by then. */
+  /** The first row. Runs the statement no further: one that writes has written everything by then. */
   get(...values: ReadonlyArray<SQLInputValue>): Row | undefined {
     return this.statement.get(...wellFormed(values)) as Row | undefined
   }
@@ -21,7 +21,7 @@ export class Query<Row extends object> {
     return this.statement.all(...wellFormed(values)) as unknown as ReadonlyArray<Row>
   }
 
-  /** Row after row, for as long as they are wanted. */
+  /** Row after row, as long as they are wanted. */
   iterate(...values: ReadonlyArray<SQLInputValue>): Iterable<Row> {
     return this.statement.iterate(...wellFormed(values)) as unknown as Iterable<Row>
   }
@@ -41,7 +41,7 @@ const wellFormed = (values: ReadonlyArray<SQLInputValue>): ReadonlyArray<SQLInpu
   return values
 }
 
-/** Prepares a statement whose rows are `Row`: the one place where the SQL's columns are taken for what they are. */
+/** Prepares a statement whose rows are `Row`: the only place where the SQL's columns get their types. */
 export const preparing = (database: DatabaseSync) => <Row extends object = never>(sql: string): Query<Row> =>
   new Query<Row>(database.prepare(sql))
 

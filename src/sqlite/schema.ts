@@ -1,9 +1,9 @@
 /**
- * The store's tables, and how they come to be. Each entry of `migrations` is done once, in order, and never changed
- * after a release: what changes is a new entry.
+ * The tables, and how they come to be: the migrations. Each entry of `migrations` is done once, in order, and never
+ * changed after a release: what changes is a new entry.
  *
- * Nothing here says `REFERENCES`: the parent would be looked up for every message. What belongs to an outbox is removed
- * with it, in `outboxes.ts`.
+ * Nothing here says `REFERENCES`: SQLite would look the parent up for every message. `outboxes.ts` removes what belongs
+ * to an outbox with it.
  */
 import type { DatabaseSync } from "node:sqlite"
 
@@ -39,9 +39,9 @@ export const namesOf = (prefix: string): Names => ({
 })
 
 /**
- * Times are REAL: that takes `Infinity`, and keeps whole numbers as exactly as INTEGER up to 2^53. A chunk's body stands
- * last, so that the rest is read without it, and chunks have a rowid and an index of their own: they are appended at
- * the end of the table, not among the bodies of other sessions.
+ * Times are REAL: that holds `Infinity`, and whole numbers up to 2^53 as exactly as INTEGER. A chunk's body comes last,
+ * so that the rest is read without it. Chunks have a rowid and an index of their own: they are appended at the end of
+ * the table, not among the bodies of other sessions.
  */
 const migrations: ReadonlyArray<(names: Names, index: (name: string) => string) => string> = [
   (t, index) => `
@@ -138,10 +138,10 @@ const migrations: ReadonlyArray<(names: Names, index: (name: string) => string) 
   `
 ]
 
-/** Makes or updates the tables; in one transaction, of the caller. Throws if a newer version of the library made them. */
+/** Makes or updates the tables, in the caller's transaction. Throws if a newer version of the library made them. */
 export const migrate = (database: DatabaseSync, prefix: string): void => {
   const names = namesOf(prefix)
-  // Beside the version stand the sums over all outboxes and keys, which would take a scan to ask for.
+  // Beside the version are the sums over all outboxes and keys, which would otherwise take a scan.
   database.exec(`
     CREATE TABLE IF NOT EXISTS ${names.store} (
       one INTEGER PRIMARY KEY CHECK (one = 1),

@@ -1,6 +1,6 @@
 /**
- * The one connection to an SQLite file, and who has it: a statement, a transaction, or synchronous work of the store,
- * one after the other. Waits for locks of other processes without stopping the event loop.
+ * The one connection to an SQLite file, and who has it. Statements, transactions and synchronous work of the store take
+ * turns on it. It waits for locks of other processes without stopping the event loop.
  */
 import { Cause, Effect, Random, type Scope, Semaphore, Stream } from "effect"
 import { SqlClient, type SqlConnection, SqlError } from "effect/sql"
@@ -14,8 +14,8 @@ type Result<A> = Effect.Effect<A, SqlError.SqlError>
 type Sleeping = (sleep: Effect.Effect<void>) => Effect.Effect<void>
 
 /**
- * Pauses between tries at a locked file, in ms. A try costs microseconds and others hold the lock for milliseconds, so
- * short ones: whoever sleeps for long finds it locked again, by a process that never pauses.
+ * Pauses between tries at a locked file, in ms. They are short, as a try costs microseconds and others hold the lock
+ * for milliseconds: after a long sleep, a process that never pauses would have it locked again.
  */
 const pauseBase = 1
 const pauseCap = 5
@@ -23,7 +23,9 @@ const pauseCap = 5
 /** Rows that a stream takes from the database at once. */
 const streamChunk = 128
 
-/** What was thrown, as Effect's `SqlError`: `node:sqlite` calls SQLite's result code otherwise than Effect expects. */
+/**
+ * What was thrown, as Effect's `SqlError`: `node:sqlite` names SQLite's result code differently than Effect expects.
+ */
 const toSqlError = (operation: string, cause: unknown): SqlError.SqlError => {
   const code = resultCode(cause)
   const detail = cause instanceof Error ? cause.message : String(cause)
@@ -33,9 +35,9 @@ const toSqlError = (operation: string, cause: unknown): SqlError.SqlError => {
 }
 
 /**
- * A transaction's hold of the connection. SQLite ends a transaction by itself after some errors, a full disk for one:
- * then it is `lost`, and what follows in it must not be committed on its own. After its end it is `over`, which fibers
- * that were forked inside and live on must notice: they still have it in their context.
+ * A transaction's hold of the connection. SQLite itself ends a transaction after some errors, such as a full disk: then
+ * it is `lost`, and what follows in it must not be committed on its own. After its end it is `over`. Fibers that were
+ * forked inside and live on must notice that: they still have it in their context.
  */
 interface Lease {
   inTransaction: boolean
@@ -51,7 +53,7 @@ export class SqliteConnection {
   private readonly leases = new WeakMap<Connection, Lease>()
   /** For statements outside of transactions. */
   private readonly plain: Connection
-  /** What has happened to the file, while nothing can be stored in it any more. */
+  /** Why nothing can be stored in the file any more, if so. */
   private fault: string | undefined
 
   constructor(database: DatabaseSync, busyTimeoutMillis: number) {
@@ -61,7 +63,7 @@ export class SqliteConnection {
     this.plain = this.connect(undefined)
   }
 
-  /** From now on everything fails, but for what ends a transaction; or nothing does any more. */
+  /** From now on everything but the end of a transaction fails with `fault`; undefined lifts that. */
   fail(fault: string | undefined): void {
     this.fault = fault
   }
@@ -95,19 +97,19 @@ export class SqliteConnection {
     return this.patiently("begin", lease === undefined ? work : () => this.watched(lease, work), restore)
   }
 
-  /** Whether a transaction is open, whoever's; SQLite ends some by itself. */
+  /** Whether any transaction is open; SQLite ends some by itself. */
   get isOpen(): boolean {
     return this.database.isTransaction
   }
 
   /**
-   * Rolls back what is open, which SQLite may have done already. Also before each new use: something is open then only
-   * if its rollback failed, and must not mix with what comes.
+   * Rolls back what is open, which SQLite may have done already. Runs before each new use too: something is open then
+   * only if its rollback failed, and must not mix with what comes.
    */
   readonly rollBack = (): Result<void> =>
     retryWhileLocked("roll back", () => this.rollback(), this.busyTimeoutMillis, (sleep) => sleep)
 
-  /** Writes in one step, as a part of the transaction that the connection `within` was leased for if there is one. */
+  /** Writes in one step; if there is a connection `within`, as part of the transaction that it was leased for. */
   write<A>(operation: string, work: Work<A>, within: Connection | undefined): Result<A> {
     const lease = this.liveLease(within)
     return lease === undefined
@@ -115,7 +117,7 @@ export class SqliteConnection {
       : this.patiently(operation, () => this.watched(lease, () => this.inSavepoint(work)))
   }
 
-  /** Like `write`, and never waits for a writer elsewhere: WAL mode lets it read what was committed last. */
+  /** Like `write`, but never waits for a writer elsewhere: WAL mode lets it read what was committed last. */
   read<A>(operation: string, work: Work<A>, within: Connection | undefined): Result<A> {
     const lease = this.liveLease(within)
     return lease === undefined
@@ -158,7 +160,7 @@ export class SqliteConnection {
       try {
         this.rollback()
       } catch {
-        // What it failed of first says more, and the next use rolls back before anything else.
+        // The first failure says more, and the next use rolls back before anything else.
       }
       throw cause
     }
@@ -187,7 +189,7 @@ export class SqliteConnection {
     if (this.database.isTransaction) this.database.exec("ROLLBACK")
   }
 
-  /** Does a part of what is leased, and looks at what became of the transaction. */
+  /** Does part of a lease's work, and checks what became of the transaction. */
   private watched<A>(lease: Lease, work: () => A): A {
     if (lease.over) throw new Error("the transaction of this fiber has ended already")
     if (lease.lost) throw new Error("the transaction was rolled back by SQLite, after an error")
@@ -201,12 +203,12 @@ export class SqliteConnection {
     }
   }
 
-  /** Does it, and does it again while the file is locked. `sleeping` is how to sleep in between. */
+  /** Does the work, again and again while the file is locked. `sleeping` sleeps in between. */
   private patiently<A>(operation: string, work: () => A, sleeping: Sleeping = (sleep) => sleep): Result<A> {
     return retryWhileLocked(operation, this.onSoundFile(work), this.busyTimeoutMillis, sleeping)
   }
 
-  /** What SQLite would write to a file that is gone would be gone as well. */
+  /** What SQLite writes to a file that is gone would be gone as well. */
   private onSoundFile<A>(work: () => A): () => A {
     return () => {
       if (this.fault !== undefined) throw new Error(this.fault)
@@ -312,7 +314,7 @@ const retryWhileLocked = <A>(
       } catch (cause) {
         if (!isLocked(cause) || waited >= timeoutMillis) return Effect.fail(toSqlError(operation, cause))
         return Effect.flatMap(Random.next, (part) => {
-          // At least 1 ms, so that no bad luck makes it spin.
+          // At least 1 ms, so that bad luck can't make it spin.
           const pause = 1 + jitteredMillis(pauseBase, pauseCap, failures + 1, part)
           return Effect.andThen(sleeping(Effect.sleep(pause)), attempt(failures + 1, waited + pause))
         })

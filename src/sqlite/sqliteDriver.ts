@@ -1,6 +1,6 @@
 /**
- * The database half of SqliteStore. Every operation is one synchronous transaction of prepared statements, so that it
- * costs no turn of the event loop while it holds the file; in an open transaction of the calling fiber, all of it is a
+ * The driver: `StoreDriver` on SQLite, one synchronous transaction an operation. The statements are prepared; an
+ * operation costs no turn of the event loop while it holds the file. In an open transaction of the calling fiber, it is
  * part of that. Servers on the same machine may share the file.
  */
 import { Clock, type Config, type Duration, Effect, type Scope } from "effect"
@@ -18,15 +18,17 @@ import { SqliteClient } from "./SqliteClient.ts"
 import { Totals } from "./totals.ts"
 
 /**
- * Of the store's tables, not of the file.
+ * Options of the store's tables, not of the file.
  *
  * @since 0.1.0
  * @category models
  */
 export interface DriverOptions {
-  /** What the names of the store's tables begin with. Default `rws_`. */
+  /** The prefix of the store's table names. Default `rws_`. */
   readonly tablePrefix?: string | undefined
-  /** How often to look for what other processes on the same file did; while there is no other, less often. Default 10 ms. */
+  /**
+   * How often to look for what other processes on the same file did; less often while there is no other. Default 10 ms.
+   */
   readonly pollInterval?: Duration.Input | undefined
 }
 
@@ -71,7 +73,7 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
           totals.flush()
           return result
         } finally {
-          // What failed work has gathered goes with its rollback.
+          // What failed work has gathered is dropped with its rollback.
           totals.forget()
         }
       }),
@@ -80,7 +82,7 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
   const read = <A>(operation: string, work: () => A): Effect.Effect<A, StoreError> =>
     Effect.mapError(client.reading(operation, work), failed(operation))
 
-  /** A sweep that removes less than it might is the last of its round: time to tidy up. */
+  /** A sweep that removes less than its limit is the last of its round: time to tidy up. */
   const sweep = (operation: string, limit: number, work: () => number) =>
     Effect.tap(write(operation, work), (swept) => swept < limit ? tidy(client) : Effect.void)
 
@@ -103,7 +105,7 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
       const tell = Effect.map(look, (isNudged) => {
         if (isNudged) listener()
       })
-      // A file that can't be read now is looked at again.
+      // A file that can't be read now is tried again.
       const round = Effect.suspend(() =>
         Effect.andThen(Effect.sleep(isAlone ? Math.max(pollMillis, aloneMillis) : pollMillis), Effect.ignore(tell))
       )
@@ -173,7 +175,10 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
   } satisfies StoreDriver
 })
 
-/** A server that has the file for itself looks this often whether there is news, and each so many rounds whether it has. */
+/**
+ * A server that has the file for itself looks for news this often, in ms, and checks every few rounds whether it still
+ * has.
+ */
 const aloneMillis = 250
 const roundsAlone = 8
 

@@ -4,10 +4,10 @@
  */
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite"
 
-/** Prepared statements that are kept; the one that was not used for longest goes first. */
+/** Prepared statements to keep; the least recently used goes first. */
 const maxStatements = 256
 
-/** Up to this size the write-ahead log's file is kept for reuse, in bytes; a larger one is cut when it begins anew. */
+/** Up to this size, in bytes, the write-ahead log's file is kept for reuse; a larger one is cut when it starts over. */
 const walSizeLimit = 16 * 1024 * 1024
 
 /** Page cache, in KiB. SQLite's own 2 MiB hold too little of the indexes of a hundred thousand sessions. */
@@ -19,13 +19,13 @@ export interface FileSettings {
 }
 
 /**
- * Opens the file. The busy timeout stays 0, since SQLite's own waiting would stop the event loop: a file that is
- * locked throws at once, and the caller comes again.
+ * Opens the file. The busy timeout stays 0, since SQLite's own waiting would stop the event loop: a locked file throws
+ * at once, and the caller tries again.
  */
 export const open = ({ filename, synchronous }: FileSettings): DatabaseSync => {
   const database = new DatabaseSync(filename)
   try {
-    // Only in this order: a file that has pages, as one in WAL mode, can't get another auto_vacuum.
+    // In this order: a file that has pages, as one in WAL mode does, can't change its auto_vacuum.
     database.exec("PRAGMA auto_vacuum = INCREMENTAL")
     database.exec("PRAGMA journal_mode = WAL")
     database.exec(`
@@ -42,7 +42,7 @@ export const open = ({ filename, synchronous }: FileSettings): DatabaseSync => {
   }
 }
 
-/** Prepares each text once, as long as it is used. */
+/** Prepares each text once, as long as it stays in use. */
 export class StatementCache {
   private readonly database: DatabaseSync
   private readonly statements = new Map<string, StatementSync>()
@@ -54,7 +54,7 @@ export class StatementCache {
   get(sql: string): StatementSync {
     const known = this.statements.get(sql)
     const statement = known ?? this.database.prepare(sql)
-    // A Map keeps the order of insertion: what is used moves to the end.
+    // A Map keeps insertion order: what is used moves to the end.
     if (known !== undefined) this.statements.delete(sql)
     this.statements.set(sql, statement)
     if (this.statements.size > maxStatements) {
@@ -65,7 +65,7 @@ export class StatementCache {
   }
 }
 
-/** What `node:sqlite` takes for a value of a statement. */
+/** A value as `node:sqlite` accepts it in a statement. */
 export const toBindable = (value: unknown): SQLInputValue => {
   if (value === undefined || value === null) return null
   if (typeof value === "string" || typeof value === "number" || typeof value === "bigint") return value
@@ -76,7 +76,7 @@ export const toBindable = (value: unknown): SQLInputValue => {
   throw new TypeError(`SQLite can't store a value of type ${typeof value}`)
 }
 
-/** SQLite's extended result code, if it is an error of SQLite. */
+/** SQLite's extended result code, if it is an SQLite error. */
 export const resultCode = (cause: unknown): number | undefined =>
   typeof cause === "object" && cause !== null && "errcode" in cause && typeof cause.errcode === "number"
     ? cause.errcode
@@ -87,8 +87,8 @@ const busy = 5
 const busySnapshot = 517
 
 /**
- * Whether another connection holds a lock that it will give up: to be tried again. Not so a transaction that read
- * before others wrote, and now would write (`SQLITE_BUSY_SNAPSHOT`): that one must begin anew.
+ * Whether another connection holds a lock that it will give up, so that a new try makes sense. Not for a transaction
+ * that read before others wrote, and now wants to write (`SQLITE_BUSY_SNAPSHOT`): that one must start over.
  */
 export const isLocked = (cause: unknown): boolean => {
   const code = resultCode(cause)

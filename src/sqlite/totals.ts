@@ -10,8 +10,8 @@ export interface Sums {
 }
 
 /**
- * What a transaction changes is gathered here, and written by `flush` as its last step. Work that throws is rolled
- * back, and `forget` then drops what it gathered.
+ * Gathers what a transaction changes; `flush` writes it as the last step. Work that throws is rolled back, and `forget`
+ * then drops what it gathered.
  */
 export class Totals {
   private outboxes = 0
@@ -36,7 +36,7 @@ export class Totals {
     this.keys += keys
   }
 
-  /** As of now in this transaction. */
+  /** The sums as of now, in this transaction. */
   get sums(): Sums {
     const { bytes, keys, messages, outboxes } = this.select.get() ?? { bytes: 0, keys: 0, messages: 0, outboxes: 0 }
     return {

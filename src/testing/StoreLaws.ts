@@ -1,13 +1,12 @@
 /**
- * What every store must do, whatever it keeps its data in: laws that a store of your own can be tried by, with any test
- * framework or none.
+ * What every store must do: laws to try a store of your own by, with any test framework or none.
  *
  * **Details.** A law is an effect. It gets a new, empty store, made by your layer with the law's options, and fails
  * with a {@link LawViolation} that says what was expected and what came. The laws are those of the doc comments of
  * `MessageQueue`, `SessionRegistry` and `Deduplicator`; `MemoryStore` and the durable stores keep all of them.
  *
- * **Gotchas.** They look at one process with one store. That what was committed is still there after a crash, and that
- * several processes don't get into each other's way, is for you to try on the real thing.
+ * **Gotchas.** They test one process with one store. Try on the real thing that commits survive a crash, and that
+ * several processes don't get in each other's way.
  *
  * **Example** (With Vitest)
  *
@@ -35,7 +34,7 @@ import { registryLaws } from "./registryLaws.ts"
 export { LawViolation, PassTime, type Services, type StoreLaw } from "./law.ts"
 
 /**
- * All laws. Each is to be run on a store of its own.
+ * All laws. Run each on a store of its own.
  *
  * @since 0.1.0
  * @category laws
@@ -43,20 +42,20 @@ export { LawViolation, PassTime, type Services, type StoreLaw } from "./law.ts"
 export const all: ReadonlyArray<StoreLaw> = [...queueLaws, ...deliveryLaws, ...registryLaws, ...deduplicatorLaws]
 
 /**
- * What is tried.
+ * The store that is tested.
  *
  * @since 0.1.0
  * @category models
  */
 export interface Subject<E, R> {
-  /** Makes a new store, with nothing of any other in it; called once for each law. */
+  /** Makes a new store that shares nothing with any other; called once for each law. */
   readonly layer: (options: MemoryStore.Options) => Layer.Layer<Services, E, R>
-  /** Lets so many milliseconds pass, for the store and for Effect's clock. At most 10 s at a time. */
+  /** Lets this many milliseconds pass, for the store and for Effect's clock. At most 10 s at a time. */
   readonly passTime: (millis: number) => Effect.Effect<void>
 }
 
 /**
- * Tries a store by a law.
+ * Tests a store by a law.
  *
  * @since 0.1.0
  * @category laws

@@ -1,4 +1,4 @@
-/** Laws of `Deduplicator`. */
+/** Laws of `Deduplicator`: publish keys. */
 import { Deferred, Duration, Effect, Fiber, Option } from "effect"
 import { Deduplicator, type Receipt } from "../Deduplicator.ts"
 import { holds, law, oddTexts, PassTime, refused, same, type StoreLaw } from "./law.ts"

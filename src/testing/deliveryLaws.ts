@@ -15,7 +15,7 @@ import {
   textMessage
 } from "./law.ts"
 
-/** The outbox of "s", opened for generation 1, with such messages in it. */
+/** The outbox of "s", opened for generation 1, with these messages in it. */
 const opened = Effect.fnUntraced(function*(...texts: ReadonlyArray<string>) {
   const queue = yield* MessageQueue
   const { epoch } = yield* queue.open("s", 1)
@@ -203,7 +203,7 @@ const expiry: ReadonlyArray<StoreLaw> = [
       const expired = (yield* queue.expire(all)).flatMap(({ messages }) => payloads(messages))
       yield* same("what expires", expired, [`"c"`])
       yield* same("what is left", (yield* queue.size("s")).messages, 2)
-      // The peer has the first: the second is on its way no more.
+      // The peer has the first: the second is no longer on its way.
       const result = yield* read(1)
       yield* same("what is read", readOut(result), ["2 expired", "3 expired"])
       yield* same("what comes back", payloads(result.expired), [`"b"`])

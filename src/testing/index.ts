@@ -1,5 +1,5 @@
 /**
- * For tests of stores.
+ * The entry `resilient-websocket/testing`: the laws of stores.
  *
  * @since 0.1.0
  */

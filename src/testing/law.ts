@@ -7,7 +7,7 @@ import type { SessionRegistry } from "../SessionRegistry.ts"
 import type { WebSocketError } from "../WebSocketError.ts"
 
 /**
- * A store broke a law: of what `what` says, this was expected and that came.
+ * A store broke a law: `what` says of what, `expected` and `actual` what should have come and what came.
  *
  * @since 0.1.0
  * @category errors
@@ -27,7 +27,7 @@ export class LawViolation
 }
 
 /**
- * Lets so many milliseconds pass, for the store and for Effect's clock: `TestClock.adjust`, or a sleep where a store
+ * Lets this many milliseconds pass, for the store and for Effect's clock: `TestClock.adjust`, or a sleep if the store
  * has a clock of its own.
  *
  * @since 0.1.0
@@ -46,8 +46,7 @@ export class PassTime extends Context.Service<PassTime, (millis: number) => Effe
 export type Services = MessageQueue | SessionRegistry | Deduplicator
 
 /**
- * One law: its name is a sentence about behaviour. `law` is to be run on a store that is new and empty, made with
- * `options`, once.
+ * One law: its name is a sentence about behaviour. Run `law` once, on a new and empty store made with `options`.
  *
  * @since 0.1.0
  * @category models
@@ -83,7 +82,7 @@ export const same = <A>(what: string, actual: A, expected: A): Effect.Effect<voi
     Equal.equals(actual, expected) ? Effect.void : violation(what, Formatter.format(expected), Formatter.format(actual))
   )
 
-/** Expects that something holds which `expected` describes. */
+/** Expects that what `expected` describes holds. */
 export const holds = (
   what: string,
   condition: boolean,
@@ -107,7 +106,7 @@ export const refused = <A, E extends object, R>(
     }
   })
 
-/** Does an operation as the engine does: there and then if it can be. */
+/** Does an operation as the engine does: synchronously if it can. */
 export const perform = <Args extends ReadonlyArray<unknown>, A, E>(
   operation: Operation<Args, A, E>,
   ...args: Args
@@ -117,7 +116,7 @@ export const perform = <Args extends ReadonlyArray<unknown>, A, E>(
     return done === undefined ? operation(...args) : Effect.succeed(done)
   })
 
-/** Looks until something holds, which other fibers or the store bring about: for a thousand ms of the law's time. */
+/** Checks until something holds that other fibers or the store bring about: for 1,000 ms of the law's time. */
 export const eventually = Effect.fnUntraced(function*<E, R>(what: string, condition: Effect.Effect<boolean, E, R>) {
   const passTime = yield* PassTime
   for (let look = 0; look < 1_000; look++) {
@@ -133,7 +132,7 @@ export const textMessage = (text: string, fields: Partial<NewMessage> = {}): New
   return { payload, bytes: new TextEncoder().encode(payload).length, ...fields }
 }
 
-/** Reads without a limit that matters. */
+/** A read limit too high to matter. */
 export const everything = { maxMessages: 10_000, maxBytes: 1_000_000_000 }
 
 /** What was read, offset by offset: `3 "text"`, or `4 expired`. */

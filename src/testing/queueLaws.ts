@@ -25,7 +25,7 @@ const append = Effect.fnUntraced(function*(session: string, ...all: ReadonlyArra
   return yield* queue.append(session, texts(...all))
 })
 
-/** Opens the outbox of "s" for generation 1, with such messages in it. */
+/** Opens the outbox of "s" for generation 1, with these messages in it. */
 const opened = Effect.fnUntraced(function*(...all: ReadonlyArray<string>) {
   const queue = yield* MessageQueue
   const { epoch } = yield* queue.open("s", 1)
@@ -36,7 +36,7 @@ const opened = Effect.fnUntraced(function*(...all: ReadonlyArray<string>) {
 const fenced = { _tag: "MessageQueueError", reason: "fenced" }
 const unknown = { _tag: "MessageQueueError", reason: "unknownSession" }
 
-/** Waits until so many senders wait for room. */
+/** Waits until this many senders wait for room. */
 const suspended = Effect.fnUntraced(function*(count: number) {
   const queue = yield* MessageQueue
   yield* eventually(`${count} senders that wait`, Effect.map(queue.stats, (stats) => stats.suspended === count))

@@ -15,7 +15,7 @@ import {
   textMessage
 } from "./law.ts"
 
-/** Attaches to session "s" as somebody who needs no token. */
+/** Attaches to session "s" as a peer that needs no token. */
 const attach = Effect.fnUntraced(function*(fields: Partial<AttachRequest> = {}) {
   const registry = yield* SessionRegistry
   return yield* registry.attach({
@@ -42,7 +42,7 @@ const position = (handled: number, fields: Partial<InboxPosition> = {}): InboxPo
   ...fields
 })
 
-/** How far the stored position is, as told to who attaches next. */
+/** How far the stored position is, as the next attach gets it. */
 const storedPosition = Effect.map(attach(), (attached) => attached.position)
 
 const fenced = { _tag: "SessionRegistryError", reason: "fenced" }

@@ -1,4 +1,4 @@
-import { describe, expect, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
 import { Deque } from "../../src/core/Deque.ts"
 import { command, fixed, int } from "../support/coreArbitraries.ts"
@@ -41,51 +41,51 @@ describe("Deque", () => {
           } else if (command.t === "pushFront") {
             deque.pushFront(next)
             model.unshift(next++)
-          } else if (command.t === "popFront") expect(deque.popFront()).toBe(model.shift())
-          else expect(deque.popBack()).toBe(model.pop())
+          } else if (command.t === "popFront") assert.strictEqual(deque.popFront(), model.shift())
+          else assert.strictEqual(deque.popBack(), model.pop())
         }
       }
-      expect(deque.size).toBe(model.length)
-      expect(deque.front()).toBe(model[0])
-      expect(deque.back()).toBe(model[model.length - 1])
-      expect(contents(deque)).toEqual(model)
-      expect(model.map((_, i) => deque.at(i))).toEqual(model)
+      assert.strictEqual(deque.size, model.length)
+      assert.strictEqual(deque.front(), model[0])
+      assert.strictEqual(deque.back(), model[model.length - 1])
+      assert.deepStrictEqual(contents(deque), model)
+      assert.deepStrictEqual(model.map((_, i) => deque.at(i)), model)
     }
   }, fixed(200))
 
   it("has nothing outside its bounds", () => {
     const deque = filled(3)
-    expect([deque.at(-1), deque.at(3), deque.at(100)]).toEqual([undefined, undefined, undefined])
+    assert.deepStrictEqual([deque.at(-1), deque.at(3), deque.at(100)], [undefined, undefined, undefined])
   })
 
   it("has nothing to give when empty, and takes values again afterwards", () => {
     const deque = new Deque<number>()
-    expect([deque.popFront(), deque.popBack(), deque.front(), deque.back()]).toEqual(Array(4).fill(undefined))
+    assert.deepStrictEqual([deque.popFront(), deque.popBack(), deque.front(), deque.back()], Array(4).fill(undefined))
     deque.pushFront(1)
-    expect(contents(deque)).toEqual([1])
+    assert.deepStrictEqual(contents(deque), [1])
   })
 
   it("keeps its order when it wraps around the end of its ring", () => {
     const deque = filled(4)
     for (let i = 4; i < 50; i++) {
-      expect(deque.popFront()).toBe(i - 4)
+      assert.strictEqual(deque.popFront(), i - 4)
       deque.pushBack(i)
     }
-    expect(contents(deque)).toEqual([46, 47, 48, 49])
+    assert.deepStrictEqual(contents(deque), [46, 47, 48, 49])
   })
 
   it("gives back the memory of a burst", () => {
     const deque = filled(100_000)
     while (deque.size > 1) deque.popFront()
     const slots: unknown = Reflect.get(deque, "slots")
-    expect(Array.isArray(slots) && slots.length <= 64).toBe(true)
-    expect(contents(deque)).toEqual([99_999])
+    assert.isTrue(Array.isArray(slots) && slots.length <= 64)
+    assert.deepStrictEqual(contents(deque), [99_999])
   })
 
   it("does not hold on to what it gave away", () => {
     const deque = filled(4)
     deque.popFront()
     deque.popBack()
-    expect(Reflect.get(deque, "slots")).toEqual([undefined, 1, 2, undefined])
+    assert.deepStrictEqual(Reflect.get(deque, "slots"), [undefined, 1, 2, undefined])
   })
 })

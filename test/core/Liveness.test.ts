@@ -1,4 +1,4 @@
-import { describe, expect, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
 import { Liveness } from "../../src/core/Liveness.ts"
 import { fixed, int } from "../support/coreArbitraries.ts"
@@ -15,35 +15,35 @@ const ticks = (liveness: Liveness, from: number, to: number, period: number): Re
 
 describe("Liveness", () => {
   it("leaves a peer alone that was heard within the interval", () => {
-    expect(new Set(ticks(make(), start, start + 9_999, 1_000))).toEqual(new Set(["alive"]))
+    assert.deepStrictEqual(new Set(ticks(make(), start, start + 9_999, 1_000)), new Set(["alive"]))
   })
 
   it("probes once after an interval of silence, and gives the peer its time to answer", () => {
     const liveness = make()
-    expect(ticks(liveness, start, start + 10_000, 1_000).at(-1)).toBe("probe")
-    expect(ticks(liveness, start + 10_000, start + 14_000, 1_000)).toEqual(["alive", "alive", "alive", "alive"])
-    expect(liveness.tick(start + 15_000)).toBe("dead")
+    assert.strictEqual(ticks(liveness, start, start + 10_000, 1_000).at(-1), "probe")
+    assert.deepStrictEqual(ticks(liveness, start + 10_000, start + 14_000, 1_000), ["alive", "alive", "alive", "alive"])
+    assert.strictEqual(liveness.tick(start + 15_000), "dead")
   })
 
   it("takes any frame for an answer, and probes anew after the next silence", () => {
     const liveness = make()
     ticks(liveness, start, start + 14_000, 1_000)
     liveness.heard(start + 14_500)
-    expect(new Set(ticks(liveness, start + 14_000, start + 24_000, 1_000))).toEqual(new Set(["alive"]))
-    expect(liveness.tick(start + 25_000)).toBe("probe")
+    assert.deepStrictEqual(new Set(ticks(liveness, start + 14_000, start + 24_000, 1_000)), new Set(["alive"]))
+    assert.strictEqual(liveness.tick(start + 25_000), "probe")
   })
 
   it("asks again instead of judging when it was itself asleep", () => {
     const liveness = make()
-    expect(ticks(liveness, start, start + 10_000, 1_000).at(-1)).toBe("probe")
-    expect(liveness.tick(start + 3_600_000)).toBe("probe") // frames may lie unread
-    expect(ticks(liveness, start + 3_600_000, start + 3_604_000, 1_000).at(-1)).toBe("alive")
-    expect(liveness.tick(start + 3_605_000)).toBe("dead")
+    assert.strictEqual(ticks(liveness, start, start + 10_000, 1_000).at(-1), "probe")
+    assert.strictEqual(liveness.tick(start + 3_600_000), "probe") // frames may lie unread
+    assert.strictEqual(ticks(liveness, start + 3_600_000, start + 3_604_000, 1_000).at(-1), "alive")
+    assert.strictEqual(liveness.tick(start + 3_605_000), "dead")
   })
 
   it("takes a clock that was set back for a sign of life, not of death", () => {
     const liveness = make()
-    expect(liveness.tick(start - 3_600_000)).toBe("alive")
+    assert.strictEqual(liveness.tick(start - 3_600_000), "alive")
   })
 
   // Ticks have to come at least every `timeout / 2`: a longer pause counts as sleep.
@@ -62,10 +62,10 @@ describe("Liveness", () => {
         const answer = liveness.tick(now)
         if (answer === "probe") probedAt = now
         if (answer !== "dead") continue
-        expect(now - (probedAt ?? now)).toBeGreaterThanOrEqual(timeout)
+        assert.isAtLeast(now - (probedAt ?? now), timeout)
         return
       }
-      expect.fail("silence was not noticed")
+      assert.fail("silence was not noticed")
     },
     fixed(500)
   )
@@ -80,7 +80,7 @@ describe("Liveness", () => {
     for (const { delay, pause } of steps) {
       now += pause
       const answer = liveness.tick(now)
-      expect(answer).not.toBe("dead")
+      assert.notStrictEqual(answer, "dead")
       if (answer === "probe") answerAt = now + Math.min(delay, Math.floor(timeout / 2) - 1)
       // The answer is read before the next tick, or after ticks that still wait for it.
       if (answerAt <= now + pause) {

@@ -1,4 +1,4 @@
-import { describe, expect, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
 import { defaultMessageId, type Draft, Outbox } from "../../src/core/Outbox.ts"
 import { command, fixed, int } from "../support/coreArbitraries.ts"
@@ -54,7 +54,7 @@ describe("Outbox", () => {
                 enqueuedAt: now,
                 expiresAt: now + ttlOf(command.ttl)
               })
-              expect(outbox.append(message).offset).toBe(model.append(message))
+              assert.strictEqual(outbox.append(message).offset, model.append(message))
             }
             break
           case "read": {
@@ -64,55 +64,60 @@ describe("Outbox", () => {
             const { expired, slots } = outbox.read(after, limit, now)
             const expected = model.read(after, limit, now)
             const read = cells(slots)
-            expect(read.filter(([offset]) => offset > after)).toEqual(expected.cells)
-            expect(offsets(expired)).toEqual(expected.expired)
+            assert.deepStrictEqual(read.filter(([offset]) => offset > after), expected.cells)
+            assert.deepStrictEqual(offsets(expired), expected.expired)
             // Contiguous, and from what the peer received or, in the middle of a gap, from before it.
-            read.forEach(([offset], i) => expect(offset).toBe((read[0]?.[0] ?? 0) + i))
-            expect(read[0]?.[0] ?? 0).toBeLessThanOrEqual(after + 1)
+            read.forEach(([offset], i) => assert.strictEqual(offset, (read[0]?.[0] ?? 0) + i))
+            assert.isAtMost(read[0]?.[0] ?? 0, after + 1)
             break
           }
           case "ack": {
             const upTo = Math.max(0, model.acked + command.ahead)
             const failed = command.failed.map((ahead) => [model.acked + ahead, "failed"] as const)
             const { failed: failures, ...rest } = outbox.ack(upTo, failed)
-            expect({ ...rest, failed: failures.map(({ message, reason }) => [message.offset, reason]) })
-              .toEqual(model.ack(upTo, failed))
+            assert.deepStrictEqual(
+              { ...rest, failed: failures.map(({ message, reason }) => [message.offset, reason]) },
+              model.ack(upTo, failed)
+            )
             break
           }
           case "dropOldest":
             for (let i = 0; i < command.count; i++) {
-              expect(outbox.dropOldest("overflow")?.offset).toBe(model.dropOldest())
+              assert.strictEqual(outbox.dropOldest("overflow")?.offset, model.dropOldest())
             }
             break
           case "expire":
-            expect(offsets(outbox.expire(now))).toEqual(model.expire(now))
-            expect(outbox.earliestExpiry).toBeGreaterThan(now)
+            assert.deepStrictEqual(offsets(outbox.expire(now)), model.expire(now))
+            assert.isAbove(outbox.earliestExpiry, now)
             break
           case "giveBackSent":
             if (command.when > 0) break
-            expect(offsets(outbox.giveBackSent("fresh"))).toEqual(model.giveBackSent())
+            assert.deepStrictEqual(offsets(outbox.giveBackSent("fresh")), model.giveBackSent())
             break
           case "find": {
             const offset = model.last - command.back
             for (const id of [`id-${offset}`, defaultMessageId("E", offset)]) {
               const found = outbox.find(id)
-              expect(found && { offset: found.message.offset, sent: found.sent }).toEqual(model.find(id))
+              assert.deepStrictEqual(found && { offset: found.message.offset, sent: found.sent }, model.find(id))
             }
             break
           }
           case "advance":
             now += command.ms
         }
-        expect(outbox.position).toEqual({ epoch: "E", acked: model.acked, last: model.last })
-        expect([outbox.messages, outbox.bytes]).toEqual([model.live.length, bytesOf(model.live)])
-        expect([outbox.waitingMessages, outbox.waitingBytes]).toEqual([model.waiting.length, bytesOf(model.waiting)])
-        for (const { draft } of model.waiting) expect(outbox.earliestExpiry).toBeLessThanOrEqual(draft.expiresAt)
+        assert.deepStrictEqual(outbox.position, { epoch: "E", acked: model.acked, last: model.last })
+        assert.deepStrictEqual([outbox.messages, outbox.bytes], [model.live.length, bytesOf(model.live)])
+        assert.deepStrictEqual([outbox.waitingMessages, outbox.waitingBytes], [
+          model.waiting.length,
+          bytesOf(model.waiting)
+        ])
+        for (const { draft } of model.waiting) assert.isAtMost(outbox.earliestExpiry, draft.expiresAt)
       }
       const { maybeHandled, messages } = outbox.clear()
-      expect(offsets(messages)).toEqual(model.live.map(({ offset }) => offset))
-      expect(maybeHandled).toBe(model.live.length - model.waiting.length)
-      expect([outbox.messages, outbox.bytes, outbox.waitingMessages, outbox.waitingBytes]).toEqual([0, 0, 0, 0])
-      expect(outbox.earliestExpiry).toBe(Infinity)
+      assert.deepStrictEqual(offsets(messages), model.live.map(({ offset }) => offset))
+      assert.strictEqual(maybeHandled, model.live.length - model.waiting.length)
+      assert.deepStrictEqual([outbox.messages, outbox.bytes, outbox.waitingMessages, outbox.waitingBytes], [0, 0, 0, 0])
+      assert.strictEqual(outbox.earliestExpiry, Infinity)
     }
 
     it.prop("does the same when all messages have one time to live", [Schema.Array(Command)], ([commands]) => {
@@ -126,33 +131,33 @@ describe("Outbox", () => {
 
   it("gives offsets without holes, from the one after its start", () => {
     const outbox = new Outbox("E", 7)
-    expect([outbox.append(draft()).offset, outbox.append(draft()).offset]).toEqual([8, 9])
-    expect(outbox.position).toEqual({ epoch: "E", acked: 7, last: 9 })
+    assert.deepStrictEqual([outbox.append(draft()).offset, outbox.append(draft()).offset], [8, 9])
+    assert.deepStrictEqual(outbox.position, { epoch: "E", acked: 7, last: 9 })
   })
 
   it("reads again what did not arrive", () => {
     const outbox = filled(3, 3)
-    expect(cells(outbox.read(1, unlimited, 0).slots).map(([offset]) => offset)).toEqual([2, 3])
+    assert.deepStrictEqual(cells(outbox.read(1, unlimited, 0).slots).map(([offset]) => offset), [2, 3])
   })
 
   it("reads the first message whatever its size, and none beyond the count", () => {
     const outbox = filled(2, 0, { bytes: 1000 })
-    expect(outbox.read(0, { maxMessages: 5, maxBytes: 10 }, 0).slots).toHaveLength(1)
-    expect(outbox.read(1, { maxMessages: 0, maxBytes: Infinity }, 0).slots).toEqual([])
+    assert.lengthOf(outbox.read(0, { maxMessages: 5, maxBytes: 10 }, 0).slots, 1)
+    assert.deepStrictEqual(outbox.read(1, { maxMessages: 0, maxBytes: Infinity }, 0).slots, [])
   })
 
   it("neither expires nor drops what the peer may have", () => {
     const outbox = filled(3, 2, { expiresAt: 10 })
-    expect(offsets(outbox.expire(10))).toEqual([3])
-    expect(outbox.dropOldest("overflow")).toBeUndefined()
-    expect([outbox.messages, outbox.bytes]).toEqual([2, 2])
+    assert.deepStrictEqual(offsets(outbox.expire(10)), [3])
+    assert.isUndefined(outbox.dropOldest("overflow"))
+    assert.deepStrictEqual([outbox.messages, outbox.bytes], [2, 2])
   })
 
   it("may expire what is known not to have arrived", () => {
     const outbox = filled(3, 3, { expiresAt: 10 })
     const { expired, slots } = outbox.read(1, unlimited, 10)
-    expect(offsets(expired)).toEqual([2, 3])
-    expect(slots).toEqual([{ kind: "gap", offset: 2, end: 3, reason: "expired" }])
+    assert.deepStrictEqual(offsets(expired), [2, 3])
+    assert.deepStrictEqual(slots, [{ kind: "gap", offset: 2, end: 3, reason: "expired" }])
   })
 
   it("leaves a gap, with the reason, for what it drops and expires", () => {
@@ -162,7 +167,7 @@ describe("Outbox", () => {
     outbox.dropOldest("overflow")
     outbox.dropOldest("overflow")
     outbox.expire(5)
-    expect(outbox.read(0, unlimited, 5).slots).toMatchObject([
+    assert.containSubset(outbox.read(0, unlimited, 5).slots, [
       { kind: "gap", offset: 1, end: 2, reason: "overflow" },
       { kind: "gap", offset: 3, end: 3, reason: "expired" },
       { kind: "message", offset: 4 }
@@ -177,8 +182,8 @@ describe("Outbox", () => {
       else outbox.dropOldest("overflow")
     }
     const { slots } = outbox.read(0, unlimited, 1000)
-    expect(slots.length).toBeLessThanOrEqual(64)
-    expect(cells(slots).map(([offset]) => offset)).toEqual(Array.from({ length: 1000 }, (_, i) => i + 1))
+    assert.isAtMost(slots.length, 64)
+    assert.deepStrictEqual(cells(slots).map(([offset]) => offset), Array.from({ length: 1000 }, (_, i) => i + 1))
   })
 
   it("merges gaps in the middle of what waits", () => {
@@ -188,7 +193,7 @@ describe("Outbox", () => {
       outbox.append(draft({ expiresAt: i }))
       outbox.expire(i)
     }
-    expect(outbox.read(0, unlimited, 1000).slots).toMatchObject([
+    assert.containSubset(outbox.read(0, unlimited, 1000).slots, [
       { kind: "message", offset: 1 },
       { kind: "gap", offset: 2, end: 1001, reason: "expired" }
     ])
@@ -198,26 +203,26 @@ describe("Outbox", () => {
     const outbox = new Outbox("E")
     for (const enqueuedAt of [5, 6, 7]) outbox.append(draft({ enqueuedAt }))
     outbox.read(0, unlimited, 0)
-    expect(outbox.ack(2)).toEqual({ released: 2, newestEnqueuedAt: 6, failed: [] })
-    expect(outbox.ack(2)).toEqual({ released: 0, newestEnqueuedAt: undefined, failed: [] })
-    expect(outbox.ack(1)).toEqual({ released: 0, newestEnqueuedAt: undefined, failed: [] })
-    expect(outbox.acked).toBe(2)
+    assert.deepStrictEqual(outbox.ack(2), { released: 2, newestEnqueuedAt: 6, failed: [] })
+    assert.deepStrictEqual(outbox.ack(2), { released: 0, newestEnqueuedAt: undefined, failed: [] })
+    assert.deepStrictEqual(outbox.ack(1), { released: 0, newestEnqueuedAt: undefined, failed: [] })
+    assert.strictEqual(outbox.acked, 2)
   })
 
   it("gives back what failed, once, with the reason", () => {
     const outbox = filled(3, 3)
     const failed = [[1, "undecodable"], [3, "failed"]] as const
-    expect(outbox.ack(2, failed).failed).toMatchObject([{ message: { offset: 1 }, reason: "undecodable" }])
-    expect(outbox.ack(2, failed).failed).toEqual([])
-    expect(outbox.ack(3, failed).failed).toMatchObject([{ message: { offset: 3 }, reason: "failed" }])
+    assert.containSubset(outbox.ack(2, failed).failed, [{ message: { offset: 1 }, reason: "undecodable" }])
+    assert.deepStrictEqual(outbox.ack(2, failed).failed, [])
+    assert.containSubset(outbox.ack(3, failed).failed, [{ message: { offset: 3 }, reason: "failed" }])
   })
 
   it("gives back what the peer may have handled, and leaves a gap for it in front of what waits", () => {
     const outbox = filled(4, 3)
     outbox.ack(1)
-    expect(offsets(outbox.giveBackSent("fresh"))).toEqual([2, 3])
-    expect(offsets(outbox.giveBackSent("fresh"))).toEqual([])
-    expect(outbox.read(1, unlimited, 0).slots).toMatchObject([
+    assert.deepStrictEqual(offsets(outbox.giveBackSent("fresh")), [2, 3])
+    assert.deepStrictEqual(offsets(outbox.giveBackSent("fresh")), [])
+    assert.containSubset(outbox.read(1, unlimited, 0).slots, [
       { kind: "gap", offset: 2, end: 3, reason: "fresh" },
       { kind: "message", offset: 4 }
     ])
@@ -231,8 +236,8 @@ describe("Outbox", () => {
     outbox.read(0, unlimited, 0) // a gap 1..2 and message 3, all sent
     outbox.ack(1)
     outbox.append(draft())
-    expect(cells(outbox.read(3, unlimited, 0).slots).map(([offset]) => offset)).toEqual([4])
-    expect(cells(outbox.read(1, unlimited, 0).slots).map(([offset]) => offset)).toEqual([2, 3, 4])
+    assert.deepStrictEqual(cells(outbox.read(3, unlimited, 0).slots).map(([offset]) => offset), [4])
+    assert.deepStrictEqual(cells(outbox.read(1, unlimited, 0).slots).map(([offset]) => offset), [2, 3, 4])
   })
 
   it("expires what waits behind a message that came back and lives longer", () => {
@@ -241,9 +246,9 @@ describe("Outbox", () => {
     outbox.read(0, unlimited, 0)
     outbox.append(draft({ expiresAt: 50 }))
     outbox.append(draft({ expiresAt: 5 }))
-    expect(offsets(outbox.expire(10))).toEqual([3])
+    assert.deepStrictEqual(offsets(outbox.expire(10)), [3])
     outbox.read(0, { maxMessages: 0, maxBytes: 0 }, 10) // the first did not arrive
-    expect(offsets(outbox.expire(60))).toEqual([2])
-    expect(outbox.earliestExpiry).toBe(100)
+    assert.deepStrictEqual(offsets(outbox.expire(60)), [2])
+    assert.strictEqual(outbox.earliestExpiry, 100)
   })
 })

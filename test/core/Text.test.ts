@@ -1,4 +1,4 @@
-import { describe, expect, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
 import { beginning, isAuth, isEndpoint, isId, isText } from "../../src/core/Text.ts"
 import { utf8Length } from "../../src/core/utf8.ts"
@@ -21,21 +21,21 @@ describe("Texts", () => {
   ])(
     "refuses %j, whatever it is for",
     (value) => {
-      for (const is of [isText, isId, isAuth, isEndpoint]) expect(is(value)).toBe(false)
+      for (const is of [isText, isId, isAuth, isEndpoint]) assert.isFalse(is(value))
     }
   )
 
   it.each(["a", " ", "\u0001", "\u2028", "\uffff", "\ufeff", "\u{1F600}", "__proto__", "é"])("takes %j", (value) => {
-    for (const is of [isText, isId, isAuth, isEndpoint]) expect(is(value)).toBe(true)
+    for (const is of [isText, isId, isAuth, isEndpoint]) assert.isTrue(is(value))
   })
 
   it("counts ids and endpoints in UTF-16 units, and tokens in bytes", () => {
-    expect(isId("é".repeat(256))).toBe(true)
-    expect(isId("é".repeat(257))).toBe(false)
-    expect(isEndpoint("é".repeat(2048))).toBe(true)
-    expect(isEndpoint("é".repeat(2049))).toBe(false)
-    expect(isAuth("é".repeat(4096))).toBe(true)
-    expect(isAuth(`${"é".repeat(4096)}a`)).toBe(false)
+    assert.isTrue(isId("é".repeat(256)))
+    assert.isFalse(isId("é".repeat(257)))
+    assert.isTrue(isEndpoint("é".repeat(2048)))
+    assert.isFalse(isEndpoint("é".repeat(2049)))
+    assert.isTrue(isAuth("é".repeat(4096)))
+    assert.isFalse(isAuth(`${"é".repeat(4096)}a`))
   })
 
   const units = ["a", "é", "€", "\u{1F600}"]
@@ -45,13 +45,13 @@ describe("Texts", () => {
     ([indexes, bytes]) => {
       const text = indexes.map((index) => units[index] ?? "").join("")
       const start = beginning(text, bytes)
-      expect(text.startsWith(start)).toBe(true)
-      expect(utf8Length(start)).toBeLessThanOrEqual(bytes)
-      expect(start.isWellFormed()).toBe(true)
+      assert.isTrue(text.startsWith(start))
+      assert.isAtMost(utf8Length(start), bytes)
+      assert.isTrue(start.isWellFormed())
       const [next] = text.slice(start.length)
       if (next !== undefined) {
         const whole = String.fromCodePoint(text.codePointAt(start.length) ?? 0)
-        expect(utf8Length(start + whole)).toBeGreaterThan(bytes)
+        assert.isAbove(utf8Length(start + whole), bytes)
       }
     },
     fixed(500)

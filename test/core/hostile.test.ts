@@ -1,4 +1,4 @@
-import { describe, expect, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
 import { decode } from "../../src/core/Codec.ts"
 import { Inbox } from "../../src/core/Inbox.ts"
@@ -38,29 +38,29 @@ const stateOf = (session: Session): string => JSON.stringify(session)
 const refuses = (session: Session, text: string, code: ViolationCode): void => {
   const before = stateOf(session)
   const result = send(session, text)
-  if (!(result instanceof Violation)) return expect.fail(`taken: ${text.slice(0, 200)}`)
-  if (result.code !== code) expect.fail(`${result.code} (${result.detail}), not ${code}: ${text.slice(0, 200)}`)
-  if (stateOf(session) !== before) expect.fail(`changed by what it refused: ${text.slice(0, 200)}`)
+  if (!(result instanceof Violation)) return assert.fail(`taken: ${text.slice(0, 200)}`)
+  if (result.code !== code) assert.fail(`${result.code} (${result.detail}), not ${code}: ${text.slice(0, 200)}`)
+  if (stateOf(session) !== before) assert.fail(`changed by what it refused: ${text.slice(0, 200)}`)
 }
 
 const goesOn = (session: Session): void => {
   const { flow, inbox } = session
   const next = inbox.received + 1
-  expect(send(session, `{"t":"batch","o":${next},"m":["next"],"a":[4,4]}`)).toMatchObject([
+  assert.containSubset(send(session, `{"t":"batch","o":${next},"m":["next"],"a":[4,4]}`), [
     { t: "acked", handled: 4 },
     { t: "deliver", first: next, messages: ["next"] }
   ])
-  expect(flow?.handled).toBe(4)
+  assert.strictEqual(flow?.handled, 4)
   session.handled("E", next, 1)
-  expect(session.composeAck()).toContain(`"a":[${next},${next}]`)
+  assert.include(session.composeAck(), `"a":[${next},${next}]`)
 }
 
 describe("A hostile peer", () => {
   describe.each(subjects)("that sends $frame.t", ({ frame, wrong }) => {
     it("in its right form is understood", () => {
       const text = JSON.stringify(frame)
-      expect(decode(text)).toEqual(JSON.parse(text))
-      expect(isValidFrame(JSON.parse(text))).toBe(true)
+      assert.deepStrictEqual(decode(text), JSON.parse(text))
+      assert.isTrue(isValidFrame(JSON.parse(text)))
     })
 
     it.each(Object.entries(wrong))("with the wrong %s is refused", (path, texts) => {
@@ -86,7 +86,7 @@ describe("A hostile peer", () => {
       const session = victim("client")
       for (const [open, close] of [["[", "]"], [`{"a":`, "}"]] as const) {
         const text = `{"new":${open.repeat(100_000)}0${close.repeat(100_000)},${JSON.stringify(frame).slice(1)}`
-        expect(decode(text).t).toBe(frame["t"])
+        assert.strictEqual(decode(text).t, frame["t"])
         send(session, text)
       }
     })
@@ -129,7 +129,7 @@ describe("A hostile peer", () => {
         }
       }
     }
-    expect(Reflect.get({}, "polluted")).toBeUndefined()
+    assert.isUndefined(Reflect.get({}, "polluted"))
     goesOn(session)
   })
 
@@ -175,7 +175,7 @@ describe("A hostile peer", () => {
     const session = victim()
     for (let i = 0; i < 4 * window.messages; i++) session.inbox.fail(5, "failed")
     refuses(session, `{"t":"batch","o":8,"m":[1]}`, "window")
-    expect(send(session, `{"t":"seen","o":5}`)).toEqual([])
+    assert.deepStrictEqual(send(session, `{"t":"seen","o":5}`), [])
     goesOn(session)
   })
 
@@ -198,11 +198,11 @@ describe("A hostile peer", () => {
     const inbox = new Inbox()
     inbox.adopt("E", 5)
     const before = structuredClone(inbox)
-    expect(resumeInbox(inbox, { epoch: "E", acked: 0, last: 4 })).toMatchObject({ code: "future" })
-    expect(structuredClone(inbox)).toEqual(before)
+    assert.containSubset(resumeInbox(inbox, { epoch: "E", acked: 0, last: 4 }), { code: "future" })
+    assert.deepStrictEqual(structuredClone(inbox), before)
     const out = { epoch: "E", acked: 3, last: 9 }
     const position = { epoch: "E", received: 2 ** 53 - 1, handled: 5, failed: [], pending: { messages: 0, bytes: 0 } }
-    expect(resumeOutbox(out, position)).toMatchObject({ code: "future" })
+    assert.containSubset(resumeOutbox(out, position), { code: "future" })
   })
 
   describe("that sends nearly valid frames", () => {
@@ -249,8 +249,8 @@ describe("A hostile peer", () => {
       ([frame, mutations]) => {
         const text = mutations.reduce(mutate, JSON.stringify(frame))
         const decoded = decode(text)
-        if (decoded instanceof Violation) expect(["malformed", "tooDeep"]).toContain(decoded.code)
-        else expect(isValidFrame(decoded), text).toBe(true)
+        if (decoded instanceof Violation) assert.include(["malformed", "tooDeep"], decoded.code)
+        else assert.isTrue(isValidFrame(decoded), text)
       },
       fixed(4000, 3)
     )
@@ -265,22 +265,22 @@ describe("A hostile peer", () => {
           const before = stateOf(session)
           const known = session.inbox.received
           const result = send(session, mutations.slice(0, 2).reduce(mutate, JSON.stringify(frame)))
-          if (result instanceof Violation) expect(stateOf(session)).toBe(before)
+          if (result instanceof Violation) assert.strictEqual(stateOf(session), before)
           else {
             for (const action of result) {
               if (action.t !== "deliver" && action.t !== "gap") continue
-              expect(action.first).toBe(known + 1)
-              expect(action.first).toBeGreaterThan(offset)
+              assert.strictEqual(action.first, known + 1)
+              assert.isAbove(action.first, offset)
               offset = session.inbox.received
             }
           }
           const { flow, inbox } = session
-          expect(inbox.handled).toBeLessThanOrEqual(inbox.received)
-          expect(inbox.received).toBeGreaterThanOrEqual(known)
-          expect(inbox.position.pending.messages).toBeLessThanOrEqual(window.messages)
-          expect(flow?.received).toBeLessThanOrEqual(flow?.sent ?? 0)
-          expect(flow?.handled).toBeLessThanOrEqual(flow?.received ?? 0)
-          expect(flow?.roomMessages).toBeLessThanOrEqual(window.messages)
+          assert.isAtMost(inbox.handled, inbox.received)
+          assert.isAtLeast(inbox.received, known)
+          assert.isAtMost(inbox.position.pending.messages, window.messages)
+          assert.isAtMost(flow?.received ?? Infinity, flow?.sent ?? 0)
+          assert.isAtMost(flow?.handled ?? Infinity, flow?.received ?? 0)
+          assert.isAtMost(flow?.roomMessages ?? Infinity, window.messages)
         }
       },
       fixed(1000, 12)

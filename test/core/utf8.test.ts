@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, it, vi } from "@effect/vitest"
+import { afterEach, assert, describe, it, vi } from "@effect/vitest"
 import { Schema } from "effect"
 import { utf8Length } from "../../src/core/utf8.ts"
 import { fixed, int } from "../support/coreArbitraries.ts"
@@ -27,7 +27,7 @@ describe("utf8Length", () => {
   })
 
   it.prop("counts the bytes that an encoder writes", [Text], ([indexes]) => {
-    expect(utf8Length(textOf(indexes))).toBe(bytesOf(textOf(indexes)))
+    assert.strictEqual(utf8Length(textOf(indexes)), bytesOf(textOf(indexes)))
   }, fixed(500))
 
   it("counts alike where there is no Buffer", async () => {
@@ -37,11 +37,11 @@ describe("utf8Length", () => {
       for (const b of borders) {
         for (const c of borders) {
           const text = String.fromCharCode(a, b, c)
-          expect(portable(text), JSON.stringify(text)).toBe(bytesOf(text))
+          assert.strictEqual(portable(text), bytesOf(text), JSON.stringify(text))
         }
       }
     }
-    expect(portable("")).toBe(0)
-    expect(portable("naïve € 𝄞")).toBe(bytesOf("naïve € 𝄞"))
+    assert.strictEqual(portable(""), 0)
+    assert.strictEqual(portable("naïve € 𝄞"), bytesOf("naïve € 𝄞"))
   })
 })

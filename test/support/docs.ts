@@ -1,6 +1,6 @@
 /** Reads the documentation and the sources that it speaks of: code blocks, options and their defaults, links. */
 import { readdirSync, readFileSync } from "node:fs"
-import { join, relative } from "node:path"
+import { dirname, join, relative } from "node:path"
 import { fileURLToPath } from "node:url"
 
 export const root = fileURLToPath(new URL("../..", import.meta.url))
@@ -271,6 +271,25 @@ export const metricTable = (): ReadonlyArray<Row> => [
   ...[...read("src/Metrics.ts").matchAll(/histogram\(`\$\{prefix\}(\w+)`, \{\s*description: "([^"]+)"/g)].map(
     ([, name = "", text = ""]) => [`\`resilient_websocket_${name}\``, "histogram", "", text]
   )
+]
+
+/** What a file says of itself: the first sentence of the comment at its top, without the period. */
+export const purposeOf = (source: string): string => {
+  const header = /^\/\*\*([\s\S]*?)\*\//.exec(read(source))?.[1] ?? ""
+  const text = header.replace(/^ *\* ?/gm, "").trim().split(/\n\s*\n/)[0]?.replace(/\s+/g, " ") ?? ""
+  return (/^.*?(?=\.( |$))/.exec(text)?.[0] ?? text).replace(/\{@link (\w+)\}/g, "`$1`").replaceAll("|", "\\|")
+}
+
+export const folders: ReadonlyArray<string> = [...new Set(sources.map((source) => dirname(source)))]
+
+/** The files of a folder, without those of folders in it, with what each says of itself. */
+export const fileTable = (folder: string): ReadonlyArray<Row> => [
+  ["file", "what it is for"],
+  ["-", "-"],
+  ...sources.filter((source) => dirname(source) === folder).map((source) => [
+    `\`${source.slice(folder.length + 1)}\``,
+    purposeOf(source)
+  ])
 ]
 
 /** What stands between `<!-- name -->` and the next `<!-- end -->`. */

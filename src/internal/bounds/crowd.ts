@@ -1,10 +1,10 @@
 /**
- * Who gives way when there is no room for a newcomer: somebody of the share that has the most, as long as the newcomer's
- * has less. All in constant time, but for a heap of shares. Pure.
+ * Who gives way when there is no room for a newcomer. It is a member of the share that has the most, as long as the
+ * newcomer's has less. All in constant time, but for a heap of shares. Pure.
  */
 import { DeadlineHeap } from "../kit/deadlineHeap.ts"
 
-/** Whether, and how soon, a member may be sent away: those who are spared last are never. */
+/** Whether, and how soon, a member may be sent away; undefined for never. */
 export type Spare = "first" | "next" | undefined
 
 /** A member's share, and where it stands, both written by its crowd alone. */
@@ -17,10 +17,10 @@ export interface Member {
 class Group<A extends Member> {
   readonly name: string
   size = 0
-  /** Those who may be sent away, the longest there first. Made with the first of them. */
+  /** Those who may be sent away, the longest there first. Made when there is a first one. */
   first: Set<A> | undefined
   next: Set<A> | undefined
-  /** Its place in the ranking: less its size when it was put there. */
+  /** Its place in the ranking: minus its size when it was put there. */
   rankedAt = 0
 
   constructor(name: string) {
@@ -43,9 +43,9 @@ class Group<A extends Member> {
 }
 
 export class Crowd<A extends Member> {
-  /** A share's group, or its only member as long as there was no second: mostly that is all there is of a share. */
+  /** A share's group, or its only member until there is a second: most shares have just one. */
   private readonly groups = new Map<string, Group<A> | A>()
-  /** Groups with somebody to spare, the largest first. Who is alone never has to give way. */
+  /** Groups with somebody to spare, the largest first. A lone member never has to give way. */
   private readonly ranking = new DeadlineHeap<Group<A>>((group, at) =>
     group.rankedAt === at && this.groups.get(group.name) === group
   )
@@ -99,7 +99,7 @@ export class Crowd<A extends Member> {
     else this.rank(group)
   }
 
-  /** Something changed for a member. Who may not be sent away any more need not say so. */
+  /** Something changed for a member. One that may no longer be sent away need not be placed again. */
   place(member: A): void {
     const group = this.groups.get(member.share)
     if (group instanceof Group) {
@@ -108,7 +108,9 @@ export class Crowd<A extends Member> {
     } else if (group === member) member.spare = this.standing(member)
   }
 
-  /** Who gives way to one more of this share, if anybody does: then that share still has no more than the other. */
+  /**
+   * Who gives way to one more of this share, if anybody: only where that share then still has no more than the other.
+   */
   givesWay(share: string): A | undefined {
     while (true) {
       const group = this.largest()
@@ -137,7 +139,7 @@ export class Crowd<A extends Member> {
     if (at !== 0) this.ranking.push(at, group)
   }
 
-  /** The group for a share whose only member is not to stay so. */
+  /** The group for a share whose only member gets company. */
   private groupOf(member: A): Group<A> {
     const group = new Group<A>(member.share)
     group.size = 1

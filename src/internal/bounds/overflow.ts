@@ -1,4 +1,4 @@
-/** What a queue does with a batch that would break one of its bounds: the overflow policies, in memory and in stores. */
+/** The overflow policies: what a full queue does with a batch, in memory and in stores. */
 import type { OverflowPolicy } from "../../MessageQueue.ts"
 import type { QueueBounds } from "./queueBounds.ts"
 
@@ -6,7 +6,7 @@ import type { QueueBounds } from "./queueBounds.ts"
 export type Answer =
   /** The sender gets a `QueueOverflowError`, and nothing changes. */
   | "refuse"
-  /** The sender is told that nothing was appended. That is no error. */
+  /** The sender learns that nothing was appended. That is no error. */
   | "skip"
   /**
    * The oldest messages are dropped, as many as it takes, and become dead letters. What was sent may be at the peer, so
@@ -14,8 +14,8 @@ export type Answer =
    */
   | "dropOldest"
   /**
-   * The sender waits for room, for no longer than `suspendTimeout`; then it is refused. Those who wait for the same
-   * outbox are let in as they came, and nobody who comes later overtakes them.
+   * The sender waits for room, for no longer than `suspendTimeout`; then it is refused. Senders that wait for the same
+   * outbox are let in in the order they came, and no later one overtakes them.
    */
   | "wait"
 
@@ -30,8 +30,8 @@ const answers: Record<OverflowPolicy, Answer> = {
 export const waitsForRoom = (policy: OverflowPolicy): boolean => answers[policy] === "wait"
 
 /**
- * A batch that is larger than a bound is refused under every policy. `inAll` is what it counts in the bound on the bytes of
- * all outboxes together.
+ * A batch that is larger than a bound is refused under every policy. `inAll` is its size as counted in the bound on the
+ * bytes of all outboxes.
  */
 export const answerTo = (
   policy: OverflowPolicy,
@@ -47,8 +47,8 @@ export const neverFits = (bounds: QueueBounds, messages: number, bytes: number, 
   bytes > bounds.maxBytes || inAll > bounds.maxTotalBytes
 
 /**
- * How many messages of an outbox may be sent and not acknowledged. Under `dropOldest` half of the bound stays unsent, so
- * that a peer that stops reading leaves something to drop.
+ * How many messages of an outbox may be sent and not acknowledged. Under `dropOldest`, half of the bound stays unsent,
+ * so that a peer that stops reading leaves something to drop.
  */
 export const maxSent = (policy: OverflowPolicy, bounds: QueueBounds): number =>
   policy === "dropOldest" ? Math.ceil(bounds.maxMessages / 2) : Infinity

@@ -1,19 +1,19 @@
-/** The bounds of a queue, in memory or in a store: what they are, and which of them so much more would break. */
+/** The bounds of a queue, in memory or in a store, and which of them a batch would break. */
 import type { NewMessage, Options } from "../../MessageQueue.ts"
 import { QueueOverflowError } from "../../WebSocketError.ts"
 import * as Check from "../kit/options.ts"
 import type { OverPart, TotalBounds } from "./shares.ts"
 
 /**
- * Bounds on one outbox, and on all together. The bytes of one are those of its payloads; those of all are what the queue
- * counts there: a store payloads, a queue in memory what messages take in memory.
+ * Bounds on one outbox, and on all together. The bytes of one outbox are those of its payloads. In those of all
+ * together, a store counts payloads, and a queue in memory what messages take there.
  */
 export interface QueueBounds extends TotalBounds {
   readonly maxMessages: number
   readonly maxBytes: number
 }
 
-/** With the defaults. That of `maxTotalBytes` depends on what the queue counts, so the queue brings the value. */
+/** The bounds, with defaults. `maxTotalBytes` depends on what the queue counts, so the queue passes its value. */
 export const queueBounds = (options: Options, maxTotalBytes: number): QueueBounds => ({
   maxMessages: Check.count("maxMessages", options.maxMessages, 1_000),
   maxBytes: Check.count("maxBytes", options.maxBytes, 16 * 1024 * 1024),
@@ -24,14 +24,14 @@ export const queueBounds = (options: Options, maxTotalBytes: number): QueueBound
 /** A bound by its name, or a share's part of one. */
 export type Limit = "messages" | "bytes" | "totalMessages" | "totalBytes" | OverPart
 
-/** A bound that is reached: its value, and how much there is. */
+/** A bound that was reached: its value, and how much there is. */
 export type Full = Pick<QueueOverflowError, "limit" | "bound" | "size">
 
-/** The bound on one outbox that would be broken if it had so much. */
+/** The bound on one outbox that it would break if it had this much. */
 export const ownLimit = (bounds: QueueBounds, messages: number, bytes: number): "messages" | "bytes" | undefined =>
   messages > bounds.maxMessages ? "messages" : bytes > bounds.maxBytes ? "bytes" : undefined
 
-/** The bound on all outboxes that would be broken if they had so much together. */
+/** The bound on all outboxes that they would break if they had this much together. */
 export const totalLimit = (
   bounds: QueueBounds,
   messages: number,
@@ -39,10 +39,10 @@ export const totalLimit = (
 ): "totalMessages" | "totalBytes" | undefined =>
   messages > bounds.maxTotalMessages ? "totalMessages" : bytes > bounds.maxTotalBytes ? "totalBytes" : undefined
 
-/** Whether the bound is on more than one outbox, so that room in others helps. */
+/** Whether the bound is on more than one outbox, so that room made in others helps. */
 export const isOfAll = (limit: Limit | Full["limit"]): boolean => limit !== "messages" && limit !== "bytes"
 
-/** The limit as the error tells of it. */
+/** The limit, as the error shows it. */
 export const fullBy = (bounds: QueueBounds, limit: Exclude<Limit, OverPart>, size: number): Full => {
   switch (limit) {
     case "messages":
@@ -56,7 +56,10 @@ export const fullBy = (bounds: QueueBounds, limit: Exclude<Limit, OverPart>, siz
   }
 }
 
-/** Without a stack trace: a sender that is refused a million times needs none, and it costs ten times the rest. */
+/**
+ * Without a stack trace: a sender that is refused a million times needs none, and it costs ten times as much as the
+ * rest.
+ */
 export const overflowError = (session: string, full: Full): QueueOverflowError => {
   const { stackTraceLimit } = Error
   Error.stackTraceLimit = 0
@@ -67,7 +70,7 @@ export const overflowError = (session: string, full: Full): QueueOverflowError =
   }
 }
 
-/** What a batch counts in the bound on the bytes of one outbox. */
+/** A batch's size as counted in the bound on the bytes of one outbox. */
 export const payloadBytes = (messages: ReadonlyArray<NewMessage>): number => {
   let bytes = 0
   for (let i = 0; i < messages.length; i++) bytes += (messages[i] as NewMessage).bytes // in bounds

@@ -1,4 +1,4 @@
-/** How much of the queue's room those who count together may have when it is nearly full. */
+/** How much room of a nearly full queue one share may have. */
 
 /** What the outboxes of one share have. */
 export interface Share {
@@ -8,7 +8,7 @@ export interface Share {
   bytes: number
 }
 
-/** An outbox's share, or only its name as long as nothing was in the outbox: most have nothing. */
+/** An outbox's share, or only its name as long as nothing was in the outbox: most are empty. */
 export type ShareOrName = Share | string
 
 export interface TotalBounds {
@@ -29,25 +29,25 @@ export interface OverPart {
 }
 
 /**
- * The shares of a queue, and the rule of their parts: seven eighths of a bound on all together are anybody's. Of the
- * eighth, the reserve, a share may take as much that it holds no more than an n-th of what is left then, where n shares
- * hold anything; as far as messages are counted, one in any case.
+ * The shares of a queue, and the rule of their parts. Seven eighths of a bound on all together are anybody's. Of the
+ * last eighth, the reserve, a share may take until it holds an n-th of what is then left, where n shares hold anything;
+ * one message in any case.
  *
- * The same within a share of several outboxes that has more than that, as strangers of one address may: of the eighth
- * before the reserve an outbox may take as much that it holds no more than an m-th of what is left of it then, where its
- * share has had something in m outboxes.
+ * The same holds within a share of several outboxes that has more than that, as strangers from one address may: of the
+ * eighth before the reserve, an outbox may take until it holds an m-th of what is then left of it, where its share has
+ * had something in m outboxes.
  *
- * Shares that take all they can, one after the other, leave at least `2 * reserve / (n + 1) - n`. Proof: of the m shares in
- * any set, look at the one that was the last to append. If that was within the seven eighths, the set holds no more. Else
+ * Shares that take all they can, one after the other, leave at least `2 * reserve / (n + 1) - n`. Proof: of the m
+ * shares in any set, take the one that appended last. If that was within the seven eighths, the set holds no more. Else
  * it holds one message, or at most an m-th of what was left then, when the others held no less than they do now: by
- * induction the set leaves so much. A share that holds no more than an (n + 1)-th of that is never refused.
+ * induction the set leaves that much. A share that holds no more than an (n + 1)-th of that is never refused.
  */
 export class Shares {
   private readonly shares = new Map<string, Share>()
   private readonly bounds: TotalBounds
   private readonly anybodysMessages: number
   private readonly anybodysBytes: number
-  /** Up to here it is any outbox's of a share, too. */
+  /** Up to here, any outbox of a share may take it. */
   private readonly commonMessages: number
   private readonly commonBytes: number
   /** Shares that hold anything. */
@@ -65,7 +65,7 @@ export class Shares {
     return this.shares.size
   }
 
-  /** An outbox has something for the first time. */
+  /** An outbox gets its first contents. */
   private join(name: string): Share {
     let share = this.shares.get(name)
     if (share === undefined) {
@@ -76,14 +76,14 @@ export class Shares {
     return share
   }
 
-  /** An outbox goes, with what it had. */
+  /** An outbox leaves, with what it had. */
   leave(share: ShareOrName | undefined, messages: number, bytes: number): void {
     if (share === undefined || typeof share === "string") return
     this.add(share, -messages, -bytes)
     if (--share.outboxes === 0) this.shares.delete(share.name)
   }
 
-  /** An outbox, with what it has, is of this share from now on. */
+  /** From now on an outbox, with what it has, belongs to this share. */
   move(
     share: ShareOrName | undefined,
     to: string | undefined,
@@ -95,7 +95,7 @@ export class Shares {
     return to === undefined ? undefined : this.add(to, messages, bytes)
   }
 
-  /** So much more, or less, is in an outbox of the share. Returns what the outbox has to keep as its share. */
+  /** An outbox of the share has this much more, or less. Returns what the outbox has to keep as its share. */
   add(shareOrName: ShareOrName, messages: number, bytes: number): ShareOrName {
     if (typeof shareOrName === "string" && messages === 0 && bytes === 0) return shareOrName
     const share = typeof shareOrName === "string" ? this.join(shareOrName) : shareOrName
@@ -108,8 +108,8 @@ export class Shares {
   }
 
   /**
-   * The part that would be exceeded by so much more (`messages`, `bytes`) in an outbox of this share that has
-   * `ownMessages` and `ownBytes`, while all together have `totalMessages` and `totalBytes`.
+   * The part that `messages` and `bytes` more would exceed, in an outbox of this share that has `ownMessages` and
+   * `ownBytes`, while all together have `totalMessages` and `totalBytes`.
    */
   over(
     shareOrName: ShareOrName | undefined,
@@ -153,14 +153,14 @@ export class Shares {
     return partOf(share.bytes, part, own, partOfOutbox(share, free, own), free, commonBytes - total)
   }
 
-  /** What a share has, and in how many outboxes, among them the one that is asked for: it may be new. */
+  /** What a share has, and in how many outboxes, the one in question included: it may be new. */
   private held(share: ShareOrName): HeldAmount {
     if (typeof share !== "string") return share
     const { bytes, messages, outboxes } = this.shares.get(share) ?? nothing
     return { outboxes: outboxes + 1, messages, bytes }
   }
 
-  /** What a share that holds `held` may have in all, so that it is an n-th of what is free then. */
+  /** What a share that holds `held` may have in all, so that it is an n-th of what is then free. */
   private part(share: Amount, free: number, held: number): number {
     const n = share.messages > 0 ? this.holding : this.holding + 1
     return (free + held) / (n + 1)
@@ -173,20 +173,20 @@ interface HeldAmount extends Amount {
 
 export const nothing: HeldAmount = { outboxes: 0, messages: 0, bytes: 0 }
 
-/** What an outbox may have in all before the reserve, so that it is an m-th of what is free there then. */
+/** What an outbox may have in all before the reserve, so that it is an m-th of what is then free there. */
 const partOfOutbox = ({ outboxes }: HeldAmount, free: number, own: number): number =>
   outboxes < 2 ? Infinity : (free + own) / (outboxes + 1)
 
-/** What an outbox may append, and what it is told that asks for more. */
+/** What an outbox may append, and what it learns if it asks for more. */
 interface Part {
   readonly room: number
-  /** Before the reserve there is so much. */
+  /** How much is free before the reserve. */
   readonly free: number
   readonly ofShare: Omit<OverPart, "limit">
   readonly ofOutbox: Omit<OverPart, "limit">
 }
 
-/** Of a share that has `held` and may have `part`, and an outbox of it that has `own` and may have `ownPart`. */
+/** For a share that has `held` and may have `part`, and an outbox of it that has `own` and may have `ownPart`. */
 const partOf = (held: number, part: number, own: number, ownPart: number, free: number, common: number): Part => {
   const ofShare = { bound: Math.max(0, Math.floor(part)), size: held }
   const ofOutbox = { bound: Math.max(0, Math.floor(ownPart)), size: own }
@@ -200,10 +200,10 @@ const overPart = (
   more: number
 ): OverPart | undefined => more <= room ? undefined : { limit, ...(more > free ? ofShare : ofOutbox) }
 
-/** What no outbox of a share is asked for: as much before the reserve as the reserve is. */
+/** What all outboxes of a share may use freely: all but the reserve and as much again before it. */
 const common = (max: number, anybodys: number): number => anybodys === Infinity ? Infinity : 2 * anybodys - max
 
-/** What nobody's share is asked for. */
+/** What all shares may use freely. */
 const anybodys = (max: number, leastReserve: number): number => {
   const reserve = max === Infinity ? 0 : Math.floor(max / 8)
   return reserve < leastReserve ? max : max - reserve

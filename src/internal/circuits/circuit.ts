@@ -1,5 +1,5 @@
 /**
- * One circuit, pure and synchronous: a state machine and the policy that drives it. Time and randomness come from
+ * One circuit: a state machine and the policy that drives it. Pure and synchronous: time and randomness come from
  * outside; there is no timer and no fiber here. `circuits.ts` keeps all of a breaker's.
  *
  * The states a circuit moves through by itself are Closed, Open and HalfOpen. An override (Isolated, Disabled) lies
@@ -47,9 +47,9 @@ export type Outcome =
   | { readonly _tag: "Ignored" }
 
 /**
- * The right to make one call, to be given back with its outcome. `generation` fences it: once the circuit has moved
- * on, the outcome counts for nothing (at least until five minutes after the circuit closed and was forgotten).
- * `probe` is true when it takes one of a half-open circuit's places.
+ * The right to make one call, to be given back with its outcome. `generation` fences it: once the circuit has moved on,
+ * the outcome does not count (at least until five minutes after the circuit closed and was forgotten). `probe` is true
+ * if it takes one of a half-open circuit's places.
  *
  * @since 0.1.0
  * @category models
@@ -75,8 +75,8 @@ export interface Transition {
 }
 
 /**
- * How many circuits are remembered, and how many of them are in each state now. The rest are totals: what circuits
- * did by themselves, also under an override, and the calls rejected (a wait in `awaitAdmission` is none).
+ * How many circuits are remembered, and how many of them are in each state now. The rest are totals: what circuits did
+ * by themselves, even under an override, and calls rejected (a wait in `awaitAdmission` is not one).
  *
  * @since 0.1.0
  * @category models
@@ -110,7 +110,7 @@ export interface Policy {
   readonly halfOpenPermits: number
   readonly successesToClose: number
   readonly probeTimeoutMillis: number
-  /** What is judged by share of the calls in a window of time, where anything is. */
+  /** What to judge by the share of calls in a window of time, if anything. */
   readonly rate?: RatePolicy | undefined
 }
 
@@ -118,7 +118,7 @@ export interface RatePolicy {
   readonly windowMillis: number
   readonly minimumCalls: number
   readonly failureRatio: number
-  /** From which latency on a success is slow; `Infinity` for never. */
+  /** The latency from which a success is slow; `Infinity` for never. */
   readonly slowMillis: number
   readonly slowRatio: number
 }
@@ -137,7 +137,7 @@ type Phase = "Closed" | "Open" | "HalfOpen"
 
 export type Override = Extract<State, { readonly _tag: "Isolated" | "Disabled" }>
 
-/** What a listener is told. */
+/** A listener of states. */
 export type Watcher = (state: State) => void
 
 /** Shared by every closed circuit without a failure, and by every key without a circuit. */
@@ -185,7 +185,7 @@ export class Circuit {
   private successes = 0
   // Probes in flight, oldest first. They all get the same time, so the first one's deadline is the earliest.
   private probes = NO_PROBES
-  // `state` is read more often than it changes.
+  // Cached, as `state` is read more often than it changes.
   private cached: State | undefined = CLOSED
 
   constructor(key: string, policy: Policy, env: Env, generation: number) {
@@ -207,13 +207,13 @@ export class Circuit {
     return this.window?.expiresAt ?? Infinity
   }
 
-  /** There is nothing to remember: a new circuit would behave the same, but for the generation. */
+  /** Whether there is nothing to remember: a new circuit would behave the same, but for the generation. */
   get isBlank(): boolean {
     return this.phase === "Closed" && this.failures === 0 && this.window === undefined &&
       this.override === undefined && this.watchers === undefined
   }
 
-  /** It may be forgotten to make room: it rejects nothing, and nobody is probing or watching. */
+  /** Whether it may be forgotten to make room: it rejects nothing, and nobody is probing or watching. */
   get isExpendable(): boolean {
     return this.phase !== "Open" && this.probes.length === 0 && this.override === undefined &&
       this.watchers === undefined
@@ -221,7 +221,7 @@ export class Circuit {
 
   /**
    * What happens by itself at the deadline, as of that time: an open circuit becomes half-open, an overdue probe counts
-   * as failed. A late caller repeats it until no deadline is over, and comes out where a punctual one is.
+   * as failed. A late caller repeats it until no deadline has passed, and ends where a punctual one would.
    */
   elapse(): void {
     if (this.phase === "Open") return this.moveTo("HalfOpen", "open time elapsed")
@@ -258,7 +258,7 @@ export class Circuit {
     if (this.phase === "Open") this.moveTo("HalfOpen", "probe requested")
   }
 
-  /** Forgets what was recorded, and fences what is still out. An override stays. */
+  /** Forgets what was recorded, and fences calls still under way. An override stays. */
   reset(reason: string): void {
     this.moveTo("Closed", reason)
   }

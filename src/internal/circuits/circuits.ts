@@ -13,7 +13,7 @@ import {
   type Watcher
 } from "./circuit.ts"
 
-/** How long a forgotten circuit's generation is kept, so that outcomes of calls from before still don't count. */
+/** How long a forgotten circuit's generation is kept, so that outcomes of earlier calls still don't count. */
 const FENCE_MILLIS = 300_000
 
 /** What the circuits of a breaker need from outside. */
@@ -24,7 +24,7 @@ export interface Host {
   readonly random: () => number
   readonly policyOf: (key: string) => Policy
   readonly onTransition: (transition: Transition) => void
-  /** `nextDeadline` may have come nearer. */
+  /** Called when `nextDeadline` may have come nearer. */
   readonly onDeadline: () => void
 }
 
@@ -34,7 +34,7 @@ export class Circuits implements Env {
   readonly random: () => number
   private readonly host: Host
   private readonly circuits = new Map<string, Circuit>()
-  // Has each circuit with a deadline once, at that time or earlier.
+  // Holds each circuit with a deadline once, at that time or earlier.
   private readonly deadlines = new DeadlineHeap<Circuit>((circuit, at) =>
     circuit.scheduledAt === at && this.circuits.get(circuit.key) === circuit
   )
@@ -56,10 +56,10 @@ export class Circuits implements Env {
   /** The circuit of a key, brought up to date, if there is anything to remember of it. */
   find(key: string): Circuit | undefined {
     const circuit = this.circuits.get(key)
-    // Most circuits that exist are waiting for no deadline, and spare the clock.
+    // Most circuits wait for no deadline, which saves reading the clock.
     if (circuit === undefined || circuit.deadline === Infinity) return circuit
     this.catchUp(circuit, this.host.now())
-    return this.circuits.get(key) // not there any more if that left it blank
+    return this.circuits.get(key) // gone if that left it blank
   }
 
   /** A permit, or the circuit that rejects. */
@@ -74,7 +74,7 @@ export class Circuits implements Env {
 
   record(key: string, outcome: Outcome, permit?: Permit): void {
     const found = this.find(key)
-    // A success changes nothing where only failures in a row count and there were none.
+    // A success changes nothing if only failures in a row count and there were none.
     if (found === undefined && outcome._tag !== "Failure") {
       if (outcome._tag === "Ignored" || this.host.policyOf(key).rate === undefined) return
     }
@@ -98,7 +98,9 @@ export class Circuits implements Env {
     this.settle(circuit, this.host.now())
   }
 
-  /** Tells every state of a circuit from now on. A watched circuit is not forgotten. Returns how to stop. */
+  /**
+   * Calls `watcher` with every state of a circuit from now on. A watched circuit is not forgotten. Returns how to stop.
+   */
   watch(key: string, watcher: Watcher): () => void {
     const circuit = this.find(key) ?? this.create(key, this.host.now())
     const watchers = circuit.watchers ??= new Set()

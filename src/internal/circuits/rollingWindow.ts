@@ -1,6 +1,6 @@
 /**
- * Counts calls, failures and slow calls over the last few seconds, in buckets of time. Recording is O(1) amortised
- * and no timer rolls the window: the clock is passed in.
+ * Counts calls, failures and slow calls over the last few seconds, in buckets of time. Recording is O(1) amortised and
+ * no timer rolls the window: the clock is passed in.
  *
  * The totals are kept by subtracting a bucket when it is evicted (resilience4j, `SlidingTimeWindowMetrics`). All the
  * buckets an idle time skipped are evicted, not one a call, or failures from before a long pause would still count.
@@ -44,8 +44,8 @@ export class RollingWindow {
   }
 
   private roll(slot: number): void {
-    // A clock that went back a little: keep counting in the newest bucket. By a window or more: start afresh, or
-    // nothing would be evicted until the clock caught up.
+    // A clock that went back a little: keep counting in the newest bucket. If it went back by a window or more: start
+    // afresh, or nothing would be evicted until it caught up.
     if (slot <= this.newest - this.buckets) return this.restart(slot)
     if (slot - this.newest >= this.buckets) return this.restart(slot)
     while (this.newest < slot) {

@@ -1,6 +1,4 @@
-/**
- * The server's half of the handshake (PROTOCOL.md §4): hello in, who is it, attach to the session, welcome out.
- */
+/** The server's half of the handshake (PROTOCOL.md §4): hello in, who is it, attach to the session, welcome out. */
 import { Effect, Exit, Random } from "effect"
 import { decode, encode } from "../../core/Codec.ts"
 import type { Frame, Hello } from "../../core/Frame.ts"

@@ -1,4 +1,4 @@
-/** From a peer that is known to a session of this server's: attached in the registry, with a runtime and its outbox open. */
+/** From a known peer to a session of this server: attached in the registry, its runtime made, its outbox open. */
 import { type Cause, Effect, Exit } from "effect"
 import { encode } from "../../core/Codec.ts"
 import type { Hello } from "../../core/Frame.ts"

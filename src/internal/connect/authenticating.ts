@@ -1,4 +1,4 @@
-/** Who a peer is: the user's hook, or whom a connection was registered for; both within the handshake's time. */
+/** Who a peer is: the user's hook says, or the registration of its socket. Both within the handshake's time. */
 import { Effect, Exit } from "effect"
 import type { Request } from "../../Transport.ts"
 import type { ConnectionTimeoutError, HandshakeError } from "../../WebSocketError.ts"

@@ -1,6 +1,6 @@
 /**
- * The client's half of the handshake (PROTOCOL.md §4), and the loop that keeps it connected: admit, dial, hello,
- * welcome, stay until the connection is lost, back off, again. What an ending means is in `endings.ts`.
+ * The client's half of the handshake (PROTOCOL.md §4), and the loop that keeps it connected. It goes: admit, dial,
+ * hello, welcome, stay until the connection is lost, back off, again. What an ending means is in `endings.ts`.
  *
  * Every wait for somebody else's code, the user's, the transport's, the store's, has a limit here; only the circuit
  * says by itself how long it keeps a client waiting, which `reconnect` ends.

@@ -1,6 +1,6 @@
 /**
- * What an ending means to a client: of a connection, or of an attempt to make one. Which error it is, whether the client
- * comes back by itself, and after which pause (PROTOCOL.md §9.3, §9.4).
+ * What an ending means to a client: which error, whether it comes back, and after which pause (PROTOCOL.md §9.3, §9.4).
+ * An ending is that of a connection, or of an attempt to make one.
  */
 import type { Reject } from "../../core/Frame.ts"
 import { CloseCode, isDoubtful, isRetryable } from "../../core/Protocol.ts"

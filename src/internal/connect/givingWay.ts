@@ -1,6 +1,6 @@
 /**
- * Sessions that end before their retention is over: of silent strangers soon after their connection is lost, and of the
- * share that has the most, when there is room for no more.
+ * Sessions that end before their retention is over. Those of silent strangers end soon after their connection is lost;
+ * those of the share that has the most, when there is room for no more.
  */
 import { Effect } from "effect"
 import { encode } from "../../core/Codec.ts"

@@ -1,4 +1,4 @@
-/** Handshakes under way: who is waited for, until when, and how one is turned away. */
+/** Handshakes under way: whom the server waits for, until when, and how it turns one away. */
 import { Effect, Exit } from "effect"
 import { encode } from "../../core/Codec.ts"
 import { subprotocol } from "../../core/Protocol.ts"

@@ -1,4 +1,4 @@
-/** Who counts together where all share one room, as a server says of a peer that comes. */
+/** Which share a newcomer counts with, as the server's options say. */
 import type { Request } from "../../Transport.ts"
 
 /** What is known of a peer when its share is asked for. */

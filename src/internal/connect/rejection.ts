@@ -1,4 +1,4 @@
-/** How an error is told to the peer: the reject frame, and the code that the connection is closed with. */
+/** How a peer that is turned away learns why: the reject frame, and the close code that goes with it. */
 import type { Reject } from "../../core/Frame.ts"
 import { CloseCode, closeCodeOf, type RejectCode } from "../../core/Protocol.ts"
 import { beginning } from "../../core/Text.ts"

@@ -1,6 +1,6 @@
 /**
- * Renewed tokens (PROTOCOL.md §4.5): each session's are looked at one at a time and a few a minute, however many come.
- * Of those that have to wait the newest counts, so that the last thing a client said is always heard.
+ * Renewed tokens (PROTOCOL.md §4.5): each session's are checked one at a time, and only a few a minute. Of those that
+ * have to wait the newest counts, so that the last thing a client said is always heard.
  */
 import { Effect } from "effect"
 import type { Engine } from "../run/engine.ts"

@@ -1,4 +1,4 @@
-/** Who is turned away before there is a handshake: what a request says against its socket, and what transports refuse. */
+/** Who is turned away before there is a handshake: by its request, or by the transport. */
 import { Effect } from "effect"
 import { subprotocol } from "../../core/Protocol.ts"
 import type { Recorder } from "../../Metrics.ts"

@@ -1,6 +1,6 @@
 /**
- * So much is begun in one turn of the event loop, so that many who come at once do not keep everybody else waiting. The
- * rest stands in line, in which shares take turns.
+ * How many handshakes begin in one turn of the event loop, so that many newcomers keep nobody else waiting. The rest
+ * stands in line, in which shares take turns.
  */
 import { Rounds } from "../bounds/rounds.ts"
 

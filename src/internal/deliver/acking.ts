@@ -1,6 +1,7 @@
 /**
- * From acks of the peers to the queue: at once where the queue can, else in the background, so that no delivery waits
- * for it; for each session one at a time, and what comes meanwhile is told together after that.
+ * From the peers' acks to the queue, to dead letters and to receipts. At once where the queue can, else in the
+ * background, so that no delivery waits for it: for each session one at a time, and what comes meanwhile is told
+ * together after that.
  */
 import { type Cause, Effect, Exit } from "effect"
 import { encode } from "../../core/Codec.ts"

@@ -1,6 +1,6 @@
 /**
- * From the queue to the wire, for one session at a time: acks into the queue, then control frames, volatile messages,
- * and as many reliable ones as the peer's window, the socket and the circuit allow.
+ * From the queue to the wire, for one session at a time. Acks into the queue come first, then control frames, volatile
+ * messages, and as many reliable ones as the peer's window, the socket and the circuit allow.
  */
 import { Effect } from "effect"
 import type { CircuitBreaker } from "../../CircuitBreaker.ts"

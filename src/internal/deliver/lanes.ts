@@ -1,4 +1,4 @@
-/** Effects that nobody waits for, each in a fiber of its own: so many at once, and the others in line. */
+/** Effects that nobody waits for, each in a fiber of its own: a limited number at once, the others in line. */
 import { Effect, type Exit, FiberSet } from "effect"
 import { Deque } from "../../core/Deque.ts"
 

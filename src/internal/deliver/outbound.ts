@@ -1,7 +1,7 @@
 /**
- * Which sessions have something to send, and the worker that sends it: one for all, so that a session costs no fiber,
- * and what is appended in one turn of the event loop leaves in one frame. Where a session has to wait for the store,
- * a fiber of its own does, for that time, and nobody else waits with it.
+ * Which sessions have something to send, when an ack leaves, and the one worker for both. So a session costs no fiber,
+ * and what is appended in one turn of the event loop leaves in one frame. Where a session has to wait for the store, a fiber of its
+ * own does, for that time, and nobody else waits with it.
  */
 import { Cause, Effect, Exit, type Latch } from "effect"
 import { Deque } from "../../core/Deque.ts"

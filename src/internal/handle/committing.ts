@@ -1,6 +1,6 @@
 /**
- * Handlers that store the position of their message themselves, in one transaction with what they do: then it is
- * done exactly once, whatever happens to the process or the session meanwhile.
+ * Handlers that store the position of their message themselves, in one transaction with what they do. So that is done
+ * exactly once, whatever happens to the process or the session meanwhile.
  */
 import { Effect } from "effect"
 import type { Incoming } from "../../Message.ts"

@@ -1,6 +1,6 @@
 /**
- * From a delivery to the user's handler: decode, run; and if that fails, retry, give up: a message that can't be
- * handled becomes a dead letter here and a failure in the ack, so that its sender gets one too.
+ * One message to the user's handler: decode, run, retry, give up. A message that can't be handled becomes a dead letter
+ * here and a failure in the ack, so that its sender gets one too.
  */
 import { Cause, Effect, Exit, type Schedule, Tracer } from "effect"
 import { defaultMessageId } from "../../core/Outbox.ts"

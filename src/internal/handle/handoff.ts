@@ -1,6 +1,6 @@
 /**
- * Messages as a stream, built on a handler: the handler offers a message and is done when the stream's consumer asks
- * for the next one. A consumer that stops half-way leaves its message to the next consumer.
+ * Incoming messages as a stream, built on a handler. The handler offers a message and is done when the stream's
+ * consumer asks for the next one. A consumer that stops half-way leaves its message to the next consumer.
  */
 import { type Cause, Deferred, Effect, Exit, Queue, Stream } from "effect"
 

@@ -1,6 +1,6 @@
 /**
- * From the wire to the handlers: frames into the protocol core, what it says to do, and the fiber that hands
- * deliveries to the handler one by one and stores how far it came before that is acknowledged.
+ * From the wire to the handlers, and the position that is stored before an ack. Frames go into the protocol core; a
+ * fiber hands deliveries to the handler one by one, and stores how far it came before that is acknowledged.
  */
 import { Effect, Exit } from "effect"
 import { isVolatileText } from "../../core/Codec.ts"

@@ -1,6 +1,7 @@
 /**
- * What peers may make this process take in. A peer that goes beyond it is not read for a while, and TCP makes it wait:
- * for its own share of what waits to be handled, for the total of all, for its rate, or for its turn.
+ * What peers, plain ones too, may make this process take in: unhandled bytes for each and in total, rates, turns. A peer that goes
+ * beyond it is not read for a while, and TCP makes it wait: for its own share of what waits to be handled, for the
+ * total of all, for its rate, or for its turn.
  *
  * Only what has to wait is weighed: what is handled as it comes costs a few additions a frame.
  */

@@ -1,4 +1,4 @@
-/** How much each share may have of a room that is too small for what all of them have. */
+/** How much each share may have of a room that is too small for all. */
 
 /** The highest level such that what the shares hold up to it comes to `room` at most; Infinity where all fit. */
 export const levelOf = (held: Iterable<number>, room: number): number => {

@@ -1,7 +1,7 @@
 /**
- * Messages whose parsed value takes many times the memory of their text, while memory is scarce: kept as text, and parsed
- * again when their turn comes, only so many at once. Without that a hundred small frames, each in the hands of a slow
- * handler, could take gigabytes.
+ * Unhandled messages kept as text while memory is scarce. They are those whose parsed value takes many times the memory
+ * of their text, and are parsed again when their turn comes, only a few at once. Without that a hundred small frames,
+ * each in the hands of a slow handler, could take gigabytes.
  */
 import { Effect } from "effect"
 import { utf8Length } from "../../core/utf8.ts"

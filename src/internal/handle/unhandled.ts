@@ -1,4 +1,4 @@
-/** What is done where the user has said nothing of it: how often a handler is tried again, and about gaps. */
+/** What happens where the user has said nothing: retries of handlers, gaps. */
 import { Effect, Schedule } from "effect"
 import type { MessageGap } from "../../Message.ts"
 import { fullJitter } from "../kit/backoff.ts"

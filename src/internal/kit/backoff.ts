@@ -2,8 +2,8 @@
 import { Duration, Effect, Random, Schedule } from "effect"
 
 /**
- * From nothing to the exponential delay, so that a crowd that failed together does not come back together
- * (`Schedule.jittered` moves delays by a fifth only). Durations in ms.
+ * From zero to the exponential delay, so that a crowd that failed together does not come back together
+ * (`Schedule.jittered` moves delays by only a fifth). Durations in ms.
  */
 export const fullJitter = (baseMillis: number, capMillis: number): Schedule.Schedule<Duration.Duration> =>
   Schedule.min([Schedule.exponential(baseMillis), Schedule.spaced(capMillis)]).pipe(
@@ -13,6 +13,6 @@ export const fullJitter = (baseMillis: number, capMillis: number): Schedule.Sche
     Schedule.map(({ duration }) => Effect.succeed(duration))
   )
 
-/** What `fullJitter` waits after the given number of failures in a row, when `part` is drawn from [0, 1). In ms. */
+/** What `fullJitter` waits after this many failures in a row, with `part` drawn from [0, 1). In ms. */
 export const jitteredMillis = (baseMillis: number, capMillis: number, failures: number, part: number): number =>
   part * Math.min(capMillis, baseMillis * 2 ** (failures - 1))

@@ -1,20 +1,20 @@
 /**
- * A binary heap of values by time: the earliest is found in O(1) and taken in O(log n). Whoever puts a value in anew at
- * another time, or has no more use for it, leaves the old entry behind; `isCurrent` tells such entries. They are never
- * handed out, and are thrown away before they are more than half of the heap.
+ * What is due next: a binary heap of values by time. The earliest is found in O(1) and taken in O(log n). A value that
+ * is put in again at another time, or is no longer needed, leaves its old entry behind; `isCurrent` recognizes these.
+ * They are never handed out, and are thrown away before they make up more than half of the heap.
  */
 export class DeadlineHeap<A> {
   private readonly times: Array<number> = []
   private readonly values: Array<A> = []
   private readonly isCurrent: (value: A, time: number) => boolean
-  /** With more entries than this, the outdated ones are thrown away: in constant time for each that was put in. */
+  /** With more entries than this, the outdated ones are thrown away: constant time for each entry put in. */
   private limit = leastLimit
 
   constructor(isCurrent: (value: A, time: number) => boolean) {
     this.isCurrent = isCurrent
   }
 
-  /** Entries, the outdated ones too. */
+  /** The number of entries, outdated ones included. */
   get size(): number {
     return this.times.length
   }

@@ -1,6 +1,6 @@
 /**
- * Events for whoever listens: published synchronously, never waiting for a slow listener, who loses the oldest; the
- * newest ones also for those who come late.
+ * Events to listeners who may be slow and then lose the oldest. Publishing is synchronous and never waits; those who
+ * come late get the newest ones.
  */
 import { Cause, Effect, Stream } from "effect"
 import { Deque } from "../../core/Deque.ts"
@@ -8,11 +8,11 @@ import { Deque } from "../../core/Deque.ts"
 export interface EventsOptions<A> {
   /** How many events are kept for late listeners. Default none. */
   readonly replay?: number
-  /** How far a listener may fall behind, beside what was kept for it. Default 1,024. */
+  /** How far a listener may fall behind, besides what was kept for it. Default 1,024. */
   readonly capacity?: number
   /** Memory that an event takes. Default 0: all are small. */
   readonly bytesOf?: (event: A) => number
-  /** What all that are kept may take, and all that a listener is behind. Default without a bound. */
+  /** How much memory all kept events may take, and all that one listener is behind. Default without a bound. */
   readonly maxBytes?: number
 }
 
@@ -24,7 +24,7 @@ export const makeEvents = Effect.fnUntraced(function*<A>(
   const listeners = new Set<Listener<A>>()
   const recent = new Line<A>(replay, maxBytes)
   let closed = false
-  // Listeners are given what was published before the end; those who come later, what is kept.
+  // Listeners get what was published before the end; late ones get what is kept.
   yield* Effect.addFinalizer(() =>
     Effect.sync(() => {
       closed = true
@@ -50,7 +50,7 @@ export const makeEvents = Effect.fnUntraced(function*<A>(
   })
   return {
     publish,
-    /** Made when somebody asks for it: most clients have no listener. */
+    /** Made on demand: most clients have no listener. */
     get stream(): Stream.Stream<A> {
       return Stream.scoped(Stream.fromPull(subscribe))
     }
@@ -58,7 +58,7 @@ export const makeEvents = Effect.fnUntraced(function*<A>(
 })
 
 /**
- * Events in a row, of which the oldest are lost. A ring: in the linked list of a `PubSub` each dead node keeps its
+ * Events in a row, of which the oldest get lost. A ring: in the linked list of a `PubSub`, each dead node keeps its
  * younger successors alive until the next full collection, which at a million events costs 200 MB.
  */
 class Line<A> {
@@ -120,7 +120,7 @@ class Listener<A> {
     if (this.isOver) return
     this.line.push(event, bytes)
     if (this.waiter === undefined || this.isWaking) return
-    // Not here and now: who publishes is in the midst of things.
+    // Not here and now: the publisher is in the middle of its work.
     this.isWaking = true
     this.later(() => {
       this.isWaking = false
@@ -133,7 +133,7 @@ class Listener<A> {
     if (this.line.isEmpty) this.wake(Cause.done())
   }
 
-  /** What there is, as soon as there is anything. */
+  /** All there is, as soon as there is anything. */
   readonly pull: Pulled<A> = Effect.callback((resume) => {
     if (!this.line.isEmpty) return resume(this.take)
     if (this.isOver) return resume(Cause.done())
@@ -143,7 +143,7 @@ class Listener<A> {
     })
   })
 
-  /** Taken by the one who waits for it, with what comes until then. Not empty: nobody else takes. */
+  /** The waiting listener takes this, with what comes until then. Not empty: nobody else takes. */
   private readonly take: Pulled<A> = Effect.sync(() => this.line.takeAll() as [A, ...Array<A>])
 
   private wake(effect: Pulled<A>): void {

@@ -1,9 +1,9 @@
-/** Identifiers that need to be unique, not secret: epochs, instances, session ids of peers without any. */
+/** Ids that are unique, not secret: epochs, instances, session ids of peers without any. */
 import type { Random } from "effect"
 
 type Source = (typeof Random.Random)["Service"]
 
-/** 100 random bits in base 36. From Effect's Random, so that a seeded test gets the same ones again. */
+/** 100 random bits in base 36. From Effect's Random, so that a seeded test gets the same ids again. */
 export const makeId = (random: Source): string => {
   let id = ""
   for (let i = 0; i < 4; i++) {

@@ -1,4 +1,4 @@
-/** The structures behind the memory `Deduplicator`: pure, the time is passed in. */
+/** Keys that expire in O(1): the structures behind the memory `Deduplicator`. Pure: the time is passed in. */
 
 /**
  * A map that forgets its keys after a while in O(1), by generations: keys are written to the current one, read from
@@ -7,8 +7,8 @@
  *
  * Rotation is lazy. Call `advance` with the time before reading or writing: it catches up with any idle time.
  *
- * A generation is to hold at most `maxKeys`, so both hold twice that: `rotateIfFull` before `set` keeps the bound by
- * rotating early, the one thing that shortens a key's life below a window.
+ * A generation holds at most `maxKeys`, so both together twice that: call `rotateIfFull` before `set`. It keeps the bound
+ * by rotating early, which is all that shortens a key's life below a window.
  */
 export class KeyGenerations<V> {
   readonly maxKeys: number
@@ -50,11 +50,11 @@ export class KeyGenerations<V> {
     this.current.set(key, value)
   }
 
-  /** Drops the generations whose time is over. Returns whether any was. */
+  /** Drops the generations whose time is over. Returns whether it dropped any. */
   advance(now: number): boolean {
     const elapsed = now - this.rotatedAt
     if (elapsed < this.window) {
-      // The clock went back: count the window from here, or nothing would be forgotten until it caught up.
+      // The clock went back: count the window from here, or nothing would be forgotten until the clock caught up.
       if (elapsed < 0) this.rotatedAt = now
       return false
     }
@@ -74,12 +74,12 @@ export class KeyGenerations<V> {
     return true
   }
 
-  /** From now on keys live for this window; those already held for at least one, counted from when they came. */
+  /** From now on keys live for this window; those already held, for at least one window from when they came. */
   setWindow(windowMillis: number, now: number): void {
     this.advance(now)
     this.window = windowMillis
-    // A shorter window may be over already. Everything in `previous` is older than it then, but what is in `current`
-    // may have come a moment ago and needs a whole window more.
+    // A shorter window may be over already. Then everything in `previous` is older than it, but what is in `current`
+    // may have come a moment ago and needs a whole window.
     if (now - this.rotatedAt >= windowMillis) this.rotate(now)
   }
 
@@ -139,7 +139,7 @@ export class ClaimTable<Receipt> {
     return { keys: this.done.size, inFlight: this.held.size }
   }
 
-  /** Forgets the keys whose window and the claims whose lease is over. Everything below does that first. */
+  /** Forgets keys whose window is over, and claims whose lease is. Everything below does that first. */
   advance(now: number): void {
     this.done.advance(now)
     for (const [key, claim] of this.held) {
@@ -167,7 +167,7 @@ export class ClaimTable<Receipt> {
     return { _tag: "Claimed", token, early }
   }
 
-  /** Begins the lease again, if the key is still held under this token. */
+  /** Restarts the lease, if the key is still held under this token. */
   renew(key: string, token: string, now: number): boolean {
     this.advance(now)
     const held = this.held.get(key)
@@ -200,7 +200,8 @@ export class ClaimTable<Receipt> {
     this.done.setWindow(windowMillis, now)
   }
 
-  // Rotating makes room only by what is committed: were most keys in flight, it would soon forget all the others.
+  // Rotating makes room only by forgetting committed keys: with most keys in flight, it would soon forget all the
+  // others.
   private get hasRoom(): boolean {
     const { currentSize, maxKeys } = this.done
     return this.held.size <= currentSize || this.held.size + currentSize < maxKeys

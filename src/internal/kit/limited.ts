@@ -1,4 +1,4 @@
-/** Waits for somebody else's code: for so long and no longer, whatever that does about being interrupted. */
+/** Waits for somebody else's code, with a limit that holds whatever that code does about interruption. */
 import { Effect, Exit } from "effect"
 
 export interface Limit<A, E> {
@@ -6,15 +6,15 @@ export interface Limit<A, E> {
   readonly millis: number
   /** What the wait fails with when the time is up. */
   readonly onTimeout: () => E
-  /** Given what came after the wait was over: whoever made it no longer has an owner. */
+  /** Gets a value that came after the wait was over, and so has no owner. */
   readonly onLate?: ((value: A) => void) | undefined
-  /** Told, while it waits, how to end the wait. Does nothing once that is over. */
+  /** Gets, while it waits, a function that ends the wait. It does nothing once the wait is over. */
   readonly onWait?: ((end: (error: E) => void) => void) | undefined
 }
 
 /**
- * Runs it in a fiber of its own, which is interrupted but not waited for. `Effect.timeout` waits for the interrupt, so
- * that an effect which can't be interrupted has no limit there.
+ * Runs it in a fiber of its own, which is interrupted but not awaited. `Effect.timeout` waits for the interrupt, so an
+ * effect that can't be interrupted has no limit there.
  */
 export const limited = <A, E, E2>(
   effect: Effect.Effect<A, E>,

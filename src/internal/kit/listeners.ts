@@ -1,7 +1,7 @@
-/** Listeners of the user's that are called in the midst of things. */
+/** The user's listeners, which may throw, called in the middle of other work. */
 import { Cause, Effect } from "effect"
 
-/** What it throws keeps nothing from going on, and is logged once: it may be called a million times. */
+/** What it throws stops nothing, and is logged once: it may be called a million times. */
 export const guardedListener = <A>(
   name: string,
   listener: ((value: A) => void) | undefined

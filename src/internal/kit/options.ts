@@ -1,15 +1,15 @@
 /**
- * Checks of options, at construction: a mistake is a typed error with a clear message, not a strange run. A name that no
- * option has is a mistake as well, since what is misspelt would be the default in silence.
+ * Checks of options, at construction: names, kinds, ranges. A mistake is a typed error with a clear message, not a
+ * strange run. So is a name that no option has: misspelt, it would silently be the default.
  */
 import { Config, ConfigProvider, Duration, Effect, Layer, Option, type Schema } from "effect"
 import { pathText } from "../../core/Payload.ts"
 import { misfit } from "./schemas.ts"
 
-/** Thrown by the checks, and made a `ConfigError` by {@link checked}. */
+/** The checks throw it, and {@link checked} turns it into a `ConfigError`. */
 export class OptionError extends Error {}
 
-/** Throws what {@link checked} makes an error of. */
+/** Throws an {@link OptionError}. */
 export const fail = (name: string, value: unknown, wanted: string): never => {
   throw new OptionError(`option ${name} must be ${wanted}, got ${shown(value)}`)
 }
@@ -28,7 +28,7 @@ export const checked = <A, E, R>(make: Effect.Effect<A, E, R>): Effect.Effect<A,
       ? Effect.fail(new Config.ConfigError(new ConfigProvider.SourceError({ message: defect.message })))
       : Effect.die(defect))
 
-/** A layer whose options are looked at first. */
+/** A layer whose options are checked first. */
 export const checkedLayer = <Options extends object, A, E, R>(
   options: Options | undefined,
   shape: Shape<NoInfer<Options>>,
@@ -54,9 +54,9 @@ export const millis = (name: string, value: Duration.Input | undefined, fallback
   return result > 0 ? result : fail(name, value, "a duration of more than zero")
 }
 
-/** In ms; NaN for what is no duration. */
+/** In ms; NaN if it is no duration. */
 export const millisOf = (input: Duration.Input): number => {
-  // Effect takes NaN for nothing, and of an object only what it knows.
+  // Effect takes NaN for zero, and ignores what it does not know in an object.
   if (Number.isNaN(input) || (isPlainObject(input) && !Duration.isDuration(input) && !isInUnits(input))) {
     return Number.NaN
   }
@@ -80,7 +80,7 @@ const units: Record<keyof Duration.DurationObject, true> = {
   nanoseconds: true
 }
 
-/** A part of a whole, over 0 and up to 1. */
+/** A part of a whole, above 0 and up to 1. */
 export const fraction = (name: string, value: number | undefined, fallback: number): number => {
   const result = value === undefined ? fallback : value
   return typeof result === "number" && result > 0 && result <= 1 ? result : fail(name, value, "over 0 and up to 1")
@@ -106,15 +106,17 @@ export const longestTimer = 2 ** 31 - 1
 
 // --- a whole object
 
-/** Throws when an option's value can't be; it is not called for one that is left out. */
+/** Throws if an option's value is invalid; not called for one that is left out. */
 type Check = (name: string, value: unknown) => void
 
-/** All options of one object, and what each may be. The compiler misses an option that the interface has and this has not. */
+/**
+ * All options of one object, and what each may be. An option of the interface that is missing here does not compile.
+ */
 export type Shape<A> = { readonly [Key in keyof Required<A>]: Check }
 
 /**
- * Checks that an object has only options that there are, and of the right kind. `path` is the name of the option that
- * the object is the value of, with a dot.
+ * Checks that an object has only known options, of the right kind. `path` is the name of the option whose value the
+ * object is, with a dot.
  */
 export const check = <A extends object>(options: A | undefined, shape: Shape<NoInfer<A>>, path = ""): void => {
   if (options === undefined) return
@@ -125,7 +127,7 @@ export const check = <A extends object>(options: A | undefined, shape: Shape<NoI
   }
 }
 
-/** Those of the options that the shape has: what is handed on to who knows no others. */
+/** The options that the shape has: to be passed on to code that knows no others. */
 export const pick = <A extends object, Key extends PropertyKey>(
   options: A,
   shape: { readonly [Name in Key]: Check }
@@ -136,10 +138,10 @@ export const pick = <A extends object, Key extends PropertyKey>(
     Extract<keyof A, Key>
   >
 
-/** The names alone, for what is checked with every call. */
+/** The names alone, for options that are checked with every call. */
 export type Names<A> = { readonly [Key in keyof Required<A>]: true }
 
-/** What is wrong with the names in an object, if anything; costs next to nothing if not. */
+/** What is wrong with the names in an object, if anything; next to free if nothing is. */
 export const wrongName = (
   options: object,
   names: Readonly<Record<string, true>>,
@@ -152,14 +154,14 @@ export const wrongName = (
   return undefined
 }
 
-/** What is said of a name that there is not. */
+/** The message for an unknown name. */
 export const unknownName = (kind: string, path: string, key: string, names: ReadonlyArray<string>): string => {
   const nearest = nearestOf(key, names)
   const known = nearest === undefined ? `there are ${names.join(", ")}` : `did you mean ${path}${nearest}?`
   return `there is no ${kind} ${path}${key}: ${known}`
 }
 
-/** The name that was meant, if one is near enough, or has what was written in it. */
+/** The name that was meant: one that is near enough, or that contains what was written. */
 const nearestOf = (key: string, names: ReadonlyArray<string>): string | undefined => {
   const wanted = key.toLowerCase()
   const enough = 1 + wanted.length / 3
@@ -176,7 +178,7 @@ const nearestOf = (key: string, names: ReadonlyArray<string>): string | undefine
   return nearest
 }
 
-/** Levenshtein's: letters to insert, remove or replace. Names are short. */
+/** Levenshtein's distance: letters to insert, remove or replace. Names are short. */
 const distanceOf = (a: string, b: string): number => {
   let previous = Array.from({ length: b.length + 1 }, (_, i) => i)
   for (let i = 1; i <= a.length; i++) {
@@ -205,20 +207,20 @@ export const duration: Check = (name, value) => {
 export const whole = (minimum = 1): Check => (name, value) => {
   count(name, value as number, Infinity, minimum) // the same
 }
-/** Looked at elsewhere. */
+/** Checked elsewhere. */
 export const anything: Check = () => {}
-/** Anything but null: for options that somebody else looks at. */
+/** Anything but null: for options that are checked elsewhere. */
 export const given = kind("given, or left out", (value) => value !== null)
 export const text = kind("a string", (value) => typeof value === "string")
 export const nonEmpty = kind("a string that is not empty", (value) => typeof value === "string" && value !== "")
 export const bool = kind("true or false", (value) => typeof value === "boolean")
 export const func = kind("a function", (value) => typeof value === "function")
 export const object = kind("an object", isPlainObject)
-/** A text can be iterated over, and is never meant. */
+/** A string is iterable too, but never meant. */
 export const isIterable = (value: unknown): boolean =>
   typeof value === "object" && value !== null && Symbol.iterator in value
 export const iterable = kind("an iterable", isIterable)
-/** With `is` beside the kinds that have a check of their own. */
+/** One of several kinds, each with its test. */
 export const either = (wanted: string, ...are: ReadonlyArray<(value: unknown) => boolean>): Check =>
   kind(wanted, (value) => are.some((is) => is(value)))
 
@@ -229,18 +231,18 @@ export const oneOf = <A>(...allowed: ReadonlyArray<A>): Check =>
 export const nested = <A extends object>(shape: Shape<A>): Check => (name, value) =>
   check(isPlainObject(value) ? value as A : fail(name, value, "an object"), shape, `${name}.`)
 
-/** HTTP headers by name, of the characters that HTTP has for them: a dial with others would fail each time. */
+/** HTTP headers by name, in the characters that HTTP allows: a dial with others would fail each time. */
 export const headers: Check = (name, value) => {
   const isRight = isPlainObject(value) &&
     Object.entries(value).every(([header, text]) =>
       headerName.test(header) && typeof text === "string" && !headerText.test(text)
     )
-  // Not shown: there are secrets in headers.
+  // Not shown: headers hold secrets.
   if (!isRight) {
     fail(name, value, "an object of HTTP headers: strings without line breaks and of no other letters than Latin-1 has")
   }
 }
 
 const headerName = /^[-!#$%&'*+.^_`|~0-9A-Za-z]+$/
-/** What can't be in one. */
+/** A character that no header value may have. */
 const headerText = /[^\t\x20-\x7e\x80-\xff]/

@@ -1,11 +1,11 @@
 /**
- * The log of what peers bring about: one line each, without a stack, and of each kind only so many, however often it
- * happens. What was left out is counted, and told.
+ * The log of what peers bring about: one line each, without a stack, and only a limited number of each kind. The log
+ * says how many lines were left out.
  */
 import { Cause, Effect, FiberSet, type Scope } from "effect"
 
 export interface RareLog {
-  /** Logs a line, or counts it among those that are left out. `kind` is the program's: peers can't make new ones. */
+  /** Logs a line, or counts it as left out. `kind` is the program's: peers can't make new ones. */
   readonly warn: (kind: string, message: string) => void
   readonly error: (kind: string, message: string) => void
 }
@@ -16,7 +16,7 @@ interface Round {
   latest: string
 }
 
-/** Of each kind, so many lines, and one that says how many were left out … */
+/** Of each kind, this many lines, and one that says how many were left out … */
 const maxLines = 5
 /** … in this time. */
 const roundMillis = 10_000
@@ -59,7 +59,7 @@ type Log = (message: string) => Effect.Effect<void>
 
 const maxLength = 500
 
-/** A peer's text may be in it, with line breaks that would be somebody else's lines. */
+/** It may hold a peer's text, whose line breaks could pass for other lines of the log. */
 const oneLine = (message: string): string => {
   const line = message.slice(0, maxLength).replace(/[\p{Cc}\u2028\u2029]+/gu, " ")
   return message.length > maxLength ? `${line}…` : line
@@ -68,7 +68,7 @@ const oneLine = (message: string): string => {
 /** A failure in words, without its stack and its causes' stacks. */
 export const inWords = (cause: Cause.Cause<unknown>): string => wordsOf(Cause.squash(cause))
 
-/** The same of an error, down to what it came of. */
+/** The same for an error, down to its causes. */
 export const wordsOf = (error: unknown): string => {
   const words: Array<string> = []
   for (let next = error, depth = 0; next !== undefined && depth < maxCauses; depth++) {

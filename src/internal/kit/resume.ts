@@ -1,4 +1,4 @@
-/** Who may resume a session: the one rule, for every store. And the resume token, which only its hash leaves here. */
+/** Who may resume a session: the one rule, for every store; and the resume token. Only its hash leaves here. */
 import { hash, randomBytes, timingSafeEqual } from "node:crypto"
 import type { AttachRequest } from "../../SessionRegistry.ts"
 import { HandshakeError } from "../../WebSocketError.ts"
@@ -7,16 +7,16 @@ import { HandshakeError } from "../../WebSocketError.ts"
 export interface ResumeRecord {
   readonly principal: string | undefined
   readonly tokenHash: string
-  /** The token that `tokenHash` replaced: good until the new one is used, whose delivery may have failed. */
+  /** The token that `tokenHash` replaced: good until the new one is used, as delivering that may have failed. */
   readonly previousTokenHash: string | undefined
 }
 
 export const makeToken = (): string => randomBytes(24).toString("base64url")
 
-/** Tokens are 192 random bits, so a plain hash is as good as a slow one. */
+/** Tokens are 192 random bits, so a fast hash is as good as a slow one. */
 export const hashToken = (token: string): string => hash("sha256", token, "base64url")
 
-/** What a store keeps of a session, as far as it decides who may attach. */
+/** What a store keeps of a session to decide who may attach. */
 export interface AttachRecord extends ResumeRecord {
   readonly instance: string
   readonly attempt: number
@@ -24,8 +24,8 @@ export interface AttachRecord extends ResumeRecord {
 }
 
 /**
- * Refuses an attach to this session; undefined when it may go on. An attempt that a later one of the same client has
- * overtaken must not use up the token that the later one was given.
+ * Refuses an attach to this session; undefined if it is allowed. An attempt that a later one of the same client has
+ * overtaken must not use up the later one's token.
  */
 export const refuseAttach = (record: AttachRecord, request: AttachRequest): HandshakeError | undefined => {
   const refused = refuseResume(record, request)
@@ -39,7 +39,7 @@ export const refuseAttach = (record: AttachRecord, request: AttachRequest): Hand
   return undefined
 }
 
-/** Refuses a request that may not have this session; undefined when it may. */
+/** Refuses a request that may not have this session; undefined if it may. */
 export const refuseResume = (record: ResumeRecord, request: AttachRequest): HandshakeError | undefined => {
   if (record.principal !== request.principal) {
     return new HandshakeError({ reason: "forbidden", detail: "the session belongs to somebody else", retryable: false })

@@ -1,16 +1,16 @@
 /**
- * Whether what arrives is what was sent. Asked by the sender, of messages whose Schema does not show that by itself.
+ * Whether what arrives is what was sent. The sender checks it for messages whose Schema does not show it.
  *
  * Effect's `Equal` remembers what it has compared, and users change their messages and send them again: only types with
  * an equality of their own are left to it.
  */
 import { Equal, type SchemaAST } from "effect"
 
-/** Where they differ, from the outside in; undefined if they don't. */
+/** Where two values differ, from the outside in; undefined if they don't. */
 type Place = ReadonlyArray<PropertyKey> | undefined
 
 /**
- * Compares a message with what its text decodes to. `ast` is that of the message's type, for as far as it goes: keys
+ * Compares a message with what its text decodes to. `ast` is that of the message's type, as far as it is known: keys
  * that a Struct does not have are no part of a message. 0 and -0 are the same, as are a Buffer and its bytes.
  */
 export const difference = (ast: SchemaAST.AST | undefined, sent: unknown, arrived: unknown): Place => {
@@ -24,7 +24,7 @@ export const difference = (ast: SchemaAST.AST | undefined, sent: unknown, arrive
   return place !== undefined && Equal.isEqual(sent) && Equal.equals(sent, arrived) ? undefined : place
 }
 
-/** Whether they certainly are the same: what most messages are asked, at a tenth of what `difference` costs. */
+/** Whether they are certainly the same: enough for most messages, at a tenth of the cost of `difference`. */
 export const isAlike = (sent: unknown, arrived: unknown): boolean => {
   if (sent === arrived) return true
   if (typeof sent !== "object" || typeof arrived !== "object" || sent === null || arrived === null) {
@@ -54,14 +54,14 @@ const arePropertiesAlike = (sent: Properties, arrived: Properties): boolean => {
     if (!isAlike(value, arrived[key]) || (value === undefined && !(key in arrived))) return false
     keys++
   }
-  if (keys === 0) return false // perhaps it keeps what it has elsewhere
+  if (keys === 0) return false // it may keep its contents elsewhere
   for (const _ in arrived) keys--
   return keys === 0
 }
 
 type Properties = { readonly [key: string]: unknown }
 
-/** The Struct, Record or Array that a value of this Schema must be, if there is but one. */
+/** The Struct, Record or Array that a value of this Schema must be, if there is only one. */
 const plainOf = (ast: SchemaAST.AST): SchemaAST.AST | undefined => {
   if (ast._tag === "Suspend") return plainOf(ast.thunk())
   if (ast._tag !== "Union") return ast
@@ -100,7 +100,7 @@ const elementDifference = (ast: SchemaAST.AST | undefined, sent: object, arrived
   return undefined
 }
 
-/** Of anything else: what its type keeps where no key shows it, then its own properties. */
+/** For anything else: first what its type keeps outside its keys, then its own properties. */
 const instanceDifference = (sent: object, arrived: object): Place => {
   if (sent instanceof Uint8Array && arrived instanceof Uint8Array) return sameBytes(sent, arrived) ? undefined : []
   const isPlain = isOfNoClass(sent) && isOfNoClass(arrived)
@@ -121,7 +121,7 @@ const instanceDifference = (sent: object, arrived: object): Place => {
   return undefined
 }
 
-/** What is not in an object's properties. */
+/** What an object holds outside its properties. */
 const contentsOf = (value: object): unknown => {
   if (value instanceof Date) return value.getTime()
   if (value instanceof Error) return [value.name, value.message, value.cause]
@@ -129,7 +129,7 @@ const contentsOf = (value: object): unknown => {
   if (value instanceof RegExp || value instanceof URL) return [String(value)]
   if (ArrayBuffer.isView(value)) return new Uint8Array(value.buffer, value.byteOffset, value.byteLength)
   if (value instanceof ArrayBuffer) return new Uint8Array(value)
-  // Of a type with nothing to see: what it says of itself, which for some is nothing.
+  // For a type with nothing to see: what it says of itself, which for some is nothing.
   if (Reflect.ownKeys(value).length > 0) return undefined
   const entries = Symbol.iterator in value && typeof value[Symbol.iterator] === "function"
     ? [...value as Iterable<unknown>]

@@ -1,6 +1,6 @@
 /**
- * What a Schema shows of the messages that it lets through, before there is any: whether each is JSON as it is and is
- * read back as itself, so that nothing has to be looked at twice.
+ * What a Schema says of its messages before there is any. It says whether each is JSON as it is and is read back as
+ * itself, so that nothing has to be checked twice.
  */
 import type { SchemaAST } from "effect"
 import { maxDepth } from "../../core/Protocol.ts"
@@ -8,23 +8,23 @@ import { isScalar } from "./sameness.ts"
 
 export interface Shape {
   /**
-   * Messages are written as they are, and what is JSON is read back as it was written. False where something is coded
-   * (a Date, a class, a transformation), or where a union can take one member's message for another's.
+   * Messages are written as they are, and JSON is read back as it was written. False if something is coded (a Date, a
+   * class, a transformation), or if a union can take one member's message for another's.
    */
   readonly isPlain: boolean
   /** Numbers, which may be NaN or infinite. */
   readonly hasNumbers: boolean
-  /** Numbers, which may be -0: JavaScript takes that for 0, also where only 0 may be. */
+  /** Numbers, which may be -0: JavaScript takes that for 0, even where only 0 is allowed. */
   readonly hasZeros: boolean
-  /** Places for anything, or for undefined, which JSON may not have. */
+  /** Places for anything, or for undefined, which JSON may lack. */
   readonly hasAnything: boolean
-  /** Keys that the Schema does not know: one may be `__proto__`. */
+  /** Keys unknown to the Schema: one may be `__proto__`. */
   readonly hasKeys: boolean
-  /** Whether a message may nest deeper than the protocol lets it. */
+  /** Whether a message may nest deeper than the protocol allows. */
   readonly isDeep: boolean
 }
 
-/** A place in a Schema that no message can go over the wire with. */
+/** A place in a Schema that keeps every message off the wire. */
 export interface Misfit {
   readonly path: ReadonlyArray<PropertyKey>
   readonly detail: string
@@ -36,7 +36,7 @@ export const shapeOf = (ast: SchemaAST.AST): Shape => {
   return reader
 }
 
-/** Whether a number was checked to be one that JSON has, as `Schema.Finite` and `Schema.Int` do. */
+/** Whether a number is checked to be one that JSON has, as by `Schema.Finite` and `Schema.Int`. */
 const isFinite = ({ checks }: SchemaAST.Number): boolean =>
   checks?.some(({ annotations }) => finiteChecks.has(annotations?.representation?.id)) === true
 
@@ -52,9 +52,9 @@ class Reader {
   private readonly open = new Set<SchemaAST.AST>()
   private readonly done = new Map<SchemaAST.AST, number>()
 
-  /** `depth` is how many levels there are around. */
+  /** `depth` is the number of levels around it. */
   read(ast: SchemaAST.AST, depth: number): void {
-    // What was read before, at this depth or deeper, has nothing new to say.
+    // Already read, at this depth or deeper: nothing new.
     if ((this.done.get(ast) ?? -1) >= depth) return
     if (this.open.has(ast)) {
       this.isDeep = true
@@ -85,7 +85,7 @@ class Reader {
         if (ast.literal === 0) this.hasZeros = true
         if (typeof ast.literal === "bigint") this.coded()
         return
-      case "Enum": // Effect takes no other numbers for one, or for a literal
+      case "Enum": // an enum or a literal matches only its own numbers
         if (ast.enums.some(([, value]) => value === 0)) this.hasZeros = true
         return
       case "Undefined":
@@ -128,7 +128,7 @@ class Reader {
       if (parameter._tag !== "String" || parameter.encoding !== undefined) this.coded()
       this.read(type, depth + 1)
     }
-    // `Struct({})` is any value that is not null or undefined, and lets it through as it is.
+    // `Struct({})` lets through any value that is not null or undefined, as it is.
     if (ast.propertySignatures.length + ast.indexSignatures.length === 0) this.anything(true)
   }
 
@@ -149,9 +149,9 @@ class Reader {
 }
 
 /**
- * Whether a union can't take one member's message for another's. Without coding it can do so only by leaving out keys
- * that the first Struct that fits does not know: so at most one member may be an object, or all are told apart by a
- * literal.
+ * Whether a union can't take one member's message for another's. Without coding, that can happen only when keys are
+ * dropped that the first fitting Struct does not know: so at most one member may be an object, or a literal must tell
+ * all apart.
  */
 const isClear = ({ types }: SchemaAST.Union): boolean => {
   const objects = types.flatMap(membersOf).filter((type) => !isScalar(type))
@@ -172,7 +172,7 @@ const isClear = ({ types }: SchemaAST.Union): boolean => {
 const membersOf = (ast: SchemaAST.AST): ReadonlyArray<SchemaAST.AST> =>
   ast._tag === "Union" && ast.encoding === undefined ? ast.types.flatMap(membersOf) : [fieldsOf(ast) ?? ast]
 
-/** The Struct that a `Schema.Class` is coded as: the class makes itself of it, whatever else it may do. */
+/** The Struct that a `Schema.Class` is coded as: the class is built from it, whatever else it does. */
 const fieldsOf = (ast: SchemaAST.AST): SchemaAST.AST | undefined => {
   if (ast._tag !== "Declaration" || ast.annotations?.["~constructor"] === undefined) return undefined
   const [link, ...others] = ast.encoding ?? []
@@ -192,7 +192,7 @@ const isJson = (ast: SchemaAST.Declaration): boolean => {
     (representation.id === "effect/schema/Json" || representation.id === "effect/schema/MutableJson")
 }
 
-/** What a contract can't be made with: keys that are no text, and the one that no peer takes; on either side. */
+/** What rules a Schema out for a contract: keys that are not text, and the one that no peer takes; on either side. */
 export const misfitOf = (ast: SchemaAST.AST): Misfit | undefined => {
   const seen = new Set<SchemaAST.AST>()
   const visit = (ast: SchemaAST.AST): Misfit | undefined => {
@@ -222,7 +222,7 @@ export const misfitOf = (ast: SchemaAST.AST): Misfit | undefined => {
 }
 
 const keyFault = (ast: SchemaAST.Objects, name: PropertyKey): Misfit | undefined => {
-  // A class is coded, and what it is coded as is looked at by itself.
+  // A class is coded, and its coded form is checked by itself.
   if (ast.encoding !== undefined) return undefined
   if (name === "__proto__") return { path: [], detail: "no peer takes the key __proto__" }
   return typeof name === "symbol" ? { path: [], detail: "JSON has no symbols for keys" } : undefined

@@ -2,9 +2,9 @@
  * Messages through their Schemas, both ways: to JSON text and back. They go by `Schema.toCodecJson`, so that what a
  * Schema can say arrives as it was sent: NaN, a Date, an Option, a class.
  *
- * Most messages need none of that: of a Schema whose messages are JSON as they are (see schemaShapes.ts) the JSON codec's text
- * is the plain one, and Effect compiles it to JavaScript where the runtime allows that (`new Function`), which is three
- * times faster than to walk the Schema. What the plain way would change goes the other one. And what no Schema can show
+ * Most messages need none of that. If a Schema's messages are JSON as they are (see schemaShapes.ts), the JSON codec's
+ * text is the plain one, and Effect compiles the Schema to JavaScript if the runtime allows it (`new Function`): three
+ * times faster than walking it. What the plain way would change goes through the codec. What no Schema can show
  * beforehand is tried: the sender decodes its own text, and refuses what would arrive as something else.
  *
  * A Schema is compiled once, however many clients use it.
@@ -32,7 +32,7 @@ export interface Coder<A> {
 /** The coder of a Schema. Throws if no messages can have it: see `misfit`. */
 export const makeCoder = <A>(schema: Schema.Codec<A, unknown>): Coder<A> => {
   const known = coders.get(schema.ast)
-  if (known !== undefined) return known as Coder<A> // it was made of this Schema's AST
+  if (known !== undefined) return known as Coder<A> // it was made from this Schema's AST
   const coder = compile(schema)
   coders.set(schema.ast, coder)
   return coder
@@ -49,13 +49,13 @@ export const misfit = <A>(schema: Schema.Codec<A, unknown>): Misfit | undefined 
   }
 }
 
-/** Says of a Schema of the library's own, whose tests show it, that its messages arrive as they were sent. */
+/** Marks one of the library's own Schemas, whose tests show that its messages arrive as they were sent. */
 export const faithful = <S extends Schema.Constraint>(schema: S): S => {
   trusted.add(schema.ast)
   return schema
 }
 
-/** Any JSON, by the rule of `valueFault`; `decode` reads what comes in. For programs without Schemas. */
+/** Any JSON, by the rule of `valueFault`; `decode` reads what arrives. For programs without Schemas. */
 export const anyJson = (decode: (value: unknown) => Exit.Exit<unknown, unknown>): Schema.Codec<unknown, unknown> => {
   const schema = Schema.Unknown.annotate({})
   coders.set(schema.ast, { encode: (message) => valueText(message), decode } satisfies Coder<unknown>)
@@ -66,7 +66,7 @@ const valueText = (message: unknown): string | Fault => {
   try {
     return valueFault(message) ?? stringify(message)
   } catch (cause) {
-    return { path: [], detail: String(cause) } // of a getter, or too large for a string
+    return { path: [], detail: String(cause) } // from a getter, or too large for a string
   }
 }
 
@@ -78,14 +78,14 @@ const compile = <A>(schema: Schema.Codec<A, unknown>): Coder<A> => {
   return shape.isPlain ? plainCoder(schema, shape) : jsonCoder(schema)
 }
 
-/** By the JSON codec; each message is tried. */
+/** By the JSON codec; every message is tried. */
 const jsonCoder = <A>(schema: Schema.Codec<A, unknown>): Coder<A> => {
   const codec = Schema.toCodecJson(schema)
   const decode = compiledDecoder(codec)
   return { decode, encode: tried(schema, codec, decode) }
 }
 
-/** As it is where that does, else by the JSON codec. */
+/** As it is where that is enough, else by the JSON codec. */
 const plainCoder = <A>(schema: Schema.Codec<A, unknown>, shape: Shape): Coder<A> => {
   const codec = Schema.toCodecJson(schema)
   const decodePlain = compiledDecoder(schema)
@@ -108,7 +108,7 @@ const plainCoder = <A>(schema: Schema.Codec<A, unknown>, shape: Shape): Coder<A>
       const fault = exactFault(value)
       if (fault === undefined) return stringify(value) // a fault of JSON.stringify is one of these
       const coded = encodeTried(message)
-      // Of a place for anything Effect does not say where in it the fault is.
+      // In a place for anything, Effect does not say where the fault is.
       return typeof coded === "string" || !isAbove(coded.path, fault.path) ? coded : fault
     }
   }
@@ -117,7 +117,7 @@ const plainCoder = <A>(schema: Schema.Codec<A, unknown>, shape: Shape): Coder<A>
 const isAbove = (path: Fault["path"], other: Fault["path"]): boolean =>
   path.length < other.length && path.every((key, index) => key === other[index])
 
-/** Whether a value may be something that JSON, or the peer, does not take; most can't be, by a look at them. */
+/** Whether a value may be something that JSON, or the peer, does not take; a quick check clears most. */
 const isSuspect = ({ hasAnything, hasKeys, hasZeros, isDeep }: Shape, value: unknown, text: string): boolean =>
   hasAnything || (hasZeros && hasOddNumber(value)) || (hasKeys && text.includes("__proto__")) ||
   (isDeep && text.length > 2 * maxDepth)
@@ -155,7 +155,7 @@ const stringify = (value: unknown): string | Fault => {
   return typeof text === "string" ? withNegativeZeros(value, text) : text
 }
 
-/** Fails for what goes round in circles, so that a look at the value afterwards ends. */
+/** Fails on circular values, so that walking the value afterwards ends. */
 const plainText = (value: unknown): string | Fault => {
   try {
     return JSON.stringify(value) ?? { path: [], detail: "JSON has no form for it" }
@@ -174,7 +174,7 @@ const compiledDecoder = <A>(schema: Schema.Codec<A, unknown>): Coder<A>["decode"
   return Schema.decodeUnknownExit(schema)
 }
 
-/** What Effect says of a value that does not fit, and where. */
+/** Why a value does not fit, in Effect's words, and where. */
 const faultOf = (cause: Cause.Cause<unknown>): Fault => {
   const error = Cause.squash(cause)
   if (!Schema.isSchemaError(error)) return { path: [], detail: String(error) }

@@ -1,4 +1,4 @@
-/** Which options there are, of the services that every store has, of servers, clients and sends, and what each may be. */
+/** Which options servers, clients, sends and stores have, and what each may be. */
 import type * as CircuitBreaker from "../../CircuitBreaker.ts"
 import type * as Deduplicator from "../../Deduplicator.ts"
 import type * as MemoryStore from "../../MemoryStore.ts"
@@ -68,7 +68,7 @@ export const memoryStore: Check.Shape<MemoryStore.Options> = {
   breaker: nested(breaker)
 }
 
-/** Checked at each send that has any, so by name alone: what they may be is checked as they are read. */
+/** Checked at each send that has any, so by name alone: values are checked when they are read. */
 export const send: Check.Names<Message.SendOptions> = { id: true, deduplicate: true, ttl: true, volatile: true }
 export const sendAll: Check.Names<Message.SendAllOptions> = { ttl: true }
 export const broadcast: Check.Names<Message.BroadcastOptions> = { ttl: true, sessions: true, principal: true }

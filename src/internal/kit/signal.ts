@@ -1,17 +1,18 @@
 /**
- * Wakes fibers from synchronous code, in a task of their own: a latch opened there and then would run them inside
- * whoever opened it, in the middle of its work.
+ * Wakes fibers from synchronous code, in a task of their own. A latch opened there and then would run them inside its
+ * opener, in the middle of that one's work.
  *
- * Under Effect's own scheduler that is a microtask, when what runs now has run: its tasks are for the next turn of the
- * event loop, and a message that nothing keeps back shall not wait for that. Any other scheduler, such as one of a test
- * that puts all things in order, is asked. What delivers frames must not be a microtask: see `memoryTransport.ts`.
+ * Under Effect's own scheduler that task is a microtask, after the code that runs now: the scheduler's own tasks run in
+ * the next turn of the event loop, too late for a message that nothing holds back. Any other scheduler, such as a
+ * test's that orders everything, gets the task itself. Frames must not be delivered in a microtask: see
+ * `memoryTransport.ts`.
  */
 import { Effect, type Fiber, Latch, Scheduler } from "effect"
 
 export interface Signal {
-  /** Wakes who waits, and who comes to wait next. Many calls in one turn are one. */
+  /** Wakes the waiter, or the next one to come. Many calls in one turn count as one. */
   readonly notify: () => void
-  /** The same, in the next turn of the event loop: for what shall not keep others from being read meanwhile. */
+  /** The same, in the next turn of the event loop: for work that must not keep others from being read meanwhile. */
   readonly notifyLater: () => void
   /** Waits for the next `notify`, if none came since the last wait. */
   readonly wait: Effect.Effect<void>
@@ -54,14 +55,14 @@ export const makeSignal: Effect.Effect<Signal> = Effect.withFiber((fiber) => {
   })
 })
 
-/** For who resumes many at once: one task for all. */
+/** For resuming many at once: one task for all. */
 export const makeLater: Effect.Effect<(task: () => void) => void> = Effect.withFiber((fiber) =>
   Effect.succeed(scheduleOf(fiber))
 )
 
 /**
- * `Effect.callback` whose resumption runs in a task of its own. A fiber may yield before any of its operations, also
- * between whatever made it wait and this: `register` has to look again whether there is still something to wait for.
+ * `Effect.callback` whose resumption runs in a task of its own. A fiber may yield before any of its operations, even
+ * between its reason to wait and this: `register` has to check again whether there is still something to wait for.
  */
 export const callbackLater = <A, E = never>(
   register: (resume: (effect: Effect.Effect<A, E>) => void) => Effect.Effect<void>

@@ -1,13 +1,13 @@
-/** Listeners that are told of something until their scope closes. */
+/** Listeners that are called until their scope closes. */
 import { Effect, type Scope } from "effect"
 
 type Listener<A, B> = (first: A, second: B) => void
 
-/** A change makes a new list, so whoever comes or goes while listeners are being told makes no difference to that round. */
+/** A change makes a new list, so listeners that come or go during a round don't affect it. */
 export class Subscribers<A, B = void> {
   private list: ReadonlyArray<Listener<A, B>> = []
 
-  /** In the order in which they came. They must return at once and not throw. */
+  /** Calls them in the order in which they came. They must return at once and not throw. */
   tell(first: A, second: B): void {
     for (const listener of this.list) listener(first, second)
   }

@@ -1,16 +1,17 @@
 /**
- * The two clocks. Durations, deadlines and the order of events go by the steady one, which nobody can set; the wall clock
- * tells people when something was, and a store at its start how late it is. Nothing else reads a clock of the system.
+ * The two clocks: steady time for durations, the wall clock for people. Durations, deadlines and the order of events go
+ * by the steady one, which nobody can set; the wall clock tells people when something was, and a store at its start
+ * what time it is. Nothing else reads a system clock.
  *
- * Steady time is in ms since 1970 like the wall's, as it starts where that stood when it was first asked, and goes on
- * with the monotonic clock: where the wall clock is never set the two agree. While the machine sleeps it may stand still.
+ * Steady time is in ms since 1970 too: it starts where the wall clock stood when first asked, and goes on with the
+ * monotonic clock. If nobody sets the wall clock, the two agree. Steady time may stand still while the machine sleeps.
  */
 import { Clock, Effect } from "effect"
 
-/** One beginning for all who have the same clock, so that their times can be compared. */
+/** One start for all that share a clock, so that their times can be compared. */
 const beginnings = new WeakMap<Clock.Clock, { readonly millis: number; readonly nanos: bigint }>()
 
-/** Readings of the monotonic clock are summed from parts that were rounded: what is a few ns short of a ms is one. */
+/** Readings of the monotonic clock are sums of rounded parts: a few ns short of a ms counts as a ms. */
 const roundingMillis = 1e-4
 
 /** Steady time in whole ms. */
@@ -27,7 +28,9 @@ export const steadyOf = (clock: Clock.Clock): () => number => {
 /** Reads steady time. */
 export const steady: Effect.Effect<() => number> = Effect.map(Clock.Clock, steadyOf)
 
-/** Tells people when something was: of a steady time, what the wall clock would have shown if it had stood as it does now. */
+/**
+ * Tells people when something was: turns a steady time into what the wall clock, set as it is now, would have shown.
+ */
 export const onWall: Effect.Effect<(steadyMillis: number) => number> = Effect.map(Clock.Clock, (clock) => {
   const now = steadyOf(clock)
   return (steadyMillis) => steadyMillis + clock.currentTimeMillisUnsafe() - now()

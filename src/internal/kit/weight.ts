@@ -1,4 +1,4 @@
-/** What parsed JSON takes in memory: up to thirty times its text, where it is made of many small things. */
+/** What parsed JSON takes in memory: up to thirty times its text, if it is made of many small things. */
 
 /** An upper estimate for one value, in bytes, as V8 keeps it. How deep parsed JSON may nest is bounded. */
 export const memoryOf = (value: unknown): number => {
@@ -14,10 +14,10 @@ export const memoryOf = (value: unknown): number => {
   return size
 }
 
-/** What a message that waits takes beside its value. */
+/** What a waiting message takes besides its value. */
 export const messageBytes = 128
 const stringBytes = 24
 const containerBytes = 64
 const elementBytes = 16
-/** With its name: it may be the only one of that name. */
+/** With its name, which may be the only one of its kind. */
 const propertyBytes = 64

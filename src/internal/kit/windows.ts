@@ -5,7 +5,7 @@ import type * as MessageQueue from "../../MessageQueue.ts"
 import type * as SessionRegistry from "../../SessionRegistry.ts"
 import { millisOf } from "./options.ts"
 
-/** A publish key must outlive every retry of its message, so that its window follows the times given for the others. */
+/** A publish key must outlive every retry of its message, so its window follows from the store's other times. */
 export const deduplicatorOptions = ({ deduplicator, queue, registry }: {
   readonly queue?: MessageQueue.Options | undefined
   readonly deduplicator?: Deduplicator.Options | undefined
@@ -13,7 +13,7 @@ export const deduplicatorOptions = ({ deduplicator, queue, registry }: {
 }): Deduplicator.Options => {
   const ttl = millis(queue?.ttl, defaultTtl)
   const retention = millis(registry?.retention, defaultRetention)
-  // What may be retried for ever can't be remembered for ever: then the window is the user's choice.
+  // If messages may be retried for ever, keys can't be remembered as long: then the window is the user's choice.
   if (!Number.isFinite(ttl + retention)) return deduplicator ?? {}
   const retryHorizon = deduplicator?.retryHorizon ?? ttl + retention
   const window = deduplicator?.window ?? Math.max(defaultWindow, ttl + retention)

@@ -1,4 +1,4 @@
-/** All outboxes in memory: how much is in them and in each share, and when each has something that expires. */
+/** All outboxes in memory: how much is in them and in each share, and what expires next. */
 import type { Outbox } from "../../core/Outbox.ts"
 import { type Full, fullBy, type Limit, ownLimit, type QueueBounds, totalLimit } from "../bounds/queueBounds.ts"
 import { type ShareOrName, Shares } from "../bounds/shares.ts"

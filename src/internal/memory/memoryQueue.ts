@@ -1,5 +1,6 @@
 /**
- * The memory layer of MessageQueue: core outboxes behind bounds, an overflow policy and a TTL.
+ * `MessageQueue` in memory: opening, reads, acks, expiry, ends. Core outboxes behind bounds, an overflow policy and a
+ * TTL.
  *
  * Everything is synchronous inside one Effect, so there is nothing to lock.
  */

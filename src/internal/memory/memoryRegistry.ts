@@ -1,4 +1,4 @@
-/** The memory layer of SessionRegistry. */
+/** `SessionRegistry` in memory. */
 import { Effect } from "effect"
 import type { StoredPosition } from "../../core/Inbox.ts"
 import type { Attached, AttachRequest, Interface, Options, SessionInfo } from "../../SessionRegistry.ts"

@@ -1,4 +1,4 @@
-/** Senders to outboxes in memory: what is appended, what is done where there is no room, and who waits for some. */
+/** Senders to outboxes in memory: what is appended, what happens without room, and who waits for some. */
 import { Duration, Effect } from "effect"
 import type { Outbox, OutboxMessage } from "../../core/Outbox.ts"
 import type { Appended, NewMessage, OverflowPolicy } from "../../MessageQueue.ts"

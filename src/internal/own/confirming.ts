@@ -1,6 +1,8 @@
 /**
- * A server that stood still, or could not reach the store, for longer than others wait may have lost its sessions. Before
- * the store has confirmed that one is still its own, nothing of it is handled, and nothing that its handler sends is taken.
+ * Asks the store, after a long pause, whether a session is still this server's before anything of it is handled. A
+ * server that stood still, or could not reach the store, for longer than others wait may have lost its sessions. Before
+ * the store has confirmed that one is still its own, nothing of it is handled, and nothing that its handler sends is
+ * taken.
  */
 import { Effect, type Fiber } from "effect"
 import type { Confirm, SessionRegistry } from "../../SessionRegistry.ts"

@@ -1,5 +1,5 @@
 /**
- * Work that is due at intervals. One fiber looks at the clock for all of it; a chore has a fiber of its own only while
+ * Work at intervals, with one fiber for all. That fiber looks at the clock; a chore has a fiber of its own only while
  * it runs, so that one that takes long or fails holds up no other. None runs twice at once.
  */
 import { Effect, type Latch, type Scope } from "effect"

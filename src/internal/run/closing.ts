@@ -1,4 +1,4 @@
-/** How far a shutdown is, for those who have to know: what may still be sent, and whether a failure counts. */
+/** How far a shutdown is: what may still be sent, and whether a failure counts. */
 import { Context, type Fiber } from "effect"
 
 /** True in the fibers of handlers, and in those that these start. */

@@ -1,6 +1,6 @@
 /**
- * What server and client have in common: the sessions of this side, their connections, and the background work on
- * them: delivery, heartbeats, expiry, deduplicator rotation, each a supervised fiber.
+ * What server and client share: sessions, their connections, and the workers on them. The workers are delivery,
+ * heartbeats, expiry and deduplicator rotation, each supervised.
  *
  * An idle session costs no fiber and no timer: one worker delivers for all that have something to do, and one looks
  * at the clock for all.

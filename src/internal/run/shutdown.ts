@@ -1,4 +1,4 @@
-/** The orderly end, for server and client: no new messages, flush, last acks, close, and a report of what became of all. */
+/** The orderly end: no new messages, flush, last acks, close, and a report of what became of all. */
 import { type Config, Deferred, Effect, Fiber } from "effect"
 import type { MessageQueue } from "../../MessageQueue.ts"
 import type { Recorder } from "../../Metrics.ts"

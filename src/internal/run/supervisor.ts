@@ -1,6 +1,7 @@
 /**
- * Background work that can't die silently. A worker that ends of a failure or a defect is logged, counted and
- * restarted with backoff; one that does so too often in too short a time fails its owner.
+ * Background workers: restarted when they fail, and given up when they fail too often. A worker that ends of a failure
+ * or a defect is logged, counted and restarted with backoff; one that does so too often in too short a time fails its
+ * owner.
  */
 import { type Cause, Effect, type Scope } from "effect"
 import { fullJitter } from "../kit/backoff.ts"

@@ -1,4 +1,4 @@
-/** One message to many sessions: serialized once, and each session's queue shares the text. */
+/** One message to the queues of many sessions: serialized once, and each queue shares the text. */
 import { Effect, Exit } from "effect"
 import type { Broadcast, BroadcastFailure } from "../../Message.ts"
 import type { Appended, MessageQueue, NewMessage } from "../../MessageQueue.ts"
@@ -20,12 +20,15 @@ export interface BroadcastOptions<Out> {
   readonly serialize: Serialize<Out>
   readonly maxPayload: number
   readonly peers: ReadonlyMap<string, Peer>
-  /** The session here or elsewhere; undefined when it can only be here, and is not. */
+  /** The session here or elsewhere; undefined if it can only be here, and is not. */
   readonly find: (session: string) => Target | undefined
   readonly onDropped: OnDropped
 }
 
-/** After so many sessions the delivery worker has its turn: the first can have the message before the last is served. */
+/**
+ * After this many sessions the delivery worker gets its turn, so that the first can have the message before the last is
+ * served.
+ */
 const turn = 128
 
 export const makeBroadcast = <Out>(options: BroadcastOptions<Out>) => {
@@ -76,7 +79,7 @@ export const makeBroadcast = <Out>(options: BroadcastOptions<Out>) => {
     let served = 0
     for (const session of sessions === undefined ? [...peers.keys()] : new Set(sessions)) {
       const effect = give(session)
-      // One whose queue is full, or in a store, keeps the others waiting no longer than need be.
+      // A queue that is full, or in a store, must not make the others wait.
       if (!Exit.isExit(effect)) waiting.push(effect)
       if (++served % turn === 0) yield* Effect.yieldNow
     }

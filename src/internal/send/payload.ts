@@ -19,7 +19,7 @@ const faultyPayload = (session: string, { detail, path }: Fault): PayloadError =
   return new PayloadError({ direction: "encode", detail, session, ...(place === undefined ? {} : { path: place }) })
 }
 
-/** What is wrong with a payload that has more than `limitBytes`. */
+/** The error for a payload of more than `limitBytes`. */
 export const tooLarge = (session: string, sizeBytes: number, limitBytes: number): PayloadError =>
   new PayloadError({
     direction: "encode",

@@ -1,7 +1,4 @@
-/**
- * The way of a message from `send` to the queue, the same for server and client: encode, check, deduplicate, append,
- * and say what became of it.
- */
+/** From `send` to the queue: encode, check, deduplicate, append, and the receipt. Server and client use the same. */
 import { type Duration, Effect, Exit, type Fiber } from "effect"
 import type { CircuitBreaker } from "../../CircuitBreaker.ts"
 import type { OutboxMessage } from "../../core/Outbox.ts"
@@ -29,7 +26,7 @@ import { payloadError, type Serialize } from "./payload.ts"
 /** Volatile messages that may wait for one turn of the delivery worker. */
 const maxVolatile = 1_024
 
-/** In the receipt of a publish key: the message was volatile, and had no place in an outbox. */
+/** In the receipt of a publish key: the message was volatile, and was in no outbox. */
 const volatileEpoch = "volatile"
 
 export type SendError = PayloadError | QueueOverflowError | MessageQueueError | DeduplicationError
@@ -43,8 +40,8 @@ export interface SendingOptions<Out> {
   readonly maxPayload: number
   readonly markDirty: (peer: Peer) => void
   /**
-   * Whose outbox of this epoch it is by now, for queues that are shared: between an append and its answer the session
-   * may have moved.
+   * Who has the outbox of this epoch by now, for shared queues: the session may have moved between an append and its
+   * answer.
    */
   readonly ownerOf?: ((session: string, epoch: string) => Target) | undefined
   /** Messages that the policy dropped to make room. */
@@ -102,7 +99,7 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
 
   const ownerOf = (peer: Target, epoch: string): Target => options.ownerOf?.(peer.key, epoch) ?? peer
 
-  /** What follows from an append that took its time. */
+  /** What follows an append that took its time. */
   const settle = <A>(
     peer: Target,
     appended: Appended,
@@ -119,7 +116,7 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     if (error._tag === "QueueOverflowError") recorder.count("queueOverflows")
   }
 
-  /** Appends in the queue's own effect: because it has to wait, to drop or to refuse something, or is a store. */
+  /** Appends with the queue's own effect: it has to wait, to drop or to refuse something, or is a store. */
   const appendSlowly = <A>(
     peer: Target,
     batch: ReadonlyArray<NewMessage>,
@@ -178,7 +175,7 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
           : settle(peer, result.appended, (owner, appended) => receiptOf(owner, appended, message.id))
     })
 
-  /** Sends under a publish key: the key is marked only when the message is in the queue, and released when it isn't. */
+  /** Sends under a publish key: the key is committed once the message is in the queue, and released if it isn't. */
   const sendOnce = (
     peer: Target,
     message: NewMessage & { readonly id: string }
@@ -194,7 +191,7 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
         return yield* new DeduplicationError({ scope, key, reason: "inFlight", retryAfterMillis })
       }
       const { leaseMillis, token } = claim
-      // A sender that waits for room must not lose its key meanwhile.
+      // A sender must not lose its key while it waits for room.
       const keep = Effect.forever(
         Effect.andThen(Effect.sleep(leaseMillis / 2), Effect.ignore(deduplicator.renew({ scope, key, token })))
       )
@@ -233,7 +230,7 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
 
   const limitOf = (peer: Target): number => Math.min(options.maxPayload, peer.peerMaxPayload)
 
-  /** Sends from inside the effect of `fiber`: what can be done at once is done now. */
+  /** Sends from inside the effect of `fiber`: does at once what can be done at once. */
   const send = (
     fiber: Fiber.Fiber<unknown, unknown>,
     peer: Target,
@@ -264,7 +261,7 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     return queue.appendOnce === undefined ? sendOnce(peer, keyed) : sendOnceAtomically(peer, keyed, queue.appendOnce)
   }
 
-  /** All of them or none: a message that can't be encoded, or has no room, keeps out the others. */
+  /** All or none: a message that can't be encoded, or has no room, keeps out the others. */
   const sendAll = (
     fiber: Fiber.Fiber<unknown, unknown>,
     peer: Target,
@@ -290,7 +287,7 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
   return { send, sendAll }
 }
 
-/** What is wrong with the options of a send, but for those that are looked at as they are read. */
+/** What is wrong with the options of a send, except those that are checked when they are read. */
 const faultOf = (options: SendOptions): string | undefined => {
   const wrong = wrongName(options, Shapes.send)
   if (wrong !== undefined) return wrong
@@ -299,7 +296,7 @@ const faultOf = (options: SendOptions): string | undefined => {
   return deduplicate === undefined || deduplicate === "content" ? undefined : `option deduplicate must be "content"`
 }
 
-/** The time to live that options say, checked with their names. */
+/** The time to live in the options, whose names it checks too. */
 export const ttlMillisIn = (
   session: string,
   options: SendAllOptions | undefined,
@@ -310,19 +307,19 @@ export const ttlMillisIn = (
   return wrong === undefined ? ttlMillisOf(session, options.ttl) : payloadError(session, wrong)
 }
 
-/** A time to live in ms; undefined when none is given. */
+/** A time to live in ms; undefined if none is given. */
 const ttlMillisOf = (session: string, ttl: Duration.Input | undefined): number | undefined | PayloadError => {
   if (ttl === undefined) return undefined
   const millis = millisOf(ttl)
   return millis >= 0 ? millis : payloadError(session, "the ttl must be a duration")
 }
 
-/** The W3C form of the span that sends, if there is one, and if its tracer makes ids that have such a form. */
+/** The W3C form of the sending span, if there is one and its tracer's ids have that form. */
 export const traceparent = ({ cache: { span } }: Fiber.Fiber<unknown, unknown>): string | undefined => {
   if (span === undefined) return undefined
   const text = `00-${span.traceId.padStart(32, "0")}-${span.spanId}-${span.sampled ? "01" : "00"}`
   return text.length === traceparentLength && isId(text) ? text : undefined
 }
 
-/** Of version 00: what is longer or shorter no receiver reads. */
+/** Of version 00: no receiver reads a longer or shorter one. */
 const traceparentLength = 55

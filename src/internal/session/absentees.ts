@@ -1,6 +1,6 @@
 /**
- * Sessions that this server does not have, but a store that it shares: at another server, or at none right now. Their
- * outboxes take messages all the same, and they can be looked at.
+ * Sessions that another server has, or none right now. Their outboxes take messages all the same, and they can be
+ * looked at.
  */
 import { Effect } from "effect"
 import { type CircuitBreaker, session as sessionCircuit } from "../../CircuitBreaker.ts"

@@ -1,7 +1,7 @@
 /**
- * Where dead letters go: counted, and kept for whoever subscribes, the newest 1,024 of at most 16 MiB also after the fact. There may be
- * a million of them in a second (a full queue that drops its oldest), so each is cheap until somebody looks into it;
- * the heartbeat worker logs how many there were.
+ * Dead letters: counted, and kept for subscribers. The newest 1,024, of at most 16 MiB, are kept for those who subscribe
+ * later. There may be a million of them in a second (a full queue that drops its oldest), so each is cheap until
+ * somebody looks into it; the heartbeat worker logs how many there were.
  */
 import { Effect, Exit, Schema, type Stream } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"

@@ -1,7 +1,6 @@
 /**
- * What became of messages that this server sent and does not deliver, as their session is at another one, or at none
- * right now: the store is asked as long as somebody waits for it, for all sessions at once, each at intervals that grow
- * while nothing changes.
+ * What became of messages that this server sent and does not deliver, as it does not have their session. The store is
+ * asked as long as somebody waits for it, for all sessions at once, each at intervals that grow while nothing changes.
  */
 import { Effect } from "effect"
 import type { MessageQueue, Progress } from "../../MessageQueue.ts"

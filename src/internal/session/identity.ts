@@ -1,4 +1,4 @@
-/** What the authentication hook is told and says, and which texts can be the id of a session. */
+/** What the authentication hook learns and says, and which texts can be the id of a session. */
 import type { Redacted } from "effect"
 import { idRule, isId, isText } from "../../core/Text.ts"
 import type { Request } from "../../Transport.ts"

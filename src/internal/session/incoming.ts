@@ -1,6 +1,6 @@
 /**
- * What comes in from one session: what waits to be handled, the handler that runs, and what is handled and not stored
- * yet. Outlives connections. `handle/` works with it; others ask, and write nothing.
+ * What comes in from one session: what waits, the handler that runs, what is handled and not stored yet. Outlives
+ * connections. `handle/` works with it; others ask, and write nothing.
  */
 import type { Fiber } from "effect"
 import { Deque } from "../../core/Deque.ts"

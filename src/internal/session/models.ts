@@ -1,7 +1,4 @@
-/**
- * What both faces of the library, the one in Effect and the one in promises, say in the same words: types alone, in which
- * nothing of Effect shows.
- */
+/** The types that both faces of the library, Effect and promises, share; nothing of Effect shows in them. */
 import type { FreshReason, GapReason } from "../../core/Protocol.ts"
 import type { State as CircuitState } from "../circuits/circuit.ts"
 

@@ -1,6 +1,6 @@
 /**
- * What goes out to one session, as far as this side knows: its outbox, how far that is sent and acknowledged, and who
- * waits for receipts. Outlives connections. `deliver/` works with it; others say what happened, and write nothing.
+ * What goes out to one session: its outbox, how far it is sent and acknowledged, and who waits for receipts. It is what
+ * this side knows, and outlives connections. `deliver/` works with it; others say what happened, and write nothing.
  */
 import type { Failure, OutboxPosition } from "../../core/Frame.ts"
 import { type Head, Headway, type Mishap } from "../../core/Headway.ts"

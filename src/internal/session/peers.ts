@@ -1,4 +1,4 @@
-/** The sessions of this side by key, and by share: who gives way to a newcomer when there are too many. */
+/** The sessions of this side by key and by share, and which gives way when there are too many. */
 import { Crowd, type Spare } from "../bounds/crowd.ts"
 import type { Peer } from "./peer.ts"
 

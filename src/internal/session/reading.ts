@@ -1,4 +1,4 @@
-/** A session's part in what this process takes in; who decides by it is the intake. */
+/** How much of one session this process has taken in, and why it is not read; the intake decides by it. */
 
 /** A peer's part in it; the rooms that show it only read. */
 export class Reading {

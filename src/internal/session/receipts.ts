@@ -1,6 +1,6 @@
 /**
- * What the senders of one session wait for. A tracked receipt is a small object in offset order; only while somebody
- * awaits it does it hold a callback.
+ * Who waits for which message of a session to be handled. A tracked receipt is a small object in offset order; only
+ * while somebody awaits it does it hold a callback.
  */
 import { Effect } from "effect"
 import { Deque } from "../../core/Deque.ts"

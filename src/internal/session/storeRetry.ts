@@ -1,4 +1,4 @@
-/** How a store is tried again that could not be reached. */
+/** How calls of a store that could not be reached are tried again. */
 import type { WebSocketError } from "../../WebSocketError.ts"
 import { fullJitter } from "../kit/backoff.ts"
 

@@ -1,4 +1,4 @@
-/** Whose message a handler is at, known in its fiber and in those that it starts. */
+/** Which message a handler is working on, known in its fiber and in those that it starts. */
 import { Context } from "effect"
 import type { Peer } from "./peer.ts"
 

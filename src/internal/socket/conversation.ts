@@ -1,10 +1,10 @@
 /**
- * Conversations over a session, for ResilientSocket: when one begins and ends at either side, and which frames are its.
- * A session can lose its state at one side and go on; frames of before must then not be taken for frames of after.
- * Knows nothing of Effect's Socket.
+ * Conversations over a session, for `ResilientSocket`: when one begins and ends, and which frames are its. A session
+ * can lose its state at one side and go on; then frames from before must not pass for frames from after. Knows nothing
+ * of Effect's Socket.
  *
- * The client begins with `{open: id}`, and the server answers the same: what comes before that answer is of an earlier
- * conversation. Frames come in an unbroken row of offsets, or the conversation is over.
+ * The client begins with `{open: id}`, and the server answers with the same: what comes before that answer belongs to
+ * an earlier conversation. Frames come in an unbroken row of offsets, or the conversation is over.
  */
 import { Cause, Duration, Effect, Exit, FiberSet, Latch, Random, Scope, Stream } from "effect"
 import { CloseCode } from "../../core/Protocol.ts"
@@ -18,7 +18,7 @@ import { makeId } from "../kit/ids.ts"
 import { inWords, makeRareLog, wordsOf } from "../kit/rareLog.ts"
 import { type Data, type End, type Ending, Line } from "./frameLine.ts"
 
-/** The client's end, for as long as the scope: one conversation after the other. */
+/** The client's end, while the scope is open: one conversation after the other. */
 export const makeClientEnd = Effect.fnUntraced(function*(client: ResilientClient<Frame, Frame>) {
   const random = yield* Random.Random
   const writable = yield* Latch.make(false)
@@ -26,7 +26,7 @@ export const makeClientEnd = Effect.fnUntraced(function*(client: ResilientClient
   let current: string | undefined
   let isAccepted = false
   let isConnected = false
-  /** Whether a server may know of the conversation, so that one that lost the session has lost that too. */
+  /** Whether a server may know of the conversation: one that lost the session has then lost it too. */
   let isExposed = false
 
   const lose = (ending: Ending): void => {
@@ -64,7 +64,7 @@ export const makeClientEnd = Effect.fnUntraced(function*(client: ResilientClient
     if (current === id) writable.openUnsafe()
   })
 
-  /** No conversation comes after this, so that nothing waits for one. */
+  /** No conversation comes after this, so nothing waits for one. */
   const leave = (reason: string): void => {
     lose({ code: CloseCode.normal, reason })
     writable.openUnsafe()
@@ -110,13 +110,13 @@ export const serve = <R>(
   Effect.scoped(Effect.gen(function*() {
     const fork = yield* FiberSet.makeRuntime<R, void, never>()
     const rare = yield* makeRareLog
-    /** The newest conversation of each session, also when it is over. */
+    /** The newest conversation of each session, even when it is over. */
     const lines = new Map<string, Line>()
     let isOver = false
 
     const send = (session: string, frame: Frame) => Effect.flatMap(server.send(session, frame, forever), wasTaken)
 
-    /** For frames that the client must get, also when the queue is full and refuses. */
+    /** For frames that the client must get, even when the queue is full and refuses. */
     const tell = (session: string, frame: Frame) =>
       Effect.retry(send(session, frame), { schedule: fullJitter(100, 10_000), while: isPassing })
 
@@ -136,7 +136,7 @@ export const serve = <R>(
         close: (code, reason) => hangUp(session, line, code, reason)
       }
       return Effect.suspend(() => handler(end, session)).pipe(
-        // Detached: who interrupts the handler must not wait for room in the queue.
+        // Detached: interrupting the handler must not wait for room in the queue.
         Effect.onExit((exit) => Effect.forkDetach(Effect.ignore(hangUp(session, line, codeOf(exit), "")), now)),
         Effect.catchCause((cause) =>
           Cause.hasInterruptsOnly(cause)
@@ -155,14 +155,14 @@ export const serve = <R>(
       lines.set(session, line)
       yield* tell(session, { open: id }).pipe(
         Effect.onError(() => Effect.sync(() => line.end({ code: 1011, reason: "not opened" }))),
-        // Not answered is not handled: the server after this one is to answer.
+        // Unanswered means unhandled: the server after this one has to answer.
         Effect.catchIf(isShutdown, () => Effect.never)
       )
       if (isOver) return yield* hangUp(session, line, 1001, "")
       fork(handle(session, line))
     })
 
-    /** It was opened at a server before this one: the client has to open another. */
+    /** It was opened at an earlier server: the client has to open another. */
     const refuse = (session: string): Effect.Effect<void, unknown> => {
       const line = new Line()
       lines.set(session, line)
@@ -199,12 +199,12 @@ export const serve = <R>(
     return yield* Effect.never
   }))
 
-/** How to stop whoever consumes an owner's messages now. */
+/** Stops the current consumer of an owner's messages. */
 const consumers = new WeakMap<object, Effect.Effect<void>>()
 
 /**
  * Gives the messages of a server or client to `receive`, one of each session at a time, until somebody else takes over.
- * That is longer than any scope: a shutdown waits for what came in to be handled, be it only by being dropped.
+ * That may outlive any scope: a shutdown waits until what came in is handled, even if only by being dropped.
  */
 const consume = Effect.fnUntraced(function*(
   owner: { readonly messages: Stream.Stream<Incoming<Frame>> },
@@ -215,15 +215,15 @@ const consume = Effect.fnUntraced(function*(
   consumers.set(owner, Scope.close(scope, Exit.void))
   const fork = yield* Scope.provide(FiberSet.makeRuntime<never, void, never>(), scope)
   const rare = yield* Scope.provide(makeRareLog, scope)
-  // A session whose reader is slow must not keep the others waiting: there is always a lane more than there are
-  // messages being received.
+  // A session with a slow reader must not keep the others waiting: there is always one lane more than messages being
+  // received.
   let idle = 0
   const lane: Effect.Effect<void> = Effect.suspend(() => {
     idle++
     return Stream.runForEachWhile(owner.messages, (incoming) => {
       if (--idle === 0) fork(lane)
       return receive(incoming).pipe(
-        // The session is gone, and with it who would have to know.
+        // The session is gone, and with it everybody who would have to know.
         Effect.catch((error) =>
           Effect.sync(() =>
             rare.warn("given up", `a socket of session ${incoming.session} is given up: ${wordsOf(error)}`)
@@ -243,7 +243,7 @@ const consume = Effect.fnUntraced(function*(
 
 /** Lanes kept for the next messages. */
 const spareLanes = 16
-/** Of the registry of WebSocket close codes, as 1011 and 1001. */
+/** From the registry of WebSocket close codes, like 1011 and 1001. */
 const serviceRestart = 1012
 const hole = { code: 1011, reason: "frames were lost" }
 /** Frames of a conversation are given up with the session, not one by one. */
@@ -256,7 +256,7 @@ const isOpen = (frame: Frame): frame is Extract<Frame, { readonly open: string }
 
 const isData = (frame: Frame): frame is Data => typeof frame === "string" || frame instanceof Uint8Array
 
-/** A frame that the queue's policy dropped at once. */
+/** Fails for a frame that the queue's policy dropped at once. */
 const wasTaken = (receipt: Receipt): Effect.Effect<void, Error> =>
   receipt._tag === "Skipped" ? Effect.fail(new Error(`the frame was skipped (${receipt.reason})`)) : Effect.void
 
@@ -267,7 +267,7 @@ const isPassing = (error: WebSocketError | Error): boolean =>
 const isShutdown = (error: WebSocketError | Error): error is ShutdownError =>
   "_tag" in error && error._tag === "ShutdownError"
 
-/** How a server's handler that ended takes its leave. */
+/** The close code for a server's handler that ended. */
 const codeOf = (exit: Exit.Exit<unknown, unknown>): number => {
   if (Exit.isSuccess(exit)) return CloseCode.normal
   return Cause.hasInterruptsOnly(exit.cause) ? 1001 : 1011

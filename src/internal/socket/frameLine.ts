@@ -1,5 +1,5 @@
 /**
- * One conversation as its reader sees it: frames come one at a time, and each is held until the reader is done with it.
+ * One conversation as its reader sees it: frames come one at a time. Each is held until the reader is done with it.
  * Knows nothing of sessions, nor of Effect's Socket.
  */
 import { Effect } from "effect"
@@ -11,7 +11,7 @@ export type Ending = { readonly code: number; readonly reason: string } | { read
 
 /** One end of a conversation. */
 export interface End {
-  /** Makes sure that there is a conversation, or fails with why there can't be. */
+  /** Makes sure that there is a conversation, or fails with the reason why there can't be. */
   readonly open: Effect.Effect<void, unknown>
   readonly line: Line
   readonly write: (data: Data) => Effect.Effect<void, unknown>
@@ -65,7 +65,7 @@ export class Line {
     })
   }
 
-  /** The next frame. Who asks for it is done with the last one. */
+  /** The next frame. Asking for it says that the last one is done. */
   readonly pull: Pulled = Effect.callback((resume) => {
     if (this.isTaken) this.release()
     this.waiter = resume
@@ -76,7 +76,7 @@ export class Line {
     })
   })
 
-  /** The reader is gone; a frame it was not done with is the next one's. */
+  /** The reader is gone; a frame it was not done with goes to the next one. */
   leave(wasDone: boolean, ending: Ending): void {
     if (this.isTaken && wasDone) this.release()
     this.isTaken = false

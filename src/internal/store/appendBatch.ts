@@ -1,4 +1,4 @@
-/** One batch of drafts: its requests to the store, what came of each draft, and who is told of what was appended. */
+/** One batch of drafts: its requests to the store, what came of each, and who learns what was appended. */
 import { Effect } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"
 import type { Draft, Drafts, Unit } from "./drafts.ts"

@@ -1,7 +1,4 @@
-/**
- * Appends to a stored queue, as senders call them: within the bounds, under a publish key where there is one, and in the
- * sender's own transaction.
- */
+/** Appends to a stored queue, as senders call them: within bounds, by publish key, in the sender's transaction. */
 import { Effect } from "effect"
 import type { Appended, AppendedOnce, NewMessage } from "../../MessageQueue.ts"
 import { DeduplicationError, type MessageQueueError, type QueueOverflowError } from "../../WebSocketError.ts"

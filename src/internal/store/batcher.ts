@@ -1,6 +1,6 @@
 /**
- * Group commit: requests that come while one batch is under way make up the next one. One fiber for all, and one batch
- * at a time, so that what is asked later is done later.
+ * Group commit of anything: requests that come while one batch is under way make up the next one. One fiber for all,
+ * and one batch at a time, so that what is asked later is done later.
  *
  * What a transaction of the application has locked steps aside, so that it holds up nobody else: it is asked for again
  * and again in batches of its own, and so is what comes after it under the same key.

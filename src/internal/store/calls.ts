@@ -1,5 +1,5 @@
 /**
- * Calls of a store, with a limit of time and behind the store's own circuit: a store that is down is not asked by
+ * Every call of a driver: within a time limit, and behind the store's circuit. A store that is down is not asked by
  * everybody at once, and is asked again by itself. What fails here may or may not have been done.
  */
 import { Duration, Effect } from "effect"

@@ -1,4 +1,4 @@
-/** Sessions to which something may have been appended without anybody being told, and how often to look for it. */
+/** Appends that may have been done without anybody knowing, and how often to look for them. */
 
 /** An append that failed may still be done a while later: it is looked for this often. */
 const looks = 2

@@ -1,7 +1,8 @@
 /**
- * What a database must do to hold outboxes, sessions and publish keys: few operations, each atomic by itself, each
- * for many sessions at once where many come together. Everything else (bounds policies, expiry, caches, group commit,
- * retries, circuit) is the same for all stores and stands beside this file, once.
+ * What a database must do to hold outboxes, sessions and publish keys: the interface of drivers, and its rules. Few
+ * operations, each atomic by itself, each for many sessions at once where many come together. Everything else (bounds
+ * policies, expiry, caches, group commit, retries, circuit) is the same for all stores and stands beside this file,
+ * once.
  *
  * Rules that hold for every operation:
  *

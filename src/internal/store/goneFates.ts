@@ -1,6 +1,6 @@
 /**
- * Fates of outboxes that this server has removed: whoever was giving up messages there, or noting failures, and had no
- * answer, can still learn from them whether that was done. For a while: what is asked for is asked for soon.
+ * Fates of outboxes that this server has removed, for callers that had no answer. One that was giving up messages
+ * there, or noting failures, can still learn whether that was done. For a while: what is asked for is asked for soon.
  */
 import type { Fate } from "./driver.ts"
 

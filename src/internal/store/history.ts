@@ -1,8 +1,8 @@
 /**
- * Whether the store is still the one that it was: a replica that took over, or a process that was started anew, may
- * lack the newest part of what was stored. And a store may be emptied, or lose a session, as it stands: what this server
- * has in it is gone then, and no tombstone says that it was ended. Whatever keeps something that the store may have lost
- * is told, and puts it back.
+ * Whether the store is still the one that it was. A replica that took over, or a process that was started anew, may
+ * lack the newest part of what was stored. And a store may be emptied, or lose a session, as it stands: what this
+ * server has in it is gone then, and no tombstone says that it was ended. Whatever keeps something that the store may
+ * have lost is told, and puts it back.
  */
 import { Effect, Semaphore } from "effect"
 import { steady } from "../kit/time.ts"

@@ -1,4 +1,4 @@
-/** The services of a stored server, made of a database driver: what SqliteStore, PostgresStore and RedisStore share. */
+/** The services of a stored server, made of a driver: what SqliteStore, PostgresStore and RedisStore share. */
 import { type Config, Context, Duration, Effect, Layer, type Scope } from "effect"
 import * as CircuitBreaker from "../../CircuitBreaker.ts"
 import { Deduplicator, type Options as DeduplicatorOptions } from "../../Deduplicator.ts"

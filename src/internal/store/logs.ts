@@ -1,6 +1,6 @@
 /**
- * The outboxes that a server has opened: what is cached of all of them within one bound, what each share has in them, and
- * when each is to be swept.
+ * The outboxes that a server has opened: what is cached of them within one bound, each share's part, when each is
+ * swept.
  */
 import type { Shares } from "../bounds/shares.ts"
 import { DeadlineHeap } from "../kit/deadlineHeap.ts"

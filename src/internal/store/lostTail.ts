@@ -1,7 +1,7 @@
 /**
- * A store that lost its newest part, by a failover to a replica that lagged say: the rules for its outboxes, in one
- * place. No offset that a peer may have seen is given out again, and no message that the store got since is taken for
- * one that it had before.
+ * A store that lost its newest part, in a failover for example: the rules for its outboxes, in one place. No offset
+ * that a peer may have seen is given out again, and no message that the store got since is taken for one that it had
+ * before.
  *
  * An outbox is settled when its owner has said, in the store's present history, how far it goes; the owner knows, by
  * what it appended and read, or by the handshake. In a new history others wait for that; where there is no owner they

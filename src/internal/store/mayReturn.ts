@@ -1,4 +1,4 @@
-/** Whether an outbox that is not in the store was lost by it, and may be put back; one of this server's is by then. */
+/** Whether an outbox that the store does not have was lost by it, and may be put back. It is this server's by then. */
 import { Effect } from "effect"
 import type { StoreError } from "./driver.ts"
 import type { QueueParts } from "./queueParts.ts"

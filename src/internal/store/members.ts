@@ -1,6 +1,6 @@
 /**
- * This process among those that share a store: it shows that it lives, hears what others have to tell it, and tells
- * them. Nudges are kept in the store until they are taken, so that one that is missed is found at the next look.
+ * This process among those that share a store: it shows that it lives, and exchanges nudges with the others. Nudges are
+ * kept in the store until they are taken, so that one that is missed is found at the next look.
  */
 import { Effect, Random, Result } from "effect"
 import { makeId } from "../kit/ids.ts"

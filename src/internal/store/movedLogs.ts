@@ -1,4 +1,4 @@
-/** Logs of sessions that have another owner: until they are forgotten, whoever asks is told that it is fenced. */
+/** Logs of sessions that have another owner: until they are forgotten, callers learn that they are fenced. */
 import type { StoredLog } from "./storedLog.ts"
 
 export class MovedLogs {

@@ -1,4 +1,4 @@
-/** What the parts of a stored queue share: each of these objects is changed by its own methods, and by nothing else. */
+/** What the parts of a stored queue share. Each of these objects is changed by its own methods, and by nothing else. */
 import { Effect, Random } from "effect"
 import type { Options, OverflowPolicy } from "../../MessageQueue.ts"
 import { type QueueBounds, queueBounds } from "../bounds/queueBounds.ts"

@@ -1,7 +1,7 @@
 /**
- * The time of a store, which all who share it must agree on: messages expire by it, sessions end, servers are found dead.
- * It begins where the store's own clock stands and goes on with the steady clock, so that no clock that is set moves it.
- * What others have stamped is never in the future: who finds it there goes forward to it.
+ * The time of a store, which all who share it must agree on. Messages expire by it, sessions end, servers are found
+ * dead. It begins where the store's own clock stands and goes on with the steady clock, so that no clock that is set
+ * moves it. What others have stamped is never in the future: who finds it there goes forward to it.
  */
 
 /** Smaller differences are of no account: they come from how long an answer took. */

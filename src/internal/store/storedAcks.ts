@@ -1,4 +1,4 @@
-/** Acks of stored outboxes: those of many sessions are stored together, and what failed goes back to become dead letters. */
+/** Acks of stored outboxes: those of many sessions are stored together, failures become dead letters. */
 import { Effect } from "effect"
 import type { Failure } from "../../core/Frame.ts"
 import type { AckResult, OutboxMessage } from "../../core/Outbox.ts"

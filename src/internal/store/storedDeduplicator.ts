@@ -1,4 +1,4 @@
-/** Deduplicator over a database driver: keys hold across servers and restarts. */
+/** `Deduplicator` over a driver: keys hold across servers and restarts. */
 import { Config, Duration, Effect, Option, Random, Schema } from "effect"
 import * as Deduplicator from "../../Deduplicator.ts"
 import { DeduplicationError } from "../../WebSocketError.ts"

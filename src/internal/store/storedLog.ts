@@ -1,7 +1,7 @@
 /**
- * What a server remembers of one stored outbox that it owns: where it stands, and a part of its messages, so that what
- * was just appended or read need not be read again. Pure; the store is the truth, and this may lag behind it, but is
- * never ahead: a write that it would get wrong is refused there as fenced or conflicting.
+ * What a server remembers of one stored outbox that it owns: where it stands, and some of its messages. What was just
+ * appended or read need not be read again. Pure; the store is the truth, and this may lag behind it, but is never
+ * ahead: a write that it would get wrong is refused there as fenced or conflicting.
  */
 import type { Semaphore } from "effect"
 import { Deque } from "../../core/Deque.ts"

@@ -1,6 +1,6 @@
 /**
- * MessageQueue over a database driver: what is appended is committed before anybody is told, what is read comes from
- * memory where it can, and what fails half-way is found out at the next look.
+ * `MessageQueue` over a driver: its operations, and what can be asked of it. What is appended is committed before
+ * anybody is told, what is read comes from memory where it can, and what fails half-way is found out at the next look.
  */
 import { Effect } from "effect"
 import { defaultMessageId, type ReadLimit } from "../../core/Outbox.ts"

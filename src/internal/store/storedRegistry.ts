@@ -1,7 +1,7 @@
 /**
- * SessionRegistry over a database driver, for several servers at once. A session's row is changed by compare-and-set;
- * its position is written by its owner's generation alone. A server that wants a session which another one still has
- * messages of asks for it first, and takes it by force only when there is no answer.
+ * `SessionRegistry` over a driver, for several servers: attaching, handing over, positions, retention. A session's row
+ * is changed by compare-and-set; its position is written by its owner's generation alone. A server that wants a session
+ * which another one still has messages of asks for it first, and takes it by force only when there is no answer.
  */
 import { Effect, Exit, Schema } from "effect"
 import type { Attached, AttachRequest, Interface, Options, SessionInfo, StoredPosition } from "../../SessionRegistry.ts"

@@ -1,7 +1,7 @@
 /**
- * Texts that not every database can hold. Server and client let none get so far; a program that uses a store's services
- * by itself may. They are refused before a call is made: in a batch they would take the
- * requests of others with them, and the store's circuit is not to open for what a client sent.
+ * Texts that not every database can hold, from programs that use a store's services. Server and client let none get so
+ * far; a program that uses a store's services by itself may. They are refused before a call is made: in a batch they
+ * would take the requests of others with them, and the store's circuit is not to open for what a client sent.
  */
 import { Effect } from "effect"
 import { isText } from "../../core/Text.ts"

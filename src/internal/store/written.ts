@@ -1,6 +1,7 @@
 /**
- * What this server has written of sessions that are attached here, or were a while ago: should the store lose it, it is
- * put back, so that the newest resume token is good, the newest owner the only one, and no position goes back.
+ * What this server has written of its sessions, put back should the store lose it. It covers sessions that are attached
+ * here, or were a while ago; so the newest resume token is good, the newest owner the only one, and no position goes
+ * back.
  */
 import { Effect } from "effect"
 import type { Calls } from "./calls.ts"

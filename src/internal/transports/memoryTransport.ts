@@ -11,7 +11,7 @@ type Event =
   | { readonly t: "alive" }
   | { readonly t: "closed"; readonly code: number; readonly reason: string }
 
-/** One end: what it was handed and its reader has not taken is `incoming` at the other. */
+/** One end. What it was handed and the other end's reader has not taken is `incoming` there. */
 class End implements Connection {
   readonly protocol: string
   readonly request: Request
@@ -24,7 +24,10 @@ class End implements Connection {
   private ended = false
   private awaitsDrain = false
 
-  /** Runs a task in another turn of the event loop, or two ends that answer each other would let nothing else run. */
+  /**
+   * Runs a task in another turn of the event loop. Otherwise two ends that answer each other would let nothing else
+   * run.
+   */
   private readonly later: (task: () => void) => void
 
   constructor(protocol: string, request: Request, later: (task: () => void) => void) {

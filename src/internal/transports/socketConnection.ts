@@ -1,9 +1,9 @@
 /**
- * Any Effect `Socket` as a Connection, and a client transport on Effect's WebSockets. With ResilientSocket.ts the only
+ * An Effect `Socket` as a connection, and a client transport on Effect's WebSockets. With ResilientSocket.ts the only
  * place that knows Effect's unstable socket module.
  *
- * A Connection is told what to do by synchronous code and never waits, a Socket is effects: so frames wait here in a
- * queue for a writer fiber that exists only while there is something to write, and one fiber reads.
+ * Synchronous code drives a Connection, which never waits; a Socket is effects. So frames wait here in a queue for a
+ * writer fiber that exists only while there is something to write, and one fiber reads.
  */
 import { Cause, Effect, Exit, FiberSet, Predicate, Scope } from "effect"
 import { Socket } from "effect/socket"
@@ -16,7 +16,7 @@ import { makeSignal } from "../kit/signal.ts"
 import { shownCause, shownUrl, withoutUrl } from "../kit/urls.ts"
 import { closeGraceMillis } from "./wsConnection.ts"
 
-/** A socket that has not taken this much is given up: nobody who minds `buffered` comes near it. */
+/** A socket that has not taken this much is given up: a sender that heeds `buffered` never comes near it. */
 const maxQueuedBytes = 64 * highWaterBytes
 
 /** What a Socket does not know of itself. */
@@ -39,7 +39,7 @@ interface Ending {
 }
 
 /**
- * A connection on `socket`, which lives until it ends or `parent` closes. `factsOf` is asked once the socket is open.
+ * A connection on `socket`, which lives until it ends or `parent` closes. `factsOf` is called once the socket is open.
  */
 const connect = Effect.fnUntraced(function*(socket: Socket.Socket, parent: Scope.Scope, factsOf: () => Facts) {
   const scope = yield* Scope.fork(parent)
@@ -69,7 +69,7 @@ const attach = Effect.fnUntraced(function*(
   let awaitsDrain = false
   let writing = false
   let closing: Socket.CloseEvent | undefined
-  /** Why it is over. The sink is told when the reader has stopped, so that nothing comes after that. */
+  /** Why it is over. The sink learns it once the reader has stopped, so that nothing comes after it. */
   let ending: Ending | undefined
   let over = false
 
@@ -79,7 +79,7 @@ const attach = Effect.fnUntraced(function*(
     queueMicrotask(() => reading.interruptUnsafe())
   }
 
-  /** The sink if it may be given something now; when it is over it never may. */
+  /** The sink, if it may get something now; once the connection is over, never. */
   const flowing = () => paused || ending !== undefined ? undefined : sink
   const whenFlowing = Effect.gen(function*() {
     while (true) {
@@ -105,7 +105,7 @@ const attach = Effect.fnUntraced(function*(
     while (waiting.length > 0) {
       inFlight = waiting
       waiting = []
-      // Not empty: it was looked at before.
+      // Not empty: checked before.
       yield* writer.writeAll(inFlight.map(({ frame }) => frame) as [string, ...Array<string>])
       if (over) return
       const taken = inFlight
@@ -184,7 +184,7 @@ const attach = Effect.fnUntraced(function*(
     close: (code, reason) => {
       if (ending !== undefined || closing !== undefined) return
       closing = new Socket.CloseEvent(code, beginning(reason, maxCloseReasonBytes))
-      connection.resume() // who does not read never sees the peer's close
+      connection.resume() // without reading, it never sees the peer's close
       startWriting()
       fork(Effect.delay(Effect.sync(() => end(1006, "the peer did not close in time")), closeGraceMillis))
     },
@@ -199,9 +199,9 @@ const attach = Effect.fnUntraced(function*(
  * `resilient.v1`; without it the peer counts as a plain one.
  *
  * **Gotchas.** The Socket's writer says when a frame was taken, and Effect's writer of a WebSocket says so before the
- * peer, or even the network, took anything: there `buffered` only sees what waits for the writer, and a peer that does
- * not read is noticed by its missing acks. There is no protocol-level ping either. `terminate` closes the socket's
- * scope, which for Effect's WebSockets is an orderly close with 1000.
+ * peer, or even the network, took anything: with it, `buffered` counts only what waits for the writer, and a peer that
+ * does not read is noticed only by its missing acks. There is no protocol-level ping either. `terminate` closes the
+ * socket's scope, which for Effect's WebSockets is an orderly close with 1000.
  *
  * @since 0.1.0
  * @category constructors
@@ -237,9 +237,9 @@ const dial = (
     const socket = Socket.makeWebSocket(url, {
       protocols: protocol,
       openTimeout: timeoutMillis,
-      // Where a WebSocket can't be paused, as in browsers, what lies unread beyond this ends the connection.
+      // A WebSocket that can't be paused, as in browsers, ends the connection if more than this lies unread.
       highWaterMark: Math.max(maxFrameBytes, maxQueuedBytes),
-      // Browsers can't send any, and their constructor refuses even none.
+      // Browsers can't send any, and their constructor refuses even an empty object.
       headers: Object.keys(headers).length === 0 ? undefined : headers
     }).pipe(
       Effect.provideService(Socket.WebSocketConstructor, (...args) => {
@@ -262,11 +262,11 @@ const dial = (
           ? new ConnectionTimeoutError({ phase: "dial", afterMillis: timeoutMillis })
           : failed(error)
       ),
-      Effect.catchDefect((defect) => Effect.fail(failed(defect))) // a URL or headers that can't be
+      Effect.catchDefect((defect) => Effect.fail(failed(defect))) // an invalid URL or header
     )
   })
 
-/** Every WebSocket has it; Effect's type of them does not. */
+/** Every WebSocket has it; Effect's type for them does not. */
 const negotiated = (webSocket: Socket.WebSocketLike | undefined): string =>
   webSocket !== undefined && "protocol" in webSocket && typeof webSocket.protocol === "string" ? webSocket.protocol : ""
 

@@ -1,4 +1,4 @@
-/** A `ws` socket as a Connection. The one place that knows `ws`'s way of buffering, closing and failing. */
+/** A `ws` socket as a connection. The only place that knows how `ws` buffers, closes and fails. */
 import { Duplex, Writable } from "node:stream"
 import type { RawData, WebSocket } from "ws"
 import { Deque } from "../../core/Deque.ts"
@@ -9,10 +9,10 @@ import type { Connection, ConnectionSink, Request } from "../../Transport.ts"
 /** How long an orderly close may take before `ws` destroys the socket, in ms. */
 export const closeGraceMillis = 2_000
 
-/** Connections that are gone, and have frames that were not read: the longest gone first. */
+/** Connections that are gone but have unread frames: the longest gone first. */
 const gone = new Set<WsConnection>()
 
-/** How many of them there may be: each has 64 KiB of frames, which may take five times that in memory. */
+/** How many of them there may be: each holds 64 KiB of frames, which may take five times that in memory. */
 const maxGone = 128
 
 /** Where a socket keeps its connection, so that all share the listeners below. */
@@ -22,17 +22,17 @@ const owner = Symbol("resilient-websocket/connection")
 export const tells = Symbol("resilient-websocket/tells")
 
 interface OwnedWebSocket extends WebSocket {
-  /** None yet, one, or none any more. */
+  /** Undefined: none yet; null: no longer one. */
   [owner]?: WsConnection | null | undefined
   readonly [tells]?: true
 }
 
 /**
- * The events of a socket that tells its owner itself, from its `emit`: listeners, of which each is an entry in a table of
- * its socket's, are some 200 bytes a connection.
+ * Events of a socket that tells its owner itself, from its `emit`. Listeners, each an entry in a table of their socket,
+ * would take some 200 bytes a connection.
  */
 export const tellOwner = (ws: OwnedWebSocket, event: string | symbol, first: unknown, second: unknown): void => {
-  // What `ws` gives with each event.
+  // What `ws` passes with each event.
   if (event === "message") onMessage.call(ws, first as Buffer, second as boolean)
   else if (event === "ping" || event === "pong") onPing.call(ws)
   else if (event === "close") onClose.call(ws, first as number, second as Buffer)
@@ -40,7 +40,9 @@ export const tellOwner = (ws: OwnedWebSocket, event: string | symbol, first: unk
 
 const tellsOwner = (ws: OwnedWebSocket): boolean => ws[tells] === true
 
-/** Why a socket can't be taken over. The peer brings about that it is closed; all else is a mistake of the program. */
+/**
+ * Why a socket can't be taken over. That it is closed may be the peer's doing; all else is a mistake of the program.
+ */
 export interface SocketFault {
   readonly detail: string
   readonly isPeers: boolean
@@ -60,7 +62,7 @@ export const socketFault = (ws: WebSocket): SocketFault | undefined => {
   }
 }
 
-/** What is called of a socket. Those of browsers, and of Node itself, have less. */
+/** The methods that are called on a socket. Browsers' and Node's own have fewer. */
 const methods = ["on", "off", "once", "send", "ping", "pause", "resume", "close", "terminate", "listenerCount"]
 
 const isWs = (value: unknown): boolean =>
@@ -69,19 +71,19 @@ const isWs = (value: unknown): boolean =>
 const hasOwner = (ws: OwnedWebSocket): boolean => ws[owner] !== undefined && ws[owner] !== null
 
 /**
- * Whether a socket that nobody listens to has emitted a message already: that one is gone. Only the receiver of `ws`
- * knows, which is not public; where it is another one, nothing is noticed. A socket that was ours before had listeners.
+ * Whether a socket without listeners has already emitted a message, which is lost. Only `ws`'s receiver knows, which is
+ * not public; with a different one, nothing is noticed. A socket that was ours before had listeners.
  */
 const hasMissed = (ws: OwnedWebSocket): boolean => {
   if (ws[owner] === null || ws.listenerCount("message") > 0) return false
   const receiver: unknown = Reflect.get(ws, "_receiver")
   if (typeof receiver !== "object" || receiver === null) return false
   const opcode: unknown = Reflect.get(receiver, "_opcode")
-  // Between two frames, of which the last was a text or a binary one. Else its message is still to come.
+  // It is between two frames, and the last was a text or a binary one. Otherwise its message is still to come.
   return Reflect.get(receiver, "_state") === 0 && (opcode === 1 || opcode === 2)
 }
 
-/** Pieces of less go on at once, in bytes: a read of Node's is 64 KiB at most. */
+/** Smaller pieces pass at once, in bytes: Node reads at most 64 KiB. */
 const largePiece = 4 * 1024
 
 /** Where the stream below a socket keeps the connection, so that all share one listener. */
@@ -96,8 +98,8 @@ function onPiece(this: WatchedStream, piece: Buffer): void {
 }
 
 /**
- * A socket that was reset: `ws` would take in all that it had still to give, however busy this process is, and for all
- * that are found to be gone at once.
+ * A socket that was reset: `ws` would take in all that it still holds, however busy this process is, and for all
+ * sockets that are found gone at once.
  */
 function onStreamClose(this: WatchedStream): void {
   if (this.readableLength >= largePiece) this.read()
@@ -114,12 +116,12 @@ export class WsConnection implements Connection {
   private ended: { readonly code: number; readonly reason: string } | undefined
   private paused = false
   private isDeaf = false
-  /** What came in while it was paused: the rest of what the socket had given to `ws` by then, 64 KiB at most. */
+  /** What came in while it was paused: the rest of what the socket had given to `ws` by then, at most 64 KiB. */
   private unread: Deque<string | Uint8Array> | undefined
   private readonly onEnd: (() => void) | undefined
-  /** Takes apart what comes. */
+  /** Takes incoming bytes apart. */
   private receiver: Writable | undefined
-  /** A piece of it had to wait: it is its turn when it comes again. */
+  /** A piece had to wait: when it comes again, it is its turn. */
   private isPutBack = false
 
   /** `onEnd` is called when the socket is gone. */
@@ -127,10 +129,10 @@ export class WsConnection implements Connection {
     this.ws = ws
     this.request = request
     this.missed = hasMissed(ws)
-    this.upgradeMillis = Math.ceil(upgradeMillis) // a fraction is an object of its own, as long as the connection
+    this.upgradeMillis = Math.ceil(upgradeMillis) // a fraction would be an object for as long as the connection
     this.onEnd = onEnd
     ws[owner] = this
-    // Nothing is lost before `open`: an end is remembered, and frames wait in the paused socket.
+    // Nothing gets lost before `open`: an end is remembered, and frames wait in the paused socket.
     if (!tellsOwner(ws)) {
       ws.on("close", onClose)
       if (!ws.listeners("error").includes(ignoreError)) ws.on("error", ignoreError)
@@ -143,15 +145,15 @@ export class WsConnection implements Connection {
   }
 
   /**
-   * From now on large pieces of what comes are taken in only when it is their turn: one may be ten thousand frames, and
-   * `ws` does not stop in the midst of it.
+   * From now on, large pieces are taken in only when it is their turn: one may be ten thousand frames, and `ws` does
+   * not stop halfway.
    */
   inTurns(): this {
     const receiver: unknown = Reflect.get(this.ws, "_receiver")
     const stream: unknown = Reflect.get(this.ws, "_socket")
-    if (!(receiver instanceof Writable && stream instanceof Duplex)) return this // another `ws` than we know
+    if (!(receiver instanceof Writable && stream instanceof Duplex)) return this // a `ws` that we don't know
     const [listener, ...others] = stream.listeners("data")
-    // Only what `ws` itself does with a piece can be done in its place.
+    // We can replace only what `ws` itself does with a piece.
     if (listener === undefined || others.length > 0) return this
     this.receiver = receiver
     Object.assign(stream, { [above]: this })
@@ -215,7 +217,7 @@ export class WsConnection implements Connection {
 
   close(code: number, reason: string): void {
     if (this.ended !== undefined) return this.forget()
-    // Nobody wants to know what it says now. A paused socket would never see the peer's close frame.
+    // What it says now interests nobody. A paused socket would never see the peer's close frame.
     this.isDeaf = true
     this.unread = undefined
     if (this.ws.readyState === this.ws.OPEN) this.ws.resume()
@@ -228,12 +230,12 @@ export class WsConnection implements Connection {
   }
 
   /**
-   * Lets the socket go to somebody else: nothing is reported any more. Errors are ignored still, as who gets it may not
+   * Gives the socket to somebody else: nothing more is reported. Errors are still ignored, as its next owner may not
    * listen for them, and then a peer's nonsense would end the process.
    */
   release(): WebSocket {
     const { unread, ws } = this
-    if (unread === undefined) ws.resume() // it was paused for `open`, perhaps
+    if (unread === undefined) ws.resume() // perhaps paused for `open`
     ws.off("message", onMessage)
     ws.off("ping", onPing)
     ws.off("pong", onPing)
@@ -242,13 +244,13 @@ export class WsConnection implements Connection {
     this.sink = undefined
     this.unread = undefined
     gone.delete(this)
-    // What was not taken is the next owner's.
+    // What was not taken belongs to the next owner.
     for (let data = unread?.popFront(); data !== undefined; data = unread?.popFront()) tellLater(ws, data)
-    if (unread !== undefined) queueMicrotask(() => ws.resume()) // what comes next is told after that
+    if (unread !== undefined) queueMicrotask(() => ws.resume()) // later events come after that
     return ws
   }
 
-  // What the listeners below tell.
+  // Called by the listeners below.
 
   received(data: Buffer, isBinary: boolean): void {
     if (this.isDeaf) return
@@ -257,17 +259,17 @@ export class WsConnection implements Connection {
     else this.sink?.frame(frame, isBinary ? frame.length : data.length)
   }
 
-  /** A piece of what comes. One that has to wait goes back to where it came from, and comes again when it is its turn. */
+  /** An incoming piece. One that has to wait goes back to where it came from, and comes again when it is its turn. */
   incoming(piece: Buffer, stream: Duplex): void {
     const { receiver } = this
-    if (receiver?.writable !== true) return // it has heard all that there is to hear
+    if (receiver?.writable !== true) return // it has heard everything
     if (this.mustWait(piece)) {
       this.isPutBack = true
       stream.unshift(piece)
       return
     }
     this.isPutBack = false
-    // As `ws` does, until it has had enough.
+    // As `ws` does until it has enough.
     if (!receiver.write(piece)) stream.pause()
   }
 
@@ -280,7 +282,7 @@ export class WsConnection implements Connection {
     this.ended = { code, reason }
     this.onEnd?.()
     if (this.unread === undefined) return this.sink?.closed(code, reason)
-    // What came before the end is read first, when it is.
+    // What came before the end is read first.
     gone.add(this)
     if (gone.size > maxGone) gone.values().next().value?.forget()
   }
@@ -293,7 +295,7 @@ export class WsConnection implements Connection {
       const data = unread.popFront()
       if (data === undefined) break
       this.sink?.frame(data, Buffer.byteLength(data))
-      if (this.unread !== unread) return // it was closed, or let go of
+      if (this.unread !== unread) return // closed, or given away
     }
     if (unread.size > 0) return
     this.unread = undefined
@@ -309,7 +311,7 @@ export class WsConnection implements Connection {
     return this.paused
   }
 
-  /** What was not read never is. */
+  /** What was not read never will be. */
   private forget(): void {
     if (this.unread === undefined) return
     this.unread = undefined
@@ -325,7 +327,7 @@ export class WsConnection implements Connection {
   }
 }
 
-/** A binary frame, of whatever `binaryType` its socket has; what a Blob holds can't be had at once, nor is it of interest. */
+/** A binary frame, whatever its socket's `binaryType`; a Blob can't be read at once, nor is it of interest. */
 const bytesOf = (data: RawData | Blob): Uint8Array => {
   if (Buffer.isBuffer(data)) return data
   if (data instanceof Blob) return new Uint8Array(0)
@@ -347,5 +349,5 @@ function onClose(this: OwnedWebSocket, code: number, reason: Buffer): void {
   this[owner]?.ending(code, reason.toString())
 }
 
-/** An error is always followed by a close, which is what is reported. */
+/** A close follows every error, and is what gets reported. */
 export const ignoreError = (): void => {}
