@@ -1,6 +1,7 @@
 /** The part of the driver that keeps publish keys; the work is done by keyFunctions.ts. */
 import type { Receipt } from "../Deduplicator.ts"
-import type { ClaimKeyResult, StoreDriver } from "../internal/store/driver.ts"
+import type { StoreDriver } from "../internal/store/driver.ts"
+import type { ClaimKeyResult } from "../internal/store/publishKeys.ts"
 import type { Database } from "./connection.ts"
 import * as Codes from "./plpgsql.ts"
 import * as Values from "./values.ts"

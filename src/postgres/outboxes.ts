@@ -1,5 +1,6 @@
 /** The part of the driver that keeps outboxes; the work is done by outboxFunctions.ts. */
 import { Effect } from "effect"
+import type { StoreDriver } from "../internal/store/driver.ts"
 import type {
   AckOutcome,
   AckRequest,
@@ -7,9 +8,8 @@ import type {
   AppendResult,
   Fate,
   Locked,
-  Stamp,
-  StoreDriver
-} from "../internal/store/driver.ts"
+  Stamp
+} from "../internal/store/outboxes.ts"
 import { allDone, distinct, type Patience, unlessLocked, unlimited } from "./batches.ts"
 import type { Database, Statement } from "./connection.ts"
 import { appendResult, lostOf, toConditional, toFate, toPage, toState } from "./outboxRows.ts"

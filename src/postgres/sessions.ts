@@ -1,6 +1,7 @@
 /** The part of the driver that keeps sessions and who lives; the work is done by sessionFunctions.ts. */
 import { Effect } from "effect"
-import type { PositionOutcome, PositionRequest, PutOutcome, SessionRow, StoreDriver } from "../internal/store/driver.ts"
+import type { StoreDriver } from "../internal/store/driver.ts"
+import type { PositionOutcome, PositionRequest, PutOutcome, SessionRow } from "../internal/store/sessions.ts"
 import { allDone, distinct, type Patience, unlessLocked, unlimited } from "./batches.ts"
 import type { Database, Statement } from "./connection.ts"
 import * as Codes from "./plpgsql.ts"

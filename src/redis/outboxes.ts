@@ -1,6 +1,7 @@
 /** Outboxes in Redis: the calls of appendScript.ts and outboxScripts.ts. */
 import { Effect } from "effect"
-import { type AppendRequest, type Stamp, type StoreDriver, StoreError } from "../internal/store/driver.ts"
+import { type StoreDriver, StoreError } from "../internal/store/driver.ts"
+import type { AppendRequest, Stamp } from "../internal/store/outboxes.ts"
 import { append } from "./appendScript.ts"
 import type { Connection } from "./connection.ts"
 import {

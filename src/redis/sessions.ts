@@ -1,6 +1,7 @@
 /** Sessions in Redis: the arguments and replies of sessionScripts.ts. */
 import { Effect } from "effect"
-import type { PositionOutcome, PutOutcome, SessionRow, StoreDriver } from "../internal/store/driver.ts"
+import type { StoreDriver } from "../internal/store/driver.ts"
+import type { PositionOutcome, PutOutcome, SessionRow } from "../internal/store/sessions.ts"
 import type { Connection } from "./connection.ts"
 import type { Partition, Partitions } from "./partitions.ts"
 import { count, list, maybe, maybeCount, number, optional, optionalNumber, rowsOf, text } from "./replies.ts"

@@ -5,8 +5,9 @@ import { DeduplicationError } from "../../WebSocketError.ts"
 import { makeId } from "../kit/ids.ts"
 import { millisOf } from "../kit/options.ts"
 import type { Calls } from "./calls.ts"
-import type { KeyTarget, StoreDriver, StoreError } from "./driver.ts"
+import type { StoreDriver, StoreError } from "./driver.ts"
 import type { Members } from "./members.ts"
+import type { KeyTarget } from "./publishKeys.ts"
 import { ifStorable } from "./texts.ts"
 
 export interface StoredDeduplicatorOptions {

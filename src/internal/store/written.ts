@@ -4,8 +4,9 @@
  */
 import { Effect } from "effect"
 import type { Calls } from "./calls.ts"
-import type { PositionRequest, SessionRow, StoreDriver, StoreError } from "./driver.ts"
+import type { StoreDriver, StoreError } from "./driver.ts"
 import { untilFree } from "./locks.ts"
+import type { PositionRequest, SessionRow } from "./sessions.ts"
 
 export interface WrittenOptions {
   readonly driver: StoreDriver
