@@ -13,6 +13,7 @@ const tests = ["tests", bin("vitest"), ["run", ...filters]]
 const steps = everything ? [tests] : [
   ["format", bin("dprint"), ["check"]],
   ["lint", bin("oxlint"), ["--deny-warnings"]],
+  ["unused", bin("knip"), []],
   ["types", bin("tsc"), ["--noEmit"]],
   tests
 ]

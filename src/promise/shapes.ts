@@ -38,7 +38,7 @@ const isFunction = (value: unknown): boolean => typeof value === "function"
 export const isSignal = (value: unknown): boolean =>
   typeof value === "object" && value !== null && "aborted" in value && "addEventListener" in value
 
-export const signal = either("an AbortSignal", isSignal)
+const signal = either("an AbortSignal", isSignal)
 
 // --- events
 

@@ -55,7 +55,7 @@ export const makeManager = async (options: ManagerOptions<unknown, unknown> = {}
 }
 
 /** A manager on a store of the test's. */
-export const makeManagerOn = async (
+const makeManagerOn = async (
   options: ManagerOptions<unknown, unknown>,
   store: Layer.Layer<Services, unknown>
 ) => {

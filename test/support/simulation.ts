@@ -140,7 +140,7 @@ interface Stores {
 }
 
 /** After the last fault everything must have been delivered within this virtual time, in s. */
-export const drainSeconds = 90
+const drainSeconds = 90
 
 /** A shutdown must be over in this time, in s; its own limit is 10. */
 const shutdownSeconds = 15

@@ -37,7 +37,7 @@ export interface LostTailOptions {
 }
 
 /** How far a log went at some time. */
-export type Reach = Pick<StoredLog, "acked" | "reach">
+type Reach = Pick<StoredLog, "acked" | "reach">
 
 export type LostTail = Effect.Success<ReturnType<typeof makeLostTail>>
 
