@@ -28,6 +28,8 @@ const keptMillis = 60_000
 /** How often it is tried where others have changed the row, or an application's transaction has it. */
 const maxTries = 16
 
+export type WrittenSessions = ReturnType<typeof makeWritten>
+
 export const makeWritten = ({ call, driver, hasTombstone, onTaken, steady }: WrittenOptions) => {
   const sessions = new Map<string, Written>()
   /** Sessions that are not attached here any more, and since when; the oldest first. */
