@@ -21,18 +21,17 @@ type SessionOperations = Pick<
   | "countSessions"
 >
 
-export const makeSessions = (connection: Connection, partitions: Partitions): SessionOperations => {
-  const { call } = connection
+export const makeSessions = (connection: Connection, partitions: Partitions): SessionOperations => ({
+  ...rows(connection, partitions),
+  ...lists(connection, partitions)
+})
 
-  const find = (operation: string, ids: ReadonlyArray<string>) =>
-    scatter(ids, partitions.of, (partition, own) =>
-      call({
-        operation,
-        script: Scripts.findSessions,
-        keys: own.map((id) => sessionKey(partition, id)),
-        args: [],
-        decode: (reply) => list(reply).map((row, i) => rowOf(own[i] ?? "", row))
-      }))
+const rows = (
+  connection: Connection,
+  partitions: Partitions
+): Pick<SessionOperations, "findSession" | "putSession" | "savePositions" | "deleteSession" | "wasEnded"> => {
+  const { call } = connection
+  const find = makeFind(connection, partitions)
 
   return {
     findSession: (id) => Effect.map(find("findSession", [id]), ([row]) => row),
@@ -98,8 +97,18 @@ export const makeSessions = (connection: Connection, partitions: Partitions): Se
         args: [],
         decode: (reply) => text(reply) === "1"
       })
-    },
+    }
+  }
+}
 
+const lists = (
+  connection: Connection,
+  partitions: Partitions
+): Pick<SessionOperations, "detachedBefore" | "sessionsOf" | "sessionsOfPrincipal" | "countSessions"> => {
+  const { call } = connection
+  const find = makeFind(connection, partitions)
+
+  return {
     // Ids of all partitions first, then the rows of those that are really the oldest. A session that was attached,
     // or removed, in between is left out.
     detachedBefore: Effect.fnUntraced(function*(at, limit) {
@@ -164,6 +173,16 @@ export const makeSessions = (connection: Connection, partitions: Partitions): Se
       )
   }
 }
+
+const makeFind = ({ call }: Connection, partitions: Partitions) => (operation: string, ids: ReadonlyArray<string>) =>
+  scatter(ids, partitions.of, (partition, own) =>
+    call({
+      operation,
+      script: Scripts.findSessions,
+      keys: own.map((id) => sessionKey(partition, id)),
+      args: [],
+      decode: (reply) => list(reply).map((row, i) => rowOf(own[i] ?? "", row))
+    }))
 
 const sessionKey = ({ tag }: Partition, id: string): string => `${tag}:r:${id}`
 const endedKey = ({ tag }: Partition, id: string): string => `${tag}:x:${id}`
