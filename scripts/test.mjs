@@ -1,4 +1,4 @@
-// `npm test`: format check, lint, types, import directions, tests; stops at the first that fails.
+// `npm test`: format check, lint, what nobody uses, types, tests; stops at the first that fails.
 // `npm run test:all`: the tests alone, with all of what `npm test` takes a sample of.
 // Arguments go to Vitest: `npm test -- test/core`.
 import { spawnSync } from "node:child_process"
@@ -13,6 +13,7 @@ const tests = ["tests", bin("vitest"), ["run", ...filters]]
 const steps = everything ? [tests] : [
   ["format", bin("dprint"), ["check"]],
   ["lint", bin("oxlint"), ["--deny-warnings"]],
+  ["unused", bin("knip"), []],
   ["types", bin("tsc"), ["--noEmit"]],
   tests
 ]

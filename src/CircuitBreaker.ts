@@ -10,16 +10,17 @@
  *
  * @since 0.1.0
  */
-import { Cause, Clock, Config, Context, Duration, Effect, Exit, Layer, Queue, Random, Stream } from "effect"
-import type { Scope } from "effect"
-import { Circuit, CLOSED } from "./internal/circuits/circuit.ts"
+import { Clock, Config, Context, Duration, Effect, type Exit, Layer, Queue, Random, type Scope, Stream } from "effect"
+import { makeAdmission } from "./internal/circuits/admission.ts"
+import { type Circuit, CLOSED } from "./internal/circuits/circuit.ts"
 import type { Outcome, Permit, Policy, State, Stats, Transition } from "./internal/circuits/circuit.ts"
 import { Circuits } from "./internal/circuits/circuits.ts"
 import * as Check from "./internal/kit/options.ts"
 import * as Shapes from "./internal/kit/shapes.ts"
+import { Subscribers } from "./internal/kit/subscribers.ts"
 import { onWall, steady } from "./internal/kit/time.ts"
 import { shownName } from "./internal/kit/urls.ts"
-import { CircuitBreakerError } from "./WebSocketError.ts"
+import type { CircuitBreakerError } from "./WebSocketError.ts"
 
 export type { Outcome, Permit, Policy, State, Stats, Transition } from "./internal/circuits/circuit.ts"
 
@@ -231,10 +232,9 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
   const otherPolicy = endpointPolicy(options?.endpoint ?? {})
   const policies = { session: sessionPolicy, endpoint: otherPolicy }
   const wake = yield* Queue.sliding<void>(1)
-  const listeners = new Set<(transition: Transition) => void>()
+  const listeners = new Subscribers<Transition>()
   const streams = new Set<() => void>()
   let armedUntil = Infinity
-  let rejected = 0
 
   const circuits: Circuits = new Circuits({
     maxCircuits: Check.count("maxCircuits", options?.maxCircuits, 100_000),
@@ -242,8 +242,7 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
     random: () => random.nextDoubleUnsafe(),
     policyOf: (key) => key.startsWith(SESSION) ? sessionPolicy : otherPolicy,
     onTransition: (transition) => {
-      const told = { ...transition, atMillis: toWall(transition.atMillis) }
-      listeners.forEach((listener) => listener(told))
+      listeners.tell({ ...transition, atMillis: toWall(transition.atMillis) })
     },
     // Offering schedules the worker; none of it runs inside the change that is being made.
     onDeadline: () => {
@@ -252,6 +251,8 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
       Queue.offerUnsafe(wake, undefined)
     }
   })
+
+  const admission = makeAdmission(circuits, now)
 
   const worker = Effect.suspend(() => {
     circuits.elapse()
@@ -263,98 +264,21 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
     return Effect.raceFirst(woken, clock.sleep(Duration.millis(left)))
   }).pipe(Effect.forever)
 
-  const rejection = (circuit: Circuit) => {
-    rejected++
-    const { key, state } = circuit
-    if (state._tag === "Isolated") {
-      return new CircuitBreakerError({ circuit: key, state: "Isolated", reason: state.reason })
-    }
-    return new CircuitBreakerError({
-      circuit: key,
-      state: state._tag === "Open" ? "Open" : "HalfOpen",
-      retryAfterMillis: Math.max(0, circuit.deadline - now()),
-      reason: state._tag === "Open" ? state.reason : "its probes are out"
-    })
-  }
-
-  const admit = (key: string): Effect.Effect<Permit, CircuitBreakerError> =>
-    Effect.suspend(() => {
-      const admitted = circuits.admit(key)
-      return admitted instanceof Circuit ? Effect.fail(rejection(admitted)) : Effect.succeed(admitted)
-    })
-
-  /** Undefined when the caller has to wait. */
-  const tryAdmit = (key: string): Effect.Effect<Permit, CircuitBreakerError> | undefined => {
-    const admitted = circuits.admit(key)
-    if (!(admitted instanceof Circuit)) return Effect.succeed(admitted)
-    return admitted.state._tag === "Isolated" ? Effect.fail(rejection(admitted)) : undefined
-  }
-
-  const awaitAdmission = (key: string): Effect.Effect<Permit, CircuitBreakerError> =>
-    Effect.suspend(() => tryAdmit(key) ?? awaitChange(key))
-
-  const awaitChange = (key: string) =>
-    Effect.acquireUseRelease(
-      Effect.map(Queue.sliding<State>(1), (changed) => ({
-        changed,
-        stop: circuits.watch(key, (state) => Queue.offerUnsafe(changed, state))
-      })),
-      ({ changed }) => {
-        const attempt: Effect.Effect<Permit, CircuitBreakerError> = Effect.suspend(() =>
-          tryAdmit(key) ?? Effect.flatMap(Effect.interruptible(Queue.take(changed)), () => attempt)
-        )
-        return attempt
-      },
-      ({ stop }) => Effect.sync(stop)
-    )
-
-  const record = (permit: Permit, outcome: Outcome): Effect.Effect<void> =>
-    Effect.sync(() => circuits.record(permit.key, outcome, permit))
-
-  function execute(
-    key: string
-  ): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | CircuitBreakerError, R>
-  function execute<A, E>(
-    key: string,
-    options: { readonly classify: (exit: Exit.Exit<A, E>) => Outcome }
-  ): <R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | CircuitBreakerError, R>
-  function execute<A, E>(
-    key: string,
-    options?: { readonly classify: (exit: Exit.Exit<A, E>) => Outcome }
-  ): <R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | CircuitBreakerError, R> {
-    const outcomeOf = (exit: Exit.Exit<A, E>, latencyMillis: number): Outcome => {
-      if (Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause)) return { _tag: "Ignored" }
-      const outcome = options?.classify(exit) ?? { _tag: Exit.isSuccess(exit) ? "Success" : "Failure" }
-      return outcome._tag === "Success" ? { latencyMillis, ...outcome } : outcome
-    }
-    return (self) =>
-      Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore) {
-        const permit = yield* admit(key)
-        const startedAt = now()
-        const exit = yield* Effect.exit(restore(self))
-        const outcome = yield* Effect.sync(() => outcomeOf(exit, now() - startedAt)).pipe(
-          // A `classify` that throws must not hold a probe's place.
-          Effect.onError(() => record(permit, { _tag: "Ignored" }))
-        )
-        yield* record(permit, outcome)
-        return yield* exit
-      }))
-  }
-
   /** A stream of what `subscribe` emits, until its scope or the breaker's closes. */
-  const listen = <A>(subscribe: (emit: (value: A) => void) => () => void): Stream.Stream<A> =>
+  const listen = <A>(
+    subscribe: (emit: (value: A) => void) => Effect.Effect<void, never, Scope.Scope>
+  ): Stream.Stream<A> =>
     Stream.callback<A>((queue) =>
-      Effect.acquireRelease(
-        Effect.sync(() => {
-          const stop = subscribe((value) => Queue.offerUnsafe(queue, value))
-          const end = () => Queue.endUnsafe(queue)
-          streams.add(end)
-          return () => {
-            stop()
-            streams.delete(end)
-          }
-        }),
-        (stop) => Effect.sync(stop)
+      Effect.andThen(
+        Effect.acquireRelease(
+          Effect.sync(() => {
+            const end = () => Queue.endUnsafe(queue)
+            streams.add(end)
+            return end
+          }),
+          (end) => Effect.sync(() => streams.delete(end))
+        ),
+        subscribe((value) => Queue.offerUnsafe(queue, value))
       ), { bufferSize: BACKLOG, strategy: "sliding" })
 
   const stateUnsafe = (key: string): State => circuits.find(key)?.state ?? CLOSED
@@ -364,11 +288,11 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
   yield* Effect.forkScoped(worker, { startImmediately: true })
 
   return CircuitBreaker.of({
-    admit,
-    awaitAdmission,
-    record,
+    admit: admission.admit,
+    awaitAdmission: admission.awaitAdmission,
+    record: admission.record,
     report: (key, outcome) => Effect.sync(() => circuits.record(key, outcome)),
-    execute,
+    execute: admission.execute,
     probe: (key) => update(key, (circuit) => circuit.probe()),
     reset: (key) => update(key, (circuit) => circuit.reset("reset")),
     isolate: (key, reason) => Effect.sync(() => circuits.setOverride(key, { _tag: "Isolated", reason })),
@@ -377,20 +301,18 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
     state: (key) => Effect.sync(() => stateUnsafe(key)),
     stateUnsafe,
     changes: (key) =>
-      listen((emit) => {
-        emit(stateUnsafe(key))
-        return circuits.watch(key, emit)
-      }),
-    transitions: listen((emit) => {
-      listeners.add(emit)
-      return () => listeners.delete(emit)
-    }),
-    onTransition: (listener) =>
-      Effect.acquireRelease(
-        Effect.sync(() => void listeners.add(listener)),
-        () => Effect.sync(() => void listeners.delete(listener))
+      listen((emit) =>
+        Effect.acquireRelease(
+          Effect.sync(() => {
+            emit(stateUnsafe(key))
+            return circuits.watch(key, emit)
+          }),
+          (stop) => Effect.sync(stop)
+        )
       ),
-    stats: Effect.sync(() => ({ ...circuits.stats(rejected), policies })),
+    transitions: listen((emit) => listeners.add(emit)),
+    onTransition: (listener) => listeners.add(listener),
+    stats: Effect.sync(() => ({ ...circuits.stats(admission.rejected()), policies })),
     worker
   })
 })

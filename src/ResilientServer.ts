@@ -46,8 +46,8 @@ import { makeRareLog } from "./internal/kit/rareLog.ts"
 import { makeCoder } from "./internal/kit/schemas.ts"
 import * as SendShapes from "./internal/kit/shapes.ts"
 import { makeConfirming } from "./internal/own/confirming.ts"
-import { makeEnding } from "./internal/own/ending.ts"
-import { makeOwning } from "./internal/own/owning.ts"
+import { Ending } from "./internal/own/ending.ts"
+import { Owning } from "./internal/own/owning.ts"
 import { makePositions } from "./internal/own/positions.ts"
 import { Closing } from "./internal/run/closing.ts"
 import { type Engine, makeEngine } from "./internal/run/engine.ts"
@@ -490,7 +490,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onIdle: (peer) => owning.idle(peer),
     onDetached: (peer, ending) => {
       publish({ _tag: "Disconnected", session: peer.session, ...ending })
-      if (engine.peers.get(peer.key) === peer) owning.detach(peer)
+      if (engine.peers.get(peer.key) === peer) owning.disconnected(peer)
     },
     onTick: (now) => acceptor.tick(now),
     sweep: Effect.gen(function*() {
@@ -507,7 +507,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     onGiveUp: (name, cause) => giveUp(name, cause)
   }).pipe(Scope.provide(scope))
 
-  const ending = makeEnding({
+  const ending: Ending = new Ending({
     engine,
     queue,
     registry,
@@ -515,33 +515,33 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     sayEnded: (peer) => owning.sayEnded(peer),
     onEnded: (session) => publish({ _tag: "Ended", session })
   })
-  const owning = makeOwning({
+  const owning = new Owning({
     engine,
     registry,
     onAway: (peer) => {
       ending.left(peer)
       givingWay.isAway(peer)
     },
-    forget: ending.forget,
-    removeOrphan: ending.removeOrphan
+    forget: (peer) => ending.forget(peer),
+    removeOrphan: (session) => ending.removeOrphan(session)
   })
   const givingWay = makeGivingWay({
     engine,
     registry,
     retentionMillis: Check.millis("strangerRetention", options.strangerRetention, "60 seconds"),
-    ended: ending.ended
+    ended: (session) => ending.ended(session)
   })
-  yield* registry.onWanted(owning.wanted).pipe(Scope.provide(scope))
+  yield* registry.onWanted((session) => owning.wanted(session)).pipe(Scope.provide(scope))
   const confirming = makeConfirming({
     registry,
     run: engine.run,
-    onRefused: owning.refused
+    onRefused: (peer, error) => owning.refused(peer, error)
   })
   const committing = makeCommitting({
     now: engine.now,
     registry,
-    attached: owning.attached,
-    onRefused: owning.refused
+    attached: (peer, until) => owning.attached(peer, until),
+    onRefused: (peer, error) => owning.refused(peer, error)
   })
 
   const screen = makeScreening(options.allowedOrigins)
@@ -574,8 +574,8 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     isCrowded: givingWay.isCrowded,
     giveWay: givingWay.giveWay,
     isClosing: () => closing.hasBegun(),
-    onInDoubt: owning.inDoubt,
-    abandon: owning.abandon,
+    onInDoubt: (session, isAttaching) => owning.attachmentInDoubt(session, isAttaching),
+    abandon: (session, generation) => owning.abandon(session, generation),
     onAttached: ({ principal, session }, resumed) => publish({ _tag: "Connected", session, principal, resumed })
   })
 

@@ -16,7 +16,7 @@ export interface Quote {
 }
 
 /** About 10 bytes as JSON: the least that can be checked. */
-export interface Tick {
+interface Tick {
   readonly i: number
 }
 
@@ -54,7 +54,7 @@ export interface Server {
 }
 
 /** To fill it with sessions and messages that have no client. */
-export interface Store {
+interface Store {
   readonly queue: MessageQueue.Interface
   readonly registry: SessionRegistry.Interface
   /** What it takes outside of the process. */

@@ -33,9 +33,6 @@ export const makeSide = (peer: Peer): Side => ({
   ownedCpuAtStart: 0
 })
 
-/** A module of such functions. */
-export type Remote = Readonly<Record<string, unknown>>
-
 type Arguments<F> = F extends (side: Side, args: infer A) => unknown ? A : never
 type Answer<F> = F extends (...args: never) => infer R ? Awaited<R> : never
 

@@ -16,13 +16,13 @@ export interface Results {
 }
 
 /** The figure as it was measured. */
-export const spread = (results: Results, label: string, peer: PeerName, figure: string): Spread | undefined => {
+const spread = (results: Results, label: string, peer: PeerName, figure: string): Spread | undefined => {
   const values = valuesOf(results, label, peer, figure)
   return values.size === 0 ? undefined : spreadOf([...values.values()])
 }
 
 /** The figure compared, in each round, with that of bare `ws`, or of another peer, in the same round. */
-export const comparison = (
+const comparison = (
   results: Results,
   label: string,
   peer: PeerName,

@@ -79,37 +79,37 @@ export interface Batch {
   readonly a?: readonly [received: number, handled: number]
 }
 
-export interface Ack {
+interface Ack {
   readonly t: "ack"
   readonly a: readonly [received: number, handled: number]
   readonly f?: ReadonlyArray<Failure>
 }
 
 /** The sender has taken note of the failures up to offset `o`: the receiver may forget them. */
-export interface Seen {
+interface Seen {
   readonly t: "seen"
   readonly o: number
 }
 
 /** Offsets `o..e` will never come. */
-export interface Gap {
+interface Gap {
   readonly t: "gap"
   readonly o: number
   readonly e: number
   readonly reason: GapReason
 }
 
-export interface Volatile {
+interface Volatile {
   readonly t: "volatile"
   readonly m: ReadonlyArray<unknown>
 }
 
-export interface Ping {
+interface Ping {
   readonly t: "ping"
 }
 
 /** Carries the position, so that an idle connection keeps the sender's outbox trimmed. */
-export interface Pong {
+interface Pong {
   readonly t: "pong"
   readonly a: readonly [received: number, handled: number]
 }

@@ -16,7 +16,7 @@ class HeardWebSocket extends WebSocket {
 }
 
 /** A `ws` socket of a server of ours, which nobody else ever sees: it needs no listeners, not even for errors. */
-export class ServedWebSocket extends WebSocket {
+class ServedWebSocket extends WebSocket {
   get [tells](): true {
     return true
   }

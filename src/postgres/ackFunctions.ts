@@ -97,7 +97,17 @@ export const ackFunction = (schema: string): string =>
       released[i] := v_gone;
       v_any := true;
     END LOOP;
+${storeAcked(schema)}
+    IF cardinality(p_fate_requests) > 0 THEN
+      PERFORM ${schema}.note_fates(
+        (SELECT array_agg(CASE WHEN codes[t.r] = ${DONE} THEN v_outboxes[p_index[t.r]] END ORDER BY t.ord)
+          FROM unnest(p_fate_requests) WITH ORDINALITY AS t(r, ord)),
+        p_fate_firsts, p_fate_ends, p_fate_reasons, p_fate_handled, p_fate_ats);
+    END IF;
+  END $body$`
 
+/** Chunks that are acked go, and the outboxes are what they have become. */
+const storeAcked = (schema: string): string => `
     IF v_any THEN
       -- From the old position on: the rows before it are gone, but the index may not have forgotten them yet.
       FOR r IN
@@ -114,14 +124,7 @@ export const ackFunction = (schema: string): string =>
       FROM unnest(p_sessions, v_before, v_acked, v_last, v_messages, v_bytes)
         AS t(session, before, acked, last, messages, bytes)
       WHERE t.acked > t.before AND o.session = t.session;
-    END IF;
-    IF cardinality(p_fate_requests) > 0 THEN
-      PERFORM ${schema}.note_fates(
-        (SELECT array_agg(CASE WHEN codes[t.r] = ${DONE} THEN v_outboxes[p_index[t.r]] END ORDER BY t.ord)
-          FROM unnest(p_fate_requests) WITH ORDINALITY AS t(r, ord)),
-        p_fate_firsts, p_fate_ends, p_fate_reasons, p_fate_handled, p_fate_ats);
-    END IF;
-  END $body$`
+    END IF;`
 
 export const giveUpFunction = (schema: string): string =>
   `CREATE FUNCTION ${schema}.give_up(

@@ -32,7 +32,32 @@ export const appendFunction = (schema: string): string =>
     p_generations double precision[],
     OUT codes integer[], OUT epochs text[], OUT firsts double precision[], OUT seconds double precision[],
     OUT ids text[]
-  ) LANGUAGE plpgsql ${patient} ${byKeys} AS $body$
+  ) LANGUAGE plpgsql ${patient} ${byKeys} AS $body$${declarations(schema)}
+  BEGIN
+    ${impatience}${resume(schema)}
+
+    ${lockFree(schema, "outboxes", "session")}${lockOutboxes(schema)}
+
+    FOR i IN 1..n LOOP
+      CONTINUE WHEN codes[i] <> ${PENDING};
+      s := p_index[i];
+      IF v_outboxes[s] IS NULL THEN
+        IF NOT p_skip OR NOT EXISTS (SELECT FROM ${schema}.outboxes o WHERE o.session = p_sessions[s]) THEN
+          codes[i] := ${MISSING};
+        END IF;
+        CONTINUE;
+      END IF;${settle(schema)}
+      v_code := CASE
+        WHEN v_messages[s] + p_counts[i] > p_max_messages[i] THEN ${FULL_MESSAGES}
+        WHEN v_bytes[s] + p_bytes[i] > p_max_bytes[i] THEN ${FULL_BYTES}
+        ELSE ${APPENDED} END;${publish(schema)}
+      codes[i] := v_code;${note(schema)}
+    END LOOP;
+${store(schema)}
+  END $body$`
+
+/** What it knows of each outbox, and of each request. */
+const declarations = (schema: string): string => `
   DECLARE
     n integer := cardinality(p_index);
     m integer := cardinality(p_sessions);
@@ -65,9 +90,10 @@ export const appendFunction = (schema: string): string =>
     v_code integer;
     v_keys bigint := 0;
     v_any boolean := false;
-    v_nudges boolean := false;
-  BEGIN
-    ${impatience}
+    v_nudges boolean := false;`
+
+/** The batch as it is known to be done, if it was tried before. */
+const resume = (schema: string): string => `
     IF p_writer IS NOT NULL THEN
       SELECT * INTO r FROM ${schema}.writers w WHERE w.writer = p_writer FOR UPDATE;
       IF NOT FOUND THEN
@@ -88,9 +114,10 @@ export const appendFunction = (schema: string): string =>
       firsts := array_fill(NULL::float8, ARRAY[n]);
       seconds := firsts;
       ids := epochs;
-    END IF;
+    END IF;`
 
-    ${lockFree(schema, "outboxes", "session")}
+/** Each outbox as it is. */
+const lockOutboxes = (schema: string): string => `
     FOR r IN
       SELECT o.*, t.ord::integer FROM unnest(v_sessions) WITH ORDINALITY AS t(session, ord)
       JOIN ${schema}.outboxes o ON o.session = t.session ORDER BY o.session FOR UPDATE OF o
@@ -108,17 +135,10 @@ export const appendFunction = (schema: string): string =>
       v_settled_at[s] := r.settled_at;
       v_generations[s] := r.generation;
       v_acked[s] := r.acked;
-    END LOOP;
+    END LOOP;`
 
-    FOR i IN 1..n LOOP
-      CONTINUE WHEN codes[i] <> ${PENDING};
-      s := p_index[i];
-      IF v_outboxes[s] IS NULL THEN
-        IF NOT p_skip OR NOT EXISTS (SELECT FROM ${schema}.outboxes o WHERE o.session = p_sessions[s]) THEN
-          codes[i] := ${MISSING};
-        END IF;
-        CONTINUE;
-      END IF;
+/** Whether the outbox is settled, or is by this request. What is moved takes the place of what was appended before. */
+const settle = (schema: string): string => `
       v_fits := v_settled[s] AND coalesce(p_generations[i], 0) <= v_generations[s];
       v_known := CASE WHEN p_known_epochs[i] = v_epochs[s] THEN p_known_lasts[i] ELSE 0 END;
       -- What was appended in this history, and perhaps has to be moved, comes after this.
@@ -139,11 +159,10 @@ export const appendFunction = (schema: string): string =>
         v_bytes[s] := v_bytes[s] - k.bytes;
         v_last[s] := v_known;
       END IF;
-      v_lost := greatest(0, v_known - v_last[s]);
-      v_code := CASE
-        WHEN v_messages[s] + p_counts[i] > p_max_messages[i] THEN ${FULL_MESSAGES}
-        WHEN v_bytes[s] + p_bytes[i] > p_max_bytes[i] THEN ${FULL_BYTES}
-        ELSE ${APPENDED} END;
+      v_lost := greatest(0, v_known - v_last[s]);`
+
+/** The publish key goes with it, in the same step. */
+const publish = (schema: string): string => `
       IF p_keys[i] IS NOT NULL THEN
         -- Locks of keys have no order among batches, so when these wait for each other, both give up and skip.
         IF p_skip THEN
@@ -159,8 +178,10 @@ export const appendFunction = (schema: string): string =>
         END IF;
         v_code := k.code;
         v_keys := v_keys + k.added;
-      END IF;
-      codes[i] := v_code;
+      END IF;`
+
+/** What came of the request, and what the outbox becomes. */
+const note = (schema: string): string => `
       CASE v_code
         WHEN ${APPENDED} THEN
           epochs[i] := v_epochs[s];
@@ -200,9 +221,10 @@ export const appendFunction = (schema: string): string =>
         WHEN ${IN_FLIGHT} THEN
           firsts[i] := k.until;
         ELSE
-      END CASE;
-    END LOOP;
+      END CASE;`
 
+/** All at once: messages, outboxes, nudges, keys, and that the batch is done. */
+const store = (schema: string): string => `
     IF v_any THEN
       INSERT INTO ${schema}.chunks (outbox, first, last, bytes, enqueued_at, expires_at, body)
       SELECT v_outboxes[t.s], t.first, t.first + t.count - 1, t.bytes, t.enqueued, t.expires, t.body
@@ -224,5 +246,4 @@ export const appendFunction = (schema: string): string =>
       SET sequence = p_sequence, codes = append.codes, epochs = append.epochs, firsts = append.firsts,
         seconds = append.seconds, ids = append.ids
       WHERE w.writer = p_writer;
-    END IF;
-  END $body$`
+    END IF;`

@@ -55,10 +55,6 @@ export const distinct = (requests: ReadonlyArray<{ readonly session: string }>) 
   return { sessions: [...places.keys()], index }
 }
 
-/** The elements with these numbers. */
-export const pick = <A>(all: ReadonlyArray<A>, numbers: ReadonlyArray<number>): ReadonlyArray<A> =>
-  numbers.length === all.length ? all : numbers.flatMap((at) => all.slice(at, at + 1))
-
 /** A transaction that waits for locks leaves nothing open. */
 export const allDone = <Result>(results: ReadonlyArray<Result | undefined>): ReadonlyArray<Result> =>
   results.map((result) => {

@@ -26,6 +26,12 @@ const lockKey = (schema: string): string =>
 
 /** Statements that make the functions in `schema` (quoted). */
 export const keyFunctions = (schema: string): ReadonlyArray<string> => [
+  ...counting(schema),
+  ...publishing(schema),
+  ...claiming(schema)
+]
+
+const counting = (schema: string): ReadonlyArray<string> => [
   `CREATE FUNCTION ${schema}.count_keys(p_more bigint) RETURNS void LANGUAGE plpgsql AS $body$
   BEGIN
     UPDATE ${schema}.key_counts c SET kept = c.kept + p_more
@@ -66,8 +72,10 @@ export const keyFunctions = (schema: string): ReadonlyArray<string> => [
   BEGIN
     SELECT coalesce(sum(c.kept), 0) - p_own INTO v_kept FROM ${schema}.key_counts c;
     RETURN v_kept < p_max OR v_kept - ${schema}.sweep_keys(p_forgotten, p_now, ${roomAtOnce}) < p_max;
-  END $body$`,
+  END $body$`
+]
 
+const publishing = (schema: string): ReadonlyArray<string> => [
   // Commits a key together with its append, if \`p_room\` says that there is room; otherwise says why not. \`added\` is
   // how many rows to count.
   `CREATE FUNCTION ${schema}.publish(
@@ -101,8 +109,10 @@ export const keyFunctions = (schema: string): ReadonlyArray<string> => [
       code := ${APPENDED};
       RETURN;
     END LOOP;
-  END $body$`,
+  END $body$`
+]
 
+const claiming = (schema: string): ReadonlyArray<string> => [
   `CREATE FUNCTION ${schema}.claim_key(
     p_scope text, p_key text, p_fingerprint text, p_forgotten double precision, p_max double precision,
     p_now double precision, p_token text, p_until double precision,

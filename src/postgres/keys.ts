@@ -1,6 +1,7 @@
 /** Publish keys in PostgreSQL: the calls of keyFunctions.ts. */
 import type { Receipt } from "../Deduplicator.ts"
-import type { ClaimKeyResult, StoreDriver } from "../internal/store/driver.ts"
+import type { StoreDriver } from "../internal/store/driver.ts"
+import type { ClaimKeyResult } from "../internal/store/publishKeys.ts"
 import type { Database } from "./connection.ts"
 import * as Codes from "./plpgsql.ts"
 import * as Values from "./values.ts"

@@ -12,7 +12,7 @@ const reconnecting = { first: 100, most: 5_000 }
 const leftBehind = { first: 20, most: 1_000 }
 
 /** Which channel a node listens to; the same as `channel_of` in the database. */
-export const channelOf = (schema: string, node: string): string =>
+const channelOf = (schema: string, node: string): string =>
   `rws_${createHash("sha256").update(`${schema}/${node}`).digest("hex").slice(0, 40)}`
 
 export const makeNudges = (database: Database): Nudges => {

@@ -5,6 +5,14 @@ import { byKeys, CONFLICT, DONE, FENCED, inOrder, MISSING } from "./plpgsql.ts"
 
 /** Statements that make the functions in `schema` (quoted). */
 export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
+  ...opening(schema),
+  ...nudging(schema),
+  ...changing(schema),
+  ...reading(schema),
+  ...sweeping(schema)
+]
+
+const opening = (schema: string): ReadonlyArray<string> => [
   // It changes when a standby takes over, or a backup is put in place: no two postmasters started in the same
   // microsecond.
   `CREATE FUNCTION ${schema}.history() RETURNS text LANGUAGE sql STABLE AS $body$
@@ -52,8 +60,10 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
     IF NOT FOUND THEN
       RETURN QUERY SELECT * FROM ${schema}.outboxes o WHERE o.session = p_session;
     END IF;
-  END $body$`,
+  END $body$`
+]
 
+const nudging = (schema: string): ReadonlyArray<string> => [
   // The channel that tells a node of its nudges.
   `CREATE FUNCTION ${schema}.channel_of(p_node text) RETURNS text LANGUAGE sql IMMUTABLE AS $body$
     SELECT 'rws_' || left(encode(sha256(convert_to('${schema}/' || p_node, 'UTF8')), 'hex'), 40)
@@ -77,8 +87,10 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
     LOOP
       PERFORM pg_notify(${schema}.channel_of(v_node), '');
     END LOOP;
-  END $body$`,
+  END $body$`
+]
 
+const changing = (schema: string): ReadonlyArray<string> => [
   noteFates(schema),
   appendFunction(schema),
   ackFunction(schema),
@@ -151,8 +163,10 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
     DELETE FROM ${schema}.gaps x WHERE x.outbox = o.id;
     DELETE FROM ${schema}.fates x WHERE x.outbox = o.id;
     RETURN true;
-  END $body$`,
+  END $body$`
+]
 
+const reading = (schema: string): ReadonlyArray<string> => [
   // One snapshot (STABLE): the state, its chunks and its gaps are of the same moment. A row says what it is: 0 is the
   // state, 1 a chunk, 2 a gap, 3 that there are more chunks.
   `CREATE FUNCTION ${schema}.read_outbox(
@@ -203,8 +217,10 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
   BEGIN
     RETURN QUERY SELECT f.* FROM ${schema}.outboxes o JOIN ${schema}.fates f ON f.outbox = o.id
       WHERE o.session = p_session AND f.first <= p_end::bigint AND f."end" >= p_first::bigint ORDER BY f.first;
-  END $body$`,
+  END $body$`
+]
 
+const sweeping = (schema: string): ReadonlyArray<string> => [
   `CREATE FUNCTION ${schema}.sweep_fates(p_before double precision, p_limit double precision) RETURNS integer
   LANGUAGE plpgsql ${inOrder} AS $body$
   DECLARE
@@ -217,7 +233,7 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
       ) AS d WHERE f.outbox = d.outbox AND f.first = d.first
       RETURNING f.outbox, f."end"
     ), marked AS (
-      -- See sweptFate in driver.ts. In order, so that two sweeps do not wait for each other.
+      -- See sweptFate in outboxes.ts. In order, so that two sweeps do not wait for each other.
       INSERT INTO ${schema}.fates AS m (outbox, first, "end", reason, maybe_handled, at)
       SELECT s.outbox, 0, max(s."end"), 'sessionEnded', true, 'infinity' FROM swept s GROUP BY s.outbox ORDER BY s.outbox
       ON CONFLICT (outbox, first) DO UPDATE SET "end" = greatest(m."end", excluded."end")

@@ -1,6 +1,6 @@
 /** What the functions of outboxes return, as the driver's results. */
 import type { GapReason } from "../core/Protocol.ts"
-import type { AppendResult, Chunk, Conditional, Fate, Gap, OutboxState, ReadPage } from "../internal/store/driver.ts"
+import type { AppendResult, Chunk, Conditional, Fate, Gap, OutboxState, ReadPage } from "../internal/store/outboxes.ts"
 import type { DeadLetterReason } from "../WebSocketError.ts"
 import * as Codes from "./plpgsql.ts"
 import * as Values from "./values.ts"

@@ -1,5 +1,6 @@
 /** Outboxes in PostgreSQL: the calls of appendFunction.ts, ackFunctions.ts and outboxFunctions.ts. */
 import { Effect } from "effect"
+import type { StoreDriver } from "../internal/store/driver.ts"
 import type {
   AckOutcome,
   AckRequest,
@@ -7,9 +8,8 @@ import type {
   AppendResult,
   Fate,
   Locked,
-  Stamp,
-  StoreDriver
-} from "../internal/store/driver.ts"
+  Stamp
+} from "../internal/store/outboxes.ts"
 import { allDone, distinct, type Patience, unlessLocked, unlimited } from "./batches.ts"
 import type { Database, Statement } from "./connection.ts"
 import { appendResult, lostOf, toConditional, toFate, toPage, toState } from "./outboxRows.ts"
@@ -34,119 +34,45 @@ type Outboxes = Pick<
 
 const locked: Locked = { _tag: "Locked" }
 
-export const makeOutboxes = (database: Database): Outboxes => {
+export const makeOutboxes = (database: Database): Outboxes => ({
+  ...appending(database),
+  ...owning(database),
+  ...reading(database),
+  ...removing(database)
+})
+
+const appending = (database: Database): Pick<Outboxes, "append"> => {
   const { schema } = database
 
-  const stateColumns = "session, generation::float8, epoch, acked::float8, last::float8, messages::float8, " +
-    "bytes::float8, sent::float8, revision::float8, expires_at, node, " +
-    `coalesce(history = ${schema}.history(), false), unsettled_from::float8`
-
-  const append = (
-    requests: ReadonlyArray<AppendRequest>,
-    patience: Patience,
-    stamp: Stamp | undefined,
-    node: string
-  ): Statement<ReadonlyArray<AppendResult | undefined>> => ({
-    sql: `SELECT * FROM ${schema}.append(${Values.places(23)})`,
-    parameters: () => {
-      const { index, sessions } = distinct(requests)
-      const publishes = requests.some(({ publish }) => publish !== undefined)
-      const ofKeys = <A>(of: (request: AppendRequest) => A): ReadonlyArray<A> => publishes ? requests.map(of) : []
-      return [
-        Values.text(String(patience.millis)),
-        Values.boolean(patience.skip),
-        Values.text(stamp?.writer),
-        Values.number(stamp?.sequence),
-        Values.text(node),
-        Values.texts(sessions),
-        Values.integers(index),
-        Values.numbers(requests.map(({ count }) => count)),
-        Values.numbers(requests.map(({ bytes }) => bytes)),
-        Values.numbers(requests.map(({ enqueuedAt }) => enqueuedAt)),
-        Values.numbers(requests.map(({ expiresAt }) => expiresAt)),
-        Values.texts(requests.map(({ body }) => body)),
-        Values.numbers(requests.map(({ maxMessages }) => maxMessages)),
-        Values.numbers(requests.map(({ maxBytes }) => maxBytes)),
-        Values.texts(ofKeys(({ publish }) => publish?.scope)),
-        Values.texts(ofKeys(({ publish }) => publish?.key)),
-        Values.texts(ofKeys(({ publish }) => publish?.fingerprint)),
-        Values.numbers(ofKeys(({ publish }) => publish?.forgottenBefore ?? 0)),
-        Values.numbers(ofKeys(({ publish }) => publish?.maxKeys ?? 0)),
-        Values.texts(requests.map(({ known }) => known?.epoch)),
-        Values.numbers(requests.map(({ known }) => known?.last ?? 0)),
-        Values.texts(requests.map(({ unsettled = "refuse" }) => unsettled)),
-        Values.numbers(requests.map(({ generation = 0 }) => generation))
-      ]
-    },
-    decode: (rows) => {
-      const [codes, epochs, firsts, seconds, ids] = Values.onlyRow(rows).map(Values.toArray)
-      return (codes ?? []).map((code, at) =>
-        appendResult(code, {
-          epoch: () => Values.toText(epochs?.[at]),
-          first: () => Values.toNumber(firsts?.[at]),
-          second: () => Values.toNumber(seconds?.[at]),
-          id: () => Values.toText(ids?.[at]),
-          node: () => Values.toOptionalText(ids?.[at])
-        })
+  return {
+    append: (requests, stamp, node) => {
+      if (requests.length === 0) return Effect.succeed([])
+      const batch = unlessLocked(
+        database,
+        "append",
+        requests.length,
+        locked,
+        (patience) => database.queryWithin("append", appendStatement(schema, requests, patience, stamp, node))
       )
+      if (stamp !== undefined) return batch
+      return Effect.flatMap(database.isInTransaction, (isInside) =>
+        isInside
+          ? Effect.map(
+            database.queryInside("append", appendStatement(schema, requests, unlimited, undefined, node)),
+            allDone
+          )
+          : batch)
     }
-  })
+  }
+}
 
-  const ack = (
-    requests: ReadonlyArray<AckRequest>,
-    patience: Patience
-  ): Statement<ReadonlyArray<AckOutcome | undefined>> => ({
-    sql: `SELECT * FROM ${schema}.ack(${Values.places(12)})`,
-    parameters: () => {
-      const { index, sessions } = distinct(requests)
-      const fates = newestFates(requests)
-      return [
-        Values.text(String(patience.millis)),
-        Values.boolean(patience.skip),
-        Values.texts(sessions),
-        Values.integers(index),
-        Values.numbers(requests.map(({ generation }) => generation)),
-        Values.numbers(requests.map(({ upTo }) => upTo)),
-        Values.integers(fates.map(({ request }) => request)),
-        ...fateColumns(fates.map(({ fate }) => fate))
-      ]
-    },
-    decode: (rows) => {
-      const [codes, released, losts] = Values.onlyRow(rows).map(Values.toArray)
-      return (codes ?? []).map((code, at): AckOutcome | undefined => {
-        switch (code) {
-          case Codes.PENDING:
-            return undefined
-          case Codes.DONE:
-            return {
-              _tag: "Acked",
-              released: Values.toNumber(released?.[at]),
-              ...lostOf(Values.toNumber(losts?.[at] ?? 0))
-            }
-          case Codes.UNSETTLED:
-            return { _tag: "Unsettled" }
-          case Codes.FENCED:
-            return { _tag: "Fenced" }
-          case Codes.MISSING:
-            return { _tag: "Missing" }
-          default:
-            throw new Values.Nonsense(`ack: ${String(code)}`)
-        }
-      })
-    }
-  })
-
-  const states = (sessions: ReadonlyArray<string>) =>
-    database.query("outboxes", {
-      sql: `SELECT ${stateColumns} FROM ${schema}.outboxes_of(${Values.places(1)})`,
-      parameters: () => [Values.texts(sessions)],
-      decode: (rows) => rows.map(toState)
-    })
+const owning = (database: Database): Pick<Outboxes, "openOutbox" | "ack" | "giveUp" | "markSent" | "advance"> => {
+  const { schema } = database
 
   return {
     openOutbox: ({ generation, isPutBack, newEpoch, node, session }) =>
       database.query("openOutbox", {
-        sql: `SELECT ${stateColumns} FROM ${schema}.open_outbox(${Values.places(5)})`,
+        sql: `SELECT ${stateColumns(schema)} FROM ${schema}.open_outbox(${Values.places(5)})`,
         parameters: () => [
           Values.text(session),
           Values.number(generation),
@@ -157,39 +83,11 @@ export const makeOutboxes = (database: Database): Outboxes => {
         decode: (rows) => toState(Values.onlyRow(rows))
       }),
 
-    append: (requests, stamp, node) => {
-      if (requests.length === 0) return Effect.succeed([])
-      const batch = unlessLocked(
-        database,
-        "append",
-        requests.length,
-        locked,
-        (patience) => database.queryWithin("append", append(requests, patience, stamp, node))
-      )
-      if (stamp !== undefined) return batch
-      return Effect.flatMap(database.isInTransaction, (isInside) =>
-        isInside
-          ? Effect.map(database.queryInside("append", append(requests, unlimited, undefined, node)), allDone)
-          : batch)
-    },
-
-    read: ({ after, maxBytes, maxChunks, session }) =>
-      database.query("read", {
-        sql: `SELECT * FROM ${schema}.read_outbox(${Values.places(4)})`,
-        parameters: () => [
-          Values.text(session),
-          Values.number(after),
-          Values.number(maxChunks),
-          Values.number(maxBytes)
-        ],
-        decode: (rows) => toPage(session, rows)
-      }),
-
     ack: (requests) =>
       requests.length === 0 ?
         Effect.succeed([]) :
         unlessLocked(database, "ack", requests.length, locked, (patience) =>
-          database.queryWithin("ack", ack(requests, patience))),
+          database.queryWithin("ack", ackStatement(schema, requests, patience))),
 
     giveUp: ({ addGaps, expiresAt, fates, generation, removeChunks, removeGaps, revision, session }) =>
       database.query("giveUp", {
@@ -235,17 +133,28 @@ export const makeOutboxes = (database: Database): Outboxes => {
           ],
           decode: (rows) => Values.toNumber(Values.onlyRow(rows)[0])
         }),
-        (lost) => Effect.map(states([session]), ([state]) => state && { state, lost })
-      ),
+        (lost) => Effect.map(statesOf(database, [session]), ([state]) => state && { state, lost })
+      )
+  }
+}
 
-    removeOutbox: (session, last, revision) =>
-      database.query("removeOutbox", {
-        sql: `SELECT ${schema}.remove_outbox(${Values.places(3)})`,
-        parameters: () => [Values.text(session), Values.number(last), Values.number(revision)],
-        decode: (rows) => Values.toBoolean(Values.onlyRow(rows)[0])
+const reading = (database: Database): Pick<Outboxes, "read" | "outboxes" | "fates" | "totals"> => {
+  const { schema } = database
+
+  return {
+    read: ({ after, maxBytes, maxChunks, session }) =>
+      database.query("read", {
+        sql: `SELECT * FROM ${schema}.read_outbox(${Values.places(4)})`,
+        parameters: () => [
+          Values.text(session),
+          Values.number(after),
+          Values.number(maxChunks),
+          Values.number(maxBytes)
+        ],
+        decode: (rows) => toPage(session, rows)
       }),
 
-    outboxes: states,
+    outboxes: (sessions) => statesOf(database, sessions),
 
     fates: (session, first, end) =>
       database.query("fates", {
@@ -254,13 +163,6 @@ export const makeOutboxes = (database: Database): Outboxes => {
         })`,
         parameters: () => [Values.text(session), Values.number(first), Values.number(end)],
         decode: (rows) => rows.map(toFate)
-      }),
-
-    sweepFates: (before, limit) =>
-      database.query("sweepFates", {
-        sql: `SELECT ${schema}.sweep_fates(${Values.places(2)})`,
-        parameters: () => [Values.number(before), Values.number(limit)],
-        decode: (rows) => Values.toNumber(Values.onlyRow(rows)[0])
       }),
 
     totals: database.query("totals", {
@@ -274,6 +176,135 @@ export const makeOutboxes = (database: Database): Outboxes => {
     })
   }
 }
+
+const removing = (database: Database): Pick<Outboxes, "removeOutbox" | "sweepFates"> => {
+  const { schema } = database
+
+  return {
+    removeOutbox: (session, last, revision) =>
+      database.query("removeOutbox", {
+        sql: `SELECT ${schema}.remove_outbox(${Values.places(3)})`,
+        parameters: () => [Values.text(session), Values.number(last), Values.number(revision)],
+        decode: (rows) => Values.toBoolean(Values.onlyRow(rows)[0])
+      }),
+
+    sweepFates: (before, limit) =>
+      database.query("sweepFates", {
+        sql: `SELECT ${schema}.sweep_fates(${Values.places(2)})`,
+        parameters: () => [Values.number(before), Values.number(limit)],
+        decode: (rows) => Values.toNumber(Values.onlyRow(rows)[0])
+      })
+  }
+}
+
+const appendStatement = (
+  schema: string,
+  requests: ReadonlyArray<AppendRequest>,
+  patience: Patience,
+  stamp: Stamp | undefined,
+  node: string
+): Statement<ReadonlyArray<AppendResult | undefined>> => ({
+  sql: `SELECT * FROM ${schema}.append(${Values.places(23)})`,
+  parameters: () => {
+    const { index, sessions } = distinct(requests)
+    const publishes = requests.some(({ publish }) => publish !== undefined)
+    const ofKeys = <A>(of: (request: AppendRequest) => A): ReadonlyArray<A> => publishes ? requests.map(of) : []
+    return [
+      Values.text(String(patience.millis)),
+      Values.boolean(patience.skip),
+      Values.text(stamp?.writer),
+      Values.number(stamp?.sequence),
+      Values.text(node),
+      Values.texts(sessions),
+      Values.integers(index),
+      Values.numbers(requests.map(({ count }) => count)),
+      Values.numbers(requests.map(({ bytes }) => bytes)),
+      Values.numbers(requests.map(({ enqueuedAt }) => enqueuedAt)),
+      Values.numbers(requests.map(({ expiresAt }) => expiresAt)),
+      Values.texts(requests.map(({ body }) => body)),
+      Values.numbers(requests.map(({ maxMessages }) => maxMessages)),
+      Values.numbers(requests.map(({ maxBytes }) => maxBytes)),
+      Values.texts(ofKeys(({ publish }) => publish?.scope)),
+      Values.texts(ofKeys(({ publish }) => publish?.key)),
+      Values.texts(ofKeys(({ publish }) => publish?.fingerprint)),
+      Values.numbers(ofKeys(({ publish }) => publish?.forgottenBefore ?? 0)),
+      Values.numbers(ofKeys(({ publish }) => publish?.maxKeys ?? 0)),
+      Values.texts(requests.map(({ known }) => known?.epoch)),
+      Values.numbers(requests.map(({ known }) => known?.last ?? 0)),
+      Values.texts(requests.map(({ unsettled = "refuse" }) => unsettled)),
+      Values.numbers(requests.map(({ generation = 0 }) => generation))
+    ]
+  },
+  decode: (rows) => {
+    const [codes, epochs, firsts, seconds, ids] = Values.onlyRow(rows).map(Values.toArray)
+    return (codes ?? []).map((code, at) =>
+      appendResult(code, {
+        epoch: () => Values.toText(epochs?.[at]),
+        first: () => Values.toNumber(firsts?.[at]),
+        second: () => Values.toNumber(seconds?.[at]),
+        id: () => Values.toText(ids?.[at]),
+        node: () => Values.toOptionalText(ids?.[at])
+      })
+    )
+  }
+})
+
+const ackStatement = (
+  schema: string,
+  requests: ReadonlyArray<AckRequest>,
+  patience: Patience
+): Statement<ReadonlyArray<AckOutcome | undefined>> => ({
+  sql: `SELECT * FROM ${schema}.ack(${Values.places(12)})`,
+  parameters: () => {
+    const { index, sessions } = distinct(requests)
+    const fates = newestFates(requests)
+    return [
+      Values.text(String(patience.millis)),
+      Values.boolean(patience.skip),
+      Values.texts(sessions),
+      Values.integers(index),
+      Values.numbers(requests.map(({ generation }) => generation)),
+      Values.numbers(requests.map(({ upTo }) => upTo)),
+      Values.integers(fates.map(({ request }) => request)),
+      ...fateColumns(fates.map(({ fate }) => fate))
+    ]
+  },
+  decode: (rows) => {
+    const [codes, released, losts] = Values.onlyRow(rows).map(Values.toArray)
+    return (codes ?? []).map((code, at): AckOutcome | undefined => {
+      switch (code) {
+        case Codes.PENDING:
+          return undefined
+        case Codes.DONE:
+          return {
+            _tag: "Acked",
+            released: Values.toNumber(released?.[at]),
+            ...lostOf(Values.toNumber(losts?.[at] ?? 0))
+          }
+        case Codes.UNSETTLED:
+          return { _tag: "Unsettled" }
+        case Codes.FENCED:
+          return { _tag: "Fenced" }
+        case Codes.MISSING:
+          return { _tag: "Missing" }
+        default:
+          throw new Values.Nonsense(`ack: ${String(code)}`)
+      }
+    })
+  }
+})
+
+const stateColumns = (schema: string): string =>
+  "session, generation::float8, epoch, acked::float8, last::float8, messages::float8, " +
+  "bytes::float8, sent::float8, revision::float8, expires_at, node, " +
+  `coalesce(history = ${schema}.history(), false), unsettled_from::float8`
+
+const statesOf = (database: Database, sessions: ReadonlyArray<string>) =>
+  database.query("outboxes", {
+    sql: `SELECT ${stateColumns(database.schema)} FROM ${database.schema}.outboxes_of(${Values.places(1)})`,
+    parameters: () => [Values.texts(sessions)],
+    decode: (rows) => rows.map(toState)
+  })
 
 /** The fates of a batch, each with the number (from 1) of its request. Of several in one place, only the newest. */
 const newestFates = (requests: ReadonlyArray<{ readonly session: string; readonly fates: ReadonlyArray<Fate> }>) => {

@@ -6,6 +6,12 @@ export const BEHIND = 5
 
 /** Statements that make the functions in `schema` (quoted). */
 export const sessionFunctions = (schema: string): ReadonlyArray<string> => [
+  ...saving(schema),
+  ...endings(schema),
+  ...nodes(schema)
+]
+
+const saving = (schema: string): ReadonlyArray<string> => [
   `CREATE FUNCTION ${schema}.save_positions(
     p_patience text, p_skip boolean, p_sessions text[], p_index integer[], p_generations double precision[],
     p_positions text[], p_epochs text[], p_handled double precision[], p_strict boolean[],
@@ -64,8 +70,10 @@ export const sessionFunctions = (schema: string): ReadonlyArray<string> => [
     UPDATE ${schema}.sessions o SET position = t.position, position_epoch = t.epoch, handled = t.handled
     FROM unnest(p_sessions, v_touched, v_positions, v_epochs, v_handled) AS t(id, touched, position, epoch, handled)
     WHERE t.touched AND o.id = t.id;
-  END $body$`,
+  END $body$`
+]
 
+const endings = (schema: string): ReadonlyArray<string> => [
   // Leaves the tombstone, and removes two old ones, so that there are no more than sessions ended within a tombstone's
   // time.
   `CREATE FUNCTION ${schema}.delete_session(p_id text, p_at double precision, p_until double precision)
@@ -92,8 +100,10 @@ export const sessionFunctions = (schema: string): ReadonlyArray<string> => [
   BEGIN
     RETURN QUERY SELECT * FROM ${schema}.sessions s WHERE s.detached_at <= p_at
       ORDER BY s.detached_at LIMIT p_limit::bigint;
-  END $body$`,
+  END $body$`
+]
 
+const nodes = (schema: string): ReadonlyArray<string> => [
   `CREATE FUNCTION ${schema}.sessions_of(p_node text, p_limit double precision)
   RETURNS SETOF ${schema}.sessions LANGUAGE plpgsql STABLE ${inOrder} AS $body$
   BEGIN

@@ -1,6 +1,7 @@
 /** Sessions and nodes in PostgreSQL: the calls of sessionFunctions.ts. */
 import { Effect } from "effect"
-import type { PositionOutcome, PositionRequest, PutOutcome, SessionRow, StoreDriver } from "../internal/store/driver.ts"
+import type { StoreDriver } from "../internal/store/driver.ts"
+import type { PositionOutcome, PositionRequest, PutOutcome, SessionRow } from "../internal/store/sessions.ts"
 import { allDone, distinct, type Patience, unlessLocked, unlimited } from "./batches.ts"
 import type { Database, Statement } from "./connection.ts"
 import * as Codes from "./plpgsql.ts"
@@ -29,30 +30,16 @@ const columns = "id, principal, token_hash, previous_token_hash, generation, ins
 const selected = columns.replace("generation", "generation::float8").replace("attempt", "attempt::float8")
   .replace("revision", "revision::float8")
 
-export const makeSessions = (database: Database): Sessions => {
-  const { schema } = database
+export const makeSessions = (database: Database): Sessions => ({
+  ...rows(database),
+  ...lists(database),
+  ...nodes(database)
+})
 
-  const savePositions = (
-    requests: ReadonlyArray<PositionRequest>,
-    patience: Patience
-  ): Statement<ReadonlyArray<PositionOutcome | undefined>> => ({
-    sql: `SELECT ${schema}.save_positions(${Values.places(9)})`,
-    parameters: () => {
-      const { index, sessions } = distinct(requests)
-      return [
-        Values.text(String(patience.millis)),
-        Values.boolean(patience.skip),
-        Values.texts(sessions),
-        Values.integers(index),
-        Values.numbers(requests.map(({ generation }) => generation)),
-        Values.texts(requests.map(({ position }) => position)),
-        Values.texts(requests.map(({ epoch }) => epoch)),
-        Values.numbers(requests.map(({ handled }) => handled)),
-        Values.booleans(requests.map(({ strict }) => strict))
-      ]
-    },
-    decode: (rows) => Values.toArray(Values.onlyRow(rows)[0]).map(toPositionOutcome)
-  })
+const rows = (
+  database: Database
+): Pick<Sessions, "findSession" | "putSession" | "savePositions" | "deleteSession" | "wasEnded"> => {
+  const { schema } = database
 
   return {
     findSession: (id) =>
@@ -95,9 +82,9 @@ export const makeSessions = (database: Database): Sessions => {
       if (requests.length === 0) return Effect.succeed([])
       return Effect.flatMap(database.isInTransaction, (isInside) =>
         isInside
-          ? Effect.map(database.queryInside("savePositions", savePositions(requests, unlimited)), allDone)
+          ? Effect.map(database.queryInside("savePositions", saveStatement(schema, requests, unlimited)), allDone)
           : unlessLocked(database, "savePositions", requests.length, "Locked" as const, (patience) =>
-            database.queryWithin("savePositions", savePositions(requests, patience))))
+            database.queryWithin("savePositions", saveStatement(schema, requests, patience))))
     },
 
     deleteSession: (id, tombstone) =>
@@ -112,8 +99,16 @@ export const makeSessions = (database: Database): Sessions => {
         sql: `SELECT EXISTS (SELECT FROM ${schema}.ended_sessions WHERE id = $1 AND until > $2)`,
         parameters: () => [Values.text(id), Values.number(at)],
         decode: (rows) => Values.toBoolean(Values.onlyRow(rows)[0])
-      }),
+      })
+  }
+}
 
+const lists = (
+  database: Database
+): Pick<Sessions, "detachedBefore" | "sessionsOf" | "sessionsOfPrincipal" | "countSessions"> => {
+  const { schema } = database
+
+  return {
     detachedBefore: (at, limit) =>
       database.query("detachedBefore", {
         sql: `SELECT ${selected} FROM ${schema}.detached_before(${Values.places(2)})`,
@@ -142,8 +137,14 @@ export const makeSessions = (database: Database): Sessions => {
         const [sessions, attached] = Values.onlyRow(rows)
         return { sessions: Values.toNumber(sessions), attached: Values.toNumber(attached) }
       }
-    }),
+    })
+  }
+}
 
+const nodes = (database: Database): Pick<Sessions, "touchNode" | "nodes" | "forgetNode"> => {
+  const { schema } = database
+
+  return {
     touchNode: (node, at) =>
       database.query("touchNode", {
         sql: `INSERT INTO ${schema}.nodes (node, seen_at) VALUES ($1, $2)
@@ -166,6 +167,29 @@ export const makeSessions = (database: Database): Sessions => {
       })
   }
 }
+
+const saveStatement = (
+  schema: string,
+  requests: ReadonlyArray<PositionRequest>,
+  patience: Patience
+): Statement<ReadonlyArray<PositionOutcome | undefined>> => ({
+  sql: `SELECT ${schema}.save_positions(${Values.places(9)})`,
+  parameters: () => {
+    const { index, sessions } = distinct(requests)
+    return [
+      Values.text(String(patience.millis)),
+      Values.boolean(patience.skip),
+      Values.texts(sessions),
+      Values.integers(index),
+      Values.numbers(requests.map(({ generation }) => generation)),
+      Values.texts(requests.map(({ position }) => position)),
+      Values.texts(requests.map(({ epoch }) => epoch)),
+      Values.numbers(requests.map(({ handled }) => handled)),
+      Values.booleans(requests.map(({ strict }) => strict))
+    ]
+  },
+  decode: (rows) => Values.toArray(Values.onlyRow(rows)[0]).map(toPositionOutcome)
+})
 
 const toSession = ([
   id,

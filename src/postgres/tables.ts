@@ -19,6 +19,14 @@ const passingThrough = "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum
 
 /** Statements that make the tables in `schema` (quoted). */
 export const tables = (schema: string): ReadonlyArray<string> => [
+  ...outboxes(schema),
+  ...writers(schema),
+  ...sessions(schema),
+  ...keys(schema),
+  ...nodes(schema)
+]
+
+const outboxes = (schema: string): ReadonlyArray<string> => [
   `CREATE TABLE ${schema}.outboxes (
     session text COLLATE "C" PRIMARY KEY,
     id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
@@ -65,8 +73,10 @@ export const tables = (schema: string): ReadonlyArray<string> => [
     at double precision NOT NULL,
     PRIMARY KEY (outbox, first)
   ) WITH (${passingThrough})`,
-  `CREATE INDEX fates_at ON ${schema}.fates (at)`,
+  `CREATE INDEX fates_at ON ${schema}.fates (at)`
+]
 
+const writers = (schema: string): ReadonlyArray<string> => [
   // The newest batch of each writer and its results, as \`append\` returns them.
   `CREATE TABLE ${schema}.writers (
     writer text COLLATE "C" PRIMARY KEY,
@@ -76,8 +86,10 @@ export const tables = (schema: string): ReadonlyArray<string> => [
     firsts double precision[],
     seconds double precision[],
     ids text[]
-  ) WITH (${updatedOften})`,
+  ) WITH (${updatedOften})`
+]
 
+const sessions = (schema: string): ReadonlyArray<string> => [
   `CREATE TABLE ${schema}.sessions (
     id text COLLATE "C" PRIMARY KEY,
     principal text,
@@ -96,8 +108,10 @@ export const tables = (schema: string): ReadonlyArray<string> => [
     handled bigint
   ) WITH (${updatedOften})`,
   `CREATE INDEX sessions_detached ON ${schema}.sessions (detached_at) WHERE detached_at IS NOT NULL`,
-  `CREATE INDEX sessions_node ON ${schema}.sessions (node, id) WHERE node IS NOT NULL`,
+  `CREATE INDEX sessions_node ON ${schema}.sessions (node, id) WHERE node IS NOT NULL`
+]
 
+const keys = (schema: string): ReadonlyArray<string> => [
   // A key is claimed while \`committed_at\` is null.
   `CREATE TABLE ${schema}.keys (
     scope text COLLATE "C" NOT NULL,
@@ -119,8 +133,10 @@ export const tables = (schema: string): ReadonlyArray<string> => [
   `CREATE TABLE ${schema}.key_counts (
     shard bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     kept bigint NOT NULL
-  ) WITH (${updatedOften})`,
+  ) WITH (${updatedOften})`
+]
 
+const nodes = (schema: string): ReadonlyArray<string> => [
   `CREATE TABLE ${schema}.nodes (
     node text COLLATE "C" PRIMARY KEY,
     seen_at double precision NOT NULL

@@ -12,6 +12,7 @@ import type * as Message from "../Message.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
 import * as Effectful from "../ResilientClient.ts"
 import { TransportError, type WebSocketError } from "../WebSocketError.ts"
+import type { ClientOptions, CloseOptions, ConnectedOptions } from "./clientOptions.ts"
 import { ConfigError } from "./errors.ts"
 import { breakerStatsOf, circuitChangeOf, connectionStatsOf, metricsOf } from "./figures.ts"
 import { calling, handle, Hooks, incomingSchema, outgoingSchema, retryOf, toMillis } from "./hooks.ts"
@@ -26,7 +27,7 @@ import type {
   ShutdownReport,
   Waiting
 } from "./models.ts"
-import type { ClientOptions, CloseOptions, ConnectedOptions, ReliableSendOptions, SendAllOptions } from "./options.ts"
+import type { ReliableSendOptions, SendAllOptions } from "./options.ts"
 import { receiptOf } from "./receipts.ts"
 import { finish, leastEndMillis, type Running, start } from "./running.ts"
 import { faultOf, sendAllNames, sending } from "./sends.ts"

@@ -8,23 +8,27 @@
  *
  * @since 0.1.0
  */
-import { Context, Duration, Effect, identity, Layer, Option, Redacted, Schedule } from "effect"
+import { Context, Duration, Effect, identity, Layer, Option } from "effect"
 import type { WebSocket } from "ws"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
-import { isId } from "../core/Text.ts"
-import { contentKey, Deduplicator } from "../Deduplicator.ts"
-import { checked, millis, pick } from "../internal/kit/options.ts"
-import { contractServer } from "../internal/run/optionShapes.ts"
+import { Deduplicator } from "../Deduplicator.ts"
+import { checked, millis } from "../internal/kit/options.ts"
 import type * as Message from "../Message.ts"
-import * as ResilientServer from "../ResilientServer.ts"
-import { TransportServer } from "../Transport.ts"
-import type { HandshakeError } from "../WebSocketError.ts"
-import { breakerStatsOf, circuitChangeOf, connectionStatsOf, metricsOf } from "./figures.ts"
-import { calling, handle, Hooks, incomingSchema, outgoingSchema, retryOf, toMillis, turnedAway } from "./hooks.ts"
+import type * as ResilientServer from "../ResilientServer.ts"
+import { managerStats } from "./figures.ts"
+import { Hooks, toMillis } from "./hooks.ts"
+import type {
+  BroadcastOptions,
+  GracefulShutdownOptions,
+  ManagerOptions,
+  RegisterOptions,
+  SendOptions,
+  StatsOptions
+} from "./managerOptions.ts"
+import { acceptsNothing, makeServer, Server } from "./managerServer.ts"
+import { idIfAny, messageIdOf } from "./messageIds.ts"
 import type {
   Broadcast,
-  ConnectionStats,
-  DeadLetter,
   Duration as DurationInput,
   ManagerEvents,
   ManagerStats,
@@ -33,27 +37,14 @@ import type {
   Receipt,
   ShutdownReport
 } from "./models.ts"
-import type {
-  BroadcastOptions,
-  GracefulShutdownOptions,
-  Handshake,
-  ManagerOptions,
-  RegisterOptions,
-  SendAllOptions,
-  SendOptions,
-  StatsOptions
-} from "./options.ts"
+import type { SendAllOptions } from "./options.ts"
 import { isOut, receiptOf } from "./receipts.ts"
 import { finish, type Running, runSync, start } from "./running.ts"
-import { broadcastNames, faultOf, sendAllNames, sending, sendNames } from "./sends.ts"
+import { broadcastNames, faultOf, sendAllNames, sendNames } from "./sends.ts"
 import * as Shapes from "./shapes.ts"
 import { checkOptions } from "./shapes.ts"
 import { Sockets } from "./sockets.ts"
 import { serviceOptions, type Services, storeOf } from "./stores.ts"
-
-class Server extends Context.Service<Server, ResilientServer.ResilientServer<unknown, unknown>>()(
-  "resilient-websocket/promise/Server"
-) {}
 
 /**
  * Keeps the messages for WebSockets that somebody else accepted.
@@ -304,32 +295,12 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   async getStats(options: StatsOptions = {}): Promise<ManagerStats> {
     checkOptions(options, Shapes.stats)
     const { connections = true } = options
-    const server = this.#server
-    const breaker = this.#breaker
-    const timeoutMillis = toMillis(this.#options.connectionTimeout ?? "120 seconds")
-    const startedAt = this.#startedAt
-    const stats = Effect.gen(function*() {
-      const { connections: active, ...figures } = yield* server.stats
-      const circuits = yield* breaker.stats
-      const sessions = yield* server.sessions
-      const each = yield* Effect.forEach(
-        connections ? sessions : [],
-        (session) => Effect.option(server.sessionStats(session)), // it may have ended meanwhile
-        { concurrency: 32 }
-      )
-      return {
-        totalConnections: sessions.length,
-        connected: active,
-        disconnected: sessions.length - active,
-        totalQueuedMessages: figures.queue.messages,
-        connections: Object.fromEntries(
-          each.flatMap((found): Array<[string, ConnectionStats]> =>
-            Option.isSome(found) ? [[found.value.session, connectionStatsOf(found.value, timeoutMillis)]] : []
-          )
-        ),
-        metrics: metricsOf({ ...figures, active, breaker: circuits, startedAt }),
-        circuitBreaker: breakerStatsOf(circuits)
-      }
+    const stats = managerStats({
+      server: this.#server,
+      breaker: this.#breaker,
+      startedAt: this.#startedAt,
+      timeoutMillis: toMillis(this.#options.connectionTimeout ?? "120 seconds"),
+      connections
     })
     return this.#running.run(stats, identity)
   }
@@ -410,93 +381,3 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     return report
   }
 }
-
-const messageIdOf = (message: unknown): string => {
-  if (typeof message === "object" && message !== null && "id" in message) {
-    const { id } = message
-    const text = typeof id === "string" || typeof id === "number" ? String(id) : ""
-    if (isId(text)) return text
-  }
-  return contentKey(String(JSON.stringify(message)))
-}
-
-/** None of what is no JSON: sending it says what is wrong. */
-const idIfAny = (message: unknown): string | undefined => {
-  try {
-    return messageIdOf(message)
-  } catch {
-    return undefined
-  }
-}
-
-/** All sockets are registered. */
-const acceptsNothing = Layer.succeed(TransportServer, { listen: () => Effect.succeed({ host: "", port: 0 }) })
-
-/** What a peer says of itself. Shown, logged or copied, it has no token: that is there only for who asks for it. */
-class ShownHandshake implements Handshake {
-  readonly session: string | undefined
-  readonly url: string
-  readonly headers: Handshake["headers"]
-  readonly remoteAddress: string | undefined
-  readonly #token: Redacted.Redacted | undefined
-
-  constructor({ headers, remoteAddress, session, token, url }: ResilientServer.Handshake) {
-    this.session = session
-    this.url = url
-    this.headers = headers
-    this.remoteAddress = remoteAddress
-    this.#token = token
-  }
-
-  get token(): string | undefined {
-    return this.#token && Redacted.value(this.#token)
-  }
-}
-
-/** What the user's function says of a peer. One that throws turns it away. */
-const identityOf = (
-  authenticate: NonNullable<ManagerOptions<never, never>["authenticate"]>,
-  handshake: ResilientServer.Handshake
-): Effect.Effect<ResilientServer.Identity, HandshakeError> =>
-  Effect.tryPromise({
-    try: async () => authenticate(new ShownHandshake(handshake)),
-    catch: turnedAway
-  })
-
-const makeServer = Effect.fnUntraced(function*<In, Out>(
-  options: ManagerOptions<In, Out>,
-  hooks: Hooks<Out, ManagerEvents<In, Out>>,
-  sockets: Sockets
-) {
-  const { authenticate, onGap, onMessage } = options
-  const breaker = yield* CircuitBreaker.CircuitBreaker
-  yield* breaker.onTransition((transition) => hooks.emitter.emit("circuitChange", circuitChangeOf(transition)))
-  const server = yield* ResilientServer.make({
-    ...pick(options, contractServer),
-    incoming: incomingSchema(options.parse),
-    outgoing: outgoingSchema,
-    // Plain sockets are not read then: see `Sockets`.
-    onMessage: (_, { incoming, server }) =>
-      onMessage === undefined ? Effect.fail(new Error("nobody handles messages here: there is no onMessage")) : handle(
-        onMessage,
-        incoming as Message.Incoming<In>, // so says `parse`, or the user
-        sockets.current(incoming.session),
-        (message: Out, replyOptions, run) =>
-          sending(
-            replyOptions,
-            (sendOptions, signal) =>
-              run(server.send(incoming.session, message, sendOptions), (receipt) => receiptOf(receipt, run), signal)
-          )
-      ),
-    onGap: onGap && ((gap) => calling(() => onGap(gap))),
-    onDeadLetter: (letter) => hooks.deadLetter(letter as DeadLetter<In | Out>),
-    onConnectionEvent: (event) => hooks.emitter.emit("stateChange", event),
-    authenticate: authenticate && ((handshake) => identityOf(authenticate, handshake)),
-    plainPeers: undefined,
-    handlerRetry: onMessage === undefined ? Schedule.recurs(0) : retryOf(options.handlerRetry)
-  })
-  yield* Effect.forkScoped(
-    Effect.catchDefect(server.awaitFailure, (fault) => Effect.sync(() => hooks.emitter.emit("failure", fault)))
-  )
-  return server
-})

@@ -1,8 +1,17 @@
 /** The figures of the services in the words of `getStats`. */
+import { Effect, Option } from "effect"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
 import type * as MessageQueue from "../MessageQueue.ts"
 import type { Latencies, Totals } from "../Metrics.ts"
-import type { CircuitBreakerStats, CircuitChange, ConnectionStats, Metrics, SessionStats } from "./models.ts"
+import type { ResilientServer } from "../ResilientServer.ts"
+import type {
+  CircuitBreakerStats,
+  CircuitChange,
+  ConnectionStats,
+  ManagerStats,
+  Metrics,
+  SessionStats
+} from "./models.ts"
 
 export interface Figures {
   readonly queue: MessageQueue.Stats
@@ -89,4 +98,37 @@ export const circuitChangeOf = ({ atMillis, from, key, reason, to }: CircuitBrea
   to,
   reason,
   atMillis
+})
+
+/** All of a manager; `connections` says whether those of each session too. */
+export const managerStats = Effect.fnUntraced(function*(options: {
+  readonly server: ResilientServer<unknown, unknown>
+  readonly breaker: CircuitBreaker.Interface
+  readonly connections: boolean
+  /** By `performance.now`. */
+  readonly startedAt: number
+  readonly timeoutMillis: number
+}): Effect.fn.Return<ManagerStats> {
+  const { breaker, connections, server, startedAt, timeoutMillis } = options
+  const { connections: active, ...figures } = yield* server.stats
+  const circuits = yield* breaker.stats
+  const sessions = yield* server.sessions
+  const each = yield* Effect.forEach(
+    connections ? sessions : [],
+    (session) => Effect.option(server.sessionStats(session)), // it may have ended meanwhile
+    { concurrency: 32 }
+  )
+  return {
+    totalConnections: sessions.length,
+    connected: active,
+    disconnected: sessions.length - active,
+    totalQueuedMessages: figures.queue.messages,
+    connections: Object.fromEntries(
+      each.flatMap((found): Array<[string, ConnectionStats]> =>
+        Option.isSome(found) ? [[found.value.session, connectionStatsOf(found.value, timeoutMillis)]] : []
+      )
+    ),
+    metrics: metricsOf({ ...figures, active, breaker: circuits, startedAt }),
+    circuitBreaker: breakerStatsOf(circuits)
+  }
 })

@@ -6,7 +6,9 @@
  */
 export type { AllowedOrigins } from "../internal/session/origins.ts"
 export type { OwnServerOptions, WebSocketServerOptions } from "../node/ownServers.ts"
+export type * from "./clientOptions.ts"
 export * from "./errors.ts"
+export type * from "./managerOptions.ts"
 export type * from "./models.ts"
 export type * from "./options.ts"
 export * from "./ResilientClient.ts"

@@ -3,8 +3,9 @@ import * as Check from "../internal/kit/options.ts"
 import { payloadError } from "../internal/send/payload.ts"
 import type * as Message from "../Message.ts"
 import type { PayloadError } from "../WebSocketError.ts"
+import type { BroadcastOptions, SendOptions } from "./managerOptions.ts"
 import type { Waiting } from "./models.ts"
-import type { BroadcastOptions, ReliableSendOptions, SendAllOptions, SendOptions } from "./options.ts"
+import type { ReliableSendOptions, SendAllOptions } from "./options.ts"
 import { isSignal } from "./shapes.ts"
 
 export const sendNames: Check.Names<SendOptions> = { critical: true, id: true, ttl: true, signal: true }

@@ -3,23 +3,11 @@ import * as Check from "../internal/kit/options.ts"
 import * as Shapes from "../internal/kit/shapes.ts"
 import * as Sides from "../internal/run/optionShapes.ts"
 import { checkOrigins } from "../internal/session/origins.ts"
+import type { ClientOptions, CloseOptions, ConnectedOptions } from "./clientOptions.ts"
 import { ConfigError } from "./errors.ts"
+import type { GracefulShutdownOptions, ManagerOptions, RegisterOptions, StatsOptions, Store } from "./managerOptions.ts"
 import type { ClientEvents, ManagerEvents, Waiting } from "./models.ts"
-import type {
-  BreakerOptions,
-  ClientOptions,
-  CloseOptions,
-  CommonOptions,
-  ConnectedOptions,
-  GracefulShutdownOptions,
-  Listeners,
-  ManagerOptions,
-  QueueOptions,
-  RegisterOptions,
-  RetryOptions,
-  StatsOptions,
-  Store
-} from "./options.ts"
+import type { BreakerOptions, CommonOptions, Listeners, QueueOptions, RetryOptions } from "./options.ts"
 
 const { anything, bool, duration, either, func, headers, nested, nonEmpty, object, oneOf, text, whole } = Check
 
@@ -38,7 +26,7 @@ const isFunction = (value: unknown): boolean => typeof value === "function"
 export const isSignal = (value: unknown): boolean =>
   typeof value === "object" && value !== null && "aborted" in value && "addEventListener" in value
 
-export const signal = either("an AbortSignal", isSignal)
+const signal = either("an AbortSignal", isSignal)
 
 // --- events
 

@@ -14,7 +14,7 @@ import type { Connection, ConnectionSink } from "../Transport.ts"
 import { TransportError, type WebSocketError } from "../WebSocketError.ts"
 import { isThenable } from "./emitter.ts"
 import { turnedAway } from "./hooks.ts"
-import type { RegisterOptions } from "./options.ts"
+import type { RegisterOptions } from "./managerOptions.ts"
 import { runSync } from "./running.ts"
 
 /** A socket as the server takes it, until it is given back. */

@@ -8,8 +8,9 @@ import type * as Postgres from "../postgres/index.ts"
 import type * as Redis from "../redis/index.ts"
 import type { SessionRegistry } from "../SessionRegistry.ts"
 import { ConfigError } from "./errors.ts"
+import type { Store } from "./managerOptions.ts"
 import type { Duration } from "./models.ts"
-import type { BreakerOptions, QueueOptions, Store } from "./options.ts"
+import type { BreakerOptions, QueueOptions } from "./options.ts"
 
 export type Services = MessageQueue | Deduplicator | SessionRegistry | CircuitBreaker.CircuitBreaker
 

@@ -8,7 +8,7 @@ import { fullJitter } from "../internal/kit/backoff.ts"
 import { StoreError } from "../internal/store/driver.ts"
 
 /** A script that takes keys (all of one hash slot) and arguments, and answers with texts and arrays of texts. */
-export type LuaScript = ReturnType<typeof luaScript>
+type LuaScript = ReturnType<typeof luaScript>
 
 /** Scripts are made once: the client keeps their SHA, by identity. */
 export const luaScript = (lua: string) =>

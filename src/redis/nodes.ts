@@ -14,54 +14,17 @@ type NodeOperations = Pick<
 /** How many writers one script forgets. */
 const writersAtOnce = 1_000
 
-export const makeNodes = (connection: Connection, partitions: Partitions): NodeOperations => {
+export const makeNodes = (connection: Connection, partitions: Partitions): NodeOperations => ({
+  ...nodes(connection, partitions),
+  ...nudges(connection, partitions)
+})
+
+const nodes = (
+  connection: Connection,
+  partitions: Partitions
+): Pick<NodeOperations, "clock" | "history" | "touchNode" | "nodes" | "forgetNode"> => {
   const { call } = connection
   const nodesKey = `${partitions.first.tag}:nodes`
-  /** Where the next `takeNudges` begins, so that all partitions have their turn. */
-  let turn = 0
-
-  const take = (partition: Partition, node: string, limit: number) =>
-    call({
-      operation: "takeNudges",
-      script: Scripts.takeNudges,
-      keys: [nudgesKey(partition, node)],
-      args: [number(limit)],
-      decode: (reply) => list(reply).map(text)
-    })
-
-  /**
-   * Asks all partitions at once for an even share, then those that had that many for what is left of the limit. An
-   * error would lose what was taken: if some partitions fail, the result is what the others gave.
-   */
-  const takeNudges = Effect.fnUntraced(function*(node: string, limit: number) {
-    const taken: Array<string> = []
-    turn = (turn + 1) % partitions.all.length
-    let candidates = [...partitions.all.slice(turn), ...partitions.all.slice(0, turn)]
-    while (taken.length < limit && candidates.length > 0) {
-      const left = limit - taken.length
-      const share = Math.ceil(left / candidates.length)
-      const asked = candidates.slice(0, Math.floor(left / share))
-      const shares = yield* Effect.forEach(
-        asked,
-        (partition) => Effect.result(take(partition, node, share)),
-        { concurrency: "unbounded" }
-      )
-      const [failure] = shares.filter(Result.isFailure)
-      taken.push(...shares.filter(Result.isSuccess).flatMap(({ success }) => success))
-      if (failure !== undefined) {
-        if (taken.length === 0) return yield* Effect.fail(failure.failure)
-        break
-      }
-      candidates = [
-        ...candidates.slice(asked.length),
-        ...asked.filter((_, i) => {
-          const given = shares[i]
-          return given !== undefined && Result.isSuccess(given) && given.success.length === share
-        })
-      ]
-    }
-    return taken
-  })
 
   const forgetIn = (node: string) => (partition: Partition): Effect.Effect<void, StoreError> =>
     call({
@@ -120,8 +83,62 @@ export const makeNodes = (connection: Connection, partitions: Partitions): NodeO
           args: [node],
           decode: () => undefined
         }))
-      ),
+      )
+  }
+}
 
+const nudges = (
+  connection: Connection,
+  partitions: Partitions
+): Pick<NodeOperations, "nudge" | "takeNudges" | "watch"> => {
+  const { call } = connection
+  /** Where the next `takeNudges` begins, so that all partitions have their turn. */
+  let turn = 0
+
+  const take = (partition: Partition, node: string, limit: number) =>
+    call({
+      operation: "takeNudges",
+      script: Scripts.takeNudges,
+      keys: [nudgesKey(partition, node)],
+      args: [number(limit)],
+      decode: (reply) => list(reply).map(text)
+    })
+
+  /**
+   * Asks all partitions at once for an even share, then those that had that many for what is left of the limit. What
+   * was taken would be lost with an error: when some partitions fail, what the others gave is the result.
+   */
+  const takeNudges = Effect.fnUntraced(function*(node: string, limit: number) {
+    const taken: Array<string> = []
+    turn = (turn + 1) % partitions.all.length
+    let candidates = [...partitions.all.slice(turn), ...partitions.all.slice(0, turn)]
+    while (taken.length < limit && candidates.length > 0) {
+      const left = limit - taken.length
+      const share = Math.ceil(left / candidates.length)
+      const asked = candidates.slice(0, Math.floor(left / share))
+      const shares = yield* Effect.forEach(
+        asked,
+        (partition) => Effect.result(take(partition, node, share)),
+        { concurrency: "unbounded" }
+      )
+      const [failure] = shares.filter(Result.isFailure)
+      taken.push(...shares.filter(Result.isSuccess).flatMap(({ success }) => success))
+      if (failure !== undefined) {
+        if (taken.length === 0) return yield* Effect.fail(failure.failure)
+        break
+      }
+      candidates = [
+        ...candidates.slice(asked.length),
+        ...asked.filter((_, i) => {
+          const given = shares[i]
+          return given !== undefined && Result.isSuccess(given) && given.success.length === share
+        })
+      ]
+    }
+    return taken
+  })
+
+  return {
     nudge: (node, session) => {
       const partition = partitions.of(session)
       return call({

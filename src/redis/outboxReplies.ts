@@ -9,7 +9,7 @@ import type {
   Gap,
   OutboxState,
   ReadPage
-} from "../internal/store/driver.ts"
+} from "../internal/store/outboxes.ts"
 import { keyId, receiptOf } from "./publishKeys.ts"
 import { count, list, number, optional, rowsOf, text } from "./replies.ts"
 

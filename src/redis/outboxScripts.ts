@@ -315,7 +315,7 @@ for _, fate in ipairs(swept) do
   local own = ARGV[1] .. ':f:' .. session
   local gone = redis.call('ZRANGEBYSCORE', own, first, first)[1]
   if gone then
-    -- See sweptFate in driver.ts.
+    -- See sweptFate in outboxes.ts.
     local before = redis.call('ZRANGEBYSCORE', own, 0, 0)[1]
     local last = num(string.match(gone, '^%d+:(%d+)'))
     if before then last = math.max(last, num(string.match(before, '^0:(%d+)'))) end

@@ -1,6 +1,7 @@
 /** Outboxes in Redis: the calls of appendScript.ts and outboxScripts.ts. */
 import { Effect } from "effect"
-import { type AppendRequest, type Stamp, type StoreDriver, StoreError } from "../internal/store/driver.ts"
+import { type StoreDriver, StoreError } from "../internal/store/driver.ts"
+import type { AppendRequest, Stamp } from "../internal/store/outboxes.ts"
 import { append } from "./appendScript.ts"
 import type { Connection } from "./connection.ts"
 import {
@@ -35,7 +36,14 @@ type OutboxOperations = Pick<
   | "totals"
 >
 
-export const makeOutboxes = (connection: Connection, partitions: Partitions): OutboxOperations => {
+export const makeOutboxes = (connection: Connection, partitions: Partitions): OutboxOperations => ({
+  ...appending(connection, partitions),
+  ...owning(connection, partitions),
+  ...reading(connection, partitions),
+  ...lives(connection, partitions)
+})
+
+const appending = (connection: Connection, partitions: Partitions): Pick<OutboxOperations, "append"> => {
   const { call } = connection
   const newerThan = makeOrder()
 
@@ -67,17 +75,6 @@ export const makeOutboxes = (connection: Connection, partitions: Partitions): Ou
   }
 
   return {
-    openOutbox: ({ generation, isPutBack, newEpoch, node, session }) => {
-      const partition = partitions.of(session)
-      return call({
-        operation: "openOutbox",
-        script: Scripts.openOutbox,
-        keys: [outboxKey(partition, session), partition.totals],
-        args: [number(generation), node, newEpoch, isPutBack === true ? "1" : "0"],
-        decode: (reply) => stateOf(session, reply)
-      })
-    },
-
     append: (requests, stamp, node) => {
       const astray = requests.find(({ publish, session }) =>
         publish !== undefined && partitions.of(publish.scope) !== partitions.of(session)
@@ -93,19 +90,17 @@ export const makeOutboxes = (connection: Connection, partitions: Partitions): Ou
         ({ session }) => partitions.of(session),
         (partition, own) => appendTo(partition, own, stamp, node)
       )
-    },
+    }
+  }
+}
 
-    read: ({ after, maxBytes, maxChunks, session }) => {
-      const partition = partitions.of(session)
-      return call({
-        operation: "read",
-        script: Scripts.readOutbox,
-        keys: [outboxKey(partition, session), chunksKey(partition, session), gapsKey(partition, session)],
-        args: [number(after), number(maxChunks), number(maxBytes)],
-        decode: (reply) => pageOf(session, reply)
-      })
-    },
+const owning = (
+  connection: Connection,
+  partitions: Partitions
+): Pick<OutboxOperations, "ack" | "giveUp" | "markSent" | "advance"> => {
+  const { call } = connection
 
+  return {
     ack: (requests) =>
       scatter(requests, ({ session }) => partitions.of(session), (partition, own) =>
         call({
@@ -188,23 +183,25 @@ export const makeOutboxes = (connection: Connection, partitions: Partitions): Ou
           return state === undefined ? undefined : { state: stateOf(session, state), lost: count(lost) }
         }
       })
-    },
+    }
+  }
+}
 
-    removeOutbox: (session, last, revision) => {
+const reading = (
+  connection: Connection,
+  partitions: Partitions
+): Pick<OutboxOperations, "read" | "outboxes" | "fates" | "totals"> => {
+  const { call } = connection
+
+  return {
+    read: ({ after, maxBytes, maxChunks, session }) => {
       const partition = partitions.of(session)
       return call({
-        operation: "removeOutbox",
-        script: Scripts.removeOutbox,
-        keys: [
-          outboxKey(partition, session),
-          chunksKey(partition, session),
-          gapsKey(partition, session),
-          fatesKey(partition, session),
-          partition.totals,
-          partition.fates
-        ],
-        args: [session, number(last), revision === undefined ? "" : number(revision)],
-        decode: (reply) => text(reply) === "1"
+        operation: "read",
+        script: Scripts.readOutbox,
+        keys: [outboxKey(partition, session), chunksKey(partition, session), gapsKey(partition, session)],
+        args: [number(after), number(maxChunks), number(maxBytes)],
+        decode: (reply) => pageOf(session, reply)
       })
     },
 
@@ -229,17 +226,6 @@ export const makeOutboxes = (connection: Connection, partitions: Partitions): Ou
       })
     },
 
-    // One partition after the other, as the limit is one for all.
-    sweepFates: (before, limit) =>
-      Effect.reduce(partitions.all, () => 0, (swept, partition) =>
-        swept >= limit ? Effect.succeed(swept) : call({
-          operation: "sweepFates",
-          script: Scripts.sweepFates,
-          keys: [partition.fates, partition.totals],
-          args: [partition.tag, number(before), number(limit - swept)],
-          decode: (reply) => swept + count(reply)
-        })),
-
     totals: Effect.forEach(partitions.all, (partition) =>
       call({
         operation: "totals",
@@ -253,6 +239,55 @@ export const makeOutboxes = (connection: Connection, partitions: Partitions): Ou
           return { sessions: sum(0), messages: sum(1), bytes: sum(2) }
         })
       )
+  }
+}
+
+const lives = (
+  connection: Connection,
+  partitions: Partitions
+): Pick<OutboxOperations, "openOutbox" | "removeOutbox" | "sweepFates"> => {
+  const { call } = connection
+
+  return {
+    openOutbox: ({ generation, isPutBack, newEpoch, node, session }) => {
+      const partition = partitions.of(session)
+      return call({
+        operation: "openOutbox",
+        script: Scripts.openOutbox,
+        keys: [outboxKey(partition, session), partition.totals],
+        args: [number(generation), node, newEpoch, isPutBack === true ? "1" : "0"],
+        decode: (reply) => stateOf(session, reply)
+      })
+    },
+
+    removeOutbox: (session, last, revision) => {
+      const partition = partitions.of(session)
+      return call({
+        operation: "removeOutbox",
+        script: Scripts.removeOutbox,
+        keys: [
+          outboxKey(partition, session),
+          chunksKey(partition, session),
+          gapsKey(partition, session),
+          fatesKey(partition, session),
+          partition.totals,
+          partition.fates
+        ],
+        args: [session, number(last), revision === undefined ? "" : number(revision)],
+        decode: (reply) => text(reply) === "1"
+      })
+    },
+
+    // One partition after the other, as the limit is one for all.
+    sweepFates: (before, limit) =>
+      Effect.reduce(partitions.all, () => 0, (swept, partition) =>
+        swept >= limit ? Effect.succeed(swept) : call({
+          operation: "sweepFates",
+          script: Scripts.sweepFates,
+          keys: [partition.fates, partition.totals],
+          args: [partition.tag, number(before), number(limit - swept)],
+          decode: (reply) => swept + count(reply)
+        }))
   }
 }
 

@@ -4,7 +4,8 @@
  */
 import { Effect } from "effect"
 import type { Receipt } from "../Deduplicator.ts"
-import type { ClaimKeyResult, KeyTarget, StoreDriver } from "../internal/store/driver.ts"
+import type { StoreDriver } from "../internal/store/driver.ts"
+import type { ClaimKeyResult, KeyTarget } from "../internal/store/publishKeys.ts"
 import type { Call, Connection } from "./connection.ts"
 import * as Scripts from "./keyScripts.ts"
 import type { Partition, Partitions } from "./partitions.ts"

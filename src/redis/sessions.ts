@@ -1,6 +1,7 @@
 /** Sessions in Redis: the arguments and replies of sessionScripts.ts. */
 import { Effect } from "effect"
-import type { PositionOutcome, PutOutcome, SessionRow, StoreDriver } from "../internal/store/driver.ts"
+import type { StoreDriver } from "../internal/store/driver.ts"
+import type { PositionOutcome, PutOutcome, SessionRow } from "../internal/store/sessions.ts"
 import type { Connection } from "./connection.ts"
 import type { Partition, Partitions } from "./partitions.ts"
 import { count, list, maybe, maybeCount, number, optional, optionalNumber, rowsOf, text } from "./replies.ts"
@@ -20,18 +21,17 @@ type SessionOperations = Pick<
   | "countSessions"
 >
 
-export const makeSessions = (connection: Connection, partitions: Partitions): SessionOperations => {
-  const { call } = connection
+export const makeSessions = (connection: Connection, partitions: Partitions): SessionOperations => ({
+  ...rows(connection, partitions),
+  ...lists(connection, partitions)
+})
 
-  const find = (operation: string, ids: ReadonlyArray<string>) =>
-    scatter(ids, partitions.of, (partition, own) =>
-      call({
-        operation,
-        script: Scripts.findSessions,
-        keys: own.map((id) => sessionKey(partition, id)),
-        args: [],
-        decode: (reply) => list(reply).map((row, i) => rowOf(own[i] ?? "", row))
-      }))
+const rows = (
+  connection: Connection,
+  partitions: Partitions
+): Pick<SessionOperations, "findSession" | "putSession" | "savePositions" | "deleteSession" | "wasEnded"> => {
+  const { call } = connection
+  const find = makeFind(connection, partitions)
 
   return {
     findSession: (id) => Effect.map(find("findSession", [id]), ([row]) => row),
@@ -97,8 +97,18 @@ export const makeSessions = (connection: Connection, partitions: Partitions): Se
         args: [],
         decode: (reply) => text(reply) === "1"
       })
-    },
+    }
+  }
+}
 
+const lists = (
+  connection: Connection,
+  partitions: Partitions
+): Pick<SessionOperations, "detachedBefore" | "sessionsOf" | "sessionsOfPrincipal" | "countSessions"> => {
+  const { call } = connection
+  const find = makeFind(connection, partitions)
+
+  return {
     // First ids from all partitions, then the rows of those that are really the oldest. A session that was attached or
     // removed in between is left out.
     detachedBefore: Effect.fnUntraced(function*(at, limit) {
@@ -163,6 +173,16 @@ export const makeSessions = (connection: Connection, partitions: Partitions): Se
       )
   }
 }
+
+const makeFind = ({ call }: Connection, partitions: Partitions) => (operation: string, ids: ReadonlyArray<string>) =>
+  scatter(ids, partitions.of, (partition, own) =>
+    call({
+      operation,
+      script: Scripts.findSessions,
+      keys: own.map((id) => sessionKey(partition, id)),
+      args: [],
+      decode: (reply) => list(reply).map((row, i) => rowOf(own[i] ?? "", row))
+    }))
 
 const sessionKey = ({ tag }: Partition, id: string): string => `${tag}:r:${id}`
 const endedKey = ({ tag }: Partition, id: string): string => `${tag}:x:${id}`

@@ -1,14 +1,7 @@
 /** Publish keys: claimed for a while, or committed with a receipt. Synchronous, inside of a transaction. */
 import type { Receipt } from "../Deduplicator.ts"
-import type {
-  AppendRequest,
-  AppendResult,
-  ClaimKeyRequest,
-  ClaimKeyResult,
-  KeyClaim,
-  KeyTarget,
-  PublishKey
-} from "../internal/store/driver.ts"
+import type { AppendRequest, AppendResult } from "../internal/store/outboxes.ts"
+import type { ClaimKeyRequest, ClaimKeyResult, KeyClaim, KeyTarget, PublishKey } from "../internal/store/publishKeys.ts"
 import type { Prepare } from "./queries.ts"
 import type { Names } from "./schema.ts"
 import type { Totals } from "./totals.ts"

@@ -1,5 +1,5 @@
 /** Nodes, their nudges, and the stamps of their writers. Synchronous, inside of a transaction. */
-import type { AppendResult, Stamp } from "../internal/store/driver.ts"
+import type { AppendResult, Stamp } from "../internal/store/outboxes.ts"
 import type { Prepare } from "./queries.ts"
 import type { Names } from "./schema.ts"
 

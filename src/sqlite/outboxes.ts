@@ -17,7 +17,7 @@ import {
   type ReadPage,
   type ReadRequest,
   sweptFate
-} from "../internal/store/driver.ts"
+} from "../internal/store/outboxes.ts"
 import type { DeadLetterReason } from "../WebSocketError.ts"
 import type { Keys } from "./keys.ts"
 import type { Nodes } from "./nodes.ts"

@@ -6,7 +6,8 @@
 import { Clock, type Config, type Duration, Effect, type Scope } from "effect"
 import type { DatabaseSync } from "node:sqlite"
 import * as Check from "../internal/kit/options.ts"
-import { type AppendRequest, type Stamp, type StoreDriver, StoreError } from "../internal/store/driver.ts"
+import { type StoreDriver, StoreError } from "../internal/store/driver.ts"
+import type { AppendRequest, Stamp } from "../internal/store/outboxes.ts"
 import { Keys } from "./keys.ts"
 import { tidy } from "./maintenance.ts"
 import { Nodes } from "./nodes.ts"
@@ -48,20 +49,7 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
 
   yield* Effect.mapError(client.atomically("migrate", (database) => migrate(database, tablePrefix)), failed("open"))
   const { keys, nodes, outboxes, sessions, totals } = yield* Effect.mapError(
-    client.exclusively("prepare", (database) => {
-      const prepare = preparing(database)
-      const names = namesOf(tablePrefix)
-      const totals = new Totals(prepare, names)
-      const keys = new Keys(prepare, names, totals)
-      const nodes = new Nodes(prepare, names)
-      return {
-        totals,
-        keys,
-        nodes,
-        outboxes: new Outboxes(prepare, names, { keys, nodes, totals }),
-        sessions: new Sessions(prepare, names)
-      }
-    }),
+    client.exclusively("prepare", (database) => statements(database, tablePrefix)),
     failed("open")
   )
 
@@ -86,32 +74,6 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
   const sweep = (operation: string, limit: number, work: () => number) =>
     Effect.tap(write(operation, work), (swept) => swept < limit ? tidy(client) : Effect.void)
 
-  const append = (requests: ReadonlyArray<AppendRequest>, stamp: Stamp | undefined, node: string) => {
-    const before = stamp && nodes.doneBefore(stamp)
-    if (before !== undefined) return before
-    const results = requests.map((request) => outboxes.append(request, node))
-    if (stamp !== undefined) nodes.noteDone(stamp, results)
-    return results
-  }
-
-  const watch = (node: string, listener: () => void): Effect.Effect<void, never, Scope.Scope> =>
-    Effect.suspend(() => {
-      let rounds = 0
-      let isAlone = false
-      const look = client.glance("watch", () => {
-        if (rounds++ % roundsAlone === 0) isAlone = nodes.isOnly(node)
-        return nodes.hasNudges(node)
-      })
-      const tell = Effect.map(look, (isNudged) => {
-        if (isNudged) listener()
-      })
-      // A file that can't be read now is tried again.
-      const round = Effect.suspend(() =>
-        Effect.andThen(Effect.sleep(isAlone ? Math.max(pollMillis, aloneMillis) : pollMillis), Effect.ignore(tell))
-      )
-      return Effect.asVoid(Effect.forkScoped(Effect.forever(round), { startImmediately: true }))
-    })
-
   return {
     name: "sqlite",
     clock: Clock.currentTimeMillis,
@@ -123,7 +85,7 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
     },
 
     openOutbox: (request) => write("openOutbox", () => outboxes.open(request)),
-    append: (requests, stamp, node) => write("append", () => append(requests, stamp, node)),
+    append: (requests, stamp, node) => write("append", () => appendOnce(outboxes, nodes, requests, stamp, node)),
     read: (request) => read("read", () => outboxes.read(request)),
     ack: (requests) => write("ack", () => requests.map((request) => outboxes.ack(request))),
     giveUp: (request) => write("giveUp", () => outboxes.giveUp(request)),
@@ -170,10 +132,65 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
 
     nudge: (node, session) => write("nudge", () => nodes.nudge(node, session)),
     takeNudges: (node, limit) => write("takeNudges", () => nodes.takeNudges(node, limit)),
-    watch,
+    watch: (node, listener) => watch(client, nodes, pollMillis, node, listener),
     warnings: Effect.mapError(client.exclusively("look at the settings", warningsOf), failed("warnings"))
   } satisfies StoreDriver
 })
+
+/** All prepared statements, by what they are about. */
+const statements = (database: DatabaseSync, tablePrefix: string) => {
+  const prepare = preparing(database)
+  const names = namesOf(tablePrefix)
+  const totals = new Totals(prepare, names)
+  const keys = new Keys(prepare, names, totals)
+  const nodes = new Nodes(prepare, names)
+  return {
+    totals,
+    keys,
+    nodes,
+    outboxes: new Outboxes(prepare, names, { keys, nodes, totals }),
+    sessions: new Sessions(prepare, names)
+  }
+}
+
+/** The same batch again does nothing, and has the same results. */
+const appendOnce = (
+  outboxes: Outboxes,
+  nodes: Nodes,
+  requests: ReadonlyArray<AppendRequest>,
+  stamp: Stamp | undefined,
+  node: string
+) => {
+  const before = stamp && nodes.doneBefore(stamp)
+  if (before !== undefined) return before
+  const results = requests.map((request) => outboxes.append(request, node))
+  if (stamp !== undefined) nodes.noteDone(stamp, results)
+  return results
+}
+
+const watch = (
+  client: SqliteClient["Service"],
+  nodes: Nodes,
+  pollMillis: number,
+  node: string,
+  listener: () => void
+): Effect.Effect<void, never, Scope.Scope> =>
+  Effect.suspend(() => {
+    let rounds = 0
+    let isAlone = false
+    const look = client.glance("watch", () => {
+      if (rounds++ % roundsAlone === 0) isAlone = nodes.isOnly(node)
+      return nodes.hasNudges(node)
+    })
+    const tell = Effect.map(look, (isNudged) => {
+      if (isNudged) listener()
+    })
+    // A file that can't be read now is looked at again.
+    const round = Effect.suspend(() =>
+      Effect.andThen(Effect.sleep(isAlone ? Math.max(pollMillis, aloneMillis) : pollMillis), Effect.ignore(tell))
+    )
+    return Effect.asVoid(Effect.forkScoped(Effect.forever(round), { startImmediately: true }))
+  })
 
 /**
  * A server that has the file for itself looks for news this often, in ms, and checks every few rounds whether it still

@@ -1,7 +1,8 @@
 /** What transactions of the application and the driver's batches do to each other. */
 import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, type Scope } from "effect"
-import type { AppendRequest, AppendResult, StoreDriver } from "../../src/internal/store/driver.ts"
+import type { StoreDriver } from "../../src/internal/store/driver.ts"
+import type { AppendRequest, AppendResult } from "../../src/internal/store/outboxes.ts"
 import { describeWithDatabase, newSchema, processOn } from "../support/postgresServer.ts"
 
 const T = 1_800_000_000_000

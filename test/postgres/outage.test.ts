@@ -2,7 +2,8 @@
 import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Queue, type Scope } from "effect"
 import { connect, createServer, type Socket } from "node:net"
-import type { AppendRequest, AppendResult, StoreDriver } from "../../src/internal/store/driver.ts"
+import type { StoreDriver } from "../../src/internal/store/driver.ts"
+import type { AppendRequest, AppendResult } from "../../src/internal/store/outboxes.ts"
 import { describeWithPostgres, driverOn, newSchema, type PostgresServer, processOn } from "../support/postgresServer.ts"
 
 const message = (session: string): AppendRequest => ({

@@ -2,7 +2,8 @@
 import { NodeRedis } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Layer, Schedule, type Scope } from "effect"
-import type { AppendResult, StoreDriver, StoreError } from "../../src/internal/store/driver.ts"
+import type { StoreDriver, StoreError } from "../../src/internal/store/driver.ts"
+import type { AppendResult } from "../../src/internal/store/outboxes.ts"
 import { makeRedisDriver } from "../../src/redis/redisDriver.ts"
 import {
   ack,

@@ -36,7 +36,7 @@ const start = (name: ProgramName, args: ReadonlyArray<string>, flags: ReadonlyAr
     }
   )
 
-export interface Figures {
+interface Figures {
   readonly connections: number
   readonly sessions: number
   readonly heapMiB: number

@@ -1,7 +1,8 @@
 /** Worlds with a planted bug each, to see that the promise's property would find it. */
 import { Effect } from "effect"
 import type { Session } from "../../src/core/Session.ts"
-import type { OutboxState, StoreDriver } from "../../src/internal/store/driver.ts"
+import type { StoreDriver } from "../../src/internal/store/driver.ts"
+import type { OutboxState } from "../../src/internal/store/outboxes.ts"
 import { type Delivery, type Role, type Side, World } from "./coreWorld.ts"
 
 /** Position checking is off: all is new, always. */

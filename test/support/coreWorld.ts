@@ -13,7 +13,7 @@ import { BrokenPromise, Ledger } from "./ledger.ts"
 
 export type Role = "server" | "client"
 
-export const otherRole = (role: Role): Role => role === "server" ? "client" : "server"
+const otherRole = (role: Role): Role => role === "server" ? "client" : "server"
 
 /** A connection: the frames on their way to each side. */
 interface Link {

@@ -1,5 +1,7 @@
 /** What a store has done, told to the history of a simulation: from that follow which repeats and losses are in order. */
-import type { Conditional, PositionOutcome, StoreDriver } from "../../src/internal/store/driver.ts"
+import type { StoreDriver } from "../../src/internal/store/driver.ts"
+import type { Conditional } from "../../src/internal/store/outboxes.ts"
+import type { PositionOutcome } from "../../src/internal/store/sessions.ts"
 import type { History } from "./simulationHistory.ts"
 
 export interface Observed {

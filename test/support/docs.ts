@@ -68,7 +68,7 @@ export const comparable = (code: string): ReadonlyArray<string> => {
 
 // --- options
 
-export interface Option {
+interface Option {
   readonly name: string
   readonly type: string
   /** What the doc comment says: `required` if there is none to need. */
@@ -238,7 +238,7 @@ const cellsOf = (line: string): Row =>
 export const rowsOf = (text: string): ReadonlyArray<Row> =>
   text.split("\n").filter((line) => line.startsWith("|")).map(cellsOf)
 
-export const renderTable = (rows: ReadonlyArray<Row>): string => rows.map((row) => `| ${row.join(" | ")} |`).join("\n")
+const renderTable = (rows: ReadonlyArray<Row>): string => rows.map((row) => `| ${row.join(" | ")} |`).join("\n")
 
 export const optionTable = ({ options }: OptionsInterface): ReadonlyArray<Row> => [
   ["option", "type", "default", "what it is"],

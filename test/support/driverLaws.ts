@@ -14,7 +14,7 @@ import { ackLaws, ownerLaws, readLaws, removalLaws } from "./driverLaws/reading.
 import { nodeLaws, positionLaws, sessionLaws } from "./driverLaws/sessions.ts"
 import { valueLaws } from "./driverLaws/values.ts"
 
-export type { MakePair, Pair } from "./driverLaws/kit.ts"
+export type { MakePair } from "./driverLaws/kit.ts"
 
 /**
  * Registers the laws for a driver. `make` is run for each test, and each run of the property: two drivers, as of two

@@ -5,7 +5,7 @@ import { Transport, WebSocketError } from "resilient-websocket"
 export type Direction = "toServer" | "toClient"
 
 /** One connection as the test sees it. */
-export interface Link {
+interface Link {
   /** From now on nothing arrives any more, and nobody is told: a half-open connection. */
   readonly vanish: (direction?: Direction) => void
   /** Breaks it for both sides at once. */

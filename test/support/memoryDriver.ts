@@ -15,6 +15,7 @@
  */
 import { Clock, Effect } from "effect"
 import type { Receipt } from "../../src/Deduplicator.ts"
+import { type StoreDriver, StoreError } from "../../src/internal/store/driver.ts"
 import {
   type AckOutcome,
   type AckRequest,
@@ -22,29 +23,26 @@ import {
   type AppendRequest,
   type AppendResult,
   type Chunk,
-  type ClaimKeyRequest,
-  type ClaimKeyResult,
   type Conditional,
   type Fate,
   type Gap,
   type GiveUpRequest,
   isSwept,
-  type KeyClaim,
-  type KeyTarget,
   type OpenRequest,
   type OutboxState,
-  type PositionOutcome,
-  type PositionRequest,
-  type PublishKey,
-  type PutOutcome,
   type ReadPage,
   type ReadRequest,
-  type SessionRow,
   type Stamp,
-  type StoreDriver,
-  StoreError,
   sweptFate
-} from "../../src/internal/store/driver.ts"
+} from "../../src/internal/store/outboxes.ts"
+import type {
+  ClaimKeyRequest,
+  ClaimKeyResult,
+  KeyClaim,
+  KeyTarget,
+  PublishKey
+} from "../../src/internal/store/publishKeys.ts"
+import type { PositionOutcome, PositionRequest, PutOutcome, SessionRow } from "../../src/internal/store/sessions.ts"
 
 interface Outbox {
   /** Its `settled` says nothing: that follows from `history`. */

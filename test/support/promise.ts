@@ -8,8 +8,8 @@ import type { AddressInfo } from "node:net"
 import { onTestFinished } from "vitest"
 import { type RawData, WebSocket, WebSocketServer } from "ws"
 import { MemoryStore } from "../../src/index.ts"
+import type { ManagerOptions } from "../../src/promise/managerOptions.ts"
 import type { ManagerEvents } from "../../src/promise/models.ts"
-import type { ManagerOptions } from "../../src/promise/options.ts"
 import { ResilientWebSocketManager } from "../../src/promise/ResilientWebSocketManager.ts"
 import { serviceOptions, type Services } from "../../src/promise/stores.ts"
 
@@ -55,7 +55,7 @@ export const makeManager = async (options: ManagerOptions<unknown, unknown> = {}
 }
 
 /** A manager on a store of the test's. */
-export const makeManagerOn = async (
+const makeManagerOn = async (
   options: ManagerOptions<unknown, unknown>,
   store: Layer.Layer<Services, unknown>
 ) => {

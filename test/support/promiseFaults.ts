@@ -8,7 +8,7 @@ import type { AddressInfo } from "node:net"
 import { WebSocket, WebSocketServer } from "ws"
 import { Deduplicator, MemoryStore, MessageQueue, SessionRegistry, WebSocketError } from "../../src/index.ts"
 import { ResilientClient } from "../../src/promise/index.ts"
-import type { ManagerOptions } from "../../src/promise/options.ts"
+import type { ManagerOptions } from "../../src/promise/managerOptions.ts"
 import { ResilientWebSocketManager } from "../../src/promise/ResilientWebSocketManager.ts"
 
 let unhandled = 0

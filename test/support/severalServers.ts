@@ -6,7 +6,7 @@ import * as H from "./harness.ts"
 import { makeNetwork } from "./harnessNetwork.ts"
 
 /** A queue in memory as it would be in a database: no operation is done there and then. */
-export const asDurable = (
+const asDurable = (
   queue: MessageQueue.Interface,
   rig: (queue: MessageQueue.Interface) => Partial<MessageQueue.Interface> = () => ({})
 ): MessageQueue.Interface => {

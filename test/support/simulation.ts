@@ -22,8 +22,10 @@ import { TestClock } from "effect/testing"
 import { createHash } from "node:crypto"
 import * as CircuitBreaker from "../../src/CircuitBreaker.ts"
 import * as Deduplicator from "../../src/Deduplicator.ts"
-import type { Conditional, PositionOutcome, StoreDriver } from "../../src/internal/store/driver.ts"
+import type { StoreDriver } from "../../src/internal/store/driver.ts"
 import { layerOf } from "../../src/internal/store/layer.ts"
+import type { Conditional } from "../../src/internal/store/outboxes.ts"
+import type { PositionOutcome } from "../../src/internal/store/sessions.ts"
 import type { Incoming, Receipt, SendOptions } from "../../src/Message.ts"
 import * as MessageQueue from "../../src/MessageQueue.ts"
 import type { Totals } from "../../src/Metrics.ts"
@@ -138,7 +140,7 @@ interface Stores {
 }
 
 /** After the last fault everything must have been delivered within this virtual time, in s. */
-export const drainSeconds = 90
+const drainSeconds = 90
 
 /** A shutdown must be over in this time, in s; its own limit is 10. */
 const shutdownSeconds = 15

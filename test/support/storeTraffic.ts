@@ -147,8 +147,6 @@ export const startTraffic = Effect.fnUntraced(function*(store: Store, options: T
   }
 })
 
-export type Traffic = Effect.Success<ReturnType<typeof startTraffic>>
-
 /**
  * All of these are typed failures that blame the store; or say that an outbox is full, as it may be while no ack can be
  * stored.

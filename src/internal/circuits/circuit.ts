@@ -114,7 +114,7 @@ export interface Policy {
   readonly rate?: RatePolicy | undefined
 }
 
-export interface RatePolicy {
+interface RatePolicy {
   readonly windowMillis: number
   readonly minimumCalls: number
   readonly failureRatio: number

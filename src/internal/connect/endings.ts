@@ -66,9 +66,9 @@ const enoughRefusals = 2
 const enoughDoubts = 5
 
 /** No peer keeps a client away for longer than this, whatever it asks for, in ms. */
-export const longestPauseMillis = 600_000
+const longestPauseMillis = 600_000
 
-export const protocolError = ({ code, detail }: Violation) => new ProtocolError({ code, detail })
+const protocolError = ({ code, detail }: Violation) => new ProtocolError({ code, detail })
 
 /**
  * A violation before the welcome: whoever answers there may be no server of this protocol, but a hop that will be gone

@@ -155,7 +155,7 @@ export const wrongName = (
 }
 
 /** The message for an unknown name. */
-export const unknownName = (kind: string, path: string, key: string, names: ReadonlyArray<string>): string => {
+const unknownName = (kind: string, path: string, key: string, names: ReadonlyArray<string>): string => {
   const nearest = nearestOf(key, names)
   const known = nearest === undefined ? `there are ${names.join(", ")}` : `did you mean ${path}${nearest}?`
   return `there is no ${kind} ${path}${key}: ${known}`

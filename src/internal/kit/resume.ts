@@ -4,7 +4,7 @@ import type { AttachRequest } from "../../SessionRegistry.ts"
 import { HandshakeError } from "../../WebSocketError.ts"
 
 /** What a store keeps of a session's owner. */
-export interface ResumeRecord {
+interface ResumeRecord {
   readonly principal: string | undefined
   readonly tokenHash: string
   /** The token that `tokenHash` replaced: good until the new one is used, as delivering that may have failed. */
@@ -40,7 +40,7 @@ export const refuseAttach = (record: AttachRecord, request: AttachRequest): Hand
 }
 
 /** Refuses a request that may not have this session; undefined if it may. */
-export const refuseResume = (record: ResumeRecord, request: AttachRequest): HandshakeError | undefined => {
+const refuseResume = (record: ResumeRecord, request: AttachRequest): HandshakeError | undefined => {
   if (record.principal !== request.principal) {
     return new HandshakeError({ reason: "forbidden", detail: "the session belongs to somebody else", retryable: false })
   }

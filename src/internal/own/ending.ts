@@ -20,45 +20,42 @@ export interface EndingOptions {
 
 type EndError = MessageQueueError | SessionRegistryError
 
-export const makeEnding = (options: EndingOptions) => {
-  const { engine, queue, registry } = options
+export class Ending {
+  private readonly engine: Engine
+  private readonly queue: MessageQueue["Service"]
+  private readonly registry: SessionRegistry["Service"]
+  private readonly options: Pick<EndingOptions, "deadLetters" | "sayEnded" | "onEnded">
   /** Peers without a connection, by when they lost it: another server may be the one that ends their sessions. */
-  const away = new Map<Peer, number>()
+  private readonly away = new Map<Peer, number>()
+  private awaitedAt = 0
+
+  constructor({ engine, queue, registry, ...options }: EndingOptions) {
+    this.engine = engine
+    this.queue = queue
+    this.registry = registry
+    this.options = options
+  }
 
   /** The registry knows that the peer has no connection. */
-  const left = (peer: Peer): void => {
-    if (!registry.durable || registry.retentionMillis === Infinity) return
-    away.delete(peer)
-    away.set(peer, engine.now())
+  left(peer: Peer): void {
+    if (!this.registry.durable || this.registry.retentionMillis === Infinity) return
+    this.away.delete(peer)
+    this.away.set(peer, this.engine.now())
   }
 
-  const forget = (peer: Peer): void => {
-    away.delete(peer)
-    engine.forget(peer)
+  /** Another server has the session, or nobody: its runtime here goes. */
+  forget(peer: Peer): void {
+    this.away.delete(peer)
+    this.engine.forget(peer)
   }
-
-  const removeQueue = (session: string) =>
-    Effect.flatMap(
-      queue.remove(session),
-      ({ epoch, maybeHandled, messages }) =>
-        options.deadLetters.outgoing(session, undefined, epoch, messages, "sessionEnded", maybeHandled)
-    )
-
-  /** A session that ended while it was being attached has no use for the outbox that was opened for it. */
-  const removeOrphan = (session: string): Effect.Effect<void> =>
-    Effect.gen(function*() {
-      if ((yield* registry.find(session)) !== undefined) return
-      const peer = engine.peers.get(session)
-      if (peer !== undefined) forget(peer)
-      yield* removeQueue(session)
-    }).pipe(Effect.ignore)
 
   /** The client, or the application, ends a session of this server's. */
-  const end = Effect.fnUntraced(function*(peer: Peer): Effect.fn.Return<void, EndError> {
-    // First, so that a store that fails leaves the session as it was; what comes after it is done by whoever can.
+  readonly end = Effect.fnUntraced(function*(this: Ending, peer: Peer): Effect.fn.Return<void, EndError> {
+    const { engine, options, registry } = this
+    // First, so that a store that fails leaves the session as it was.
     yield* registry.end(peer.key)
     engine.peers.delete(peer.key)
-    away.delete(peer)
+    this.away.delete(peer)
     options.sayEnded(peer)
     yield* engine.remove(peer, "sessionEnded")
     yield* registry.remove(peer.key)
@@ -66,23 +63,24 @@ export const makeEnding = (options: EndingOptions) => {
   })
 
   /** Whoever has the session learns of its end from the store. */
-  const endElsewhere = Effect.fnUntraced(function*(
-    session: string
-  ): Effect.fn.Return<void, EndError | SessionNotFoundError> {
-    const isKnown = queue.durable && (yield* registry.end(session))
-    if (!isKnown) return yield* new SessionNotFoundError({ session })
-    yield* ended(session)
-  })
+  readonly endElsewhere = Effect.fnUntraced(
+    function*(this: Ending, session: string): Effect.fn.Return<void, EndError | SessionNotFoundError> {
+      const isKnown = this.queue.durable && (yield* this.registry.end(session))
+      if (!isKnown) return yield* new SessionNotFoundError({ session })
+      yield* this.ended(session)
+    }
+  )
 
   /** A session that is over leaves nothing. If the store fails half-way, whoever asks next is given it again. */
-  const ended = Effect.fnUntraced(function*(session: string): Effect.fn.Return<void, EndError> {
+  readonly ended = Effect.fnUntraced(function*(this: Ending, session: string): Effect.fn.Return<void, EndError> {
+    const { engine, options, registry } = this
     const peer = engine.peers.get(session)
     if (peer !== undefined) {
       engine.forfeit(peer)
-      away.delete(peer)
+      this.away.delete(peer)
     }
     yield* Effect.catchIf(
-      peer === undefined ? removeQueue(session) : engine.remove(peer, "sessionEnded"),
+      peer === undefined ? this.removeQueue(session) : engine.remove(peer, "sessionEnded"),
       ({ reason }) => reason === "unknownSession",
       () => Effect.void
     )
@@ -92,43 +90,35 @@ export const makeEnding = (options: EndingOptions) => {
     options.onEnded(session)
   })
 
-  let awaitedAt = 0
-  /**
-   * Those of which somebody awaits a receipt, now and then: the news that another server has the session may be lost with
-   * the answer of a store, and only their owner can tell.
-   */
-  const awaited = (now: number): ReadonlyArray<Peer> => {
-    if (now - awaitedAt < awaitedMillis) return []
-    awaitedAt = now
-    const peers: Array<Peer> = []
-    for (const [peer, at] of away) {
-      if (peers.length >= overdueAtOnce) break
-      if (now - at >= awaitedMillis && peer.receipts.isAwaited) peers.push(peer)
-    }
-    return peers
+  /** A session that ended while it was being attached has no use for the outbox that was opened for it. */
+  removeOrphan(session: string): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function*() {
+      if ((yield* this.registry.find(session)) !== undefined) return
+      const peer = this.engine.peers.get(session)
+      if (peer !== undefined) this.forget(peer)
+      yield* this.removeQueue(session)
+    }).pipe(Effect.ignore)
   }
 
-  const overdue = (now: number): ReadonlyArray<Peer> => {
-    const peers: Array<Peer> = []
-    for (const [peer, at] of away) {
-      if (at + registry.retentionMillis + overdueMillis > now || peers.length >= overdueAtOnce) break
-      peers.push(peer)
-    }
-    return peers
-  }
+  /** Ends here what ended by another server's doing, and forgets what is at another one, where no news of it came. */
+  readonly sweepAway = Effect.suspend(() => {
+    const now = this.engine.now()
+    const late = this.overdue(now)
+    return Effect.forEach([...late, ...this.awaited(now)], (peer) => this.look(peer, late.includes(peer)), {
+      concurrency: 16,
+      discard: true
+    })
+  })
 
-  /** Ends here what ended by another server's doing, and forgets what is at another one, where nobody has told. */
-  const sweepAway = Effect.suspend(() => {
-    const now = engine.now()
-    const late = overdue(now)
-    const look = Effect.fnUntraced(function*(peer: Peer) {
-      const found = foundOf(yield* registry.find(peer.key))
+  private look(peer: Peer, isLate: boolean): Effect.Effect<void, SessionRegistryError> {
+    const { away, engine, options } = this
+    return Effect.map(this.registry.find(peer.key), (info) => {
       if (engine.peers.get(peer.key) !== peer || peer.connected) return void away.delete(peer)
-      switch (peer.own.away(found)) {
+      switch (peer.own.away(foundOf(info))) {
         case "forget":
-          return forget(peer)
+          return this.forget(peer)
         case "keep":
-          return late.includes(peer) ? left(peer) : undefined
+          return isLate ? this.left(peer) : undefined
         case "ended":
           away.delete(peer)
           engine.peers.delete(peer.key)
@@ -137,10 +127,40 @@ export const makeEnding = (options: EndingOptions) => {
           options.onEnded(peer.session)
       }
     })
-    return Effect.forEach([...late, ...awaited(now)], look, { concurrency: 16, discard: true })
-  })
+  }
 
-  return { end, ended, endElsewhere, forget, left, removeOrphan, sweepAway }
+  /** Those that should be gone by now. */
+  private overdue(now: number): ReadonlyArray<Peer> {
+    const peers: Array<Peer> = []
+    for (const [peer, at] of this.away) {
+      if (at + this.registry.retentionMillis + overdueMillis > now || peers.length >= overdueAtOnce) break
+      peers.push(peer)
+    }
+    return peers
+  }
+
+  /**
+   * Those of which somebody awaits a receipt, now and then: the news that another server has the session may be lost with
+   * the answer of a store, and only their owner can tell.
+   */
+  private awaited(now: number): ReadonlyArray<Peer> {
+    if (now - this.awaitedAt < awaitedMillis) return []
+    this.awaitedAt = now
+    const peers: Array<Peer> = []
+    for (const [peer, at] of this.away) {
+      if (peers.length >= overdueAtOnce) break
+      if (now - at >= awaitedMillis && peer.receipts.isAwaited) peers.push(peer)
+    }
+    return peers
+  }
+
+  private removeQueue(session: string) {
+    return Effect.flatMap(
+      this.queue.remove(session),
+      ({ epoch, maybeHandled, messages }) =>
+        this.options.deadLetters.outgoing(session, undefined, epoch, messages, "sessionEnded", maybeHandled)
+    )
+  }
 }
 
 /** How long after its retention a session is expected to be gone, in ms; and how many are looked at in a round. */

@@ -1,6 +1,6 @@
 /**
- * Does what `core/Ownership.ts` decides about a session and its owners: asks the registry, tells it, closes connections,
- * and reports back. A session of which nothing waits here is released, so that any server may have it at once.
+ * Does what `core/Ownership.ts` decides: asks and tells the registry, closes connections, and reports back. A session of
+ * which nothing waits here is released, so that any server may have it at once.
  */
 import { Effect } from "effect"
 import { endFrame } from "../../core/Codec.ts"
@@ -23,22 +23,151 @@ export interface OwningOptions {
   readonly removeOrphan: (session: string) => Effect.Effect<void>
 }
 
-export type Owning = ReturnType<typeof makeOwning>
-
-export const makeOwning = (options: OwningOptions) => {
-  const { engine, registry } = options
+export class Owning {
+  private readonly engine: Engine
+  private readonly registry: SessionRegistry["Service"]
+  private readonly onAway: OwningOptions["onAway"]
+  private readonly forget: OwningOptions["forget"]
+  private readonly removeOrphan: OwningOptions["removeOrphan"]
   /** Detachments and releases under way. */
-  let departing = 0
+  private departing = 0
 
-  const find = (peer: Peer): Effect.Effect<Found> =>
-    Effect.match(registry.find(peer.key), { onFailure: (): Found => "unknown", onSuccess: foundOf })
+  constructor({ engine, forget, onAway, registry, removeOrphan }: OwningOptions) {
+    this.engine = engine
+    this.registry = registry
+    this.onAway = onAway
+    this.forget = forget
+    this.removeOrphan = removeOrphan
+  }
+
+  // --- what happens
+
+  /** The session's connection is gone. */
+  disconnected(peer: Peer): void {
+    this.engine.run(this.detach(peer, peer.own.generation))
+  }
+
+  /** Nothing waits any more for a handler or for its position to be stored. */
+  idle(peer: Peer): void {
+    if (peer.own.isReleasable) this.engine.run(this.release(peer))
+  }
+
+  /** Another server wants the session. */
+  wanted(session: string): void {
+    const peer = this.engine.peers.get(session)
+    if (peer?.own.wanted() === true) this.engine.run(this.makeWay(peer))
+  }
+
+  /** The store failed to attach the session, and may have done it all the same. */
+  attachmentInDoubt(session: string, isAttaching: () => boolean): void {
+    this.engine.run(Effect.ignore(this.settleDoubt(session, isAttaching)))
+  }
+
+  /** A session was attached for nothing: its retention begins again. */
+  abandon(session: string, generation: number): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      const { engine, registry } = this
+      const peer = engine.peers.get(session)
+      if (peer?.own.isAbandoned(generation) === false) return Effect.void
+      const left = peer === undefined
+        ? Effect.ignore(registry.detach(session, generation))
+        : this.detach(peer, generation)
+      return registry.durable ? Effect.andThen(left, this.removeOrphan(session)) : left
+    })
+  }
+
+  /** A write of the newest generation was refused: the registry is asked who has the session, and it goes to that one. */
+  refused(peer: Peer, error: WebSocketError): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      const { connection, instance, own: { generation } } = peer
+      const by = error._tag === "MessageQueueError" ? "queue" : "registry"
+      return Effect.map(this.find(peer), (found) => {
+        const verdict = peer.own.ownerIs(by, generation, instance, found)
+        if (verdict === undefined) return
+        if (verdict.forfeits) this.engine.forfeit(peer)
+        if (connection !== undefined && peer.connection === connection) {
+          if (verdict.farewell === "ended") this.sayEnded(peer)
+          else this.engine.close(peer, farewellCodes[verdict.farewell], "the session has another owner", error)
+        }
+        if (verdict.forgets === "now") this.forget(peer)
+        else if (verdict.forgets === "whenKnown") this.engine.run(Effect.ignore(this.forgetLost(peer)))
+      })
+    })
+  }
+
+  /**
+   * A position of this generation was refused. `again`: it is to be stored by a newer one. `inDoubt`: the session may be
+   * this server's without its knowing, so it is tried again later. `lost`: another server has the session.
+   */
+  positionRefused(
+    peer: Peer,
+    generation: number,
+    error: WebSocketError
+  ): Effect.Effect<"again" | "inDoubt" | "lost"> {
+    return Effect.suspend(() => {
+      switch (peer.own.refused("registry", generation)) {
+        case "again":
+          return Effect.succeed("again" as const)
+        case "wait":
+          return Effect.delay(this.positionRefused(peer, generation, error), attachingMillis)
+        case "ask": {
+          const outcome = peer.own.isInDoubt ? "inDoubt" : "lost"
+          return Effect.map(this.refused(peer, error), () => peer.own.isCurrent(generation) ? outcome : "again")
+        }
+      }
+    })
+  }
+
+  /** Ends when no attachment of the session is under way, or at `until`: which generation is the newest is known then. */
+  attached(peer: Peer, until: number): Effect.Effect<void> {
+    return Effect.suspend(() =>
+      !peer.own.isAttaching || this.engine.now() >= until
+        ? Effect.void
+        : Effect.flatMap(Effect.sleep(attachingMillis), () => this.attached(peer, until))
+    )
+  }
+
+  /** The session is over, and its client is told so. */
+  sayEnded(peer: Peer): void {
+    peer.say(endFrame)
+    this.engine.close(peer, CloseCode.sessionEnded, "the session ended")
+  }
+
+  /**
+   * This server closes, and leaves its sessions to others: what is handled is stored, and handlers that are not done are
+   * interrupted.
+   */
+  readonly handOver = Effect.suspend(() => {
+    const { engine } = this
+    const until = engine.now() + handOverMillis
+    const peers = this.busy()
+    for (const peer of peers) engine.stop(peer)
+    return Effect.gen({ self: this }, function*() {
+      for (const peer of peers) engine.storeHandled(peer)
+      yield* engine.settled(Effect.sync(() => peers.every((peer) => !peer.incoming.isSaving)), until)
+      for (const peer of peers) if (peer.incoming.isHandling) engine.forfeit(peer)
+      yield* engine.settled(Effect.sync(() => this.departing === 0 && this.busy().length === 0), until)
+    })
+  })
+
+  private busy(): ReadonlyArray<Peer> {
+    return [...this.engine.peers.values()].filter((peer) => !peer.incoming.isIdle)
+  }
+
+  private find(peer: Peer): Effect.Effect<Found> {
+    return Effect.match(this.registry.find(peer.key), { onFailure: (): Found => "unknown", onSuccess: foundOf })
+  }
 
   // --- without a connection
 
   /** A store that fails is asked again for as long as it matters: until the session has a newer owner. */
-  const insist = (peer: Peer, generation: number, effect: Effect.Effect<void, SessionRegistryError>) =>
-    Effect.suspend(() => {
-      departing++
+  private insist(
+    peer: Peer,
+    generation: number,
+    effect: Effect.Effect<void, SessionRegistryError>
+  ): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      this.departing++
       return Effect.retry(effect, {
         schedule: storeRetry,
         while: (error) => isStoreFailure(error) && peer.own.isCurrent(generation)
@@ -46,188 +175,94 @@ export const makeOwning = (options: OwningOptions) => {
     }).pipe(
       Effect.catch((error) => Effect.logDebug(`session ${peer.session} has left in another way`, error)),
       Effect.onExit(() => {
-        departing--
-        engine.notify()
+        this.departing--
+        this.engine.notify()
         return Effect.void
       })
     )
+  }
 
-  const release = (peer: Peer): Effect.Effect<void> =>
-    Effect.suspend(() => {
+  private release(peer: Peer): Effect.Effect<void> {
+    return Effect.suspend(() => {
       if (!peer.own.takeRelease(peer.incoming.isIdle)) return Effect.void
       const { generation } = peer.own
-      return insist(peer, generation, registry.release(peer.key, generation))
+      return this.insist(peer, generation, this.registry.release(peer.key, generation))
     })
+  }
 
   /** The connection of this generation is gone: retention begins. */
-  const detach = (peer: Peer, generation: number): Effect.Effect<void> =>
-    Effect.flatMap(insist(peer, generation, registry.detach(peer.key, generation)), () => {
+  private detach(peer: Peer, generation: number): Effect.Effect<void> {
+    return Effect.flatMap(this.insist(peer, generation, this.registry.detach(peer.key, generation)), () => {
       if (!peer.own.detached(generation)) return Effect.void
-      options.onAway(peer)
-      return release(peer)
+      this.onAway(peer)
+      return this.release(peer)
     })
+  }
 
-  /** A session that was attached for nothing begins its retention again. */
-  const abandon = (session: string, generation: number): Effect.Effect<void> =>
-    Effect.suspend(() => {
+  // --- other owners
+
+  /** An attachment that was made all the same is this server's, in a generation that no connection has. */
+  private readonly settleDoubt = Effect.fnUntraced(
+    function*(this: Owning, session: string, isAttaching: () => boolean) {
+      const { engine, registry } = this
+      const info = yield* Effect.retry(registry.find(session), { schedule: storeRetry, while: isStoreFailure })
       const peer = engine.peers.get(session)
-      if (peer?.own.isAbandoned(generation) === false) return Effect.void
-      const left = peer === undefined ? Effect.ignore(registry.detach(session, generation)) : detach(peer, generation)
-      return registry.durable ? Effect.andThen(left, options.removeOrphan(session)) : left
-    })
-
-  // --- attachments
-
-  /** Ends when no attachment of the session is under way, or it is `until`: which owner is the newest is known then. */
-  const attached = (peer: Peer, until: number): Effect.Effect<void> =>
-    Effect.suspend(() =>
-      !peer.own.isAttaching || engine.now() >= until
-        ? Effect.void
-        : Effect.flatMap(Effect.sleep(attachingMillis), () => attached(peer, until))
-    )
-
-  /**
-   * The store failed to attach the session, and may have done it all the same: then it is this server's, in a generation
-   * that no connection has.
-   */
-  const settleDoubt = Effect.fnUntraced(function*(session: string, isAttaching: () => boolean) {
-    const info = yield* Effect.retry(registry.find(session), { schedule: storeRetry, while: isStoreFailure })
-    const peer = engine.peers.get(session)
-    if (peer === undefined) {
-      // The next attachment will tell.
-      if (info?.here !== true || isAttaching()) return
-      yield* registry.detach(session, info.generation)
-      return yield* registry.release(session, info.generation)
+      if (peer === undefined) {
+        // The next attachment will tell.
+        if (info?.here !== true || isAttaching()) return
+        yield* registry.detach(session, info.generation)
+        return yield* registry.release(session, info.generation)
+      }
+      const outcome = peer.own.doubtSettled(foundOf(info))
+      if (outcome === "detach") return yield* this.detach(peer, peer.own.generation)
+      if (outcome === "close") engine.close(peer, CloseCode.moved, "a newer connection was lost")
     }
-    const outcome = peer.own.doubtSettled(foundOf(info))
-    if (outcome === "detach") return yield* detach(peer, peer.own.generation)
-    if (outcome === "close") engine.close(peer, CloseCode.moved, "a newer connection was lost")
-  })
-
-  // --- other servers
+  )
 
   /** The one who owns the session after us, if there is one soon. */
-  const nextOwner = Effect.fnUntraced(function*(peer: Peer, generation: number): Effect.fn.Return<Found> {
-    for (let waited = 0;; waited += ownerLookMillis) {
-      const owner = yield* find(peer)
-      if (typeof owner !== "object" || owner.generation !== generation || waited >= ownerMillis) return owner
-      yield* Effect.sleep(ownerLookMillis)
+  private readonly nextOwner = Effect.fnUntraced(
+    function*(this: Owning, peer: Peer, generation: number): Effect.fn.Return<Found> {
+      for (let waited = 0;; waited += ownerLookMillis) {
+        const owner = yield* this.find(peer)
+        if (typeof owner !== "object" || owner.generation !== generation || waited >= ownerMillis) return owner
+        yield* Effect.sleep(ownerLookMillis)
+      }
     }
-  })
+  )
 
   /**
    * Another server is to have the session. The handler that runs may end, and if that takes too long the other one takes
    * the session all the same. What the client is told depends on who comes, so its connection is closed after that.
    */
-  const makeWay = Effect.fnUntraced(function*(peer: Peer) {
+  private readonly makeWay = Effect.fnUntraced(function*(this: Owning, peer: Peer) {
+    const { engine } = this
     const { connection, instance, own: { generation }, session } = peer
     engine.stop(peer)
     engine.storeHandled(peer)
     if (connection === undefined) {
-      yield* release(peer)
+      yield* this.release(peer)
       if (peer.incoming.isIdle) return
     } else {
       const error = new SessionRegistryError({ session, operation: "attach", reason: "fenced" })
       engine.detach(peer, { code: CloseCode.moved, reason: goesElsewhere, error })
     }
-    const { farewell, forfeits } = peer.own.wentTo(generation, instance, yield* nextOwner(peer, generation))
+    const { farewell, forfeits } = peer.own.wentTo(generation, instance, yield* this.nextOwner(peer, generation))
     connection?.close(farewellCodes[farewell], goesElsewhere)
     if (forfeits) engine.forfeit(peer)
   })
 
-  /** A write of the newest generation was refused: the registry is asked who has the session, and it goes to that one. */
-  const refused = Effect.fnUntraced(function*(peer: Peer, error: WebSocketError) {
-    const { connection, instance, own: { generation } } = peer
-    const by = error._tag === "MessageQueueError" ? "queue" : "registry"
-    const found = yield* find(peer)
-    const verdict = peer.own.ownerIs(by, generation, instance, found)
-    if (verdict === undefined) return
-    if (verdict.forfeits) engine.forfeit(peer)
-    if (connection !== undefined && peer.connection === connection) {
-      if (verdict.farewell === "ended") sayEnded(peer)
-      else engine.close(peer, farewellCodes[verdict.farewell], "the session has another owner", error)
-    }
-    if (verdict.forgets === "now") options.forget(peer)
-    else if (verdict.forgets === "whenKnown") engine.run(Effect.ignore(forgetLost(peer)))
-  })
-
   /** Forgets a session that another server has, or nobody, as soon as the store says so. */
-  const forgetLost = Effect.fnUntraced(function*(peer: Peer) {
+  private readonly forgetLost = Effect.fnUntraced(function*(this: Owning, peer: Peer) {
     const { generation } = peer.own
-    const owner = yield* Effect.retry(registry.find(peer.key), {
+    const owner = yield* Effect.retry(this.registry.find(peer.key), {
       schedule: storeRetry,
       while: (error) => isStoreFailure(error) && peer.own.isCurrent(generation)
     })
-    if (peer.own.isLostTo(generation, foundOf(owner))) options.forget(peer)
+    if (peer.own.isLostTo(generation, foundOf(owner))) this.forget(peer)
   })
-
-  /**
-   * A position of this generation was refused. `again`: it is to be stored by a newer one. `inDoubt`: the session may be
-   * this server's without its knowing, so it is tried again later. `lost`: another server has the session.
-   */
-  const positionRefused = (
-    peer: Peer,
-    generation: number,
-    error: WebSocketError
-  ): Effect.Effect<"again" | "inDoubt" | "lost"> =>
-    Effect.suspend(() => {
-      switch (peer.own.refused("registry", generation)) {
-        case "again":
-          return Effect.succeed("again" as const)
-        case "wait":
-          return Effect.delay(positionRefused(peer, generation, error), attachingMillis)
-        case "ask": {
-          const outcome = peer.own.isInDoubt ? "inDoubt" : "lost"
-          return Effect.map(refused(peer, error), () => peer.own.isCurrent(generation) ? outcome : "again")
-        }
-      }
-    })
-
-  const sayEnded = (peer: Peer): void => {
-    peer.say(endFrame)
-    engine.close(peer, CloseCode.sessionEnded, "the session ended")
-  }
-
-  // --- shutdown
-
-  const busy = (): ReadonlyArray<Peer> => [...engine.peers.values()].filter((peer) => !peer.incoming.isIdle)
-
-  /** Leaves the sessions to other servers: what is handled is stored, handlers that are not done are interrupted. */
-  const handOver = Effect.suspend(() => {
-    const until = engine.now() + handOverMillis
-    const peers = busy()
-    for (const peer of peers) engine.stop(peer)
-    return Effect.gen(function*() {
-      for (const peer of peers) engine.storeHandled(peer)
-      yield* engine.settled(Effect.sync(() => peers.every((peer) => !peer.incoming.isSaving)), until)
-      for (const peer of peers) if (peer.incoming.isHandling) engine.forfeit(peer)
-      yield* engine.settled(Effect.sync(() => departing === 0 && busy().length === 0), until)
-    })
-  })
-
-  return {
-    abandon,
-    attached,
-    /** The session's connection is gone. */
-    detach: (peer: Peer) => engine.run(detach(peer, peer.own.generation)),
-    /** Nothing waits any more for a handler or for its position to be stored. */
-    idle: (peer: Peer) => {
-      if (peer.own.isReleasable) engine.run(release(peer))
-    },
-    wanted: (session: string) => {
-      const peer = engine.peers.get(session)
-      if (peer?.own.wanted() === true) engine.run(makeWay(peer))
-    },
-    inDoubt: (session: string, isAttaching: () => boolean) =>
-      engine.run(Effect.ignore(settleDoubt(session, isAttaching))),
-    refused,
-    positionRefused,
-    sayEnded,
-    handOver
-  }
 }
 
-export const goesElsewhere = "the session goes to another server"
+const goesElsewhere = "the session goes to another server"
 
 const farewellCodes: Record<Farewell, number> = {
   ended: CloseCode.sessionEnded,

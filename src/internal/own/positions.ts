@@ -1,4 +1,4 @@
-/** How far a session's messages are handled, stored by its owner: tried again until it is stored, or the session is lost. */
+/** Stores how far a session's messages are handled: again and again, until it is done or the session is another server's. */
 import { Effect } from "effect"
 import type { SessionRegistry } from "../../SessionRegistry.ts"
 import type { SessionRegistryError } from "../../WebSocketError.ts"

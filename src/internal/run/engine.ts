@@ -44,7 +44,7 @@ import { AtWork } from "./closing.ts"
 import { type Intensity, supervise, supervised } from "./supervisor.ts"
 
 /** Times in ms. */
-export interface EngineTimes {
+interface EngineTimes {
   readonly heartbeat: number
   readonly heartbeatTimeout: number
   readonly ackTimeout: number

@@ -5,7 +5,7 @@ import { utf8Length } from "../../core/utf8.ts"
 import { PayloadError } from "../../WebSocketError.ts"
 import { type Fault, makeCoder } from "../kit/schemas.ts"
 
-export interface Payload {
+interface Payload {
   readonly payload: string
   /** As UTF-8. */
   readonly bytes: number

@@ -82,7 +82,12 @@ export const makeAppending = Effect.fnUntraced(function*(options: AppendingOptio
       )
     })
 
-  return { append, appendOnce, wake: lines.wake, suspended: lines.suspended }
+  return {
+    append,
+    appendOnce,
+    wake: (session: string): void => lines.wake(session),
+    suspended: (): number => lines.suspended()
+  }
 })
 
 const draftOf = (

@@ -7,7 +7,7 @@
  */
 import { Cause, Effect, Exit } from "effect"
 import { Deque } from "../../core/Deque.ts"
-import { makeLater, makeSignal } from "../kit/signal.ts"
+import { makeLater, makeSignal, type Signal } from "../kit/signal.ts"
 import { steady } from "../kit/time.ts"
 import { StoreError } from "./driver.ts"
 
@@ -26,16 +26,16 @@ export interface BatcherOptions<Request, Result> {
     isWanted: () => boolean
   ) => Effect.Effect<ReadonlyArray<Result>, StoreError>
   /** For stores in which requests may find their key locked. */
-  readonly aside?:
-    | {
-      readonly keyOf: (request: Request) => string
-      readonly isLocked: (result: Result) => boolean
-      /** Like `run`, for what has stepped aside. */
-      readonly run: BatcherOptions<Request, Result>["run"]
-    }
-    | undefined
+  readonly aside?: Aside<Request, Result> | undefined
   /** Who asked waits no longer than this, and then fails with `late`. Default: as long as it takes. */
   readonly limit?: { readonly millis: number; readonly late: StoreError } | undefined
+}
+
+interface Aside<Request, Result> {
+  readonly keyOf: (request: Request) => string
+  readonly isLocked: (result: Result) => boolean
+  /** Like `run`, for what has stepped aside. */
+  readonly run: BatcherOptions<Request, Result>["run"]
 }
 
 interface Entry<Request, Result> {
@@ -46,179 +46,214 @@ interface Entry<Request, Result> {
 
 /** The function that asks; it lives as long as the scope. */
 export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options: BatcherOptions<Request, Result>) {
-  const { aside, limit, maxBatch, maxWeight = Infinity, name, run, weigh } = options
-  const now = yield* steady
-  const waiting = new Deque<Entry<Request, Result>>()
-  const work = yield* makeSignal
-  /** What found its key locked, and what came after it: in order. And their keys, also while they are being tried. */
-  let locked: Array<Entry<Request, Result>> = []
-  let lockedKeys = new Set<string>()
-  const lockedWork = yield* makeSignal
-  const later = yield* makeLater
-  let answered: Array<() => void> = []
-  /** With a limit, those not answered yet, in the order of their deadlines; what was answered goes when it is the first. */
-  const pending = new Deque<Entry<Request, Result>>()
-  const deadlines = yield* makeSignal
-  let isWatching = false
+  const batcher = new Batcher(options, {
+    now: yield* steady,
+    later: yield* makeLater,
+    work: yield* makeSignal,
+    lockedWork: yield* makeSignal,
+    deadlines: yield* makeSignal
+  })
+  yield* Effect.addFinalizer(() => Effect.sync(() => batcher.close()))
+  const { aside, limit } = options
+  yield* Effect.forkScoped(batcher.loop(), { startImmediately: true })
+  if (aside !== undefined) yield* Effect.forkScoped(batcher.loopAside(aside), { startImmediately: true })
+  if (limit !== undefined) yield* Effect.forkScoped(batcher.watchDeadlines(limit.late), { startImmediately: true })
+  return (request: Request): Effect.Effect<Result, StoreError> => batcher.ask(request)
+})
 
-  const take = (): ReadonlyArray<Entry<Request, Result>> => {
+interface Means {
+  readonly now: () => number
+  readonly later: (task: () => void) => void
+  /** Something waits to be done. */
+  readonly work: Signal
+  /** Something has stepped aside. */
+  readonly lockedWork: Signal
+  /** There is a deadline, and nobody watches. */
+  readonly deadlines: Signal
+}
+
+class Batcher<Request, Result> {
+  private readonly options: BatcherOptions<Request, Result>
+  private readonly means: Means
+  private readonly waiting = new Deque<Entry<Request, Result>>()
+  /** What found its key locked, and what came after it: in order. And their keys, also while they are being tried. */
+  private locked: Array<Entry<Request, Result>> = []
+  private lockedKeys = new Set<string>()
+  private answered: Array<() => void> = []
+  /** With a limit, those not answered yet, in the order of their deadlines; what was answered goes when it is the first. */
+  private readonly pending = new Deque<Entry<Request, Result>>()
+  private isWatching = false
+
+  constructor(options: BatcherOptions<Request, Result>, means: Means) {
+    this.options = options
+    this.means = means
+  }
+
+  ask(request: Request): Effect.Effect<Result, StoreError> {
+    return Effect.callback((resume) => {
+      const { limit } = this.options
+      const deadline = limit === undefined ? Infinity : this.means.now() + limit.millis
+      const entry: Entry<Request, Result> = { request, deadline, resume }
+      this.waiting.pushBack(entry)
+      this.means.work.notify()
+      if (limit !== undefined) {
+        this.pending.pushBack(entry)
+        if (!this.isWatching) {
+          this.isWatching = true
+          this.means.deadlines.notify()
+        }
+      }
+      return Effect.sync(() => this.settle(entry))
+    })
+  }
+
+  close(): void {
+    const { name } = this.options
+    this.waiting.forEach((entry) => this.answer(entry, Effect.fail(closed(name))))
+    this.waiting.clear()
+    for (const entry of this.locked.splice(0)) this.answer(entry, Effect.fail(closed(name)))
+  }
+
+  loop(): Effect.Effect<never> {
+    return Effect.gen({ self: this }, function*() {
+      while (true) {
+        if (this.waiting.size === 0) yield* this.means.work.wait
+        const batch = this.take()
+        if (batch.length === 0) continue
+        this.stepAside(yield* this.doBatch(batch, this.options.run))
+        // A store that answers at once, and senders that send again at once, would leave nobody else a turn. And who was
+        // refused gets in line before the next batch asks who waits.
+        yield* Effect.yieldNow
+      }
+    })
+  }
+
+  loopAside({ keyOf, run }: Aside<Request, Result>): Effect.Effect<never> {
+    return Effect.gen({ self: this }, function*() {
+      while (true) {
+        if (this.locked.length === 0) yield* this.means.lockedWork.wait
+        const batch = this.takeLocked()
+        // What comes meanwhile under these keys stays behind them.
+        const left = batch.length === 0 ? [] : yield* this.doBatch(batch, run)
+        this.locked = [...left, ...this.locked]
+        this.lockedKeys = new Set(this.locked.map(({ request }) => keyOf(request)))
+        if (left.length > 0) yield* Effect.sleep(lockedMillis)
+      }
+    })
+  }
+
+  watchDeadlines(late: StoreError): Effect.Effect<never> {
+    return Effect.gen({ self: this }, function*() {
+      while (true) {
+        const first = this.pending.front()
+        if (first === undefined) {
+          this.isWatching = false
+          yield* this.means.deadlines.wait
+          continue
+        }
+        const left = first.deadline - this.means.now()
+        if (left > 0) yield* Effect.sleep(left)
+        else this.answer(first, Effect.fail(late))
+      }
+    })
+  }
+
+  private take(): ReadonlyArray<Entry<Request, Result>> {
+    const { aside, maxBatch, maxWeight = Infinity, weigh } = this.options
     const batch: Array<Entry<Request, Result>> = []
     let weight = 0
     while (batch.length < maxBatch) {
-      const entry = waiting.front()
+      const entry = this.waiting.front()
       if (entry === undefined) break
       if (entry.resume === undefined) {
-        waiting.popFront()
+        this.waiting.popFront()
         continue
       }
-      if (aside !== undefined && lockedKeys.has(aside.keyOf(entry.request))) {
-        waiting.popFront()
-        stepAside([entry])
+      if (aside !== undefined && this.lockedKeys.has(aside.keyOf(entry.request))) {
+        this.waiting.popFront()
+        this.stepAside([entry])
         continue
       }
       weight += weigh?.(entry.request) ?? 0
       if (batch.length > 0 && weight > maxWeight) break
-      waiting.popFront()
+      this.waiting.popFront()
       batch.push(entry)
     }
     return batch
   }
 
-  const stepAside = (entries: ReadonlyArray<Entry<Request, Result>>): void => {
-    if (aside === undefined || entries.length === 0) return
-    for (const entry of entries) {
-      locked.push(entry)
-      lockedKeys.add(aside.keyOf(entry.request))
-    }
-    lockedWork.notify()
-  }
-
-  const takeLocked = (): ReadonlyArray<Entry<Request, Result>> => {
+  private takeLocked(): ReadonlyArray<Entry<Request, Result>> {
+    const { maxBatch, maxWeight = Infinity, weigh } = this.options
     let count = 0
     let weight = 0
-    for (const { request } of locked) {
+    for (const { request } of this.locked) {
       weight += weigh?.(request) ?? 0
       if (count === maxBatch || (count > 0 && weight > maxWeight)) break
       count++
     }
-    return locked.splice(0, count).filter(({ resume }) => resume !== undefined)
+    return this.locked.splice(0, count).filter(({ resume }) => resume !== undefined)
   }
 
-  const answer = (entry: Entry<Request, Result>, effect: Effect.Effect<Result, StoreError>): void => {
-    const { resume } = entry
-    settle(entry)
-    if (resume === undefined) return
-    if (answered.length === 0) later(resumeAll)
-    answered.push(() => resume(effect))
+  private stepAside(entries: ReadonlyArray<Entry<Request, Result>>): void {
+    const { aside } = this.options
+    if (aside === undefined || entries.length === 0) return
+    for (const entry of entries) {
+      this.locked.push(entry)
+      this.lockedKeys.add(aside.keyOf(entry.request))
+    }
+    this.means.lockedWork.notify()
   }
-
-  /** In a task of its own, as they go on with their own work; one for all, as a task for each would cost more than that. */
-  const resumeAll = (): void => {
-    const resuming = answered
-    answered = []
-    for (const resume of resuming) resume()
-  }
-
-  const settle = (entry: Entry<Request, Result>): void => {
-    entry.resume = undefined
-    while (pending.size > 0 && pending.front()?.resume === undefined) pending.popFront()
-  }
-
-  const watchDeadlines = (late: StoreError) =>
-    Effect.gen(function*() {
-      while (true) {
-        const first = pending.front()
-        if (first === undefined) {
-          isWatching = false
-          yield* deadlines.wait
-          continue
-        }
-        const left = first.deadline - now()
-        if (left > 0) yield* Effect.sleep(left)
-        else answer(first, Effect.fail(late))
-      }
-    })
 
   /** Answers all of the batch but those that found their key locked, which it gives back. */
-  const doBatch = (
+  private doBatch(
     batch: ReadonlyArray<Entry<Request, Result>>,
-    how: BatcherOptions<Request, Result>["run"]
-  ): Effect.Effect<ReadonlyArray<Entry<Request, Result>>> => {
+    run: BatcherOptions<Request, Result>["run"]
+  ): Effect.Effect<ReadonlyArray<Entry<Request, Result>>> {
+    const { aside, name } = this.options
     const isWanted = () => batch.some((entry) => entry.resume !== undefined)
     return Effect.map(
-      Effect.onExit(Effect.exit(how(batch.map((entry) => entry.request), isWanted)), (exit) =>
+      Effect.onExit(Effect.exit(run(batch.map((entry) => entry.request), isWanted)), (exit) =>
         // Interrupted with the store: nobody is left waiting.
         Exit.isFailure(exit)
-          ? Effect.sync(() => batch.forEach((entry) => answer(entry, Effect.fail(closed(name)))))
+          ? Effect.sync(() => batch.forEach((entry) => this.answer(entry, Effect.fail(closed(name)))))
           : Effect.void),
       (exit) => {
         const left: Array<Entry<Request, Result>> = []
         for (let i = 0; i < batch.length; i++) {
           const entry = batch[i] as Entry<Request, Result> // in bounds
           if (Exit.isFailure(exit)) {
-            answer(entry, failureOf(name, exit.cause))
+            this.answer(entry, failureOf(name, exit.cause))
             continue
           }
           const result = exit.value[i] as Result // one for each
           if (aside?.isLocked(result) === true) left.push(entry)
-          else answer(entry, Effect.succeed(result))
+          else this.answer(entry, Effect.succeed(result))
         }
         return left
       }
     )
   }
 
-  const loopAside = ({ keyOf, run: runLocked }: NonNullable<typeof aside>) =>
-    Effect.gen(function*() {
-      while (true) {
-        if (locked.length === 0) yield* lockedWork.wait
-        const batch = takeLocked()
-        // What comes meanwhile under these keys stays behind them.
-        const left = batch.length === 0 ? [] : yield* doBatch(batch, runLocked)
-        locked = [...left, ...locked]
-        lockedKeys = new Set(locked.map(({ request }) => keyOf(request)))
-        if (left.length > 0) yield* Effect.sleep(lockedMillis)
-      }
-    })
+  private answer(entry: Entry<Request, Result>, effect: Effect.Effect<Result, StoreError>): void {
+    const { resume } = entry
+    this.settle(entry)
+    if (resume === undefined) return
+    if (this.answered.length === 0) this.means.later(this.resumeAll)
+    this.answered.push(() => resume(effect))
+  }
 
-  const loop = Effect.gen(function*() {
-    while (true) {
-      if (waiting.size === 0) yield* work.wait
-      const batch = take()
-      if (batch.length === 0) continue
-      stepAside(yield* doBatch(batch, run))
-      // A store that answers at once, and senders that send again at once, would leave nobody else a turn. And who was
-      // refused gets in line before the next batch asks who waits.
-      yield* Effect.yieldNow
-    }
-  })
-  yield* Effect.addFinalizer(() =>
-    Effect.sync(() => {
-      waiting.forEach((entry) => answer(entry, Effect.fail(closed(name))))
-      waiting.clear()
-      for (const entry of locked.splice(0)) answer(entry, Effect.fail(closed(name)))
-    })
-  )
-  yield* Effect.forkScoped(loop, { startImmediately: true })
-  if (aside !== undefined) yield* Effect.forkScoped(loopAside(aside), { startImmediately: true })
-  if (limit !== undefined) yield* Effect.forkScoped(watchDeadlines(limit.late), { startImmediately: true })
+  /** In a task of its own, as they go on with their own work; one for all, as a task for each would cost more than that. */
+  private readonly resumeAll = (): void => {
+    const resuming = this.answered
+    this.answered = []
+    for (const resume of resuming) resume()
+  }
 
-  return (request: Request): Effect.Effect<Result, StoreError> =>
-    Effect.callback((resume) => {
-      const deadline = limit === undefined ? Infinity : now() + limit.millis
-      const entry: Entry<Request, Result> = { request, deadline, resume }
-      waiting.pushBack(entry)
-      work.notify()
-      if (limit !== undefined) {
-        pending.pushBack(entry)
-        if (!isWatching) {
-          isWatching = true
-          deadlines.notify()
-        }
-      }
-      return Effect.sync(() => settle(entry))
-    })
-})
+  private settle(entry: Entry<Request, Result>): void {
+    entry.resume = undefined
+    while (this.pending.size > 0 && this.pending.front()?.resume === undefined) this.pending.popFront()
+  }
+}
 
 /** How often what is locked is asked for again; the store waits a while by itself each time. */
 const lockedMillis = 100

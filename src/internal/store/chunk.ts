@@ -4,7 +4,8 @@
  */
 import type { OutboxMessage } from "../../core/Outbox.ts"
 import type { NewMessage } from "../../MessageQueue.ts"
-import { type Chunk, StoreError } from "./driver.ts"
+import { StoreError } from "./driver.ts"
+import type { Chunk } from "./outboxes.ts"
 
 /** What stands in the first line. Lengths are in UTF-16 units; bytes are left out where they are the same. */
 interface Head {

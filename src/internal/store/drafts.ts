@@ -1,7 +1,7 @@
 /** What senders append, put together into the requests of one batch. Pure. */
 import type { NewMessage } from "../../MessageQueue.ts"
 import { encodeBody } from "./chunk.ts"
-import type { AppendRequest, Known } from "./driver.ts"
+import type { AppendRequest, Known } from "./outboxes.ts"
 
 /** A chunk is filled up to this, so that a page of a few is a frame. */
 const maxChunkMessages = 256

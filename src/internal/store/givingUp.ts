@@ -7,7 +7,8 @@ import type { OutboxMessage } from "../../core/Outbox.ts"
 import type { GapReason } from "../../core/Protocol.ts"
 import type { DeadLetterReason } from "../../WebSocketError.ts"
 import type { Calls } from "./calls.ts"
-import type { Chunk, Fate, Gap, GiveUpRequest, OutboxState, StoreDriver, StoreError } from "./driver.ts"
+import type { StoreDriver, StoreError } from "./driver.ts"
+import type { Chunk, Fate, Gap, GiveUpRequest, OutboxState } from "./outboxes.ts"
 import type { Contents, OutboxReader } from "./outboxReader.ts"
 
 export interface GivenUp {

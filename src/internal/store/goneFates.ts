@@ -2,7 +2,7 @@
  * Fates of outboxes that this server has removed, for callers that had no answer. One that was giving up messages
  * there, or noting failures, can still learn whether that was done. For a while: what is asked for is asked for soon.
  */
-import type { Fate } from "./driver.ts"
+import type { Fate } from "./outboxes.ts"
 
 interface Gone {
   readonly epoch: string

@@ -63,18 +63,7 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
     }
   })
 
-  // One at a time, and one for all who asked before it began: each of them must have what was put back.
-  const lock = Semaphore.makeUnsafe(1)
-  let begun = 0
-  let done = 0
-  const look = Effect.suspend(() => {
-    const mine = begun + 1
-    return lock.withPermit(Effect.suspend(() => {
-      if (done >= mine) return Effect.void
-      const number = ++begun
-      return Effect.map(lookOnce, () => void (done = number))
-    }))
-  })
+  const look = oneForAll(lookOnce)
 
   const round = Effect.andThen(
     Effect.sleep(pollMillis),
@@ -125,3 +114,18 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
     lookForChange: Effect.map(look, () => isRecent(changedAt))
   }
 })
+
+/** Runs one at a time, and one for all who asked before it began: each of them must have what was put back. */
+const oneForAll = <E>(effect: Effect.Effect<void, E>): Effect.Effect<void, E> => {
+  const lock = Semaphore.makeUnsafe(1)
+  let begun = 0
+  let done = 0
+  return Effect.suspend(() => {
+    const mine = begun + 1
+    return lock.withPermit(Effect.suspend(() => {
+      if (done >= mine) return Effect.void
+      const number = ++begun
+      return Effect.map(effect, () => void (done = number))
+    }))
+  })
+}

@@ -1,6 +1,7 @@
 /** What others do to the outboxes that this server has opened: it looks when it is told, and in rounds. */
 import { Duration, Effect } from "effect"
-import type { OutboxState, StoreError } from "./driver.ts"
+import type { StoreError } from "./driver.ts"
+import type { OutboxState } from "./outboxes.ts"
 import type { QueueParts } from "./queueParts.ts"
 import type { StoredLog } from "./storedLog.ts"
 

@@ -15,18 +15,11 @@ import { makeRareLog } from "../kit/rareLog.ts"
 import type { Calls } from "./calls.ts"
 import { encodeBody } from "./chunk.ts"
 import type { KnownHere } from "./drafts.ts"
-import {
-  type AckOutcome,
-  type AppendRequest,
-  type Fate,
-  type Known,
-  type OutboxState,
-  type StoreDriver,
-  StoreError
-} from "./driver.ts"
+import { type StoreDriver, StoreError } from "./driver.ts"
 import { lockedMillis, untilFree } from "./locks.ts"
 import type { Logs } from "./logs.ts"
 import type { Members } from "./members.ts"
+import type { AckOutcome, AppendRequest, Fate, Known, OutboxState } from "./outboxes.ts"
 import type { OutboxReader } from "./outboxReader.ts"
 import { refuse } from "./queueFailures.ts"
 import type { StoredLog } from "./storedLog.ts"
@@ -44,7 +37,7 @@ export interface LostTailOptions {
 }
 
 /** How far a log went at some time. */
-export type Reach = Pick<StoredLog, "acked" | "reach">
+type Reach = Pick<StoredLog, "acked" | "reach">
 
 export type LostTail = Effect.Success<ReturnType<typeof makeLostTail>>
 

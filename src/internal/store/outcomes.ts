@@ -3,7 +3,8 @@ import type { OutboxMessage } from "../../core/Outbox.ts"
 import type { Appended } from "../../MessageQueue.ts"
 import { MessageQueueError } from "../../WebSocketError.ts"
 import type { Draft } from "./drafts.ts"
-import type { AppendResult, StoreError } from "./driver.ts"
+import type { StoreError } from "./driver.ts"
+import type { AppendResult } from "./outboxes.ts"
 
 /** Of one try. */
 export type Outcome =

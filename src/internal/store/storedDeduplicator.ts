@@ -5,8 +5,9 @@ import { DeduplicationError } from "../../WebSocketError.ts"
 import { makeId } from "../kit/ids.ts"
 import { millisOf } from "../kit/options.ts"
 import type { Calls } from "./calls.ts"
-import type { KeyTarget, StoreDriver, StoreError } from "./driver.ts"
+import type { StoreDriver, StoreError } from "./driver.ts"
 import type { Members } from "./members.ts"
+import type { KeyTarget } from "./publishKeys.ts"
 import { ifStorable } from "./texts.ts"
 
 export interface StoredDeduplicatorOptions {
@@ -30,53 +31,10 @@ const maxSweeps = 100
 
 export const makeStoredDeduplicator = Effect.fnUntraced(function*(options: StoredDeduplicatorOptions) {
   const { call, driver, leaseMillis, members: { now }, windows } = options
-  const random = yield* Random.Random
-  const totals = { claims: 0, duplicates: 0, mismatches: 0, earlyRotations: 0 }
+  const totals: Totals = { claims: 0, duplicates: 0, mismatches: 0, earlyRotations: 0 }
   let counted = { keys: 0, inFlight: 0 }
 
-  const failed = ({ key, scope }: KeyTarget) => (error: StoreError) =>
-    new DeduplicationError({ scope, key, reason: "store", cause: error.cause })
   const forgottenBefore = () => now() - windows.windowMillis
-
-  const claim: Deduplicator.Store["claim"] = (request) =>
-    Effect.suspend(() => {
-      const at = now()
-      const { fingerprint, key, scope } = request
-      const token = makeId(random)
-      const claiming = call(
-        "claimKey",
-        driver.claimKey({
-          scope,
-          key,
-          fingerprint,
-          token,
-          now: at,
-          until: at + leaseMillis,
-          forgottenBefore: at - windows.windowMillis,
-          maxKeys: windows.maxKeys
-        })
-      )
-      return ifStorable("claimKey", [scope, key, fingerprint], claiming).pipe(
-        Effect.mapError(failed(request)),
-        Effect.flatMap((result): Effect.Effect<Deduplicator.Claim, DeduplicationError> => {
-          switch (result._tag) {
-            case "Claimed":
-              totals.claims++
-              return Effect.succeed({ _tag: "Claimed", token, leaseMillis })
-            case "InFlight":
-              return Effect.succeed({ _tag: "InFlight", retryAfterMillis: Math.max(0, result.until - at) })
-            case "Duplicate":
-              totals.duplicates++
-              return Effect.succeed(result)
-            case "Mismatch":
-              totals.mismatches++
-              return Effect.succeed(result)
-            case "Full":
-              return Effect.fail(new DeduplicationError({ scope, key, reason: "full" }))
-          }
-        })
-      )
-    })
 
   /** A bounded part of what is over; the rest is for the next time. A store that is down is asked again then. */
   const sweep = Effect.gen(function*() {
@@ -92,7 +50,7 @@ export const makeStoredDeduplicator = Effect.fnUntraced(function*(options: Store
   })
 
   return Deduplicator.make({
-    claim,
+    claim: claimWith(options, yield* Random.Random, totals),
     renew: (held) =>
       Effect.suspend(() => {
         const at = now()
@@ -142,6 +100,61 @@ export const makeStoredDeduplicator = Effect.fnUntraced(function*(options: Store
     )
   })
 })
+
+interface Totals {
+  claims: number
+  duplicates: number
+  mismatches: number
+  readonly earlyRotations: number
+}
+
+const claimWith = (
+  { call, driver, leaseMillis, members, windows }: StoredDeduplicatorOptions,
+  random: (typeof Random.Random)["Service"],
+  totals: Totals
+): Deduplicator.Store["claim"] =>
+(request) =>
+  Effect.suspend(() => {
+    const at = members.now()
+    const { fingerprint, key, scope } = request
+    const token = makeId(random)
+    const claiming = call(
+      "claimKey",
+      driver.claimKey({
+        scope,
+        key,
+        fingerprint,
+        token,
+        now: at,
+        until: at + leaseMillis,
+        forgottenBefore: at - windows.windowMillis,
+        maxKeys: windows.maxKeys
+      })
+    )
+    return ifStorable("claimKey", [scope, key, fingerprint], claiming).pipe(
+      Effect.mapError(failed(request)),
+      Effect.flatMap((result): Effect.Effect<Deduplicator.Claim, DeduplicationError> => {
+        switch (result._tag) {
+          case "Claimed":
+            totals.claims++
+            return Effect.succeed({ _tag: "Claimed", token, leaseMillis })
+          case "InFlight":
+            return Effect.succeed({ _tag: "InFlight", retryAfterMillis: Math.max(0, result.until - at) })
+          case "Duplicate":
+            totals.duplicates++
+            return Effect.succeed(result)
+          case "Mismatch":
+            totals.mismatches++
+            return Effect.succeed(result)
+          case "Full":
+            return Effect.fail(new DeduplicationError({ scope, key, reason: "full" }))
+        }
+      })
+    )
+  })
+
+const failed = ({ key, scope }: KeyTarget) => (error: StoreError) =>
+  new DeduplicationError({ scope, key, reason: "store", cause: error.cause })
 
 const targetOf = ({ key, scope }: KeyTarget): KeyTarget => ({ scope, key })
 

@@ -7,7 +7,7 @@ import type { Semaphore } from "effect"
 import { Deque } from "../../core/Deque.ts"
 import type { OutboxGap, OutboxMessage, ReadLimit, Slot } from "../../core/Outbox.ts"
 import type { ShareOrName } from "../bounds/shares.ts"
-import type { Fate, Gap, OutboxState } from "./driver.ts"
+import type { Fate, Gap, OutboxState } from "./outboxes.ts"
 
 const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
 

@@ -5,8 +5,9 @@
  */
 import { Effect } from "effect"
 import type { Calls } from "./calls.ts"
-import type { PositionRequest, SessionRow, StoreDriver, StoreError } from "./driver.ts"
+import type { StoreDriver, StoreError } from "./driver.ts"
 import { untilFree } from "./locks.ts"
+import type { PositionRequest, SessionRow } from "./sessions.ts"
 
 export interface WrittenOptions {
   readonly driver: StoreDriver
@@ -27,6 +28,8 @@ interface Written {
 const keptMillis = 60_000
 /** How often it is tried where others have changed the row, or an application's transaction has it. */
 const maxTries = 16
+
+export type WrittenSessions = ReturnType<typeof makeWritten>
 
 export const makeWritten = ({ call, driver, hasTombstone, onTaken, steady }: WrittenOptions) => {
   const sessions = new Map<string, Written>()

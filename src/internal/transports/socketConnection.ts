@@ -55,7 +55,7 @@ const attach = Effect.fnUntraced(function*(
   scope: Scope.Closeable,
   factsOf: () => Facts
 ): Effect.fn.Return<Connection, Socket.SocketError, Scope.Scope> {
-  const { pull } = yield* socket.reader
+  const reader = yield* socket.reader
   const writer = yield* socket.writer
   const fork = yield* FiberSet.makeRuntime<never, void>()
   const flow = yield* makeSignal
@@ -63,12 +63,6 @@ const attach = Effect.fnUntraced(function*(
 
   let sink: ConnectionSink | undefined
   let paused = false
-  let waiting: Array<Outgoing> = []
-  let inFlight: ReadonlyArray<Outgoing> = []
-  let buffered = 0
-  let awaitsDrain = false
-  let writing = false
-  let closing: Socket.CloseEvent | undefined
   /** Why it is over. The sink learns it once the reader has stopped, so that nothing comes after it. */
   let ending: Ending | undefined
   let over = false
@@ -81,69 +75,21 @@ const attach = Effect.fnUntraced(function*(
 
   /** The sink, if it may get something now; once the connection is over, never. */
   const flowing = () => paused || ending !== undefined ? undefined : sink
-  const whenFlowing = Effect.gen(function*() {
-    while (true) {
-      const ready = flowing()
-      if (ready !== undefined) return ready
-      yield* flow.wait
-    }
+
+  const outgoing = new OutgoingFrames(writer, (write) => fork(write), {
+    drained: () => sink?.drained(),
+    failed: (cause) => end(1006, messageOf(cause))
   })
-
-  const read = Effect.gen(function*() {
-    while (true) {
-      yield* whenFlowing
-      for (const data of yield* pull) {
-        const ready = flowing() ?? (yield* whenFlowing)
-        const bytes = typeof data === "string" ? utf8Length(data) : data.byteLength
-        if (bytes > maxFrameBytes) return yield* closeError(1009, `a frame of ${bytes} bytes`)
-        ready.frame(data, bytes)
-      }
-    }
-  })
-
-  const write = Effect.gen(function*() {
-    while (waiting.length > 0) {
-      inFlight = waiting
-      waiting = []
-      // Not empty: checked before.
-      yield* writer.writeAll(inFlight.map(({ frame }) => frame) as [string, ...Array<string>])
-      if (over) return
-      const taken = inFlight
-      inFlight = []
-      for (const { bytes } of taken) buffered -= bytes
-      for (const { written } of taken) written?.(true)
-      if (awaitsDrain && buffered < highWaterBytes) {
-        awaitsDrain = false
-        sink?.drained()
-      }
-    }
-    writing = false
-    if (closing !== undefined) yield* writer.write(closing)
-  }).pipe(Effect.catchCause((cause) =>
-    Effect.sync(() => {
-      if (!Cause.hasInterruptsOnly(cause)) end(1006, messageOf(cause))
-    })
-  ))
-
-  /** Writes in a task of its own, so that what is sent in one turn leaves together. */
-  const startWriting = (): void => {
-    if (writing) return
-    writing = true
-    queueMicrotask(() => fork(write))
-  }
 
   const finish = Effect.sync(() => {
     over = true
     if (ending === undefined) ending = { code: 1006, reason: "" }
-    for (const { written } of [...inFlight, ...waiting]) written?.(false)
-    inFlight = []
-    waiting = []
-    buffered = 0
+    outgoing.drop()
     sink?.closed(ending.code, ending.reason)
   })
 
   yield* Effect.addFinalizer(() => finish)
-  const reading = yield* read.pipe(
+  const reading = yield* read(reader, maxFrameBytes, flowing, flow.wait).pipe(
     Effect.onExit((exit) => {
       if (Exit.isFailure(exit) && ending === undefined) ending = endingOf(exit.cause)
       return Scope.close(scope, Exit.void)
@@ -161,20 +107,17 @@ const attach = Effect.fnUntraced(function*(
       if (over && code !== undefined) queueMicrotask(() => given.closed(code, reason ?? ""))
     },
     send: (frame, written) => {
-      if (ending !== undefined || closing !== undefined || buffered >= maxQueuedBytes) {
+      const { buffered, isClosing } = outgoing
+      if (ending !== undefined || isClosing || buffered >= maxQueuedBytes) {
         if (written !== undefined) queueMicrotask(() => written(false))
         if (buffered >= maxQueuedBytes) end(1006, `${buffered} bytes wait to be written`)
         return
       }
-      const bytes = utf8Length(frame)
-      buffered += bytes
-      if (buffered >= highWaterBytes) awaitsDrain = true
-      waiting.push({ frame, bytes, written })
-      startWriting()
+      outgoing.push(frame, written)
     },
-    buffered: () => buffered,
+    buffered: () => outgoing.buffered,
     pause: () => {
-      paused = closing === undefined
+      paused = !outgoing.isClosing
     },
     resume: () => {
       paused = false
@@ -182,16 +125,126 @@ const attach = Effect.fnUntraced(function*(
     },
     ping: noop, // Effect's Socket has none
     close: (code, reason) => {
-      if (ending !== undefined || closing !== undefined) return
-      closing = new Socket.CloseEvent(code, beginning(reason, maxCloseReasonBytes))
+      if (ending !== undefined || outgoing.isClosing) return
       connection.resume() // without reading, it never sees the peer's close
-      startWriting()
+      outgoing.close(new Socket.CloseEvent(code, beginning(reason, maxCloseReasonBytes)))
       fork(Effect.delay(Effect.sync(() => end(1006, "the peer did not close in time")), closeGraceMillis))
     },
     terminate: () => end(1006, "")
   }
   return connection
 })
+
+/** Gives all frames to the sink that `flowing` says may have them; waits for `changed` while there is none. */
+const read = Effect.fnUntraced(function*(
+  { pull }: Socket.Reader,
+  maxFrameBytes: number,
+  flowing: () => ConnectionSink | undefined,
+  changed: Effect.Effect<void>
+) {
+  const whenFlowing = Effect.gen(function*() {
+    while (true) {
+      const ready = flowing()
+      if (ready !== undefined) return ready
+      yield* changed
+    }
+  })
+  while (true) {
+    yield* whenFlowing
+    for (const data of yield* pull) {
+      const ready = flowing() ?? (yield* whenFlowing)
+      const bytes = typeof data === "string" ? utf8Length(data) : data.byteLength
+      if (bytes > maxFrameBytes) return yield* closeError(1009, `a frame of ${bytes} bytes`)
+      ready.frame(data, bytes)
+    }
+  }
+})
+
+/** Frames that wait to be written: what is sent in one turn leaves together. */
+class OutgoingFrames {
+  private readonly writer: Socket.Writer
+  private readonly fork: (write: Effect.Effect<void>) => void
+  private readonly told: {
+    readonly drained: () => void
+    readonly failed: (cause: Cause.Cause<Socket.SocketError>) => void
+  }
+  private waiting: Array<Outgoing> = []
+  private inFlight: ReadonlyArray<Outgoing> = []
+  private bytes = 0
+  private awaitsDrain = false
+  private isWriting = false
+  private isDropped = false
+  /** Written when all else is. */
+  private closing: Socket.CloseEvent | undefined
+
+  constructor(writer: Socket.Writer, fork: OutgoingFrames["fork"], told: OutgoingFrames["told"]) {
+    this.writer = writer
+    this.fork = fork
+    this.told = told
+  }
+
+  /** Bytes that are not written. */
+  get buffered(): number {
+    return this.bytes
+  }
+
+  get isClosing(): boolean {
+    return this.closing !== undefined
+  }
+
+  push(frame: string, written: Outgoing["written"]): void {
+    const bytes = utf8Length(frame)
+    this.bytes += bytes
+    if (this.bytes >= highWaterBytes) this.awaitsDrain = true
+    this.waiting.push({ frame, bytes, written })
+    this.startWriting()
+  }
+
+  close(event: Socket.CloseEvent): void {
+    this.closing = event
+    this.startWriting()
+  }
+
+  /** Nothing is written any more. */
+  drop(): void {
+    this.isDropped = true
+    for (const { written } of [...this.inFlight, ...this.waiting]) written?.(false)
+    this.inFlight = []
+    this.waiting = []
+    this.bytes = 0
+  }
+
+  /** In a task of its own, so that what is sent in one turn leaves together. */
+  private startWriting(): void {
+    if (this.isWriting) return
+    this.isWriting = true
+    queueMicrotask(() => this.fork(this.write))
+  }
+
+  private readonly write: Effect.Effect<void> = Effect.gen({ self: this }, function*() {
+    while (this.waiting.length > 0) {
+      this.inFlight = this.waiting
+      this.waiting = []
+      // Not empty: it was looked at before.
+      yield* this.writer.writeAll(this.inFlight.map(({ frame }) => frame) as [string, ...Array<string>])
+      if (this.isDropped) return
+      const taken = this.inFlight
+      this.inFlight = []
+      for (const { bytes } of taken) this.bytes -= bytes
+      for (const { written } of taken) written?.(true)
+      if (this.awaitsDrain && this.bytes < highWaterBytes) {
+        this.awaitsDrain = false
+        this.told.drained()
+      }
+    }
+    this.isWriting = false
+    if (this.closing !== undefined) yield* this.writer.write(this.closing)
+  }).pipe(Effect.catchCause((cause) =>
+    Effect.sync(() => {
+      if (!Cause.hasInterruptsOnly(cause)) this.told.failed(cause)
+    })
+  ))
+}
 
 /**
  * Adapts an Effect `Socket` to a `Connection`, for `ResilientServer.register` or a transport of your own. The socket

@@ -1,7 +1,8 @@
 /** Laws of outboxes in a store that may have lost its newest part: who settles them, and what is moved. */
 import { assert } from "@effect/vitest"
 import { Effect } from "effect"
-import type { AppendRequest, StoreDriver } from "../../../src/internal/store/driver.ts"
+import type { StoreDriver } from "../../../src/internal/store/driver.ts"
+import type { AppendRequest } from "../../../src/internal/store/outboxes.ts"
 import {
   ack,
   append,

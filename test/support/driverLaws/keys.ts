@@ -1,7 +1,7 @@
 /** Laws of publish keys that are claimed. */
 import { assert } from "@effect/vitest"
 import { Effect } from "effect"
-import type { ClaimKeyRequest } from "../../../src/internal/store/driver.ts"
+import type { ClaimKeyRequest } from "../../../src/internal/store/publishKeys.ts"
 import { type Law, numbers, publishKey, receipt, T } from "./kit.ts"
 
 const CLAIMED = { _tag: "Claimed" } as const

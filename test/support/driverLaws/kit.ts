@@ -2,20 +2,18 @@
 import { assert, it } from "@effect/vitest"
 import { Effect, type Scope } from "effect"
 import type { Receipt } from "../../../src/Deduplicator.ts"
-import {
-  type AppendRequest,
-  type AppendResult,
-  type Fate,
-  type Gap,
-  type GiveUpRequest,
-  type OutboxState,
-  type PositionRequest,
-  type PublishKey,
-  type ReadPage,
-  type SessionRow,
-  type StoreDriver,
-  StoreError
-} from "../../../src/internal/store/driver.ts"
+import { type StoreDriver, StoreError } from "../../../src/internal/store/driver.ts"
+import type {
+  AppendRequest,
+  AppendResult,
+  Fate,
+  Gap,
+  GiveUpRequest,
+  OutboxState,
+  ReadPage
+} from "../../../src/internal/store/outboxes.ts"
+import type { PublishKey } from "../../../src/internal/store/publishKeys.ts"
+import type { PositionRequest, SessionRow } from "../../../src/internal/store/sessions.ts"
 
 /** Two processes on one database. */
 export interface Pair {

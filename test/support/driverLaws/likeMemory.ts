@@ -8,7 +8,8 @@
  */
 import { assert, it } from "@effect/vitest"
 import { Effect, Schema } from "effect"
-import type { AppendRequest, Fate, Gap, ReadPage, StoreDriver } from "../../../src/internal/store/driver.ts"
+import type { StoreDriver } from "../../../src/internal/store/driver.ts"
+import type { AppendRequest, Fate, Gap, ReadPage } from "../../../src/internal/store/outboxes.ts"
 import { command, fixed, int } from "../coreArbitraries.ts"
 import { makeMemoryDatabase, makeMemoryDriver } from "../memoryDriver.ts"
 import {

@@ -1,7 +1,7 @@
 /** Laws of `read`, `ack`, `markSent`, `advance` and of what is removed. */
 import { assert } from "@effect/vitest"
 import { Effect } from "effect"
-import { isSwept, sweptFate } from "../../../src/internal/store/driver.ts"
+import { isSwept, sweptFate } from "../../../src/internal/store/outboxes.ts"
 import {
   ack,
   append,

@@ -1,0 +1,34 @@
+/** Publish keys as a driver stores them: what it is asked, and what it answers. */
+import type { Receipt } from "../../Deduplicator.ts"
+
+export interface KeyTarget {
+  readonly scope: string
+  readonly key: string
+}
+
+export interface PublishKey extends KeyTarget {
+  readonly fingerprint: string | undefined
+  /** Keys committed before this are forgotten. */
+  readonly forgottenBefore: number
+  /** No new key is taken when as many are kept. */
+  readonly maxKeys: number
+}
+
+export interface ClaimKeyRequest extends PublishKey {
+  readonly token: string
+  readonly now: number
+  readonly until: number
+}
+
+export type ClaimKeyResult =
+  | { readonly _tag: "Claimed" }
+  | { readonly _tag: "Duplicate"; readonly receipt: Receipt }
+  /** The fingerprints differ; both must be given. With the receipt if it is committed. */
+  | { readonly _tag: "Mismatch"; readonly receipt: Receipt | undefined }
+  | { readonly _tag: "InFlight"; readonly until: number }
+  | { readonly _tag: "Full" }
+
+export interface KeyClaim extends KeyTarget {
+  readonly token: string
+  readonly now: number
+}

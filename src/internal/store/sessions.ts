@@ -1,0 +1,48 @@
+/** Sessions and positions as a driver stores them: what it is asked, and what it answers. */
+
+/** A session as stored. All but the position is replaced whole, by {@link StoreDriver.putSession}. */
+export interface SessionRow {
+  readonly id: string
+  readonly principal: string | undefined
+  readonly tokenHash: string
+  readonly previousTokenHash: string | undefined
+  readonly generation: number
+  readonly instance: string
+  /** Of the client instance: its dials are numbered. */
+  readonly attempt: number
+  /** Whose process has what it received and has not handled; undefined when nobody's. */
+  readonly node: string | undefined
+  /** Undefined while a connection is attached. */
+  readonly detachedAt: number | undefined
+  /** Another server that wants the session from `node`. */
+  readonly wantedBy: string | undefined
+  /** Whether it is being removed: nobody may attach. */
+  readonly ending: boolean
+  /** 1 for a new row; each `putSession` writes the next one. */
+  readonly revision: number
+}
+
+export interface Tombstone {
+  readonly at: number
+  readonly until: number
+}
+
+export type PutOutcome =
+  /** `position` is the one stored when the row was replaced. */
+  | { readonly _tag: "Stored"; readonly position: string | undefined }
+  | { readonly _tag: "Conflict" }
+
+export interface PositionRequest {
+  readonly session: string
+  readonly generation: number
+  /** Opaque. */
+  readonly position: string
+  /** Identity of the log it is in, and how far in that; a position behind the stored one of the same log is not stored. */
+  readonly epoch: string
+  readonly handled: number
+  /** Whether it must be ahead of the stored one: else it is `Behind`. For handlers that commit their work with it. */
+  readonly strict: boolean
+}
+
+/** `Locked` as in {@link Locked}. */
+export type PositionOutcome = "Saved" | "Behind" | "Fenced" | "Missing" | "Locked"

@@ -1,0 +1,93 @@
+/** The server behind a manager: the user's functions as its hooks. */
+import { Context, Effect, Layer, Redacted, Schedule } from "effect"
+import * as CircuitBreaker from "../CircuitBreaker.ts"
+import { pick } from "../internal/kit/options.ts"
+import { contractServer } from "../internal/run/optionShapes.ts"
+import type * as Message from "../Message.ts"
+import * as ResilientServer from "../ResilientServer.ts"
+import { TransportServer } from "../Transport.ts"
+import type { HandshakeError } from "../WebSocketError.ts"
+import { circuitChangeOf } from "./figures.ts"
+import { calling, handle, type Hooks, incomingSchema, outgoingSchema, retryOf, turnedAway } from "./hooks.ts"
+import type { Handshake, ManagerOptions } from "./managerOptions.ts"
+import type { DeadLetter, ManagerEvents } from "./models.ts"
+import { receiptOf } from "./receipts.ts"
+import { sending } from "./sends.ts"
+import type { Sockets } from "./sockets.ts"
+
+export class Server extends Context.Service<Server, ResilientServer.ResilientServer<unknown, unknown>>()(
+  "resilient-websocket/promise/Server"
+) {}
+
+/** All sockets are registered. */
+export const acceptsNothing = Layer.succeed(TransportServer, { listen: () => Effect.succeed({ host: "", port: 0 }) })
+
+/** What a peer says of itself. Shown, logged or copied, it has no token: that is there only for who asks for it. */
+class ShownHandshake implements Handshake {
+  readonly session: string | undefined
+  readonly url: string
+  readonly headers: Handshake["headers"]
+  readonly remoteAddress: string | undefined
+  readonly #token: Redacted.Redacted | undefined
+
+  constructor({ headers, remoteAddress, session, token, url }: ResilientServer.Handshake) {
+    this.session = session
+    this.url = url
+    this.headers = headers
+    this.remoteAddress = remoteAddress
+    this.#token = token
+  }
+
+  get token(): string | undefined {
+    return this.#token && Redacted.value(this.#token)
+  }
+}
+
+/** What the user's function says of a peer. One that throws turns it away. */
+const identityOf = (
+  authenticate: NonNullable<ManagerOptions<never, never>["authenticate"]>,
+  handshake: ResilientServer.Handshake
+): Effect.Effect<ResilientServer.Identity, HandshakeError> =>
+  Effect.tryPromise({
+    try: async () => authenticate(new ShownHandshake(handshake)),
+    catch: turnedAway
+  })
+
+/** A server that reads the sockets it is given, and calls the user's functions. */
+export const makeServer = Effect.fnUntraced(function*<In, Out>(
+  options: ManagerOptions<In, Out>,
+  hooks: Hooks<Out, ManagerEvents<In, Out>>,
+  sockets: Sockets
+) {
+  const { authenticate, onGap, onMessage } = options
+  const breaker = yield* CircuitBreaker.CircuitBreaker
+  yield* breaker.onTransition((transition) => hooks.emitter.emit("circuitChange", circuitChangeOf(transition)))
+  const server = yield* ResilientServer.make({
+    ...pick(options, contractServer),
+    incoming: incomingSchema(options.parse),
+    outgoing: outgoingSchema,
+    // Plain sockets are not read then: see `Sockets`.
+    onMessage: (_, { incoming, server }) =>
+      onMessage === undefined ? Effect.fail(new Error("nobody handles messages here: there is no onMessage")) : handle(
+        onMessage,
+        incoming as Message.Incoming<In>, // so says `parse`, or the user
+        sockets.current(incoming.session),
+        (message: Out, replyOptions, run) =>
+          sending(
+            replyOptions,
+            (sendOptions, signal) =>
+              run(server.send(incoming.session, message, sendOptions), (receipt) => receiptOf(receipt, run), signal)
+          )
+      ),
+    onGap: onGap && ((gap) => calling(() => onGap(gap))),
+    onDeadLetter: (letter) => hooks.deadLetter(letter as DeadLetter<In | Out>),
+    onConnectionEvent: (event) => hooks.emitter.emit("stateChange", event),
+    authenticate: authenticate && ((handshake) => identityOf(authenticate, handshake)),
+    plainPeers: undefined,
+    handlerRetry: onMessage === undefined ? Schedule.recurs(0) : retryOf(options.handlerRetry)
+  })
+  yield* Effect.forkScoped(
+    Effect.catchDefect(server.awaitFailure, (fault) => Effect.sync(() => hooks.emitter.emit("failure", fault)))
+  )
+  return server
+})

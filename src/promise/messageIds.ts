@@ -1,0 +1,22 @@
+/** The ids that messages are deduplicated under when nobody gives them one. */
+import { isId } from "../core/Text.ts"
+import { contentKey } from "../Deduplicator.ts"
+
+/** A message's own `id`, or else a hash of its content. Throws a `TypeError` for what is no JSON. */
+export const messageIdOf = (message: unknown): string => {
+  if (typeof message === "object" && message !== null && "id" in message) {
+    const { id } = message
+    const text = typeof id === "string" || typeof id === "number" ? String(id) : ""
+    if (isId(text)) return text
+  }
+  return contentKey(String(JSON.stringify(message)))
+}
+
+/** None of what is no JSON: sending it says what is wrong. */
+export const idIfAny = (message: unknown): string | undefined => {
+  try {
+    return messageIdOf(message)
+  } catch {
+    return undefined
+  }
+}
