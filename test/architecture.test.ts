@@ -108,7 +108,7 @@ describe("import directions", () => {
   /** By file outside of the room that writes a part of a session's state, what it may tell that part. */
   const told: Record<string, Record<string, ReadonlyArray<string>>> = {
     incoming: {
-      "internal/run/engine.ts": ["runsIn"],
+      "internal/run/handlers.ts": ["runsIn"],
       "internal/session/peer.ts": ["inherit"]
     },
     outgoing: {
