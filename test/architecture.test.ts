@@ -105,6 +105,35 @@ describe("import directions", () => {
     )
   })
 
+  /** By file outside of the room that writes a part of a session's state, what it may tell that part. */
+  const told: Record<string, Record<string, ReadonlyArray<string>>> = {
+    incoming: {
+      "internal/run/handlers.ts": ["runsIn"],
+      "internal/session/peer.ts": ["inherit"]
+    },
+    outgoing: {
+      "ResilientClient.ts": ["opened"],
+      "internal/connect/connector.ts": ["acknowledged"],
+      "internal/handle/inbound.ts": ["acknowledged", "arrived"],
+      "internal/run/engine.ts": ["cutAt", "cutIdle", "moved", "opened"],
+      "internal/session/dialects.ts": ["resumed"],
+      "internal/session/peer.ts": ["inherit"]
+    }
+  }
+
+  it.each([["incoming", "handle"], ["outgoing", "deliver"]])("a session's %s is written in %s/ alone", (part, room) => {
+    // Transports have something else of that name.
+    const others = files.filter((file) => !file.startsWith(`internal/${room}/`) && !file.includes("transports/"))
+    const calls = others.flatMap((file) =>
+      [...readFileSync(join(src, file), "utf8").matchAll(new RegExp(`\\b${part}\\??\\.(\\w+)\\(`, "g"))]
+        .map(([, method = ""]) => `${file}: ${method}`)
+    )
+    const allowed = Object.entries(told[part] ?? {}).flatMap(([file, methods]) =>
+      methods.map((method) => `${file}: ${method}`)
+    )
+    assert.deepStrictEqual([...new Set(calls)].sort(), allowed.sort())
+  })
+
   it("frames are written in the codec and nowhere else", () => {
     const byHand = files.filter((file) =>
       file !== "core/Codec.ts" && /\{\\?"t\\?"\s*:/.test(readFileSync(join(src, file), "utf8"))

@@ -154,17 +154,17 @@ const takers: Readonly<Record<string, Take>> = {
   "options.BreakerOptions": make((breaker) => ({ breaker })),
   "options.RetryOptions": make((handlerRetry) => ({ handlerRetry })),
   "options.CommonOptions": make((given) => given),
-  "options.ManagerOptions": make((given) => given),
-  "options.RegisterOptions": ofManager((manager, given) => manager.registerConnection({} as WebSocket, given)),
-  "options.SendOptions": ofManager((manager, given) => manager.send("ann", 1, given)),
+  "managerOptions.ManagerOptions": make((given) => given),
+  "managerOptions.RegisterOptions": ofManager((manager, given) => manager.registerConnection({} as WebSocket, given)),
+  "managerOptions.SendOptions": ofManager((manager, given) => manager.send("ann", 1, given)),
   "options.SendAllOptions": ofManager((manager, given) => manager.sendAll("ann", [1], given)),
-  "options.BroadcastOptions": ofManager((manager, given) => manager.broadcast(1, given)),
-  "options.StatsOptions": ofManager((manager, given) => manager.getStats(given)),
-  "options.GracefulShutdownOptions": ofManager((manager, given) => manager.gracefulShutdown(given)),
-  "options.ClientOptions": promise(connect((given) => given)),
+  "managerOptions.BroadcastOptions": ofManager((manager, given) => manager.broadcast(1, given)),
+  "managerOptions.StatsOptions": ofManager((manager, given) => manager.getStats(given)),
+  "managerOptions.GracefulShutdownOptions": ofManager((manager, given) => manager.gracefulShutdown(given)),
+  "clientOptions.ClientOptions": promise(connect((given) => given)),
   "options.ReliableSendOptions": ofFaceClient((client, given) => client.send(1, given)),
-  "options.ConnectedOptions": ofFaceClient((client, given) => client.connected(given)),
-  "options.CloseOptions": ofFaceClient((client, given) => client.close(given))
+  "clientOptions.ConnectedOptions": ofFaceClient((client, given) => client.connected(given)),
+  "clientOptions.CloseOptions": ofFaceClient((client, given) => client.close(given))
 }
 
 const interfaces = Docs.optionsInterfaces().filter(({ name }) => !Docs.notForUsers.includes(name))
@@ -181,7 +181,7 @@ const impossible: Readonly<Record<string, ReadonlyArray<unknown>>> = {
 }
 
 /** Null is what `URLSearchParams` gives for none; and an id may be the peer's choice, so that it is the peer who is refused. */
-const mayBeAnything = ["options.RegisterOptions.sessionId"]
+const mayBeAnything = ["managerOptions.RegisterOptions.sessionId"]
 
 const refused = async (take: Take, given: object): Promise<string> => {
   const message = await take(given as Given)
@@ -214,7 +214,7 @@ describe.each(interfaces)("$name", ({ name, options }) => {
 it.each<[string, Take]>([
   ["a manager", promise((given) => Face.ResilientWebSocketManager.make(given))],
   ["a client of the promise face", promise((given) => Face.ResilientClient.connect("ws://127.0.0.1:9", given))],
-  ["a send", takers["options.SendOptions"] ?? assert.fail()],
+  ["a send", takers["managerOptions.SendOptions"] ?? assert.fail()],
   ["a client's send", takers["Message.SendOptions"] ?? assert.fail()],
   ["a queue", takers["MessageQueue.Options"] ?? assert.fail()],
   ["a store", takers["MemoryStore.Options"] ?? assert.fail()]

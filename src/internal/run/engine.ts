@@ -5,7 +5,7 @@
  * An idle session costs no fiber and no timer: one worker delivers for all that have something to do, and one looks
  * at the clock for all.
  */
-import { Cause, Context, Effect, Exit, FiberSet, Latch, Random } from "effect"
+import { Cause, Effect, FiberSet, Latch, Random } from "effect"
 import type { CircuitBreaker } from "../../CircuitBreaker.ts"
 import { session as sessionCircuit } from "../../CircuitBreaker.ts"
 import type { Auth, Drain, End, OutboxPosition, Reject } from "../../core/Frame.ts"
@@ -27,7 +27,7 @@ import { makeDelivery } from "../deliver/delivery.ts"
 import { makeOutbound } from "../deliver/outbound.ts"
 import type { Handling } from "../handle/handling.ts"
 import { makeInbound } from "../handle/inbound.ts"
-import { type IntakeLimits, isHeldUp, makeIntake } from "../handle/intake.ts"
+import { type IntakeLimits, makeIntake } from "../handle/intake.ts"
 import { jitteredMillis } from "../kit/backoff.ts"
 import { inWords, type RareLog } from "../kit/rareLog.ts"
 import { makeSignal } from "../kit/signal.ts"
@@ -38,10 +38,11 @@ import { type Agreement, Link } from "../session/link.ts"
 import type { Peer } from "../session/peer.ts"
 import { Peers } from "../session/peers.ts"
 import type { Dead } from "../session/receipts.ts"
-import { CurrentWork, type Work } from "../session/work.ts"
 import { doChores } from "./chores.ts"
-import { AtWork } from "./closing.ts"
-import { type Intensity, supervise, supervised } from "./supervisor.ts"
+import { makeHandlers } from "./handlers.ts"
+import { makeHeartbeat, type Silence } from "./heartbeat.ts"
+import { makeQuiet } from "./quiet.ts"
+import { type Intensity, supervise } from "./supervisor.ts"
 
 /** Times in ms. */
 interface EngineTimes {
@@ -113,35 +114,12 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
         if (!Cause.hasInterruptsOnly(cause)) rare.error("background", `background work failed: ${inWords(cause)}`)
       })))
   }
-  const handlers = yield* FiberSet.make<void, unknown>()
-  const handlerContext = Context.add(yield* Effect.context<R>(), AtWork, true)
-  const runHandler = Effect.runForkWith(handlerContext)
-  /** `fork` for handlers: what is done at once, as it mostly is, is spared all but its fiber. */
-  const forkHandler = (
-    peer: Peer,
-    effect: Effect.Effect<void, unknown, R>,
-    onExit: (exit: Exit.Exit<void, unknown>) => void
-  ): void => {
-    if (handlers.state._tag === "Closed") return
-    const { tenure } = peer.own
-    const work: Work | undefined = options.knowsWork === true ? { peer, tenure, isOver: false } : undefined
-    const fiber = work === undefined
-      ? runHandler(effect)
-      : Effect.runForkWith(Context.add(handlerContext, CurrentWork, work))(effect)
-    const ended = (exit: Exit.Exit<void, unknown>) => {
-      // What lost its session half-way may go on for all that, and is that one's still.
-      if (work !== undefined) work.isOver = peer.own.tenure === tenure
-      onExit(exit)
-    }
-    const exit = fiber.pollUnsafe()
-    if (exit !== undefined) return ended(exit)
-    FiberSet.addUnsafe(handlers, fiber)
-    peer.incoming.runsIn(fiber)
-    fiber.addObserver((exit) => {
-      peer.incoming.runsIn(undefined)
-      ended(exit)
-    })
+  const worker = {
+    intensity: options.intensity,
+    onRestart: () => recorder.count("workerRestarts"),
+    onGiveUp: options.onGiveUp
   }
+  const runHandler = yield* makeHandlers<R>({ worker, knowsWork: options.knowsWork === true })
   const peers = new Peers()
   const connected = new Set<Peer>()
   /** Those without a connection whose handler is not done: their positions are stored all the same. */
@@ -251,23 +229,11 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     handling: options.handling,
     savePosition: options.savePosition,
     onIdle: (peer) => options.onIdle?.(peer),
-    run: (peer, effect, onEnd) => {
-      const ended = () => {
+    run: (peer, effect, onEnd) =>
+      runHandler(peer, effect, () => {
         onEnd()
         pulse.notify()
-      }
-      forkHandler(peer, effect, (exit) => {
-        if (Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause)) return ended()
-        // Supervised from its first failure on: until then that would only cost.
-        let first: Effect.Effect<void, unknown, R> | undefined = exit
-        const loop = Effect.suspend(() => {
-          const next = first ?? effect
-          first = undefined
-          return next
-        })
-        forkHandler(peer, supervised({ ...worker, name: "handler", loop }), ended)
-      })
-    },
+      }),
     onAcked: (peer, link) => {
       link.acked(peer.core.options.window.messages)
       if (!peer.suspect) return
@@ -357,7 +323,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     detach(peer, { code: CloseCode.normal, reason: "unregistered", error: undefined })
   }
 
-  const closeSilent = (peer: Peer, phase: "heartbeat" | "ack" | "flush" | "idle", afterMillis: number): void => {
+  const closeSilent = (peer: Peer, phase: Silence, afterMillis: number): void => {
     recorder.count("connectionsTimedOut")
     peer.suspect = true
     run(breaker.report(peer.circuit, { _tag: "Failure", trip: true }))
@@ -366,28 +332,6 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   }
 
   // --- the clock
-
-  const tickPeer = (peer: Peer, at: number): void => {
-    const { link } = peer
-    if (link === undefined) return
-    const { connection, flow, liveness } = link
-    const isUnheard = isHeldUp(peer)
-    if (isUnheard && peer.dialect.excuse(peer.core, link, at)) intake.sip(peer, at)
-    const verdict = liveness.tick(at)
-    if (verdict === "dead" && !isUnheard) {
-      return closeSilent(peer, peer.dialect.silence, liveness.interval + liveness.timeout)
-    }
-    if (verdict !== "alive") {
-      peer.dialect.probe(connection)
-      // Whether it answers can't be seen; whether its socket is gone, TCP will tell of the ping.
-      if (isUnheard) liveness.heard(at)
-    }
-    if (flow !== undefined && !flow.idle && at - link.progressAt > times.ackTimeout) {
-      return closeSilent(peer, connection.buffered() > 0 ? "flush" : "ack", times.ackTimeout)
-    }
-    if (link.stalled === "circuitOpen" || peer.outgoing.isCautious) markDirty(peer)
-    storeHandled(peer)
-  }
 
   /** Stores, while a handler takes long, what was handled before it. */
   const storeHandled = (peer: Peer): void => {
@@ -401,36 +345,21 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     pulse.notify()
   }
 
-  const tickLingering = (): void => {
-    for (const peer of lingering) {
-      if (peer.incoming.isHandling && !peer.connected) storeHandled(peer)
-      else lingering.delete(peer)
-    }
-  }
-
   /** A store that is down is no fault of the worker: the next round asks it again. */
   const putOff = (error: WebSocketError) => Effect.logWarning("a sweep is put off", error)
 
-  let letters = 0
-  // A store that can't say so now is no reason not to begin.
-  let lostSoFar = yield* Effect.catchCause(
-    Effect.map(queue.stats, ({ lost = 0 }) => lost),
-    () => Effect.succeed(0)
-  )
-  const heartbeat = Effect.gen(function*() {
-    const at = now()
-    for (const peer of connected) tickPeer(peer, at)
-    tickLingering()
-    const lettersNow = recorder.totals.deadLetters
-    if (lettersNow > letters) yield* Effect.logWarning(`${lettersNow - letters} messages became dead letters`)
-    letters = lettersNow
-    const { bytes, lost = 0, messages } = yield* queue.stats
-    recorder.count("messagesLost", lost - lostSoFar)
-    lostSoFar = lost
-    recorder.gauge("queueMessages", messages)
-    recorder.gauge("queueBytes", bytes)
-    recorder.gauge("unhandledBytes", intake.total())
-    options.onTick(at)
+  const heartbeat = yield* makeHeartbeat({
+    queue,
+    recorder,
+    intake,
+    connected,
+    lingering,
+    now,
+    ackTimeoutMillis: times.ackTimeout,
+    markDirty,
+    storeHandled,
+    closeSilent,
+    onTick: options.onTick
   })
 
   const expiry = Effect.gen(function*() {
@@ -468,69 +397,16 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     yield* deadLetters.outgoing(peer.session, peer, epoch, messages, reason, maybeHandled)
   })
 
-  /**
-   * Whether nothing waits to be delivered to, or handled for, those who are connected. What a durable store has may
-   * wait, unless it is on its way; but what was received by whomever is handled here, or will be again elsewhere.
-   */
-  const isQuiet = Effect.gen(function*() {
-    if (!outbound.isIdle() || appending > 0) return false
-    for (const peer of queue.durable ? peers.values() : connected) {
-      if (options.handlesIncoming() && !peer.incoming.isHeld && (peer.incoming.size > 0 || peer.incoming.isHandling)) {
-        return false
-      }
-    }
-    for (const peer of connected) {
-      if (queue.durable) {
-        if (peer.link?.flow?.idle === false) return false
-        continue
-      }
-      const { messages } = yield* queue.size(peer.key)
-      if (messages > 0) return false
-    }
-    return true
-  }).pipe(Effect.catchCause(() => Effect.succeed(true)))
-
-  let appending = 0
-  /** Sees an append while it is under way: what is being stored for those who are connected is to be flushed, too. */
-  const seen = <A, E>(session: string, append: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-    Effect.suspend(() => {
-      if (peers.get(session)?.connected !== true) return append
-      appending++
-      return Effect.ensuring(
-        append,
-        Effect.sync(() => {
-          appending--
-          pulse.notify()
-        })
-      )
-    })
-  const { appendOnce } = queue
-  /** The queue, for senders. */
-  const senders: MessageQueue["Service"] = {
-    ...queue,
-    append: Object.assign(
-      (...args: Parameters<typeof queue.append>) => seen(args[0], queue.append(...args)),
-      { unsafe: queue.append.unsafe }
-    ),
-    appendOnce: appendOnce && ((...args) => seen(args[0], appendOnce(...args)))
-  }
-
-  /** Waits until `condition` holds or it is `until`, looking whenever something happened. */
-  const settled = Effect.fnUntraced(function*(condition: Effect.Effect<boolean>, until: number) {
-    while (true) {
-      if (yield* condition) return true
-      const left = Math.ceil(until - now())
-      if (left <= 0) return false
-      // Also where the waiter itself can't be interrupted, as in a finalizer.
-      yield* Effect.raceFirst(Effect.interruptible(pulse.wait), Effect.interruptible(Effect.sleep(left)))
-    }
+  const { isQuiet, senders, settled } = makeQuiet({
+    queue,
+    peers,
+    connected,
+    isDelivered: outbound.isIdle,
+    handlesIncoming: options.handlesIncoming,
+    now,
+    pulse
   })
 
-  const worker = {
-    intensity: options.intensity,
-    onRestart: () => recorder.count("workerRestarts"),
-    onGiveUp: options.onGiveUp
-  }
   yield* supervise({ ...worker, name: "delivery", loop: outbound.loop })
   if (followers !== undefined) yield* supervise({ ...worker, name: "followers", loop: followers.loop })
   yield* doChores([
@@ -578,7 +454,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 const retryBase = 500
 const retryCap = 10_000
 
-const timeoutCodes = {
+const timeoutCodes: Record<Silence, number> = {
   heartbeat: CloseCode.heartbeatTimeout,
   ack: CloseCode.ackTimeout,
   flush: CloseCode.flushTimeout,

@@ -1,6 +1,5 @@
 /**
- * Sessions that this server has, in the store: confirmed, detached, released, and claimed again where others took it for
- * dead. Who else wants them is heard here.
+ * Sessions that this server has, in the store: confirmed, detached, released, claimed again, and wanted by others.
  */
 import { Effect } from "effect"
 import type { StoreError } from "./driver.ts"
