@@ -486,7 +486,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       engine.close(peer, CloseCode.protocol, code, error)
       rare.warn(`violation ${code}`, `session ${peer.session} broke the protocol: ${code}, ${detail}`)
     },
-    onRefused: (peer, error) => owning.refused(peer, error),
+    onRefused: (peer, error) => Effect.asVoid(owning.refused(peer, error)),
     onIdle: (peer) => owning.idle(peer),
     onDetached: (peer, ending) => {
       publish({ _tag: "Disconnected", session: peer.session, ...ending })
@@ -523,6 +523,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
       givingWay.isAway(peer)
     },
     forget: (peer) => ending.forget(peer),
+    isUnopened: (session) => acceptor.isUnopened(session),
     removeOrphan: (session) => ending.removeOrphan(session)
   })
   const givingWay = makeGivingWay({
@@ -535,13 +536,13 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
   const confirming = makeConfirming({
     registry,
     run: engine.run,
-    onRefused: (peer, error) => owning.refused(peer, error)
+    onRefused: (peer, error) => Effect.asVoid(owning.refused(peer, error))
   })
   const committing = makeCommitting({
     now: engine.now,
     registry,
     attached: (peer, until) => owning.attached(peer, until),
-    onRefused: (peer, error) => owning.refused(peer, error)
+    onRefused: (peer, error) => Effect.asVoid(owning.refused(peer, error))
   })
 
   const screen = makeScreening(options.allowedOrigins)
@@ -574,7 +575,7 @@ const build = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, 
     isCrowded: givingWay.isCrowded,
     giveWay: givingWay.giveWay,
     isClosing: () => closing.hasBegun(),
-    onInDoubt: (session, isAttaching) => owning.attachmentInDoubt(session, isAttaching),
+    onInDoubt: (session) => owning.attachmentInDoubt(session),
     abandon: (session, generation) => owning.abandon(session, generation),
     onAttached: ({ principal, session }, resumed) => publish({ _tag: "Connected", session, principal, resumed })
   })

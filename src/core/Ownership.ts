@@ -182,13 +182,18 @@ export class Ownership {
 
   /** After the wait for the one that wanted the session of this generation: what becomes of what is handled here. */
   wentTo(generation: number, instance: string, found: Found): Pick<Verdict, "forfeits" | "farewell"> {
-    const isTaken = isOwner(found) && found.generation !== generation && this.current === generation
+    const isTaken = isOwner(found) && found.generation !== generation && this.current === generation &&
+      !this.isPerhapsOurs(found)
     return { forfeits: isTaken && !this.doubtful, farewell: farewellOf(found, instance) }
   }
 
-  /** Another server has opened the session's outbox by this generation. Whether that ends what is handled here. */
-  openedElsewhere(generation: number): boolean {
-    return this.current < generation
+  /**
+   * The session's outbox was opened by this generation, or is gone (infinite), as the queue says. `forfeit`: by another
+   * server, so that what is handled here is over. `ask`: perhaps it is, which the registry knows, see {@link ownerIs}.
+   */
+  opened(generation: number): "nothing" | "ask" | "forfeit" {
+    if (generation <= this.current) return "nothing"
+    return generation === Infinity ? "ask" : "forfeit"
   }
 
   /**
@@ -213,9 +218,11 @@ export class Ownership {
    */
   ownerIs(by: "queue" | "registry", generation: number, instance: string, found: Found): Verdict | undefined {
     if (this.current !== generation) return undefined
-    const isLost = by === "registry" || (found !== "unknown" && generationOf(found) !== generation)
+    // An attachment that failed may be made after that, and even after it was looked for.
+    if (isOwner(found) && found.generation > generation && this.isPerhapsOurs(found)) this.doubtful = true
+    const isLost = !this.doubtful && (by === "registry" || (found !== "unknown" && generationOf(found) !== generation))
     return {
-      forfeits: isLost && !this.doubtful,
+      forfeits: isLost,
       farewell: found === "nobody" ? "ended" : farewellOf(found, instance),
       // What the registry refuses may be for an attachment of our own that needs the runtime.
       forgets: by === "registry" ? "never" : isLost ? "now" : found === "unknown" ? "whenKnown" : "never"
@@ -237,6 +244,11 @@ export class Ownership {
   /** What was received here is given up. */
   forfeit(): void {
     this.givenUp++
+  }
+
+  /** Whether that owner is this server, by an attachment of which it has no answer. */
+  private isPerhapsOurs({ here }: Owner): boolean {
+    return here ?? this.attachments > 0
   }
 }
 

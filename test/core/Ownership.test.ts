@@ -139,6 +139,27 @@ describe("a refused write", () => {
     })
   })
 
+  it("does not forfeit what an attachment of this server's has, of which it has no answer", () => {
+    const own = attachedAs(3)
+    assert.deepInclude(own.ownerIs("registry", 3, instance, owner(4, instance, true)), {
+      forfeits: false,
+      forgets: "never"
+    })
+    assert.isTrue(own.isInDoubt)
+    assert.isFalse(attachedAs(3).wentTo(3, instance, owner(4, instance, true)).forfeits)
+    const attaching = attachedAs(3)
+    attaching.attachmentBegan()
+    assert.isFalse(attaching.wentTo(3, instance, { generation: 4, instance }).forfeits)
+    assert.isTrue(attachedAs(3).wentTo(3, instance, owner(4)).forfeits)
+  })
+
+  it("because the outbox was opened elsewhere forfeits at once; because it is gone, when the registry says so", () => {
+    const own = attachedAs(3)
+    assert.strictEqual(own.opened(3), "nothing")
+    assert.strictEqual(own.opened(4), "forfeit")
+    assert.strictEqual(own.opened(Infinity), "ask")
+  })
+
   it("of an older generation says nothing of this one", () => {
     assert.isUndefined(attachedAs(4).ownerIs("registry", 3, instance, owner(5)))
   })
@@ -186,7 +207,8 @@ const budgets: ReadonlyArray<Budget> = [
     ? [
       { messages: 2, dials: 2, failures: 1, cuts: 1, forces: 0 },
       { messages: 1, dials: 3, failures: 1, cuts: 0, forces: 0 },
-      { messages: 1, dials: 3, failures: 2, cuts: 0, forces: 0 }
+      { messages: 1, dials: 3, failures: 2, cuts: 0, forces: 0 },
+      { messages: 1, dials: 3, failures: 0, cuts: 1, forces: 0 }
     ]
     : [])
 ]

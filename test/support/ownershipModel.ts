@@ -133,7 +133,8 @@ export class OwnershipWorld {
   /** All that may happen next, each as what it is called and what it does. */
   steps(): ReadonlyArray<Step> {
     const steps: Array<Step> = []
-    if (this.budget.dials > 0 && (this.client === undefined || this.client.isAttached)) {
+    // One that waits may give up, too, as if its connection was cut.
+    if (this.budget.dials > 0 && (this.client?.isAttached !== false || this.budget.cuts > 0)) {
       // The servers are alike, so the first may as well be this one.
       for (const at of this.dial === 0 ? names.slice(0, 1) : names) {
         steps.push([`dial ${at}`, (world) => world.dials(at)])
@@ -192,6 +193,7 @@ export class OwnershipWorld {
   /** In how many ways a call may go, or news be taken. */
   private waysOf(op: Op): ReadonlyArray<Step> {
     const { at } = op
+    if (op.kind === "settle" && this.isAttaching(at)) return []
     if (op.kind !== "attach") return [[`${op.kind}`, (world) => world.perform(op)]]
     const { node, wanted } = this.registry
     if (node === undefined || node === at) {
@@ -265,7 +267,7 @@ export class OwnershipWorld {
         return this.abandon(at, op.generation)
       case "openedElsewhere": {
         const runtime = this.servers[at]
-        if (runtime === undefined || !runtime.own.openedElsewhere(op.generation)) return
+        if (runtime === undefined || runtime.own.opened(op.generation) !== "forfeit") return
         this.forfeit(runtime)
         return void this.ops.push({ kind: "ask", at, generation: runtime.own.generation, save: undefined })
       }
@@ -332,6 +334,7 @@ export class OwnershipWorld {
 
   private dials(at: Name): void {
     this.budget.dials--
+    if (this.client?.isAttached === false) this.budget.cuts--
     if (this.client !== undefined) this.hangUp()
     this.dial++
     this.client = { at, dial: this.dial, isAttached: false }
@@ -500,12 +503,18 @@ export class OwnershipWorld {
     this.ops.push({ kind: "next", at, generation })
   }
 
+  private isAttaching(at: Name): boolean {
+    return this.ops.some((op) =>
+      op.at === at && (op.kind === "attach" || op.kind === "attached" || op.kind === "attachFailed")
+    )
+  }
+
   private settled(at: Name, found: Found): void {
+    if (this.isAttaching(at)) return void this.ops.push({ kind: "settle", at })
     const runtime = this.servers[at]
     if (runtime === undefined) {
-      // As for a runtime that has nothing: detached at once, unless an attachment is under way.
-      const isAttaching = this.ops.some((op) => (op.kind === "attach" || op.kind === "attached") && op.at === at)
-      if (typeof found === "object" && found.here === true && !isAttaching) {
+      // As for a runtime that has nothing: detached at once.
+      if (typeof found === "object" && found.here === true) {
         this.ops.push({ kind: "detach", at, generation: found.generation }, {
           kind: "release",
           at,

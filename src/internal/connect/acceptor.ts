@@ -47,7 +47,7 @@ export interface AcceptorOptions {
   readonly giveWay: (share: string) => Effect.Effect<boolean>
   readonly isClosing: () => boolean
   /** The store failed, and may have attached the session all the same. */
-  readonly onInDoubt: (session: string, isAttaching: () => boolean) => void
+  readonly onInDoubt: (session: string) => void
   /** A session was attached for nothing. */
   readonly abandon: (session: string, generation: number) => Effect.Effect<void>
   /** `resumed` says whether the session went on, or began anew. */
@@ -65,7 +65,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
     timeoutMillis: options.handshakeTimeoutMillis,
     late: handshakes.late
   })
-  const { claimOf, openOutbox, orAbandon, own, ownSession } = makeAttaching(options)
+  const { claimOf, isUnopened, openOutbox, orAbandon, own, ownSession } = makeAttaching(options)
   let arrivals = 0
   const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
   const inTurn = makeTurns(handshakesATurn, (task) => dispatcher.scheduleTask(task, 0))
@@ -242,7 +242,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
       // It has no position of its own, so nothing is known but what this server knows.
       const out = opened.isUncertain === true ? yield* queue.recover(session, attached.generation, 0) : opened
       engine.opened(peer, out)
-      if (!peer.own.mayConnect(attached.generation)) return yield* goneEarly
+      if (!peer.own.mayConnect(attached.generation)) return yield* peer.own.isStopping ? goesElsewhere : replaced
       recorder.count(attached.known ? "connectionsResumed" : "connectionsFresh")
       port.become(engine.attach(peer, connection, {
         window: options.window,
@@ -307,6 +307,7 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
   return {
     accept,
     register,
+    isUnopened,
     tick: handshakes.tick,
     close: handshakes.close,
     maxFrameBytes: maxFrameBytes(options.maxPayload)
@@ -315,6 +316,12 @@ export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions
 
 /** How many handshakes begin in one turn of the event loop: a few milliseconds of a process that is not warm yet. */
 const handshakesATurn = 8
+
+const goesElsewhere = new HandshakeError({
+  reason: "overloaded",
+  detail: "another server wants the session",
+  retryable: true
+})
 
 const noop = (): void => {}
 

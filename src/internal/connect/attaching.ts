@@ -32,7 +32,7 @@ export interface AttachingOptions {
   /** There was no room for a new session of this share. Whether there is now. */
   readonly giveWay: (share: string) => Effect.Effect<boolean>
   /** The store failed, and may have attached the session all the same. */
-  readonly onInDoubt: (session: string, isAttaching: () => boolean) => void
+  readonly onInDoubt: (session: string) => void
   /** A session was attached for nothing. */
   readonly abandon: (session: string, generation: number) => Effect.Effect<void>
 }
@@ -84,10 +84,7 @@ export const makeAttaching = (options: AttachingOptions) => {
           if (known !== undefined) known.own.attachmentEnded(inDoubt)
           else unopened.delete(request)
           if (!inDoubt) return Effect.void
-          const { session } = request
-          return Effect.sync(() =>
-            options.onInDoubt(session, () => [...unopened].some((other) => other.session === session))
-          )
+          return Effect.sync(() => options.onInDoubt(request.session))
         })
       )
     })
@@ -191,7 +188,10 @@ export const makeAttaching = (options: AttachingOptions) => {
     return (yield* registry.find(hello.session))?.session
   })
 
-  return { own, claimOf, openOutbox, ownSession, orAbandon }
+  /** Whether an attachment is under way of a session that had no runtime here when it began. */
+  const isUnopened = (session: string): boolean => [...unopened].some((request) => request.session === session)
+
+  return { isUnopened, own, claimOf, openOutbox, ownSession, orAbandon }
 }
 
 /** More messages than a store may have lost: a client that is further ahead is wrong. */

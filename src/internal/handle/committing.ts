@@ -60,14 +60,17 @@ export const makeCommitting = ({ attached, now, onRefused, registry }: Committin
     const refused = incoming.takeRefusal()
     yield* attached(peer, Infinity)
     if (refused === undefined || own.tenure !== tenure) return "done"
-    while (own.refused("registry", refused.generation) !== "again") {
+    while (own.isCurrent(refused.generation)) {
       const owner = yield* registry.find(peer.key).pipe(
         Effect.retry({ schedule: storeRetry, while: isStoreFailure }),
         Effect.orElseSucceed(() => undefined)
       )
-      if (own.tenure !== tenure || own.isStill(owner ?? "nobody")) return "done"
+      if (own.tenure !== tenure) return "done"
+      // By a newer one the position was not refused for being behind, but for its owner.
+      if (!own.isCurrent(refused.generation)) break
+      if (own.isStill(owner ?? "nobody")) return "done"
       yield* onRefused(peer, fenced(peer))
-      if (!own.isInDoubt) return "done"
+      if (own.tenure !== tenure) return "done"
       yield* Effect.sleep(doubtMillis)
     }
     return "again"

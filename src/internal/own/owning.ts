@@ -4,7 +4,7 @@
  */
 import { Effect } from "effect"
 import { endFrame } from "../../core/Codec.ts"
-import type { Farewell, Found } from "../../core/Ownership.ts"
+import type { Farewell, Found, Verdict } from "../../core/Ownership.ts"
 import { CloseCode } from "../../core/Protocol.ts"
 import type { SessionInfo, SessionRegistry } from "../../SessionRegistry.ts"
 import { SessionRegistryError, type WebSocketError } from "../../WebSocketError.ts"
@@ -19,6 +19,8 @@ export interface OwningOptions {
   readonly onAway: (peer: Peer) => void
   /** The peer's runtime here is of no use any more. */
   readonly forget: (peer: Peer) => void
+  /** Whether an attachment is under way of a session that had no runtime here when it began. */
+  readonly isUnopened: (session: string) => boolean
   /** Removes what was made for a session that is over, if it is. */
   readonly removeOrphan: (session: string) => Effect.Effect<void>
 }
@@ -28,15 +30,17 @@ export class Owning {
   private readonly registry: SessionRegistry["Service"]
   private readonly onAway: OwningOptions["onAway"]
   private readonly forget: OwningOptions["forget"]
+  private readonly isUnopened: OwningOptions["isUnopened"]
   private readonly removeOrphan: OwningOptions["removeOrphan"]
   /** Detachments and releases under way. */
   private departing = 0
 
-  constructor({ engine, forget, onAway, registry, removeOrphan }: OwningOptions) {
+  constructor({ engine, forget, isUnopened, onAway, registry, removeOrphan }: OwningOptions) {
     this.engine = engine
     this.registry = registry
     this.onAway = onAway
     this.forget = forget
+    this.isUnopened = isUnopened
     this.removeOrphan = removeOrphan
   }
 
@@ -59,8 +63,8 @@ export class Owning {
   }
 
   /** The store failed to attach the session, and may have done it all the same. */
-  attachmentInDoubt(session: string, isAttaching: () => boolean): void {
-    this.engine.run(Effect.ignore(this.settleDoubt(session, isAttaching)))
+  attachmentInDoubt(session: string): void {
+    this.engine.run(Effect.ignore(this.settleDoubt(session)))
   }
 
   /** A session was attached for nothing: its retention begins again. */
@@ -77,13 +81,13 @@ export class Owning {
   }
 
   /** A write of the newest generation was refused: the registry is asked who has the session, and it goes to that one. */
-  refused(peer: Peer, error: WebSocketError): Effect.Effect<void> {
+  refused(peer: Peer, error: WebSocketError): Effect.Effect<Verdict | undefined> {
     return Effect.suspend(() => {
       const { connection, instance, own: { generation } } = peer
       const by = error._tag === "MessageQueueError" ? "queue" : "registry"
       return Effect.map(this.find(peer), (found) => {
         const verdict = peer.own.ownerIs(by, generation, instance, found)
-        if (verdict === undefined) return
+        if (verdict === undefined) return undefined
         if (verdict.forfeits) this.engine.forfeit(peer)
         if (connection !== undefined && peer.connection === connection) {
           if (verdict.farewell === "ended") this.sayEnded(peer)
@@ -91,6 +95,9 @@ export class Owning {
         }
         if (verdict.forgets === "now") this.forget(peer)
         else if (verdict.forgets === "whenKnown") this.engine.run(Effect.ignore(this.forgetLost(peer)))
+        // Its newest generation is to be taken over, whether or not a client comes for it.
+        if (peer.own.isInDoubt) this.attachmentInDoubt(peer.key)
+        return verdict
       })
     })
   }
@@ -110,10 +117,11 @@ export class Owning {
           return Effect.succeed("again" as const)
         case "wait":
           return Effect.delay(this.positionRefused(peer, generation, error), attachingMillis)
-        case "ask": {
-          const outcome = peer.own.isInDoubt ? "inDoubt" : "lost"
-          return Effect.map(this.refused(peer, error), () => peer.own.isCurrent(generation) ? outcome : "again")
-        }
+        case "ask":
+          return Effect.map(this.refused(peer, error), (verdict) => {
+            if (verdict === undefined) return "again"
+            return verdict.forfeits ? "lost" : "inDoubt"
+          })
       }
     })
   }
@@ -152,6 +160,10 @@ export class Owning {
 
   private busy(): ReadonlyArray<Peer> {
     return [...this.engine.peers.values()].filter((peer) => !peer.incoming.isIdle)
+  }
+
+  private isAttaching(session: string): boolean {
+    return this.engine.peers.get(session)?.own.isAttaching === true || this.isUnopened(session)
   }
 
   private find(peer: Peer): Effect.Effect<Found> {
@@ -203,13 +215,17 @@ export class Owning {
 
   /** An attachment that was made all the same is this server's, in a generation that no connection has. */
   private readonly settleDoubt = Effect.fnUntraced(
-    function*(this: Owning, session: string, isAttaching: () => boolean) {
+    function*(this: Owning, session: string) {
       const { engine, registry } = this
-      const info = yield* Effect.retry(registry.find(session), { schedule: storeRetry, while: isStoreFailure })
+      let info: SessionInfo | undefined
+      do {
+        // They change who the owner is.
+        while (this.isAttaching(session)) yield* Effect.sleep(attachingMillis)
+        info = yield* Effect.retry(registry.find(session), { schedule: storeRetry, while: isStoreFailure })
+      } while (this.isAttaching(session))
       const peer = engine.peers.get(session)
       if (peer === undefined) {
-        // The next attachment will tell.
-        if (info?.here !== true || isAttaching()) return
+        if (info?.here !== true) return
         yield* registry.detach(session, info.generation)
         return yield* registry.release(session, info.generation)
       }

@@ -200,8 +200,9 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   if (followers !== undefined) {
     yield* queue.onMoved((key, generation) => {
       const peer = peers.get(key)
-      if (peer?.own.openedElsewhere(generation) !== true) return
-      inbound.forfeit(peer) // the new owner is given it
+      const outcome = peer?.own.opened(generation) ?? "nothing"
+      if (peer === undefined || outcome === "nothing") return
+      if (outcome === "forfeit") inbound.forfeit(peer) // the new owner is given it
       run(options.onRefused(peer, new MessageQueueError({ session: key, operation: "open", reason: "fenced" })))
     })
   }

@@ -80,7 +80,7 @@ const look = (parts: QueueParts, sessions: ReadonlyArray<string>): Effect.Effect
         Effect.catchTag(
           Effect.asVoid(tail.settle(log, 0)),
           "MessageQueueError",
-          ({ reason }) => Effect.sync(() => reason === "fenced" ? leave(parts, log, Infinity) : undefined)
+          ({ reason }) => reason === "fenced" ? hearAgain(parts, log) : Effect.void
         ),
       { concurrency: 16, discard: true }
     )
@@ -95,6 +95,16 @@ const look = (parts: QueueParts, sessions: ReadonlyArray<string>): Effect.Effect
       { concurrency: 16, discard: true }
     )
     return Effect.andThen(settled, told)
+  })
+}
+
+/** Somebody has opened the outbox since it was looked at: another server, or this one by a newer attachment. */
+const hearAgain = (parts: QueueParts, log: StoredLog): Effect.Effect<void, StoreError> => {
+  const { call, driver, logs } = parts
+  return Effect.map(call("outboxes", driver.outboxes([log.session])), ([state]) => {
+    if (logs.get(log.session) !== log) return
+    if (state?.epoch === log.epoch) hear(parts, log.session, state)
+    else leave(parts, log, Infinity)
   })
 }
 
