@@ -369,3 +369,41 @@ describe("a send in a transaction, which can't wait until the outbox is settled,
       assert.deepStrictEqual(yield* given(queue, 1, 2), [])
     }))
 })
+
+it.effect("a look that is overtaken by this server's own newer opening takes nothing away from it", () =>
+  Effect.gen(function*() {
+    const database = makeMemoryDatabase()
+    const plain = makeMemoryDriver(database)
+    let before: Effect.Effect<unknown, unknown> = Effect.void
+    const driver: StoreDriver = {
+      ...plain,
+      advance: (request) =>
+        Effect.suspend(() => {
+          const first = before
+          before = Effect.void
+          return Effect.andThen(Effect.ignore(first), plain.advance(request))
+        })
+    }
+    const context = yield* Layer.build(layerOf(Effect.succeed(driver), 1, {}))
+    const queue = yield* Effect.provideContext(MessageQueue.MessageQueue, context)
+    const moved: Array<readonly [string, number]> = []
+    yield* queue.onMoved((session, generation) => void moved.push([session, generation]))
+    yield* queue.open("s", 1)
+    const lose = snapshotOf(database)
+    yield* queue.append("s", [messageOf("lost")])
+    yield* queue.read("s", 1, 0, { maxMessages: 10, maxBytes: 1_000 })
+    lose()
+    let isOpen = false
+    before = Effect.tap(queue.open("s", 2), () => Effect.sync(() => (isOpen = true)))
+    database.history.set("now", "2")
+
+    yield* TestClock.adjust("10 seconds")
+    assert.isTrue(isOpen)
+    // Nobody has a newer one than this server.
+    assert.isTrue(moved.every(([, generation]) => generation <= 2))
+    yield* queue.recover("s", 2, 1)
+    yield* queue.append("s", [messageOf("new")])
+    yield* TestClock.adjust("2 minutes") // whoever has moved is forgotten by then
+    const { slots } = yield* queue.read("s", 2, 1, { maxMessages: 10, maxBytes: 1_000 })
+    assert.deepStrictEqual(slots.map((slot) => slot.kind === "message" && slot.payload), [`"new"`])
+  }))
