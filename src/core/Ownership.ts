@@ -213,14 +213,16 @@ export class Ownership {
 
   /**
    * What was found after a refusal of this generation, by the queue or the registry; undefined when it has become no
-   * matter. The registry is right at once; the queue also refuses who has attached and not opened the outbox yet. In
-   * doubt, the newer owner may be this server without its knowing: the next attachment, or the end of the doubt, tells.
+   * matter. A session that is still this server's is not lost: the store may have lost its newest row, which is put back
+   * when it is looked for. In doubt, the newer owner may be this server without its knowing: the next attachment, or the
+   * end of the doubt, tells. What the registry has refused and can't tell is lost; the queue also refuses who has
+   * attached and not opened the outbox yet.
    */
   ownerIs(by: "queue" | "registry", generation: number, instance: string, found: Found): Verdict | undefined {
     if (this.current !== generation) return undefined
     // An attachment that failed may be made after that, and even after it was looked for.
     if (isOwner(found) && found.generation > generation && this.isPerhapsOurs(found)) this.doubtful = true
-    const isLost = !this.doubtful && (by === "registry" || (found !== "unknown" && generationOf(found) !== generation))
+    const isLost = !this.doubtful && (found === "unknown" ? by === "registry" : generationOf(found) !== generation)
     return {
       forfeits: isLost,
       farewell: found === "nobody" ? "ended" : farewellOf(found, instance),

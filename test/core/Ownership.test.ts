@@ -110,13 +110,16 @@ describe("a refused write", () => {
     assert.strictEqual(own.refused("registry", 3), "again")
   })
 
-  it("of the registry forfeits, whoever is the owner; one of the queue where there is another", () => {
+  it("forfeits where there is another owner, or the registry has refused it and can't be asked", () => {
     const own = attachedAs(3)
-    assert.deepStrictEqual(own.ownerIs("registry", 3, instance, owner(3)), {
-      forfeits: true,
-      farewell: "moved",
-      forgets: "never"
-    })
+    assert.isFalse(own.ownerIs("registry", 3, instance, owner(3))?.forfeits)
+    for (const found of [owner(4), "nobody", "unknown"] as const) {
+      assert.deepStrictEqual(own.ownerIs("registry", 3, instance, found), {
+        forfeits: true,
+        farewell: found === "nobody" ? "ended" : "moved",
+        forgets: "never"
+      })
+    }
     assert.deepStrictEqual(own.ownerIs("queue", 3, instance, owner(3)), {
       forfeits: false,
       farewell: "moved",
