@@ -70,6 +70,8 @@ export interface ConnectorOptions {
 /** The generation of a client's own outbox: nobody else writes to it. */
 export const ownGeneration = 1
 
+export type Connector = Effect.Success<ReturnType<typeof makeConnector>>
+
 export const makeConnector = Effect.fnUntraced(function*(options: ConnectorOptions) {
   const { breaker, dialTimeoutMillis, engine, handshakeTimeoutMillis, peer, queue, recorder, setState } = options
   const lastedMillis = Math.min(mostLastedMillis, options.backoff.capMillis)
