@@ -115,7 +115,8 @@ describe("import directions", () => {
     outgoing: {
       "internal/connect/connector.ts": ["acknowledged"],
       "internal/handle/inbound.ts": ["acknowledged", "arrived"],
-      "internal/run/engine.ts": ["cutAt", "cutIdle", "moved", "opened"],
+      "internal/run/connections.ts": ["cutAt", "cutIdle"],
+      "internal/run/leaving.ts": ["moved", "opened"],
       "internal/session/dialects.ts": ["resumed"],
       "internal/session/peer.ts": ["inherit"],
       "internal/sides/client.ts": ["opened"]

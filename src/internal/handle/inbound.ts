@@ -45,6 +45,8 @@ interface At {
   delivery: Delivery | undefined
 }
 
+export type Inbound = ReturnType<typeof makeInbound<never>>
+
 export const makeInbound = <R>(options: InboundOptions<R>) => {
   const { intake, markAckDue, markDirty, now, recorder } = options
   const { handle, recover } = options.handling
