@@ -113,7 +113,7 @@ describe("import directions", () => {
       "internal/session/peer.ts": ["inherit"]
     },
     outgoing: {
-      "internal/connect/connector.ts": ["acknowledged"],
+      "internal/connect/greeting.ts": ["acknowledged"],
       "internal/handle/inbound.ts": ["acknowledged", "arrived"],
       "internal/run/connections.ts": ["cutAt", "cutIdle"],
       "internal/run/leaving.ts": ["moved", "opened"],

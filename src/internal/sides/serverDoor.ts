@@ -101,7 +101,7 @@ export const makeServerDoor = Effect.fnUntraced(function*<In, Out, R>(
   }
 
   return {
-    accept: acceptor.accept,
+    accept: (connection) => acceptor.accept(connection),
     register: (connection, registerOptions) => {
       const wrong = Check.wrongName(registerOptions, Shapes.register)
       return wrong === undefined
@@ -109,7 +109,7 @@ export const makeServerDoor = Effect.fnUntraced(function*<In, Out, R>(
         : Effect.fail(new TransportError({ operation: "register", detail: wrong }))
     },
     renew: makeRenewing({ engine, reauthenticate }),
-    tick: acceptor.tick,
-    close: acceptor.close
+    tick: (now) => acceptor.tick(now),
+    close: () => acceptor.close()
   }
 })
