@@ -16,7 +16,7 @@ import type { CircuitBreaker } from "./CircuitBreaker.ts"
 import type { Window } from "./core/Protocol.ts"
 import type { Deduplicator } from "./Deduplicator.ts"
 import type { Newcomer } from "./internal/connect/newcomer.ts"
-import type { RateLimit } from "./internal/handle/intake.ts"
+import type { RateLimit } from "./internal/handle/intakeLimits.ts"
 import * as Check from "./internal/kit/options.ts"
 import type { SendError } from "./internal/send/sending.ts"
 import type { Handshake, Identity } from "./internal/session/identity.ts"
@@ -50,7 +50,7 @@ import type {
 } from "./WebSocketError.ts"
 
 export type { Newcomer } from "./internal/connect/newcomer.ts"
-export type { RateLimit } from "./internal/handle/intake.ts"
+export type { RateLimit } from "./internal/handle/intakeLimits.ts"
 export type { Handshake, Identity } from "./internal/session/identity.ts"
 export type { MessageState, PrincipalSession, SessionStats, ShutdownReport } from "./internal/session/models.ts"
 

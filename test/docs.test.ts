@@ -109,7 +109,7 @@ describe("tables of options", () => {
     (checked === "src/internal/store/layer.ts" && documented === "src/Deduplicator.ts") ||
     (/sides\/server\w*\.ts$/.test(checked) && documented === "src/ResilientServer.ts") ||
     (/sides\/client\w*\.ts$/.test(checked) && documented === "src/ResilientClient.ts") ||
-    (/internal\/(run\/(settings|shutdown)|handle\/intake)\.ts$/.test(checked) &&
+    (/internal\/(run\/(settings|shutdown)|handle\/intakeLimits)\.ts$/.test(checked) &&
       /Resilient(Server|Client)/.test(documented))
 })
 

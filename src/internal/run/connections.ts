@@ -5,7 +5,6 @@ import { CloseCode } from "../../core/Protocol.ts"
 import type { Recorder } from "../../Metrics.ts"
 import type { Connection, ConnectionSink } from "../../Transport.ts"
 import { ConnectionTimeoutError, type WebSocketError } from "../../WebSocketError.ts"
-import type { Inbound } from "../handle/inbound.ts"
 import type { Intake } from "../handle/intake.ts"
 import type { Signal } from "../kit/signal.ts"
 import type { SilenceTimes } from "../session/dialects.ts"
@@ -26,7 +25,10 @@ export interface ConnectionsOptions {
   readonly breaker: CircuitBreaker["Service"]
   readonly recorder: Recorder
   readonly intake: Intake
-  readonly inbound: Pick<Inbound, "sinkOf" | "startHandling">
+  /** Something may wait for the peer's handler. */
+  readonly startHandling: (peer: Peer) => void
+  /** Whom a connection of the peer reports to. */
+  readonly sinkOf: (peer: Peer, link: Link) => ConnectionSink
   readonly peers: Peers
   /** Those that have a connection; here they come and go. */
   readonly connected: Set<Peer>
@@ -55,7 +57,7 @@ export class Connections {
 
   /** Takes a connection whose handshake is done. Returns where it has to report to. */
   readonly attach = (peer: Peer, connection: Connection, agreement: Agreement): ConnectionSink => {
-    const { breaker, connected, inbound, intake, peers, recorder, times } = this.options
+    const { breaker, connected, intake, peers, recorder, times } = this.options
     const at = this.options.now()
     this.open.add(connection)
     peer.peerMaxPayload = agreement.maxPayload
@@ -76,9 +78,9 @@ export class Connections {
     peers.place(peer)
     recorder.gauge("connectionsActive", connected.size)
     intake.attached(peer)
-    inbound.startHandling(peer)
+    this.options.startHandling(peer)
     this.options.markDirty(peer)
-    return inbound.sinkOf(peer, link)
+    return this.options.sinkOf(peer, link)
   }
 
   readonly detach = (peer: Peer, ending: Ending): void => {

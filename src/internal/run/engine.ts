@@ -15,11 +15,13 @@ import type { MessageQueue } from "../../MessageQueue.ts"
 import type { Recorder } from "../../Metrics.ts"
 import type { WebSocketError } from "../../WebSocketError.ts"
 import { makeAcking } from "../deliver/acking.ts"
-import { makeDelivery } from "../deliver/delivery.ts"
+import { Delivering } from "../deliver/delivery.ts"
 import { makeOutbound } from "../deliver/outbound.ts"
+import { Draining } from "../handle/draining.ts"
 import type { Handling } from "../handle/handling.ts"
-import { type Inbound, makeInbound } from "../handle/inbound.ts"
-import { type IntakeLimits, makeIntake } from "../handle/intake.ts"
+import { Inbound } from "../handle/inbound.ts"
+import { Intake } from "../handle/intake.ts"
+import type { IntakeLimits } from "../handle/intakeLimits.ts"
 import type { RareLog } from "../kit/rareLog.ts"
 import { makeSignal, type Signal } from "../kit/signal.ts"
 import { makeTurnClock } from "../kit/turnClock.ts"
@@ -102,21 +104,22 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
   const { markDirty } = outbound
   /** Stores, while a handler takes long, what was handled before it. */
   const storeHandled = (peer: Peer): void => {
-    const commit = inbound.commitHandled(peer)
+    const commit = draining.commitHandled(peer)
     if (commit !== undefined) run(commit)
   }
-  const { connections, inbound, intake } = yield* makeTakingIn(options, ground, {
+  const { connections, draining, intake } = yield* makeTakingIn(options, ground, {
     runHandler,
     markDirty,
     markAckDue: outbound.markAckDue,
     storeHandled
   })
+  const forfeit = (peer: Peer): void => draining.forfeit(peer)
   const { followers, forget, opened, peerOf, remove } = yield* makeLeaving({
     ...ground,
     queue,
     deadLetters: options.deadLetters,
     run,
-    forfeit: inbound.forfeit,
+    forfeit,
     onRefused: options.onRefused
   })
 
@@ -174,8 +177,8 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
       storeHandled(peer)
       pulse.notify()
     },
-    stop: inbound.stop,
-    forfeit: inbound.forfeit,
+    stop: (peer: Peer): void => draining.stop(peer),
+    forfeit,
     notify: pulse.notify,
     ...quiet,
     opened,
@@ -232,12 +235,12 @@ const makeSendingOut = Effect.fnUntraced(function*<R>(
     onEnd: pulse.notify
   })
   const tellAcks = acking.tell
-  const flush = makeDelivery({ queue, breaker, recorder, deadLetters, now, markDirty, tellAcks, tickMillis })
+  const delivering = new Delivering({ queue, breaker, recorder, deadLetters, now, markDirty, tellAcks, tickMillis })
   const outbound = yield* makeOutbound({
     queue,
     peers,
     rare,
-    flush,
+    flush: (peer) => delivering.flush(peer),
     onRefused,
     later,
     isBusy: acking.isBusy,
@@ -266,7 +269,7 @@ const makeTakingIn = Effect.fnUntraced(function*<R>(
 ) {
   const { breaker, rare, recorder } = options
   const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
-  const intake = makeIntake({
+  const intake = new Intake({
     limits: options.intake,
     now,
     later: (task) => dispatcher.scheduleTask(task, 0),
@@ -277,11 +280,10 @@ const makeTakingIn = Effect.fnUntraced(function*<R>(
     onLimited: ({ session }) =>
       rare.warn("rate", `session ${session} sends more than its rate, and is not read for a while`)
   })
-  const inbound: Inbound = makeInbound({
+  const draining = new Draining<R>({
     recorder,
     intake,
     now,
-    markDirty,
     markAckDue,
     handling: options.handling,
     savePosition: options.savePosition,
@@ -291,6 +293,16 @@ const makeTakingIn = Effect.fnUntraced(function*<R>(
         onEnd()
         pulse.notify()
       }),
+    onViolation: options.onViolation
+  })
+  const startHandling = (peer: Peer): void => draining.startHandling(peer)
+  const inbound = new Inbound({
+    recorder,
+    intake,
+    now,
+    markDirty,
+    markAckDue,
+    startHandling,
     onAcked: (peer, link) => {
       link.acked(peer.core.options.window.messages)
       connections.acquit(peer)
@@ -299,11 +311,12 @@ const makeTakingIn = Effect.fnUntraced(function*<R>(
     onViolation: options.onViolation,
     onClosed: (peer, link, code, reason) => connections.closed(peer, link, code, reason)
   })
-  const connections = new Connections({
+  const connections: Connections = new Connections({
     breaker,
     recorder,
     intake,
-    inbound,
+    startHandling,
+    sinkOf: (peer, link) => inbound.sinkOf(peer, link),
     peers,
     connected,
     times: options.times,
@@ -315,5 +328,5 @@ const makeTakingIn = Effect.fnUntraced(function*<R>(
     storeHandled,
     onDetached: options.onDetached
   })
-  return { connections, inbound, intake }
+  return { connections, draining, intake }
 })

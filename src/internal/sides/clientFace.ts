@@ -17,7 +17,7 @@ import type { Engine } from "../run/engine.ts"
 import * as Shapes from "../run/optionShapes.ts"
 import type { Shutdown } from "../run/shutdown.ts"
 import { makeSerialize } from "../send/payload.ts"
-import { makeSending, type SendError } from "../send/sending.ts"
+import { type SendError, Sending } from "../send/sending.ts"
 import { locate, statsOf } from "../session/inspect.ts"
 import type { ClientBasis } from "./clientBasis.ts"
 
@@ -32,7 +32,7 @@ export const makeClientFace = <In, Out, R>(
   }
 ): ResilientClient<In, Out> => {
   const { breaker, closing, deadLetters, deduplicator, handoff, peer, queue, recorder, states } = basis
-  const { send, sendAll } = makeSending<Out>({
+  const sending = new Sending<Out>({
     queue: engine.senders,
     deduplicator,
     breaker,
@@ -46,13 +46,13 @@ export const makeClientFace = <In, Out, R>(
     send: (message, sendOptions) =>
       Effect.withFiber((fiber): Effect.Effect<Receipt, SendError | ShutdownError> =>
         closing.takesMessagesOf(fiber)
-          ? send(fiber, peer, message, sendOptions)
+          ? sending.send(fiber, peer, message, sendOptions)
           : Effect.fail(new ShutdownError({ component: "client" }))
       ),
     sendAll: (messages, sendOptions) =>
       Effect.withFiber((fiber): Effect.Effect<ReadonlyArray<Receipt>, SendError | ShutdownError> =>
         closing.takesMessagesOf(fiber)
-          ? sendAll(fiber, peer, messages, sendOptions)
+          ? sending.sendAll(fiber, peer, messages, sendOptions)
           : Effect.fail(new ShutdownError({ component: "client" }))
       ),
     get messages() {

@@ -15,7 +15,7 @@ import type { Confirming } from "../own/confirming.ts"
 import type { Engine } from "../run/engine.ts"
 import { makeBroadcast } from "../send/broadcast.ts"
 import { makeSerialize, payloadError } from "../send/payload.ts"
-import { makeSending, type OnDropped, type SendError, traceparent, ttlMillisIn } from "../send/sending.ts"
+import { type OnDropped, type SendError, Sending, traceparent, ttlMillisIn } from "../send/sending.ts"
 import type { Absentees } from "../session/absentees.ts"
 import { Peer } from "../session/peer.ts"
 import { makePrincipals } from "../session/principals.ts"
@@ -40,7 +40,7 @@ export const makeServerSends = <In, Out, R>(
     deadLetters.outgoing(target.session, target instanceof Peer ? target : undefined, epoch, messages, "overflow", 0)
 
   const serialize = makeSerialize(basis.outgoing)
-  const { send, sendAll } = makeSending<Out>({
+  const sending = new Sending<Out>({
     queue: engine.senders,
     deduplicator: basis.deduplicator,
     breaker: basis.breaker,
@@ -70,7 +70,7 @@ export const makeServerSends = <In, Out, R>(
         if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
         return after(
           confirming.beforeSending(fiber),
-          () => sendingTo(target, send(fiber, target, message, sendOptions))
+          () => sendingTo(target, sending.send(fiber, target, message, sendOptions))
         )
       }),
     sendAll: (session, messages, sendOptions) =>
@@ -82,7 +82,7 @@ export const makeServerSends = <In, Out, R>(
         if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
         return after(
           confirming.beforeSending(fiber),
-          () => sendingTo(target, sendAll(fiber, target, messages, sendOptions))
+          () => sendingTo(target, sending.sendAll(fiber, target, messages, sendOptions))
         )
       }),
     broadcast: (message, broadcastOptions) =>
