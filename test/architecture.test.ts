@@ -86,7 +86,8 @@ describe("import directions", () => {
     handle: ["session", "bounds", "kit"],
     run: ["deliver", "handle", "session", "kit"],
     own: ["run", "session", "kit"],
-    connect: ["run", "session", "bounds", "kit"]
+    connect: ["run", "session", "bounds", "kit"],
+    sides: ["connect", "own", "run", "send", "handle", "session", "kit"]
   }
   const wingOf = (file: string): string | undefined => /^internal\/(?:(\w+)\/)?\w+\.ts$/.exec(file)?.[1]
 
@@ -112,12 +113,13 @@ describe("import directions", () => {
       "internal/session/peer.ts": ["inherit"]
     },
     outgoing: {
-      "ResilientClient.ts": ["opened"],
-      "internal/connect/connector.ts": ["acknowledged"],
+      "internal/connect/greeting.ts": ["acknowledged"],
       "internal/handle/inbound.ts": ["acknowledged", "arrived"],
-      "internal/run/engine.ts": ["cutAt", "cutIdle", "moved", "opened"],
+      "internal/run/connections.ts": ["cutAt", "cutIdle"],
+      "internal/run/leaving.ts": ["moved", "opened"],
       "internal/session/dialects.ts": ["resumed"],
-      "internal/session/peer.ts": ["inherit"]
+      "internal/session/peer.ts": ["inherit"],
+      "internal/sides/client.ts": ["opened"]
     }
   }
 

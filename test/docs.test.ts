@@ -107,7 +107,9 @@ describe("tables of options", () => {
     (/((memory|stored)Queue|queueParts|queueBounds)\.ts$/.test(checked) && documented === "src/MessageQueue.ts") ||
     (/(memory|stored)Registry\.ts$/.test(checked) && documented === "src/SessionRegistry.ts") ||
     (checked === "src/internal/store/layer.ts" && documented === "src/Deduplicator.ts") ||
-    (/internal\/(run\/(settings|shutdown)|handle\/intake)\.ts$/.test(checked) &&
+    (/sides\/server\w*\.ts$/.test(checked) && documented === "src/ResilientServer.ts") ||
+    (/sides\/client\w*\.ts$/.test(checked) && documented === "src/ResilientClient.ts") ||
+    (/internal\/(run\/(settings|shutdown)|handle\/intakeLimits)\.ts$/.test(checked) &&
       /Resilient(Server|Client)/.test(documented))
 })
 

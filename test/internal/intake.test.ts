@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { Liveness } from "../../src/core/Liveness.ts"
 import { Session } from "../../src/core/Session.ts"
-import { makeIntake } from "../../src/internal/handle/intake.ts"
+import { Intake } from "../../src/internal/handle/intake.ts"
 import { memoryOf, messageBytes } from "../../src/internal/kit/weight.ts"
 import { plain } from "../../src/internal/session/dialects.ts"
 import { Link } from "../../src/internal/session/link.ts"
@@ -18,7 +18,7 @@ const make = Effect.gen(function*() {
   const connected = new Set<Peer>()
   let onTurn: (peer: Peer) => void = () => {}
   let tasks: Array<() => void> = []
-  const intake = makeIntake({
+  const intake = new Intake({
     limits: { unhandledBytes: 1_000_000, rate: undefined },
     now: () => 0,
     later: (task) => tasks.push(task),

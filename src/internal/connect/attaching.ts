@@ -32,7 +32,7 @@ export interface AttachingOptions {
   /** There was no room for a new session of this share. Whether there is now. */
   readonly giveWay: (share: string) => Effect.Effect<boolean>
   /** The store failed, and may have attached the session all the same. */
-  readonly onInDoubt: (session: string) => void
+  readonly onInDoubt: (session: string, isUnopened: () => boolean) => void
   /** A session was attached for nothing. */
   readonly abandon: (session: string, generation: number) => Effect.Effect<void>
 }
@@ -53,102 +53,124 @@ export const replaced = new HandshakeError({
   retryable: false
 })
 
-export const makeAttaching = (options: AttachingOptions) => {
-  const { engine, queue, recorder, registry } = options
-  const sessionOptions = { role: "server", window: options.window, maxPayload: options.maxPayload } as const
+export class Attaching {
+  private readonly engine: Engine
+  private readonly queue: MessageQueue["Service"]
+  private readonly registry: SessionRegistry["Service"]
+  private readonly options: Omit<AttachingOptions, "engine" | "queue" | "registry">
   /** Attachments under way to sessions that have no runtime here yet. */
-  const unopened = new Set<AttachRequest>()
+  private readonly unopened = new Set<AttachRequest>()
 
-  const orAbandon = (session: string, generation: number) => <A, E>(effect: Effect.Effect<A, E>) =>
-    Effect.onError(effect, () => options.abandon(session, generation))
+  constructor({ engine, queue, registry, ...options }: AttachingOptions) {
+    this.engine = engine
+    this.queue = queue
+    this.registry = registry
+    this.options = options
+  }
+
+  /** What fails, or is interrupted, has attached the session for nothing. */
+  orAbandon(session: string, generation: number) {
+    return <A, E>(effect: Effect.Effect<A, E>) =>
+      Effect.onError(effect, () => this.options.abandon(session, generation))
+  }
 
   /**
    * Attaches to the session, and makes its runtime that of the new generation. What its peer here writes meanwhile may
    * be refused because of that.
    */
-  const own = (
+  own(
     request: AttachRequest,
     claim: Claim
-  ): Effect.Effect<{ readonly attached: Attached; readonly peer: Peer }, SessionRegistryError | HandshakeError> =>
-    Effect.suspend(() => {
-      const known = engine.peers.get(request.session)
+  ): Effect.Effect<{ readonly attached: Attached; readonly peer: Peer }, SessionRegistryError | HandshakeError> {
+    return Effect.suspend(() => {
+      const known = this.engine.peers.get(request.session)
       if (known !== undefined) known.own.attachmentBegan()
-      else unopened.add(request)
-      return attach(request, claim).pipe(
+      else this.unopened.add(request)
+      return this.attach(request, claim).pipe(
         Effect.flatMap((attached) => {
-          const peer = openPeer(request, attached, claim)
+          const peer = this.openPeer(request, attached, claim)
           return peer === undefined ? Effect.fail(replaced) : Effect.succeed({ attached, peer })
         }),
         Effect.onExit((exit) => {
           const inDoubt = Exit.isFailure(exit) && isStoreFailure(exit.cause)
           if (known !== undefined) known.own.attachmentEnded(inDoubt)
-          else unopened.delete(request)
+          else this.unopened.delete(request)
           if (!inDoubt) return Effect.void
-          return Effect.sync(() => options.onInDoubt(request.session))
+          const { session } = request
+          return Effect.sync(() =>
+            this.options.onInDoubt(session, () => [...this.unopened].some((other) => other.session === session))
+          )
         })
       )
     })
+  }
 
   /** Where there is no room for another session, one of those who have most ends for it. */
-  const attach = (
+  private attach(
     request: AttachRequest,
     { isNew, share }: Claim
-  ): Effect.Effect<Attached, SessionRegistryError | HandshakeError> =>
-    Effect.suspend(() => {
-      if (isNew && options.isCrowded(share)) return Effect.fail(crowded)
+  ): Effect.Effect<Attached, SessionRegistryError | HandshakeError> {
+    return Effect.suspend(() => {
+      if (isNew && this.options.isCrowded(share)) return Effect.fail(crowded)
       return Effect.catchIf(
-        registry.attach(request),
+        this.registry.attach(request),
         (error) => error._tag === "HandshakeError" && error.bound !== undefined,
         (error) =>
-          Effect.flatMap(options.giveWay(share), (hasRoom) => hasRoom ? registry.attach(request) : Effect.fail(error))
+          Effect.flatMap(
+            this.options.giveWay(share),
+            (hasRoom) => hasRoom ? this.registry.attach(request) : Effect.fail(error)
+          )
       )
     })
+  }
 
-  const claimOf = (
+  claimOf(
     connection: Connection,
     dialect: Dialect,
     { principal, session }: Name,
     isNew: boolean
-  ): Claim => ({
-    dialect,
-    isNew,
-    isStranger: principal === undefined && session === undefined,
-    share: options.shareOf({ ...connection.request, principal }) ?? ""
-  })
+  ): Claim {
+    return ({
+      dialect,
+      isNew,
+      isStranger: principal === undefined && session === undefined,
+      share: this.options.shareOf({ ...connection.request, principal }) ?? ""
+    })
+  }
 
   /** The session's runtime, owned by this generation; whatever connection it had is closed. */
-  const openPeer = (
+  private openPeer(
     request: AttachRequest,
     { generation, here }: Attached,
     { dialect, isStranger, share }: Claim
-  ): Peer | undefined => {
+  ): Peer | undefined {
     const { principal, session } = request
-    let peer = engine.peers.get(session)
+    let peer = this.engine.peers.get(session)
     if (peer?.own.isOvertaken(generation) === true) return undefined
     let ofOtherKind: Peer | undefined
     if (peer !== undefined && peer.dialect !== dialect) {
-      engine.close(peer, CloseCode.replaced, "replaced by a connection of another kind")
+      this.engine.close(peer, CloseCode.replaced, "replaced by a connection of another kind")
       ofOtherKind = peer
       peer = undefined
     }
     if (peer === undefined) {
-      peer = new Peer({ key: session, session, principal, core: new Session(sessionOptions), dialect, share })
+      peer = new Peer({ key: session, session, principal, core: this.newCore(), dialect, share })
       if (ofOtherKind !== undefined) peer.inherit(ofOtherKind)
-      engine.peers.set(session, peer)
+      this.engine.peers.set(session, peer)
     }
     // As the one of the generation before, so that nothing is detached but that.
     if (peer.connection !== undefined) {
-      recorder.count("connectionsReplaced")
+      this.options.recorder.count("connectionsReplaced")
       peer.say(encode(rejection(replaced).reject))
-      engine.close(peer, CloseCode.replaced, "replaced by a newer connection", replaced)
+      this.engine.close(peer, CloseCode.replaced, "replaced by a newer connection", replaced)
     }
     if (peer.own.attached({ generation, here }) === "forfeit") {
-      engine.forfeit(peer)
+      this.engine.forfeit(peer)
       peer.core.inbox.forget()
     }
     peer.away = false
     peer.isStranger = isStranger
-    engine.peers.reshare(peer, share)
+    this.engine.peers.reshare(peer, share)
     return peer
   }
 
@@ -156,22 +178,22 @@ export const makeAttaching = (options: AttachingOptions) => {
    * Opens the session's outbox, and compares it with what the client has of it. A client that has more than there is
    * shows that a durable store has lost its newest messages: those offsets are taken, and what comes next goes on.
    */
-  const openOutbox = Effect.fnUntraced(function*(peer: Peer, hello: Hello) {
+  readonly openOutbox = Effect.fnUntraced(function*(this: Attaching, peer: Peer, hello: Hello) {
     const { key, own: { generation } } = peer
-    const opened = yield* queue.open(key, generation, peer.share === "" ? undefined : peer.share)
+    const opened = yield* this.queue.open(key, generation, peer.share === "" ? undefined : peer.share)
     const received = hello.in.epoch === opened.epoch ? hello.in.received : 0
     const canBe = received - opened.last <= maxRecovered
-    const isLost = queue.durable && received > opened.last && canBe
+    const isLost = this.queue.durable && received > opened.last && canBe
     if (isLost) {
-      options.rare.warn(
+      this.options.rare.warn(
         "lost",
         `the store has lost messages of session ${key}: its log ends at ${opened.last}, and the client has received ${received}`
       )
     }
     const out = isLost || opened.isUncertain === true
-      ? yield* queue.recover(key, generation, canBe ? received : 0)
+      ? yield* this.queue.recover(key, generation, canBe ? received : 0)
       : opened
-    engine.opened(peer, out)
+    this.engine.opened(peer, out)
     const resumedOut = resumeOutbox(out, hello.in)
     if (resumedOut instanceof Violation) return yield* protocolError(resumedOut, key)
     return { out: { epoch: out.epoch, acked: out.acked, last: out.last }, resumedOut }
@@ -181,17 +203,17 @@ export const makeAttaching = (options: AttachingOptions) => {
    * The session that a peer without a name from the hook may resume: one that is known, by its token, which `attach`
    * checks. An unknown one is not made anew under the id that was asked for: anybody could ask.
    */
-  const ownSession = Effect.fnUntraced(function*(
-    hello: Hello
-  ): Effect.fn.Return<string | undefined, SessionRegistryError> {
-    if (hello.session === undefined || hello.token === undefined) return undefined
-    return (yield* registry.find(hello.session))?.session
-  })
+  readonly ownSession = Effect.fnUntraced(
+    function*(this: Attaching, hello: Hello): Effect.fn.Return<string | undefined, SessionRegistryError> {
+      if (hello.session === undefined || hello.token === undefined) return undefined
+      return (yield* this.registry.find(hello.session))?.session
+    }
+  )
 
-  /** Whether an attachment is under way of a session that had no runtime here when it began. */
-  const isUnopened = (session: string): boolean => [...unopened].some((request) => request.session === session)
-
-  return { isUnopened, own, claimOf, openOutbox, ownSession, orAbandon }
+  private newCore(): Session {
+    const { maxPayload, window } = this.options
+    return new Session({ role: "server", window, maxPayload })
+  }
 }
 
 /** More messages than a store may have lost: a client that is further ahead is wrong. */

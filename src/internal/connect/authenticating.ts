@@ -17,6 +17,8 @@ export interface AuthenticatingOptions {
 /** For whom a registered connection is, or how to find out; without it the hook says so. */
 export type Wanted = string | undefined | Effect.Effect<string | undefined, HandshakeError>
 
+export type Authenticating = ReturnType<typeof makeAuthenticating>
+
 export const makeAuthenticating = (options: AuthenticatingOptions) => {
   const authenticate = (
     request: Request,

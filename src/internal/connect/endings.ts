@@ -14,7 +14,7 @@ import {
   type WebSocketError
 } from "../../WebSocketError.ts"
 import { jitteredMillis } from "../kit/backoff.ts"
-import type { Ending } from "../run/engine.ts"
+import type { Ending } from "../run/connections.ts"
 
 /**
  * - `again`: the client comes back

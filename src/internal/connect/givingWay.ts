@@ -25,6 +25,8 @@ const atOnce = 1_024
 /** How long a registry that was full counts as that, in ms: until then only those come for whom somebody gives way. */
 const fullMillis = 1_000
 
+export type GivingWay = ReturnType<typeof makeGivingWay>
+
 export const makeGivingWay = ({ ended, engine, registry, retentionMillis }: GivingWayOptions) => {
   const { peers } = engine
   /** Silent strangers by when they lost their connection, the longest away first. */

@@ -49,77 +49,80 @@ export type AcceptError =
   | SessionRegistryError
   | TransportError
 
-export const makeHandshakes = (options: HandshakesOptions) => {
-  const { engine, rare, recorder } = options
-  const late = new ConnectionTimeoutError({ phase: "handshake", afterMillis: options.handshakeTimeoutMillis })
-  const tooMany = new HandshakeError({
-    reason: "overloaded",
-    detail: `${options.maxHandshakes} handshakes at once already`,
-    retryable: true,
-    bound: options.maxHandshakes
-  })
+export class Handshakes {
+  readonly late: ConnectionTimeoutError
+  readonly tooMany: HandshakeError
+  private readonly options: HandshakesOptions
   /** Connections whose handshake is not done, the longest first. */
-  const pending = new Map<Connection, Pending>()
+  private readonly pending = new Map<Connection, Pending>()
   /** The same, by share. */
-  const crowd = new Crowd<Pending>(() => "first")
-
+  private readonly crowd = new Crowd<Pending>(() => "first")
   /** Turned away already: for its time, say, and now its hook fails too. */
-  const refused = new WeakSet<Connection>()
-
+  private readonly refused = new WeakSet<Connection>()
   /** Registered connections that speak the protocol, until their handshake has ended: for whom they are, and who waits. */
-  const registering = new WeakMap<Connection, Registration>()
+  private readonly registering = new WeakMap<Connection, Registration>()
+  /** Registered ones of which nothing has been heard. */
+  private readonly unheard = new WeakSet<Connection>()
 
-  const settle = (connection: Connection, exit: Exit.Exit<string, WebSocketError>): void => {
-    registering.get(connection)?.settle(exit)
-    registering.delete(connection)
+  constructor(options: HandshakesOptions) {
+    this.options = options
+    this.late = new ConnectionTimeoutError({ phase: "handshake", afterMillis: options.handshakeTimeoutMillis })
+    this.tooMany = new HandshakeError({
+      reason: "overloaded",
+      detail: `${options.maxHandshakes} handshakes at once already`,
+      retryable: true,
+      bound: options.maxHandshakes
+    })
   }
 
-  /** Registered ones of which nothing has been heard. */
-  const unheard = new WeakSet<Connection>()
+  settle(connection: Connection, exit: Exit.Exit<string, WebSocketError>): void {
+    this.registering.get(connection)?.settle(exit)
+    this.registering.delete(connection)
+  }
 
   /** Their silence has a likely cause. */
-  const tellOfSilence = (connection: Connection): void => {
-    if (!unheard.delete(connection)) return
-    options.rare.warn("silence", `a registered socket said no hello. ${whenMissed}`)
+  tellOfSilence(connection: Connection): void {
+    if (!this.unheard.delete(connection)) return
+    this.options.rare.warn("silence", `a registered socket said no hello. ${whenMissed}`)
   }
 
-  const refuse = (connection: Connection, error: WebSocketError): void => {
-    if (error === late) tellOfSilence(connection)
-    settle(connection, Exit.fail(error))
-    if (refused.has(connection)) return
-    refused.add(connection)
-    recorder.count("connectionsFailed")
+  refuse(connection: Connection, error: WebSocketError): void {
+    if (error === this.late) this.tellOfSilence(connection)
+    this.settle(connection, Exit.fail(error))
+    if (this.refused.has(connection)) return
+    this.refused.add(connection)
+    this.options.recorder.count("connectionsFailed")
     const { code, reject } = rejection(error)
-    if (reject.code === "internal" || reject.code === "overloaded") tellOperator(reject.code, error)
+    if (reject.code === "internal" || reject.code === "overloaded") this.tellOperator(reject.code, error)
     if (connection.protocol === subprotocol) connection.send(encode(reject))
     connection.close(code, reject.detail)
   }
 
   /** It is not the peer's fault: nobody but this side can do anything about it. */
-  const tellOperator = (code: "internal" | "overloaded", error: WebSocketError): void => {
+  private tellOperator(code: "internal" | "overloaded", error: WebSocketError): void {
     // That it was late, or had gone, may well be the peer's.
     if (error._tag === "ConnectionTimeoutError" || error === goneEarly) return
-    if (code === "internal") recorder.count("internalErrors")
-    rare.warn(`refused ${code}`, `handshakes are refused (${code}): ${wordsOf(error)}`)
+    if (code === "internal") this.options.recorder.count("internalErrors")
+    this.options.rare.warn(`refused ${code}`, `handshakes are refused (${code}): ${wordsOf(error)}`)
   }
 
   /** Runs a handshake step; its failure turns the connection away. */
-  const step = (connection: Connection, effect: Effect.Effect<unknown, AcceptError>): void => {
-    engine.run(
+  step(connection: Connection, effect: Effect.Effect<unknown, AcceptError>): void {
+    this.options.engine.run(
       Effect.catchCause(effect, (cause) => {
-        isDone(connection)
+        this.isDone(connection)
         const failure = cause.reasons.find((reason) => reason._tag === "Fail")
         if (failure !== undefined) {
           return Effect.andThen(
-            Effect.sync(() => refuse(connection, failure.error)),
+            Effect.sync(() => this.refuse(connection, failure.error)),
             Effect.logDebug(`a handshake failed: ${wordsOf(failure.error)}`)
           )
         }
         const error = new TransportError({ operation: "receive", detail: "the handshake broke off" })
         return Effect.andThen(
           Effect.sync(() => {
-            refuse(connection, error)
-            rare.error("handshake defect", `a handshake failed by a defect: ${inWords(cause)}`)
+            this.refuse(connection, error)
+            this.options.rare.error("handshake defect", `a handshake failed by a defect: ${inWords(cause)}`)
           }),
           Effect.logDebug("a handshake failed by a defect", cause)
         )
@@ -127,74 +130,86 @@ export const makeHandshakes = (options: HandshakesOptions) => {
     )
   }
 
-  const expect = (connection: Connection, share: string): void => {
+  expect(connection: Connection, share: string): void {
     // The peer's time began with its first byte, and not when it was a WebSocket.
-    const until = engine.now() + options.handshakeTimeoutMillis - (connection.upgradeMillis ?? 0)
+    const until = this.options.engine.now() + this.options.handshakeTimeoutMillis - (connection.upgradeMillis ?? 0)
     const handshake: Pending = { connection, until, share, spare: undefined }
-    pending.set(connection, handshake)
-    crowd.add(handshake, share)
+    this.pending.set(connection, handshake)
+    this.crowd.add(handshake, share)
   }
 
   /** Its handshake is over, in one way or another. False when it was before. */
-  const isDone = (connection: Connection): boolean => {
-    const handshake = pending.get(connection)
+  isDone(connection: Connection): boolean {
+    const handshake = this.pending.get(connection)
     if (handshake === undefined) return false
-    crowd.delete(handshake)
-    return pending.delete(connection)
+    this.crowd.delete(handshake)
+    return this.pending.delete(connection)
   }
 
   /**
    * For a newcomer of a share that has few, the share that has most gives way: with its longest, since who means well is
    * done soon.
    */
-  const giveWay = (share: string): boolean => {
-    const handshake = crowd.givesWay(share)
+  private giveWay(share: string): boolean {
+    const handshake = this.crowd.givesWay(share)
     if (handshake === undefined) return false
-    isDone(handshake.connection)
-    refuse(handshake.connection, tooMany)
+    this.isDone(handshake.connection)
+    this.refuse(handshake.connection, this.tooMany)
     return true
   }
 
   /** Whether there is room for one more of this share. */
-  const hasRoom = (share: string): boolean => pending.size < options.maxHandshakes || giveWay(share)
+  hasRoom(share: string): boolean {
+    return this.pending.size < this.options.maxHandshakes || this.giveWay(share)
+  }
 
-  const tick = (now: number): void => {
-    for (const { connection, until } of pending.values()) {
+  tick(now: number): void {
+    for (const { connection, until } of this.pending.values()) {
       if (until > now) continue
-      isDone(connection)
-      recorder.count("connectionsTimedOut")
-      refuse(connection, late)
+      this.isDone(connection)
+      this.options.recorder.count("connectionsTimedOut")
+      this.refuse(connection, this.late)
     }
   }
 
   /** Turns away whoever's handshake is not done. */
-  const close = (): void => {
-    for (const connection of pending.keys()) {
-      isDone(connection)
-      refuse(connection, closing)
+  close(): void {
+    for (const connection of this.pending.keys()) {
+      this.isDone(connection)
+      this.refuse(connection, closing)
     }
   }
 
-  return {
-    late,
-    tooMany,
-    registering,
-    expect,
-    hasRoom,
-    isPending: (connection: Connection): boolean => pending.has(connection),
-    isRefused: (connection: Connection): boolean => refused.has(connection),
-    isDone,
-    refuse,
-    settle,
-    step,
-    /** Whether it was heard from at all is told where it was registered. */
-    awaitsHello: (connection: Connection): void => {
-      if (registering.has(connection)) unheard.add(connection)
-    },
-    heard: (connection: Connection): void => void unheard.delete(connection),
-    tellOfSilence,
-    tick,
-    close
+  isPending(connection: Connection): boolean {
+    return this.pending.has(connection)
+  }
+
+  isRefused(connection: Connection): boolean {
+    return this.refused.has(connection)
+  }
+
+  /** It is registered for a session, and is told how its handshake ends. */
+  registered(connection: Connection, registration: Registration): void {
+    this.registering.set(connection, registration)
+  }
+
+  /** Nobody waits for its handshake any more. */
+  unregistered(connection: Connection): void {
+    this.registering.delete(connection)
+  }
+
+  /** The session that it was registered for. */
+  sessionOf(connection: Connection): Wanted {
+    return this.registering.get(connection)?.session
+  }
+
+  /** Whether it was heard from at all is told where it was registered. */
+  awaitsHello(connection: Connection): void {
+    if (this.registering.has(connection)) this.unheard.add(connection)
+  }
+
+  heard(connection: Connection): void {
+    this.unheard.delete(connection)
   }
 }
 

@@ -32,28 +32,38 @@ export interface DeliveryOptions {
   readonly tickMillis: number
 }
 
-export const makeDelivery = (options: DeliveryOptions) => {
-  const { breaker, deadLetters, markDirty, now, queue, recorder, tellAcks } = options
+export class Delivering {
+  private readonly options: DeliveryOptions
+  private readonly queue: MessageQueue["Service"]
+  private readonly recorder: Recorder
+  private readonly now: () => number
 
-  const writeControl = (dialect: Dialect, link: Link): void => {
+  constructor(options: DeliveryOptions) {
+    this.options = options
+    this.queue = options.queue
+    this.recorder = options.recorder
+    this.now = options.now
+  }
+
+  private writeControl(dialect: Dialect, link: Link): void {
     const { connection } = link
     const seen = link.takeSeen()
     if (seen !== undefined) connection.send(seen)
     const payloads = link.takeVolatiles()
     if (payloads === undefined) return
-    recorder.count("messagesSent", payloads.length)
+    this.recorder.count("messagesSent", payloads.length)
     dialect.sendVolatiles(connection, payloads)
   }
 
   /** What a read gave up: too old, or too large for the peer, as it says, or for the way there, as it seems. */
-  const bury = (peer: Peer, { expired, oversized }: ReadResult): Effect.Effect<void> => {
+  private bury(peer: Peer, { expired, oversized }: ReadResult): Effect.Effect<void> {
     const give = (messages: ReadonlyArray<OutboxMessage>, reason: "expired" | "tooLarge") =>
-      deadLetters.outgoing(peer.session, peer, peer.epoch, messages, reason, 0)
+      this.options.deadLetters.outgoing(peer.session, peer, peer.epoch, messages, reason, 0)
     return Effect.andThen(give(expired, "expired"), give(oversized, "tooLarge"))
   }
 
   /** Reads and writes until something says stop, and notes what. */
-  const deliver = function*(
+  private *deliver(
     peer: Peer,
     link: Link
   ): Effect.fn.Return<Stalled | undefined, MessageQueueError> {
@@ -69,44 +79,45 @@ export const makeDelivery = (options: DeliveryOptions) => {
       if (connection.buffered() >= highWaterBytes) return "backlog" as const
       const before = flow.sent
       const { headway } = peer.outgoing
-      if (headway !== undefined && mustWait(headway, flow)) return "backlog" as const
+      if (headway !== undefined && this.mustWait(headway, flow)) return "backlog" as const
       const limit = {
         maxMessages: room,
         maxBytes: Math.min(headway?.frameBytes ?? bulkFrameBytes, flow.roomBytes),
         maxMessageBytes: peer.peerMaxPayload
       }
-      let read = queue.read.unsafe?.(peer.key, peer.own.generation, before, limit) ??
-        (yield* queue.read(peer.key, peer.own.generation, before, limit))
+      let read = this.queue.read.unsafe?.(peer.key, peer.own.generation, before, limit) ??
+        (yield* this.queue.read(peer.key, peer.own.generation, before, limit))
       const hopeless = headway && hopelessOf(headway, read.slots)
       // Read again, it is too large; and so is what comes right behind it and is no smaller.
-      if (hopeless !== undefined) read = yield* giveUp(peer, hopeless, before)
-      if (read.expired.length > 0 || read.oversized.length > 0) yield* bury(peer, read)
+      if (hopeless !== undefined) read = yield* this.giveUp(peer, hopeless, before)
+      if (read.expired.length > 0 || read.oversized.length > 0) yield* this.bury(peer, read)
       const { more, slots } = read
       // What was read and not sent is read again: the queue goes by what the peer received.
       if (peer.link !== link) return undefined
       // A queue that gives out only so much goes on when it is told of an ack.
       if (slots.length === 0) return more ? "window" as const : undefined
-      if (flow.idle) link.progressAt = now()
+      if (flow.idle) link.progressAt = this.now()
       const frames = peer.core.compose(slots, flow)
       if (frames.length === 0) return "window" as const
       for (const frame of frames) connection.send(frame)
-      countSent(peer.outgoing, slots, flow.sent)
+      this.countSent(peer.outgoing, slots, flow.sent)
       if (headway?.isCautious === true) return "backlog" as const
       if (!more && flow.sent > before && lastOf(slots) === flow.sent) return undefined
     }
   }
 
   /** After messages that did not get through, one frame goes after the other, and perhaps not at once. */
-  const mustWait = (headway: Headway, flow: Flow): boolean =>
-    headway.isCautious && (!flow.idle || headway.mustWait(now(), options.tickMillis))
+  private mustWait(headway: Headway, flow: Flow): boolean {
+    return headway.isCautious && (!flow.idle || headway.mustWait(this.now(), this.options.tickMillis))
+  }
 
-  const giveUp = function*(
+  private *giveUp(
     peer: Peer,
     { bytes, offset }: OutboxMessage,
     before: number
   ): Effect.fn.Return<ReadResult, MessageQueueError> {
     const limit = { maxMessages: 1, maxBytes: 1, maxMessageBytes: Math.min(peer.peerMaxPayload, bytes - 1) }
-    const read = yield* queue.read(peer.key, peer.own.generation, before, limit)
+    const read = yield* this.queue.read(peer.key, peer.own.generation, before, limit)
     yield* Effect.logWarning(
       `a message of ${bytes} bytes to session ${peer.session} is given up: connections end at it, again and again`
     )
@@ -115,16 +126,17 @@ export const makeDelivery = (options: DeliveryOptions) => {
   }
 
   /** Who waits for messages that were given up, perhaps by another server, learns it from their gap. */
-  const tellGap = (receipts: Receipts, { end, offset, reason }: OutboxGap): void =>
-    receipts.lost(offset, end, { reason, maybeHandled: reason === "fresh" || reason === "sessionEnded" })
+  private tellGap(receipts: Receipts, { end, offset, reason }: OutboxGap): void {
+    return receipts.lost(offset, end, { reason, maybeHandled: reason === "fresh" || reason === "sessionEnded" })
+  }
 
-  const countSent = (outgoing: Outgoing, slots: ReadonlyArray<Slot>, sent: number): void => {
+  private countSent(outgoing: Outgoing, slots: ReadonlyArray<Slot>, sent: number): void {
     let first = 0
     let again = 0
     let enqueuedAt: number | undefined
     for (const slot of slots) {
       if (slot.kind === "gap") {
-        if (queue.durable) tellGap(outgoing.receipts, slot)
+        if (this.queue.durable) this.tellGap(outgoing.receipts, slot)
         continue
       }
       if (slot.offset > sent) continue
@@ -135,13 +147,13 @@ export const makeDelivery = (options: DeliveryOptions) => {
       }
     }
     outgoing.sent(sent)
-    recorder.count("messagesSent", first)
-    recorder.count("messagesRedelivered", again)
-    if (enqueuedAt !== undefined) recorder.sentAfter(now() - enqueuedAt)
+    this.recorder.count("messagesSent", first)
+    this.recorder.count("messagesRedelivered", again)
+    if (enqueuedAt !== undefined) this.recorder.sentAfter(this.now() - enqueuedAt)
   }
 
   /** A peer without our protocol: a message counts as handled when the socket has taken it. */
-  const deliverPlain = function*(
+  private *deliverPlain(
     peer: Peer,
     link: Link
   ): Effect.fn.Return<Stalled | undefined, MessageQueueError> {
@@ -149,8 +161,8 @@ export const makeDelivery = (options: DeliveryOptions) => {
     while (true) {
       if (connection.buffered() >= highWaterBytes) return "backlog" as const
       const limit = { maxMessages: 256, maxBytes: bulkFrameBytes }
-      const read = yield* queue.read(peer.key, peer.own.generation, link.plainSent, limit)
-      if (read.expired.length > 0 || read.oversized.length > 0) yield* bury(peer, read)
+      const read = yield* this.queue.read(peer.key, peer.own.generation, link.plainSent, limit)
+      if (read.expired.length > 0 || read.oversized.length > 0) yield* this.bury(peer, read)
       const { slots } = read
       if (peer.link !== link || slots.length === 0) return undefined
       for (const slot of slots) {
@@ -163,26 +175,25 @@ export const makeDelivery = (options: DeliveryOptions) => {
         connection.send(slot.payload, (ok) => {
           if (!ok || peer.link !== link) return
           peer.outgoing.acknowledged(offset, [])
-          markDirty(peer)
+          this.options.markDirty(peer)
         })
       }
-      countSent(peer.outgoing, slots, link.plainSent)
+      this.countSent(peer.outgoing, slots, link.plainSent)
     }
   }
 
-  const deliverIn = { protocol: deliver, plain: deliverPlain }
-
   /** A generator and not an effect: with a queue in memory it does all it does without one. */
-  return function*(peer: Peer): Effect.fn.Return<void, MessageQueueError> {
+  *flush(peer: Peer): Effect.fn.Return<void, MessageQueueError> {
     // First, as it makes room in the queue.
-    if (peer.outgoing.hasAck) yield* tellAcks(peer)
+    if (peer.outgoing.hasAck) yield* this.options.tellAcks(peer)
     const { link } = peer
     if (link === undefined) return
-    writeControl(peer.dialect, link)
+    this.writeControl(peer.dialect, link)
     const { connection, flow } = link
     if (link.isDrained) link.stalled = "backlog"
-    else if (isCircuitOpen(breaker, peer)) link.stalled = "circuitOpen"
-    else link.stalled = yield* deliverIn[peer.dialect.name](peer, link)
+    else if (isCircuitOpen(this.options.breaker, peer)) link.stalled = "circuitOpen"
+    else if (peer.dialect.name === "protocol") link.stalled = yield* this.deliver(peer, link)
+    else link.stalled = yield* this.deliverPlain(peer, link)
     if (peer.link !== link || flow === undefined) return
     // Who reads nothing is told nothing: the ack stays due until the socket has drained.
     if (connection.buffered() >= highWaterBytes) return

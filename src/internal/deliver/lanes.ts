@@ -2,7 +2,7 @@
 import { Effect, type Exit, FiberSet } from "effect"
 import { Deque } from "../../core/Deque.ts"
 
-interface Lanes {
+export interface Lanes {
   /** Runs it at once if a lane is free. `onExit` is called when it is over. */
   readonly run: (effect: Effect.Effect<void>, onExit: (exit: Exit.Exit<void>) => void) => void
   readonly isBusy: () => boolean

@@ -10,7 +10,7 @@ import type { MessageQueueError } from "../../WebSocketError.ts"
 import { type RareLog, wordsOf } from "../kit/rareLog.ts"
 import { makeSignal, type Signal } from "../kit/signal.ts"
 import type { Peer } from "../session/peer.ts"
-import { makeLanes } from "./lanes.ts"
+import { type Lanes, makeLanes } from "./lanes.ts"
 
 type Flushing = Effect.fn.Return<void, MessageQueueError>
 
@@ -33,79 +33,93 @@ export interface OutboundOptions {
 }
 
 export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions) {
-  const { flush, gate, now, peers, pulse } = options
-  /** Each peer is in it once. */
-  const dirty = new Deque<Peer>()
-  const work = yield* makeSignal
-  let appends = 0
-  let isParked = false
-  let flushedAt = 0
-  const lanes = yield* makeLanes(maxWaiting)
-  /** A defect that ends the worker, which is restarted: where it was met, nobody could be told. */
-  let defect: Cause.Cause<never> | undefined
+  const outbound = new Outbound(options, yield* makeSignal, yield* makeLanes(maxWaiting))
+  yield* options.queue.onAppend(outbound.appended)
+  return outbound
+})
 
-  const markDirty = (peer: Peer): void => {
-    if (peer.outgoing.wake()) dirty.pushBack(peer)
-    work.notify()
+class Outbound {
+  private readonly options: OutboundOptions
+  private readonly work: Signal
+  private readonly lanes: Lanes
+  private readonly now: () => number
+  /** Each peer is in it once. */
+  private readonly dirty = new Deque<Peer>()
+  private appends = 0
+  private isParked = false
+  private flushedAt = 0
+  /** A defect that ends the worker, which is restarted: where it was met, nobody could be told. */
+  private defect: Cause.Cause<never> | undefined
+
+  constructor(options: OutboundOptions, work: Signal, lanes: Lanes) {
+    this.options = options
+    this.work = work
+    this.lanes = lanes
+    this.now = options.now
+  }
+
+  readonly markDirty = (peer: Peer): void => {
+    if (peer.outgoing.wake()) this.dirty.pushBack(peer)
+    this.work.notify()
   }
 
   /** For acks: nobody waits for them as for a message, and a process with many connections reads those first. */
-  const markAckDue = (peer: Peer): void => {
+  readonly markAckDue = (peer: Peer): void => {
     if (!peer.outgoing.wake()) return
-    dirty.pushBack(peer)
-    work.notifyLater()
+    this.dirty.pushBack(peer)
+    this.work.notifyLater()
   }
 
   /** The peer is not forgotten, and the worker dies of it. */
-  const die = (peer: Peer, cause: Cause.Cause<never>): void => {
+  die(peer: Peer, cause: Cause.Cause<never>): void {
     if (Cause.hasInterruptsOnly(cause)) return
-    defect ??= cause
-    markDirty(peer)
+    this.defect ??= cause
+    this.markDirty(peer)
   }
 
   /** A store that fails is asked again later; an owner that lost its session lets go of it. */
-  const onError = (peer: Peer, generation: number, error: MessageQueueError): Effect.Effect<void> => {
+  private onError(peer: Peer, generation: number, error: MessageQueueError): Effect.Effect<void> {
     // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
-    if (peer.own.refused("queue", generation) === "again") return Effect.sync(() => markDirty(peer))
-    if (error.reason !== "store") return options.onRefused(peer, error)
-    options.later(peer.outgoing.flushFailed(), () => markDirty(peer))
+    if (peer.own.refused("queue", generation) === "again") return Effect.sync(() => this.markDirty(peer))
+    if (error.reason !== "store") return this.options.onRefused(peer, error)
+    this.options.later(peer.outgoing.flushFailed(), () => this.markDirty(peer))
     return Effect.sync(() =>
-      options.rare.warn("delivery", `delivery to session ${peer.session} is put off: ${wordsOf(error)}`)
+      this.options.rare.warn("delivery", `delivery to session ${peer.session} is put off: ${wordsOf(error)}`)
     )
   }
 
   /** Goes on with a flush that has to wait for `first`, and for whatever it comes to. */
-  const waitFor = (peer: Peer, steps: Flushing, first: Effect.Effect<unknown, MessageQueueError>): void => {
+  private waitFor(peer: Peer, steps: Flushing, first: Effect.Effect<unknown, MessageQueueError>): void {
     const { outgoing, own: { generation } } = peer
     outgoing.flushWaits()
     const rest = Effect.matchEffect(Effect.gen(() => goOn(steps, first)), {
-      onFailure: (error) => onError(peer, generation, error),
+      onFailure: (error) => this.onError(peer, generation, error),
       onSuccess: () => {
         outgoing.flushSucceeded()
         return Effect.void
       }
     })
-    lanes.run(rest, (exit) => {
+    this.lanes.run(rest, (exit) => {
       if (outgoing.flushEnded()) {
-        dirty.pushBack(peer)
-        work.notify()
+        this.dirty.pushBack(peer)
+        this.work.notify()
       }
-      if (Exit.isFailure(exit)) die(peer, exit.cause)
-      pulse.notify()
+      if (Exit.isFailure(exit)) this.die(peer, exit.cause)
+      this.options.pulse.notify()
     })
   }
 
   /** Sends here and now, as far as nothing has to be waited for. Does not throw. */
-  const flushNow = (peer: Peer): void => {
+  private flushNow(peer: Peer): void {
     peer.outgoing.flushBegan()
-    flushedAt = now()
+    this.flushedAt = this.now()
     try {
-      const steps = flush(peer)
+      const steps = this.options.flush(peer)
       const step = steps.next()
-      if (step.done === true) pulse.notify()
-      else waitFor(peer, steps, step.value)
+      if (step.done === true) this.options.pulse.notify()
+      else this.waitFor(peer, steps, step.value)
     } catch (thrown) {
-      die(peer, Cause.die(thrown))
+      this.die(peer, Cause.die(thrown))
     }
   }
 
@@ -113,70 +127,68 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
    * When nothing else was sent in this millisecond, and nothing is on its way to this peer, a message need not wait for
    * the worker; but the answer of a handler waits for the ack of what it answers.
    */
-  const mayGoNow = (peer: Peer): boolean =>
-    gate.isOpen()
-      ? isParked && peer.outgoing.isAtRest && !peer.incoming.isHandling && peer.link?.flow?.idle !== false &&
-        now() > flushedAt
+  private mayGoNow(peer: Peer): boolean {
+    return this.options.gate.isOpen()
+      ? this.isParked && peer.outgoing.isAtRest && !peer.incoming.isHandling && peer.link?.flow?.idle !== false &&
+        this.now() > this.flushedAt
       : !peer.outgoing.isFlushing // nobody else would send it
+  }
 
-  yield* options.queue.onAppend((key) => {
-    appends++
-    const peer = peers.get(key)
+  /** Something was appended to the outbox of this session. */
+  readonly appended = (key: string): void => {
+    this.appends++
+    const peer = this.options.peers.get(key)
     peer?.outgoing.addressed()
     // Who has no connection is marked when it has one.
     if (peer?.link === undefined) return
-    if (mayGoNow(peer)) flushNow(peer)
-    else markDirty(peer)
-  })
+    if (this.mayGoNow(peer)) this.flushNow(peer)
+    else this.markDirty(peer)
+  }
 
-  const isBusy = (before: number): boolean => appends - before >= busySenders && appends < enoughForFrame * dirty.size
+  private isBusy(before: number): boolean {
+    return this.appends - before >= busySenders && this.appends < enoughForFrame * this.dirty.size
+  }
 
   /** Lets senders that are writing to many sessions go on for a while, so that each session gets one larger frame. */
-  const gather = Effect.gen(function*() {
-    const since = now()
+  private readonly gather = Effect.gen({ self: this }, function*() {
+    const since = this.now()
     let before = 0
-    while (isBusy(before) && now() - since < Math.max(leastGathering, dirty.size * millisToWrite)) {
-      before = appends
+    while (this.isBusy(before) && this.now() - since < Math.max(leastGathering, this.dirty.size * millisToWrite)) {
+      before = this.appends
       yield* Effect.yieldNow
     }
   })
 
   /** Once through those that have something to do; who comes in meanwhile is for the next round. */
-  const flushDirty = Effect.sync(() => {
-    for (let left = dirty.size; left > 0; left--) {
-      const peer = dirty.popFront()
+  private readonly flushDirty = Effect.sync(() => {
+    for (let left = this.dirty.size; left > 0; left--) {
+      const peer = this.dirty.popFront()
       // One whose flush made it dirty and then had to wait comes back when that has ended.
-      if (peer?.outgoing.isFlushing === false) flushNow(peer)
+      if (peer?.outgoing.isFlushing === false) this.flushNow(peer)
     }
   })
 
-  const loop = Effect.gen(function*() {
+  readonly loop = Effect.gen({ self: this }, function*() {
     while (true) {
-      if (defect !== undefined) {
-        const cause = defect
-        defect = undefined
+      if (this.defect !== undefined) {
+        const cause = this.defect
+        this.defect = undefined
         yield* Effect.failCause(cause)
       }
-      if (dirty.size === 0) {
-        isParked = true
-        yield* work.wait
-        isParked = false
+      if (this.dirty.size === 0) {
+        this.isParked = true
+        yield* this.work.wait
+        this.isParked = false
       }
-      if (!gate.isOpen()) yield* gate.await
-      if (isBusy(0)) yield* gather
-      appends = 0
-      yield* flushDirty
+      if (!this.options.gate.isOpen()) yield* this.options.gate.await
+      if (this.isBusy(0)) yield* this.gather
+      this.appends = 0
+      yield* this.flushDirty
     }
   })
 
-  return {
-    markDirty,
-    markAckDue,
-    die,
-    loop,
-    isIdle: () => dirty.size === 0 && !lanes.isBusy() && !options.isBusy()
-  }
-})
+  readonly isIdle = (): boolean => this.dirty.size === 0 && !this.lanes.isBusy() && !this.options.isBusy()
+}
 
 /** Does `first`, then the rest of what it is a step of. */
 const goOn = function*(steps: Flushing, first: Effect.Effect<unknown, MessageQueueError>): Flushing {

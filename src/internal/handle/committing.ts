@@ -25,6 +25,8 @@ const patienceMillis = 1_000
 /** How often it is looked whether a session in doubt is this server's, in ms. */
 const doubtMillis = 1_000
 
+export type Committing = ReturnType<typeof makeCommitting>
+
 export const makeCommitting = ({ attached, now, onRefused, registry }: CommittingOptions) => {
   const fenced = (peer: Peer) =>
     new SessionRegistryError({ session: peer.session, operation: "commitPosition", reason: "fenced" })

@@ -40,7 +40,8 @@ export interface Handling<R> {
 }
 
 export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R> => {
-  const { deadLetters, recorder } = options
+  const { recorder } = options
+  const { giveUp, undecodable } = failuresOf(options)
 
   /** The handler's effect; what it throws is a defect of it. */
   const call = (incoming: Incoming<In>, peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> => {
@@ -49,32 +50,6 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
     } catch (defect) {
       return Effect.die(defect)
     }
-  }
-
-  const giveUp = (
-    peer: Peer,
-    delivery: Delivery,
-    reason: "failed" | "undecodable",
-    message: In | undefined,
-    cause: unknown
-  ): Effect.Effect<void> => {
-    if (delivery.kind === "message" && delivery.epoch === peer.core.inbox.epoch) {
-      peer.core.inbox.fail(delivery.offset, reason)
-    }
-    return deadLetters.incoming({
-      session: peer.session,
-      messageId: idOf(delivery),
-      reason,
-      message,
-      payload: delivery.kind === "gap" ? undefined : delivery.value,
-      cause
-    })
-  }
-
-  const undecodable = (peer: Peer, delivery: Delivery, cause: Cause.Cause<unknown>): Effect.Effect<void> => {
-    const detail = String(Cause.squash(cause))
-    const error = new PayloadError({ direction: "decode", detail, session: peer.session })
-    return giveUp(peer, delivery, "undecodable", undefined, error)
   }
 
   const handleGap = (peer: Peer, gap: Extract<Delivery, { kind: "gap" }>): Effect.Effect<void, never, R> =>
@@ -148,6 +123,37 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
   }
 
   return { handle, recover }
+}
+
+/** Messages that are given up: a dead letter here, and a failure in the ack. */
+const failuresOf = <In, R>({ deadLetters }: HandlingOptions<In, R>) => {
+  const giveUp = (
+    peer: Peer,
+    delivery: Delivery,
+    reason: "failed" | "undecodable",
+    message: In | undefined,
+    cause: unknown
+  ): Effect.Effect<void> => {
+    if (delivery.kind === "message" && delivery.epoch === peer.core.inbox.epoch) {
+      peer.core.inbox.fail(delivery.offset, reason)
+    }
+    return deadLetters.incoming({
+      session: peer.session,
+      messageId: idOf(delivery),
+      reason,
+      message,
+      payload: delivery.kind === "gap" ? undefined : delivery.value,
+      cause
+    })
+  }
+
+  const undecodable = (peer: Peer, delivery: Delivery, cause: Cause.Cause<unknown>): Effect.Effect<void> => {
+    const detail = String(Cause.squash(cause))
+    const error = new PayloadError({ direction: "decode", detail, session: peer.session })
+    return giveUp(peer, delivery, "undecodable", undefined, error)
+  }
+
+  return { giveUp, undecodable }
 }
 
 const incomingOf = <A>(message: A, session: string, delivery: Exclude<Delivery, { kind: "gap" }>): Incoming<A> => ({

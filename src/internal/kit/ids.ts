@@ -1,10 +1,11 @@
 /** Ids that are unique, not secret: epochs, instances, session ids of peers without any. */
 import type { Random } from "effect"
 
-type Source = (typeof Random.Random)["Service"]
+/** Where ids come from. */
+export type Ids = (typeof Random.Random)["Service"]
 
 /** 100 random bits in base 36. From Effect's Random, so that a seeded test gets the same ids again. */
-export const makeId = (random: Source): string => {
+export const makeId = (random: Ids): string => {
   let id = ""
   for (let i = 0; i < 4; i++) {
     id += Math.floor(random.nextDoubleUnsafe() * 2 ** 25).toString(36).padStart(5, "0")

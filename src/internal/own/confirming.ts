@@ -24,6 +24,8 @@ const attachingMillis = 50
 /** How long what a handler sends may wait for the store, in ms. */
 const sendMillis = 10_000
 
+export type Confirming = ReturnType<typeof makeConfirming>
+
 export const makeConfirming = ({ onRefused, registry, run }: ConfirmingOptions) => {
   const { confirm } = registry
 

@@ -19,8 +19,6 @@ export interface OwningOptions {
   readonly onAway: (peer: Peer) => void
   /** The peer's runtime here is of no use any more. */
   readonly forget: (peer: Peer) => void
-  /** Whether an attachment is under way of a session that had no runtime here when it began. */
-  readonly isUnopened: (session: string) => boolean
   /** Removes what was made for a session that is over, if it is. */
   readonly removeOrphan: (session: string) => Effect.Effect<void>
 }
@@ -30,17 +28,15 @@ export class Owning {
   private readonly registry: SessionRegistry["Service"]
   private readonly onAway: OwningOptions["onAway"]
   private readonly forget: OwningOptions["forget"]
-  private readonly isUnopened: OwningOptions["isUnopened"]
   private readonly removeOrphan: OwningOptions["removeOrphan"]
   /** Detachments and releases under way. */
   private departing = 0
 
-  constructor({ engine, forget, isUnopened, onAway, registry, removeOrphan }: OwningOptions) {
+  constructor({ engine, forget, onAway, registry, removeOrphan }: OwningOptions) {
     this.engine = engine
     this.registry = registry
     this.onAway = onAway
     this.forget = forget
-    this.isUnopened = isUnopened
     this.removeOrphan = removeOrphan
   }
 
@@ -62,9 +58,12 @@ export class Owning {
     if (peer?.own.wanted() === true) this.engine.run(this.makeWay(peer))
   }
 
-  /** The store failed to attach the session, and may have done it all the same. */
-  attachmentInDoubt(session: string): void {
-    this.engine.run(Effect.ignore(this.settleDoubt(session)))
+  /**
+   * The store failed to attach the session, and may have done it all the same. `isUnopened` says whether another attachment
+   * is under way that began when the session had no runtime here.
+   */
+  attachmentInDoubt(session: string, isUnopened: () => boolean = () => false): void {
+    this.engine.run(Effect.ignore(this.settleDoubt(session, isUnopened)))
   }
 
   /** A session was attached for nothing: its retention begins again. */
@@ -162,10 +161,6 @@ export class Owning {
     return [...this.engine.peers.values()].filter((peer) => !peer.incoming.isIdle)
   }
 
-  private isAttaching(session: string): boolean {
-    return this.engine.peers.get(session)?.own.isAttaching === true || this.isUnopened(session)
-  }
-
   private find(peer: Peer): Effect.Effect<Found> {
     return Effect.match(this.registry.find(peer.key), { onFailure: (): Found => "unknown", onSuccess: foundOf })
   }
@@ -215,14 +210,15 @@ export class Owning {
 
   /** An attachment that was made all the same is this server's, in a generation that no connection has. */
   private readonly settleDoubt = Effect.fnUntraced(
-    function*(this: Owning, session: string) {
+    function*(this: Owning, session: string, isUnopened: () => boolean) {
       const { engine, registry } = this
+      const isAttaching = () => engine.peers.get(session)?.own.isAttaching === true || isUnopened()
       let info: SessionInfo | undefined
       do {
         // They change who the owner is.
-        while (this.isAttaching(session)) yield* Effect.sleep(attachingMillis)
+        while (isAttaching()) yield* Effect.sleep(attachingMillis)
         info = yield* Effect.retry(registry.find(session), { schedule: storeRetry, while: isStoreFailure })
-      } while (this.isAttaching(session))
+      } while (isAttaching())
       const peer = engine.peers.get(session)
       if (peer === undefined) {
         if (info?.here !== true) return

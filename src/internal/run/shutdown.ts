@@ -35,6 +35,8 @@ export interface Parts {
   readonly end: Effect.Effect<void>
 }
 
+export type Shutdown = Effect.Success<ReturnType<typeof makeShutdown>>
+
 export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
   const { closing, engine, queue, recorder } = options
   const done = yield* Deferred.make<ShutdownReport>()

@@ -50,23 +50,31 @@ export interface SendingOptions<Out> {
 
 export type OnDropped = (target: Target, epoch: string, messages: ReadonlyArray<OutboxMessage>) => Effect.Effect<void>
 
-export const makeSending = <Out>(options: SendingOptions<Out>) => {
-  const { breaker, deduplicator, queue, recorder, serialize } = options
+export class Sending<Out> {
+  private readonly options: SendingOptions<Out>
+  private readonly queue: MessageQueue["Service"]
+  private readonly recorder: Recorder
 
-  const skipVolatile = (peer: Target, reason: SkippedReason): Receipt => {
-    recorder.count("messagesVolatileSkipped")
+  constructor(options: SendingOptions<Out>) {
+    this.options = options
+    this.queue = options.queue
+    this.recorder = options.recorder
+  }
+
+  private skipVolatile(peer: Target, reason: SkippedReason): Receipt {
+    this.recorder.count("messagesVolatileSkipped")
     return skipped(peer.session, reason)
   }
 
-  const sendVolatile = (peer: Target, payload: string, id = ""): Receipt => {
-    if (peer.link === undefined) return skipVolatile(peer, "disconnected")
-    if (isCircuitOpen(breaker, peer)) return skipVolatile(peer, "circuitOpen")
+  private sendVolatile(peer: Target, payload: string, id = ""): Receipt {
+    if (peer.link === undefined) return this.skipVolatile(peer, "disconnected")
+    if (isCircuitOpen(this.options.breaker, peer)) return this.skipVolatile(peer, "circuitOpen")
     const { link } = peer
     if (link.connection.buffered() >= highWaterBytes || link.volatileCount >= maxVolatile) {
-      return skipVolatile(peer, "backpressure")
+      return this.skipVolatile(peer, "backpressure")
     }
     link.addVolatile(payload)
-    options.markDirty(peer)
+    this.options.markDirty(peer)
     return {
       _tag: "Sent",
       session: peer.session,
@@ -76,77 +84,83 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
   }
 
   /** What keeps a message from going out at once. */
-  const waitsFor = (peer: Target): QueuedReason | undefined => {
+  private waitsFor(peer: Target): QueuedReason | undefined {
     if (peer.link === undefined) return peer instanceof Absent ? "elsewhere" : "disconnected"
-    return isCircuitOpen(breaker, peer) ? "circuitOpen" : peer.link.stalled
+    return isCircuitOpen(this.options.breaker, peer) ? "circuitOpen" : peer.link.stalled
   }
 
-  const receiptOf = (peer: Target, appended: Appended, id: string | undefined): Receipt => {
+  private receiptOf(peer: Target, appended: Appended, id: string | undefined): Receipt {
     if (appended.first === undefined) return skipped(peer.session, "overflow")
-    const reason = waitsFor(peer)
+    const reason = this.waitsFor(peer)
     if (reason === undefined) return new Accepted(peer, appended.epoch, appended.first, id, appended.enqueuedAt)
-    recorder.count("messagesQueued")
+    this.recorder.count("messagesQueued")
     return new Waiting(peer, appended.epoch, appended.first, id, appended.enqueuedAt, reason)
   }
 
   /** The receipt of the message at `index` of what was appended. */
-  const receiptOfNth = (peer: Target, appended: Appended, index: number, id: string | undefined): Receipt =>
-    receiptOf(
+  private receiptOfNth(peer: Target, appended: Appended, index: number, id: string | undefined): Receipt {
+    return this.receiptOf(
       peer,
       index === 0 || appended.first === undefined ? appended : { ...appended, first: appended.first + index },
       id
     )
+  }
 
-  const ownerOf = (peer: Target, epoch: string): Target => options.ownerOf?.(peer.key, epoch) ?? peer
+  private ownerOf(peer: Target, epoch: string): Target {
+    return this.options.ownerOf?.(peer.key, epoch) ?? peer
+  }
 
   /** What follows an append that took its time. */
-  const settle = <A>(
+  private settle<A>(
     peer: Target,
     appended: Appended,
     then: (owner: Target, appended: Appended) => A
-  ): Effect.Effect<A> => {
+  ): Effect.Effect<A> {
     const { dropped, epoch, first } = appended
-    const owner = ownerOf(peer, epoch)
+    const owner = this.ownerOf(peer, epoch)
     const result = then(owner, appended)
-    if (first === undefined || dropped.length > 0) recorder.count("queueOverflows")
-    return dropped.length === 0 ? Effect.succeed(result) : Effect.as(options.onDropped(owner, epoch, dropped), result)
+    if (first === undefined || dropped.length > 0) this.recorder.count("queueOverflows")
+    return dropped.length === 0
+      ? Effect.succeed(result)
+      : Effect.as(this.options.onDropped(owner, epoch, dropped), result)
   }
 
-  const countOverflow = (error: { readonly _tag: string }): void => {
-    if (error._tag === "QueueOverflowError") recorder.count("queueOverflows")
+  private countOverflow(error: { readonly _tag: string }): void {
+    if (error._tag === "QueueOverflowError") this.recorder.count("queueOverflows")
   }
 
   /** Appends with the queue's own effect: it has to wait, to drop or to refuse something, or is a store. */
-  const appendSlowly = <A>(
+  private appendSlowly<A>(
     peer: Target,
     batch: ReadonlyArray<NewMessage>,
     then: (owner: Target, appended: Appended) => A
-  ): Effect.Effect<A, MessageQueueError | QueueOverflowError> =>
-    Effect.matchEffect(queue.append(peer.key, batch), {
+  ): Effect.Effect<A, MessageQueueError | QueueOverflowError> {
+    return Effect.matchEffect(this.queue.append(peer.key, batch), {
       onFailure: (error) => {
-        countOverflow(error)
+        this.countOverflow(error)
         return Effect.fail(error)
       },
-      onSuccess: (appended) => settle(peer, appended, then)
+      onSuccess: (appended) => this.settle(peer, appended, then)
     })
-
-  const append = (
-    peer: Target,
-    message: NewMessage
-  ): Effect.Effect<Receipt, MessageQueueError | QueueOverflowError> => {
-    const batch = [message]
-    const appended = queue.append.unsafe?.(peer.key, batch)
-    return appended === undefined
-      ? appendSlowly(peer, batch, (owner, later) => receiptOf(owner, later, message.id))
-      : Effect.succeed(receiptOf(peer, appended, message.id))
   }
 
-  const duplicateOf = (
+  private append(
+    peer: Target,
+    message: NewMessage
+  ): Effect.Effect<Receipt, MessageQueueError | QueueOverflowError> {
+    const batch = [message]
+    const appended = this.queue.append.unsafe?.(peer.key, batch)
+    return appended === undefined
+      ? this.appendSlowly(peer, batch, (owner, later) => this.receiptOf(owner, later, message.id))
+      : Effect.succeed(this.receiptOf(peer, appended, message.id))
+  }
+
+  private duplicateOf(
     peer: Target,
     first: { readonly messageId: string; readonly epoch: string; readonly offset: number; readonly atMillis: number }
-  ): Receipt => {
-    recorder.count("messagesDeduplicated")
-    const owner = ownerOf(peer, first.epoch)
+  ): Receipt {
+    this.recorder.count("messagesDeduplicated")
+    const owner = this.ownerOf(peer, first.epoch)
     const known = first.epoch === owner.epoch ? owner.receipts.find(first.offset) : undefined
     const handled = first.epoch === volatileEpoch ? neverKnown(peer.session, "volatile", first.messageId) : Effect.void
     return {
@@ -159,89 +173,110 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
   }
 
   /** Sends under a publish key to a queue that stores both in one step. */
-  const sendOnceAtomically = (
+  private sendOnceAtomically(
     peer: Target,
     message: NewMessage & { readonly id: string },
     appendOnce: NonNullable<MessageQueue["Service"]["appendOnce"]>
-  ): Effect.Effect<Receipt, SendError> =>
-    Effect.matchEffect(appendOnce(peer.key, message, contentKey(message.payload)), {
+  ): Effect.Effect<Receipt, SendError> {
+    return Effect.matchEffect(appendOnce(peer.key, message, contentKey(message.payload)), {
       onFailure: (error) => {
-        countOverflow(error)
+        this.countOverflow(error)
         return Effect.fail(error)
       },
       onSuccess: (result) =>
         result._tag === "Duplicate"
-          ? Effect.succeed(duplicateOf(peer, result.receipt))
-          : settle(peer, result.appended, (owner, appended) => receiptOf(owner, appended, message.id))
+          ? Effect.succeed(this.duplicateOf(peer, result.receipt))
+          : this.settle(peer, result.appended, (owner, appended) => this.receiptOf(owner, appended, message.id))
     })
+  }
 
   /** Sends under a publish key: the key is committed once the message is in the queue, and released if it isn't. */
-  const sendOnce = (
+  private sendOnce(
     peer: Target,
     message: NewMessage & { readonly id: string }
-  ): Effect.Effect<Receipt, SendError> =>
-    Effect.uninterruptibleMask(Effect.fnUntraced(function*(restore): Effect.fn.Return<Receipt, SendError> {
-      const { id: key } = message
-      const scope = peer.key
-      const claim = yield* deduplicator.claim({ scope, key, fingerprint: contentKey(message.payload) })
-      if (claim._tag === "Duplicate") return duplicateOf(peer, claim.receipt)
-      if (claim._tag === "Mismatch") return yield* new DeduplicationError({ scope, key, reason: "mismatch" })
-      if (claim._tag === "InFlight") {
-        const { retryAfterMillis } = claim
-        return yield* new DeduplicationError({ scope, key, reason: "inFlight", retryAfterMillis })
-      }
-      const { leaseMillis, token } = claim
-      // A sender must not lose its key while it waits for room.
-      const keep = Effect.forever(
-        Effect.andThen(Effect.sleep(leaseMillis / 2), Effect.ignore(deduplicator.renew({ scope, key, token })))
-      )
-      return yield* Effect.onExit(
-        restore(Effect.raceFirst(Effect.suspend(() => append(peer, message)), keep)),
-        (exit) => {
-          const receipt = Exit.isSuccess(exit) ? exit.value : undefined
-          if (!(receipt instanceof Tracking)) return Effect.ignore(deduplicator.release({ scope, key, token }))
-          const { atMillis, epoch, offset } = receipt
-          return Effect.ignore(
-            deduplicator.commit({ scope, key, token, receipt: { messageId: key, epoch, offset, atMillis } })
-          )
+  ): Effect.Effect<Receipt, SendError> {
+    const { deduplicator } = this.options
+    return Effect.uninterruptibleMask((restore) =>
+      Effect.gen({ self: this }, function*(): Effect.fn.Return<Receipt, SendError> {
+        const { id: key } = message
+        const scope = peer.key
+        const claim = yield* deduplicator.claim({ scope, key, fingerprint: contentKey(message.payload) })
+        if (claim._tag === "Duplicate") return this.duplicateOf(peer, claim.receipt)
+        if (claim._tag === "Mismatch") return yield* new DeduplicationError({ scope, key, reason: "mismatch" })
+        if (claim._tag === "InFlight") {
+          const { retryAfterMillis } = claim
+          return yield* new DeduplicationError({ scope, key, reason: "inFlight", retryAfterMillis })
         }
-      )
-    }))
+        const { leaseMillis, token } = claim
+        // A sender must not lose its key while it waits for room.
+        const keep = Effect.forever(
+          Effect.andThen(
+            Effect.sleep(leaseMillis / 2),
+            Effect.ignore(deduplicator.renew({ scope, key, token }))
+          )
+        )
+        return yield* Effect.onExit(
+          restore(Effect.raceFirst(Effect.suspend(() => this.append(peer, message)), keep)),
+          (exit) => {
+            const receipt = Exit.isSuccess(exit) ? exit.value : undefined
+            if (!(receipt instanceof Tracking)) {
+              return Effect.ignore(deduplicator.release({ scope, key, token }))
+            }
+            const { atMillis, epoch, offset } = receipt
+            return Effect.ignore(
+              deduplicator.commit({
+                scope,
+                key,
+                token,
+                receipt: { messageId: key, epoch, offset, atMillis }
+              })
+            )
+          }
+        )
+      })
+    )
+  }
 
   /** The same for a volatile message: its key is free again if it did not go out. */
-  const sendVolatileOnce = (peer: Target, payload: string, id: string): Effect.Effect<Receipt, SendError> =>
-    Effect.flatMap(steady, (now) => {
+  private sendVolatileOnce(peer: Target, payload: string, id: string): Effect.Effect<Receipt, SendError> {
+    return Effect.flatMap(steady, (now) => {
       const atMillis = now()
       const attempt = Effect.suspend((): Effect.Effect<Receipt, Receipt> => {
-        const receipt = sendVolatile(peer, payload, id)
+        const receipt = this.sendVolatile(peer, payload, id)
         return receipt._tag === "Skipped" ? Effect.fail(receipt) : Effect.succeed(receipt)
       })
       const request = { scope: peer.key, key: id, fingerprint: contentKey(payload) }
-      const once = deduplicator.once<Receipt>(
+      const once = this.options.deduplicator.once<Receipt>(
         request,
         () => ({ messageId: id, epoch: volatileEpoch, offset: 0, atMillis })
       )
       return Effect.matchEffect(once(attempt), {
         onFailure: (failure) =>
           failure._tag === "DeduplicationError" ? Effect.fail(failure) : Effect.succeed<Receipt>(failure),
-        onSuccess: (result) => Effect.succeed(result._tag === "Ran" ? result.value : duplicateOf(peer, result.receipt))
+        onSuccess: (result) =>
+          Effect.succeed(result._tag === "Ran" ? result.value : this.duplicateOf(peer, result.receipt))
       })
     })
+  }
 
-  const limitOf = (peer: Target): number => Math.min(options.maxPayload, peer.peerMaxPayload)
+  private limitOf(peer: Target): number {
+    return Math.min(this.options.maxPayload, peer.peerMaxPayload)
+  }
 
   /** Sends from inside the effect of `fiber`: does at once what can be done at once. */
-  const send = (
+  send(
     fiber: Fiber.Fiber<unknown, unknown>,
     peer: Target,
     message: Out,
     sendOptions: SendOptions | undefined
-  ): Effect.Effect<Receipt, SendError> => {
-    const serialized = serialize(peer.session, message, limitOf(peer))
+  ): Effect.Effect<Receipt, SendError> {
+    const serialized = this.options.serialize(peer.session, message, this.limitOf(peer))
     if (serialized instanceof PayloadError) return Effect.fail(serialized)
     const { bytes, payload } = serialized
     const trace = traceparent(fiber)
-    if (sendOptions === undefined) return append(peer, { payload, bytes, id: undefined, trace, ttlMillis: undefined })
+    if (sendOptions === undefined) {
+      return this.append(peer, { payload, bytes, id: undefined, trace, ttlMillis: undefined })
+    }
     const fault = faultOf(sendOptions)
     if (fault !== undefined) return Effect.fail(payloadError(peer.session, fault))
     const { volatile = false } = sendOptions
@@ -254,37 +289,39 @@ export const makeSending = <Out>(options: SendingOptions<Out>) => {
     const ttlMillis = ttlMillisOf(peer.session, sendOptions.ttl)
     if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
     if (volatile) {
-      return id === undefined ? Effect.succeed(sendVolatile(peer, payload)) : sendVolatileOnce(peer, payload, id)
+      return id === undefined
+        ? Effect.succeed(this.sendVolatile(peer, payload))
+        : this.sendVolatileOnce(peer, payload, id)
     }
-    if (id === undefined) return append(peer, { payload, bytes, id, trace, ttlMillis })
+    if (id === undefined) return this.append(peer, { payload, bytes, id, trace, ttlMillis })
     const keyed = { payload, bytes, id, trace, ttlMillis }
-    return queue.appendOnce === undefined ? sendOnce(peer, keyed) : sendOnceAtomically(peer, keyed, queue.appendOnce)
+    return this.queue.appendOnce === undefined
+      ? this.sendOnce(peer, keyed)
+      : this.sendOnceAtomically(peer, keyed, this.queue.appendOnce)
   }
 
   /** All or none: a message that can't be encoded, or has no room, keeps out the others. */
-  const sendAll = (
+  sendAll(
     fiber: Fiber.Fiber<unknown, unknown>,
     peer: Target,
     messages: Iterable<Out>,
     sendOptions: SendAllOptions | undefined
-  ): Effect.Effect<ReadonlyArray<Receipt>, SendError> => {
+  ): Effect.Effect<ReadonlyArray<Receipt>, SendError> {
     const trace = traceparent(fiber)
     const ttlMillis = ttlMillisIn(peer.session, sendOptions, Shapes.sendAll)
     if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
     const batch: Array<NewMessage> = []
     for (const message of messages) {
-      const serialized = serialize(peer.session, message, limitOf(peer))
+      const serialized = this.options.serialize(peer.session, message, this.limitOf(peer))
       if (serialized instanceof PayloadError) return Effect.fail(serialized)
       batch.push({ payload: serialized.payload, bytes: serialized.bytes, id: undefined, trace, ttlMillis })
     }
     if (batch.length === 0) return Effect.succeed([])
     const receipts = (owner: Target, appended: Appended) =>
-      batch.map((_, index) => receiptOfNth(owner, appended, index, undefined))
-    const appended = queue.append.unsafe?.(peer.key, batch)
-    return appended === undefined ? appendSlowly(peer, batch, receipts) : Effect.succeed(receipts(peer, appended))
+      batch.map((_, index) => this.receiptOfNth(owner, appended, index, undefined))
+    const appended = this.queue.append.unsafe?.(peer.key, batch)
+    return appended === undefined ? this.appendSlowly(peer, batch, receipts) : Effect.succeed(receipts(peer, appended))
   }
-
-  return { send, sendAll }
 }
 
 /** What is wrong with the options of a send, except those that are checked when they are read. */

@@ -27,6 +27,8 @@ export interface AbsenteesOptions {
   readonly followers: Followers | undefined
 }
 
+export type Absentees = ReturnType<typeof makeAbsentees>
+
 export const makeAbsentees = (options: AbsenteesOptions) => {
   const { breaker, followers, peers, queue, registry } = options
 

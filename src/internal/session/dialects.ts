@@ -8,7 +8,7 @@ import type { Agreement, Link } from "./link.ts"
 import type { Outgoing } from "./outgoing.ts"
 
 /** How long a peer may be silent, in ms. */
-interface SilenceTimes {
+export interface SilenceTimes {
   readonly heartbeat: number
   readonly heartbeatTimeout: number
   readonly idleTimeout: number

@@ -5,7 +5,7 @@
 import { Effect } from "effect"
 import type { MessageQueue, Progress } from "../../MessageQueue.ts"
 import type { MessageQueueError } from "../../WebSocketError.ts"
-import { makeSignal } from "../kit/signal.ts"
+import { makeSignal, type Signal } from "../kit/signal.ts"
 import type { Dead, Elsewhere, Tracked } from "./receipts.ts"
 
 /** An outbox and those of its messages that somebody waits for; there is one only while there are any. */
@@ -26,9 +26,7 @@ const batchSize = 500
 /** The outbox ended where we could not see it. */
 const ended: Dead = { reason: "sessionEnded", maybeHandled: true }
 
-export type Followers = Effect.Success<ReturnType<typeof makeFollowers>>
-
-export const makeFollowers = Effect.fnUntraced(function*(options: {
+export interface FollowersOptions {
   readonly queue: MessageQueue["Service"]
   readonly now: () => number
   /**
@@ -36,103 +34,116 @@ export const makeFollowers = Effect.fnUntraced(function*(options: {
    * the offset only that the client has gone past it.
    */
   readonly deadHere: (session: string, epoch: string, offset: number) => Dead | undefined
-}) {
-  const { deadHere, now, queue } = options
-  const work = yield* makeSignal
-  const watches = new Map<string, Watch>()
+}
 
-  const keyOf = (session: string, epoch: string): string => `${epoch} ${session}`
+export const makeFollowers = (options: FollowersOptions): Effect.Effect<Followers> =>
+  Effect.map(makeSignal, (work) => new Followers(options, work))
 
-  const watch = (session: string, epoch: string, tracked: Tracked): void => {
+export class Followers {
+  private readonly options: FollowersOptions
+  private readonly work: Signal
+  private readonly watches = new Map<string, Watch>()
+
+  constructor(options: FollowersOptions, work: Signal) {
+    this.options = options
+    this.work = work
+  }
+
+  private watch(session: string, epoch: string, tracked: Tracked): void {
     const key = keyOf(session, epoch)
-    let found = watches.get(key)
+    let found = this.watches.get(key)
     if (found === undefined) {
       found = { session, epoch, tracked: new Set(), pauseMillis: shortestPause, dueAt: 0 }
-      watches.set(key, found)
-      work.notify()
+      this.watches.set(key, found)
+      this.work.notify()
     }
     found.tracked.add(tracked)
     found.pauseMillis = shortestPause
-    found.dueAt = Math.min(found.dueAt === 0 ? Infinity : found.dueAt, now() + shortestPause)
+    found.dueAt = Math.min(found.dueAt === 0 ? Infinity : found.dueAt, this.options.now() + shortestPause)
   }
 
-  const unwatch = (session: string, epoch: string, tracked: Tracked): void => {
+  private unwatch(session: string, epoch: string, tracked: Tracked): void {
     const key = keyOf(session, epoch)
-    const found = watches.get(key)
+    const found = this.watches.get(key)
     found?.tracked.delete(tracked)
-    if (found?.tracked.size === 0) watches.delete(key)
+    if (found?.tracked.size === 0) this.watches.delete(key)
   }
 
   /** Settles what can be told by now. */
-  const learn = (asked: Watch, progress: Progress | undefined): void => {
+  private learn(asked: Watch, progress: Progress | undefined): void {
     const { epoch, session, tracked } = asked
     for (const one of tracked) {
       const told = progress?.epoch === epoch ? fateOf(one.offset, progress) : ended
-      const fate = told === "handled" ? deadHere(session, epoch, one.offset) ?? told : told
+      const fate = told === "handled" ? this.options.deadHere(session, epoch, one.offset) ?? told : told
       if (fate === undefined) continue
-      unwatch(session, epoch, one)
+      this.unwatch(session, epoch, one)
       one.settle(fate)
       asked.pauseMillis = shortestPause / 2
     }
   }
 
   /** For messages of this outbox that this server has given up: settles one, should somebody here wait for it. */
-  const dying = (session: string, epoch: string): ((offset: number, dead: Dead) => void) | undefined => {
-    const found = watches.get(keyOf(session, epoch))
+  dying(session: string, epoch: string): ((offset: number, dead: Dead) => void) | undefined {
+    const found = this.watches.get(keyOf(session, epoch))
     if (found === undefined) return undefined
     const waiting = Map.groupBy(found.tracked, ({ offset }) => offset)
     return (offset, dead) => {
       for (const one of waiting.get(offset) ?? []) {
-        unwatch(session, epoch, one)
+        this.unwatch(session, epoch, one)
         one.settle(dead)
       }
     }
   }
 
-  const ask = Effect.fnUntraced(function*(batch: ReadonlyArray<Watch>): Effect.fn.Return<void, MessageQueueError> {
-    const answers = yield* queue.progress(
-      batch.map(({ session, tracked }) => ({ session, after: lowestOf(tracked) - 1 }))
-    )
-    for (const [index, asked] of batch.entries()) learn(asked, answers[index])
-  })
+  private readonly ask = Effect.fnUntraced(
+    function*(this: Followers, batch: ReadonlyArray<Watch>): Effect.fn.Return<void, MessageQueueError> {
+      const answers = yield* this.options.queue.progress(
+        batch.map(({ session, tracked }) => ({ session, after: lowestOf(tracked) - 1 }))
+      )
+      for (const [index, asked] of batch.entries()) this.learn(asked, answers[index])
+    }
+  )
 
-  const round = Effect.fnUntraced(function*() {
-    const at = now()
-    const due = [...watches.values()].filter(({ dueAt }) => dueAt <= at)
+  private readonly round = Effect.fnUntraced(function*(this: Followers) {
+    const at = this.options.now()
+    const due = [...this.watches.values()].filter(({ dueAt }) => dueAt <= at)
     for (let i = 0; i < due.length; i += batchSize) {
       const batch = due.slice(i, i + batchSize).filter(({ tracked }) => tracked.size > 0)
       if (batch.length > 0) {
-        yield* Effect.catch(ask(batch), (error) => Effect.logWarning("receipts from elsewhere are put off", error))
+        yield* Effect.catch(this.ask(batch), (error) => Effect.logWarning("receipts from elsewhere are put off", error))
       }
       for (const asked of batch) {
         asked.pauseMillis = Math.min(asked.pauseMillis * 2, longestPause)
-        asked.dueAt = now() + asked.pauseMillis
+        asked.dueAt = this.options.now() + asked.pauseMillis
       }
     }
   })
 
-  const loop = Effect.gen(function*() {
+  readonly loop = Effect.gen({ self: this }, function*() {
     while (true) {
-      if (watches.size === 0) yield* work.wait
+      if (this.watches.size === 0) yield* this.work.wait
       else {
         yield* Effect.sleep(shortestPause)
-        yield* round()
+        yield* this.round()
       }
     }
   })
 
-  return {
-    loop,
-    /** How one learns what became of the messages of this outbox. */
-    of: (session: string, epoch: string): Elsewhere => ({
-      watch: (tracked) => watch(session, epoch, tracked),
-      unwatch: (tracked) => unwatch(session, epoch, tracked)
-    }),
-    dying,
-    /** How many outboxes are asked for. */
-    size: () => watches.size
+  /** How one learns what became of the messages of this outbox. */
+  of(session: string, epoch: string): Elsewhere {
+    return {
+      watch: (tracked) => this.watch(session, epoch, tracked),
+      unwatch: (tracked) => this.unwatch(session, epoch, tracked)
+    }
   }
-})
+
+  /** How many outboxes are asked for. */
+  size(): number {
+    return this.watches.size
+  }
+}
+
+const keyOf = (session: string, epoch: string): string => `${epoch} ${session}`
 
 const lowestOf = (tracked: ReadonlySet<Tracked>): number => {
   let lowest = Infinity

@@ -1,0 +1,192 @@
+/** The server's half of the handshake (PROTOCOL.md §4): hello in, who is it, attach to the session, welcome out. */
+import { Effect, Exit } from "effect"
+import { encode } from "../../core/Codec.ts"
+import type { Hello } from "../../core/Frame.ts"
+import type { Inbox } from "../../core/Inbox.ts"
+import { CloseCode, type FreshReason, version, wireMillis } from "../../core/Protocol.ts"
+import { resumeInbox } from "../../core/Session.ts"
+import { Violation } from "../../core/Violation.ts"
+import type { Connection } from "../../Transport.ts"
+import { HandshakeError } from "../../WebSocketError.ts"
+import { type Ids, makeId } from "../kit/ids.ts"
+import { hashToken, makeToken } from "../kit/resume.ts"
+import { plain, protocol } from "../session/dialects.ts"
+import type { Name } from "../session/identity.ts"
+import type { Peer } from "../session/peer.ts"
+import { Attaching, type AttachingOptions, replaced } from "./attaching.ts"
+import type { Authenticating, Wanted } from "./authenticating.ts"
+import { goneEarly, type Handshakes } from "./handshakes.ts"
+import type { Port } from "./port.ts"
+import { protocolError } from "./rejection.ts"
+
+export interface WelcomingOptions extends AttachingOptions {
+  readonly handshakes: Handshakes
+  readonly authenticate: Authenticating["authenticate"]
+  readonly nameOf: Authenticating["nameOf"]
+  readonly random: Ids
+  readonly heartbeatMillis: number
+  readonly jitterMillis: number
+  /** `resumed` says whether the session went on, or began anew. */
+  readonly onAttached: (peer: Peer, resumed: boolean) => void
+}
+
+export class Welcoming {
+  private readonly options: WelcomingOptions
+  private readonly handshakes: Handshakes
+  private readonly attaching: Attaching
+  private readonly random: Ids
+
+  constructor(options: WelcomingOptions) {
+    this.options = options
+    this.handshakes = options.handshakes
+    this.attaching = new Attaching(options)
+    this.random = options.random
+  }
+
+  readonly welcome = Effect.fnUntraced(
+    function*(this: Welcoming, connection: Connection, hello: Hello, port: Port, arrival: number) {
+      if (hello.version !== version) {
+        const detail = `version ${hello.version} is not spoken here, ${version} is`
+        return yield* new HandshakeError({ reason: "version", detail, retryable: false })
+      }
+      const named = yield* this.options.nameOf(this.handshakes.sessionOf(connection))
+      const identity: Name = named === undefined
+        ? yield* this.options.authenticate(connection.request, hello.auth, hello.session, false)
+        : { session: named }
+      const before = identity.session ?? (yield* this.attaching.ownSession(hello))
+      const session = before ?? makeId(this.random)
+      // A hello that was overtaken while its token was looked at must not replace the connection that overtook it, or use
+      // up the token that one was given.
+      if ((this.options.engine.peers.get(session)?.arrival ?? 0) > arrival) return yield* replaced
+      const token = makeToken()
+      const presented = hello.token === undefined ? undefined : hashToken(hello.token)
+      const { attached, peer } = yield* this.attaching.own({
+        session,
+        principal: identity.principal,
+        authorized: identity.session !== undefined,
+        tokenHash: presented,
+        nextTokenHash: hashToken(token),
+        instance: hello.instance,
+        attempt: hello.attempt
+      }, this.attaching.claimOf(connection, protocol, identity, before === undefined))
+      yield* Effect.gen({ self: this }, function*() {
+        peer.arrival = arrival
+        peer.instance = hello.instance
+        peer.isNamed = named !== undefined
+        const { core } = peer
+        // A session of this process knows its inbox best; one from a store goes on from what was stored.
+        if (core.inbox.epoch === null && attached.position !== undefined) core.inbox.restore(attached.position)
+        const lost = positionLost(core.inbox, hello)
+        // The token of a welcome shows that the welcome has arrived; so does our log, if that is the first it has heard of.
+        // It may come with an older token: of the newest one, the welcome may be lost.
+        if (attached.current || (core.inbox.newcomer && hello.in.epoch !== null)) core.inbox.told = true
+        const { told } = core.inbox
+        const { out, resumedOut } = yield* this.attaching.openOutbox(peer, hello)
+        const resumedIn = resumeInbox(core.inbox, hello.out)
+        if (resumedIn instanceof Violation) return yield* protocolError(resumedIn, session)
+        if (!resumedIn) core.inbox.newcomer = hello.in.epoch === null
+        if (!resumedIn && this.options.registry.durable) {
+          // Else another server would not know where the log was taken up, and the client had to give up what it sent.
+          const stored = peer.storedPosition(hello.out.epoch, core.inbox.handled)
+          yield* this.options.registry.savePosition(session, attached.generation, stored)
+        }
+        // Gone, overtaken by a newer connection of the same session, or wanted by another server, while it was looked at.
+        if (!this.handshakes.isDone(connection) || !peer.own.mayConnect(attached.generation)) {
+          this.handshakes.settle(connection, Exit.fail(goneEarly))
+          if (peer.own.isStopping) connection.close(CloseCode.moved, goesElsewhere.detail)
+          else connection.terminate()
+          return yield* this.options.abandon(session, attached.generation)
+        }
+
+        // A welcome that told the client of a new position may have been lost: until we have heard from it, tell it again.
+        const knowsPosition = resumedIn && told
+        if (knowsPosition) core.inbox.told = true
+        const resumed = knowsPosition && resumedOut.continued
+        const { announced } = core.inbox
+        this.options.recorder.count(resumed ? "connectionsResumed" : "connectionsFresh")
+        connection.send(encode({
+          t: "welcome",
+          result: resumed ? "resumed" : "fresh",
+          ...(resumed ? {} : { reason: freshReason(hello, attached.known, lost, knowsPosition) }),
+          session,
+          token,
+          generation: attached.generation,
+          out,
+          in: announced,
+          // One that never learned of our log has not learned of the position either.
+          continued: { in: resumed, out: resumedOut.continued },
+          window: this.options.window,
+          maxPayload: this.options.maxPayload,
+          heartbeat: wireMillis(this.options.heartbeatMillis),
+          retention: wireMillis(this.options.registry.retentionMillis),
+          jitter: wireMillis(this.options.jitterMillis)
+        }))
+        port.become(this.options.engine.attach(peer, connection, {
+          window: hello.window,
+          position: resumedOut.position,
+          announced: announced.handled,
+          maxPayload: hello.maxPayload
+        }))
+        this.options.onAttached(peer, resumed)
+        this.handshakes.settle(connection, Exit.succeed(session))
+      }).pipe(this.attaching.orAbandon(session, attached.generation))
+    }
+  )
+
+  readonly attachPlain = Effect.fnUntraced(
+    function*(this: Welcoming, connection: Connection, wanted: Wanted, port: Port) {
+      const named = yield* this.options.nameOf(wanted)
+      const identity: Name = named === undefined
+        ? yield* this.options.authenticate(connection.request, undefined, undefined, true)
+        : { session: named }
+      const session = identity.session ?? makeId(this.random)
+      const { attached, peer } = yield* this.attaching.own({
+        session,
+        principal: identity.principal,
+        authorized: true,
+        tokenHash: undefined,
+        nextTokenHash: hashToken(makeToken()),
+        instance: makeId(this.random)
+      }, this.attaching.claimOf(connection, plain, identity, identity.session === undefined))
+      return yield* Effect.gen({ self: this }, function*() {
+        const opened = yield* this.options.queue.open(
+          session,
+          attached.generation,
+          peer.share === "" ? undefined : peer.share
+        )
+        // It has no position of its own, so nothing is known but what this server knows.
+        const out = opened.isUncertain === true
+          ? yield* this.options.queue.recover(session, attached.generation, 0)
+          : opened
+        this.options.engine.opened(peer, out)
+        if (!peer.own.mayConnect(attached.generation)) return yield* peer.own.isStopping ? goesElsewhere : replaced
+        this.options.recorder.count(attached.known ? "connectionsResumed" : "connectionsFresh")
+        port.become(this.options.engine.attach(peer, connection, {
+          window: this.options.window,
+          position: { epoch: null, received: 0, handled: out.acked, failed: [], pending: { messages: 0, bytes: 0 } },
+          announced: 0,
+          maxPayload: this.options.maxPayload
+        }))
+        this.options.onAttached(peer, attached.known)
+        return peer
+      }).pipe(this.attaching.orAbandon(session, attached.generation))
+    }
+  )
+}
+
+const freshReason = (hello: Hello, known: boolean, lost: boolean, continuedIn: boolean): FreshReason => {
+  if (!known) return hello.session === undefined ? "new" : "unknownSession"
+  if (hello.in.epoch === null) return "peerStateLost"
+  if (lost) return "positionLost"
+  return continuedIn ? "unknownEpoch" : "peerStateLost"
+}
+
+/** Whether this side has no position, or is behind what the client was told in this very log. */
+const positionLost = ({ epoch, handled }: Inbox, { out }: Hello): boolean =>
+  epoch === null || (epoch === out.epoch && handled < out.acked)
+
+const goesElsewhere = new HandshakeError({
+  reason: "overloaded",
+  detail: "another server wants the session",
+  retryable: true
+})

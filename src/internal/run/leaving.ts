@@ -1,0 +1,94 @@
+/** How sessions leave this side, for good or for another server, and who then tells what became of their messages. */
+import { Effect } from "effect"
+import type { OutboxPosition } from "../../core/Frame.ts"
+import type { MessageQueue } from "../../MessageQueue.ts"
+import { type DeadLetterReason, MessageQueueError, type WebSocketError } from "../../WebSocketError.ts"
+import type { Signal } from "../kit/signal.ts"
+import type { DeadLetters } from "../session/deadLetters.ts"
+import { makeFollowers } from "../session/elsewhere.ts"
+import type { Peer } from "../session/peer.ts"
+import type { Peers } from "../session/peers.ts"
+import type { Dead } from "../session/receipts.ts"
+import type { Background } from "./background.ts"
+
+export interface LeavingOptions {
+  readonly queue: MessageQueue["Service"]
+  readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing" | "tell">
+  readonly peers: Peers
+  readonly now: () => number
+  readonly pulse: Signal
+  readonly run: Background["run"]
+  /** Gives up what the peer has received. */
+  readonly forfeit: (peer: Peer) => void
+  /** The session has a newer owner. */
+  readonly onRefused: (peer: Peer, error: WebSocketError) => Effect.Effect<void>
+}
+
+export const makeLeaving = Effect.fnUntraced(function*(options: LeavingOptions) {
+  const { deadLetters, forfeit, peers, queue } = options
+  const deadHere = (session: string, epoch: string, offset: number): Dead | undefined => {
+    const peer = peers.get(session)
+    return peer?.epoch === epoch ? peer.receipts.deadAt(offset) : undefined
+  }
+  /** Who waits for messages that others deliver; only what outlives this process is shared with others. */
+  const followers = queue.durable ? yield* makeFollowers({ queue, now: options.now, deadHere }) : undefined
+  if (followers !== undefined) deadLetters.tell(followers)
+
+  /** The peer's outbox is open for it. */
+  const opened = (peer: Peer, out: OutboxPosition): void =>
+    peer.outgoing.opened(out, peer.own.generation, followers && ((epoch) => followers.of(peer.key, epoch)))
+
+  const leaveReceipts = (peer: Peer): void => {
+    if (followers !== undefined) peer.receipts.leaveTo(followers.of(peer.key, peer.epoch))
+  }
+
+  /** Another server has the session now, or nobody. Nothing of it is kept, and who waits is told by the store. */
+  const forget = (peer: Peer): void => {
+    if (followers === undefined || peers.get(peer.key) !== peer) return
+    peers.delete(peer.key)
+    forfeit(peer)
+    peer.outgoing.moved()
+    peer.link?.setSeen(undefined)
+    leaveReceipts(peer)
+    options.pulse.notify()
+  }
+
+  if (followers !== undefined) {
+    yield* queue.onMoved((key, generation) => {
+      const peer = peers.get(key)
+      const outcome = peer?.own.opened(generation) ?? "nothing"
+      if (peer === undefined || outcome === "nothing") return
+      if (outcome === "forfeit") forfeit(peer) // the new owner is given it
+      options.run(options.onRefused(peer, new MessageQueueError({ session: key, operation: "open", reason: "fenced" })))
+    })
+  }
+
+  /** Sessions whose queues are being removed: what expires meanwhile is told to those who wait for it here. */
+  const removing = new Map<string, Peer>()
+
+  /** Ends a session at this side: its queue is emptied into dead letters. */
+  const remove = Effect.fnUntraced(function*(peer: Peer, reason: DeadLetterReason) {
+    peers.delete(peer.key)
+    removing.set(peer.key, peer)
+    const { epoch, maybeHandled, messages } = yield* queue.remove(peer.key).pipe(
+      Effect.tapError(({ reason }) =>
+        Effect.sync(() => {
+          // It is tried again, and those who wait for receipts are told then; or somebody else has removed it.
+          if (reason !== "store") leaveReceipts(peer)
+          else if (!peers.has(peer.key)) peers.set(peer.key, peer)
+        })
+      ),
+      Effect.ensuring(Effect.sync(() => removing.delete(peer.key)))
+    )
+    yield* deadLetters.outgoing(peer.session, peer, epoch, messages, reason, maybeHandled)
+  })
+
+  return {
+    followers,
+    opened,
+    forget,
+    remove,
+    /** The session's peer, also while its queue is being removed. */
+    peerOf: (session: string): Peer | undefined => peers.get(session) ?? removing.get(session)
+  }
+})

@@ -1,0 +1,87 @@
+/** A server as its program sees it. */
+import { Deferred, Effect } from "effect"
+import { isId } from "../../core/Text.ts"
+import type { ResilientServer } from "../../ResilientServer.ts"
+import type { Address } from "../../Transport.ts"
+import { SessionNotFoundError } from "../../WebSocketError.ts"
+import type { Ending } from "../own/ending.ts"
+import type { Engine } from "../run/engine.ts"
+import type { Shutdown } from "../run/shutdown.ts"
+import type { Absentees } from "../session/absentees.ts"
+import { locate } from "../session/inspect.ts"
+import type { ServerBasis } from "./serverBasis.ts"
+import type { ServerDoor } from "./serverDoor.ts"
+import type { ServerSends } from "./serverSends.ts"
+
+export const makeServerFace = <In, Out, R>(
+  { deadLetters, deduplicator, events, failed, handoff, queue, recorder, registry }: ServerBasis<In, Out, R>,
+  { absentees, address, door, ending, engine, sends, shutdown }: {
+    readonly address: () => Address
+    readonly engine: Engine
+    readonly ending: Ending
+    readonly door: ServerDoor
+    readonly absentees: Absentees
+    readonly sends: ServerSends<In, Out>
+    readonly shutdown: Shutdown
+  }
+): ResilientServer<In, Out> => ({
+  get address() {
+    return address()
+  },
+  send: sends.send,
+  sendAll: sends.sendAll,
+  broadcast: sends.broadcast,
+  get messages() {
+    return handoff.stream
+  },
+  get deadLetters() {
+    return deadLetters.stream
+  },
+  get connections() {
+    return events.stream
+  },
+  register: (connection, registerOptions = {}) => door.register(connection, registerOptions),
+  unregister: (connection) =>
+    Effect.sync(() => {
+      for (const peer of engine.connected) {
+        if (peer.connection !== connection) continue
+        engine.unregister(peer)
+        return true
+      }
+      return false
+    }),
+  endSession: (session) =>
+    Effect.suspend(() => {
+      const peer = engine.peers.get(session)
+      if (peer !== undefined) return ending.end(peer)
+      return isId(session) ? ending.endElsewhere(session) : Effect.fail(new SessionNotFoundError({ session }))
+    }),
+  locate: (session, messageId) =>
+    Effect.suspend(() => {
+      const peer = engine.peers.get(session)
+      if (peer === undefined && !(queue.durable && isId(session))) {
+        return Effect.fail(new SessionNotFoundError({ session }))
+      }
+      return locate(queue, deduplicator, session, peer, messageId)
+    }),
+  stats: Effect.gen(function*() {
+    const { sessions } = yield* Effect.orElseSucceed(registry.count, () => ({ sessions: engine.peers.size }))
+    const inQueue = yield* queue.stats
+    return {
+      sessions,
+      connections: engine.connected.size,
+      queue: inQueue,
+      totals: { ...recorder.totals },
+      latencies: recorder.latencies,
+      peakQueueMessages: Math.max(recorder.peaks.queueMessages, inQueue.messages)
+    }
+  }),
+  sessions: Effect.sync(() => [...engine.peers.keys()]),
+  sessionsOf: sends.sessionsOf,
+  sessionStats: absentees.stats,
+  shutdown: shutdown.shutdown,
+  shutdownWith: shutdown.shutdownWith,
+  pause: engine.pause,
+  resume: engine.resume,
+  awaitFailure: Deferred.await(failed)
+})
