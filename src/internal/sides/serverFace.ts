@@ -14,7 +14,7 @@ import type { ServerDoor } from "./serverDoor.ts"
 import type { ServerSends } from "./serverSends.ts"
 
 export const makeServerFace = <In, Out, R>(
-  { deadLetters, deduplicator, events, failed, handoff, queue, recorder, registry }: ServerBasis<In, Out, R>,
+  { deadLetters, deduplicator, events, failed, messageStream, queue, recorder, registry }: ServerBasis<In, Out, R>,
   { absentees, address, door, ending, engine, sends, shutdown }: {
     readonly address: () => Address
     readonly engine: Engine
@@ -32,7 +32,7 @@ export const makeServerFace = <In, Out, R>(
   sendAll: sends.sendAll,
   broadcast: sends.broadcast,
   get messages() {
-    return handoff.stream
+    return messageStream.stream
   },
   get deadLetters() {
     return deadLetters.stream
