@@ -90,7 +90,7 @@ export const makeServerEngine = Effect.fnUntraced(function*<In, Out, R>(
 })
 
 const handlingOf = <In, Out, R>(
-  { closing, deadLetters, messageStream, incoming, options, rare, recorder }: ServerBasis<In, Out, R>,
+  { closing, deadLetters, incoming, messageStream, options, rare, recorder }: ServerBasis<In, Out, R>,
   { committing, confirming, onHeld, self }: {
     readonly self: () => ResilientServer<In, Out>
     readonly confirming: Confirming
