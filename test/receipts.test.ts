@@ -1,6 +1,6 @@
 /** Receipts of one session, as its senders await them. */
 import { assert, describe, it } from "@effect/vitest"
-import { type Elsewhere, Receipts, Tracked } from "../src/internal/session/receipts.ts"
+import { Receipts, type RemoteOutbox, Tracked } from "../src/internal/session/receipts.ts"
 
 const expired = { reason: "expired", maybeHandled: false } as const
 const over = { reason: "sessionEnded", maybeHandled: true } as const
@@ -23,8 +23,8 @@ describe("a sender that learns its offset after the session has gone", () => {
   })
 
   it("is not told that what was sent before this server had the session is handled", () => {
-    const elsewhere: Elsewhere = { watch: () => undefined, unwatch: () => undefined }
-    const receipts = new Receipts(3, elsewhere)
+    const remote: RemoteOutbox = { watch: () => undefined, unwatch: () => undefined }
+    const receipts = new Receipts(3, remote)
     receipts.handled(5)
     receipts.ended()
     assert.deepStrictEqual(stateOf(receipts, 3), over)
@@ -32,11 +32,11 @@ describe("a sender that learns its offset after the session has gone", () => {
   })
 
   it("asks the store of what was not known when the session left", () => {
-    const elsewhere: Elsewhere = { watch: () => undefined, unwatch: () => undefined }
+    const remote: RemoteOutbox = { watch: () => undefined, unwatch: () => undefined }
     const receipts = new Receipts(0)
     receipts.died(1, expired)
-    receipts.leaveTo(elsewhere)
+    receipts.leaveTo(remote)
     assert.deepStrictEqual(stateOf(receipts, 1), expired)
-    assert.strictEqual(stateOf(receipts, 2), elsewhere)
+    assert.strictEqual(stateOf(receipts, 2), remote)
   })
 })

@@ -13,7 +13,7 @@ import type { Peer } from "../session/peer.ts"
 import type { AttachingOptions } from "./attaching.ts"
 import { makeAuthenticating, type Wanted } from "./authenticating.ts"
 import { closing, goneEarly, Handshakes, type HandshakesOptions, whenMissed } from "./handshakes.ts"
-import { Port } from "./port.ts"
+import { HandshakeSink } from "./handshakeSink.ts"
 import { protocolError } from "./rejection.ts"
 import { makeTurns } from "./turns.ts"
 import { Welcoming } from "./welcoming.ts"
@@ -66,7 +66,7 @@ class Acceptor {
     const arrival = ++this.arrivals
     handshakes.awaitsHello(connection)
     let heard = false
-    const sink: ConnectionSink = {
+    const first: ConnectionSink = {
       frame: (data, bytes) => {
         if (handshakes.isRefused(connection)) return
         if (heard) return handshakes.step(connection, Effect.fail(malformed("a frame before the welcome")))
@@ -79,7 +79,7 @@ class Acceptor {
         }
         this.inTurn(share, () => {
           if (handshakes.isPending(connection)) {
-            handshakes.step(connection, this.welcoming.welcome(connection, frame, port, arrival))
+            handshakes.step(connection, this.welcoming.welcome(connection, frame, sink, arrival))
           }
         })
       },
@@ -92,7 +92,7 @@ class Acceptor {
       }
     }
     handshakes.expect(connection, share)
-    const port = new Port(connection, sink)
+    const sink = new HandshakeSink(connection, first)
   }
 
   private acceptPlain(connection: Connection, share: string, session: string | undefined): void {
@@ -101,10 +101,10 @@ class Acceptor {
     }
     this.handshakes.expect(connection, share)
     const closed = () => void this.handshakes.isDone(connection)
-    const port = new Port(connection, { frame: noop, drained: noop, alive: noop, closed })
+    const sink = new HandshakeSink(connection, { frame: noop, drained: noop, alive: noop, closed })
     connection.pause()
     const attaching = Effect.gen({ self: this }, function*() {
-      const peer = yield* this.welcoming.attachPlain(connection, session, port)
+      const peer = yield* this.welcoming.attachPlain(connection, session, sink)
       if (this.handshakes.isDone(connection)) this.read(peer, connection)
       else this.options.engine.detach(peer, { code: 1006, reason: "", error: undefined })
     })
@@ -150,7 +150,7 @@ class Acceptor {
       if (!this.options.acceptPlain) return yield* malformed(`the subprotocol ${subprotocol} is required`)
       this.options.recorder.count("connectionsTotal")
       let gone = false
-      const port = new Port(connection, {
+      const sink = new HandshakeSink(connection, {
         frame: noop,
         drained: noop,
         alive: noop,
@@ -158,7 +158,7 @@ class Acceptor {
       })
       connection.pause() // what comes before it is attached waits in the socket
       const peer = yield* Effect.onError(
-        this.welcoming.attachPlain(connection, session, port),
+        this.welcoming.attachPlain(connection, session, sink),
         () => Effect.sync(() => connection.resume())
       )
       this.read(peer, connection)

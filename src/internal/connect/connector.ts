@@ -170,7 +170,7 @@ export class Connector {
       const answer = yield* Deferred.make<Welcome, Failure>()
       const tooLate = Effect.suspend(() => Deferred.fail(answer, late("handshake", handshakeTimeoutMillis)))
       const timer = yield* after(handshakeTimeoutMillis, tooLate)
-      const { announced, port, welcome } = yield* Effect.onExit(
+      const { announced, sink, welcome } = yield* Effect.onExit(
         this.greeting.greet(connection, out, answer),
         () => Effect.sync(() => timer.interruptUnsafe())
       )
@@ -179,7 +179,7 @@ export class Connector {
       this.lost = ended
       this.unproven = permit
       this.connectedAt = engine.now()
-      port.become(engine.attach(peer, connection, agreement))
+      sink.become(engine.attach(peer, connection, agreement))
       onConnected()
       recorder.count(welcome.result === "resumed" ? "connectionsResumed" : "connectionsFresh")
       const { reason, result, session } = welcome

@@ -14,7 +14,7 @@ import type { DeadLetters } from "../session/deadLetters.ts"
 import type { Agreement } from "../session/link.ts"
 import type { Peer } from "../session/peer.ts"
 import { breach, closedBeforeWelcome, failed, type Failure, rejectionError } from "./endings.ts"
-import { Port } from "./port.ts"
+import { HandshakeSink } from "./handshakeSink.ts"
 
 /** The generation of a client's own outbox: nobody else writes to it. */
 export const ownGeneration = 1
@@ -70,12 +70,12 @@ export class Greeting {
       answer: Deferred.Deferred<Welcome, Failure>
     ) {
       const settle = (exit: Exit.Exit<Welcome, Failure>) => Deferred.doneUnsafe(answer, exit)
-      const port = new Port(connection, {
+      const sink = new HandshakeSink(connection, {
         frame: (data) => {
           const frame = typeof data === "string" ? decode(data) : new Violation("malformed", "a binary frame")
           // A server whose welcome was lost may probe before this side has given up.
           if (frame.t === "ping") return
-          port.hold()
+          sink.hold()
           settle(frame.t === "welcome" ? Exit.succeed(frame) : Exit.fail(this.refusal(frame)))
         },
         drained: noop,
@@ -100,7 +100,7 @@ export class Greeting {
       if (utf8Length(text) > maxHandshakeBytes) return yield* Effect.fail(failed(helloTooLarge))
       connection.send(text)
       const welcome = yield* Deferred.await(answer)
-      return { welcome, port, announced: hello.in.handled }
+      return { welcome, sink, announced: hello.in.handled }
     }
   )
 

@@ -16,7 +16,7 @@ import type { Peer } from "../session/peer.ts"
 import { Attaching, type AttachingOptions, replaced } from "./attaching.ts"
 import type { Authenticating, Wanted } from "./authenticating.ts"
 import { goneEarly, type Handshakes } from "./handshakes.ts"
-import type { Port } from "./port.ts"
+import type { HandshakeSink } from "./handshakeSink.ts"
 import { protocolError } from "./rejection.ts"
 
 export interface WelcomingOptions extends AttachingOptions {
@@ -44,7 +44,7 @@ export class Welcoming {
   }
 
   readonly welcome = Effect.fnUntraced(
-    function*(this: Welcoming, connection: Connection, hello: Hello, port: Port, arrival: number) {
+    function*(this: Welcoming, connection: Connection, hello: Hello, sink: HandshakeSink, arrival: number) {
       if (hello.version !== version) {
         const detail = `version ${hello.version} is not spoken here, ${version} is`
         return yield* new HandshakeError({ reason: "version", detail, retryable: false })
@@ -121,7 +121,7 @@ export class Welcoming {
           retention: wireMillis(this.options.registry.retentionMillis),
           jitter: wireMillis(this.options.jitterMillis)
         }))
-        port.become(this.options.engine.attach(peer, connection, {
+        sink.become(this.options.engine.attach(peer, connection, {
           window: hello.window,
           position: resumedOut.position,
           announced: announced.handled,
@@ -134,7 +134,7 @@ export class Welcoming {
   )
 
   readonly attachPlain = Effect.fnUntraced(
-    function*(this: Welcoming, connection: Connection, wanted: Wanted, port: Port) {
+    function*(this: Welcoming, connection: Connection, wanted: Wanted, sink: HandshakeSink) {
       const named = yield* this.options.nameOf(wanted)
       const identity: Name = named === undefined
         ? yield* this.options.authenticate(connection.request, undefined, undefined, true)
@@ -161,7 +161,7 @@ export class Welcoming {
         this.options.engine.opened(peer, out)
         if (!peer.own.mayConnect(attached.generation)) return yield* peer.own.isStopping ? goesElsewhere : replaced
         this.options.recorder.count(attached.known ? "connectionsResumed" : "connectionsFresh")
-        port.become(this.options.engine.attach(peer, connection, {
+        sink.become(this.options.engine.attach(peer, connection, {
           window: this.options.window,
           position: { epoch: null, received: 0, handled: out.acked, failed: [], pending: { messages: 0, bytes: 0 } },
           announced: 0,

@@ -13,7 +13,7 @@ import { type RareLog, wordsOf } from "../kit/rareLog.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
 import type { Ack } from "../session/outgoing.ts"
 import type { Peer } from "../session/peer.ts"
-import { makeLanes } from "./lanes.ts"
+import { makePool } from "./pool.ts"
 
 export interface AckingOptions {
   readonly queue: MessageQueue["Service"]
@@ -38,7 +38,7 @@ type Settling<E = never> = Effect.fn.Return<void, E>
 
 export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
   const { deadLetters, now, queue, recorder } = options
-  const lanes = yield* makeLanes(maxAcking)
+  const pool = yield* makePool(maxAcking)
 
   /** What follows from an ack that the queue has taken. */
   const settled = function*(peer: Peer, epoch: string, ack: Ack, result: AckResult): Settling {
@@ -96,7 +96,7 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
         })
       }
     })
-    lanes.run(told, (exit) => {
+    pool.run(told, (exit) => {
       if (Exit.isFailure(exit)) {
         outgoing.ackEnded()
         outgoing.putBack(epoch, ack)
@@ -131,5 +131,5 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
     yield* settled(peer, epoch, ack, result)
   }
 
-  return { tell, tellAll: (peer: Peer) => Effect.gen(() => tellAll(peer)), isBusy: lanes.isBusy }
+  return { tell, tellAll: (peer: Peer) => Effect.gen(() => tellAll(peer)), isBusy: pool.isBusy }
 })

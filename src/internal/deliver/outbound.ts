@@ -10,7 +10,7 @@ import type { MessageQueueError } from "../../WebSocketError.ts"
 import { type RareLog, wordsOf } from "../kit/rareLog.ts"
 import { makeSignal, type Signal } from "../kit/signal.ts"
 import type { Peer } from "../session/peer.ts"
-import { type Lanes, makeLanes } from "./lanes.ts"
+import { makePool, type Pool } from "./pool.ts"
 
 type Flushing = Effect.fn.Return<void, MessageQueueError>
 
@@ -33,7 +33,7 @@ export interface OutboundOptions {
 }
 
 export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions) {
-  const outbound = new Outbound(options, yield* makeSignal, yield* makeLanes(maxWaiting))
+  const outbound = new Outbound(options, yield* makeSignal, yield* makePool(maxWaiting))
   yield* options.queue.onAppend(outbound.appended)
   return outbound
 })
@@ -41,7 +41,7 @@ export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions
 class Outbound {
   private readonly options: OutboundOptions
   private readonly work: Signal
-  private readonly lanes: Lanes
+  private readonly pool: Pool
   private readonly now: () => number
   /** Each peer is in it once. */
   private readonly dirty = new Deque<Peer>()
@@ -51,10 +51,10 @@ class Outbound {
   /** A defect that ends the worker, which is restarted: where it was met, nobody could be told. */
   private defect: Cause.Cause<never> | undefined
 
-  constructor(options: OutboundOptions, work: Signal, lanes: Lanes) {
+  constructor(options: OutboundOptions, work: Signal, pool: Pool) {
     this.options = options
     this.work = work
-    this.lanes = lanes
+    this.pool = pool
     this.now = options.now
   }
 
@@ -99,7 +99,7 @@ class Outbound {
         return Effect.void
       }
     })
-    this.lanes.run(rest, (exit) => {
+    this.pool.run(rest, (exit) => {
       if (outgoing.flushEnded()) {
         this.dirty.pushBack(peer)
         this.work.notify()
@@ -187,7 +187,7 @@ class Outbound {
     }
   })
 
-  readonly isIdle = (): boolean => this.dirty.size === 0 && !this.lanes.isBusy() && !this.options.isBusy()
+  readonly isIdle = (): boolean => this.dirty.size === 0 && !this.pool.isBusy() && !this.options.isBusy()
 }
 
 /** Does `first`, then the rest of what it is a step of. */

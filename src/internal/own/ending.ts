@@ -63,7 +63,7 @@ export class Ending {
   })
 
   /** Whoever has the session learns of its end from the store. */
-  readonly endElsewhere = Effect.fnUntraced(
+  readonly endRemote = Effect.fnUntraced(
     function*(this: Ending, session: string): Effect.fn.Return<void, EndError | SessionNotFoundError> {
       const isKnown = this.queue.durable && (yield* this.registry.end(session))
       if (!isKnown) return yield* new SessionNotFoundError({ session })

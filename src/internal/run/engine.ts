@@ -114,7 +114,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     storeHandled
   })
   const forfeit = (peer: Peer): void => draining.forfeit(peer)
-  const { followers, forget, opened, peerOf, remove } = yield* makeLeaving({
+  const { forget, opened, peerOf, remoteProgress, remove } = yield* makeLeaving({
     ...ground,
     queue,
     deadLetters: options.deadLetters,
@@ -148,7 +148,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     deduplicator,
     deadLetters: options.deadLetters,
     delivery: outbound.loop,
-    followers: followers?.loop,
+    remoteProgress: remoteProgress?.loop,
     heartbeat,
     sweep: options.sweep,
     isHere: (session) => peers.has(session),
@@ -183,7 +183,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     ...quiet,
     opened,
     forget,
-    followers,
+    remoteProgress,
     /** Pauses delivery and chores. What can be sent at once is; what has to wait for anything waits for `resume` too. */
     pause: Effect.asVoid(gate.close),
     resume: Effect.asVoid(gate.open),

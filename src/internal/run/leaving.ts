@@ -5,10 +5,10 @@ import type { MessageQueue } from "../../MessageQueue.ts"
 import { type DeadLetterReason, MessageQueueError, type WebSocketError } from "../../WebSocketError.ts"
 import type { Signal } from "../kit/signal.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
-import { makeFollowers } from "../session/elsewhere.ts"
 import type { Peer } from "../session/peer.ts"
 import type { Peers } from "../session/peers.ts"
 import type { Dead } from "../session/receipts.ts"
+import { makeRemoteProgress } from "../session/remoteProgress.ts"
 import type { Background } from "./background.ts"
 
 export interface LeavingOptions {
@@ -31,20 +31,20 @@ export const makeLeaving = Effect.fnUntraced(function*(options: LeavingOptions) 
     return peer?.epoch === epoch ? peer.receipts.deadAt(offset) : undefined
   }
   /** Who waits for messages that others deliver; only what outlives this process is shared with others. */
-  const followers = queue.durable ? yield* makeFollowers({ queue, now: options.now, deadHere }) : undefined
-  if (followers !== undefined) deadLetters.tell(followers)
+  const remoteProgress = queue.durable ? yield* makeRemoteProgress({ queue, now: options.now, deadHere }) : undefined
+  if (remoteProgress !== undefined) deadLetters.tell(remoteProgress)
 
   /** The peer's outbox is open for it. */
   const opened = (peer: Peer, out: OutboxPosition): void =>
-    peer.outgoing.opened(out, peer.own.generation, followers && ((epoch) => followers.of(peer.key, epoch)))
+    peer.outgoing.opened(out, peer.own.generation, remoteProgress && ((epoch) => remoteProgress.of(peer.key, epoch)))
 
   const leaveReceipts = (peer: Peer): void => {
-    if (followers !== undefined) peer.receipts.leaveTo(followers.of(peer.key, peer.epoch))
+    if (remoteProgress !== undefined) peer.receipts.leaveTo(remoteProgress.of(peer.key, peer.epoch))
   }
 
   /** Another server has the session now, or nobody. Nothing of it is kept, and who waits is told by the store. */
   const forget = (peer: Peer): void => {
-    if (followers === undefined || peers.get(peer.key) !== peer) return
+    if (remoteProgress === undefined || peers.get(peer.key) !== peer) return
     peers.delete(peer.key)
     forfeit(peer)
     peer.outgoing.moved()
@@ -53,7 +53,7 @@ export const makeLeaving = Effect.fnUntraced(function*(options: LeavingOptions) 
     options.pulse.notify()
   }
 
-  if (followers !== undefined) {
+  if (remoteProgress !== undefined) {
     yield* queue.onMoved((key, generation) => {
       const peer = peers.get(key)
       const outcome = peer?.own.opened(generation) ?? "nothing"
@@ -84,7 +84,7 @@ export const makeLeaving = Effect.fnUntraced(function*(options: LeavingOptions) 
   })
 
   return {
-    followers,
+    remoteProgress,
     opened,
     forget,
     remove,

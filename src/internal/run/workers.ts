@@ -15,7 +15,7 @@ export interface WorkersOptions {
   readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
   readonly delivery: Effect.Effect<unknown>
   /** Asks what became of messages that other servers deliver. */
-  readonly followers: Effect.Effect<unknown> | undefined
+  readonly remoteProgress: Effect.Effect<unknown> | undefined
   readonly heartbeat: Effect.Effect<void, WebSocketError>
   /** What is asked of the store at intervals: it may hang, and must not keep anybody from looking at the clock. */
   readonly sweep: Effect.Effect<void, WebSocketError> | undefined
@@ -29,7 +29,7 @@ export interface WorkersOptions {
 }
 
 export const startWorkers = Effect.fnUntraced(function*(options: WorkersOptions) {
-  const { deadLetters, followers, queue, sweep, tickMillis, worker } = options
+  const { deadLetters, queue, remoteProgress, sweep, tickMillis, worker } = options
 
   /** Messages whose time to live is over. */
   const expiry = Effect.gen(function*() {
@@ -42,7 +42,7 @@ export const startWorkers = Effect.fnUntraced(function*(options: WorkersOptions)
   })
 
   yield* supervise({ ...worker, name: "delivery", loop: options.delivery })
-  if (followers !== undefined) yield* supervise({ ...worker, name: "followers", loop: followers })
+  if (remoteProgress !== undefined) yield* supervise({ ...worker, name: "remoteProgress", loop: remoteProgress })
   yield* doChores([
     { ...worker, name: "heartbeat", loop: options.heartbeat, everyMillis: tickMillis },
     ...(sweep === undefined

@@ -9,8 +9,8 @@ import {
   type QueueOverflowError,
   SessionNotFoundError
 } from "../../WebSocketError.ts"
-import { Absent, notFoundIn, type Target } from "../session/absentees.ts"
 import type { Peer } from "../session/peer.ts"
+import { notFoundIn, RemoteSession, type Target } from "../session/remote.ts"
 import { type Serialize, tooLarge } from "./payload.ts"
 import type { OnDropped } from "./sending.ts"
 
@@ -65,7 +65,7 @@ export const makeBroadcast = <Out>(options: BroadcastOptions<Out>) => {
       Effect.matchEffect(queue.append(peer.key, batch), {
         onSuccess: (appended) => count(peer, appended),
         onFailure: (error: MessageQueueError | QueueOverflowError) =>
-          fail(peer.session, peer instanceof Absent ? notFoundIn(error) : error)
+          fail(peer.session, peer instanceof RemoteSession ? notFoundIn(error) : error)
       })
 
     const give = (session: string): Effect.Effect<void> => {

@@ -17,9 +17,9 @@ import {
 import { millisOf, wrongName } from "../kit/options.ts"
 import * as Shapes from "../kit/shapes.ts"
 import { steady } from "../kit/time.ts"
-import { Absent, type Target } from "../session/absentees.ts"
 import { isCircuitOpen } from "../session/inspect.ts"
 import type { Peer } from "../session/peer.ts"
+import { RemoteSession, type Target } from "../session/remote.ts"
 import { Accepted, neverKnown, skipped, Tracking, Waiting } from "../session/sentReceipts.ts"
 import { payloadError, type Serialize } from "./payload.ts"
 
@@ -85,7 +85,7 @@ export class Sending<Out> {
 
   /** What keeps a message from going out at once. */
   private waitsFor(peer: Target): QueuedReason | undefined {
-    if (peer.link === undefined) return peer instanceof Absent ? "elsewhere" : "disconnected"
+    if (peer.link === undefined) return peer instanceof RemoteSession ? "elsewhere" : "disconnected"
     return isCircuitOpen(this.options.breaker, peer) ? "circuitOpen" : peer.link.stalled
   }
 

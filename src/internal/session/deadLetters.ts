@@ -14,8 +14,8 @@ import { guardedListener } from "../kit/listeners.ts"
 import { makeCoder } from "../kit/schemas.ts"
 import { wall } from "../kit/time.ts"
 import { memoryOf } from "../kit/weight.ts"
-import type { Followers } from "./elsewhere.ts"
 import type { Peer } from "./peer.ts"
+import type { RemoteProgress } from "./remoteProgress.ts"
 
 /** How many dead letters are kept for a late subscriber. */
 const kept = 1_024
@@ -36,7 +36,7 @@ export interface DeadLetters<A> {
     maybeHandled: number
   ) => Effect.Effect<void>
   /** From now on these are told too what was given up. */
-  readonly tell: (followers: Pick<Followers, "dying">) => void
+  readonly tell: (remoteProgress: Pick<RemoteProgress, "dying">) => void
 }
 
 export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
@@ -53,7 +53,7 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
   }
   const events = yield* makeEvents<DeadLetter<In | Out>>({ replay: kept, maxBytes: keptBytes, bytesOf })
 
-  let followers: Pick<Followers, "dying"> | undefined
+  let remoteProgress: Pick<RemoteProgress, "dying"> | undefined
 
   const publish = (letter: DeadLetter<In | Out>): void => {
     recorder.count("deadLetters")
@@ -65,13 +65,13 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
     Effect.sync(() => {
       if (reason === "expired") recorder.count("messagesExpired", messages.length)
       const atMillis = now()
-      const follower = followers?.dying(session, epoch)
+      const tellRemote = remoteProgress?.dying(session, epoch)
       for (let i = 0; i < messages.length; i++) {
         const message = messages[i] as OutboxMessage // in bounds
         const maybe = i < maybeHandled
         const dead = { reason, maybeHandled: maybe }
         peer?.receipts.died(message.offset, dead)
-        follower?.(message.offset, dead)
+        tellRemote?.(message.offset, dead)
         const messageId = message.id ?? defaultMessageId(epoch, message.offset)
         publish(new Returned(message.payload, decode, session, messageId, reason, maybe, atMillis))
       }
@@ -86,7 +86,7 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
     },
     incoming,
     outgoing,
-    tell: (those) => (followers = those)
+    tell: (those) => (remoteProgress = those)
   }
   return self
 })

@@ -7,9 +7,9 @@ import type { MessageQueue } from "../../MessageQueue.ts"
 import { SessionNotFoundError, type WebSocketError } from "../../WebSocketError.ts"
 import type { State as CircuitState } from "../circuits/circuit.ts"
 import { plain } from "./dialects.ts"
-import { fateOf } from "./elsewhere.ts"
 import type { MessageState, SessionStats } from "./models.ts"
 import type { Peer } from "./peer.ts"
+import { fateOf } from "./remoteProgress.ts"
 
 /** Whether the peer's circuit holds messages back. */
 export const isCircuitOpen = (breaker: CircuitBreaker["Service"], peer: Peer): boolean => {

@@ -4,7 +4,7 @@
  */
 import type { Failure, OutboxPosition } from "../../core/Frame.ts"
 import { type Head, Headway, type Mishap } from "../../core/Headway.ts"
-import { type Elsewhere, Receipts } from "./receipts.ts"
+import { Receipts, type RemoteOutbox } from "./receipts.ts"
 
 /** What the other side has handled, and what of it it could not. */
 export interface Ack {
@@ -68,23 +68,23 @@ export class Outgoing {
 
   /**
    * The outbox is open for this generation: receipts before its position are settled. Where other servers may have had
-   * it, `elsewhere` says of an outbox how one learns what became of its messages: for those sent before now, only that
+   * it, `remote` says of an outbox how one learns what became of its messages: for those sent before now, only that
    * can tell.
    */
   opened(
     { acked, epoch, last }: OutboxPosition,
     generation: number,
-    elsewhere: ((epoch: string) => Elsewhere) | undefined
+    remote: ((epoch: string) => RemoteOutbox) | undefined
   ): void {
     const { log: known, openedFor } = this
     this.openedFor = generation
     this.acked = acked
     if (last > 0) this.isAddressed = true
-    if (epoch === known && (elsewhere === undefined || generation <= openedFor + 1)) return
+    if (epoch === known && (remote === undefined || generation <= openedFor + 1)) return
     this.log = epoch
-    if (elsewhere !== undefined) {
-      this.followed.leaveTo(elsewhere(known === "" ? epoch : known))
-      this.followed = new Receipts(last, elsewhere(epoch))
+    if (remote !== undefined) {
+      this.followed.leaveTo(remote(known === "" ? epoch : known))
+      this.followed = new Receipts(last, remote(epoch))
     } else if (known === "") {
       // Somebody may have sent while the outbox was being opened, and holds a receipt.
       this.followed.handled(acked)

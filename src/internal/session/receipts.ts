@@ -13,7 +13,7 @@ export interface Dead {
 }
 
 /** Finds out what became of messages that are not delivered from here, as long as somebody waits for one. */
-export interface Elsewhere {
+export interface RemoteOutbox {
   readonly watch: (tracked: Tracked) => void
   readonly unwatch: (tracked: Tracked) => void
 }
@@ -23,7 +23,7 @@ const rememberedDead = 1_024
 
 export class Tracked {
   readonly offset: number
-  state: "pending" | "handled" | Dead | Elsewhere = "pending"
+  state: "pending" | "handled" | Dead | RemoteOutbox = "pending"
   private waiters: Set<() => void> | undefined
 
   constructor(offset: number) {
@@ -39,10 +39,10 @@ export class Tracked {
   }
 
   /** From now on its message is not this server's to deliver. */
-  leaveTo(elsewhere: Elsewhere): void {
+  leaveTo(remote: RemoteOutbox): void {
     if (this.state !== "pending") return
-    this.state = elsewhere
-    if (this.waiters !== undefined && this.waiters.size > 0) elsewhere.watch(this)
+    this.state = remote
+    if (this.waiters !== undefined && this.waiters.size > 0) remote.watch(this)
   }
 
   /** Ends when the message is settled. */
@@ -74,7 +74,7 @@ export class Tracked {
   }
 }
 
-const isOpen = (state: Tracked["state"]): state is "pending" | Elsewhere =>
+const isOpen = (state: Tracked["state"]): state is "pending" | RemoteOutbox =>
   state === "pending" || (typeof state === "object" && "watch" in state)
 
 /** Of those for whom nobody waits: one for all, never written to. */
@@ -84,20 +84,20 @@ export class Receipts {
   /** Everything up to here is settled, or was sent before this server had the session. */
   private settledUpTo: number
   /** What was sent before this server had the session, up to here, is asked for elsewhere. */
-  private readonly foreignUpTo: number
-  private readonly elsewhere: Elsewhere | undefined
+  private readonly remoteUpTo: number
+  private readonly remote: RemoteOutbox | undefined
   /** Once the messages are not this side's any more: what becomes of receipts that still come, of sends under way. */
-  private gone: Elsewhere | Dead | undefined
+  private gone: RemoteOutbox | Dead | undefined
   /** By offset. Made with the first. */
   private pending: Deque<Tracked> = noneWait
   /** Of those in `pending`, how many died: they wait there until `handled` passes them, or they are too many. */
   private settledInside = 0
   private dead: Map<number, Dead> | undefined // few sessions have any
 
-  constructor(settledUpTo: number, elsewhere?: Elsewhere) {
+  constructor(settledUpTo: number, remote?: RemoteOutbox) {
     this.settledUpTo = settledUpTo
-    this.foreignUpTo = elsewhere === undefined ? 0 : settledUpTo
-    this.elsewhere = elsewhere
+    this.remoteUpTo = remote === undefined ? 0 : settledUpTo
+    this.remote = remote
   }
 
   /** Follows what becomes of the message of a new receipt. */
@@ -163,9 +163,9 @@ export class Receipts {
   }
 
   /** The messages are no longer delivered from here. */
-  leaveTo(elsewhere: Elsewhere): void {
-    this.gone = elsewhere
-    this.pending.forEach((tracked) => tracked.leaveTo(elsewhere))
+  leaveTo(remote: RemoteOutbox): void {
+    this.gone = remote
+    this.pending.forEach((tracked) => tracked.leaveTo(remote))
     this.pending = noneWait
     this.settledInside = 0
   }
@@ -214,19 +214,19 @@ export class Receipts {
   }
 
   /** A sender that learns only now which offset its message has: what was known of that by the end still is. */
-  private addGone(tracked: Tracked, gone: Elsewhere | Dead): void {
+  private addGone(tracked: Tracked, gone: RemoteOutbox | Dead): void {
     const { offset } = tracked
     const dead = this.dead?.get(offset)
     if (dead !== undefined) tracked.settle(dead)
-    else if (isElsewhere(gone)) tracked.leaveTo(gone)
-    else tracked.settle(this.foreignUpTo < offset && offset <= this.settledUpTo ? "handled" : gone)
+    else if (isRemote(gone)) tracked.leaveTo(gone)
+    else tracked.settle(this.remoteUpTo < offset && offset <= this.settledUpTo ? "handled" : gone)
   }
 
   /** A sender that waited for room may come here after a later one, or when its message has been handled. */
   private addLate(tracked: Tracked): void {
     const { offset } = tracked
     const dead = this.dead?.get(offset)
-    if (this.elsewhere !== undefined && offset <= this.foreignUpTo) return tracked.leaveTo(this.elsewhere)
+    if (this.remote !== undefined && offset <= this.remoteUpTo) return tracked.leaveTo(this.remote)
     if (dead !== undefined || offset <= this.settledUpTo) return tracked.settle(dead ?? "handled")
     const later: Array<Tracked> = []
     let back = this.pending.back()
@@ -258,4 +258,4 @@ export class Receipts {
   }
 }
 
-const isElsewhere = (state: Elsewhere | Dead): state is Elsewhere => "watch" in state
+const isRemote = (state: RemoteOutbox | Dead): state is RemoteOutbox => "watch" in state

@@ -3,8 +3,8 @@ import { Effect } from "effect"
 import { defaultMessageId } from "../../core/Outbox.ts"
 import type { QueuedReason, Receipt, SkippedReason } from "../../Message.ts"
 import { DeadLetterError } from "../../WebSocketError.ts"
-import type { Target } from "./absentees.ts"
 import { Tracked } from "./receipts.ts"
+import type { Target } from "./remote.ts"
 
 /** `handled` of what the other side is not asked about. */
 export const neverKnown = (

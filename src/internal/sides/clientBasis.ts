@@ -10,8 +10,8 @@ import type { ConnectionState, Options } from "../../ResilientClient.ts"
 import { TransportClient } from "../../Transport.ts"
 import type { WebSocketError } from "../../WebSocketError.ts"
 import { ownGeneration } from "../connect/greeting.ts"
-import { makeHandoff } from "../handle/handoff.ts"
 import { limitsOf as intakeLimitsOf } from "../handle/intakeLimits.ts"
+import { makeMessageStream } from "../handle/messageStream.ts"
 import { makeEvents } from "../kit/events.ts"
 import { makeId } from "../kit/ids.ts"
 import { guardedListener } from "../kit/listeners.ts"
@@ -44,9 +44,9 @@ export const makeClientBasis = Effect.fnUntraced(function*<In, Out, R>(options: 
   setState(state)
   const scope = yield* Scope.fork(yield* Effect.scope)
   const rare = yield* makeRareLog.pipe(Scope.provide(scope))
-  const handoff = yield* makeHandoff<Incoming<In>>().pipe(Scope.provide(scope))
+  const messageStream = yield* makeMessageStream<Incoming<In>>().pipe(Scope.provide(scope))
   const instance = makeId(yield* Random.Random)
-  const closing = new Closing(handoff.isConsuming)
+  const closing = new Closing(messageStream.isConsuming)
 
   const { maxPayload, window } = limitsOf(options)
   const intake = intakeLimitsOf({ ...options, rateLimit: "none" })
@@ -82,7 +82,7 @@ export const makeClientBasis = Effect.fnUntraced(function*<In, Out, R>(options: 
     setState,
     scope,
     rare,
-    handoff,
+    messageStream,
     instance,
     closing,
     maxPayload,

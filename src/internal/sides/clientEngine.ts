@@ -27,12 +27,12 @@ export const makeClientEngine = Effect.fnUntraced(function*<In, Out, R>(
   /** To be asked for them when they are made. */
   parts: () => ClientParts<In, Out>
 ): Effect.fn.Return<Engine, never, R | Scope.Scope> {
-  const { closing, deadLetters, handoff, options, peer, rare, recorder } = basis
+  const { closing, deadLetters, messageStream, options, peer, rare, recorder } = basis
   const handling = makeHandling<In, R>({
     decode: makeCoder(basis.incoming).decode,
     onMessage: (incoming) =>
       options.onMessage === undefined
-        ? handoff.offer(incoming)
+        ? messageStream.offer(incoming)
         : options.onMessage(incoming.message, { incoming, client: parts().self }),
     onGap: options.onGap ?? logGap(rare),
     retry: options.handlerRetry ?? defaultHandlerRetry,
@@ -53,7 +53,7 @@ export const makeClientEngine = Effect.fnUntraced(function*<In, Out, R>(
     intake: basis.intake,
     intensity: intensityOf(options.restartIntensity),
     handling,
-    handlesIncoming: () => options.onMessage !== undefined || handoff.hasConsumer(),
+    handlesIncoming: () => options.onMessage !== undefined || messageStream.hasConsumer(),
     savePosition: () => Effect.void,
     onControl: (_, frame) => {
       if (frame.t === "drain") {

@@ -31,7 +31,7 @@ export const makeClientFace = <In, Out, R>(
     readonly shutdown: Shutdown
   }
 ): ResilientClient<In, Out> => {
-  const { breaker, closing, deadLetters, deduplicator, handoff, peer, queue, recorder, states } = basis
+  const { breaker, closing, deadLetters, deduplicator, messageStream, peer, queue, recorder, states } = basis
   const sending = new Sending<Out>({
     queue: engine.senders,
     deduplicator,
@@ -56,7 +56,7 @@ export const makeClientFace = <In, Out, R>(
           : Effect.fail(new ShutdownError({ component: "client" }))
       ),
     get messages() {
-      return handoff.stream
+      return messageStream.stream
     },
     get deadLetters() {
       return deadLetters.stream

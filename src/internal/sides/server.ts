@@ -12,7 +12,7 @@ import { Owning } from "../own/owning.ts"
 import type { Engine } from "../run/engine.ts"
 import * as Shapes from "../run/optionShapes.ts"
 import { makeShutdown } from "../run/shutdown.ts"
-import { makeAbsentees } from "../session/absentees.ts"
+import { makeRemote } from "../session/remote.ts"
 import { makeServerBasis, type ServerBasis } from "./serverBasis.ts"
 import { makeServerDoor } from "./serverDoor.ts"
 import { makeServerEngine, type ServerParts } from "./serverEngine.ts"
@@ -32,7 +32,7 @@ export const makeServer = Effect.fnUntraced(function*<In, Out, R>(options: Optio
   const { ending, owning } = owners
   yield* registry.onWanted((session) => owning.wanted(session)).pipe(Scope.provide(scope))
   const door = yield* makeServerDoor(basis, { engine, ...owners })
-  const absentees = makeAbsentees({ queue, registry, breaker, peers: engine.peers, followers: engine.followers })
+  const remote = makeRemote({ queue, registry, breaker, peers: engine.peers, remoteProgress: engine.remoteProgress })
 
   const shutdown = yield* makeShutdown({
     engine,
@@ -62,8 +62,8 @@ export const makeServer = Effect.fnUntraced(function*<In, Out, R>(options: Optio
       yield* Effect.forkDetach(shutdown.shutdown)
     })
 
-  const sends = makeServerSends(basis, { engine, confirming, absentees })
-  const self = makeServerFace(basis, { engine, ending, door, absentees, sends, shutdown, address: () => address })
+  const sends = makeServerSends(basis, { engine, confirming, remote })
+  const self = makeServerFace(basis, { engine, ending, door, remote, sends, shutdown, address: () => address })
   const parts: ServerParts<In, Out> = { self, door, giveUp, ...owners }
 
   yield* Effect.addFinalizer(() => shutdown.shutdown)

@@ -8,8 +8,8 @@ import { makeRecorder } from "../../Metrics.ts"
 import type { ConnectionEvent, Options } from "../../ResilientServer.ts"
 import { SessionRegistry } from "../../SessionRegistry.ts"
 import { TransportServer } from "../../Transport.ts"
-import { makeHandoff } from "../handle/handoff.ts"
 import { limitsOf as intakeLimitsOf } from "../handle/intakeLimits.ts"
+import { makeMessageStream } from "../handle/messageStream.ts"
 import { makeEvents } from "../kit/events.ts"
 import { guardedListener } from "../kit/listeners.ts"
 import * as Check from "../kit/options.ts"
@@ -38,8 +38,8 @@ export const makeServerBasis = Effect.fnUntraced(function*<In, Out, R>(options: 
   // The server lives in a scope of its own, so that it can end before its owner does.
   const scope = yield* Scope.fork(yield* Effect.scope)
   const rare = yield* makeRareLog.pipe(Scope.provide(scope))
-  const handoff = yield* makeHandoff<Incoming<In>>().pipe(Scope.provide(scope))
-  const closing = new Closing(handoff.isConsuming)
+  const messageStream = yield* makeMessageStream<Incoming<In>>().pipe(Scope.provide(scope))
+  const closing = new Closing(messageStream.isConsuming)
 
   const { maxPayload, window } = limitsOf(options)
   const intake = intakeLimitsOf(options)
@@ -71,7 +71,7 @@ export const makeServerBasis = Effect.fnUntraced(function*<In, Out, R>(options: 
     failed,
     scope,
     rare,
-    handoff,
+    messageStream,
     closing,
     maxPayload,
     window,

@@ -61,7 +61,7 @@ export const makeServerEngine = Effect.fnUntraced(function*<In, Out, R>(
       onHeld: (peer) => engine.held(peer)
     }),
     knowsWork: registry.confirm !== undefined,
-    handlesIncoming: () => options.onMessage !== undefined || basis.handoff.hasConsumer(),
+    handlesIncoming: () => options.onMessage !== undefined || basis.messageStream.hasConsumer(),
     savePosition: makePositions({ registry, owning: () => parts().owning }).save,
     onControl: (peer, frame) => {
       if (frame.t === "end") engine.run(parts().ending.end(peer))
@@ -90,7 +90,7 @@ export const makeServerEngine = Effect.fnUntraced(function*<In, Out, R>(
 })
 
 const handlingOf = <In, Out, R>(
-  { closing, deadLetters, handoff, incoming, options, rare, recorder }: ServerBasis<In, Out, R>,
+  { closing, deadLetters, incoming, messageStream, options, rare, recorder }: ServerBasis<In, Out, R>,
   { committing, confirming, onHeld, self }: {
     readonly self: () => ResilientServer<In, Out>
     readonly confirming: Confirming
@@ -102,7 +102,7 @@ const handlingOf = <In, Out, R>(
     decode: makeCoder(incoming).decode,
     onMessage: (incoming, peer, delivery) =>
       options.onMessage === undefined
-        ? handoff.offer(incoming)
+        ? messageStream.offer(incoming)
         : options.onMessage(incoming.message, new HandlerContext(incoming, self(), committing.commit, peer, delivery)),
     isSure: confirming.isSure,
     confirmed: confirming.confirmed,

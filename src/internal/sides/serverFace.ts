@@ -7,20 +7,20 @@ import { SessionNotFoundError } from "../../WebSocketError.ts"
 import type { Ending } from "../own/ending.ts"
 import type { Engine } from "../run/engine.ts"
 import type { Shutdown } from "../run/shutdown.ts"
-import type { Absentees } from "../session/absentees.ts"
 import { locate } from "../session/inspect.ts"
+import type { Remote } from "../session/remote.ts"
 import type { ServerBasis } from "./serverBasis.ts"
 import type { ServerDoor } from "./serverDoor.ts"
 import type { ServerSends } from "./serverSends.ts"
 
 export const makeServerFace = <In, Out, R>(
-  { deadLetters, deduplicator, events, failed, handoff, queue, recorder, registry }: ServerBasis<In, Out, R>,
-  { absentees, address, door, ending, engine, sends, shutdown }: {
+  { deadLetters, deduplicator, events, failed, messageStream, queue, recorder, registry }: ServerBasis<In, Out, R>,
+  { address, door, ending, engine, remote, sends, shutdown }: {
     readonly address: () => Address
     readonly engine: Engine
     readonly ending: Ending
     readonly door: ServerDoor
-    readonly absentees: Absentees
+    readonly remote: Remote
     readonly sends: ServerSends<In, Out>
     readonly shutdown: Shutdown
   }
@@ -32,7 +32,7 @@ export const makeServerFace = <In, Out, R>(
   sendAll: sends.sendAll,
   broadcast: sends.broadcast,
   get messages() {
-    return handoff.stream
+    return messageStream.stream
   },
   get deadLetters() {
     return deadLetters.stream
@@ -54,7 +54,7 @@ export const makeServerFace = <In, Out, R>(
     Effect.suspend(() => {
       const peer = engine.peers.get(session)
       if (peer !== undefined) return ending.end(peer)
-      return isId(session) ? ending.endElsewhere(session) : Effect.fail(new SessionNotFoundError({ session }))
+      return isId(session) ? ending.endRemote(session) : Effect.fail(new SessionNotFoundError({ session }))
     }),
   locate: (session, messageId) =>
     Effect.suspend(() => {
@@ -78,7 +78,7 @@ export const makeServerFace = <In, Out, R>(
   }),
   sessions: Effect.sync(() => [...engine.peers.keys()]),
   sessionsOf: sends.sessionsOf,
-  sessionStats: absentees.stats,
+  sessionStats: remote.stats,
   shutdown: shutdown.shutdown,
   shutdownWith: shutdown.shutdownWith,
   pause: engine.pause,

@@ -16,9 +16,9 @@ import type { Engine } from "../run/engine.ts"
 import { makeBroadcast } from "../send/broadcast.ts"
 import { makeSerialize, payloadError } from "../send/payload.ts"
 import { type OnDropped, type SendError, Sending, traceparent, ttlMillisIn } from "../send/sending.ts"
-import type { Absentees } from "../session/absentees.ts"
 import { Peer } from "../session/peer.ts"
 import { makePrincipals } from "../session/principals.ts"
+import type { Remote } from "../session/remote.ts"
 import type { ServerBasis } from "./serverBasis.ts"
 
 /** What the public server takes from here as it is. */
@@ -26,14 +26,14 @@ export type ServerSends<In, Out> = Pick<ResilientServer<In, Out>, "send" | "send
 
 export const makeServerSends = <In, Out, R>(
   basis: ServerBasis<In, Out, R>,
-  { absentees, confirming, engine }: {
+  { confirming, engine, remote }: {
     readonly engine: Engine
     readonly confirming: Confirming
-    readonly absentees: Absentees
+    readonly remote: Remote
   }
 ): ServerSends<In, Out> => {
   const { closing, deadLetters, maxPayload, recorder } = basis
-  const { sendingTo, targetOf } = absentees
+  const { sendingTo, targetOf } = remote
   const { peers } = engine
 
   const onDropped: OnDropped = (target, epoch, messages) =>
@@ -48,7 +48,7 @@ export const makeServerSends = <In, Out, R>(
     serialize,
     maxPayload,
     markDirty: engine.markDirty,
-    ownerOf: absentees.ownerOf,
+    ownerOf: remote.ownerOf,
     onDropped
   })
   const { reach, sessionsOf } = makePrincipals({ registry: basis.registry, peers })

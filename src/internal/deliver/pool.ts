@@ -2,8 +2,8 @@
 import { Effect, type Exit, FiberSet } from "effect"
 import { Deque } from "../../core/Deque.ts"
 
-export interface Lanes {
-  /** Runs it at once if a lane is free. `onExit` is called when it is over. */
+export interface Pool {
+  /** Runs it at once if there is room. `onExit` is called when it is over. */
   readonly run: (effect: Effect.Effect<void>, onExit: (exit: Exit.Exit<void>) => void) => void
   readonly isBusy: () => boolean
 }
@@ -13,8 +13,8 @@ interface Job {
   readonly onExit: (exit: Exit.Exit<void>) => void
 }
 
-/** Lanes until the scope closes. The line is bounded by who uses it: for each session there is one job at most. */
-export const makeLanes = Effect.fnUntraced(function*(count: number) {
+/** A pool until the scope closes. The line is bounded by who uses it: for each session there is one job at most. */
+export const makePool = Effect.fnUntraced(function*(count: number) {
   const fibers = yield* FiberSet.make<void, never>()
   const fork = Effect.runForkWith(yield* Effect.context<never>())
   const line = new Deque<Job>()
@@ -48,12 +48,12 @@ export const makeLanes = Effect.fnUntraced(function*(count: number) {
     fiber.addObserver(end)
   }
 
-  const lanes: Lanes = {
+  const pool: Pool = {
     run: (effect, onExit) => {
       line.pushBack({ effect, onExit })
       startNext()
     },
     isBusy: () => running > 0 || line.size > 0
   }
-  return lanes
+  return pool
 })

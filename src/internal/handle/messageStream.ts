@@ -11,7 +11,7 @@ interface Offer<A> {
   readonly done: Deferred.Deferred<boolean>
 }
 
-export const makeHandoff = Effect.fnUntraced(function*<A extends object>() {
+export const makeMessageStream = Effect.fnUntraced(function*<A extends object>() {
   // Each session offers one at a time, so this is bounded by the sessions; what was withdrawn is swept out.
   const offers = yield* Queue.unbounded<Offer<A>, Cause.Done>()
   // What nobody took is not handled: it must not be given out once nobody hears of it any more.

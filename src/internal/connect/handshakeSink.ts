@@ -1,7 +1,7 @@
-/** A connection whose sink can change: the handshake's first, the session's after it. */
+/** A connection whose reader changes when its handshake is done: the handshake first, the session after it. */
 import type { Connection, ConnectionSink } from "../../Transport.ts"
 
-export class Port implements ConnectionSink {
+export class HandshakeSink implements ConnectionSink {
   private readonly connection: Connection
   private sink: ConnectionSink
   private kept: Array<(sink: ConnectionSink) => void> | undefined

@@ -6,7 +6,7 @@ import { Effect } from "effect"
 import type { MessageQueue, Progress } from "../../MessageQueue.ts"
 import type { MessageQueueError } from "../../WebSocketError.ts"
 import { makeSignal, type Signal } from "../kit/signal.ts"
-import type { Dead, Elsewhere, Tracked } from "./receipts.ts"
+import type { Dead, RemoteOutbox, Tracked } from "./receipts.ts"
 
 /** An outbox and those of its messages that somebody waits for; there is one only while there are any. */
 interface Watch {
@@ -26,7 +26,7 @@ const batchSize = 500
 /** The outbox ended where we could not see it. */
 const ended: Dead = { reason: "sessionEnded", maybeHandled: true }
 
-export interface FollowersOptions {
+export interface RemoteProgressOptions {
   readonly queue: MessageQueue["Service"]
   readonly now: () => number
   /**
@@ -36,15 +36,15 @@ export interface FollowersOptions {
   readonly deadHere: (session: string, epoch: string, offset: number) => Dead | undefined
 }
 
-export const makeFollowers = (options: FollowersOptions): Effect.Effect<Followers> =>
-  Effect.map(makeSignal, (work) => new Followers(options, work))
+export const makeRemoteProgress = (options: RemoteProgressOptions): Effect.Effect<RemoteProgress> =>
+  Effect.map(makeSignal, (work) => new RemoteProgress(options, work))
 
-export class Followers {
-  private readonly options: FollowersOptions
+export class RemoteProgress {
+  private readonly options: RemoteProgressOptions
   private readonly work: Signal
   private readonly watches = new Map<string, Watch>()
 
-  constructor(options: FollowersOptions, work: Signal) {
+  constructor(options: RemoteProgressOptions, work: Signal) {
     this.options = options
     this.work = work
   }
@@ -96,7 +96,7 @@ export class Followers {
   }
 
   private readonly ask = Effect.fnUntraced(
-    function*(this: Followers, batch: ReadonlyArray<Watch>): Effect.fn.Return<void, MessageQueueError> {
+    function*(this: RemoteProgress, batch: ReadonlyArray<Watch>): Effect.fn.Return<void, MessageQueueError> {
       const answers = yield* this.options.queue.progress(
         batch.map(({ session, tracked }) => ({ session, after: lowestOf(tracked) - 1 }))
       )
@@ -104,7 +104,7 @@ export class Followers {
     }
   )
 
-  private readonly round = Effect.fnUntraced(function*(this: Followers) {
+  private readonly round = Effect.fnUntraced(function*(this: RemoteProgress) {
     const at = this.options.now()
     const due = [...this.watches.values()].filter(({ dueAt }) => dueAt <= at)
     for (let i = 0; i < due.length; i += batchSize) {
@@ -130,7 +130,7 @@ export class Followers {
   })
 
   /** How one learns what became of the messages of this outbox. */
-  of(session: string, epoch: string): Elsewhere {
+  of(session: string, epoch: string): RemoteOutbox {
     return {
       watch: (tracked) => this.watch(session, epoch, tracked),
       unwatch: (tracked) => this.unwatch(session, epoch, tracked)

@@ -9,28 +9,28 @@ import type { MessageQueue } from "../../MessageQueue.ts"
 import type { SessionRegistry } from "../../SessionRegistry.ts"
 import { MessageQueueError, SessionNotFoundError, type SessionRegistryError } from "../../WebSocketError.ts"
 import { onWall } from "../kit/time.ts"
-import type { Followers } from "./elsewhere.ts"
 import { circuitStats, statsOf } from "./inspect.ts"
 import type { SessionStats } from "./models.ts"
 import type { Peer } from "./peer.ts"
 import { type Receipts, Tracked } from "./receipts.ts"
+import type { RemoteProgress } from "./remoteProgress.ts"
 
 /** A session that messages are sent to: one of this side's, or one that is elsewhere. */
-export type Target = Peer | Absent
+export type Target = Peer | RemoteSession
 
-export interface AbsenteesOptions {
+export interface RemoteOptions {
   readonly queue: MessageQueue["Service"]
   readonly registry: SessionRegistry["Service"]
   readonly breaker: CircuitBreaker["Service"]
   readonly peers: ReadonlyMap<string, Peer>
   /** None where nobody else can have a session. */
-  readonly followers: Followers | undefined
+  readonly remoteProgress: RemoteProgress | undefined
 }
 
-export type Absentees = ReturnType<typeof makeAbsentees>
+export type Remote = ReturnType<typeof makeRemote>
 
-export const makeAbsentees = (options: AbsenteesOptions) => {
-  const { breaker, followers, peers, queue, registry } = options
+export const makeRemote = (options: RemoteOptions) => {
+  const { breaker, peers, queue, registry, remoteProgress } = options
 
   /** Of a session that is here, or what the stores know of it. */
   const stats = Effect.fnUntraced(function*(
@@ -40,7 +40,7 @@ export const makeAbsentees = (options: AbsenteesOptions) => {
     const { bytes, messages } = yield* Effect.orElseSucceed(queue.size(session), () => ({ messages: 0, bytes: 0 }))
     const peer = peers.get(session)
     if (peer !== undefined) return statsOf(peer, messages, bytes, breaker, yield* onWall)
-    const info = followers === undefined ? undefined : yield* registry.find(session)
+    const info = remoteProgress === undefined ? undefined : yield* registry.find(session)
     if (info === undefined) return yield* new SessionNotFoundError({ session })
     return {
       session,
@@ -61,15 +61,16 @@ export const makeAbsentees = (options: AbsenteesOptions) => {
     /** The session here or elsewhere; undefined when it can only be here, and is not. */
     targetOf: (session: string): Target | undefined =>
       // What can't be an id is nobody's, and the store need not be asked.
-      peers.get(session) ?? (followers && isId(session) ? new Absent(session, "", followers) : undefined),
+      peers.get(session) ??
+        (remoteProgress && isId(session) ? new RemoteSession(session, "", remoteProgress) : undefined),
     /** Whose outbox of this epoch it is by now. */
-    ownerOf: followers && ((session: string, epoch: string): Target => {
+    ownerOf: remoteProgress && ((session: string, epoch: string): Target => {
       const peer = peers.get(session)
-      return peer?.epoch === epoch ? peer : new Absent(session, epoch, followers)
+      return peer?.epoch === epoch ? peer : new RemoteSession(session, epoch, remoteProgress)
     }),
     /** What it means that the outbox is not there depends on whether the session was here. */
     sendingTo: <A, E extends { readonly _tag: string }>(target: Target, effect: Effect.Effect<A, E>) =>
-      target instanceof Absent ? Effect.mapError(effect, notFoundIn) : effect
+      target instanceof RemoteSession ? Effect.mapError(effect, notFoundIn) : effect
   }
 }
 
@@ -82,23 +83,23 @@ export const notFoundIn = <E extends { readonly _tag: string }>(
     : error
 
 /** A session that is not here, as a target of messages. */
-export class Absent {
+export class RemoteSession {
   readonly key: string
   readonly session: string
   readonly epoch: string
   readonly link = undefined
   readonly peerMaxPayload = Infinity
-  private readonly followers: Followers
+  private readonly remoteProgress: RemoteProgress
 
-  constructor(session: string, epoch: string, followers: Followers) {
+  constructor(session: string, epoch: string, remoteProgress: RemoteProgress) {
     this.key = session
     this.session = session
     this.epoch = epoch
-    this.followers = followers
+    this.remoteProgress = remoteProgress
   }
 
   get receipts(): Pick<Receipts, "add" | "find"> {
-    const add = (tracked: Tracked) => tracked.leaveTo(this.followers.of(this.session, this.epoch))
+    const add = (tracked: Tracked) => tracked.leaveTo(this.remoteProgress.of(this.session, this.epoch))
     return {
       add,
       find: (offset) => {
