@@ -150,7 +150,7 @@ describe("a socket that speaks the protocol", () => {
     await until("it is asked again", () => asked.length === 2)
     const refused = await rejection(ResilientClient.connect(url, { ...options, token: "wrong" }))
     assert.deepInclude(refused, { _tag: "HandshakeError", reason: "unauthorized", detail: "who are you?" })
-    const later = await rejection(ResilientClient.connect(url, { ...options, token: "later", connectTimeout: 50 }))
+    const later = await rejection(ResilientClient.connect(url, { ...options, token: "later", connectTimeout: 2_000 }))
     assert.deepInclude(later, { _tag: "ConnectionTimeoutError", phase: "connect" })
     assert.include(String(later), "the database is down")
     await client.close()

@@ -45,22 +45,23 @@ export class Welcoming {
 
   readonly welcome = Effect.fnUntraced(
     function*(this: Welcoming, connection: Connection, hello: Hello, sink: HandshakeSink, arrival: number) {
+      const { attaching, handshakes, options } = this
       if (hello.version !== version) {
         const detail = `version ${hello.version} is not spoken here, ${version} is`
         return yield* new HandshakeError({ reason: "version", detail, retryable: false })
       }
-      const named = yield* this.options.nameOf(this.handshakes.sessionOf(connection))
+      const named = yield* options.nameOf(handshakes.sessionOf(connection))
       const identity: Name = named === undefined
-        ? yield* this.options.authenticate(connection.request, hello.auth, hello.session, false)
+        ? yield* options.authenticate(connection.request, hello.auth, hello.session, false)
         : { session: named }
-      const before = identity.session ?? (yield* this.attaching.ownSession(hello))
+      const before = identity.session ?? (yield* attaching.ownSession(hello))
       const session = before ?? makeId(this.random)
       // A hello that was overtaken while its token was looked at must not replace the connection that overtook it, or use
       // up the token that one was given.
-      if ((this.options.engine.peers.get(session)?.arrival ?? 0) > arrival) return yield* replaced
+      if ((options.engine.peers.get(session)?.arrival ?? 0) > arrival) return yield* replaced
       const token = makeToken()
       const presented = hello.token === undefined ? undefined : hashToken(hello.token)
-      const { attached, peer } = yield* this.attaching.own({
+      const { attached, peer } = yield* attaching.own({
         session,
         principal: identity.principal,
         authorized: identity.session !== undefined,
@@ -68,8 +69,8 @@ export class Welcoming {
         nextTokenHash: hashToken(token),
         instance: hello.instance,
         attempt: hello.attempt
-      }, this.attaching.claimOf(connection, protocol, identity, before === undefined))
-      yield* Effect.gen({ self: this }, function*() {
+      }, attaching.claimOf(connection, protocol, identity, before === undefined))
+      yield* Effect.gen(function*() {
         peer.arrival = arrival
         peer.instance = hello.instance
         peer.isNamed = named !== undefined
@@ -81,21 +82,21 @@ export class Welcoming {
         // It may come with an older token: of the newest one, the welcome may be lost.
         if (attached.current || (core.inbox.newcomer && hello.in.epoch !== null)) core.inbox.told = true
         const { told } = core.inbox
-        const { out, resumedOut } = yield* this.attaching.openOutbox(peer, hello)
+        const { out, resumedOut } = yield* attaching.openOutbox(peer, hello)
         const resumedIn = resumeInbox(core.inbox, hello.out)
         if (resumedIn instanceof Violation) return yield* protocolError(resumedIn, session)
         if (!resumedIn) core.inbox.newcomer = hello.in.epoch === null
-        if (!resumedIn && this.options.registry.durable) {
+        if (!resumedIn && options.registry.durable) {
           // Else another server would not know where the log was taken up, and the client had to give up what it sent.
           const stored = peer.storedPosition(hello.out.epoch, core.inbox.handled)
-          yield* this.options.registry.savePosition(session, attached.generation, stored)
+          yield* options.registry.savePosition(session, attached.generation, stored)
         }
         // Gone, overtaken by a newer connection of the same session, or wanted by another server, while it was looked at.
-        if (!this.handshakes.isDone(connection) || !peer.own.mayConnect(attached.generation)) {
-          this.handshakes.settle(connection, Exit.fail(goneEarly))
+        if (!handshakes.isDone(connection) || !peer.own.mayConnect(attached.generation)) {
+          handshakes.settle(connection, Exit.fail(goneEarly))
           if (peer.own.isStopping) connection.close(CloseCode.moved, goesElsewhere.detail)
           else connection.terminate()
-          return yield* this.options.abandon(session, attached.generation)
+          return yield* options.abandon(session, attached.generation)
         }
 
         // A welcome that told the client of a new position may have been lost: until we have heard from it, tell it again.
@@ -103,7 +104,7 @@ export class Welcoming {
         if (knowsPosition) core.inbox.told = true
         const resumed = knowsPosition && resumedOut.continued
         const { announced } = core.inbox
-        this.options.recorder.count(resumed ? "connectionsResumed" : "connectionsFresh")
+        options.recorder.count(resumed ? "connectionsResumed" : "connectionsFresh")
         connection.send(encode({
           t: "welcome",
           result: resumed ? "resumed" : "fresh",
@@ -115,61 +116,62 @@ export class Welcoming {
           in: announced,
           // One that never learned of our log has not learned of the position either.
           continued: { in: resumed, out: resumedOut.continued },
-          window: this.options.window,
-          maxPayload: this.options.maxPayload,
-          heartbeat: wireMillis(this.options.heartbeatMillis),
-          retention: wireMillis(this.options.registry.retentionMillis),
-          jitter: wireMillis(this.options.jitterMillis)
+          window: options.window,
+          maxPayload: options.maxPayload,
+          heartbeat: wireMillis(options.heartbeatMillis),
+          retention: wireMillis(options.registry.retentionMillis),
+          jitter: wireMillis(options.jitterMillis)
         }))
-        sink.become(this.options.engine.attach(peer, connection, {
+        sink.become(options.engine.attach(peer, connection, {
           window: hello.window,
           position: resumedOut.position,
           announced: announced.handled,
           maxPayload: hello.maxPayload
         }))
-        this.options.onAttached(peer, resumed)
-        this.handshakes.settle(connection, Exit.succeed(session))
-      }).pipe(this.attaching.orAbandon(session, attached.generation))
+        options.onAttached(peer, resumed)
+        handshakes.settle(connection, Exit.succeed(session))
+      }).pipe(attaching.orAbandon(session, attached.generation))
     }
   )
 
   readonly attachPlain = Effect.fnUntraced(
     function*(this: Welcoming, connection: Connection, wanted: Wanted, sink: HandshakeSink) {
-      const named = yield* this.options.nameOf(wanted)
+      const { attaching, options } = this
+      const named = yield* options.nameOf(wanted)
       const identity: Name = named === undefined
-        ? yield* this.options.authenticate(connection.request, undefined, undefined, true)
+        ? yield* options.authenticate(connection.request, undefined, undefined, true)
         : { session: named }
       const session = identity.session ?? makeId(this.random)
-      const { attached, peer } = yield* this.attaching.own({
+      const { attached, peer } = yield* attaching.own({
         session,
         principal: identity.principal,
         authorized: true,
         tokenHash: undefined,
         nextTokenHash: hashToken(makeToken()),
         instance: makeId(this.random)
-      }, this.attaching.claimOf(connection, plain, identity, identity.session === undefined))
-      return yield* Effect.gen({ self: this }, function*() {
-        const opened = yield* this.options.queue.open(
+      }, attaching.claimOf(connection, plain, identity, identity.session === undefined))
+      return yield* Effect.gen(function*() {
+        const opened = yield* options.queue.open(
           session,
           attached.generation,
           peer.share === "" ? undefined : peer.share
         )
         // It has no position of its own, so nothing is known but what this server knows.
         const out = opened.isUncertain === true
-          ? yield* this.options.queue.recover(session, attached.generation, 0)
+          ? yield* options.queue.recover(session, attached.generation, 0)
           : opened
-        this.options.engine.opened(peer, out)
+        options.engine.opened(peer, out)
         if (!peer.own.mayConnect(attached.generation)) return yield* peer.own.isStopping ? goesElsewhere : replaced
-        this.options.recorder.count(attached.known ? "connectionsResumed" : "connectionsFresh")
-        sink.become(this.options.engine.attach(peer, connection, {
-          window: this.options.window,
+        options.recorder.count(attached.known ? "connectionsResumed" : "connectionsFresh")
+        sink.become(options.engine.attach(peer, connection, {
+          window: options.window,
           position: { epoch: null, received: 0, handled: out.acked, failed: [], pending: { messages: 0, bytes: 0 } },
           announced: 0,
-          maxPayload: this.options.maxPayload
+          maxPayload: options.maxPayload
         }))
-        this.options.onAttached(peer, attached.known)
+        options.onAttached(peer, attached.known)
         return peer
-      }).pipe(this.attaching.orAbandon(session, attached.generation))
+      }).pipe(attaching.orAbandon(session, attached.generation))
     }
   )
 }
