@@ -10,7 +10,7 @@
 import { Effect } from "effect"
 import type { StoreError } from "../internal/store/driver.ts"
 import { type Database, isLocked } from "./connection.ts"
-import { Nonsense } from "./values.ts"
+import * as Values from "./values.ts"
 
 /** How to deal with locks; for `skip` and `patience` see plpgsql.ts. */
 export interface Patience {
@@ -55,9 +55,24 @@ export const distinct = (requests: ReadonlyArray<{ readonly session: string }>) 
   return { sessions: [...places.keys()], index }
 }
 
+/** The first parameters of a batch of an owner's writes: how to deal with locks, the sessions, and by which generations. */
+export const ownersParameters = (
+  requests: ReadonlyArray<{ readonly session: string; readonly generation: number }>,
+  { millis, skip }: Patience
+) => {
+  const { index, sessions } = distinct(requests)
+  return [
+    Values.text(String(millis)),
+    Values.boolean(skip),
+    Values.texts(sessions),
+    Values.integers(index),
+    Values.numbers(requests.map(({ generation }) => generation))
+  ]
+}
+
 /** A transaction that waits for locks leaves nothing open. */
 export const allDone = <Result>(results: ReadonlyArray<Result | undefined>): ReadonlyArray<Result> =>
   results.map((result) => {
-    if (result === undefined) throw new Nonsense("a request without a result")
+    if (result === undefined) throw new Values.Nonsense("a request without a result")
     return result
   })

@@ -10,7 +10,7 @@ import type {
   Locked,
   Stamp
 } from "../internal/store/outboxes.ts"
-import { allDone, distinct, type Patience, unlessLocked, unlimited } from "./batches.ts"
+import { allDone, distinct, ownersParameters, type Patience, unlessLocked, unlimited } from "./batches.ts"
 import type { Database, Statement } from "./connection.ts"
 import { appendResult, lostOf, toConditional, toFate, toPage, toState } from "./outboxRows.ts"
 import * as Codes from "./plpgsql.ts"
@@ -256,14 +256,9 @@ const ackStatement = (
 ): Statement<ReadonlyArray<AckOutcome | undefined>> => ({
   sql: `SELECT * FROM ${schema}.ack(${Values.places(12)})`,
   parameters: () => {
-    const { index, sessions } = distinct(requests)
     const fates = newestFates(requests)
     return [
-      Values.text(String(patience.millis)),
-      Values.boolean(patience.skip),
-      Values.texts(sessions),
-      Values.integers(index),
-      Values.numbers(requests.map(({ generation }) => generation)),
+      ...ownersParameters(requests, patience),
       Values.numbers(requests.map(({ upTo }) => upTo)),
       Values.integers(fates.map(({ request }) => request)),
       ...fateColumns(fates.map(({ fate }) => fate))

@@ -2,7 +2,7 @@
 import { Effect } from "effect"
 import type { StoreDriver } from "../internal/store/driver.ts"
 import type { PositionOutcome, PositionRequest, PutOutcome, SessionRow } from "../internal/store/sessions.ts"
-import { allDone, distinct, type Patience, unlessLocked, unlimited } from "./batches.ts"
+import { allDone, ownersParameters, type Patience, unlessLocked, unlimited } from "./batches.ts"
 import type { Database, Statement } from "./connection.ts"
 import * as Codes from "./plpgsql.ts"
 import { BEHIND } from "./sessionFunctions.ts"
@@ -174,20 +174,13 @@ const saveStatement = (
   patience: Patience
 ): Statement<ReadonlyArray<PositionOutcome | undefined>> => ({
   sql: `SELECT ${schema}.save_positions(${Values.places(9)})`,
-  parameters: () => {
-    const { index, sessions } = distinct(requests)
-    return [
-      Values.text(String(patience.millis)),
-      Values.boolean(patience.skip),
-      Values.texts(sessions),
-      Values.integers(index),
-      Values.numbers(requests.map(({ generation }) => generation)),
-      Values.texts(requests.map(({ position }) => position)),
-      Values.texts(requests.map(({ epoch }) => epoch)),
-      Values.numbers(requests.map(({ handled }) => handled)),
-      Values.booleans(requests.map(({ strict }) => strict))
-    ]
-  },
+  parameters: () => [
+    ...ownersParameters(requests, patience),
+    Values.texts(requests.map(({ position }) => position)),
+    Values.texts(requests.map(({ epoch }) => epoch)),
+    Values.numbers(requests.map(({ handled }) => handled)),
+    Values.booleans(requests.map(({ strict }) => strict))
+  ],
   decode: (rows) => Values.toArray(Values.onlyRow(rows)[0]).map(toPositionOutcome)
 })
 
