@@ -10,7 +10,7 @@ import { makeHandling } from "../handle/handling.ts"
 import { defaultHandlerRetry, logGap } from "../handle/unhandled.ts"
 import { makeCoder } from "../kit/schemas.ts"
 import { type Engine, makeEngine } from "../run/engine.ts"
-import { intensityOf } from "../run/settings.ts"
+import { engineOptionsOf } from "./basis.ts"
 import type { ClientBasis } from "./clientBasis.ts"
 
 /** What is made of the engine, and told by it. */
@@ -43,15 +43,7 @@ export const makeClientEngine = Effect.fnUntraced(function*<In, Out, R>(
     deadLetters
   })
   const engine: Engine = yield* makeEngine({
-    queue: basis.queue,
-    deduplicator: basis.deduplicator,
-    breaker: basis.breaker,
-    recorder,
-    rare,
-    deadLetters,
-    times: basis.times,
-    intake: basis.intake,
-    intensity: intensityOf(options.restartIntensity),
+    ...engineOptionsOf(basis),
     handling,
     handlesIncoming: () => options.onMessage !== undefined || messageStream.hasConsumer(),
     savePosition: () => Effect.void,

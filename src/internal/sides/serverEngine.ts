@@ -15,8 +15,8 @@ import type { Ending } from "../own/ending.ts"
 import type { Owning } from "../own/owning.ts"
 import { makePositions } from "../own/positions.ts"
 import { type Engine, makeEngine } from "../run/engine.ts"
-import { intensityOf } from "../run/settings.ts"
 import type { Peer } from "../session/peer.ts"
+import { engineOptionsOf } from "./basis.ts"
 import type { ServerBasis } from "./serverBasis.ts"
 import type { ServerDoor } from "./serverDoor.ts"
 
@@ -45,15 +45,7 @@ export const makeServerEngine = Effect.fnUntraced(function*<In, Out, R>(
     onRefused
   })
   const engine: Engine = yield* makeEngine({
-    queue: basis.queue,
-    deduplicator: basis.deduplicator,
-    breaker: basis.breaker,
-    recorder,
-    rare,
-    deadLetters: basis.deadLetters,
-    times: basis.times,
-    intake: basis.intake,
-    intensity: intensityOf(options.restartIntensity),
+    ...engineOptionsOf(basis),
     handling: handlingOf(basis, {
       self: () => parts().self,
       confirming,
