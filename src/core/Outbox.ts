@@ -65,6 +65,9 @@ const nothing: ReadonlyArray<never> = []
 const nothingToRead: ReadResult = { slots: nothing, expired: nothing, oversized: nothing, more: false }
 const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
 
+/** Of outboxes that have dropped nothing: one for all, never written to. */
+const noGaps = new Deque<never>()
+
 /** Beyond this, gaps with different reasons are merged, so that they can't pile up while nobody reads. */
 const maxHeadGaps = 64
 
@@ -106,7 +109,7 @@ export class Outbox {
 
   // In order: sent, then gaps (dropped from the front of waiting), then waiting.
   private readonly sent = new Deque<Slot>()
-  private readonly gaps = new Deque<OutboxGap>()
+  private gaps: Deque<OutboxGap> = noGaps
   private readonly waiting = new Deque<Slot>()
   // Whether expiry times in waiting may be out of order, so that the expired are not a prefix.
   private mixedExpiry = false
@@ -377,6 +380,7 @@ export class Outbox {
   }
 
   private pushHeadGap(gap: OutboxGap): void {
+    if (this.gaps === noGaps) this.gaps = new Deque()
     const back = this.gaps.back()
     if (back !== undefined && (back.reason === gap.reason || this.gaps.size >= maxHeadGaps)) {
       this.gaps.popBack()
