@@ -169,6 +169,16 @@ describe("a refused write", () => {
 })
 
 describe("a session without a connection", () => {
+  it("lets work go on, once the store has said so after a pause, and not what began before it was given up", () => {
+    const own = attachedAs(3)
+    const { tenure } = own
+    assert.strictEqual(own.mayWork(tenure, true), "yes")
+    assert.strictEqual(own.mayWork(tenure, false), "ask")
+    own.forfeit()
+    assert.strictEqual(own.mayWork(tenure, true), "no")
+    assert.strictEqual(own.mayWork(own.tenure, true), "yes")
+  })
+
   it("is released once, when nothing of it waits", () => {
     const own = attachedAs(3)
     assert.isFalse(own.detached(3), "it has a connection")
@@ -208,6 +218,7 @@ const budgets: ReadonlyArray<Budget> = [
   { messages: 1, dials: 3, failures: 0, cuts: 0, forces: 0 },
   ...(everything
     ? [
+      { messages: 2, dials: 2, failures: 1, cuts: 0, forces: 1 },
       { messages: 2, dials: 2, failures: 1, cuts: 1, forces: 0 },
       { messages: 1, dials: 3, failures: 1, cuts: 0, forces: 0 },
       { messages: 1, dials: 3, failures: 2, cuts: 0, forces: 0 },
@@ -278,6 +289,19 @@ describe("two servers, a registry and a client", { timeout: 600_000 }, () => {
         }()
       ) ?? "",
       /its messages are not handled/
+    )
+  })
+
+  it("break them where a server that stood still does not ask whether it still has the session", () => {
+    assert.match(
+      brokenBy(() =>
+        new class extends Ownership {
+          override mayWork() {
+            return "yes" as const
+          }
+        }()
+      ) ?? "",
+      /stood still, and handles/
     )
   })
 

@@ -58,6 +58,8 @@ interface Save {
   readonly life: number
   readonly tenure: number
   readonly offset: number
+  /** Nothing new is stored: the registry is to say that the session is still this server's. */
+  readonly isQuestion: boolean
 }
 
 /** What may happen next: how it is called, and what it does. */
@@ -75,6 +77,8 @@ interface Runtime {
   /** Handled, and being stored. */
   saving: number
   connection: number | undefined
+  /** It stood still for longer than others wait: another server may have the session. */
+  isUnsure: boolean
   /** Frames of this connection count for nothing any more. */
   unheeded: number | undefined
 }
@@ -162,7 +166,11 @@ export class OwnershipWorld {
       }
       const { handled, handling, own, received, saving } = runtime
       if (handling === undefined && saving === 0 && !own.isStopping && handled < received) {
-        steps.push([`${at}: begins ${handled + 1}`, (world) => world.begins(at)])
+        const may = own.mayWork(own.tenure, !runtime.isUnsure)
+        if (may === "yes") steps.push([`${at}: begins ${handled + 1}`, (world) => world.begins(at)])
+        if (may === "ask" && !this.isAsking(at)) {
+          steps.push([`${at}: asks before ${handled + 1}`, (world) => world.save(at, handled, true)])
+        }
       }
       if (handling !== undefined) steps.push([`${at}: has handled ${handling.offset}`, (world) => world.hasHandled(at)])
     }
@@ -216,6 +224,8 @@ export class OwnershipWorld {
     return [["takes the session", (world) => {
       world.forced = true
       world.budget.forces--
+      const overruled = world.servers[node]
+      if (overruled !== undefined) overruled.isUnsure = true
       world.answer(op)
     }]]
   }
@@ -284,6 +294,7 @@ export class OwnershipWorld {
       case "saved": {
         const runtime = this.whose(at, op.save)
         if (runtime === undefined) return
+        if (op.save.isQuestion) return void (runtime.isUnsure = false)
         runtime.saving--
         runtime.handled = Math.max(runtime.handled, op.save.offset)
         return this.idle(at)
@@ -294,7 +305,7 @@ export class OwnershipWorld {
           case undefined:
             return
           case "again":
-            return this.save(at, op.save.offset)
+            return this.save(at, op.save.offset, op.save.isQuestion)
           case "wait":
             return void this.ops.push(op)
           case "ask":
@@ -383,6 +394,7 @@ export class OwnershipWorld {
       handling: undefined,
       saving: 0,
       connection: undefined,
+      isUnsure: false,
       unheeded: undefined
     }
     const isOvertaken = runtime.own.isOvertaken(as.generation)
@@ -441,6 +453,9 @@ export class OwnershipWorld {
     const runtime = this.runtime(at)
     const { own } = runtime
     const offset = runtime.handled + 1
+    if (runtime.isUnsure && own.generation < this.registry.generation) {
+      throw new Error(`${at} stood still, and handles ${offset} of a session that another server has`)
+    }
     if (own.generation === this.registry.generation && offset <= this.registry.position) {
       throw new Error(`${at} owns the session, and handles ${offset} again that is stored as handled`)
     }
@@ -459,12 +474,17 @@ export class OwnershipWorld {
     }
     if (handling.tenure !== own.tenure) return
     runtime.saving++
-    this.save(at, handling.offset)
+    this.save(at, handling.offset, false)
   }
 
-  private save(at: Name, offset: number): void {
+  private save(at: Name, offset: number, isQuestion: boolean): void {
     const { life, own } = this.runtime(at)
-    this.ops.push({ kind: "save", at, generation: own.generation, save: { life, tenure: own.tenure, offset } })
+    const save = { life, tenure: own.tenure, offset, isQuestion }
+    this.ops.push({ kind: "save", at, generation: own.generation, save })
+  }
+
+  private isAsking(at: Name): boolean {
+    return this.ops.some((op) => op.at === at && "save" in op && op.save?.isQuestion === true)
   }
 
   private forfeit(runtime: Runtime): void {

@@ -17,9 +17,8 @@ export interface HandlingOptions<In, R> {
   readonly decode: (value: unknown) => Exit.Exit<In, unknown>
   readonly onMessage: (incoming: Incoming<In>, peer: Peer, delivery: Delivery) => Effect.Effect<unknown, unknown, R>
   readonly onGap: (gap: MessageGap) => Effect.Effect<unknown, unknown, R>
-  /** Whether the session is certainly this server's; if not, it is asked for before anything is handled. */
-  readonly isSure?: (() => boolean) | undefined
-  readonly confirmed?: ((peer: Peer) => Effect.Effect<void>) | undefined
+  /** What a handler has to wait for before it starts, such as that the session is still this server's: mostly nothing. */
+  readonly beforeHandling?: ((peer: Peer) => Effect.Effect<void> | undefined) | undefined
   /** What it means that the store refused the position of a message to its handler; that one is not retried. */
   readonly verdict?: ((peer: Peer) => Effect.Effect<"done" | "again">) | undefined
   readonly retry: Schedule.Schedule<unknown, unknown>
@@ -60,12 +59,14 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
       Effect.asVoid
     )
 
-  const { confirmed = () => Effect.void, isSure = () => true } = options
+  const { beforeHandling = () => undefined } = options
 
-  const handle = (peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> =>
-    isSure()
+  const handle = (peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> => {
+    const unsure = beforeHandling(peer)
+    return unsure === undefined
       ? handleOwn(peer, delivery)
-      : Effect.andThen(confirmed(peer), Effect.suspend(() => handle(peer, delivery)))
+      : Effect.andThen(unsure, Effect.suspend(() => handle(peer, delivery)))
+  }
 
   const handleOwn = (peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> => {
     if (delivery.kind === "gap") return handleGap(peer, delivery)
@@ -99,9 +100,10 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
       peer.incoming.attemptEnded()
       if (attempts++ === 0) return Effect.failCause(firstCause)
       recorder.count("retriesTried")
-      return isSure()
+      const unsure = beforeHandling(peer)
+      return unsure === undefined
         ? call(incoming, peer, delivery)
-        : Effect.andThen(confirmed(peer), Effect.suspend(() => call(incoming, peer, delivery)))
+        : Effect.andThen(unsure, Effect.suspend(() => call(incoming, peer, delivery)))
     }).pipe(
       Effect.sandbox,
       Effect.retry({ schedule: options.retry, while: () => !isRefused() }),

@@ -64,8 +64,9 @@ export const makeConfirming = ({ onRefused, registry, run }: ConfirmingOptions) 
 
   const stillHas = (work: Work): Effect.Effect<void, MessageQueueError> =>
     Effect.suspend(() => {
-      if (work.peer.own.tenure !== work.tenure) return Effect.fail(lost(work))
-      if (isSure() || confirm === undefined) return Effect.void
+      const may = work.peer.own.mayWork(work.tenure, isSure())
+      if (may === "no") return Effect.fail(lost(work))
+      if (may === "yes" || confirm === undefined) return Effect.void
       return Effect.timeoutOrElse(Effect.mapError(ask(work.peer, confirm), () => lost(work)), {
         duration: sendMillis,
         orElse: () =>
@@ -76,9 +77,13 @@ export const makeConfirming = ({ onRefused, registry, run }: ConfirmingOptions) 
   /** What has to be waited for before anything is sent from this fiber: undefined for nothing. */
   const beforeSending = (fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<void, MessageQueueError> | undefined => {
     const work = confirm === undefined ? undefined : fiber.getRef(CurrentWork)
-    if (work === undefined || work.isOver || (work.peer.own.tenure === work.tenure && isSure())) return undefined
+    if (work === undefined || work.isOver || work.peer.own.mayWork(work.tenure, isSure()) === "yes") return undefined
     return stillHas(work)
   }
 
-  return { isSure, confirmed, beforeSending }
+  /** What a handler has to wait for before it starts: undefined for nothing. */
+  const beforeHandling = (peer: Peer): Effect.Effect<void> | undefined =>
+    peer.own.mayWork(peer.own.tenure, isSure()) === "yes" ? undefined : confirmed(peer)
+
+  return { beforeHandling, beforeSending }
 }

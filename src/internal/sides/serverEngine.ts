@@ -96,8 +96,7 @@ const handlingOf = <In, Out, R>(
       options.onMessage === undefined
         ? messageStream.offer(incoming)
         : options.onMessage(incoming.message, new HandlerContext(incoming, self(), committing.commit, peer, delivery)),
-    isSure: confirming.isSure,
-    confirmed: confirming.confirmed,
+    beforeHandling: confirming.beforeHandling,
     verdict: committing.verdict,
     onGap: options.onGap ?? logGap(rare),
     retry: options.handlerRetry ?? defaultHandlerRetry,
