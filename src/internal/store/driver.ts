@@ -88,9 +88,9 @@ export interface StoreDriver {
   readonly markSent: (request: MarkSentRequest) => Result<Conditional>
   /**
    * The peer may have seen offsets up to `last`: those that the store lacks are taken, as by `known` of an append.
-   * Settles the outbox, unless something was appended after `unsettledFrom` at offsets up to `last`. With `isMoved`,
-   * what was appended there has left it, and it is settled unless something is behind `last`. `lost` is how many were
-   * taken.
+   * Settles the outbox, unless something was appended after `unsettledFrom` at offsets up to `last`. `isMoved` says
+   * that it was moved away from there: then the outbox is settled unless something is behind `last`. `lost` is how many
+   * were taken.
    *
    * If the caller's generation is newer than the store's, the store has lost that this owner opened the outbox:
    * `append` and `ack` are then refused as not settled until the owner comes and opens it again. If another owner, not
