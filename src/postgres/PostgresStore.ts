@@ -1,9 +1,9 @@
 /**
- * Everything that servers keep, in PostgreSQL: queue, deduplicator, sessions. Any number of servers share it; a session
- * resumes on whichever its client reaches, even if its last one was killed, or that machine is gone.
+ * Everything that servers keep, in PostgreSQL: queue, deduplicator, sessions. Any number of servers share it. A session
+ * resumes on whichever its client reaches, even if its last server was killed or that machine is gone.
  *
- * **Details.** Commits of all sessions that come together are one statement. `PgClient` and `SqlClient` come with it, so
- * that your own tables and the store can change in one transaction.
+ * **Details.** Commits that come together, from all sessions, are one statement. `PgClient` and `SqlClient` come with
+ * it, so that your own tables and the store can change in one transaction.
  *
  * **Gotchas.** A transaction that sends to a session locks that session's outbox until it ends. LISTEN needs a
  * connection of its own: through PgBouncer in transaction mode, news from other servers comes by polling.
@@ -30,7 +30,7 @@ export interface ClientOptions extends StoreOptions {
 }
 
 /**
- * Which database, and how the store uses it: what `PgClient` takes (`url`, or `host`, `database`, `username`, …,
+ * Which database, and how the store uses it: the options of `PgClient` (`url`, or `host`, `database`, `username`, …,
  * `maxConnections`), and the store's own.
  *
  * @since 0.1.0
@@ -39,7 +39,7 @@ export interface ClientOptions extends StoreOptions {
 export interface Options extends ClientOptions, PgClient.PgPoolConfig {}
 
 /**
- * The store in a database that it connects to itself. `PgClient` and `SqlClient` for it come with it.
+ * The store in a database that it connects to itself. It provides that database's `PgClient` and `SqlClient` too.
  *
  * **Example**
  *
@@ -124,5 +124,5 @@ export const layerClient = (
       options ?? {}
     ))
 
-/** Commits under way at once: while one waits for the disk, the next are on their way. */
+/** How many commits are under way at once: while one waits for the disk, the next are on their way. */
 const lanes = 4

@@ -12,7 +12,7 @@ import {
   UNSETTLED
 } from "./plpgsql.ts"
 
-/** Fates come one by one, each with the number of its request. */
+/** Fates come in one list, each with the number of its request. */
 export const ackFunction = (schema: string): string =>
   `CREATE FUNCTION ${schema}.ack(
     p_patience text, p_skip boolean, p_sessions text[], p_index integer[], p_generations double precision[],
@@ -106,7 +106,7 @@ ${storeAcked(schema)}
     END IF;
   END $body$`
 
-/** Chunks that are acked go, and the outboxes are what they have become. */
+/** Removes acked chunks and updates the outboxes. */
 const storeAcked = (schema: string): string => `
     IF v_any THEN
       -- From the old position on: the rows before it are gone, but the index may not have forgotten them yet.

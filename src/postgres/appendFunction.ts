@@ -16,10 +16,10 @@ import {
 } from "./plpgsql.ts"
 
 /**
- * `p_index` says which session each request is about, by its place in `p_sessions`, which has each session once.
- * Returns for each request a code (0: ask again) and, depending on it: the epoch and first offset of what was appended,
- * and how many were lost before it (in `seconds`); the node of an outbox that is not settled (in `ids`); a receipt's
- * epoch, offset, time and message id; the messages and bytes of a full outbox; when a claim ends.
+ * `p_index` gives each request's session as a place in `p_sessions`, which has each session once. Returns a code for
+ * each request (0: ask again) and, depending on the code: the epoch and first offset of what was appended, and how many
+ * offsets were lost before it (in `seconds`); the node of an outbox that is not settled (in `ids`); a receipt's epoch,
+ * offset, time and message id; the messages and bytes of a full outbox; when a claim ends.
  */
 export const appendFunction = (schema: string): string =>
   `CREATE FUNCTION ${schema}.append(
@@ -56,7 +56,7 @@ export const appendFunction = (schema: string): string =>
 ${store(schema)}
   END $body$`
 
-/** What it knows of each outbox, and of each request. */
+/** Variables: what it knows of each outbox and of each request. */
 const declarations = (schema: string): string => `
   DECLARE
     n integer := cardinality(p_index);
@@ -92,7 +92,7 @@ const declarations = (schema: string): string => `
     v_any boolean := false;
     v_nudges boolean := false;`
 
-/** The batch as it is known to be done, if it was tried before. */
+/** Restores the batch's results so far, if it was tried before. */
 const resume = (schema: string): string => `
     IF p_writer IS NOT NULL THEN
       SELECT * INTO r FROM ${schema}.writers w WHERE w.writer = p_writer FOR UPDATE;
@@ -116,7 +116,7 @@ const resume = (schema: string): string => `
       ids := epochs;
     END IF;`
 
-/** Each outbox as it is. */
+/** Locks the outboxes and reads each one. */
 const lockOutboxes = (schema: string): string => `
     FOR r IN
       SELECT o.*, t.ord::integer FROM unnest(v_sessions) WITH ORDINALITY AS t(session, ord)
@@ -137,7 +137,7 @@ const lockOutboxes = (schema: string): string => `
       v_acked[s] := r.acked;
     END LOOP;`
 
-/** Whether the outbox is settled, or is by this request. What is moved takes the place of what was appended before. */
+/** Whether the outbox is settled, or this request settles it. What is moved replaces what was appended before. */
 const settle = (schema: string): string => `
       v_fits := v_settled[s] AND coalesce(p_generations[i], 0) <= v_generations[s];
       v_known := CASE WHEN p_known_epochs[i] = v_epochs[s] THEN p_known_lasts[i] ELSE 0 END;
@@ -161,7 +161,7 @@ const settle = (schema: string): string => `
       END IF;
       v_lost := greatest(0, v_known - v_last[s]);`
 
-/** The publish key goes with it, in the same step. */
+/** Commits the publish key in the same step. */
 const publish = (schema: string): string => `
       IF p_keys[i] IS NOT NULL THEN
         -- Locks of keys have no order among batches, so when these wait for each other, both give up and skip.
@@ -180,7 +180,7 @@ const publish = (schema: string): string => `
         v_keys := v_keys + k.added;
       END IF;`
 
-/** What came of the request, and what the outbox becomes. */
+/** Notes what came of the request, and how it changes the outbox. */
 const note = (schema: string): string => `
       CASE v_code
         WHEN ${APPENDED} THEN
@@ -223,7 +223,7 @@ const note = (schema: string): string => `
         ELSE
       END CASE;`
 
-/** All at once: messages, outboxes, nudges, keys, and that the batch is done. */
+/** Stores everything at once: messages, outboxes, nudges, keys, and that the batch is done. */
 const store = (schema: string): string => `
     IF v_any THEN
       INSERT INTO ${schema}.chunks (outbox, first, last, bytes, enqueued_at, expires_at, body)

@@ -1,7 +1,7 @@
 /**
  * How the driver speaks with PostgreSQL: deadlines, transactions, notifications. The only file that knows Effect's SQL
- * client. Statements run outside of a transaction that the calling fiber may be in, unless told otherwise; each has a
- * deadline; all that can go wrong is a `StoreError`.
+ * client. Statements run outside any transaction of the calling fiber unless told otherwise. Each has a deadline, and
+ * everything that goes wrong becomes a `StoreError`.
  */
 import { PgClient, PgConnection } from "@effect/sql-pg"
 import { Context, Effect, Fiber, Queue, Scope } from "effect"
@@ -19,28 +19,25 @@ export interface Statement<A> {
 export interface Database {
   /** The quoted name of the schema. */
   readonly schema: string
-  /** Runs a statement, on a connection of its own, within the deadline. */
+  /** Runs a statement outside any transaction of the caller, within the deadline. */
   readonly query: <A>(operation: string, statement: Statement<A>) => Effect.Effect<A, StoreError>
   /** Runs a statement in the caller's transaction. */
   readonly queryInside: <A>(operation: string, statement: Statement<A>) => Effect.Effect<A, StoreError>
   /** Like `query`, for one of several statements that share a deadline. */
   readonly queryWithin: <A>(operation: string, statement: Statement<A>) => Effect.Effect<A, StoreError>
-  /**
-   * Fails, and interrupts `effect`, if it takes longer than an operation may; the error says that `what` did not
-   * happen.
-   */
+  /** Fails and interrupts `effect` if it takes longer than an operation may; the error says that `what` happened. */
   readonly deadline: <A>(
     operation: string,
     effect: Effect.Effect<A, StoreError>,
     what?: () => string
   ) => Effect.Effect<A, StoreError>
-  /** Runs statements one after another in one transaction of their own. */
+  /** Runs statements one after another in a transaction of their own. */
   readonly atomically: <A>(operation: string, effect: Effect.Effect<A, StoreError>) => Effect.Effect<A, StoreError>
   readonly isInTransaction: Effect.Effect<boolean>
   readonly afterCommit: (effect: Effect.Effect<void>) => Effect.Effect<void>
   /**
-   * Listens on a channel with a connection of its own; calls `listener` when it has `begun`, and after notifications.
-   * Fails if the connection does, or does not answer in time.
+   * Listens on a channel with a connection of its own. Once it listens it runs `begun` and calls `listener`, which it
+   * also calls after notifications. Fails if the connection fails or does not answer in time.
    */
   readonly listen: (
     channel: string,
@@ -49,7 +46,7 @@ export interface Database {
   ) => Effect.Effect<never, StoreError>
 }
 
-/** Whether it failed because it got no lock in time. */
+/** Whether it failed for want of a lock in time. */
 export const isLocked = (error: StoreError): boolean => {
   const cause = error.cause
   return isSqlError(cause) && cause.reason._tag === "LockTimeoutError"
@@ -58,14 +55,14 @@ export const isLocked = (error: StoreError): boolean => {
 const isSqlError = (cause: unknown): cause is SqlError.SqlError =>
   typeof cause === "object" && cause !== null && "_tag" in cause && cause._tag === "SqlError"
 
-/** Real time, whatever clock the program runs by: the database knows of no other. */
+/** Sleeps in real time, whatever clock the program runs by: the database knows no other. */
 export const after = (millis: number): Effect.Effect<void> =>
   Effect.callback<void>((resume) => {
     const timer = setTimeout(() => resume(Effect.void), millis)
     return Effect.sync(() => clearTimeout(timer))
   })
 
-/** Makes the interface of the database from the `PgClient` of the context. Operations may take `timeoutMillis`. */
+/** Makes the database's interface from the context's `PgClient`. Each operation may take `timeoutMillis`. */
 export const makeDatabase = (
   schema: string,
   timeoutMillis: number
@@ -121,8 +118,7 @@ export const makeDatabase = (
   })
 
 /**
- * Fails at once when `effect` takes too long: interrupting it may take longer still, if the server is gone without a
- * word.
+ * Fails at once when `effect` takes too long: interrupting it may take longer still, if the server is silently gone.
  */
 const withDeadline = <A, E, E2>(
   effect: Effect.Effect<A, E>,
@@ -150,7 +146,7 @@ const withDeadline = <A, E, E2>(
     )
   )
 
-/** Listens with a connection outside of the pool. Does not wait for it to close: it may no longer answer. */
+/** Listens with a connection outside the pool. Does not wait for it to close: it may no longer answer. */
 const listenOn = (
   config: PgConnection.Config,
   channel: string,
@@ -168,7 +164,7 @@ const listenOn = (
     const notifications = yield* inTime(Scope.provide(connection.listen(channel), scope))
     yield* begun
     listener()
-    // Pings the server when nothing came for as long as an operation may take.
+    // Sent when nothing came for as long as an operation may take.
     const ping = inTime(connection.query("SELECT 1"))
     while (true) {
       const isQuiet = yield* Effect.raceFirst(

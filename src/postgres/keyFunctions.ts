@@ -1,13 +1,13 @@
 /**
  * PL/pgSQL of publish keys.
  *
- * A key is live while its claim lasts, or from its commit until it is forgotten; a row that is neither is as good as
- * none. Rows are counted in shards, since one row that every claim changes would let only one transaction claim at a
- * time. Concurrent claims don't see each other's counts, so `maxKeys` can be exceeded by as many as run at once.
+ * A key is live while its claim lasts, or from its commit until it is forgotten; any other row counts as absent. Rows
+ * are counted in shards, since one counter that every claim changes would let only one transaction claim at a time.
+ * Concurrent claims don't see each other's counts, so `maxKeys` can be exceeded by as many as run at once.
  */
 import { APPENDED, DUPLICATE, IN_FLIGHT, inOrder, KEYS_FULL, MISMATCH } from "./plpgsql.ts"
 
-/** How many keys that are over and not yet swept a full table is searched for at once. */
+/** How many old keys, not yet swept, a full table sweeps at once to make room. */
 const roomAtOnce = 1000
 
 const isLive = "(CASE WHEN k.committed_at IS NULL THEN k.until > p_now ELSE k.committed_at >= p_forgotten END)"
@@ -63,7 +63,7 @@ const counting = (schema: string): ReadonlyArray<string> => [
     RETURN v_committed + v_claimed;
   END $body$`,
 
-  // Whether one more may be kept besides \`p_own\` rows that don't count.
+  // Whether one more key may be kept, not counting \`p_own\` rows.
   `CREATE FUNCTION ${schema}.has_room(
     p_own integer, p_max double precision, p_forgotten double precision, p_now double precision
   ) RETURNS boolean LANGUAGE plpgsql AS $body$
@@ -76,7 +76,7 @@ const counting = (schema: string): ReadonlyArray<string> => [
 ]
 
 const publishing = (schema: string): ReadonlyArray<string> => [
-  // Commits a key together with its append, if \`p_room\` says that there is room; otherwise says why not. \`added\` is
+  // Commits a key together with its append if \`p_room\` says that there is room; otherwise says why not. \`added\` is
   // how many rows to count.
   `CREATE FUNCTION ${schema}.publish(
     p_scope text, p_key text, p_fingerprint text, p_forgotten double precision, p_max double precision,
@@ -145,7 +145,8 @@ const claiming = (schema: string): ReadonlyArray<string> => [
     IF v_added <> 0 THEN PERFORM ${schema}.count_keys(v_added); END IF;
   END $body$`,
 
-  // These look the row up by its key first, and check the claim then: the planner must not choose another index.
+  // These functions look the row up by its key first and check the claim afterwards, so that the planner can't choose
+  // another index.
   `CREATE FUNCTION ${schema}.renew_key(
     p_scope text, p_key text, p_token text, p_now double precision, p_until double precision
   ) RETURNS boolean LANGUAGE plpgsql AS $body$
@@ -160,7 +161,7 @@ const claiming = (schema: string): ReadonlyArray<string> => [
     RETURN false;
   END $body$`,
 
-  // Repeating it succeeds again: the token stays with the key.
+  // Repeating a commit succeeds: the token stays with the key.
   `CREATE FUNCTION ${schema}.commit_key(
     p_scope text, p_key text, p_token text, p_now double precision,
     p_message_id text, p_epoch text, p_first double precision, p_at double precision

@@ -7,11 +7,13 @@ import * as Values from "./values.ts"
 
 type Nudges = Pick<StoreDriver, "nudge" | "takeNudges" | "watch">
 
-/** After how many ms to reconnect, at first and at most; the same for nudges that could not be taken. */
+/**
+ * Pauses in ms, the first and the longest: before reconnecting, and before looking for nudges that could not be taken.
+ */
 const reconnecting = { first: 100, most: 5_000 }
 const leftBehind = { first: 20, most: 1_000 }
 
-/** Which channel a node listens to; the same as `channel_of` in the database. */
+/** The channel that a node listens to; the same as `channel_of` in the database. */
 const channelOf = (schema: string, node: string): string =>
   `rws_${createHash("sha256").update(`${schema}/${node}`).digest("hex").slice(0, 40)}`
 
@@ -73,15 +75,15 @@ export const makeNudges = (database: Database): Nudges => {
           })
       )
       yield* Effect.forkScoped(Effect.forever(listening))
-      // From here on nothing is missed, if the server is reachable at all.
+      // From here on nothing is missed, if the server can be reached at all.
       yield* Deferred.await(tried)
     })
   }
 }
 
 /**
- * Nudges that an open transaction adds again can't be taken before it ends, and its end notifies nobody, since they
- * were there before: so this looks again after a while.
+ * Nudges that an open transaction adds again can't be taken before it ends. Its end notifies nobody, since the rows
+ * existed before, so this looks again after a while.
  */
 class Watcher {
   readonly node: string

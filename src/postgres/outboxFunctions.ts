@@ -1,4 +1,4 @@
-/** PL/pgSQL of outboxes, but for appends and acks; see plpgsql.ts on how batches work. */
+/** PL/pgSQL of outboxes, except appends and acks; see plpgsql.ts on how batches work. */
 import { ackFunction, giveUpFunction, noteFates } from "./ackFunctions.ts"
 import { appendFunction } from "./appendFunction.ts"
 import { byKeys, CONFLICT, DONE, FENCED, inOrder, MISSING } from "./plpgsql.ts"
@@ -13,8 +13,7 @@ export const outboxFunctions = (schema: string): ReadonlyArray<string> => [
 ]
 
 const opening = (schema: string): ReadonlyArray<string> => [
-  // It changes when a standby takes over, or a backup is put in place: no two postmasters started in the same
-  // microsecond.
+  // Changes when a standby takes over or a backup is put in place: no two postmasters start in the same microsecond.
   `CREATE FUNCTION ${schema}.history() RETURNS text LANGUAGE sql STABLE AS $body$
     SELECT extract(epoch FROM pg_postmaster_start_time())::text
   $body$`,
@@ -28,7 +27,7 @@ const opening = (schema: string): ReadonlyArray<string> => [
     PERFORM ${schema}.note_fates(ARRAY[p_outbox], ARRAY[p_first], ARRAY[p_end], ARRAY['fresh'], ARRAY[true], ARRAY[p_at]);
   END $body$`,
 
-  // Replaces what comes after `p_from` by a gap up to `p_known`. Returns how many messages and bytes went.
+  // Replaces what comes after `p_from` with a gap up to `p_known`. Returns how many messages and bytes it removed.
   `CREATE FUNCTION ${schema}.drop_after(
     p_session text, p_outbox bigint, p_from double precision, p_last double precision, p_known double precision,
     OUT messages double precision, OUT bytes double precision
@@ -69,8 +68,8 @@ const nudging = (schema: string): ReadonlyArray<string> => [
     SELECT 'rws_' || left(encode(sha256(convert_to('${schema}/' || p_node, 'UTF8')), 'hex'), 40)
   $body$`,
 
-  // An existing row is locked but not written: a taker of nudges leaves it for after our commit. The node is notified
-  // only of new ones, since a commit that notifies has to wait for all others that do.
+  // An existing row is locked but not written, so that a taker of nudges leaves it until this transaction commits. Only
+  // new rows notify the node, since commits that notify wait for each other.
   `CREATE FUNCTION ${schema}.add_nudges(p_nodes text[], p_sessions text[]) RETURNS void
   LANGUAGE plpgsql ${byKeys} AS $body$
   DECLARE
@@ -167,7 +166,7 @@ const changing = (schema: string): ReadonlyArray<string> => [
 ]
 
 const reading = (schema: string): ReadonlyArray<string> => [
-  // One snapshot (STABLE): the state, its chunks and its gaps are of the same moment. A row says what it is: 0 is the
+  // STABLE makes it one snapshot: state, chunks and gaps are of the same moment. `kind` says what a row is: 0 the
   // state, 1 a chunk, 2 a gap, 3 that there are more chunks.
   `CREATE FUNCTION ${schema}.read_outbox(
     p_session text, p_after double precision, p_chunks double precision, p_bytes double precision

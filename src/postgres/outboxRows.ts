@@ -1,4 +1,4 @@
-/** What the functions of outboxes return, as the driver's results. */
+/** What the functions of outboxes return, turned into the driver's results. */
 import type { GapReason } from "../core/Protocol.ts"
 import type { AppendResult, Chunk, Conditional, Fate, Gap, OutboxState, ReadPage } from "../internal/store/outboxes.ts"
 import type { DeadLetterReason } from "../WebSocketError.ts"
@@ -63,7 +63,7 @@ export const toState = (
   unsettledFrom: from === null || from === undefined ? undefined : Values.toNumber(from)
 })
 
-/** Rows of `read_outbox`, in their order: state, chunks, perhaps a row that says there are more, gaps. */
+/** Reads the rows of `read_outbox`, in their order: state, chunks, perhaps a row that says there are more, gaps. */
 export const toPage = (session: string, [head, ...rows]: ReadonlyArray<Values.Row>): ReadPage | undefined => {
   if (head === undefined) return undefined
   const [, numbers, epoch, node] = head

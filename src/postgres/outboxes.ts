@@ -301,7 +301,9 @@ const statesOf = (database: Database, sessions: ReadonlyArray<string>) =>
     decode: (rows) => rows.map(toState)
   })
 
-/** The fates of a batch, each with the number (from 1) of its request. Of several in one place, only the newest. */
+/**
+ * The fates of a batch, each with the number (from 1) of its request. Of several at the same offset, only the newest.
+ */
 const newestFates = (requests: ReadonlyArray<{ readonly session: string; readonly fates: ReadonlyArray<Fate> }>) => {
   const byPlace = new Map<string, { readonly request: number; readonly fate: Fate }>()
   requests.forEach(({ fates, session }, at) => {

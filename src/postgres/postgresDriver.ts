@@ -20,10 +20,10 @@ export interface PostgresDriverOptions {
   readonly timeout?: Duration.Input | undefined
 }
 
-/** What Node's timers can do: 24 days. */
+/** The longest that Node's timers can do: 24 days. */
 const longestTimer = 2 ** 31 - 1
 
-/** Makes the driver, and its schema if need be. */
+/** Makes the driver, and its schema if needed. */
 export const makePostgresDriver = Effect.fnUntraced(function*(
   options: PostgresDriverOptions = {}
 ): Effect.fn.Return<StoreDriver, StoreError, PgClient.PgClient> {

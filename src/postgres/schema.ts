@@ -1,10 +1,10 @@
 /**
- * Makes and upgrades the schema: the migrations. A server that starts takes an advisory lock, so that of several that
- * start at once, one does it and the others wait. A server that finds the schema up to date changes nothing, and needs
- * no right to.
+ * Makes and upgrades the schema: the migrations. A starting server takes an advisory lock, so that when several start
+ * at once, one migrates and the others wait. A server that finds the schema up to date changes nothing, and needs no
+ * right to.
  *
  * Each migration is a list of statements about tables. A released one is never edited; a new version is added. The
- * functions are made anew with each.
+ * functions are made anew with each version.
  */
 import { Effect } from "effect"
 import { StoreError } from "../internal/store/driver.ts"
@@ -18,13 +18,13 @@ import * as Values from "./values.ts"
 const migrations: ReadonlyArray<(schema: string) => ReadonlyArray<string>> = [
   tables,
   principals,
-  // The history of the store in which an outbox was settled, and, while it is not, the offset after which
-  // what was appended in the present one comes.
+  // The history of the store in which an outbox was settled; and, while it is not settled, the offset after which this
+  // history's appends come.
   (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN history text, ADD COLUMN unsettled_from bigint`],
   // How far an outbox went when it was settled, and the history in which \`unsettled_from\` was noted.
   (schema) => [`ALTER TABLE ${schema}.outboxes ADD COLUMN settled_at bigint, ADD COLUMN unsettled_in text`],
   endedSessions,
-  // A sweep of fates leaves a mark: only functions change.
+  // A sweep of fates leaves a mark since this version: only functions change.
   () => []
 ]
 
@@ -50,9 +50,7 @@ const dropAll = (schema: string, statements: ReadonlyArray<string>): string => {
   END $body$`
 }
 
-/**
- * The quoted name of a schema; undefined if it is not allowed: names become part of functions, so they must be plain.
- */
+/** A schema's name, quoted; undefined if not allowed. Names become part of functions, so they must be plain. */
 export const quoteSchema = (name: string): string | undefined =>
   /^[A-Za-z_][A-Za-z0-9_]{0,62}$/.test(name) && !/^pg_/i.test(name) ? `"${name}"` : undefined
 
@@ -65,7 +63,7 @@ export const migrate = Effect.fnUntraced(function*(database: Database) {
 
   const version = (ask: Database["query"]) =>
     Effect.gen(function*() {
-      // Not `to_regclass`, which may not know yet what was committed while we waited for the lock.
+      // Not `to_regclass`: it may not see yet what was committed while this waited for the lock.
       const isThere = yield* ask("migrate", {
         sql: "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = $1 AND tablename = 'migrations')",
         parameters: () => [Values.text(schema.slice(1, -1))],

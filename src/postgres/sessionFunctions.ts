@@ -1,7 +1,7 @@
 /** PL/pgSQL of sessions, nodes and nudges; see plpgsql.ts on how batches work. */
 import { byKeys, DONE, FENCED, impatience, inOrder, lockFree, MISSING, patient, PENDING } from "./plpgsql.ts"
 
-/** Another result of storing a position. */
+/** One more result of storing a position. */
 export const BEHIND = 5
 
 /** Statements that make the functions in `schema` (quoted). */
@@ -74,8 +74,8 @@ const saving = (schema: string): ReadonlyArray<string> => [
 ]
 
 const endings = (schema: string): ReadonlyArray<string> => [
-  // Leaves the tombstone, and removes two old ones, so that there are no more than sessions ended within a tombstone's
-  // time.
+  // Leaves the tombstone and removes two old ones, so that tombstones stay as few as the sessions ended within one
+  // tombstone's time.
   `CREATE FUNCTION ${schema}.delete_session(p_id text, p_at double precision, p_until double precision)
   RETURNS boolean LANGUAGE plpgsql ${byKeys} AS $body$
   DECLARE
@@ -119,8 +119,8 @@ const nodes = (schema: string): ReadonlyArray<string> => [
     DELETE FROM ${schema}.writers x WHERE x.writer > p_node || '/' AND x.writer < p_node || '0';
   END $body$`,
 
-  // The oldest first. Nudges that a transaction is adding again are left for after its commit; \`more\` says that there
-  // are such, or others beyond the limit.
+  // Takes the oldest first. Nudges that a transaction is adding again are left until its commit; \`more\` says that
+  // there are such nudges, or others beyond the limit.
   `CREATE FUNCTION ${schema}.take_nudges(p_node text, p_limit double precision, OUT taken text[], OUT more boolean)
   LANGUAGE plpgsql ${inOrder} AS $body$
   BEGIN

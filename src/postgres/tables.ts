@@ -2,18 +2,20 @@
  * The tables, as statements of the first migration.
  *
  * - Names are compared as bytes (`COLLATE "C"`): faster, and the same on every server whatever its locale.
- * - Counts and offsets are `bigint`; times are `double precision`, which has "never" as its infinity.
- * - What belongs to an outbox has its short `id` instead of its name, so indexes stay small, and a new outbox can't
- *   find what is left of an old one of its name.
+ * - Counts and offsets are `bigint`; times are `double precision`, whose infinity means "never".
+ * - Rows of an outbox have its short `id` instead of its name. So indexes stay small, and a new outbox can't find what
+ *   is left of an old one of its name.
  * - No foreign keys: the functions remove what belongs together, and checks would cost every append one more lock.
  */
 
 import { inOrder } from "./plpgsql.ts"
 
-/** Rows that are often updated have room on their page for the next version, which then needs no index entries. */
+/** Leaves room on the page for a row's next version, which then needs no index entries. */
 const updatedOften = "fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0"
 
-/** Rows that are inserted and deleted in bulk are vacuumed soon, and page statistics follow: the indexes stay short. */
+/**
+ * For rows that are inserted and deleted in bulk: vacuuming soon, with statistics after it, keeps the indexes short.
+ */
 const passingThrough = "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, " +
   "autovacuum_analyze_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0"
 
@@ -42,8 +44,8 @@ const outboxes = (schema: string): ReadonlyArray<string> => [
     node text COLLATE "C"
   ) WITH (${updatedOften})`,
 
-  // Bodies of up to nearly a page stay in the row, neither compressed nor moved: that would double the work for what is
-  // written once, read once and deleted. Larger ones go out of line, uncompressed.
+  // Bodies of up to nearly a page stay in the row, uncompressed: moving or compressing them would double the work for
+  // what is written once, read once and deleted. Larger ones go out of line, uncompressed too.
   `CREATE TABLE ${schema}.chunks (
     outbox bigint NOT NULL,
     first bigint NOT NULL,
@@ -77,7 +79,7 @@ const outboxes = (schema: string): ReadonlyArray<string> => [
 ]
 
 const writers = (schema: string): ReadonlyArray<string> => [
-  // The newest batch of each writer and its results, as \`append\` returns them.
+  // The newest batch of each writer, and its results as \`append\` returns them.
   `CREATE TABLE ${schema}.writers (
     writer text COLLATE "C" PRIMARY KEY,
     sequence double precision,
@@ -129,7 +131,7 @@ const keys = (schema: string): ReadonlyArray<string> => [
   `CREATE INDEX keys_committed ON ${schema}.keys (committed_at) WHERE committed_at IS NOT NULL`,
   `CREATE INDEX keys_claimed ON ${schema}.keys (until) WHERE committed_at IS NULL`,
 
-  // How many rows \`keys\` has is the sum of these: each transaction changes one that no other is changing.
+  // The sum of these is how many rows \`keys\` has: each transaction changes a shard that no other is changing.
   `CREATE TABLE ${schema}.key_counts (
     shard bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     kept bigint NOT NULL

@@ -1,7 +1,7 @@
 /**
  * Values to and from PostgreSQL, checked. Numbers travel as `double precision`, which has every integer of 53 bits and
- * the infinities, since `bigint` would arrive as JavaScript's. Every answer is checked: one of another shape throws
- * {@link Nonsense}, and so does a text that the database can't hold, before it is sent. connection.ts catches both.
+ * the infinities; `bigint` would arrive as JavaScript's. An answer of another shape throws {@link Nonsense}, and so
+ * does a text that the database can't hold, before it is sent. connection.ts catches both.
  */
 import { PgTypes } from "@effect/sql-pg"
 
@@ -35,7 +35,7 @@ export const booleans = (values: ReadonlyArray<boolean>): PgTypes.Parameter => p
 export const texts = (values: ReadonlyArray<string | undefined>): PgTypes.Parameter =>
   parameter(PgTypes.OID.textArray, values.map(sendable))
 
-/** Half a surrogate pair would become another character on the way, and could make two texts equal. */
+/** Half a surrogate pair would become another character on the way, and two different texts could become equal. */
 const sendable = (value: string | undefined): string | null => {
   if (value === undefined) return null
   if (!value.isWellFormed()) throw new Nonsense("a text with half a surrogate pair can't be stored in PostgreSQL")

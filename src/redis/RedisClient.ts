@@ -3,12 +3,12 @@
  *
  * **Details**
  *
- * Both stand on the npm package `redis` (node-redis). Broken connections are made anew for as long as the layer lives,
- * even when the network fell silent (`NodeRedis` of `@effect/platform-node` leaves that to TCP, and knows no cluster).
- * Commands wait for that within node-redis's `commandOptions.timeout` (5 s), at most `commandsQueueMaxLength` of them
- * (10,000). Building the layer fails if Redis can't be reached.
+ * Both use the npm package `redis` (node-redis). Broken connections are made anew as long as the layer lives, even when
+ * the network went silent (`NodeRedis` of `@effect/platform-node` leaves that to TCP, and knows no cluster). Meanwhile
+ * commands wait within node-redis's `commandOptions.timeout` (5 s), at most `commandsQueueMaxLength` of them (10,000).
+ * Building the layer fails if Redis can't be reached.
  *
- * Any other `Redis` service will do for the store too, `NodeRedis.layer` for one.
+ * The store works with any other `Redis` service too, `NodeRedis.layer` for one.
  *
  * @since 0.1.0
  */
@@ -22,11 +22,11 @@ type Client = ReturnType<typeof createClient>
 type Cluster = ReturnType<typeof createCluster>
 
 /**
- * What node-redis's `createClient` takes: `url`, `username`, `password`, `database`, `socket`, `commandOptions`….
+ * The options of node-redis's `createClient`: `url`, `username`, `password`, `database`, `socket`, `commandOptions`….
  *
  * Defaults that differ from node-redis's: `pingInterval` 5 s with `socket.socketTimeout` 15 s, so that a silent
- * connection is given up; `socket.reconnectStrategy` from 0 to 2 s with full jitter, for ever;
- * `commandsQueueMaxLength` 10,000.
+ * connection is given up; `socket.reconnectStrategy` from 0 to 2 s with full jitter, for ever; `commandsQueueMaxLength`
+ * 10,000.
  *
  * @since 0.1.0
  * @category models
@@ -51,7 +51,7 @@ export interface ClusterOptions {
   readonly cluster?: Omit<Parameters<typeof createCluster>[0], "rootNodes" | "defaults"> | undefined
 }
 
-/** @internal What the options of a cluster may be; those of connections are node-redis's. */
+/** @internal The shape of a cluster's options; those of connections are node-redis's. */
 export const clusterShape: Check.Shape<ClusterOptions> = {
   nodes: Check.iterable,
   defaults: Check.object,
@@ -178,11 +178,11 @@ const failed = (cause: unknown) => new Redis.RedisError({ cause })
 const attempt = <A>(run: () => Promise<A>): Effect.Effect<A, Redis.RedisError> =>
   Effect.tryPromise({ try: run, catch: failed })
 
-/** For the end of a scope: does not wait for what may wait for a server that is gone. */
+/** For the end of a scope: does not wait long, as the server may be gone. */
 const soon = (run: () => Promise<unknown>): Effect.Effect<void> =>
   attempt(run).pipe(Effect.timeout("1 second"), Effect.ignore)
 
-/** A client while the scope is open; what it still does at the end may take a second. */
+/** A client for as long as the scope is open; closing it may take a second. */
 const open = <
   A extends Pick<Client | Cluster, "close" | "destroy"> & { on(event: "error", listener: Report): unknown }
 >(
@@ -193,7 +193,7 @@ const open = <
     Effect.try({
       try: () => {
         const client = create()
-        // An "error" that nobody listens to ends the process.
+        // An "error" event without a listener ends the process.
         client.on("error", report)
         return client
       },
@@ -210,7 +210,7 @@ const openClient = Effect.fnUntraced(function*(options: ClientOptions, report: R
   return client
 })
 
-/** Options for connections that are made anew for ever, once `begin` was called: before that, a failure counts. */
+/** Options for a connection that is made anew for ever once `begin` was called; before that, a failure is final. */
 const persistent = (options: ClientOptions) => {
   let begun = false
   const reconnectStrategy = (retries: number, cause: Error): number | Error =>
@@ -228,7 +228,7 @@ const persistent = (options: ClientOptions) => {
   }
 }
 
-/** Logs what clients report: as a warning, but repetitions only at the debug level. */
+/** Logs what clients report, as a warning; repetitions only at the debug level. */
 const makeReport = Effect.gen(function*() {
   const reported = yield* Queue.sliding<unknown>(16)
   let before = ""
@@ -249,7 +249,7 @@ const makeReport = Effect.gen(function*() {
 
 type Send = Redis.Redis["Service"]["send"]
 
-// The command decides what replies are: the caller names their type.
+// Replies depend on the command, so the caller names their type.
 const sendTo = (client: { sendCommand<A>(args: ReadonlyArray<string>): Promise<A> }): Send => (command, ...args) =>
   attempt(() => client.sendCommand([command, ...args]))
 
@@ -258,7 +258,7 @@ const sendToCluster = (cluster: Cluster): Send => <A>(command: string, ...args: 
 
 const keyless = new Set(["SCRIPT", "PUBLISH", "CONFIG", "INFO", "TIME", "PING", "DBSIZE", "FLUSHALL", "CLUSTER"])
 
-/** The key by which a cluster finds the node. */
+/** The key by which a cluster finds the node of a command. */
 const firstKey = (command: string, [first, keys, key]: ReadonlyArray<string>): string | undefined => {
   const name = command.toUpperCase()
   if (name.startsWith("EVAL") || name.startsWith("FCALL")) return keys === "0" ? undefined : key

@@ -1,12 +1,12 @@
 /**
  * Everything that servers keep, in Redis (7.0 or newer) or a Redis Cluster: queue, deduplicator, sessions. Any number
- * of servers share it; a session resumes on whichever its client reaches, even if its last one is gone.
+ * of servers share it. A session resumes on whichever its client reaches, even if its last server is gone.
  *
  * **Details.** Each session's messages are the entries of one stream; all keys of a session are in one hash slot.
  *
- * **Gotchas.** What Redis loses is lost: a crash of Redis, with `appendfsync everysec`, up to a second; a failover,
- * what was not replicated; an eviction policy `allkeys-…`, anything. The store warns of such settings at the start.
- * There are no transactions with your own data: make handlers idempotent by `messageId`.
+ * **Gotchas.** What Redis loses is lost: in a crash of Redis with `appendfsync everysec`, up to a second; in a
+ * failover, what was not replicated; under an eviction policy `allkeys-…`, anything. The store warns of such settings
+ * at the start. There are no transactions with your own data: make handlers idempotent by `messageId`.
  *
  * @since 0.1.0
  */
@@ -28,7 +28,7 @@ export interface ClientOptions extends StoreOptions {
   /** The prefix of all keys, so that several stores can share a Redis. Without braces. Default `rws`. */
   readonly prefix?: RedisDriverOptions["prefix"]
   /**
-   * Over how many hash slots the data is spread, and so at most over how many masters of a cluster; from 1 to 1,024. It
+   * How many hash slots the data is spread over, and so over at most how many masters of a cluster; from 1 to 1,024. It
    * can't be changed once there is data. Default: what the data has; for new data 16 on a cluster and 1 on a single
    * server.
    */
@@ -42,9 +42,9 @@ export interface ClientOptions extends StoreOptions {
  * @category models
  */
 export interface Options extends ClientOptions {
-  /** `redis://` or `rediss://`, with user and password if need be. Default `redis://localhost:6379`. */
+  /** `redis://` or `rediss://`, with user and password if needed. Default `redis://localhost:6379`. */
   readonly url?: string | undefined
-  /** Other options of the connection, as node-redis has them. */
+  /** Other options of the connection, as in node-redis. */
   readonly client?: Omit<RedisClient.ClientOptions, "url"> | undefined
 }
 
@@ -63,7 +63,7 @@ type Provided = Services | Redis.Redis | RedisClient.RedisClient
 type Failure = MessageQueueError | Redis.RedisError | Config.ConfigError
 
 /**
- * The store in one Redis server, or the master that a proxy or sentinel leads to.
+ * The store in one Redis server, or in the master that a proxy or sentinel leads to.
  *
  * **Example**
  *
@@ -127,5 +127,5 @@ export const layerClient = (
       options ?? {}
     ))
 
-/** Commits under way at once. */
+/** How many commits are under way at once. */
 const lanes = 2

@@ -4,13 +4,12 @@ import { nudging, numbers, publishKeys, settling } from "./lua.ts"
 
 /**
  * KEYS: totals, publish keys, committed, claimed, writers, the writer's batch (or totals again when there is no stamp),
- * fates of all.
- * ARGV: tag, channel prefix, node, writer (optional), sequence; then for each request session, count, bytes,
- * enqueuedAt, expiresAt, maxMessages, maxBytes, body, publish key's id ("" without), the key, fingerprint (optional),
- * forgottenBefore, maxKeys, known epoch and last ("" without), unsettled, generation.
- * Answers {'S', newest sequence} when that is a newer one, else {'R', results…}; a result is {'A', epoch, first,
- * lost} (appended), {'M'} (missing), {'U', node} (not settled), {'F', limit, messages, bytes} (full), {'D', receipt…} (duplicate), {'X', …} (mismatch),
- * {'I', until} (in flight) or {'K'} (keys full).
+ * fates of all. ARGV: tag, channel prefix, node, writer (optional), sequence; then for each request session, count,
+ * bytes, enqueuedAt, expiresAt, maxMessages, maxBytes, body, publish key's id ("" without), the key, fingerprint
+ * (optional), forgottenBefore, maxKeys, known epoch and last ("" without), unsettled, generation. Answers {'S', newest
+ * sequence} if the writer's newest is newer than this, else {'R', results…}. A result is {'A', epoch, first, lost}
+ * (appended), {'M'} (missing), {'U', node} (not settled), {'F', limit, messages, bytes} (full), {'D', receipt…}
+ * (duplicate), {'X', …} (mismatch), {'I', until} (in flight) or {'K'} (keys full).
  */
 export const append = luaScript(`${numbers}${nudging}${publishKeys}${settling}
 local totals, keys, committed, claimed, writers, batch, fates = unpack(KEYS)

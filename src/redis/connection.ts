@@ -1,6 +1,6 @@
 /**
  * How the driver speaks with Redis: scripts and commands on Effect's `Redis`, each within a time limit. Failures become
- * {@link StoreError}. Beside RedisClient.ts the only file that knows `effect/persistence`.
+ * {@link StoreError}. Apart from RedisClient.ts, the only file that knows `effect/persistence`.
  */
 import { Cause, Duration, Effect, Queue, type Scope } from "effect"
 import { Redis } from "effect/persistence"
@@ -10,7 +10,7 @@ import { StoreError } from "../internal/store/driver.ts"
 /** A script that takes keys (all of one hash slot) and arguments, and answers with texts and arrays of texts. */
 type LuaScript = ReturnType<typeof luaScript>
 
-/** Scripts are made once: the client keeps their SHA, by identity. */
+/** Make each script once: the client keeps its SHA by identity. */
 export const luaScript = (lua: string) =>
   Redis.script((keys: ReadonlyArray<string>, args: ReadonlyArray<string>) => [...keys, ...args], {
     lua,
@@ -19,12 +19,12 @@ export const luaScript = (lua: string) =>
 
 /** One run of a script. */
 export interface Call<A> {
-  /** For errors. */
+  /** Named in errors. */
   readonly operation: string
   readonly script: LuaScript
   readonly keys: ReadonlyArray<string>
   readonly args: ReadonlyArray<string>
-  /** Reads the reply; may throw if that is nonsense. */
+  /** Reads the reply; may throw if the reply is nonsense. */
   readonly decode: (reply: unknown) => A
 }
 
@@ -38,15 +38,15 @@ export interface Connection {
   >
   /**
    * Until the scope closes, calls `listener` when it has subscribed to the channel, and after messages on it (once for
-   * those that come together). Subscribes again, after a while, if that failed or the client gave up.
+   * those that come together). When that fails or the client gives up, subscribes again after a while.
    */
   readonly listen: (channel: string, listener: () => void) => Effect.Effect<void, never, Scope.Scope>
 }
 
-/** Waits between subscriptions that failed. */
+/** Pauses between failed subscriptions. */
 const resubscribe = fullJitter(100, 2_000)
 
-/** The connection on the `Redis` service of the context. A command that takes longer than `commandTimeout` fails. */
+/** The connection, on the context's `Redis` service. A command that takes longer than `commandTimeout` fails. */
 export const makeConnection = Effect.fnUntraced(function*(commandTimeout: Duration.Duration) {
   const redis = yield* Redis.Redis
 
@@ -66,7 +66,7 @@ export const makeConnection = Effect.fnUntraced(function*(commandTimeout: Durati
     )
 
   const call = <A>({ args, decode, keys, operation, script }: Call<A>): Effect.Effect<A, StoreError> => {
-    // Redis holds bytes, and a lone surrogate has none: two such texts would become one.
+    // A lone surrogate has no bytes of its own, and Redis holds bytes: two such texts would become one.
     if (!keys.every(isWellFormed) || !args.every(isWellFormed)) {
       return Effect.fail(new StoreError(operation, new TypeError("a text with a lone surrogate can't be stored")))
     }
@@ -81,7 +81,7 @@ export const makeConnection = Effect.fnUntraced(function*(commandTimeout: Durati
       Effect.gen(function*() {
         const messages = yield* redis.subscribe(channel)
         while (true) {
-          // At the start too, for what came before the subscription.
+          // Also at the start, for what came before the subscription.
           listener()
           yield* Queue.takeAll(messages)
         }

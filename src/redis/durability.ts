@@ -7,12 +7,13 @@ import type { Partitions } from "./partitions.ts"
 import { RedisClient, type Server } from "./RedisClient.ts"
 import { list, text } from "./replies.ts"
 
-/** One warning for each matter and server. On a cluster, asks all servers that hold data. */
+/** One warning for each problem and server. On a cluster, asks all servers that hold data. */
 export const makeWarnings = Effect.fnUntraced(function*(connection: Connection, partitions: Partitions) {
   const client = yield* Effect.serviceOption(RedisClient)
 
   /**
-   * INFO, which is allowed even where CONFIG is not: through scripts, which reach each server that holds a partition.
+   * Reads INFO, which is allowed even where CONFIG is not. Goes through scripts, which reach each server that holds a
+   * partition.
    */
   const ofInfo = Effect.forEach(partitions.all, (partition) =>
     connection.call({

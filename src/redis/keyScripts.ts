@@ -7,7 +7,7 @@ local keys, committed, claimed, totals = unpack(KEYS)
 local id = ARGV[1]
 `
 
-/** What this token has claimed, committed or not, if `now` is before the end of the claim. */
+/** A key that this token has claimed: committed, or with a claim that has not ended by `now`. */
 const held = `
 local function heldKey(token, now)
   local packed = redis.call('HGET', keys, id)
@@ -46,7 +46,10 @@ redis.call('ZADD', claimed, ARGV[4], id)
 return '1'
 `)
 
-/** ARGV: id, token, now, and the receipt's message, epoch, offset and time. Answers '1' if the claim was still held. */
+/**
+ * ARGV: id, token, now, and the receipt's message, epoch, offset and time. Answers '1' if the claim was still held, or
+ * is committed already.
+ */
 export const commitKey = luaScript(`${numbers}${names}${held}${evenWhenFull("totals")}
 local key = heldKey('=' .. ARGV[2], num(ARGV[3]))
 if not key then return '0' end
@@ -75,7 +78,7 @@ if not key or key[4] == '' then return {} end
 return {key[5], key[6], key[7], key[8]}
 `)
 
-/** ARGV: '', forgottenBefore, now, limit. Answers how many went. */
+/** ARGV: '', forgottenBefore, now, limit. Answers how many keys it removed. */
 export const sweepKeys = luaScript(`${numbers}${names}${evenWhenFull("totals")}
 local swept = 0
 local function sweep(index, border)

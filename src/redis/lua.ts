@@ -1,6 +1,6 @@
 /**
- * Parts that scripts share. Lua has doubles only: numbers are read with `num` and written with `str`, which gives all
- * 53 bits and never an exponent. "inf" is Infinity. A text that may be missing is "" if it is, else "=" and the text.
+ * Parts that scripts share. Lua has only doubles: numbers are read with `num` and written with `str`, which gives all
+ * 53 bits and never an exponent. "inf" is Infinity. An optional text is "" when missing, else "=" and the text.
  */
 
 export const numbers = `
@@ -18,15 +18,15 @@ end
 `
 
 /**
- * Under `maxmemory` without eviction, Redis refuses a script at its first command that may take memory, unless it has
- * already written: so scripts that free memory, or finish what takes some, begin with a write that does nothing. `key`
- * is that of a partition's totals.
+ * Under `maxmemory` without eviction, Redis refuses a script at its first command that may take memory, unless the
+ * script has already written. So scripts that free memory, or finish what takes some, begin with a write that does
+ * nothing. `key` is the key of a partition's totals.
  */
 export const evenWhenFull = (key: string): string => ` redis.call('HDEL', ${key}, '') `
 
 /**
- * For outboxes of a store that may have lost its newest part. Its history is its replication id: a new one after a
- * promotion, and after a start. Where scripts may not ask for it, there is only one history.
+ * For outboxes of a store that may have lost its newest part. Its history is Redis's replication id, which is new after
+ * a promotion and after a start. Where scripts may not ask for it, there is only one history.
  */
 export const settling = `
 local history
@@ -75,7 +75,7 @@ local function dropAfter(tag, session, from, last, known)
 end
 `
 
-/** The channel's messages are empty: one is enough for all nudges not taken yet. */
+/** The channel's messages are empty: one is enough for all nudges not yet taken. */
 export const nudging = `
 local function nudge(tag, channel, node, session)
   if redis.call('SADD', tag .. ':u:' .. node, session) == 1 then redis.call('PUBLISH', channel .. node, '') end
@@ -83,8 +83,8 @@ end
 `
 
 /**
- * Notes fates from ARGV[at] on, each as first, end, reason, maybeHandled, time. One at the same offset replaces the
- * old.
+ * Notes fates from ARGV[at] on, each as first, end, reason, maybeHandled, time. A new fate replaces one at the same
+ * offset.
  */
 export const notingFates = `
 local function noteFates(tag, session, index, at, count)
@@ -103,8 +103,8 @@ end
 `
 
 /**
- * Publish keys, packed as eight texts: token, fingerprint, end of the claim, when committed ("" when not), and the
- * receipt's message, epoch, offset and time.
+ * Publish keys, packed as eight texts: token, fingerprint, end of the claim, commit time ("" when not committed), and
+ * the receipt's message, epoch, offset and time.
  */
 export const publishKeys = `
 local function liveKey(keys, id, forgottenBefore, now)

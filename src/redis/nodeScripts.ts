@@ -2,7 +2,7 @@
 import { luaScript } from "./connection.ts"
 import { evenWhenFull, nudging, numbers, settling } from "./lua.ts"
 
-/** KEYS: totals of the first partition (so that its server answers). Answers {seconds, microseconds}. */
+/** KEYS: totals of the first partition, whose server answers. Answers {seconds, microseconds}. */
 export const readClock = luaScript(`
 return redis.call('TIME')
 `)
@@ -13,8 +13,8 @@ return historyNow()
 `)
 
 /**
- * KEYS: format. ARGV: version, number of partitions ("" for what suits the server).
- * Answers '<version>:<partitions>': the first to ask decides.
+ * KEYS: format. ARGV: version, number of partitions ("" for what suits the server). Answers '<version>:<partitions>',
+ * which the first caller decides.
  */
 export const readFormat = luaScript(`
 local format = redis.call('GET', KEYS[1])
@@ -36,7 +36,7 @@ redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
 return '1'
 `)
 
-/** KEYS: nodes. Answers each, followed by when it was seen. */
+/** KEYS: nodes. Answers each node, followed by when it was seen. */
 export const readNodes = luaScript(`
 return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 `)

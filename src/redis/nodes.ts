@@ -73,7 +73,7 @@ const nodes = (
       decode: (reply) => rowsOf(reply, 2).map(([node, seenAt]) => ({ node: text(node), seenAt: count(seenAt) }))
     }),
 
-    // The node itself goes last: after an interruption it is found again.
+    // The node itself is removed last, so that it is found again after an interruption.
     forgetNode: (node) =>
       Effect.forEach(partitions.all, forgetIn(node), { concurrency: "unbounded", discard: true }).pipe(
         Effect.andThen(call({
@@ -105,8 +105,8 @@ const nudges = (
     })
 
   /**
-   * Asks all partitions at once for an even share, then those that had that many for what is left of the limit. What
-   * was taken would be lost with an error: when some partitions fail, what the others gave is the result.
+   * Asks all partitions at once for an even share; then asks those that had a full share for the rest of the limit. An
+   * error would lose what was taken: when some partitions fail, the result is what the others gave.
    */
   const takeNudges = Effect.fnUntraced(function*(node: string, limit: number) {
     const taken: Array<string> = []

@@ -36,7 +36,7 @@ export const pushAppend = (args: Array<string>, request: AppendRequest): void =>
   )
 }
 
-/** The results, or the writer's newest sequence if that is newer. */
+/** The results, or the writer's newest sequence if it is newer. */
 export const appendedOf = (reply: unknown): ReadonlyArray<AppendResult> | { readonly newest: number } => {
   const [kind, ...results] = list(reply)
   return text(kind) === "S" ? { newest: count(results[0]) } : results.map(appendResultOf)
@@ -118,7 +118,7 @@ const chunkOf = ([last, first, bytes, enqueuedAt, expiresAt, body]: ReadonlyArra
 
 const gapOf = (reply: unknown): Gap => {
   const [first, end, reason] = text(reply).split(":")
-  // Written by giveUp, which has no other reasons.
+  // Only takeLost, dropAfter and giveUp write gaps, and with no other reasons.
   return { first: count(first), end: count(end), reason: reason as Gap["reason"] }
 }
 
@@ -135,7 +135,7 @@ export const fateOf = (reply: unknown): Fate => {
   return {
     first: count(first),
     end: count(end),
-    // Written by ack and giveUp, which have no other reasons.
+    // Only ack, giveUp, takeLost and sweepFates write fates, and with no other reasons.
     reason: reason as Fate["reason"],
     maybeHandled: maybeHandled === "1",
     at: count(at)

@@ -1,8 +1,8 @@
-/** Lua of the outboxes, but for appending. For what the keys hold, see partitions.ts. */
+/** Lua of the outboxes, except appending. For what the keys hold, see partitions.ts. */
 import { luaScript } from "./connection.ts"
 import { evenWhenFull, notingFates, numbers, settling } from "./lua.ts"
 
-/** Its last field is not the outbox's, but the current history. */
+/** The last field is the present history, not a field of the outbox. */
 const state = `${settling}
 local function stateAt(key)
   local fields = redis.call('HMGET', key, 'g', 'e', 'a', 'l', 'm', 'b', 's', 'r', 'x', 'n', 'i', 'y')
@@ -12,8 +12,8 @@ end
 `
 
 /**
- * KEYS: outbox, totals. ARGV: generation, node, new epoch, whether it is being put back. Answers the state: its fields,
- * and the history of the store.
+ * KEYS: outbox, totals. ARGV: generation, node, new epoch, whether it is being put back. Answers the state: the
+ * outbox's fields, and the history of the store.
  */
 export const openOutbox = luaScript(`${numbers}${state}
 local stored = redis.call('HMGET', KEYS[1], 'g', 'r')
@@ -30,8 +30,8 @@ return stateAt(KEYS[1])
 
 /**
  * KEYS: outbox, chunks, gaps. ARGV: after, maxChunks, maxBytes. Answers {} if there is no outbox, else {state, chunks,
- * gaps, more}; chunks have last, first, bytes, enqueuedAt, expiresAt and body in a row. Entries are taken a few at a
- * time, as bodies may be large.
+ * gaps, more}; a chunk is last, first, bytes, enqueuedAt, expiresAt and body, one after another. Reads a few entries at
+ * a time, as bodies may be large.
  */
 export const readOutbox = luaScript(`${numbers}${state}
 local outbox = stateAt(KEYS[1])
@@ -63,8 +63,9 @@ return {outbox, chunks, redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[1], '+i
 `)
 
 /**
- * KEYS: totals, fates of all. ARGV: tag; then for each request session, generation, upTo, number of fates, and those.
- * Answers for each {'M'} (missing), {'F'} (fenced), {'U'} (not settled) or {how many were released, how many lost}.
+ * KEYS: totals, fates of all. ARGV: tag; then for each request session, generation, upTo, number of fates, and the
+ * fates. Answers for each request {'M'} (missing), {'F'} (fenced), {'U'} (not settled) or {how many were released, how
+ * many lost}.
  */
 export const ack = luaScript(`${numbers}${notingFates}${settling}${evenWhenFull("KEYS[1]")}
 local totals, index, tag = KEYS[1], KEYS[2], ARGV[1]
@@ -146,7 +147,7 @@ end
 return results
 `)
 
-/** Checks whether the caller may change the outbox KEYS[1]; for both scripts below. */
+/** Whether the caller may change the outbox KEYS[1]; for the next two scripts. */
 const conditional = `
 local outbox = redis.call('HMGET', KEYS[1], 'g', 'r', 'a', 'm', 'b', 'l')
 local function refusal(generation, revision)
@@ -159,9 +160,8 @@ end
 
 /**
  * KEYS: outbox, chunks, gaps, totals, fates of all. ARGV: tag, session, generation (optional), revision, expiresAt
- * (optional), the numbers of gaps to remove, gaps to add, chunks to remove and fates; then those: first; first, end,
- * reason; last; as fates are.
- * Answers {'D', revision}, {'C'} (conflict), {'F'} (fenced) or {'M'} (missing).
+ * (optional), and how many of each follow: gaps to remove (first), gaps to add (first, end, reason), chunks to remove
+ * (last), fates (as for `noteFates`). Answers {'D', revision}, {'C'} (conflict), {'F'} (fenced) or {'M'} (missing).
  */
 export const giveUp = luaScript(`${numbers}${notingFates}${evenWhenFull("KEYS[4]")}${conditional}
 local refused = refusal(ARGV[3], ARGV[4])
@@ -228,8 +228,8 @@ return {'D', revision}
 
 /**
  * KEYS: outbox, totals, fates of all. ARGV: tag, session, generation, last, at, whether what others appended was moved,
- * the history in which the caller settled it last, or "". Answers {how many were lost, state}, or {} if there is no
- * outbox.
+ * and the history in which the caller last settled it ("" for none). Answers {how many were lost, state}, or {} if
+ * there is no outbox.
  */
 export const advance = luaScript(`${numbers}${state}${evenWhenFull("KEYS[2]")}
 local outbox = redis.call('HMGET', KEYS[1], 'g', 'l', 'y', 'i', 'z', 'a', 'v')
@@ -261,7 +261,7 @@ return {str(lost), stateAt(KEYS[1])}
 
 /**
  * KEYS: outbox, chunks, gaps, fates, totals, fates of all. ARGV: session, last, revision ("" for any). Answers '1' if
- * the outbox is gone. If there are very many fates, some stay in the index of all until they are swept.
+ * the outbox is gone. Of very many fates, some stay in the index of all until they are swept.
  */
 export const removeOutbox = luaScript(`${numbers}${evenWhenFull("KEYS[5]")}
 local outbox = redis.call('HMGET', KEYS[1], 'l', 'm', 'b', 'r')
@@ -278,7 +278,7 @@ redis.call('HINCRBY', KEYS[5], 'b', str(-num(outbox[3])))
 return '1'
 `)
 
-/** KEYS: outboxes. Answers for each the state, or {}. */
+/** KEYS: outboxes. Answers each one's state, or {}. */
 export const outboxStates = luaScript(`${numbers}${state}
 local states = {}
 for i, key in ipairs(KEYS) do
@@ -289,8 +289,8 @@ return states
 `)
 
 /**
- * KEYS: outbox, fates. ARGV: first, end. Answers the fates that touch those offsets. None is longer than the longest,
- * so none begins much earlier.
+ * KEYS: outbox, fates. ARGV: first, end. Answers the fates that touch those offsets. 'w' is the length of the longest
+ * fate, so none of them begins earlier than that.
  */
 export const fatesOf = luaScript(`${numbers}
 local longest = num(redis.call('HGET', KEYS[1], 'w') or '0')
@@ -307,7 +307,7 @@ end
 return touching
 `)
 
-/** KEYS: fates of all, totals. ARGV: tag, before, limit. Answers how many fates went. */
+/** KEYS: fates of all, totals. ARGV: tag, before, limit. Answers how many fates it removed. */
 export const sweepFates = luaScript(`${numbers}${evenWhenFull("KEYS[2]")}
 local swept = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[2], 'LIMIT', 0, ARGV[3])
 for _, fate in ipairs(swept) do

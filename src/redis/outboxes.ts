@@ -278,7 +278,7 @@ const lives = (
       })
     },
 
-    // One partition after the other, as the limit is one for all.
+    // One partition after another, as they share the limit.
     sweepFates: (before, limit) =>
       Effect.reduce(partitions.all, () => 0, (swept, partition) =>
         swept >= limit ? Effect.succeed(swept) : call({
@@ -300,8 +300,8 @@ const fatesKey = ({ tag }: Partition, session: string): string => `${tag}:f:${se
 const maxWriters = 1_000
 
 /**
- * The sequence of a newer batch that the writer sent from here. The database compares only within a partition, and an
- * older batch may share no partition with a newer one.
+ * The sequence of a newer batch that this process sent for the writer. The database compares only within a partition,
+ * and an older batch may share no partition with a newer one.
  */
 const makeOrder = () => {
   const newest = new Map<string, number>()

@@ -77,7 +77,7 @@ const makePartition = (prefix: string, index: number): Partition => {
   }
 }
 
-/** FNV-1a over UTF-16 code units, mixed once more. It decides where data is: never change it. */
+/** FNV-1a over UTF-16 code units, mixed once more. It decides which partition data is in: never change it. */
 const hash = (name: string): number => {
   let h = 0x811c9dc5
   for (let i = 0; i < name.length; i++) {

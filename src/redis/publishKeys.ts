@@ -83,7 +83,7 @@ export const makePublishKeys = (connection: Connection, partitions: Partitions):
         }
       }),
 
-    // One partition after the other, as the limit is one for all.
+    // One partition after another, as they share the limit.
     sweepKeys: (forgottenBefore, now, limit) =>
       Effect.reduce(
         partitions.all,
@@ -113,7 +113,7 @@ export const makePublishKeys = (connection: Connection, partitions: Partitions):
   }
 }
 
-/** The length says where the scope ends: ("a:b", "c") and ("a", "b:c") are different. */
+/** The length says where the scope ends, so that ("a:b", "c") and ("a", "b:c") differ. */
 export const keyId = ({ key, scope }: KeyTarget): string => `${scope.length}:${scope}${key}`
 
 export const receiptOf = ([messageId, epoch, offset, atMillis]: ReadonlyArray<unknown>): Receipt => ({

@@ -15,7 +15,7 @@ export interface RedisDriverOptions {
   /** The prefix of all keys, so that several stores can share a Redis. Without braces. Default: "rws". */
   readonly prefix?: string | undefined
   /**
-   * Over how many hash slots the data is spread, and so at most over how many masters of a cluster. It can't be changed
+   * How many hash slots the data is spread over, and so over at most how many masters of a cluster. It can't be changed
    * once there is data. From 1 to 1024. Default: what the data has; for new data 16 on a cluster, and 1 on a single
    * server, where more only cost time (each is a command of its own).
    */
@@ -32,9 +32,10 @@ const version = "1"
  *
  * **Gotchas** with more than one partition:
  *
- * - A batch is atomic within each partition: a crash in the middle may have done it in some. Its retry, with the same
- *   stamp, does the rest.
- * - The bound on publish keys (`maxKeys`) holds for each partition separately; all keys of a scope are in one.
+ * - A batch is atomic within each partition: a crash in the middle may have done it in some. A retry with the same
+ *   stamp does the rest.
+ * - The bound on publish keys (`maxKeys`) holds for each partition separately; all keys of a scope are in one
+ *   partition.
  * - The scope of an append's publish key must be its session.
  */
 export const makeRedisDriver = Effect.fnUntraced(function*(options: RedisDriverOptions = {}) {

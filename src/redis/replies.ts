@@ -19,7 +19,7 @@ export const count = (reply: unknown): number => {
   throw new TypeError(`Redis answered ${JSON.stringify(written)} instead of a number`)
 }
 
-/** A text that may be missing, as `optional` below writes it. */
+/** A text that `optional` below wrote; undefined when missing. */
 export const maybe = (reply: unknown): string | undefined => {
   const written = text(reply)
   return written === "" ? undefined : written.slice(1)
@@ -38,7 +38,7 @@ export const rowsOf = (reply: unknown, width: number): ReadonlyArray<ReadonlyArr
   return rows
 }
 
-// --- the same, for arguments
+// --- the reverse, for arguments
 
 /** Safe integers and `Infinity`, in the form that Redis reads as a score and Lua's `num` as a number. */
 export const number = (value: number): string =>

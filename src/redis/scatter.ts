@@ -1,4 +1,4 @@
-/** One batch to the partitions that its requests are for, in one call each, at the same time. */
+/** Sends one batch to the partitions that its requests are for, in one call each, at the same time. */
 import { Effect } from "effect"
 import type { StoreError } from "../internal/store/driver.ts"
 import type { Partition } from "./partitions.ts"

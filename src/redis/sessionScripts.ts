@@ -10,7 +10,7 @@ const row = `
 local row = {'p', 't', 'u', 'g', 'i', 'a', 'n', 'd', 'w', 'e', 'r'}
 `
 
-/** KEYS: sessions. Answers for each its row, or {}. */
+/** KEYS: sessions. Answers each one's row, or {}. */
 export const findSessions = luaScript(`${row}
 local rows = {}
 for i, key in ipairs(KEYS) do
@@ -64,7 +64,7 @@ return {'S', old[3] and '=' .. old[3] or ''}
 
 /**
  * KEYS: totals. ARGV: tag, then for each request session, generation, position, epoch, handled, strict ('1' or '0').
- * Answers for each 'S' (saved), 'B' (behind), 'F' (fenced) or 'M' (missing).
+ * Answers for each request 'S' (saved), 'B' (behind), 'F' (fenced) or 'M' (missing).
  */
 export const savePositions = luaScript(`${numbers}${evenWhenFull("KEYS[1]")}
 local results = {}
@@ -86,8 +86,8 @@ return results
 `)
 
 /**
- * KEYS: session, totals, detached, tombstone. ARGV: tag, id, how many ms the tombstone stays. Answers '1' if there was
- * one.
+ * KEYS: session, totals, detached, tombstone. ARGV: tag, id, how many ms the tombstone stays (0 for none). Answers '1'
+ * if there was a session.
  */
 export const deleteSession = luaScript(`${evenWhenFull("KEYS[2]")}
 if ARGV[3] ~= '0' then redis.call('SET', KEYS[4], '', 'PX', ARGV[3]) end
@@ -116,7 +116,7 @@ export const sessionsOf = luaScript(`
 return redis.call('SRANDMEMBER', KEYS[1], ARGV[1])
 `)
 
-/** KEYS: sessions of a principal. ARGV: limit. Answers those of them that were connected last, each with its score. */
+/** KEYS: sessions of a principal. ARGV: limit. Answers the last connected ones, each with its score. */
 export const sessionsOfPrincipal = luaScript(`
 return redis.call('ZREVRANGEBYSCORE', KEYS[1], '+inf', '-inf', 'WITHSCORES', 'LIMIT', 0, ARGV[1])
 `)

@@ -87,7 +87,7 @@ const rows = (
       })
     },
 
-    // Redis itself forgets it in time.
+    // No time is needed: Redis itself expires the tombstone.
     wasEnded: (id) => {
       const partition = partitions.of(id)
       return call({
@@ -109,8 +109,8 @@ const lists = (
   const find = makeFind(connection, partitions)
 
   return {
-    // First ids from all partitions, then the rows of those that are really the oldest. A session that was attached or
-    // removed in between is left out.
+    // First gets ids from all partitions, then the rows of the oldest among them. Leaves out a session that was
+    // attached or removed in between.
     detachedBefore: Effect.fnUntraced(function*(at, limit) {
       const ids = yield* Effect.forEach(partitions.all, (partition) =>
         call({
@@ -187,7 +187,7 @@ const makeFind = ({ call }: Connection, partitions: Partitions) => (operation: s
 const sessionKey = ({ tag }: Partition, id: string): string => `${tag}:r:${id}`
 const endedKey = ({ tag }: Partition, id: string): string => `${tag}:x:${id}`
 
-/** In the order in which sessionScripts.ts has them. */
+/** In the order of sessionScripts.ts. */
 const rowArgs = (row: SessionRow): ReadonlyArray<string> => [
   optional(row.principal),
   row.tokenHash,

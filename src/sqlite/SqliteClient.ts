@@ -1,7 +1,7 @@
 /**
- * SQLite by Node's own `node:sqlite`: an `SqlClient` of Effect on one file, which SqliteStore and your own tables share.
+ * SQLite by Node's own `node:sqlite`: an `SqlClient` on one file, which SqliteStore and your own tables share.
  *
- * **Details.** One connection, in WAL mode. Statements and transactions take turns on it; a transaction begins with
+ * **Details.** One connection, in WAL mode. Statements and transactions take turns on it. A transaction begins with
  * `BEGIN IMMEDIATE`, so it never has to give up half-way because another process wrote. While another process has the
  * file locked, the fiber waits and the event loop goes on.
  *
@@ -33,8 +33,8 @@ export interface Options {
   readonly filename: string
   /**
    * When a commit counts as done. Both survive a killed process. `full` waits for the disk at each commit, and survives
-   * a loss of power if the disk does; after one, `normal` may lack the newest commits, but what is there is consistent.
-   * Default `normal`.
+   * a loss of power if the disk does. After a loss of power, `normal` may lack the newest commits, but what is there is
+   * consistent. Default `normal`.
    */
   readonly synchronous?: "normal" | "full" | undefined
   /** How long to wait while another process has the file locked, before failing. Default 5 s. */
@@ -49,7 +49,8 @@ export const shape: Check.Shape<Options> = {
 }
 
 /**
- * Work with the statements of `node:sqlite`. It must not begin or end transactions, nor keep the database.
+ * Work with the statements of `node:sqlite`. It must not begin or end transactions, nor keep a reference to the
+ * database.
  *
  * @since 0.1.0
  * @category models
@@ -62,16 +63,16 @@ export interface Interface {
   /** The same client as in the service `SqlClient`. */
   readonly sql: SqlClient.SqlClient
   /**
-   * Runs synchronous work as one transaction: all of it is committed, or nothing if it throws. In an open transaction
-   * of the calling fiber it is part of that. What it throws becomes the `cause` of the error's reason.
+   * Runs synchronous work as one transaction: all of it is committed, or nothing if it throws. If the calling fiber has
+   * an open transaction, the work is part of that one. What it throws becomes the `cause` of the error's reason.
    */
   readonly atomically: <A>(operation: string, work: Work<A>) => Effect.Effect<A, SqlError.SqlError>
   /** Like `atomically`, for work that only reads: it sees one state of the database, and waits for no other process. */
   readonly reading: <A>(operation: string, work: Work<A>) => Effect.Effect<A, SqlError.SqlError>
-  /** Runs synchronous work outside of any transaction, as a checkpoint needs. Don't call it inside of one. */
+  /** Runs synchronous work outside any transaction, as a checkpoint needs. Don't call it inside one. */
   readonly exclusively: <A>(operation: string, work: Work<A>) => Effect.Effect<A, SqlError.SqlError>
   /**
-   * Runs one statement that reads without waiting for a turn. It may see what is not committed yet, and may never be.
+   * Runs one reading statement without waiting for a turn. It may see writes that are not committed, and may never be.
    */
   readonly glance: <A>(operation: string, work: Work<A>) => Effect.Effect<A, SqlError.SqlError>
   /** Whether the calling fiber is in an open transaction of this client. */
@@ -154,11 +155,11 @@ const make = Effect.fnUntraced(function*(
   })
   const run = (on: SqlConnection.Connection, statement: string) =>
     Effect.asVoid(on.executeUnprepared(statement, [], undefined))
-  // Nothing is left to clean up when SQLite has rolled everything back; the outer transaction then fails too.
+  // When SQLite has rolled everything back there is nothing left to clean up; the outer transaction then fails too.
   const cleanUp = (on: SqlConnection.Connection, statement: string) =>
     Effect.suspend(() => connection.isOpen ? run(on, statement) : Effect.void)
-  // Effect's own begins where it can't be interrupted. This one begins while it acquires, so that a fiber that waits
-  // for another process can be interrupted.
+  // Effect's own `withTransaction` begins where it can't be interrupted. This one begins while it acquires, so that a
+  // fiber waiting for another process can be interrupted.
   const withTransaction = SqlClient.makeWithTransaction<
     SqlClient.TransactionConnection,
     SqlConnection.Connection
@@ -195,7 +196,7 @@ const make = Effect.fnUntraced(function*(
 /** How often to check the file, in ms. */
 const lookMillis = 1_000
 
-/** Lets everything fail while the file is not the one that was opened; logs that, and a log that grows. */
+/** Makes everything fail while the file is not the one that was opened. Logs that, and a growing write-ahead log. */
 const watchFile = Effect.fnUntraced(function*(filename: string, connection: SqliteConnection) {
   const recorder = yield* makeRecorder
   const file = new FileWatch(filename)

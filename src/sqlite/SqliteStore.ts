@@ -2,8 +2,8 @@
  * Everything that a server keeps, in one SQLite file: queue, deduplicator, sessions. It survives a killed process, and
  * with `synchronous: "full"` a loss of power. Several servers on one machine may share the file.
  *
- * **Details.** Commits of all sessions that come together are one transaction of the file. `SqlClient` comes with it,
- * so that your own tables and the store can change in one transaction.
+ * **Details.** Commits that come together, from all sessions, are one transaction of the file. `SqlClient` comes with
+ * it, so that your own tables and the store can change in one transaction.
  *
  * **Gotchas.** A file has one writer: keep your own transactions short, the server waits for them.
  *
@@ -27,7 +27,7 @@ export interface ClientOptions extends StoreOptions {
   /** The prefix of the store's table names. Default `rws_`. */
   readonly tablePrefix?: DriverOptions["tablePrefix"]
   /**
-   * How often to look for what other processes on the same file did; less often while there is no other. Default 10 ms.
+   * How often to look for what other processes did in the same file; less often while there are none. Default 10 ms.
    */
   readonly watchInterval?: DriverOptions["pollInterval"]
 }
@@ -41,7 +41,7 @@ export interface ClientOptions extends StoreOptions {
 export interface Options extends ClientOptions, SqliteClient.Options {}
 
 /**
- * The store in a file that it opens itself. `SqlClient` and `SqliteClient` for the same file come with it.
+ * The store in a file that it opens itself. It provides `SqlClient` and `SqliteClient` for the same file too.
  *
  * **Example** (A server that survives being killed)
  *
@@ -98,7 +98,7 @@ export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof la
 export const layerClient = (
   options?: ClientOptions
 ): Layer.Layer<Services, MessageQueueError | Config.ConfigError, SqliteClient.SqliteClient> =>
-  // One writer: more commits at once would only wait for each other.
+  // A file has one writer: more commits at once would only wait for each other.
   Check.checkedLayer(options, shape, () =>
     layerOf(
       makeSqliteDriver({ tablePrefix: options?.tablePrefix, pollInterval: options?.watchInterval }),

@@ -1,22 +1,22 @@
 /**
  * Whether the files of an open database are still those that were opened, and how large the log is. SQLite itself
- * silently goes on writing to a file that was deleted or replaced: all of that is gone with the process. And during a
- * long read, its write-ahead log grows without end.
+ * silently goes on writing to a file that was deleted or replaced: all of that is lost when the process ends. And
+ * during a long read, its write-ahead log grows without end.
  */
 import { statSync } from "node:fs"
 import { resolve } from "node:path"
 import { fileURLToPath } from "node:url"
 
-/** What a file was when it was first seen. */
+/** Which file it was when it was first seen. */
 interface Identity {
   readonly dev: bigint
   readonly ino: bigint
 }
 
-/** The header of a database; a file with less has been cut. */
+/** The size of a database's header; a smaller file has been cut. */
 const headerBytes = 100n
 
-/** The names of the files beside the database; they live as long as anybody has it open. */
+/** Suffixes of the files beside the database, which exist as long as anybody has it open. */
 const companions = ["-wal", "-shm"] as const
 
 export class FileWatch {
@@ -28,7 +28,7 @@ export class FileWatch {
     this.path = pathOf(filename)
   }
 
-  /** What has happened to the files since the first look, if anything. */
+  /** What has happened to the files since the first look; undefined if nothing has. */
   look(): string | undefined {
     const { path } = this
     if (path === undefined) return undefined
@@ -52,7 +52,7 @@ export class FileWatch {
     const now = statSync(path, { bigint: true, throwIfNoEntry: false })
     const before = this.known.get(path)
     if (before === undefined) {
-      // Another journal mode has no companions.
+      // In other journal modes there are no companions.
       if (now !== undefined) this.known.set(path, { dev: now.dev, ino: now.ino })
       return undefined
     }
@@ -61,7 +61,7 @@ export class FileWatch {
   }
 }
 
-/** Undefined for SQLite's names of a database without a file. Unlike a URL's, a URI's path may be relative. */
+/** Undefined for SQLite's names of a database without a file. Unlike in a URL, the path of a URI may be relative. */
 const pathOf = (filename: string): string | undefined => {
   const uri = /^file:([^?#]*)(?:\?([^#]*))?/.exec(filename)
   if (uri === null) return filename === "" || filename === ":memory:" ? undefined : resolve(filename)
@@ -71,14 +71,14 @@ const pathOf = (filename: string): string | undefined => {
   return path.startsWith("/") ? fileURLToPath(`file:${path}`) : resolve(decodeURIComponent(path))
 }
 
-/** From this size on, a write-ahead log is worth a warning: SQLite moves it into the file every 4 MB if it can. */
+/** A write-ahead log of this size is worth a warning: SQLite moves it into the file every 4 MB if it can. */
 const largeWalBytes = 64 * 1024 * 1024
 
-/** Says when a log has become large: at first, and then each time that it has doubled. */
+/** Says when a log has become large: first at `largeWalBytes`, then each time it has doubled. */
 export class WalWarnings {
   private next = largeWalBytes
 
-  /** Whether this size is worth telling. */
+  /** Whether this size is worth a warning. */
   isNews(bytes: number): boolean {
     if (bytes < largeWalBytes / 2) this.next = largeWalBytes
     if (bytes < this.next) return false

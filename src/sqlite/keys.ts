@@ -1,4 +1,4 @@
-/** Publish keys: claimed for a while, or committed with a receipt. Synchronous, inside of a transaction. */
+/** Publish keys: claimed for a while, or committed with a receipt. Synchronous, inside a transaction. */
 import type { Receipt } from "../Deduplicator.ts"
 import type { AppendRequest, AppendResult } from "../internal/store/outboxes.ts"
 import type { ClaimKeyRequest, ClaimKeyResult, KeyClaim, KeyTarget, PublishKey } from "../internal/store/publishKeys.ts"
@@ -63,13 +63,13 @@ export class Keys {
     this.dropEnded = prepare(`DELETE FROM ${key} WHERE rowid IN (SELECT rowid ${ended} LIMIT ?)`)
   }
 
-  /** Why nothing may be appended under this key now, even if there is room. */
+  /** Why nothing may be appended under this key now, even with room. */
   appendRefusal(request: PublishKey, now: number): AppendResult | undefined {
     const used = this.used(request, this.find(request), now)
     return used?._tag === "Mismatch" ? { _tag: "Mismatch" } : used
   }
 
-  /** Commits the key of a message that is appended, if there is room. */
+  /** Commits the key of a message that is being appended, if there is room. */
   commitAppended(request: PublishKey, { enqueuedAt }: AppendRequest, epoch: string, offset: number): boolean {
     const isNew = this.find(request) === undefined
     if (this.isFull(request, enqueuedAt)) return false
@@ -82,7 +82,7 @@ export class Keys {
   claim(request: ClaimKeyRequest): ClaimKeyResult {
     const { fingerprint, now, token, until } = request
     const row = this.find(request)
-    // The same claim again: its first answer was lost.
+    // The same claim again, as its first answer was lost.
     const isAgain = row !== undefined && row.committed_at === null && row.token === token && row.until > now
     if (!isAgain) {
       const used = this.used(request, row, now)
@@ -121,7 +121,7 @@ export class Keys {
     return swept
   }
 
-  /** Its cost depends on the keys that are claimed or over, not on those that are kept. */
+  /** Costs as much as there are claimed or old keys, however many are kept. */
   count(forgottenBefore: number, now: number): { readonly keys: number; readonly inFlight: number } {
     const inFlight = this.claimed.get(now)?.count ?? 0
     return { keys: this.totals.sums.keys - inFlight - this.countOver(forgottenBefore, now, all), inFlight }
@@ -166,8 +166,8 @@ export class Keys {
   }
 
   /**
-   * Whether as many keys are kept as may be. Rows that are over don't count, even before they are swept; they are
-   * counted only when it matters, and only up to the number that makes room.
+   * Whether `maxKeys` keys are kept. Old rows don't count, even before they are swept. They are counted only when it
+   * matters, and only up to the number that makes room.
    */
   private isFull({ forgottenBefore, maxKeys }: PublishKey, now: number): boolean {
     const excess = this.totals.sums.keys - maxKeys + 1
@@ -181,7 +181,7 @@ export class Keys {
   }
 }
 
-/** No limit, in SQL. */
+/** SQL's "no limit". */
 const all = -1
 
 const receiptOf = (row: KeyRow): Receipt | undefined =>

@@ -1,29 +1,31 @@
 /**
- * Gives the space of removed rows back: incremental vacuum, checkpoints. Free pages leave the file, and the write-ahead
- * log goes into it. Both in short steps, since SQLite works on the event loop.
+ * Gives back the space of removed rows: incremental vacuum, checkpoints. Free pages leave the file, and the write-ahead
+ * log is moved into it. Both go in short steps, since SQLite runs on the event loop.
  */
 import { Effect } from "effect"
 import type { DatabaseSync } from "node:sqlite"
 import type { Interface } from "./SqliteClient.ts"
 
-/** Free pages that may stay for later use: 1 MiB, at 4 KiB each. */
+/** How many free pages stay for later use: 1 MiB, at 4 KiB each. */
 const slackPages = 256
 
-/** Pages that one step gives back, in about two milliseconds; and steps in a row, which makes 256 MiB. */
+/**
+ * How many pages one step gives back, in about two milliseconds; and how many steps run in a row, which makes 256 MiB.
+ */
 const stepPages = 256
 const maxSteps = 256
 
-/** A file that others made without `auto_vacuum` only reuses its free pages; then there is nothing to do. */
+/** None for a file that others made without `auto_vacuum`: it can only reuse its free pages. */
 const freePages = (database: DatabaseSync): number =>
   numberOf(database, "auto_vacuum") === 0 ? 0 : numberOf(database, "freelist_count")
 
 const numberOf = (database: DatabaseSync, pragma: string): number =>
   Number(database.prepare(`PRAGMA ${pragma}`).get()?.[pragma])
 
-/** What can't be done now because others use the file is done next time. */
+/** Tidies up. What others' use of the file prevents now is done next time. */
 export const tidy = (client: Interface): Effect.Effect<void> =>
   Effect.gen(function*() {
-    // Neither is possible inside of a transaction, and skipping it loses nothing.
+    // Neither is possible inside a transaction, and skipping it loses nothing.
     if (yield* client.isInTransaction) return
     for (let step = 0; step < maxSteps; step++) {
       const left = yield* client.exclusively("vacuum", (database) => {

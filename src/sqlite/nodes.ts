@@ -1,4 +1,4 @@
-/** Nodes, their nudges, and the stamps of their writers. Synchronous, inside of a transaction. */
+/** Nodes, their nudges, and the stamps of their writers. Synchronous, inside a transaction. */
 import type { AppendResult, Stamp } from "../internal/store/outboxes.ts"
 import type { Prepare } from "./queries.ts"
 import type { Names } from "./schema.ts"
@@ -48,7 +48,7 @@ export class Nodes {
     return this.selectAll.all().map(({ node, seen_at }) => ({ node, seenAt: seen_at }))
   }
 
-  /** Whether this node is known, and no other. */
+  /** Whether this node is the only one known. */
   isOnly(node: string): boolean {
     const all = this.selectAll.all()
     return all.length === 1 && all[0]?.node === node
@@ -74,7 +74,7 @@ export class Nodes {
     return this.anyNudge.get(node) !== undefined
   }
 
-  /** What came of this batch, if it was done. Throws if a newer one of its writer was done. */
+  /** The results of this batch, if it was done. Throws if a newer batch of its writer was done. */
   doneBefore({ sequence, writer }: Stamp): ReadonlyArray<AppendResult> | undefined {
     const newest = this.selectBatch.get(writer)
     if (newest === undefined || newest.sequence < sequence) return undefined
@@ -89,7 +89,7 @@ export class Nodes {
   }
 }
 
-/** JSON has no `Infinity`, which a claim's `until` may be. What is decoded was encoded here. */
+/** JSON has no `Infinity`, which a claim's `until` may be. Only results encoded here are decoded. */
 const encode = (results: ReadonlyArray<AppendResult>): string =>
   JSON.stringify(results, (_, value: unknown) => value === Infinity ? "Infinity" : value)
 

@@ -1,4 +1,4 @@
-/** Outboxes: chunks, gaps and fates, and the state that is kept beside them. Synchronous, inside of a transaction. */
+/** Outboxes: chunks, gaps and fates, and the state kept beside them. Synchronous, inside a transaction. */
 import type { GapReason } from "../core/Protocol.ts"
 import {
   type AckOutcome,
@@ -238,7 +238,7 @@ export class Outboxes {
     if (row === undefined) return { _tag: "Missing" }
     const refused = refusal(row, request.generation, request.revision)
     if (refused !== undefined) return refused
-    // An ack may have come since the caller read: what it took is no longer given up.
+    // An ack may have come since the caller read: what it released is no longer given up.
     const added = request.addGaps.filter(({ end }) => end > row.acked)
       .map((gap) => ({ ...gap, first: Math.max(gap.first, row.acked + 1) }))
     let given = 0
@@ -312,7 +312,7 @@ export class Outboxes {
     return dropped.length
   }
 
-  /** Removes gaps up to `acked`, and cuts one that reaches beyond. Returns how many offsets went with them. */
+  /** Removes gaps up to `acked`, and cuts one that reaches beyond. Returns how many offsets they had up to there. */
   private cutGaps(outbox: number, acked: number): number {
     let gone = 0
     for (const { end, first, reason } of this.selectGaps.all(outbox, 0)) {
@@ -324,7 +324,7 @@ export class Outboxes {
     return gone
   }
 
-  /** Without a query: there are gaps if there are fewer messages than offsets. */
+  /** Spares a query: there are gaps if there are fewer messages than offsets. */
   private hasGaps({ acked, last, messages }: OutboxRow): boolean {
     return messages !== last - acked
   }
@@ -360,7 +360,7 @@ const toChunk = ({ body, bytes, enqueued_at, expires_at, first, last }: ChunkRow
   { first, last, bytes, enqueuedAt: enqueued_at, expiresAt: expires_at, body }
 )
 
-// SQLite's rows have no prototype.
+// A plain object instead of SQLite's row, which has no prototype.
 const toGap = ({ end, first, reason }: GapRow): Gap => ({ first, end, reason })
 
 const toState = (row: OutboxRow): OutboxState => ({
@@ -375,7 +375,7 @@ const toState = (row: OutboxRow): OutboxState => ({
   revision: row.revision,
   expiresAt: row.expires_at,
   node: row.node ?? undefined,
-  // A file has one history: nothing takes its place while it is open.
+  // A file has one history: no other file takes its place while it is open.
   settled: true,
   unsettledFrom: undefined
 })

@@ -2,8 +2,8 @@
 import type { DatabaseSync, SQLInputValue, StatementSync } from "node:sqlite"
 
 /**
- * A statement. It refuses text that is not well-formed UTF-16: SQLite keeps UTF-8, where all lone surrogates are the
- * same, so different sessions would become one.
+ * A statement. It refuses text that is not well-formed UTF-16: SQLite keeps UTF-8, where all lone surrogates become the
+ * same, so that different sessions would become one.
  */
 export class Query<Row extends object> {
   private readonly statement: StatementSync
@@ -12,7 +12,7 @@ export class Query<Row extends object> {
     this.statement = statement
   }
 
-  /** The first row. Runs the statement no further: one that writes has written everything by then. */
+  /** The first row. Runs the statement no further; one that writes has written everything by then. */
   get(...values: ReadonlyArray<SQLInputValue>): Row | undefined {
     return this.statement.get(...wellFormed(values)) as Row | undefined
   }
@@ -21,12 +21,12 @@ export class Query<Row extends object> {
     return this.statement.all(...wellFormed(values)) as unknown as ReadonlyArray<Row>
   }
 
-  /** Row after row, as long as they are wanted. */
+  /** Rows one by one, as long as they are wanted. */
   iterate(...values: ReadonlyArray<SQLInputValue>): Iterable<Row> {
     return this.statement.iterate(...wellFormed(values)) as unknown as Iterable<Row>
   }
 
-  /** How many rows it changed. */
+  /** Runs the statement; gives how many rows it changed. */
   run(...values: ReadonlyArray<SQLInputValue>): number {
     return Number(this.statement.run(...wellFormed(values)).changes)
   }

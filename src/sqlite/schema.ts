@@ -1,13 +1,13 @@
 /**
- * The tables, and how they come to be: the migrations. Each entry of `migrations` is done once, in order, and never
- * changed after a release: what changes is a new entry.
+ * The tables, and the migrations that make them. Each entry of `migrations` is run once, in order, and never changed
+ * after a release: a change is a new entry.
  *
- * Nothing here says `REFERENCES`: SQLite would look the parent up for every message. `outboxes.ts` removes what belongs
- * to an outbox with it.
+ * Nothing here says `REFERENCES`: SQLite would look up the parent for every message. When `outboxes.ts` removes an
+ * outbox, it also removes what belongs to it.
  */
 import type { DatabaseSync } from "node:sqlite"
 
-/** Quoted names of tables, and the start of those of indexes. */
+/** Quoted names of the tables. */
 export interface Names {
   readonly store: string
   readonly outbox: string
@@ -39,9 +39,9 @@ export const namesOf = (prefix: string): Names => ({
 })
 
 /**
- * Times are REAL: that holds `Infinity`, and whole numbers up to 2^53 as exactly as INTEGER. A chunk's body comes last,
- * so that the rest is read without it. Chunks have a rowid and an index of their own: they are appended at the end of
- * the table, not among the bodies of other sessions.
+ * Times are REAL, which holds `Infinity`, and whole numbers up to 2^53 as exactly as INTEGER. A chunk's body comes
+ * last, so that the rest is read without it. Chunks have a rowid and a separate index: so they are appended at the end
+ * of the table, not among the bodies of other sessions.
  */
 const migrations: ReadonlyArray<(names: Names, index: (name: string) => string) => string> = [
   (t, index) => `
@@ -141,7 +141,7 @@ const migrations: ReadonlyArray<(names: Names, index: (name: string) => string) 
 /** Makes or updates the tables, in the caller's transaction. Throws if a newer version of the library made them. */
 export const migrate = (database: DatabaseSync, prefix: string): void => {
   const names = namesOf(prefix)
-  // Beside the version are the sums over all outboxes and keys, which would otherwise take a scan.
+  // The version, and beside it the sums over all outboxes and keys, which would otherwise take a scan.
   database.exec(`
     CREATE TABLE IF NOT EXISTS ${names.store} (
       one INTEGER PRIMARY KEY CHECK (one = 1),

@@ -1,4 +1,4 @@
-/** Sessions, with the inbox position of each. Synchronous, inside of a transaction. */
+/** Sessions, with the inbox position of each. Synchronous, inside a transaction. */
 import type { PositionOutcome, PositionRequest, PutOutcome, SessionRow, Tombstone } from "../internal/store/sessions.ts"
 import type { Prepare } from "./queries.ts"
 import type { Names } from "./schema.ts"

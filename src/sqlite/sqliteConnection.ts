@@ -1,6 +1,6 @@
 /**
- * The one connection to an SQLite file, and who has it. Statements, transactions and synchronous work of the store take
- * turns on it. It waits for locks of other processes without stopping the event loop.
+ * The one connection to an SQLite file, and who has it. Statements, transactions and the store's synchronous work take
+ * turns on it. It waits for other processes' locks without stopping the event loop.
  */
 import { Cause, Effect, Random, type Scope, Semaphore, Stream } from "effect"
 import { SqlClient, type SqlConnection, SqlError } from "effect/sql"
@@ -15,16 +15,17 @@ type Sleeping = (sleep: Effect.Effect<void>) => Effect.Effect<void>
 
 /**
  * Pauses between tries at a locked file, in ms. They are short, as a try costs microseconds and others hold the lock
- * for milliseconds: after a long sleep, a process that never pauses would have it locked again.
+ * for milliseconds: after a long sleep, a process that never pauses would already have locked it again.
  */
 const pauseBase = 1
 const pauseCap = 5
 
-/** Rows that a stream takes from the database at once. */
+/** How many rows a stream takes from the database at once. */
 const streamChunk = 128
 
 /**
- * What was thrown, as Effect's `SqlError`: `node:sqlite` names SQLite's result code differently than Effect expects.
+ * What was thrown, as Effect's `SqlError`: `node:sqlite` puts SQLite's result code under another name than Effect
+ * expects.
  */
 const toSqlError = (operation: string, cause: unknown): SqlError.SqlError => {
   const code = resultCode(cause)
@@ -35,9 +36,9 @@ const toSqlError = (operation: string, cause: unknown): SqlError.SqlError => {
 }
 
 /**
- * A transaction's hold of the connection. SQLite itself ends a transaction after some errors, such as a full disk: then
- * it is `lost`, and what follows in it must not be committed on its own. After its end it is `over`. Fibers that were
- * forked inside and live on must notice that: they still have it in their context.
+ * A transaction's hold of the connection. SQLite itself ends a transaction after some errors, such as a full disk. The
+ * hold is then `lost`, and later statements in it must not be committed on their own. After its end it is `over`.
+ * Fibers forked inside that live on still have it in their context, and must be stopped.
  */
 interface Lease {
   inTransaction: boolean
@@ -51,9 +52,9 @@ export class SqliteConnection {
   private readonly semaphore = Semaphore.makeUnsafe(1)
   private readonly cache: StatementCache
   private readonly leases = new WeakMap<Connection, Lease>()
-  /** For statements outside of transactions. */
+  /** For statements outside transactions. */
   private readonly plain: Connection
-  /** Why nothing can be stored in the file any more, if so. */
+  /** Why nothing can be stored in the file any more; undefined while it can. */
   private fault: string | undefined
 
   constructor(database: DatabaseSync, busyTimeoutMillis: number) {
@@ -63,16 +64,16 @@ export class SqliteConnection {
     this.plain = this.connect(undefined)
   }
 
-  /** From now on everything but the end of a transaction fails with `fault`; undefined lifts that. */
+  /** From now on everything but the end of a transaction fails with `fault`; undefined ends that. */
   fail(fault: string | undefined): void {
     this.fault = fault
   }
 
-  /** Lends the connection for statements, each a transaction of its own. */
+  /** Lends the connection for statements that are a transaction each. */
   readonly borrow: SqlConnection.Borrower = (use) =>
     this.semaphore.withPermit(Effect.flatMap(this.rollBack(), () => use(this.plain)))
 
-  /** Lends the connection until the scope closes, and rolls back what is open by then. */
+  /** Lends the connection until the scope closes, and then rolls back what is still open. */
   lease(restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>) {
     const lease: Lease = { inTransaction: false, lost: false, over: false }
     const leave = Effect.suspend(() => {
@@ -90,26 +91,29 @@ export class SqliteConnection {
     )
   }
 
-  /** Begins the transaction of a lease. Only its sleeps are interruptible: what began is never forgotten. */
+  /**
+   * Begins the transaction of a lease. Only its sleeps are interruptible, so that a begun transaction is never
+   * forgotten.
+   */
   begin(connection: Connection, statement: string, restore: Sleeping): Result<void> {
     const lease = this.leases.get(connection)
     const work = () => this.beginNow(statement)
     return this.patiently("begin", lease === undefined ? work : () => this.watched(lease, work), restore)
   }
 
-  /** Whether any transaction is open; SQLite ends some by itself. */
+  /** Whether a transaction is open; SQLite ends some by itself. */
   get isOpen(): boolean {
     return this.database.isTransaction
   }
 
   /**
-   * Rolls back what is open, which SQLite may have done already. Runs before each new use too: something is open then
+   * Rolls back what is open; SQLite may have done so already. Also runs before each new use: a transaction is open then
    * only if its rollback failed, and must not mix with what comes.
    */
   readonly rollBack = (): Result<void> =>
     retryWhileLocked("roll back", () => this.rollback(), this.busyTimeoutMillis, (sleep) => sleep)
 
-  /** Writes in one step; if there is a connection `within`, as part of the transaction that it was leased for. */
+  /** Writes in one step; with a connection `within`, as part of the transaction that it was leased for. */
   write<A>(operation: string, work: Work<A>, within: Connection | undefined): Result<A> {
     const lease = this.liveLease(within)
     return lease === undefined
@@ -117,7 +121,7 @@ export class SqliteConnection {
       : this.patiently(operation, () => this.watched(lease, () => this.inSavepoint(work)))
   }
 
-  /** Like `write`, but never waits for a writer elsewhere: WAL mode lets it read what was committed last. */
+  /** Like `write`, but never waits for a writer elsewhere: WAL mode lets it read the last committed state. */
   read<A>(operation: string, work: Work<A>, within: Connection | undefined): Result<A> {
     const lease = this.liveLease(within)
     return lease === undefined
@@ -136,7 +140,7 @@ export class SqliteConnection {
     return this.patiently(operation, () => work(this.database))
   }
 
-  /** Whether the transaction that this connection was leased for goes on. */
+  /** Whether the transaction that this connection was leased for is still open. */
   isLive(connection: Connection | undefined): boolean {
     return this.liveLease(connection) !== undefined
   }
@@ -203,12 +207,12 @@ export class SqliteConnection {
     }
   }
 
-  /** Does the work, again and again while the file is locked. `sleeping` sleeps in between. */
+  /** Does the work, and repeats it while the file is locked. `sleeping` sleeps in between. */
   private patiently<A>(operation: string, work: () => A, sleeping: Sleeping = (sleep) => sleep): Result<A> {
     return retryWhileLocked(operation, this.onSoundFile(work), this.busyTimeoutMillis, sleeping)
   }
 
-  /** What SQLite writes to a file that is gone would be gone as well. */
+  /** Whatever SQLite writes to a file that is gone is lost. */
   private onSoundFile<A>(work: () => A): () => A {
     return () => {
       if (this.fault !== undefined) throw new Error(this.fault)
@@ -286,7 +290,7 @@ export class SqliteConnection {
 
 type Row = Record<string, unknown>
 
-/** Opens the file, which closes with the scope. */
+/** Opens the file; the scope closes it. */
 export const openSqlite = (
   options: FileSettings,
   busyTimeoutMillis: number

@@ -1,7 +1,7 @@
 /**
- * The driver: `StoreDriver` on SQLite, one synchronous transaction an operation. The statements are prepared; an
- * operation costs no turn of the event loop while it holds the file. In an open transaction of the calling fiber, it is
- * part of that. Servers on the same machine may share the file.
+ * The driver: `StoreDriver` on SQLite, with one synchronous transaction for each operation. The statements are
+ * prepared, and an operation takes no turn of the event loop while it holds the file. If the calling fiber has an open
+ * transaction, the operation is part of that one. Servers on the same machine may share the file.
  */
 import { Clock, type Config, type Duration, Effect, type Scope } from "effect"
 import type { DatabaseSync } from "node:sqlite"
@@ -28,14 +28,14 @@ export interface DriverOptions {
   /** The prefix of the store's table names. Default `rws_`. */
   readonly tablePrefix?: string | undefined
   /**
-   * How often to look for what other processes on the same file did; less often while there is no other. Default 10 ms.
+   * How often to look for what other processes did in the same file; less often while there are none. Default 10 ms.
    */
   readonly pollInterval?: Duration.Input | undefined
 }
 
 const shape: Check.Shape<DriverOptions> = { tablePrefix: Check.text, pollInterval: Check.duration }
 
-/** Makes the tables if need be, and the driver on them. */
+/** Makes the tables if needed, and the driver on them. */
 export const makeSqliteDriver = (
   options: DriverOptions = {}
 ): Effect.Effect<StoreDriver, StoreError | Config.ConfigError, SqliteClient> => Check.checked(make(options))
@@ -61,7 +61,7 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
           totals.flush()
           return result
         } finally {
-          // What failed work has gathered is dropped with its rollback.
+          // Drops what failed work has gathered, as it was rolled back.
           totals.forget()
         }
       }),
@@ -137,7 +137,7 @@ const make = Effect.fnUntraced(function*(options: DriverOptions) {
   } satisfies StoreDriver
 })
 
-/** All prepared statements, by what they are about. */
+/** All prepared statements, by subject. */
 const statements = (database: DatabaseSync, tablePrefix: string) => {
   const prepare = preparing(database)
   const names = namesOf(tablePrefix)
@@ -153,7 +153,7 @@ const statements = (database: DatabaseSync, tablePrefix: string) => {
   }
 }
 
-/** The same batch again does nothing, and has the same results. */
+/** A batch that is repeated does nothing, and has the same results. */
 const appendOnce = (
   outboxes: Outboxes,
   nodes: Nodes,
@@ -185,7 +185,7 @@ const watch = (
     const tell = Effect.map(look, (isNudged) => {
       if (isNudged) listener()
     })
-    // A file that can't be read now is looked at again.
+    // A file that can't be read now is read again in the next round.
     const round = Effect.suspend(() =>
       Effect.andThen(Effect.sleep(isAlone ? Math.max(pollMillis, aloneMillis) : pollMillis), Effect.ignore(tell))
     )
@@ -193,8 +193,8 @@ const watch = (
   })
 
 /**
- * A server that has the file for itself looks for news this often, in ms, and checks every few rounds whether it still
- * has.
+ * How often, in ms, a server that is alone with the file looks for news; and after how many rounds it checks whether it
+ * still is alone.
  */
 const aloneMillis = 250
 const roundsAlone = 8

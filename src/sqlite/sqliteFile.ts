@@ -1,16 +1,16 @@
 /**
  * An SQLite file, opened and set up: pragmas, a bounded cache of prepared statements, and what its errors mean. All of
- * it is synchronous and may throw what `node:sqlite` throws; `SqliteClient.ts` makes effects of it.
+ * it is synchronous and may throw what `node:sqlite` throws; `sqliteConnection.ts` makes effects of it.
  */
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite"
 
-/** Prepared statements to keep; the least recently used goes first. */
+/** How many prepared statements to keep; the least recently used goes first. */
 const maxStatements = 256
 
 /** Up to this size, in bytes, the write-ahead log's file is kept for reuse; a larger one is cut when it starts over. */
 const walSizeLimit = 16 * 1024 * 1024
 
-/** Page cache, in KiB. SQLite's own 2 MiB hold too little of the indexes of a hundred thousand sessions. */
+/** The page cache, in KiB. SQLite's own 2 MiB holds too little of the indexes of a hundred thousand sessions. */
 const cacheKibibytes = 16 * 1024
 
 export interface FileSettings {
@@ -25,7 +25,7 @@ export interface FileSettings {
 export const open = ({ filename, synchronous }: FileSettings): DatabaseSync => {
   const database = new DatabaseSync(filename)
   try {
-    // In this order: a file that has pages, as one in WAL mode does, can't change its auto_vacuum.
+    // In this order: WAL mode gives a file its first pages, and then auto_vacuum can't be changed.
     database.exec("PRAGMA auto_vacuum = INCREMENTAL")
     database.exec("PRAGMA journal_mode = WAL")
     database.exec(`
@@ -42,7 +42,7 @@ export const open = ({ filename, synchronous }: FileSettings): DatabaseSync => {
   }
 }
 
-/** Prepares each text once, as long as it stays in use. */
+/** Prepares each text only once, as long as it stays in use. */
 export class StatementCache {
   private readonly database: DatabaseSync
   private readonly statements = new Map<string, StatementSync>()
@@ -54,7 +54,7 @@ export class StatementCache {
   get(sql: string): StatementSync {
     const known = this.statements.get(sql)
     const statement = known ?? this.database.prepare(sql)
-    // A Map keeps insertion order: what is used moves to the end.
+    // A Map keeps insertion order: a used statement moves to the end.
     if (known !== undefined) this.statements.delete(sql)
     this.statements.set(sql, statement)
     if (this.statements.size > maxStatements) {
@@ -76,7 +76,7 @@ export const toBindable = (value: unknown): SQLInputValue => {
   throw new TypeError(`SQLite can't store a value of type ${typeof value}`)
 }
 
-/** SQLite's extended result code, if it is an SQLite error. */
+/** SQLite's extended result code; undefined for other errors. */
 export const resultCode = (cause: unknown): number | undefined =>
   typeof cause === "object" && cause !== null && "errcode" in cause && typeof cause.errcode === "number"
     ? cause.errcode
@@ -87,8 +87,8 @@ const busy = 5
 const busySnapshot = 517
 
 /**
- * Whether another connection holds a lock that it will give up, so that a new try makes sense. Not for a transaction
- * that read before others wrote, and now wants to write (`SQLITE_BUSY_SNAPSHOT`): that one must start over.
+ * Whether another connection holds a lock that it will release, so that a retry makes sense. False for a transaction
+ * that read before others wrote and now wants to write (`SQLITE_BUSY_SNAPSHOT`): it must start over.
  */
 export const isLocked = (cause: unknown): boolean => {
   const code = resultCode(cause)

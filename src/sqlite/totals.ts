@@ -1,4 +1,4 @@
-/** Sums over the whole store, kept as they change: one row, written once a transaction. */
+/** Sums over the whole store, kept up to date: one row, written once per transaction. */
 import type { Prepare, Query } from "./queries.ts"
 import type { Names } from "./schema.ts"
 
@@ -36,7 +36,7 @@ export class Totals {
     this.keys += keys
   }
 
-  /** The sums as of now, in this transaction. */
+  /** The present sums, in this transaction. */
   get sums(): Sums {
     const { bytes, keys, messages, outboxes } = this.select.get() ?? { bytes: 0, keys: 0, messages: 0, outboxes: 0 }
     return {

@@ -8,9 +8,7 @@ import { again, type Outcome } from "./outcomes.ts"
 import type { QueueParts } from "./queueParts.ts"
 import type { Extent } from "./storedLog.ts"
 
-/**
- * Does the drafts' appends by `append`, and says what came of each draft. `onDone` decides when others are told.
- */
+/** Appends the drafts with `append` and gives each draft's outcome. `onDone` decides when others are told. */
 export const appendBatch = (
   parts: QueueParts,
   { requestsOf, ttlOf, unite }: Drafts,
@@ -43,14 +41,14 @@ export const appendBatch = (
         })
         for (const draft of unit.drafts) {
           outcomes[draft] = { _tag: "Appended", epoch: result.epoch, first, at }
-          first += (drafts[draft] as Draft).messages.length // of this batch
+          first += (drafts[draft] as Draft).messages.length // within this batch
         }
       })
       return Effect.as(onDone(Effect.sync(() => tellings.forEach((tellOne) => tellOne()))), outcomes)
     })
   })
 
-/** As they are in the outbox, from this offset on. */
+/** The unit's messages as they are in the outbox, from offset `first` on. */
 const messagesOf = (
   { messages }: Unit,
   first: number,
@@ -68,7 +66,7 @@ const messagesOf = (
     expiresAt: at + ttlOf(message)
   }))
 
-/** These were appended, in these chunks. */
+/** Tells the totals, the log and the listeners what was appended, and in which chunks. */
 const tell = (
   { logs, onAppend, tail, totals }: QueueParts,
   session: string,

@@ -1,6 +1,6 @@
 /**
  * Group commit of appends: what many senders append at once is committed together, in lanes by session. A batch whose
- * outcome is not known is tried again under the same stamp, so that it is done once.
+ * outcome is unknown is tried again under the same stamp, so that it is done once.
  */
 import { Duration, Effect, Schedule } from "effect"
 import type { MessageQueueError } from "../../WebSocketError.ts"
@@ -17,10 +17,10 @@ import type { QueueParts } from "./queueParts.ts"
 import type { Room } from "./room.ts"
 import type { WaitingLines } from "./waitingLines.ts"
 
-/** What one commit takes at most. */
+/** The most that one commit takes. */
 const maxBatchRequests = 4_096
 const maxBatchBytes = 8 * 1024 * 1024
-/** How often and how long a sender waits for the owner of an outbox after the store has lost its newest part. */
+/** How often, and how long each time, a sender waits for an outbox's owner after the store lost its newest part. */
 const maxWaits = 40
 const waitMillis = 50
 
@@ -44,8 +44,8 @@ export const makeAppendLanes = Effect.fnUntraced(function*(options: AppendLanesO
   for (let i = 0; i < lanes; i++) laneOf.push(yield* makeLane(options, i))
 
   /**
-   * The store may have lost its newest part. The owner of the outbox says how far it goes, or puts it back, if there is
-   * one: after that, or a while, it is tried again.
+   * The store may have lost its newest part. If the outbox has an owner, that owner says how far it goes, or puts it
+   * back: the append is tried again after that, or after a while.
    */
   const awaitOwner = (draft: Draft, isThere: boolean): Effect.Effect<Outcome, MessageQueueError> => {
     draft.waits = isThere && draft.waits < maxWaits ? draft.waits + 1 : Infinity
@@ -86,7 +86,7 @@ const makeLane = Effect.fnUntraced(function*(options: AppendLanesOptions, index:
 
   const run = (batch: ReadonlyArray<Draft>, stamp: Stamp, isWanted: () => boolean) => {
     const setInDoubt = (inDoubt: boolean) => batch.forEach((draft) => (draft.inDoubt = inDoubt))
-    // From now on: it is tried for as long as anybody in it waits, even if others have given up.
+    // The batch is tried for as long as anybody in it waits, even if others have given up.
     setInDoubt(true)
     const appended = appendBatch(
       parts,
@@ -94,13 +94,13 @@ const makeLane = Effect.fnUntraced(function*(options: AppendLanesOptions, index:
       batch,
       (requests) =>
         call("append", driver.append(requests, stamp, node)).pipe(
-          // The same batch under the same stamp: done once, whatever became of the tries before.
+          // The same stamp each time: the batch is done once, whatever became of earlier tries.
           Effect.retry({ schedule: appendRetry, while: isWanted }),
           Effect.tap(() => Effect.sync(() => setInDoubt(false)))
         ),
       (tellAll) => tellAll
     )
-    // It may be done all the same: then nobody here was told.
+    // The store may have done it all the same, and then nobody here was told.
     const noteDoubts = () => {
       for (const { session } of batch) if (logs.get(session) !== undefined) doubtful.note(session)
     }
@@ -109,11 +109,14 @@ const makeLane = Effect.fnUntraced(function*(options: AppendLanesOptions, index:
 
   const runNow = runAs(`${node}/${index}`)
 
-  /** Whether others of its session wait for room already, and it is theirs; or there is none in all outboxes together. */
+  /**
+   * Whether the draft must wait: others of its session are already waiting for room and it is not called, or there is
+   * no room in all outboxes together.
+   */
   const hasToWait = ({ bytes, isCalled, messages, session }: Draft): boolean =>
     !isCalled && (lines.has(session) || room.totalFull(session, messages.length, bytes) !== undefined)
 
-  /** Does not try those that have to wait. */
+  /** Leaves out those that have to wait. */
   const runInOrder = (all: ReadonlyArray<Draft>, isWanted: () => boolean) => {
     const batch = all.filter((draft) => !hasToWait(draft))
     if (batch.length === all.length) return runNow(all, isWanted)

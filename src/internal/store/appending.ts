@@ -107,7 +107,7 @@ const draftOf = (
 
 type Settling = Effect.Effect<Settled, MessageQueueError | QueueOverflowError>
 
-/** What a draft comes to in the end: appended, refused, or found to be one that was appended before. */
+/** What a draft comes to in the end: appended, refused, or found to have been appended before. */
 const makeSettled = (options: {
   readonly parts: QueueParts
   readonly drafts: Drafts
@@ -120,10 +120,10 @@ const makeSettled = (options: {
   const { committed, drafts, keys, lines, overflowing, parts, room } = options
   const { bounds, call, driver, members: { node, now }, overflow, totals } = parts
   const lineUp = waitsForRoom(overflow)
-  /** Others of the session wait already. */
+  /** Other senders of the session already wait. */
   const inLine = fullBy(bounds, "messages", bounds.maxMessages)
 
-  /** The bound on all together that would be broken. */
+  /** The bound on all outboxes together that the draft would break. */
   const exceedsTotal = ({ bytes, messages, session }: Draft): Full | undefined =>
     room.totalFull(session, messages.length, bytes)
 
@@ -131,7 +131,7 @@ const makeSettled = (options: {
   const fullOf = (outcome: Outcome & { readonly _tag: "Full" }): Full =>
     fullBy(bounds, outcome.limit, outcome[outcome.limit])
 
-  /** What was sent under its key before is no new message, even if there is no room for one. */
+  /** A message already sent under the same key is not new: it is a duplicate even when there is no room. */
   const unlessDone = (draft: Draft, { id }: PublishOnce, otherwise: Settling): Settling => {
     const target = { scope: draft.session, key: id }
     const lookup = call("lookupKey", driver.lookupKey(target, now() - keys.windowMillis()))
@@ -149,7 +149,7 @@ const makeSettled = (options: {
       const { bytes, messages, session } = draft
       const known = room.ownFull(session, messages.length, bytes) ?? exceedsTotal(draft)
       if (lineUp) {
-        // Nobody overtakes a sender that waits, nor one that has begun before and may have to wait.
+        // Nobody overtakes a sender that waits, or one that began earlier and may have to wait.
         if (lines.has(session)) return overflowing(draft, inLine)
         if (known !== undefined && neverFits(bounds, messages.length, bytes, bytes)) return overflowing(draft, known)
       } else if (known !== undefined) {
@@ -167,7 +167,7 @@ const makeSettled = (options: {
       })
     })
 
-  /** In the transaction of the caller, who can't wait in it for room. */
+  /** In the caller's transaction, which can't wait for room. */
   const settleInTransaction = (draft: Draft): Settling =>
     Effect.suspend(() => {
       draft.waits = Infinity
@@ -179,7 +179,7 @@ const makeSettled = (options: {
         Effect.mapError((error) => appendFailed(draft, error)),
         Effect.flatMap(([outcome]): Settling => {
           if (outcome === undefined || outcome._tag === "Again") return Effect.die("a draft without an outcome")
-          // It has to be told apart from one that was not stored: the transaction must not commit without it.
+          // A failure, not a result: the transaction must not commit without this message.
           if (outcome._tag === "Unsettled" || outcome._tag === "Locked") {
             return Effect.fail(appendFailed(draft, notNow))
           }

@@ -1,6 +1,6 @@
 /**
- * How a session becomes this server's: made anew, or taken from the server that has it. That one is asked first, and
- * only when there is no answer is the session taken by force.
+ * How a session becomes this server's: made anew, or taken from the server that has it.
+ * That server is asked first; the session is taken by force only when there is no answer.
  */
 import { Effect, Exit } from "effect"
 import type { Attached, AttachRequest } from "../../SessionRegistry.ts"
@@ -19,7 +19,7 @@ export interface AttachingOptions {
   readonly handoffTimeoutMillis: number
 }
 
-/** How often a server that wants a session looks whether it may have it. */
+/** How often a server that wants a session looks whether the session is free. */
 const lookMillis = 10
 
 export const makeAttaching = (parts: RegistryParts, { handoffTimeoutMillis, maxSessions }: AttachingOptions) => {
@@ -28,7 +28,10 @@ export const makeAttaching = (parts: RegistryParts, { handoffTimeoutMillis, maxS
   const create = makeCreate(parts, maxSessions)
   const take = makeTake(parts)
 
-  /** Asks the server that has the session for it. Whether it may be taken now: it was let go, or nobody answers. */
+  /**
+   * Asks the server that has the session to let it go. True when the session may be taken: it was let go, or nobody
+   * answers.
+   */
   const askFor = Effect.fnUntraced(function*(row: SessionRow, until: number) {
     const { node: owner } = row
     if (owner === undefined || owner === members.node) return true
@@ -51,16 +54,18 @@ export const makeAttaching = (parts: RegistryParts, { handoffTimeoutMillis, maxS
     while (tries < maxTries) {
       const row = yield* rows.findNewest(request.session)
       const refused = row === undefined ? undefined : refuseAttach(row, request)
-      // Who has a token had a session, though perhaps not under this id: one that is unknown is made anew under another.
+      // A client with a token had a session, though perhaps not under this id: an unknown one is made anew under
+      // another id.
       const isUnknown = row === undefined ? request.tokenHash !== undefined : refused?.reason === "unauthorized"
       if (isUnknown && (yield* history.look)) {
         if (isDoubtful) return yield* perhapsLost
-        // The store may have lost the session, or its newest token; here it is put back by now, elsewhere soon.
+        // The store may have lost the session, or its newest token. What this server knows is put back by now; other
+        // servers put back theirs soon.
         isDoubtful = true
         continue
       }
       if (refused !== undefined) return yield* refused
-      if (row !== undefined && !(yield* askFor(row, until))) continue // ends with `until`
+      if (row !== undefined && !(yield* askFor(row, until))) continue // `until` ends this
       tries++
       const attached = yield* row === undefined
         ? create(request)
@@ -71,7 +76,7 @@ export const makeAttaching = (parts: RegistryParts, { handoffTimeoutMillis, maxS
   })
 }
 
-/** Higher than what was given out before, also if the store does not know of that any more. */
+/** Higher than any generation given out before, even one that the store has lost. */
 const timely = (now: number): number => Math.max(1, Math.floor(now))
 
 const makeCreate = ({ count, members, own, rows, written }: RegistryParts, maxSessions: number) =>
@@ -79,7 +84,7 @@ const makeCreate = ({ count, members, own, rows, written }: RegistryParts, maxSe
     request: AttachRequest
   ): Effect.fn.Return<Attached | "again", StoreError | HandshakeError> {
     if ((yield* count.get).sessions >= maxSessions) return yield* sessionsFull(maxSessions)
-    // Higher than of any session before it with the same id: servers may still hold things of that one.
+    // Higher than the generation of any earlier session with this id: servers may still hold things of that one.
     const generation = timely(members.now())
     const row: SessionRow = {
       id: request.session,
@@ -143,7 +148,9 @@ const makeTake = ({ members: { kept, node }, own, rows, written }: RegistryParts
     }
   })
 
-/** It comes back, and by then whoever has issued its token has put that back; if nobody has, it is lost. */
+/**
+ * The client comes back. By then the server that issued its token has put the session back; if none has, it is lost.
+ */
 const perhapsLost = new HandshakeError({
   reason: "overloaded",
   detail: "the store may have lost the session, or its newest resume token",

@@ -2,8 +2,8 @@
  * Group commit of anything: requests that come while one batch is under way make up the next one. One fiber for all,
  * and one batch at a time, so that what is asked later is done later.
  *
- * What a transaction of the application has locked steps aside, so that it holds up nobody else: it is asked for again
- * and again in batches of its own, and so is what comes after it under the same key.
+ * A request whose key an application's transaction has locked steps aside, so that it holds up nobody else: it is
+ * retried in batches of its own, and so is whatever comes after it under the same key.
  */
 import { Cause, Effect, Exit } from "effect"
 import { Deque } from "../../core/Deque.ts"
@@ -14,12 +14,12 @@ import { StoreError } from "./driver.ts"
 export interface BatcherOptions<Request, Result> {
   readonly name: string
   readonly maxBatch: number
-  /** Weight of a request, of which a batch has at most `maxWeight`, or one request. Default: nothing. */
+  /** Weight of a request. A batch weighs at most `maxWeight`, unless it is a single request. Default: no weight. */
   readonly weigh?: ((request: Request) => number) | undefined
   readonly maxWeight?: number | undefined
   /**
-   * Does a batch: a result for each request, in order, or none. `isWanted` says whether anybody still waits for one:
-   * who was interrupted does not.
+   * Does a batch, and gives a result for each request, in order, or fails. `isWanted` says whether anybody still waits
+   * for a result; interrupted callers do not.
    */
   readonly run: (
     requests: ReadonlyArray<Request>,
@@ -27,14 +27,14 @@ export interface BatcherOptions<Request, Result> {
   ) => Effect.Effect<ReadonlyArray<Result>, StoreError>
   /** For stores in which requests may find their key locked. */
   readonly aside?: Aside<Request, Result> | undefined
-  /** Who asked waits no longer than this, and then fails with `late`. Default: as long as it takes. */
+  /** A caller waits no longer than this, and then fails with `late`. Default: as long as it takes. */
   readonly limit?: { readonly millis: number; readonly late: StoreError } | undefined
 }
 
 interface Aside<Request, Result> {
   readonly keyOf: (request: Request) => string
   readonly isLocked: (result: Result) => boolean
-  /** Like `run`, for what has stepped aside. */
+  /** Like `run`, for requests that have stepped aside. */
   readonly run: BatcherOptions<Request, Result>["run"]
 }
 
@@ -44,7 +44,7 @@ interface Entry<Request, Result> {
   resume: ((effect: Effect.Effect<Result, StoreError>) => void) | undefined
 }
 
-/** The function that asks; it lives as long as the scope. */
+/** Makes the function that asks; it works as long as the scope is open. */
 export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options: BatcherOptions<Request, Result>) {
   const batcher = new Batcher(options, {
     now: yield* steady,
@@ -68,7 +68,7 @@ interface Means {
   readonly work: Signal
   /** Something has stepped aside. */
   readonly lockedWork: Signal
-  /** There is a deadline, and nobody watches. */
+  /** There is a deadline, and the watcher sleeps. */
   readonly deadlines: Signal
 }
 
@@ -76,11 +76,17 @@ class Batcher<Request, Result> {
   private readonly options: BatcherOptions<Request, Result>
   private readonly means: Means
   private readonly waiting = new Deque<Entry<Request, Result>>()
-  /** What found its key locked, and what came after it: in order. And their keys, also while they are being tried. */
+  /**
+   * Requests that found their key locked, and those that came after them, in order; and their keys, even while they are
+   * being tried.
+   */
   private locked: Array<Entry<Request, Result>> = []
   private lockedKeys = new Set<string>()
   private answered: Array<() => void> = []
-  /** With a limit, those not answered yet, in the order of their deadlines; what was answered goes when it is the first. */
+  /**
+   * With a limit: requests not answered yet, in the order of their deadlines. An answered one is removed when it is the
+   * first.
+   */
   private readonly pending = new Deque<Entry<Request, Result>>()
   private isWatching = false
 
@@ -121,8 +127,8 @@ class Batcher<Request, Result> {
         const batch = this.take()
         if (batch.length === 0) continue
         this.stepAside(yield* this.doBatch(batch, this.options.run))
-        // A store that answers at once, and senders that send again at once, would leave nobody else a turn. And who was
-        // refused gets in line before the next batch asks who waits.
+        // Otherwise a store that answers at once, and senders that send again at once, would leave nobody else a turn.
+        // It also lets a refused sender get in line before the next batch asks who waits.
         yield* Effect.yieldNow
       }
     })
@@ -133,7 +139,7 @@ class Batcher<Request, Result> {
       while (true) {
         if (this.locked.length === 0) yield* this.means.lockedWork.wait
         const batch = this.takeLocked()
-        // What comes meanwhile under these keys stays behind them.
+        // Requests that come meanwhile under these keys stay behind them.
         const left = batch.length === 0 ? [] : yield* this.doBatch(batch, run)
         this.locked = [...left, ...this.locked]
         this.lockedKeys = new Set(this.locked.map(({ request }) => keyOf(request)))
@@ -204,7 +210,7 @@ class Batcher<Request, Result> {
     this.means.lockedWork.notify()
   }
 
-  /** Answers all of the batch but those that found their key locked, which it gives back. */
+  /** Answers the whole batch except those that found their key locked; returns these. */
   private doBatch(
     batch: ReadonlyArray<Entry<Request, Result>>,
     run: BatcherOptions<Request, Result>["run"]
@@ -213,7 +219,7 @@ class Batcher<Request, Result> {
     const isWanted = () => batch.some((entry) => entry.resume !== undefined)
     return Effect.map(
       Effect.onExit(Effect.exit(run(batch.map((entry) => entry.request), isWanted)), (exit) =>
-        // Interrupted with the store: nobody is left waiting.
+        // The store was interrupted: nobody is left waiting.
         Exit.isFailure(exit)
           ? Effect.sync(() => batch.forEach((entry) => this.answer(entry, Effect.fail(closed(name)))))
           : Effect.void),
@@ -242,7 +248,10 @@ class Batcher<Request, Result> {
     this.answered.push(() => resume(effect))
   }
 
-  /** In a task of its own, as they go on with their own work; one for all, as a task for each would cost more than that. */
+  /**
+   * Resumes callers in a task of their own, as they go on with their own work; one task for all, because one for each
+   * costs more.
+   */
   private readonly resumeAll = (): void => {
     const resuming = this.answered
     this.answered = []
@@ -255,7 +264,7 @@ class Batcher<Request, Result> {
   }
 }
 
-/** How often what is locked is asked for again; the store waits a while by itself each time. */
+/** How often locked requests are retried; the store itself also waits a while each time. */
 const lockedMillis = 100
 
 const failureOf = (name: string, cause: Cause.Cause<StoreError>): Effect.Effect<never, StoreError> => {

@@ -1,6 +1,6 @@
 /**
- * Every call of a driver: within a time limit, and behind the store's circuit. A store that is down is not asked by
- * everybody at once, and is asked again by itself. What fails here may or may not have been done.
+ * Every call of a driver: within a time limit, and behind the store's circuit. The circuit keeps everybody from asking
+ * a store that is down at once, and tries it again by itself. A call that fails here may or may not have been done.
  */
 import { Duration, Effect } from "effect"
 import { type CircuitBreaker, endpoint } from "../../CircuitBreaker.ts"
@@ -9,7 +9,7 @@ import { StoreError } from "./driver.ts"
 
 export interface CallOptions {
   readonly breaker: CircuitBreaker["Service"]
-  /** Of the driver. */
+  /** The driver's name. */
   readonly name: string
   readonly timeoutMillis: number
 }

@@ -1,13 +1,13 @@
 /**
- * Messages as the body of a chunk, and back. A line of JSON says how long each payload is and what travels with it;
- * the payloads follow as they are, so that none is parsed or written anew.
+ * Messages as the body of a chunk, and back. A line of JSON gives each payload's length and what travels with it. The
+ * payloads follow unchanged, so that none is parsed or written anew.
  */
 import type { OutboxMessage } from "../../core/Outbox.ts"
 import type { NewMessage } from "../../MessageQueue.ts"
 import { StoreError } from "./driver.ts"
 import type { Chunk } from "./outboxes.ts"
 
-/** What stands in the first line. Lengths are in UTF-16 units; bytes are left out where they are the same. */
+/** The first line. Lengths are in UTF-16 units; bytes are left out where they are the same. */
 interface Head {
   readonly l: ReadonlyArray<number>
   readonly b?: ReadonlyArray<number>
@@ -39,7 +39,7 @@ export const encodeBody = (messages: ReadonlyArray<NewMessage>): string => {
   return `${JSON.stringify(head)}\n${payloads}`
 }
 
-/** The messages of a chunk; or the error that its body is none of ours. */
+/** The messages of a chunk, or an error if its body was not written by this file. */
 export const decodeChunk = (chunk: Chunk): ReadonlyArray<OutboxMessage> | StoreError => {
   const { body, enqueuedAt, expiresAt, first, last } = chunk
   const end = body.indexOf("\n")

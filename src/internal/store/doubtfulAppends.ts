@@ -1,6 +1,6 @@
 /** Appends that may have been done without anybody knowing, and how often to look for them. */
 
-/** An append that failed may still be done a while later: it is looked for this often. */
+/** How often to look: an append that failed may still be done a while later. */
 const looks = 2
 
 export class DoubtfulAppends {
@@ -10,12 +10,12 @@ export class DoubtfulAppends {
     this.left.set(session, looks)
   }
 
-  /** The first of them, as many as this. */
+  /** The first `most` sessions. */
   first(most: number): ReadonlyArray<string> {
     return [...this.left.keys()].slice(0, most)
   }
 
-  /** These were looked at; those with looks left go to the end of the line. */
+  /** Counts a look at these; those with looks left go to the end of the line. */
   looked(sessions: ReadonlyArray<string>): void {
     for (const session of sessions) {
       const left = (this.left.get(session) ?? 0) - 1

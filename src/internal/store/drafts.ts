@@ -3,7 +3,7 @@ import type { NewMessage } from "../../MessageQueue.ts"
 import { encodeBody } from "./chunk.ts"
 import type { AppendRequest, Known } from "./outboxes.ts"
 
-/** A chunk is filled up to this, so that a page of a few is a frame. */
+/** A chunk takes at most this much, so that a page of a few chunks makes one frame. */
 const maxChunkMessages = 256
 const maxChunkBytes = 64 * 1024
 
@@ -20,11 +20,11 @@ export interface Draft {
   readonly publish: PublishOnce | undefined
   /** Whether it was refused together with others, and is now tried by itself. */
   alone: boolean
-  /** Whether it waited for room and it is its turn: of the others of its session nobody is, while somebody waits. */
+  /** Whether it waited for room and its turn has come: nobody else of its session is tried while somebody waits. */
   isCalled: boolean
-  /** How often it waited for the owner of an outbox that is not settled; `Infinity`: it is appended all the same. */
+  /** How often it waited for the owner of an unsettled outbox; `Infinity`: it is appended all the same. */
   waits: number
-  /** Whether it was tried and nothing is known of it. */
+  /** Whether it was tried, with an outcome not yet known. */
   inDoubt: boolean
 }
 
@@ -38,9 +38,11 @@ export interface Unit {
 
 export interface KnownHere {
   readonly known: Known | undefined
-  /** Of the owner. */
+  /** The owner's generation, if this server is the owner. */
   readonly generation: number | undefined
-  /** Whether the owner, who knows all that the peer can have seen, may settle the outbox by an append. */
+  /**
+   * Whether an append may settle the outbox: only the owner's may, as the owner knows all that the peer can have seen.
+   */
   readonly settles: boolean
 }
 
@@ -48,7 +50,7 @@ export interface DraftOptions {
   readonly ttlMillis: number
   readonly bounds: { readonly maxMessages: number; readonly maxBytes: number }
   readonly keys: { readonly windowMillis: () => number; readonly maxKeys: number }
-  /** What is known here of an outbox. */
+  /** What this server knows of an outbox. */
   readonly known: (session: string) => KnownHere
 }
 
@@ -112,7 +114,7 @@ export const makeDrafts = (options: DraftOptions) => {
         maxMessages: bounds.maxMessages - restCount,
         maxBytes: bounds.maxBytes - restBytes,
         known,
-        // An owner waits until it has settled it itself.
+        // An owner waits until it has settled the outbox itself.
         unsettled: settles ? "settle" : generation === undefined ? others : "refuse",
         ...(generation === undefined ? {} : { generation }),
         publish: publish === undefined ? undefined : {

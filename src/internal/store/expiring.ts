@@ -1,4 +1,4 @@
-/** The sweep of stored outboxes: gives up what is too old, and tells of what was given up when something failed. */
+/** The sweep of stored outboxes: gives up what is too old, and tells what was given up when something failed. */
 import { Effect, Exit } from "effect"
 import type { Expired } from "../../MessageQueue.ts"
 import type { StoreError } from "./driver.ts"
@@ -13,10 +13,10 @@ import { expiredOf } from "./untold.ts"
 export const makeExpiring = (parts: QueueParts, ownLogs: OwnLogs, acks: StoredAcks) => {
   const { givingUp: { giveUp }, gone, logs, members: { now }, onAppend, ownDoubts, roomDoubts, totals, untold } = parts
 
-  /** Finds out what became of messages that were being given up when the store failed, and nothing has asked since. */
+  /** Finds out what became of messages that were being given up when the store failed, if nothing has asked since. */
   const settleDoubts = Effect.fnUntraced(function*(session: string, doubts: Doubts, result: Array<Expired>) {
     const settled = yield* giveUp({ session, generation: undefined, doubts, pick: () => [], settlesExpiry: false })
-    // What is left is certain: it was given up, and nothing more is to be learnt of it.
+    // What is left is certain: it was given up, and there is nothing more to learn of it.
     const given = typeof settled === "string" ? doubts.take() : settled.given
     const epoch = (typeof settled === "string" ? gone.epochOf(session) : settled.state.epoch) ?? ""
     for (const one of given) result.push(expiredOf(session, epoch, one))
@@ -40,7 +40,7 @@ export const makeExpiring = (parts: QueueParts, ownLogs: OwnLogs, acks: StoredAc
     )
     return Effect.matchEffect(tooOld, {
       onFailure: (error) => {
-        // Of a session that moved away or ended, others take care.
+        // A session that moved away or ended is for others to take care of.
         if (error._tag !== "StoreError") return Effect.void
         logs.schedule(log)
         return Effect.fail(error)
@@ -69,7 +69,7 @@ export const makeExpiring = (parts: QueueParts, ownLogs: OwnLogs, acks: StoredAc
       })
     )
     if (Exit.isSuccess(exit)) yield* Effect.ignore(settleAllDoubts(result))
-    // What was given up is told all the same.
+    // A failure must not hide what was given up.
     if (exit._tag === "Failure" && result.length === 0) {
       yield* Effect.mapError(exit, storeFailed("", "expire"))
     }

@@ -1,6 +1,6 @@
 /**
  * Gives up stored messages: they become gaps in their outbox, and go back to the caller to become dead letters. None is
- * reported twice, and none forgotten, also when the store fails after it has done it.
+ * reported twice and none forgotten, even when the store fails after giving them up.
  */
 import { Effect, Exit, type Random } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"
@@ -16,15 +16,15 @@ export interface GivenUp {
   readonly message: OutboxMessage
 }
 
-/** A message that was to be given up when something failed: nobody has been told of it. */
+/** A message that was being given up when something failed: nobody has been told. */
 export interface Doubt extends GivenUp {
-  /** What its fate says if that was done, and that of no other try. */
+  /** If the message was given up, its fate has this time, which no other try has. */
   readonly at: number
-  /** Whether it is known that it was. */
+  /** Whether it is known to be given up. */
   readonly isCertain: boolean
 }
 
-/** Doubts of one outbox. Several may be giving up at once: each takes what there is, and puts back what is left. */
+/** Doubts of one outbox. Several tries may run at once: each takes all there are, and puts back what is left. */
 export interface Doubts {
   readonly take: () => Array<Doubt>
   readonly put: (left: ReadonlyArray<Doubt>) => void
@@ -60,13 +60,13 @@ export class DoubtLedger<Key> {
 
 export interface GiveUpOptions {
   readonly session: string
-  /** When given: only for the owner of this generation. */
+  /** When given, only the owner of this generation may give up. */
   readonly generation: number | undefined
-  /** Where earlier tries left what is to be told of, and where this one leaves it, if it fails. */
+  /** Holds what earlier tries left untold; this try leaves its own there if it fails. */
   readonly doubts: Doubts
-  /** Which messages; undefined gives up none, and refuses. */
+  /** Which messages to give up; undefined gives up none, and refuses. */
   readonly pick: (messages: ReadonlyArray<OutboxMessage>, state: OutboxState) => ReadonlyArray<GivenUp> | undefined
-  /** Whether the outbox's earliest expiry is to be made exact again. */
+  /** Whether to make the outbox's earliest expiry exact again. */
   readonly settlesExpiry: boolean
 }
 
@@ -77,23 +77,25 @@ export type GiveUpResult =
   | "refused"
   | "busy"
 
-/** Others may change an outbox meanwhile: it is looked at again, this often at most. */
+/** Others may change an outbox meanwhile: it is read again, at most this often. */
 const maxLooks = 16
 
-/** Of so many servers each has a part of every millisecond as its own; as many as a time of today has digits for. */
+/**
+ * Every millisecond has this many parts, and each server has one as its own; a time of today has no digits for more.
+ */
 const shares = 4_096
 
-/** By chance two servers have the same; none has the beginning, which is that of acks. */
+/** A random part of a millisecond. Two servers rarely draw the same; none gets part 0, which belongs to acks. */
 export const shareOf = (random: (typeof Random.Random)["Service"]): number =>
   (1 + Math.floor(random.nextDoubleUnsafe() * (shares - 1))) / shares
 
-/** The times of tries, each as no other has it: several may be under way at once, here and at other servers. */
+/** Times of tries, each used once: several tries may be under way at the same time, here and at other servers. */
 class Stamps {
   private readonly share: number
-  /** When each outbox was last tried, for those that could be tried again in that same millisecond. */
+  /** When each outbox was last tried, for outboxes that could be tried again in the same millisecond. */
   private readonly last = new Map<string, number>()
 
-  /** With this server's own part of a millisecond, see {@link shareOf}. */
+  /** `share` is this server's own part of a millisecond, see {@link shareOf}. */
   constructor(share: number) {
     this.share = share
   }
@@ -118,9 +120,9 @@ export interface GivingUpOptions {
   /** This server's own part of a millisecond, see {@link shareOf}. */
   readonly share: number
   readonly reader: OutboxReader
-  /** Of an outbox that is gone. */
+  /** The fates of an outbox that is gone. */
   readonly gone: (session: string) => ReadonlyArray<Fate>
-  /** A message is given up for certain. */
+  /** A message is certainly given up. */
   readonly onGivenUp: (message: OutboxMessage) => void
 }
 
@@ -131,7 +133,7 @@ export const makeGivingUp = (options: GivingUpOptions) => {
 
   const stamps = new Stamps(options.share)
 
-  /** How many tries are under way. */
+  /** How many tries are under way, by session. */
   const trying = new Map<string, number>()
   const count = (session: string, change: number): void => {
     const tries = (trying.get(session) ?? 0) + change
@@ -140,8 +142,8 @@ export const makeGivingUp = (options: GivingUpOptions) => {
   }
 
   /**
-   * Gives up those messages of the outbox that `pick` names, leaving gaps; looks again when others have changed it
-   * meanwhile. What an earlier try left to be told of is told now.
+   * Gives up the outbox's messages that `pick` names, leaving gaps; reads it again when others have changed it
+   * meanwhile. Also reports what an earlier try left untold.
    */
   const giveUp = (wanted: GiveUpOptions): Effect.Effect<GiveUpResult, StoreError> =>
     Effect.suspend(() => {
@@ -149,7 +151,7 @@ export const makeGivingUp = (options: GivingUpOptions) => {
       const { generation, pick, session, settlesExpiry } = wanted
       const doubts = wanted.doubts.take()
       const reported: Array<GivenUp> = []
-      /** What is told of when this succeeds, and stays in doubt when it does not. */
+      /** Reported when this try succeeds, and still in doubt when it fails. */
       const report = (given: ReadonlyArray<GivenUp>): void => {
         for (const one of given) {
           reported.push(one)
@@ -183,7 +185,7 @@ export const makeGivingUp = (options: GivingUpOptions) => {
           if (outcome._tag === "Conflict") continue
           report(given)
           if (settlesExpiry && look < maxLooks - 1) {
-            // What was appended since the look may expire earlier than what was just written says.
+            // Messages appended since the read may expire earlier than the expiry just written.
             const [after] = yield* call("outboxes", driver.outboxes([session]))
             if (after !== undefined && after.last !== state.last) continue
           }
@@ -202,7 +204,7 @@ export const makeGivingUp = (options: GivingUpOptions) => {
   return { giveUp, isTrying: (session: string): boolean => trying.has(session) }
 }
 
-/** Doubts that turn out to have been given up, by us: others may have given up the same messages meanwhile. */
+/** The doubts that this server has given up after all: others may have given up the same messages meanwhile. */
 const confirmed = (
   { gone, reader: { readFates } }: Pick<GivingUpOptions, "gone" | "reader">,
   session: string,
@@ -221,7 +223,7 @@ const confirmed = (
   )
 }
 
-/** What the store is asked to do: the gaps that come, and what goes because of them. */
+/** What the store is asked to do: the gaps to add, and what they replace. */
 const requestOf = (
   { session, generation, settlesExpiry }: GiveUpOptions,
   { chunks, gaps, state }: Contents,
@@ -255,7 +257,7 @@ const requestOf = (
 const gapReasonOf = (reason: DeadLetterReason): GapReason =>
   reason === "expired" || reason === "overflow" || reason === "fresh" ? reason : "sessionEnded"
 
-/** When the first of the messages that are left expires. */
+/** When the first of the remaining messages expires. */
 const earliestExpiry = (messages: ReadonlyArray<OutboxMessage>, picked: ReadonlyArray<GivenUp>): number => {
   const gone = new Set(picked.map(({ message }) => message))
   let earliest = Infinity
@@ -263,7 +265,7 @@ const earliestExpiry = (messages: ReadonlyArray<OutboxMessage>, picked: Readonly
   return earliest
 }
 
-/** The gaps with new ones among them, neighbours with one reason made one. */
+/** The gaps with the new ones added; neighbours with the same reason become one. */
 const mergeGaps = (gaps: ReadonlyArray<Gap>, added: ReadonlyArray<Gap>, acked: number) => {
   const sorted = [...gaps, ...added].sort((a, b) => a.first - b.first)
   const all: Array<Gap> = []
@@ -283,7 +285,7 @@ const mergeGaps = (gaps: ReadonlyArray<Gap>, added: ReadonlyArray<Gap>, acked: n
   }
 }
 
-/** `last` of chunks of which nothing is left but what is acked or in gaps. */
+/** `last` of the chunks in which everything is acked or in gaps. */
 const coveredChunks = (chunks: ReadonlyArray<Chunk>, gaps: ReadonlyArray<Gap>, acked: number): ReadonlyArray<number> =>
   chunks.filter(({ first, last }) => {
     let next = Math.max(first, acked + 1)

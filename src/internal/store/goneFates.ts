@@ -1,6 +1,6 @@
 /**
- * Fates of outboxes that this server has removed, for callers that had no answer. One that was giving up messages
- * there, or noting failures, can still learn whether that was done. For a while: what is asked for is asked for soon.
+ * Fates of outboxes that this server has removed, for callers that had no answer. A caller that was giving up messages
+ * there, or noting failures, can still learn whether that was done. They are kept for a while only: callers ask soon.
  */
 import type { Fate } from "./outboxes.ts"
 
@@ -26,7 +26,7 @@ export class GoneFates {
     return this.held.get(session)?.epoch
   }
 
-  /** Forgets those that were noted before this. */
+  /** Forgets those noted before this time. */
   sweep(before: number): void {
     for (const [session, { at }] of this.held) {
       if (at > before) return

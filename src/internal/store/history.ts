@@ -1,8 +1,7 @@
 /**
- * Whether the store is still the one that it was. A replica that took over, or a process that was started anew, may
- * lack the newest part of what was stored. And a store may be emptied, or lose a session, as it stands: what this
- * server has in it is gone then, and no tombstone says that it was ended. Whatever keeps something that the store may
- * have lost is told, and puts it back.
+ * Whether the store still has what it had. A replica that took over, or a restarted process, may lack the newest part.
+ * A store may also be emptied, or lose a session, while it runs: what this server had in it is gone then, and no
+ * tombstone says that it was ended. Whoever keeps something that the store may have lost is told, and puts it back.
  */
 import { Effect, Semaphore } from "effect"
 import { steady } from "../kit/time.ts"
@@ -11,9 +10,9 @@ import type { StoreDriver, StoreError } from "./driver.ts"
 
 export type StoreHistory = Effect.Success<ReturnType<typeof makeHistory>>
 
-/** For so long after a change others may not have put back what they have. */
+/** For this long after a change, others may not have put back what they have. */
 const recentMillis = 10_000
-/** So many looks of others are waited for by who comes later, and does not know. */
+/** How many looks of others a newcomer waits for, as it does not know of earlier changes. */
 const looks = 3
 
 export const makeHistory = Effect.fnUntraced(function*(options: {
@@ -21,9 +20,9 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
   readonly call: Calls
   /** The store's time. */
   readonly now: () => number
-  /** How often it is asked which history this is. */
+  /** How often the store is asked for its history. */
   readonly pollMillis: number
-  /** Others were there before, and may have something to put back that is not known here. */
+  /** Others were there before, and may have something to put back that this server does not know. */
   readonly hasOthers: boolean
 }) {
   const { call, driver, hasOthers, pollMillis } = options
@@ -31,12 +30,13 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
   const listeners: Array<Effect.Effect<void, StoreError>> = []
   let known = yield* call("history", driver.history)
   let askedAt = time()
-  // Whether it has changed just before is not known here, but others put back what they have with their next look.
+  // This server can't know whether the history changed just before; others put back what they have with their next
+  // look.
   let changedAt: number | undefined
   let changedOrJoinedAt = hasOthers ? askedAt - recentMillis + Math.min(recentMillis, looks * pollMillis) : undefined
-  /** Listeners that have not put back all. */
+  /** Listeners that have not yet put everything back. */
   let left: ReadonlyArray<Effect.Effect<void, StoreError>> = []
-  /** A session that is not there, and that nobody has ended. */
+  /** A session that is not in the store although nobody has ended it. */
   let missed: string | undefined
 
   const begin = (news: string) => {
@@ -75,14 +75,17 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
   const hasTombstone = (session: string): Effect.Effect<boolean, StoreError> =>
     call("wasEnded", driver.wasEnded(session, options.now()))
 
-  /** Whether it is being ended, or was, on purpose. */
+  /** Whether the session is being ended, or was ended, on purpose. */
   const wasEnded = (session: string): Effect.Effect<boolean, StoreError> =>
     Effect.flatMap(
       call("findSession", driver.findSession(session)),
       (row) => row === undefined ? hasTombstone(session) : Effect.succeed(row.ending)
     )
 
-  /** The same of a session that this server has in the store, and does not find there. If not, the next look sees to it. */
+  /**
+   * Like `wasEnded`, for a session of this server that is not in the store. If it was not ended, the next look puts it
+   * back.
+   */
   const endedOrMissed = (session: string): Effect.Effect<boolean, StoreError> =>
     Effect.tap(wasEnded(session), (isEnded) =>
       Effect.sync(() => {
@@ -92,7 +95,10 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
   const isRecent = (at: number | undefined): boolean => at !== undefined && time() - at < recentMillis
 
   return {
-    /** Runs `putBack` when the store may have lost something, until it has succeeded; in the order in which they came. */
+    /**
+     * Runs `putBack` whenever the store may have lost something, until it succeeds; listeners run in the order in which
+     * they came.
+     */
     onChange: (putBack: Effect.Effect<void, StoreError>): void => {
       listeners.push(putBack)
     },
@@ -100,22 +106,23 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
     wasEnded,
     endedOrMissed,
     /**
-     * Whether the store has lost a session that this server has in it, and does not find there; then all that is known
-     * here is put back by now.
+     * Whether the store has lost a session that this server had in it. If so, all that is known here has been put back.
      */
     hasLost: (session: string): Effect.Effect<boolean, StoreError> =>
       Effect.flatMap(endedOrMissed(session), (isEnded) => isEnded ? Effect.succeed(false) : Effect.as(look, true)),
     /**
-     * Whether the store may have lost something a moment ago that others, who know of it, have not put back; what this
-     * server knows is put back after that. For who misses something that was there.
+     * Whether the store may just have lost something that only others know and have not put back yet. First puts back
+     * what this server knows. For a caller that misses something that was there.
      */
     look: Effect.map(look, () => isRecent(changedOrJoinedAt)),
-    /** The same, but for what was lost before this server joined others. */
+    /** Like `look`, but leaves out what was lost before this server joined others. */
     lookForChange: Effect.map(look, () => isRecent(changedAt))
   }
 })
 
-/** Runs one at a time, and one for all who asked before it began: each of them must have what was put back. */
+/**
+ * Runs one at a time, and one run serves all who asked before it began: each caller needs the state after a full run.
+ */
 const oneForAll = <E>(effect: Effect.Effect<void, E>): Effect.Effect<void, E> => {
   const lock = Semaphore.makeUnsafe(1)
   let begun = 0

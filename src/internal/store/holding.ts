@@ -1,6 +1,4 @@
-/**
- * Sessions that this server has, in the store: confirmed, detached, released, claimed again, and wanted by others.
- */
+/** Sessions that this server has, in the store: confirmed, detached, released, claimed again, wanted by others. */
 import { Effect } from "effect"
 import type { StoreError } from "./driver.ts"
 import type { RegistryParts } from "./registryParts.ts"
@@ -10,7 +8,7 @@ export const makeHolding = (parts: RegistryParts) => {
   const { members, onWanted, own, rows: { find, findNewest, update }, written } = parts
   const { node, now } = members
 
-  /** What is attached here is so still, though others may have taken this node for dead. */
+  /** What is attached here stays attached, though others may have taken this node for dead. */
   const reclaim = (ids: Iterable<string>) =>
     Effect.forEach(
       ids,
@@ -45,7 +43,10 @@ export const makeHolding = (parts: RegistryParts) => {
     Effect.asVoid(update(session, (row) => row.generation === generation ? change(row) : undefined))
 
   return {
-    /** The session is this server's in this generation, and others know it: they may have taken it for dead meanwhile. */
+    /**
+     * Whether the session is this server's in this generation. Says so to others again if they have taken this node for
+     * dead.
+     */
     confirm: (session: string, generation: number): Effect.Effect<boolean, StoreError> =>
       Effect.flatMap(findNewest(session), (row) => {
         if (row === undefined || row.ending || row.generation !== generation) return Effect.succeed(false)
@@ -61,8 +62,9 @@ export const makeHolding = (parts: RegistryParts) => {
       }),
 
     /**
-     * The same from within an application's transaction, on its connection: waiting there could be for what it holds
-     * itself. What can't be known now fails it, and the handler is run again.
+     * Like `confirm`, but within an application's transaction, on its connection: waiting there could mean waiting for
+     * what the transaction itself holds. When the answer can't be known now this gives false, and the handler is run
+     * again.
      */
     confirmInside: (session: string, generation: number): Effect.Effect<boolean> =>
       Effect.match(find(session), {

@@ -1,4 +1,4 @@
-/** The services of a stored server, made of a driver: what SqliteStore, PostgresStore and RedisStore share. */
+/** The services of a stored server, made from a driver: what SqliteStore, PostgresStore and RedisStore share. */
 import { type Config, Context, Duration, Effect, Layer, type Scope } from "effect"
 import * as CircuitBreaker from "../../CircuitBreaker.ts"
 import { Deduplicator, type Options as DeduplicatorOptions } from "../../Deduplicator.ts"
@@ -23,34 +23,36 @@ import { makeStoredRegistry } from "./storedRegistry.ts"
  * @category models
  */
 export interface StoreOptions {
-  /** Bounds, TTL and overflow policy of the outboxes. The bounds on all of them together are kept to within seconds. */
+  /**
+   * Bounds, TTL and overflow policy of the outboxes. The bounds on all outboxes together are kept to within seconds.
+   */
   readonly queue?: QueueOptions | undefined
   /** Window and bounds of the publish keys. */
   readonly deduplicator?: DeduplicatorOptions | undefined
   /** Retention and number of sessions; the number is kept to within seconds. */
   readonly registry?: RegistryOptions | undefined
   /**
-   * When circuits open, and for how long; the store's own is one of the endpoints. An endpoint's `openCap` is 5 seconds
-   * by default here, so that a database that is back is not kept waiting for.
+   * When circuits open, and for how long; the store's own circuit is one of the endpoints. An endpoint's `openCap` is 5
+   * seconds by default here, so that a database that is back is soon used again.
    */
   readonly breaker?: CircuitBreaker.Options | undefined
   /** How long one call of the database may take before it counts as failed. Default 5 s. */
   readonly callTimeout?: Duration.Input | undefined
   /**
-   * How long a send waits for its commit, tries included, before it fails with a `MessageQueueError` that says whether
-   * it may be stored all the same. Default 10 s.
+   * How long a send waits for its commit, tries included. After that it fails with a `MessageQueueError` that says
+   * whether it may be stored all the same. Default 10 s.
    */
   readonly appendTimeout?: Duration.Input | undefined
   /**
-   * How long a server waits for another one to let go of a session whose client has come here, before it takes it by
-   * force. Default 2 s.
+   * How long a server waits for another one to let go of a session whose client has come here. After that it takes the
+   * session by force. Default 2 s.
    */
   readonly handoffTimeout?: Duration.Input | undefined
   /** A server that has not shown itself in the database for this long counts as dead. Default 5 s. */
   readonly nodeTimeout?: Duration.Input | undefined
-  /** How often news from other servers is looked for when no nudge came. Default 1 s. */
+  /** How often a server looks for news from other servers when no nudge came. Default 1 s. */
   readonly pollInterval?: Duration.Input | undefined
-  /** Messages kept in memory for sending, of all sessions together. Default 64 MiB. */
+  /** Bytes of messages kept in memory for sending, in all sessions together. Default 64 MiB. */
   readonly cacheBytes?: number | undefined
 }
 
@@ -82,7 +84,7 @@ export const layerOf = <R>(
   Layer.provideMerge(
     Layer.effectContext(Check.checked(build(makeDriver, lanes, options))),
     CircuitBreaker.layer({ ...options.breaker, endpoint: { openCap: "5 seconds", ...options.breaker?.endpoint } })
-    // Beside R it needs the breaker and a scope, which are there: the compiler does not see that in a generic R.
+    // The breaker and the scope are provided, which the compiler can't see in a generic R.
   ) as Layer.Layer<Services, MessageQueueError | Config.ConfigError, Exclude<R, Scope.Scope>>
 
 const build = Effect.fnUntraced(function*<R>(makeDriver: MakeDriver<R>, lanes: number, options: StoreOptions) {
@@ -142,7 +144,7 @@ const build = Effect.fnUntraced(function*<R>(makeDriver: MakeDriver<R>, lanes: n
   }).pipe(Effect.mapError(notStarted))
 })
 
-/** A store that can't be had at the start is no store: its user is told at once. */
+/** A store that can't be reached at the start is an error at once. */
 const notStarted = (error: StoreError | Config.ConfigError): MessageQueueError | Config.ConfigError =>
   error._tag === "StoreError"
     ? new MessageQueueError({ session: "", operation: "start", reason: "store", cause: error.cause })

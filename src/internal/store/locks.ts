@@ -1,10 +1,10 @@
-/** Rows that an application's transaction has for a while: asks again until they are free. */
+/** Rows that an application's transaction has locked for a while: asks again until they are free. */
 import { Duration, Effect } from "effect"
 
-/** How far apart it is tried. */
+/** The pause between tries. */
 export const lockedMillis = 50
 
-/** The first answer that is not one of a locked row; after so many tries the last, whatever it is. */
+/** The first answer that is not one of a locked row; after `maxTries` tries the last answer, whatever it is. */
 export const untilFree = Effect.fnUntraced(function*<A, E>(
   ask: Effect.Effect<A, E>,
   isLocked: (answer: A) => boolean,

@@ -25,7 +25,7 @@ export const makeLogs = (maxCachedBytes: number, shares: Shares) => {
     log.share = undefined
   }
 
-  /** What is in the log counts as its share's. */
+  /** Counts what is in the log for its share. */
   const count = (log: StoredLog): void => {
     const { bytes, counted, messages, share } = log
     if (share !== undefined) log.share = shares.add(share, messages - counted.messages, bytes - counted.bytes)
@@ -33,14 +33,14 @@ export const makeLogs = (maxCachedBytes: number, shares: Shares) => {
     counted.bytes = bytes
   }
 
-  /** This server has opened it, for this share. */
+  /** This server has opened the log, for this share. */
   const opened = (log: StoredLog, share: string | undefined): void => {
     logs.set(log.session, log)
     log.share = shares.move(log.share, share, log.counted.messages, log.counted.bytes)
     count(log)
   }
 
-  /** Runs a change of the log's cache and keeps within the bound of all caches. */
+  /** Runs a change of the log's cache, and keeps all caches within their bound. */
   const tracked = <A>(log: StoredLog, change: () => A): A => {
     const before = log.cachedBytes
     const result = change()
@@ -74,7 +74,7 @@ export const makeLogs = (maxCachedBytes: number, shares: Shares) => {
     }
   }
 
-  /** Logs that may have something that is too old, each once. */
+  /** Logs that may have messages that are too old, each once. */
   const takeDue = (now: number): ReadonlyArray<StoredLog> => {
     const due: Array<StoredLog> = []
     while (true) {
@@ -99,7 +99,7 @@ export const makeLogs = (maxCachedBytes: number, shares: Shares) => {
   }
 }
 
-/** Takes so many logs, or the `parts`th part if that is more; others each time, so that all have their turn. */
+/** Takes `least` logs, or one in `parts` if that is more; different ones each time, so that all have their turn. */
 const inTurns = (logs: ReadonlyMap<string, StoredLog>) => {
   let round = logs.values()
   return (least: number, parts: number): ReadonlyArray<StoredLog> => {

@@ -1,28 +1,28 @@
-/** What others do to the outboxes that this server has opened: it looks when it is told, and in rounds. */
+/** What others do to outboxes opened here: this server looks when it is nudged, and in rounds. */
 import { Duration, Effect } from "effect"
 import type { StoreError } from "./driver.ts"
 import type { OutboxState } from "./outboxes.ts"
 import type { QueueParts } from "./queueParts.ts"
 import type { StoredLog } from "./storedLog.ts"
 
-/** Outboxes asked for in one call. */
+/** How many outboxes one call asks for. */
 const lookSize = 500
-/** In so many rounds, all outboxes have been looked at. */
+/** After this many rounds, all outboxes have been looked at. */
 const roundsOfLooks = 12
 /** How often the totals of all outboxes are asked for. */
 const totalsMillis = 5_000
-/** How long a session that moved away is remembered as that. */
+/** How long a session is remembered to have moved away. */
 const movedMillis = 60_000
 /** How long what a removal took out is kept for its next try. */
 export const removalMillis = 60_000
 
-/** Looks for as long as the scope is open. */
+/** Looks as long as the scope is open. */
 export const startLooks = Effect.fnUntraced(function*(parts: QueueParts) {
   const { history, logs, members } = parts
   members.onNudges((sessions) => Effect.ignore(look(parts, sessions)))
   members.onRejoin(Effect.suspend(() => lookAt(parts, logs.sessions())))
   history.onChange(putBack(parts))
-  // A round that failed is followed by the next, whatever it failed of.
+  // A failed round is followed by the next, whatever the failure.
   yield* Effect.forkScoped(
     Effect.forever(
       Effect.catchCause(round(parts), (cause) => Effect.logDebug("a look into the store is put off", cause))
@@ -36,7 +36,8 @@ const round = Effect.fnUntraced(function*(parts: QueueParts): Effect.fn.Return<v
   yield* Effect.sleep(Duration.millis(totalsMillis))
   totals.renewed(yield* call("totals", driver.totals))
   forgetOld(parts)
-  // Behind the nudges, which may be lost with whoever was to give them, or with their answer: each in a minute.
+  // Nudges may be lost with their sender, or with the answer that brought them: so each outbox is looked at once a
+  // minute.
   const next = logs.takeNext(lookSize, roundsOfLooks).filter((log) => !moved.has(log))
   yield* lookAt(parts, next.map(({ session }) => session))
   const sessions = doubtful.first(lookSize)
@@ -57,7 +58,7 @@ const lookAt = (parts: QueueParts, sessions: ReadonlyArray<string>): Effect.Effe
 const slicesOf = <A>(all: ReadonlyArray<A>): ReadonlyArray<ReadonlyArray<A>> =>
   Array.from({ length: Math.ceil(all.length / lookSize) }, (_, i) => all.slice(i * lookSize, (i + 1) * lookSize))
 
-/** Looks what became of these outboxes, and tells those who want to know. */
+/** Looks at what became of these outboxes, and tells listeners. */
 const look = (parts: QueueParts, sessions: ReadonlyArray<string>): Effect.Effect<void, StoreError> => {
   const { call, driver, history, logs, tail } = parts
   const mine = sessions.flatMap((session) => logs.get(session) ?? [])
@@ -71,7 +72,7 @@ const look = (parts: QueueParts, sessions: ReadonlyArray<string>): Effect.Effect
       const state = found.get(log.session)
       if (state !== undefined) hear(parts, log.session, state)
       const isOwn = state !== undefined && state.generation <= log.generation && logs.get(log.session) === log
-      // One that is just being opened is settled by what its peer says.
+      // An outbox that is just being opened is settled by what its peer says.
       if (isOwn && log.isCertain && tail.isBehind(log, known[index] ?? log, state)) behind.push(log)
     })
     const settled = Effect.forEach(
@@ -85,7 +86,7 @@ const look = (parts: QueueParts, sessions: ReadonlyArray<string>): Effect.Effect
       { concurrency: 16, discard: true }
     )
     if (missing.length === 0) return settled
-    // They ended; or the store has lost them, and they are put back when all others are looked at.
+    // They ended, or the store has lost them: those are put back after all others are looked at.
     const told = Effect.forEach(
       missing,
       ({ session }) =>
@@ -98,7 +99,7 @@ const look = (parts: QueueParts, sessions: ReadonlyArray<string>): Effect.Effect
   })
 }
 
-/** Somebody has opened the outbox since it was looked at: another server, or this one by a newer attachment. */
+/** Somebody has opened the outbox since the look: another server, or this one by a newer attachment. */
 const hearAgain = (parts: QueueParts, log: StoredLog): Effect.Effect<void, StoreError> => {
   const { call, driver, logs } = parts
   return Effect.map(call("outboxes", driver.outboxes([log.session])), ([state]) => {
@@ -108,7 +109,7 @@ const hearAgain = (parts: QueueParts, log: StoredLog): Effect.Effect<void, Store
   })
 }
 
-/** The outbox is like this now, or gone. */
+/** The outbox's state is this now; undefined means that it is gone. */
 const hear = (parts: QueueParts, session: string, state: OutboxState | undefined): void => {
   const { logs, onAppend } = parts
   const log = logs.get(session)
@@ -121,13 +122,13 @@ const hear = (parts: QueueParts, session: string, state: OutboxState | undefined
   } else if (generation > log.generation) leave(parts, log, generation)
 }
 
-/** Another owner has it, or it is another outbox by now. */
+/** The outbox has another owner, or has been replaced by another outbox. */
 const leave = ({ members, moved, onMoved }: QueueParts, log: StoredLog, generation: number): void => {
   moved.note(log, members.steady())
   onMoved.tell(log.session, generation)
 }
 
-/** Outboxes that the store had never heard of, or has forgotten, are there again as those that they were. */
+/** Puts back outboxes that the store has lost, each under the identity it had. */
 const putBack = (parts: QueueParts): Effect.Effect<void, StoreError> => {
   const { call, driver, history, logs, moved, tail } = parts
   const remake = Effect.fnUntraced(function*(some: ReadonlyArray<StoredLog>) {

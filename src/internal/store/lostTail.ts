@@ -1,12 +1,11 @@
 /**
- * A store that lost its newest part, in a failover for example: the rules for its outboxes, in one place. No offset
- * that a peer may have seen is given out again, and no message that the store got since is taken for one that it had
- * before.
+ * The rules for outboxes of a store that lost its newest part, in a failover for example. No offset that a peer may
+ * have seen is given out again, and no message that the store got since is taken for an earlier one.
  *
- * An outbox is settled when its owner has said, in the store's present history, how far it goes; the owner knows, by
- * what it appended and read, or by the handshake. In a new history others wait for that; where there is no owner they
- * append all the same, and the store notes from where on. Whoever opens the outbox next learns from the peer whether
- * offsets behind that were taken before: then these messages get others.
+ * An outbox is settled when its owner has said, in the store's present history, how far it goes. The owner knows that
+ * from what it appended and read, or from the handshake. In a new history others wait for the owner. Where there is
+ * none they append all the same, and the store notes where their messages begin. Whoever opens the outbox next learns
+ * from the peer whether offsets behind that point were taken before; if so, these messages get new offsets.
  */
 import { Duration, Effect, Semaphore } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"
@@ -30,21 +29,21 @@ export interface LostTailOptions {
   readonly members: Members
   readonly logs: Logs
   readonly reader: OutboxReader
-  /** Whether no other server is known to have it. */
+  /** Whether no other server is known to have the outbox. */
   readonly isOwned: (log: StoredLog) => boolean
   /** The peer may have something to read. */
   readonly onNews: (session: string) => void
 }
 
-/** How far a log went at some time. */
+/** How far a log went at one time. */
 type Reach = Pick<StoredLog, "acked" | "reach">
 
 export type LostTail = Effect.Success<ReturnType<typeof makeLostTail>>
 
-/** How many outboxes of others are remembered with what was appended to them from here. */
+/** How many outboxes of others are remembered, each with what this server appended to it. */
 const maxRemembered = 10_000
 
-/** What was appended from here to outboxes that others own. */
+/** What this server appended to outboxes that others own. */
 class AppendedElsewhere {
   /** The least recent first. */
   private readonly appended = new Map<string, Known>()
@@ -77,7 +76,7 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
     if (log === undefined) return { known: elsewhere.of(session), generation: undefined, settles: false }
     const isOwned = log.isCertain && options.isOwned(log)
     const generation = isOwned ? log.generation : undefined
-    // With fates that the store may have lost that is too early: `settle` notes them first.
+    // Too early while the store may have lost fates: `settle` notes them first.
     const settles = isOwned && log.fates === undefined
     return { known: { epoch: log.epoch, last: log.reach }, generation, settles }
   }
@@ -88,7 +87,7 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
 
   // --- what is told
 
-  /** So many offsets were given out and are not in the store any more. */
+  /** Logs that `lost` offsets were given out and are no longer in the store. */
   const note = (session: string, lost: number): void => {
     if (lost === 0) return
     total += lost
@@ -102,8 +101,8 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
   // --- settling
 
   /**
-   * The owner says that the peer may have seen offsets up to `received`, and whatever this server has given out. Those
-   * that the store does not have are taken.
+   * The owner says that the peer may have seen offsets up to `received`, and whatever this server gave out. The offsets
+   * that the store lacks are taken.
    */
   const settle = (log: StoredLog, received: number): Effect.Effect<OutboxState, StoreError | MessageQueueError> =>
     Effect.suspend(() =>
@@ -113,15 +112,15 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
   const askHere = (session: string): Effect.Effect<boolean, StoreError> => {
     const log = logs.get(session)
     if (log === undefined) return Effect.succeed(false)
-    // One that is just being opened is settled by what its peer says, if that comes.
+    // An outbox that is just being opened is settled by what its peer says, if that comes.
     if (!log.isCertain) return Effect.succeed(members.steady() - log.openedAt < openingMillis)
     return Effect.as(Effect.catchTag(settle(log, 0), "MessageQueueError", () => Effect.void), true)
   }
 
-  /** Asks the owner of an outbox that is not settled. Whether there is one to wait for. */
+  /** Asks the owner to settle an outbox. Gives whether there is an owner to wait for. */
   const askOwner = (session: string, owner: string | undefined): Effect.Effect<boolean, StoreError> => {
     const log = logs.get(session)
-    // The store may have lost that this server has opened it since.
+    // The store may have lost that this server opened the outbox.
     if (owner === node || (log !== undefined && options.isOwned(log))) return askHere(session)
     if (owner === undefined) return Effect.succeed(false)
     return Effect.flatMap(
@@ -142,7 +141,7 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
   }
 })
 
-/** Whether a state shows a loss; `before` is what was known when it was asked for. */
+/** Whether a state shows a loss; `before` is what was known when the state was asked for. */
 const isBehind = (log: StoredLog, before: Reach, state: OutboxState): boolean =>
   !state.settled || state.generation < log.generation ||
   (state.epoch === log.epoch && (state.last < before.reach || state.acked < before.acked))
@@ -159,9 +158,9 @@ const settleAlone = Effect.fnUntraced(function*(
   const { acked, epoch, generation, session, settledIn } = log
   const history = yield* call("history", driver.history)
   const before = yield* ownState(options, log)
-  // Another one than the peer knows: an earlier owner has put its own back, say. The next handshake tells of it.
+  // Not the outbox that the peer knows: an earlier owner has put its own back, say. The next handshake reveals it.
   if (before.epoch !== epoch) return yield* refuse(session, "recover", "fenced")
-  // Before it is settled: from then on acks go on, and what is behind them without a fate was handled.
+  // Must come before settling: once it is settled, acks go on, and an acked message without a fate counts as handled.
   if (!before.settled) yield* noteFates(options, log, before)
   const last = Math.max(received, log.reach)
   const done = yield* call("advance", driver.advance({ session, generation, last, at: now(), settledIn }))
@@ -181,7 +180,7 @@ const settleAlone = Effect.fnUntraced(function*(
   if (state.epoch === epoch && state.acked < acked) yield* ackOwn(options, log, acked, [])
   log.settledIn = history
   logs.tracked(log, () => log.settled(state))
-  // Of another outbox than the one that the peer knows it knows nothing.
+  // The peer knows nothing of an outbox that replaced its own.
   if (!done.state.settled || state.epoch !== epoch) options.onNews(session)
   return state
 })
@@ -195,7 +194,7 @@ const ownState = Effect.fnUntraced(function*(
   return state.generation > generation ? yield* refuse(session, "recover", "fenced") : state
 })
 
-/** Those that the store may have lost. What others appended since has the offsets behind `unsettledFrom`. */
+/** Notes the fates that the store may have lost. Offsets after `unsettledFrom` belong to what others appended since. */
 const noteFates = Effect.fnUntraced(function*(
   options: LostTailOptions,
   log: StoredLog,
@@ -204,7 +203,7 @@ const noteFates = Effect.fnUntraced(function*(
   const fates = (log.fates ?? []).filter(({ end }) => end <= unsettledFrom)
   if (fates.length === 0) return
   const stored = yield* options.reader.readFates(log.session, fates.flatMap(({ end, first }) => [first, end]))
-  // What the store has is as new, and may be of a longer range that begins at the same offset.
+  // A stored fate is as new, and may cover a longer range that begins at the same offset.
   const lost = fates.filter((fate) => !stored.some((other) => other.first <= fate.first && fate.end <= other.end))
   if (lost.length > 0) yield* ackOwn(options, log, 0, lost)
 })
@@ -223,14 +222,13 @@ const ackOwn = Effect.fnUntraced(function*(
   return yield* Effect.fail(contended)
 })
 
-/** The store has lost that this server opened the outbox, or the outbox: it is there again as the one that it was. */
+/** The store has lost the outbox, or that this server opened it: puts it back under its identity. */
 const reopenIn = ({ call, driver, members: { node } }: LostTailOptions, { epoch, generation, session }: StoredLog) =>
   call("openOutbox", driver.openOutbox({ session, generation, node, newEpoch: epoch, isPutBack: true }))
 
 /**
- * Messages that others appended in this history have offsets that the peer may know as those of messages that are
- * lost. They get new ones, in their order, behind those and `last`; at their old ones nobody will know what became of
- * them.
+ * Messages that others appended in this history may have offsets that the peer knows from lost messages. They get new
+ * offsets, in order, behind those and `last`. At their old offsets their fate stays unknown.
  */
 const moveBehind = Effect.fnUntraced(function*(
   options: LostTailOptions,
@@ -239,7 +237,7 @@ const moveBehind = Effect.fnUntraced(function*(
 ): Effect.fn.Return<OutboxState, StoreError | MessageQueueError> {
   const { call, driver, members: { node, now } } = options
   const { generation, session } = log
-  // Others append until it is done, and each has to be moved.
+  // Others append until this is done, and each of their messages has to be moved.
   for (let look = 0; look < maxLooks; look++) {
     const state = yield* ownState(options, log)
     if (state.settled) return state
@@ -252,7 +250,8 @@ const moveBehind = Effect.fnUntraced(function*(
     const requests = partsOf(messages).map((part) =>
       copyOf(session, generation, { epoch: state.epoch, last: end }, part)
     )
-    // In one step with the settling: what fails before that is done again by whoever opens it next.
+    // The move settles the outbox in the same step: if it fails before that, whoever opens the outbox next does it
+    // again.
     if (requests.length === 0) {
       yield* call("advance", driver.advance({ session, generation, last: end, at: now(), isMoved: true }))
       continue
@@ -281,7 +280,7 @@ const messagesAfter = Effect.fnUntraced(function*(
   return messages
 })
 
-/** Messages with the same times, in order: what one chunk can hold. */
+/** Runs of messages with the same times, in order: what one chunk can hold. */
 const partsOf = (messages: ReadonlyArray<OutboxMessage>): ReadonlyArray<ReadonlyArray<OutboxMessage>> => {
   const parts: Array<Array<OutboxMessage>> = []
   for (const message of messages) {
@@ -296,16 +295,16 @@ const partsOf = (messages: ReadonlyArray<OutboxMessage>): ReadonlyArray<Readonly
 
 const maxPart = 64
 
-/** How often it is tried to change an outbox that an application's transaction has, or that is being settled. */
+/** How often to try to change an outbox that an application's transaction has locked, or that is being settled. */
 const maxTries = 40
 
 const isFinal = (outcome: AckOutcome | undefined): boolean =>
   outcome?._tag === "Acked" || outcome?._tag === "Missing" || outcome?._tag === "Fenced"
 
-/** A handshake that has not said for so long how far the peer is has failed. */
+/** A handshake that has not said within this time how far the peer is has failed. */
 const openingMillis = 2_000
 
-/** How often it is looked what others have appended, before it is put off. */
+/** How often to look for what others have appended before giving up for now. */
 const maxLooks = 16
 
 const copyOf = (
@@ -320,7 +319,7 @@ const copyOf = (
   enqueuedAt: part[0]?.enqueuedAt ?? 0,
   expiresAt: part[0]?.expiresAt ?? Infinity,
   body: encodeBody(part.map((message) => ({ ...message, ttlMillis: undefined }))),
-  // They were let in before.
+  // These messages were let in before.
   maxMessages: Number.MAX_SAFE_INTEGER,
   maxBytes: Number.MAX_SAFE_INTEGER,
   known,

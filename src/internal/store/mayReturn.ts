@@ -1,4 +1,4 @@
-/** Whether an outbox that the store does not have was lost by it, and may be put back. It is this server's by then. */
+/** Whether the store lost an outbox that may be put back. If this server had it, it has been put back by then. */
 import { Effect } from "effect"
 import type { StoreError } from "./driver.ts"
 import type { QueueParts } from "./queueParts.ts"

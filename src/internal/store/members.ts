@@ -1,6 +1,4 @@
-/**
- * This process among those that share a store: it shows that it lives, and exchanges nudges with the others.
- */
+/** This process among those that share a store: shows that it lives, and exchanges nudges with the others. */
 import { Effect, Random } from "effect"
 import { makeId } from "../kit/ids.ts"
 import type { Calls } from "./calls.ts"
@@ -12,11 +10,11 @@ import { makePresence } from "./presence.ts"
 export interface MembersOptions {
   readonly driver: StoreDriver
   readonly call: Calls
-  /** How often nudges are looked for without being told. */
+  /** How often nudges are looked for when no signal came. */
   readonly pollMillis: number
   /** A node that has not shown itself for this long is dead. */
   readonly nodeTimeoutMillis: number
-  /** A session that is not left in this time is taken by force. */
+  /** A session that is not let go within this time is taken by force. */
   readonly handoffTimeoutMillis: number
 }
 
@@ -49,13 +47,13 @@ export const makeMembers = Effect.fnUntraced(function*(options: MembersOptions) 
     onRejoin,
     isAlive,
     /**
-     * Nodes that have not shown themselves for too long, and when they last did. Who could not reach the store itself
-     * until a moment ago can't tell who is dead.
+     * Nodes that have not shown themselves for too long, and when they last did. None, if this node itself could not
+     * reach the store until a moment ago: then it can't tell who is dead.
      */
     dead: Effect.suspend(() => now() - aliveSince() < nodeTimeoutMillis ? Effect.succeed([]) : nodes.dead),
     nudge,
     onNudges,
-    /** Sessions just attached that this node had before too, so that no other one is to be told. */
+    /** Sessions just attached that this node already had, so that no other node needs to be told. */
     kept: new Set<string>()
   }
 })

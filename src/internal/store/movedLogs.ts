@@ -2,7 +2,7 @@
 import type { StoredLog } from "./storedLog.ts"
 
 export class MovedLogs {
-  /** Since when that is known; the oldest first. */
+  /** Since when each has moved, the oldest first. */
   private readonly since = new Map<StoredLog, number>()
 
   has(log: StoredLog): boolean {
@@ -13,7 +13,7 @@ export class MovedLogs {
     if (!this.since.has(log)) this.since.set(log, at)
   }
 
-  /** This server has it again. */
+  /** This server has the session again. */
   delete(log: StoredLog): void {
     this.since.delete(log)
   }

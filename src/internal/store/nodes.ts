@@ -1,4 +1,4 @@
-/** All nodes that share a store: when each has shown itself last, who is dead by that, and the time that they agree on. */
+/** All nodes that share a store: when each last showed itself, who is dead by that, and the time they agree on. */
 import { Effect, Result } from "effect"
 import { steady } from "../kit/time.ts"
 import type { Calls } from "./calls.ts"
@@ -8,7 +8,7 @@ import { decodeStamp, type Stamp, type Stamps, StoreTime, watchMillis } from "./
 export interface NodesOptions {
   readonly driver: StoreDriver
   readonly call: Calls
-  /** This one. */
+  /** This node's name. */
   readonly node: string
   /** A node that has not shown itself for this long is dead. */
   readonly nodeTimeoutMillis: number
@@ -18,7 +18,7 @@ export interface NodesOptions {
 
 export type Nodes = Effect.Success<ReturnType<typeof makeNodes>>
 
-/** How long the list of nodes is believed. */
+/** How long the list of nodes counts as fresh. */
 const listMillis = 500
 
 export const makeNodes = Effect.fnUntraced(function*(options: NodesOptions) {
@@ -48,11 +48,11 @@ export const makeNodes = Effect.fnUntraced(function*(options: NodesOptions) {
   return {
     /** The store's time. */
     now: time.now,
-    /** For what only this process waits for. */
+    /** A clock for what only this process waits for. */
     steady: steadyNow,
-    /** Whether others lived when this server came. */
+    /** Whether other nodes lived when this one came. */
     hasOthers: [...known.values()].some((stamp) => !isDead(stamp)),
-    /** Asks for the list, and goes forward to the time of others. */
+    /** Asks for the list, and moves this node's time forward to that of others. */
     look,
     /** Whether this node was in the list when it was last asked for. */
     isListed: (): boolean => isListed,
@@ -61,7 +61,7 @@ export const makeNodes = Effect.fnUntraced(function*(options: NodesOptions) {
         const stamp = list.get(other)
         return other === node || (stamp !== undefined && !isDead(stamp))
       }),
-    /** Those that have not shown themselves for too long, and when they last did. */
+    /** Nodes that have not shown themselves for too long, and when they last did. */
     dead: Effect.map(
       seenStamps,
       (list): ReadonlyArray<readonly [node: string, seenAt: number]> =>
@@ -71,8 +71,8 @@ export const makeNodes = Effect.fnUntraced(function*(options: NodesOptions) {
 })
 
 /**
- * What is stamped meanwhile would be old at once if time then goes forward, and this node's own stamp would look to
- * others that begin like somebody who lives by the time of before.
+ * Waits until the time is certain. Otherwise, if time then jumped forward, what was stamped meanwhile would be old at
+ * once, and this node's own stamp would make others that start believe in the earlier time.
  */
 const watchWhileInDoubt = Effect.fnUntraced(function*(
   { beatMillis, call, driver, nodeTimeoutMillis }: NodesOptions,
@@ -88,7 +88,7 @@ const watchWhileInDoubt = Effect.fnUntraced(function*(
   const until = steadyNow() + 2 * watchMillis(nodeTimeoutMillis)
   while (time.isInDoubt) {
     yield* Effect.sleep(beatMillis)
-    // A store that is shaky is asked again: who fails here has to watch from the beginning.
+    // A shaky store is asked again: after a failure here the whole watch would begin anew.
     const seen = yield* Effect.result(call("nodes", stamps))
     if (Result.isSuccess(seen)) time.look(seen.success)
     else if (steadyNow() > until) return yield* Effect.fail(seen.failure)

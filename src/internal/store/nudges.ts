@@ -1,6 +1,6 @@
 /**
- * What nodes that share a store have to tell each other: that something happened to a session. Nudges are kept in the
- * store until they are taken, so that one that is missed is found at the next look.
+ * How nodes that share a store tell each other that something happened to a session. Nudges are kept in the store until
+ * they are taken, so that a missed one is found at the next look.
  */
 import { Effect } from "effect"
 import { makeSignal } from "../kit/signal.ts"
@@ -11,7 +11,7 @@ export interface NudgesOptions {
   readonly driver: StoreDriver
   readonly call: Calls
   readonly node: string
-  /** How often nudges are looked for without being told. */
+  /** How often nudges are looked for when no signal came. */
   readonly pollMillis: number
 }
 
@@ -43,7 +43,7 @@ export const makeNudges = Effect.fnUntraced(function*({ call, driver, node, poll
   return {
     nudge: (other: string | undefined, session: string): Effect.Effect<void, StoreError> =>
       other === undefined || other === node ? Effect.void : call("nudge", driver.nudge(other, session)),
-    /** Calls `listener` with sessions that something happened to, for as long as the store lives. */
+    /** Calls `listener` with sessions that something happened to, as long as the store lives. */
     onNudges: (listener: (sessions: ReadonlyArray<string>) => Effect.Effect<void>): void => {
       listeners.push(listener)
     }

@@ -1,4 +1,4 @@
-/** How this server opens stored outboxes: the owner before it is told, and what the store has lost is put back. */
+/** How this server opens stored outboxes: tells the owner before it, and puts back what the store has lost. */
 import { Effect, Random } from "effect"
 import type { Opened } from "../../MessageQueue.ts"
 import type { MessageQueueError } from "../../WebSocketError.ts"
@@ -14,7 +14,9 @@ export const makeOpening = Effect.fnUntraced(function*(parts: QueueParts) {
   const { node, steady } = members
   const random = yield* Random.Random
 
-  /** The node that opened the outbox last, unless that is known to be this one: it is to be told that it was taken. */
+  /**
+   * The node that opened the outbox last, unless that is known to be this one: it must learn that the outbox was taken.
+   */
   const formerOwner = (session: string): Effect.Effect<string | undefined, StoreError> => {
     if (members.kept.delete(session)) return Effect.succeed(undefined)
     const outboxes = ifStorable("outboxes", [session], call("outboxes", driver.outboxes([session])))
@@ -27,7 +29,7 @@ export const makeOpening = Effect.fnUntraced(function*(parts: QueueParts) {
     share: string | undefined
   ): Effect.fn.Return<Opened, StoreError | MessageQueueError> {
     const former = yield* formerOwner(session)
-    // Where the store has lost it, it is what it was, as far as it is known here.
+    // If the store has lost the outbox, it is made again with the epoch known here.
     const here = logs.get(session)
     const epoch = here === undefined || moved.has(here) ? undefined : here.epoch
     const request = { session, generation, node, newEpoch: epoch ?? makeId(random), isPutBack: epoch !== undefined }

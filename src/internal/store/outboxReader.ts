@@ -8,19 +8,19 @@ import { type Chunk, type Fate, type Gap, isSwept, type OutboxState } from "./ou
 import { overlay } from "./storedLog.ts"
 import { ifStorable } from "./texts.ts"
 
-/** Some of an outbox, from somewhere on. */
+/** A part of an outbox. */
 export interface Page {
   readonly state: OutboxState
   readonly slots: ReadonlyArray<Slot>
   readonly chunks: ReadonlyArray<Chunk>
-  /** All gaps beyond where the page begins. */
+  /** All gaps that end after the page begins. */
   readonly gaps: ReadonlyArray<Gap>
   readonly more: boolean
-  /** The offset where the next page begins is after this. */
+  /** The next page begins after this offset. */
   readonly end: number
 }
 
-/** All of an outbox that is not done with. Chunks without their bodies. */
+/** Everything in an outbox that is not done with. Chunks come without their bodies. */
 export interface Contents {
   readonly state: OutboxState
   readonly messages: ReadonlyArray<OutboxMessage>
@@ -41,7 +41,7 @@ export interface OutboxReader {
 
 const pageChunks = 64
 const pageBytes = 256 * 1024
-/** Others may change an outbox while it is read: it is begun again, this often at most. */
+/** Others may change an outbox while it is read: reading begins again, at most this often. */
 const maxLooks = 16
 
 export const makeOutboxReader = (driver: StoreDriver, call: Calls): OutboxReader => {

@@ -1,4 +1,4 @@
-/** Appends to a stored queue for which there is no room: refused, left out, in line, or in the place of the oldest. */
+/** Appends to a stored queue that has no room: refused, left out, put in line, or put in the place of the oldest. */
 import { Duration, Effect } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"
 import type { MessageQueueError, QueueOverflowError } from "../../WebSocketError.ts"
@@ -12,7 +12,7 @@ import type { QueueParts } from "./queueParts.ts"
 import type { Room } from "./room.ts"
 import type { Tried, WaitingLines } from "./waitingLines.ts"
 
-/** How often making room by dropping is tried before the queue counts as full. */
+/** How often to try to make room by dropping before the queue counts as full. */
 const maxRounds = 16
 
 export interface OverflowingOptions {
@@ -23,13 +23,13 @@ export interface OverflowingOptions {
   readonly suspendTimeoutMillis: number
 }
 
-/** What comes of a draft that breaks this bound. */
+/** What comes of a draft that breaks the bound `full`. */
 export type Overflowing = (draft: Draft, full: Full) => Effect.Effect<Settled, MessageQueueError | QueueOverflowError>
 
 export const makeOverflowing = (options: OverflowingOptions): Overflowing => {
   const { committed, lines, parts: { bounds, overflow, totals, untold }, room, suspendTimeoutMillis } = options
 
-  /** One try of a sender whose turn it is. */
+  /** One try for a sender whose turn it is. */
   const tryAgain = (draft: Draft) =>
     Effect.suspend((): Effect.Effect<Tried<Outcome>, MessageQueueError> => {
       draft.isCalled = true
@@ -84,7 +84,7 @@ export const makeOverflowing = (options: OverflowingOptions): Overflowing => {
         }
         return yield* overflowError(draft.session, full)
       })
-      // Whoever is refused can't be told of what was dropped for it.
+      // A refused sender gets an error, which can't carry what was dropped for it.
       return Effect.onError(attempt, () => tellLater)
     })
 

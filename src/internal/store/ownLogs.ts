@@ -1,4 +1,4 @@
-/** Stored outboxes as their owner uses them: whose they are, pages into their caches, and messages that it gives up. */
+/** Stored outboxes as their owner uses them: ownership, pages for their caches, and messages that it gives up. */
 import { Effect } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"
 import { MessageQueueError } from "../../WebSocketError.ts"
@@ -16,14 +16,14 @@ export const makeOwnLogs = (parts: QueueParts) => {
   const { givingUp, logs, members, moved, ownDoubts, reader: { readPage }, tail } = parts
   const { schedule, tracked } = logs
 
-  /** The log, if it is this generation's as far as known here. */
+  /** The log, if it is of this generation as far as this server knows. */
   const ownLog = (session: string, generation: number, operation: string): StoredLog | MessageQueueError => {
     const log = logs.get(session)
     if (log === undefined) return refuse(session, operation, "unknownSession")
     return log.generation === generation ? log : refuse(session, operation, "fenced")
   }
 
-  /** Runs `use` for the owner of this generation. */
+  /** Runs `use` if this generation owns the session. */
   const owning = <A>(
     session: string,
     generation: number,
@@ -40,7 +40,7 @@ export const makeOwnLogs = (parts: QueueParts) => {
       })
     })
 
-  /** A page into the log's cache. */
+  /** Reads a page into the log's cache. */
   const load = Effect.fnUntraced(
     function*(log: StoredLog, after: number): Effect.fn.Return<Page, StoreError | MessageQueueError> {
       const { acked, reach } = log
@@ -62,7 +62,7 @@ export const makeOwnLogs = (parts: QueueParts) => {
     }
   )
 
-  /** Gives up those messages that `pick` names. The log then reads anew. */
+  /** Gives up the messages that `pick` names, and empties the log's cache. */
   const giveUp = Effect.fnUntraced(function*(
     log: StoredLog,
     pick: (messages: ReadonlyArray<OutboxMessage>) => ReadonlyArray<GivenUp>

@@ -1,8 +1,8 @@
-/** The sessions that this server has, as it knows by itself. */
+/** The sessions that this server has, by its own knowledge alone. */
 export class OwnSessions {
   /** Sessions attached here, by generation, so that they can be claimed again after this node was taken for dead. */
   private readonly here = new Map<string, number>()
-  /** Sessions that are detached and not released: something of them may be handled here still. */
+  /** Sessions that are detached and not released: handlers here may still be at work on them. */
   private readonly held = new Set<string>()
 
   has(session: string): boolean {

@@ -1,4 +1,4 @@
-/** How a node shows that it lives, and how sure it may be meanwhile that no other one takes it for dead. */
+/** How a node shows that it lives, and how sure it may be that no other node takes it for dead. */
 import { Effect, Result } from "effect"
 import { wall } from "../kit/time.ts"
 import type { Calls } from "./calls.ts"
@@ -13,9 +13,9 @@ export interface PresenceOptions {
   readonly nodes: Nodes
   /** A node that has not shown itself for this long is dead. */
   readonly nodeTimeoutMillis: number
-  /** A session that is not left in this time is taken by force. */
+  /** A session that is not let go within this time is taken by force. */
   readonly handoffTimeoutMillis: number
-  /** How often it shows itself. */
+  /** How often this node shows itself. */
   readonly beatMillis: number
 }
 
@@ -24,30 +24,32 @@ export const makePresence = Effect.fnUntraced(function*(options: PresenceOptions
   const { now } = nodes
   const rejoining: Array<Effect.Effect<void, StoreError>> = []
   let touchedAt = now()
-  /** Since when it has shown itself without a break. */
+  /** Since when this node has shown itself without a break. */
   let aliveSince = touchedAt
-  /** Whether it was away for long, and has not looked what it missed. */
+  /** Whether this node was away for long, and has not yet looked at what it missed. */
   let isBack = false
 
   const wallNow = yield* wall
-  // A session may be taken by force from one that only lags. But a beat has to fit in, and some time for it.
+  // A node that only lags may lose a session by force, hence the handoff timeout. But at least one beat, and time for
+  // it, must fit in.
   const sureMillis = Math.max(2 * beatMillis, Math.min(nodeTimeoutMillis, handoffTimeoutMillis))
   let sureFrom = nodes.steady()
-  /** Beside it, as steady time may stand still while the machine sleeps. */
+  /** The same by the wall clock, as steady time may stand still while the machine sleeps. */
   let sureFromOnWall = wallNow()
   yield* call("touchNode", driver.touchNode(node, touchedAt))
-  /** Whoever waits until this node has shown itself again. */
+  /** Callers that wait until this node has shown itself again. */
   const unsure = new Set<() => void>()
   const isSure = (): boolean => nodes.steady() - sureFrom < sureMillis && wallNow() - sureFromOnWall < sureMillis
-  // Dead from here on, and found so by others without a wait; what it still has is swept up by them.
+  // Others find this node dead at once, without waiting, and sweep up what it still has.
   yield* Effect.addFinalizer(() => Effect.ignore(driver.touchNode(node, encodeStamp({ at: now(), hasLeft: true }))))
 
   /**
-   * Shows that this node lives. If others may have taken it for dead since the last time, it looks what it missed: they
-   * may have forgotten what it was to be told, and detached its sessions.
+   * Shows that this node lives. If others may have taken it for dead since the last time, it looks at what it missed:
+   * they may have forgotten its nudges, and detached its sessions.
    */
   const touch = Effect.gen(function*() {
-    // Each time: others may have gone on without this one while it slept or stood still, or have come to another time.
+    // On every beat: while this node slept or stood still, others may have gone on without it, or moved to another
+    // time.
     const listed = yield* Effect.result(nodes.look)
     if (Result.isFailure(listed)) yield* Effect.logDebug("the store does not say who lives", listed.failure)
     const wasForgotten = Result.isSuccess(listed) && !nodes.isListed()
@@ -61,7 +63,7 @@ export const makePresence = Effect.fnUntraced(function*(options: PresenceOptions
       for (const resume of unsure) resume()
       unsure.clear()
     }
-    // Others have forgotten it, or the store everything.
+    // Others have forgotten this node, or the store has lost everything.
     if (Math.abs(at - touchedAt) >= nodeTimeoutMillis || wasForgotten) {
       isBack = true
       aliveSince = at
@@ -82,14 +84,14 @@ export const makePresence = Effect.fnUntraced(function*(options: PresenceOptions
     aliveSince: (): number => aliveSince,
     /** Whether no other node can take this one for dead. */
     isSure,
-    /** Waits until that is so. */
+    /** Waits until no other node can take this one for dead. */
     sure: Effect.callback<void>((resume) => {
       if (isSure()) return resume(Effect.void)
       const go = () => resume(Effect.void)
       unsure.add(go)
       return Effect.sync(() => unsure.delete(go))
     }),
-    /** Runs `look` when this node was away for long, until it has succeeded. */
+    /** Runs `look` whenever this node was away for long, until it succeeds. */
     onRejoin: (look: Effect.Effect<void, StoreError>): void => {
       rejoining.push(look)
     }

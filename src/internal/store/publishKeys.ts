@@ -1,4 +1,4 @@
-/** Publish keys as a driver stores them: what it is asked, and what it answers. */
+/** Publish keys as a driver stores them: what a driver is asked, and what it answers. */
 import type { Receipt } from "../../Deduplicator.ts"
 
 export interface KeyTarget {
@@ -10,7 +10,7 @@ export interface PublishKey extends KeyTarget {
   readonly fingerprint: string | undefined
   /** Keys committed before this are forgotten. */
   readonly forgottenBefore: number
-  /** No new key is taken when as many are kept. */
+  /** No new key is taken when this many are kept. */
   readonly maxKeys: number
 }
 
@@ -23,7 +23,7 @@ export interface ClaimKeyRequest extends PublishKey {
 export type ClaimKeyResult =
   | { readonly _tag: "Claimed" }
   | { readonly _tag: "Duplicate"; readonly receipt: Receipt }
-  /** The fingerprints differ; both must be given. With the receipt if it is committed. */
+  /** Both fingerprints are given, and they differ. `receipt` is there if the key is committed. */
   | { readonly _tag: "Mismatch"; readonly receipt: Receipt | undefined }
   | { readonly _tag: "InFlight"; readonly until: number }
   | { readonly _tag: "Full" }

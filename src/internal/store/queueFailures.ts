@@ -1,4 +1,4 @@
-/** How operations of a stored queue fail: what the store did, as the queue's error, and refusals. */
+/** How operations of a stored queue fail: refusals, and the store's errors as the queue's. */
 import { MessageQueueError } from "../../WebSocketError.ts"
 import type { StoreError } from "./driver.ts"
 

@@ -1,4 +1,4 @@
-/** What the parts of a stored queue share. Each of these objects is changed by its own methods, and by nothing else. */
+/** What the parts of a stored queue share: each object here is changed by its own methods only. */
 import { Effect, Random } from "effect"
 import type { Options, OverflowPolicy } from "../../MessageQueue.ts"
 import { type QueueBounds, queueBounds } from "../bounds/queueBounds.ts"
@@ -40,7 +40,7 @@ export interface QueueParts {
   readonly shares: Shares
   /** The outboxes that this server has opened. */
   readonly logs: Logs
-  /** Those of them that others have opened since. */
+  /** Those of `logs` that other servers have opened since. */
   readonly moved: MovedLogs
   readonly totals: QueueTotals
   readonly reader: OutboxReader
@@ -48,7 +48,7 @@ export interface QueueParts {
   readonly tail: LostTail
   /** What owners were giving up when something failed. */
   readonly ownDoubts: DoubtLedger<StoredLog>
-  /** The same of senders that make room. */
+  /** What senders were dropping to make room when something failed. */
   readonly roomDoubts: DoubtLedger<string>
   readonly doubtful: DoubtfulAppends
   readonly untold: Untold

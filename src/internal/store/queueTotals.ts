@@ -1,6 +1,6 @@
 /** How much is in all outboxes of a store, as far as this server knows, and what a stored queue has done. */
 
-/** As the store counts them. */
+/** Totals as the store counts them. */
 interface StoreTotals {
   readonly sessions: number
   readonly messages: number
@@ -9,7 +9,7 @@ interface StoreTotals {
 
 export class QueueTotals {
   private known: StoreTotals
-  /** What came and went by this server since the store was asked. */
+  /** What this server added and removed since the store was last asked. */
   private sinceMessages = 0
   private sinceBytes = 0
   private readonly done = { appended: 0, acknowledged: 0, expired: 0, overflows: 0 }
@@ -32,7 +32,7 @@ export class QueueTotals {
     return { sessions, messages: Math.max(0, messages), bytes: Math.max(0, bytes), ...this.done }
   }
 
-  /** The store was asked. */
+  /** Takes over the store's answer. */
   renewed(known: StoreTotals): void {
     this.known = known
     this.sinceMessages = 0
@@ -50,7 +50,7 @@ export class QueueTotals {
     this.left(messages, bytes)
   }
 
-  /** So much is not in the outboxes any more. */
+  /** Counts what is no longer in the outboxes. */
   left(messages: number, bytes: number): void {
     this.sinceMessages -= messages
     this.sinceBytes -= bytes

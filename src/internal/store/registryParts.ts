@@ -1,4 +1,4 @@
-/** What the parts of a stored registry share: each of these objects is changed by its own methods, and by nothing else. */
+/** What the parts of a stored registry share: each object here is changed by its own methods only. */
 import { Subscribers } from "../kit/subscribers.ts"
 import type { Calls } from "./calls.ts"
 import type { StoreDriver } from "./driver.ts"
@@ -18,11 +18,11 @@ export interface RegistryPartsOptions {
 
 export interface RegistryParts extends RegistryPartsOptions {
   readonly rows: SessionRows
-  /** What this server has written of its sessions, should the store lose it. */
+  /** What this server has written of its sessions, in case the store loses it. */
   readonly written: WrittenSessions
   readonly own: OwnSessions
   readonly count: SessionCount
-  /** Told of a session of this server that another one wants. */
+  /** Told when another server wants a session of this one. */
   readonly onWanted: Subscribers<string>
 }
 

@@ -1,4 +1,4 @@
-/** What removals of outboxes took out, until it is known that they were done: the next try may find nothing there. */
+/** What removals of outboxes took out, kept until they are known to be done: the next try may find nothing there. */
 import type { OutboxMessage } from "../../core/Outbox.ts"
 
 export interface Removed {
@@ -18,7 +18,7 @@ export class Removals {
     this.held.delete(session)
   }
 
-  /** What was noted after `before`; nothing is kept. */
+  /** What was noted after `before`. Nothing is kept, even if it is older. */
   take(session: string, before: number): Removed | undefined {
     const held = this.held.get(session)
     this.held.delete(session)

@@ -1,4 +1,4 @@
-/** The end of a stored outbox: what was in it comes back, once, even if the store fails after it has removed it. */
+/** The end of a stored outbox: its contents come back, once, even if the store fails after removing it. */
 import { Effect } from "effect"
 import type { MessageQueueError } from "../../WebSocketError.ts"
 import type { Appending } from "./appending.ts"
@@ -10,7 +10,7 @@ import type { QueueParts } from "./queueParts.ts"
 import type { Removed } from "./removals.ts"
 import type { StoredAcks } from "./storedAcks.ts"
 
-/** Others may append meanwhile, or give up: it is looked at again, this often at most. */
+/** Others may append or give up messages meanwhile: the outbox is read again, at most this often. */
 const maxLooks = 16
 
 export const makeRemoving = (parts: QueueParts, appending: Appending, acks: StoredAcks) => {
@@ -18,22 +18,22 @@ export const makeRemoving = (parts: QueueParts, appending: Appending, acks: Stor
     parts
   const { steady } = members
 
-  /** Whether somebody here may ask later what was done in this outbox, though it is gone by then. */
+  /** Whether somebody here may still ask what was done in this outbox when it is gone. */
   const isInDoubt = (session: string): boolean => {
     const log = logs.get(session)
     return givingUp.isTrying(session) || roomDoubts.has(session) ||
       (log !== undefined && (ownDoubts.has(log) || acks.isInDoubt(log)))
   }
 
-  /** It is gone: by our own hand if an earlier try has failed after it was done. */
+  /** The outbox is gone. If an earlier try removed it and then failed, its result is returned now. */
   const removedBefore = (session: string): Effect.Effect<Removed, MessageQueueError> => {
-    // Later it was another outbox of the same name, or somebody else who removed it.
+    // Anything older was another outbox of the same name, or was removed by somebody else.
     const done = removals.take(session, steady() - removalMillis)
     logs.forget(session)
     return done === undefined ? Effect.fail(refuse(session, "remove", "unknownSession")) : Effect.succeed(done)
   }
 
-  /** Whether it was done: others may have appended since it was read. */
+  /** Whether the removal was done: others may have appended since the read. */
   const removeRead = Effect.fnUntraced(function*(
     session: string,
     { state }: Contents,
@@ -41,7 +41,7 @@ export const makeRemoving = (parts: QueueParts, appending: Appending, acks: Stor
   ): Effect.fn.Return<boolean, StoreError> {
     if (isInDoubt(session)) {
       const fates = yield* call("fates", driver.fates(session, 1, state.last))
-      // What was given up since the look is among the messages, and told of with them.
+      // What was given up since the read is among the messages, and is reported with them.
       const told = new Set(messages.map(({ offset }) => offset))
       gone.note(session, state.epoch, fates.filter(({ first }) => !told.has(first)), steady())
     }
@@ -54,7 +54,7 @@ export const makeRemoving = (parts: QueueParts, appending: Appending, acks: Stor
       const all = yield* reader.readAll(session)
       if (all === undefined) return yield* removedBefore(session)
       const { messages, state } = all
-      // Of an outbox that others have delivered from it is not known what they sent.
+      // If another server delivered from this outbox, what it sent is unknown here.
       const maybeHandled = sent === undefined
         ? messages.length
         : messages.filter(({ offset }) => offset <= sent).length
@@ -66,7 +66,7 @@ export const makeRemoving = (parts: QueueParts, appending: Appending, acks: Stor
       totals.left(messages.length, messages.reduce((sum, { bytes }) => sum + bytes, 0))
       appending.wake(session)
       onMoved.tell(session, Infinity)
-      // Nobody is held up by a store that can't tell the owner just now: it will find out.
+      // A store that can't nudge the owner just now must hold nobody up: the owner will find out.
       yield* Effect.ignore(members.nudge(state.node, session))
       return removed
     }

@@ -22,7 +22,7 @@ export class Room {
     this.parts = parts
   }
 
-  /** The session's bound that so much more would break, for an outbox that is known here: that spares asking the store. */
+  /** The session's bound that this much more would break, if the outbox is known here: that spares asking the store. */
   ownFull(session: string, messages: number, bytes: number): Full | undefined {
     const { bounds, logs } = this.parts
     const log = logs.get(session)
@@ -31,7 +31,7 @@ export class Room {
     return limit === undefined ? undefined : fullBy(bounds, limit, log[limit])
   }
 
-  /** The bound on all outboxes together, or the session's share of it, that so much more would break. */
+  /** The bound on all outboxes together, or the session's share of it, that this much more would break. */
   totalFull(session: string, messages: number, bytes: number): Full | undefined {
     const { bounds, logs, shares, totals } = this.parts
     const limit = totalLimit(bounds, totals.messages + messages, totals.bytes + bytes)
@@ -41,7 +41,7 @@ export class Room {
     return shares.over(log?.share, own.messages, own.bytes, totals.messages, totals.bytes, messages, bytes)
   }
 
-  /** What an outbox has room for; `isTotal` says whether it is the bound on all outboxes that leaves no more. */
+  /** The room in an outbox; `isTotal` says whether the bound on all outboxes is what limits it. */
   of(session: string): Amount & { readonly isTotal: boolean } {
     const { bounds, logs } = this.parts
     const log = logs.get(session)
@@ -55,7 +55,10 @@ export class Room {
     }
   }
 
-  /** Drops the oldest that may be dropped, so that so much more has room. Undefined if it can't: then none is dropped. */
+  /**
+   * Drops the oldest messages that may be dropped, to make room for this much. Undefined if that is not enough: then
+   * none is dropped.
+   */
   dropOldest(session: string, messages: number, bytes: number): Effect.Effect<Dropped | undefined, StoreError> {
     const { givingUp, logs, roomDoubts } = this.parts
     const wanted: GiveUpOptions = {
@@ -79,7 +82,7 @@ export class Room {
     })
   }
 
-  /** As many of the oldest as it takes; undefined if all that may be dropped are too few. */
+  /** As many of the oldest as it takes; undefined if all that may be dropped are not enough. */
   private oldest(
     all: ReadonlyArray<OutboxMessage>,
     state: OutboxState,
@@ -93,7 +96,7 @@ export class Room {
     const picked: Array<GivenUp> = []
     for (const message of all) {
       if (overMessages <= 0 && overBytes <= 0) break
-      if (message.offset <= state.sent) continue // it may be at the peer
+      if (message.offset <= state.sent) continue // the peer may have it
       picked.push({ reason: "overflow", message })
       overMessages--
       overBytes -= message.bytes

@@ -1,4 +1,4 @@
-/** How many sessions the store has, which is believed for a while. */
+/** How many sessions the store has, counted anew every few seconds. */
 import { Effect } from "effect"
 import type { StoreError } from "./driver.ts"
 
@@ -7,11 +7,11 @@ interface Counted {
   readonly attached: number
 }
 
-/** How long the number of sessions is believed. */
+/** How long a count is used. */
 const countMillis = 5_000
 
 export class SessionCount {
-  /** What is believed now, asked for anew when that is old. */
+  /** The present count; the store is asked again when the count is old. */
   readonly get: Effect.Effect<Counted, StoreError>
   private counted: Counted = { sessions: 0, attached: 0 }
   private countedAt = -Infinity
@@ -27,7 +27,7 @@ export class SessionCount {
     })
   }
 
-  /** One that is attached. */
+  /** Adds an attached session. */
   added(): void {
     const { attached, sessions } = this.counted
     this.counted = { sessions: sessions + 1, attached: attached + 1 }

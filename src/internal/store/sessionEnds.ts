@@ -1,4 +1,4 @@
-/** The ends of stored sessions: when their retention is over, at once, and those of servers that are dead. */
+/** The ends of stored sessions: when their retention is over, at once, and those of dead servers. */
 import { Effect } from "effect"
 import type { StoreError } from "./driver.ts"
 import type { RegistryParts } from "./registryParts.ts"
@@ -10,13 +10,13 @@ export interface SessionEndsOptions {
   readonly forgetMillis: number
 }
 
-/** Sessions that one sweep takes at most. */
+/** How many sessions one sweep takes at most. */
 const sweepSize = 256
-/** Whoever ends a session has this long for it, before another server is asked to. */
+/** A server that ends a session has this long for it before another server is asked to. */
 const endingMillis = 30_000
-/** A hundred years: "for ever" is a number too, so that an end has a time. */
+/** A hundred years. "For ever" needs a number, so that an end has a time. */
 const longestMillis = 100 * 365 * 86_400_000
-/** How long it is known that a session was ended: its retention, within these. */
+/** A tombstone is kept for the session's retention, within these bounds. */
 const leastTombstoneMillis = 120_000
 const mostTombstoneMillis = 86_400_000
 
@@ -26,7 +26,10 @@ export const makeSessionEnds = (parts: RegistryParts, { forgetMillis, retentionM
   const kept = Math.min(retentionMillis, longestMillis)
   const tombstoneMillis = Math.min(Math.max(kept, leastTombstoneMillis), mostTombstoneMillis)
   const sweepMillis = Math.min(5_000, Math.max(100, retentionMillis / 20))
-  /** Being removed since their time was over: nobody is connected, and servers that were forget them by themselves. */
+  /**
+   * Sessions being removed because their time was over. Nobody is connected to them, and servers that once were forget
+   * them by themselves.
+   */
   const overdue = new Set<string>()
   let sweptAt = steady()
 
@@ -36,7 +39,9 @@ export const makeSessionEnds = (parts: RegistryParts, { forgetMillis, retentionM
       return call("deleteSession", driver.deleteSession(session, { at: now(), until }))
     })
 
-  /** From here on nobody attaches to it, and whoever owned it is fenced. Due again if it is not removed in time. */
+  /**
+   * From here on nobody attaches to the session, and its owner is fenced. It is due again if it is not removed in time.
+   */
   const ended = (row: SessionRow): Omit<SessionRow, "revision"> => ({
     ...row,
     generation: row.ending ? row.generation : row.generation + 1,
@@ -46,7 +51,7 @@ export const makeSessionEnds = (parts: RegistryParts, { forgetMillis, retentionM
     detachedAt: now() - kept + endingMillis
   })
 
-  /** Sessions of nodes that are dead begin their retention when those were last seen. */
+  /** For sessions of a dead node, retention begins when the node was last seen. */
   const sweepDead = Effect.gen(function*() {
     for (const [dead, seenAt] of yield* members.dead) {
       const rows = yield* call("sessionsOf", driver.sessionsOf(dead, sweepSize))
@@ -56,21 +61,21 @@ export const makeSessionEnds = (parts: RegistryParts, { forgetMillis, retentionM
             id,
             (row) => row.node === dead ? { ...row, node: undefined, detachedAt: row.detachedAt ?? seenAt } : undefined
           ),
-          // Should it live after all, it takes its sessions back.
+          // If the node lives after all, it takes its sessions back.
           (row) => row === undefined ? Effect.void : members.nudge(dead, id)
         ), { concurrency: 16, discard: true })
       // More than fit into one sweep: the next tick goes on.
       if (rows.length === sweepSize) sweptAt = -Infinity
-      // What it was appending may be tried until then, and must be known to be done.
+      // Until then the dead node's appends may still be retried, so their stamps must be kept.
       else if (seenAt < now() - forgetMillis) yield* call("forgetNode", driver.forgetNode(dead))
     }
   })
 
-  /** Those whose time is over, from here on ending. */
+  /** Marks sessions whose time is over as ending, and returns them. */
   const expire = Effect.gen(function*(): Effect.fn.Return<ReadonlyArray<string>, StoreError> {
     if (steady() - sweptAt < sweepMillis) return []
     sweptAt = steady()
-    overdue.clear() // those of before are removed by now, or will be by others
+    overdue.clear() // earlier ones are removed by now, or others will do it
     written.sweep()
     yield* sweepDead
     const due = now() - kept
@@ -93,7 +98,7 @@ export const makeSessionEnds = (parts: RegistryParts, { forgetMillis, retentionM
   return {
     expire,
 
-    /** One that the store has lost is ended all the same, so that nobody puts it back. */
+    /** A session that the store has lost is ended all the same, so that nobody puts it back. */
     end: (session: string): Effect.Effect<boolean, StoreError> =>
       Effect.flatMap(
         Effect.andThen(findNewest(session), update(session, ended)),

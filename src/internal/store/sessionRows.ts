@@ -1,4 +1,4 @@
-/** Rows of sessions: found, changed by compare-and-set, and put back where the store has lost what this server wrote. */
+/** Rows of sessions: found, changed by compare-and-set, and put back if the store lost them. */
 import { Effect } from "effect"
 import type { Calls } from "./calls.ts"
 import { type StoreDriver, StoreError } from "./driver.ts"
@@ -7,7 +7,7 @@ import type { PutOutcome, SessionRow } from "./sessions.ts"
 import { ifStorable } from "./texts.ts"
 import type { WrittenSessions } from "./written.ts"
 
-/** Compare-and-set is tried this often; others don't change one session for ever. */
+/** How often compare-and-set is tried; others don't change one session for ever. */
 export const maxTries = 16
 
 /** What a row becomes; undefined when it stays as it is. */
@@ -15,16 +15,19 @@ export type Change = (row: SessionRow) => Omit<SessionRow, "revision"> | undefin
 
 export interface SessionRows {
   readonly find: (session: string) => Effect.Effect<SessionRow | undefined, StoreError>
-  /** The row, after what the store has lost of it is put back: all of it, or its newest owner. */
+  /** The row, after putting back what the store has lost of it: the whole row, or its newest owner. */
   readonly findNewest: (session: string) => Effect.Effect<SessionRow | undefined, StoreError>
-  /** What the store has lost of this server's sessions is put back before one counts as gone: absence is not an end. */
+  /**
+   * Runs `effect`. If it finds a session of this server missing, first puts back what the store has lost, then runs it
+   * again: absence is not an end.
+   */
   readonly orPutBack: <A>(
     session: string,
     isMissing: (found: A) => boolean,
     effect: Effect.Effect<A, StoreError>
   ) => Effect.Effect<A, StoreError>
   readonly put: (row: SessionRow) => Effect.Effect<PutOutcome, StoreError>
-  /** Changes a session's row, if `change` gives another one; looks again when somebody else has changed it. */
+  /** Changes a session's row if `change` gives another one; reads it again when somebody else has changed it. */
   readonly update: (session: string, change: Change) => Effect.Effect<SessionRow | undefined, StoreError>
 }
 

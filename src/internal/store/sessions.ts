@@ -1,6 +1,6 @@
-/** Sessions and positions as a driver stores them: what it is asked, and what it answers. */
+/** Sessions and positions as a driver stores them: what a driver is asked, and what it answers. */
 
-/** A session as stored. All but the position is replaced whole, by {@link StoreDriver.putSession}. */
+/** A session as stored. {@link StoreDriver.putSession} replaces it whole, except for the position. */
 export interface SessionRow {
   readonly id: string
   readonly principal: string | undefined
@@ -8,9 +8,9 @@ export interface SessionRow {
   readonly previousTokenHash: string | undefined
   readonly generation: number
   readonly instance: string
-  /** Of the client instance: its dials are numbered. */
+  /** The client instance numbers its dials. */
   readonly attempt: number
-  /** Whose process has what it received and has not handled; undefined when nobody's. */
+  /** The server whose process has what was received and not yet handled; undefined when none has. */
   readonly node: string | undefined
   /** Undefined while a connection is attached. */
   readonly detachedAt: number | undefined
@@ -37,10 +37,16 @@ export interface PositionRequest {
   readonly generation: number
   /** Opaque. */
   readonly position: string
-  /** Identity of the log it is in, and how far in that; a position behind the stored one of the same log is not stored. */
+  /**
+   * `epoch` is the log that the position is in, `handled` how far it is in that log. A position behind the stored one
+   * of the same log is not stored.
+   */
   readonly epoch: string
   readonly handled: number
-  /** Whether it must be ahead of the stored one: else it is `Behind`. For handlers that commit their work with it. */
+  /**
+   * Whether the position must be ahead of the stored one; otherwise the outcome is `Behind`. For handlers that commit
+   * their work with it.
+   */
   readonly strict: boolean
 }
 

@@ -1,22 +1,22 @@
 /**
- * The time of a store, which all who share it must agree on. Messages expire by it, sessions end, servers are found
- * dead. It begins where the store's own clock stands and goes on with the steady clock, so that no clock that is set
- * moves it. What others have stamped is never in the future: who finds it there goes forward to it.
+ * The time of a store, on which all servers that share it must agree. By it messages expire, sessions end, and servers
+ * are found dead. It begins at the store's own clock and goes on with the steady clock, so that setting a clock does
+ * not move it. Stamps of others are never in the future: a server that finds one ahead goes forward to it.
  */
 
-/** Smaller differences are of no account: they come from how long an answer took. */
+/** Smaller differences are ignored: they come from how long an answer took. */
 const stepMillis = 1_000
 
-/** What a node said of itself last. */
+/** What a node last said of itself. */
 export interface Stamp {
   readonly at: number
-  /** It ended in an orderly way, then. */
+  /** Whether it ended then, in an orderly way. */
   readonly hasLeft: boolean
 }
 
 export type Stamps = ReadonlyMap<string, Stamp>
 
-/** A stamp as drivers keep it: one number, negative where it is the last. */
+/** A stamp as drivers keep it: one number, negative if the node has left. */
 export const encodeStamp = ({ at, hasLeft }: Stamp): number => hasLeft ? -at - 1 : at
 export const decodeStamp = (stamp: number): Stamp =>
   stamp < 0 ? { at: -stamp - 1, hasLeft: true } : { at: stamp, hasLeft: false }
@@ -30,13 +30,13 @@ const newestOf = (stamps: Stamps, isMeant: (stamp: Stamp) => boolean = () => tru
 export class StoreTime {
   private readonly steady: () => number
   private offset: number
-  /** How far the store's clock is ahead of this time, while it is not known whether to follow it. */
+  /** How far the store's clock is ahead of this time, while it is uncertain whether to follow it. */
   private doubt: { readonly leap: number; readonly before: Stamps; readonly until: number } | undefined
 
   /**
-   * `clock` is what the store's clock says, `stamps` what it knows of others: one that lives shows itself within
-   * `nodeTimeoutMillis`. If nobody has for longer, all are dead, or the clock was set: time then goes on from the newest
-   * stamp until it is sure that nobody else lives by it.
+   * `clock` is what the store's clock says, `stamps` what it knows of others: a living node shows itself within
+   * `nodeTimeoutMillis`. If none has for longer, all are dead, or the clock was set. Time then goes on from the newest
+   * stamp until it is certain that nobody else lives by it.
    */
   constructor(steady: () => number, clock: number, stamps: Stamps, nodeTimeoutMillis: number) {
     this.steady = steady
@@ -51,12 +51,12 @@ export class StoreTime {
 
   readonly now = (): number => this.steady() + this.offset
 
-  /** Whether it has to look at the stamps of others before it makes one of its own. */
+  /** Whether this server must look at the stamps of others before it makes one of its own. */
   get isInDoubt(): boolean {
     return this.doubt !== undefined
   }
 
-  /** Takes a look at the stamps of others, which may be ahead. */
+  /** Looks at the stamps of others, which may be ahead. */
   look(stamps: Stamps): void {
     if (this.doubt !== undefined) this.settle(this.doubt, stamps)
     const ahead = newestOf(stamps) - this.now()
@@ -72,5 +72,5 @@ export class StoreTime {
   }
 }
 
-/** As long as a node may take to be found dead, and one beat more. */
+/** The time that finding a node dead may take, and one beat more. */
 export const watchMillis = (nodeTimeoutMillis: number): number => 1.2 * nodeTimeoutMillis

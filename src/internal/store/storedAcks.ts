@@ -1,4 +1,4 @@
-/** Acks of stored outboxes: those of many sessions are stored together, failures become dead letters. */
+/** Acks of stored outboxes: those of many sessions are stored together; failures become dead letters. */
 import { Effect } from "effect"
 import type { Failure } from "../../core/Frame.ts"
 import type { AckResult, OutboxMessage } from "../../core/Outbox.ts"
@@ -14,7 +14,7 @@ import type { Failing, StoredLog } from "./storedLog.ts"
 
 export type StoredAcks = Effect.Success<ReturnType<typeof makeStoredAcks>>
 
-/** How often an outbox is settled for an ack: the store may be started anew again before the ack is there. */
+/** How often an outbox is settled for an ack: the store may restart again before the ack is stored. */
 const maxTries = 3
 
 export const makeStoredAcks = Effect.fnUntraced(function*(parts: QueueParts, appending: Appending) {
@@ -28,12 +28,12 @@ export const makeStoredAcks = Effect.fnUntraced(function*(parts: QueueParts, app
     aside: { keyOf: ({ session }) => session, isLocked: ({ _tag }) => _tag === "Locked", run: ackAll }
   })
 
-  /** Logs of which it is not known whether failures that were to be stored are, and whose they were then. */
+  /** Logs with failures that may or may not be stored, and the generation that had the log then. */
   const inDoubt = new Map<StoredLog, number>()
 
   /**
-   * Failures whose ack had no answer, of outboxes that are not this server's any more: the new owner finds those messages
-   * done with, so what is stored is told of here. Of others the ack is tried again.
+   * Failures whose ack had no answer, in outboxes that this server no longer has. The new owner finds those messages
+   * done with, so the stored ones are reported here. In outboxes that this server still has, the ack is tried again.
    */
   const settleFailures = Effect.fnUntraced(function*(
     report: (log: StoredLog, message: OutboxMessage, reason: Fate["reason"]) => void
@@ -68,7 +68,7 @@ export const makeStoredAcks = Effect.fnUntraced(function*(parts: QueueParts, app
     const failing = failed.length === 0 ? undefined : yield* loadFailing(parts, log, failed)
     if (failing !== undefined && failing.size > 0) inDoubt.set(log, generation)
     const fates = failed.flatMap(([offset, reason]): ReadonlyArray<Fate> => {
-      // Of what is done with, whoever noted that has noted its fate, and knows it by its time.
+      // For a message already done with, whoever did that has noted its fate, and knows it by its time.
       const at = failing?.get(offset)?.at
       return at === undefined ? [] : [{ first: offset, end: offset, reason, maybeHandled: false, at }]
     })
@@ -107,7 +107,10 @@ export const makeStoredAcks = Effect.fnUntraced(function*(parts: QueueParts, app
   return { ack, settleFailures, isInDoubt: (log: StoredLog): boolean => inDoubt.has(log) }
 })
 
-/** The messages that the peer could not handle, kept until the ack is stored: after that they are gone there. */
+/**
+ * The messages that the peer could not handle. They are kept until the ack is stored, as it removes them from the
+ * store.
+ */
 const loadFailing = Effect.fnUntraced(function*(
   { members, reader }: QueueParts,
   log: StoredLog,

@@ -18,14 +18,14 @@ export interface StoredDeduplicatorOptions {
   readonly leaseMillis: number
 }
 
-/** The window that appends with a publish key use too. */
+/** The window, which appends with a publish key use too. */
 export interface Windows {
   windowMillis: number
   readonly retryHorizonMillis: number | undefined
   readonly maxKeys: number
 }
 
-/** Keys that a sweep forgets at a time, and how many times. */
+/** How many keys one sweep forgets, and how many sweeps run in a row. */
 const sweepSize = 1_000
 const maxSweeps = 100
 
@@ -36,7 +36,7 @@ export const makeStoredDeduplicator = Effect.fnUntraced(function*(options: Store
 
   const forgottenBefore = () => now() - windows.windowMillis
 
-  /** A bounded part of what is over; the rest is for the next time. A store that is down is asked again then. */
+  /** Sweeps a bounded part of what is over; the rest, or a store that is down, is for the next time. */
   const sweep = Effect.gen(function*() {
     for (let i = 0; i < maxSweeps; i++) {
       const keys = yield* call("sweepKeys", driver.sweepKeys(forgottenBefore(), now(), sweepSize))
@@ -93,7 +93,7 @@ export const makeStoredDeduplicator = Effect.fnUntraced(function*(options: Store
     rotate: Effect.catch(sweep, (error) => Effect.logWarning("forgetting old keys is put off", error.cause)),
     stats: Effect.suspend(() =>
       Effect.map(
-        // As of now, or as of the last sweep while the store does not answer.
+        // The count now, or that of the last sweep while the store does not answer.
         Effect.orElseSucceed(call("countKeys", driver.countKeys(forgottenBefore(), now())), () => counted),
         (count) => ({ ...count, ...totals, windowMillis: windows.windowMillis })
       )
@@ -160,7 +160,7 @@ const targetOf = ({ key, scope }: KeyTarget): KeyTarget => ({ scope, key })
 
 const Window = Schema.Finite.check(Schema.isGreaterThan(0))
 
-/** A window in ms: finite, and not shorter than anything may still retry. */
+/** A window in ms: finite, and no shorter than anything may still retry. */
 export const checkWindow = (
   input: Duration.Input,
   retryHorizonMillis: number | undefined

@@ -1,7 +1,7 @@
 /**
  * What a server remembers of one stored outbox that it owns: where it stands, and some of its messages. What was just
- * appended or read need not be read again. Pure; the store is the truth, and this may lag behind it, but is never
- * ahead: a write that it would get wrong is refused there as fenced or conflicting.
+ * appended or read need not be read again. Pure. The store is the truth: this may lag behind it but is never ahead, and
+ * the store refuses a write that rests on an old state as fenced or conflicting.
  */
 import type { Semaphore } from "effect"
 import { Deque } from "../../core/Deque.ts"
@@ -11,14 +11,14 @@ import type { Fate, Gap, OutboxState } from "./outboxes.ts"
 
 const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
 
-/** A chunk in the store: offsets and what it counts. */
+/** A chunk in the store: its offsets, and its bytes for the bounds. */
 export interface Extent {
   readonly first: number
   readonly last: number
   readonly bytes: number
 }
 
-/** Messages that failed at the peer, by their offsets, and when that was to be stored first. */
+/** Messages that failed at the peer, by offset, and when their failure was first to be stored. */
 export type Failing = Map<number, { readonly message: OutboxMessage; readonly at: number }>
 
 /** What a read from the cache found. */
@@ -27,7 +27,7 @@ export interface Served {
   readonly expired: Array<OutboxMessage>
   readonly oversized: Array<OutboxMessage>
   readonly more: boolean
-  /** When it was the cache that ended, and there is more in the store: behind this. */
+  /** When the cache ended and there is more in the store: the offset after which to read on. */
   readonly next: number | undefined
 }
 
@@ -39,39 +39,39 @@ export class StoredLog {
   last: number
   revision: number
   /**
-   * Everything up to here may be at the peer: it can't expire. Of messages from before this log was opened here that
-   * is known only when a read has said where the peer is.
+   * Everything up to here may be at the peer, so it can't expire. For messages older than this opening of the log that
+   * is known only once a read has said where the peer is.
    */
   sent: number
   bytes: number
   /** A lower bound of the earliest expiry. */
   expiresAt: number
-  /** When the sweep will look at it next. */
+  /** When the sweep next looks at this log. */
   scheduledAt = Infinity
-  /** Whose part of all together it has, and how much of it is counted there. */
+  /** Whose share of all outboxes it counts for, and how much of it is counted there. */
   share: ShareOrName | undefined
   readonly counted = { messages: 0, bytes: 0 }
   /**
-   * What the peer may have seen, as far as this server knows by itself: what it appended, and what was there when the
-   * outbox was settled. What a store shows that may have lost its newest part is not among it.
+   * What the peer may have seen, by this server's own knowledge: what it appended, and what was there when the outbox
+   * was settled. What a store shows after it may have lost its newest part does not count.
    */
   reach: number
-  /** Whether `reach` is all that the peer may have seen, also if the store has lost its newest part. */
+  /** Whether `reach` is all that the peer may have seen, even if the store has lost its newest part. */
   isCertain: boolean
-  /** The history of the store in which this server settled it last. */
+  /** The history of the store in which this server last settled the outbox. */
   settledIn: string | undefined
   /** When this server opened it, by the steady clock. */
   openedAt = -Infinity
-  /** Made when the outbox is settled for the first time: one at a time does it. */
+  /** Lets one caller at a time settle the outbox. Made when it is first settled. */
   settling: Semaphore.Semaphore | undefined
   /** Offsets after `acked` that are in gaps. */
   private gapped: number
   private readonly slots = new Deque<Slot>()
   private readonly extents = new Deque<Extent>()
   cachedBytes = 0
-  /** The newest fates of its messages, should the store lose them. */
+  /** The newest fates of its messages, in case the store loses them. */
   fates: ReadonlyArray<Fate> | undefined
-  /** Messages that the peer could not handle, until the store knows. */
+  /** Messages that the peer could not handle, until that is stored. */
   failing: Failing | undefined
 
   constructor(state: OutboxState) {
@@ -93,9 +93,9 @@ export class StoredLog {
     return Math.max(0, this.last - this.acked - this.gapped)
   }
 
-  /** This server has opened it again. */
+  /** This server has opened the outbox again. */
   reopened(state: OutboxState): void {
-    // Nobody else had it in between: what is cached holds, and what was sent is known.
+    // Nobody else had it in between: the cache is still right, and `sent` still known.
     if (state.epoch === this.epoch && state.revision === this.revision + 1) this.revision = state.revision
     else this.sent = state.messages === 0 ? state.last : Infinity
     this.generation = state.generation
@@ -104,8 +104,8 @@ export class StoredLog {
   }
 
   /**
-   * The store has been told how far the peer may be, and knows no less than this log. What others had appended may have
-   * other places now; what is cached of this server's own is where it was, and perhaps only here.
+   * The store knows how far the peer may be, and knows no less than this log. What others appended may have moved. This
+   * server's own cached messages are where they were, and may be only here.
    */
   settled(state: OutboxState): void {
     if (state.epoch === this.epoch) {
@@ -126,7 +126,7 @@ export class StoredLog {
     }
   }
 
-  /** Takes over what the store says. Returns whether there is anything that was not known here, for the peer to read. */
+  /** Takes over the store's state. Returns whether it has anything new for the peer to read. */
   refresh(state: OutboxState): boolean {
     if (state.epoch !== this.epoch) {
       this.forget()
@@ -140,7 +140,7 @@ export class StoredLog {
     const isNews = state.last > this.last || state.revision !== this.revision
     if (state.revision !== this.revision) this.forget()
     this.revision = state.revision
-    // A state that was read before an append or an ack of ours was known to be done is older than what we know.
+    // A state with less was read before an append or ack of this server was known to be done: it is out of date.
     if (state.last >= this.last && state.acked >= this.acked) {
       this.gapped = state.last - state.acked - state.messages
       this.bytes = state.bytes
@@ -152,14 +152,14 @@ export class StoredLog {
     return isNews
   }
 
-  /** Forgets the messages, not the position. */
+  /** Forgets the cached messages, not the position. */
   forget(): void {
     this.slots.clear()
     this.extents.clear()
     this.cachedBytes = 0
   }
 
-  /** The cache has what comes after this, or there is nothing. */
+  /** Whether the cache has what comes after this, or nothing comes after it. */
   covers(after: number): boolean {
     if (after >= this.last) return true
     const front = this.slots.front()
@@ -168,7 +168,7 @@ export class StoredLog {
     return front.offset <= after + 1 && endOf(back) > after
   }
 
-  /** Whether what comes next in the log can be added behind what is cached. */
+  /** Whether `first` comes directly after what is cached. */
   private continues(first: number): boolean {
     const back = this.slots.back()
     return back === undefined ? true : endOf(back) === first - 1
@@ -179,8 +179,8 @@ export class StoredLog {
     const first = messages[0]?.offset ?? 0
     const end = messages[messages.length - 1]?.offset ?? 0
     this.reach = Math.max(this.reach, end)
-    if (end <= this.last) return // a state read meanwhile had it already
-    // Only what goes on where the cache ends, and nothing of a long log that nobody reads.
+    if (end <= this.last) return // a state read meanwhile already had it
+    // Caches only what continues the cache, and nothing of a long log that nobody reads.
     const isRead = this.slots.size > 0 || this.acked >= first - 1 || this.sent === first - 1
     if (first === this.last + 1 && isRead && this.continues(first)) {
       for (const message of messages) this.push(message)
@@ -191,7 +191,7 @@ export class StoredLog {
     this.expiresAt = Math.min(this.expiresAt, expiresAt)
   }
 
-  /** Adds a page that was read behind `after`, which replaces what is cached unless it goes on there. */
+  /** Adds a page that was just read. It replaces the cache unless it continues it. */
   loaded(slots: ReadonlyArray<Slot>, extents: ReadonlyArray<Extent>): void {
     const first = slots[0]
     if (first === undefined) return
@@ -206,7 +206,7 @@ export class StoredLog {
     if (slot.kind === "message") this.cachedBytes += slotBytes(slot)
   }
 
-  /** Everything up to `upTo` is done with. Returns the newest message that went, if it was cached. */
+  /** Everything up to `upTo` is done with. Returns the newest removed message, if it was cached. */
   advance(upTo: number): OutboxMessage | undefined {
     let newest: OutboxMessage | undefined
     while (true) {
@@ -231,7 +231,7 @@ export class StoredLog {
     return newest
   }
 
-  /** An ack is stored: `released` messages went with it. */
+  /** An ack is stored, and has removed `released` messages. */
   acknowledged(upTo: number, released: number): OutboxMessage | undefined {
     this.reach = Math.max(this.reach, upTo)
     const to = Math.min(upTo, this.last)
@@ -246,13 +246,13 @@ export class StoredLog {
     if (fates.length > 0) this.fates = [...this.fates ?? [], ...fates].slice(-maxFates)
   }
 
-  /** Those after this offset that are not among what is stored, which may lack them. */
+  /** Fates after this offset that the store lacks. */
   fatesBeside(epoch: string, after: number, stored: ReadonlyArray<Fate>): ReadonlyArray<Fate> {
     if (this.fates === undefined || epoch !== this.epoch) return []
     return this.fates.filter(({ end, first }) => end > after && !stored.some((fate) => fate.first === first))
   }
 
-  /** These are gaps in the store now. */
+  /** These messages are gaps in the store now. */
   gaveUp(messages: ReadonlyArray<OutboxMessage>): void {
     for (const { bytes } of messages) this.bytes = Math.max(0, this.bytes - bytes)
     this.gapped += messages.length
@@ -264,7 +264,7 @@ export class StoredLog {
     return slot?.kind === "message" && slot.offset === offset ? slot : undefined
   }
 
-  /** What comes after `after`, of what is cached; what is too old or too large is set apart and must be given up. */
+  /** Cached slots after `after`. Messages that are too old or too large are set apart, and must be given up. */
   serve(after: number, limit: ReadLimit, now: number, maxSent: number): Served {
     const slots: Array<Slot> = []
     const expired: Array<OutboxMessage> = []
@@ -294,7 +294,7 @@ export class StoredLog {
     return { slots, expired, oversized, more: more || next !== undefined, next }
   }
 
-  /** The index of the slot that has `offset`, or of the first one after it. */
+  /** The index of the slot that contains `offset`, or of the first one after it. */
   private indexOf(offset: number): number {
     let low = 0
     let high = this.slots.size
@@ -309,10 +309,10 @@ export class StoredLog {
 
 const maxFates = 256
 
-/** What a message costs in memory, about: strings have two bytes a unit where they are not Latin-1. */
+/** About what a message costs in memory; strings that are not Latin-1 take two bytes a unit. */
 const slotBytes = (message: OutboxMessage): number => message.payload.length + 120
 
-/** Slots of decoded messages with the gaps laid over them, from `after` on and within `first..end` of what was read. */
+/** Decoded messages with the gaps laid over them, as slots within `after + 1..end`. */
 export const overlay = (
   messages: ReadonlyArray<OutboxMessage>,
   gaps: ReadonlyArray<Gap>,

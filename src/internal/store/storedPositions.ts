@@ -1,4 +1,4 @@
-/** Positions of sessions, written by their owner's generation alone: many together, or in an application's transaction. */
+/** Positions of sessions, written only by the owner's generation: many together, or in an application's transaction. */
 import { Effect, Exit, Schema } from "effect"
 import type { StoredPosition } from "../../SessionRegistry.ts"
 import type { SessionRegistryError } from "../../WebSocketError.ts"
@@ -16,7 +16,7 @@ export const makeStoredPositions = Effect.fnUntraced(function*({ call, driver, r
     run: saveAll,
     aside: { keyOf: ({ session }) => session, isLocked: (outcome) => outcome === "Locked", run: saveAll }
   })
-  // The epoch is the client's own.
+  // The epoch comes from the client, so its text is checked.
   const save = (request: PositionRequest) => ifStorable("savePosition", [request.epoch], savePositions(request))
 
   const isInTransaction = driver.transaction?.isOpen ?? Effect.succeed(false)
@@ -89,7 +89,7 @@ const Position = Schema.fromJsonString(Schema.Struct({
 
 export const readPosition: (text: string) => Exit.Exit<StoredPosition, unknown> = Schema.decodeUnknownExit(Position)
 
-/** The one that is further on in the same log: the store may have lost what this server wrote. */
+/** The position that is further on in the same log: the store may have lost what this server wrote. */
 export const later = (
   stored: StoredPosition | undefined,
   written: PositionRequest | undefined

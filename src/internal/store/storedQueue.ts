@@ -1,6 +1,6 @@
 /**
  * `MessageQueue` over a driver: its operations, and what can be asked of it. What is appended is committed before
- * anybody is told, what is read comes from memory where it can, and what fails half-way is found out at the next look.
+ * anybody is told. What is read comes from memory where it can. What fails half-way is found out at the next look.
  */
 import { Effect } from "effect"
 import { defaultMessageId, type ReadLimit } from "../../core/Outbox.ts"
@@ -94,7 +94,7 @@ export const makeStoredQueue = Effect.fnUntraced(function*(options: StoredQueueO
   return self
 })
 
-/** What can be asked of an outbox, by whoever. */
+/** What anybody may ask of an outbox. */
 const questions = (
   { call, driver, logs, reader: { readAll } }: QueueParts
 ): Pick<Interface, "find" | "size" | "progress"> => ({
@@ -139,7 +139,7 @@ const questions = (
           (stored) => {
             const dead = stored.filter((fate) => !isSwept(fate))
             const beside = logs.get(session)?.fatesBeside(epoch, after, dead) ?? []
-            // Last, as what is still known goes before it.
+            // Swept fates come last, so that fates still known win over them.
             return { epoch, acked, dead: [...dead, ...beside, ...stored.filter(isSwept)] }
           }
         )

@@ -1,6 +1,6 @@
 /**
- * Reads of stored outboxes by their owner: from what is cached, else from the store in pages. What is too old, or too
- * large for the peer, is given up on the way.
+ * Reads of stored outboxes by their owner: from the cache, else from the store in pages. Messages that are too old, or
+ * too large for the peer, are given up on the way.
  */
 import { Effect } from "effect"
 import type { ReadLimit, ReadResult, Slot } from "../../core/Outbox.ts"
@@ -14,7 +14,7 @@ import { refuse } from "./queueFailures.ts"
 import type { QueueParts } from "./queueParts.ts"
 import type { Served, StoredLog } from "./storedLog.ts"
 
-/** Conflicts with other servers are settled by looking again, this often at most. */
+/** After a conflict with another server the read begins again, at most this often. */
 const maxLooks = 16
 
 export const makeStoredReads = (parts: QueueParts, ownLogs: OwnLogs) => {
@@ -22,7 +22,7 @@ export const makeStoredReads = (parts: QueueParts, ownLogs: OwnLogs) => {
   const { load } = ownLogs
   const { touch, tracked } = logs
   const maxSent = maxSentOf(overflow, bounds)
-  /** Where only so much may be sent, other servers may drop the rest: the store has to know what was sent. */
+  /** If the policy limits what may be sent, other servers may drop the rest: the store has to know what was sent. */
   const marksSent = maxSent !== Infinity
 
   const plain = ({ more, slots }: Served): ReadResult => ({ slots, expired: nothing, oversized: nothing, more })
@@ -43,7 +43,7 @@ export const makeStoredReads = (parts: QueueParts, ownLogs: OwnLogs) => {
   const read = (log: StoredLog, after: number, limit: ReadLimit) =>
     Effect.suspend(() => {
       const given: Array<GivenUp> = []
-      // Whoever gets an error can't be told of what was given up before it.
+      // A caller that gets an error can't be told what was given up before it.
       return Effect.onError(
         readInto(given, log, after, limit),
         () => Effect.sync(() => untold.givenUp(log.session, log.epoch, given))
@@ -91,7 +91,7 @@ export const makeStoredReads = (parts: QueueParts, ownLogs: OwnLogs) => {
         if (outcome._tag === "Fenced") return yield* refuse(session, "read", "fenced")
         if (outcome._tag === "Missing") {
           if (!(yield* mayReturn(parts, session))) return yield* refuse(session, "read", "unknownSession")
-          continue // it is there again, and what is cached is perhaps only here
+          continue // it has been put back; the cached messages may be only here
         }
         if (outcome._tag === "Conflict") {
           tracked(log, () => log.forget())
@@ -104,7 +104,7 @@ export const makeStoredReads = (parts: QueueParts, ownLogs: OwnLogs) => {
       log.sent = sent
       return result(served.slots, served.more)
     }
-    // What was given up must be reported all the same.
+    // What was given up must be reported even so.
     return result(nothing, true)
   })
 

@@ -1,7 +1,7 @@
 /**
  * `SessionRegistry` over a driver, for several servers: attaching, handing over, positions, retention. A session's row
- * is changed by compare-and-set; its position is written by its owner's generation alone. A server that wants a session
- * which another one still has messages of asks for it first, and takes it by force only when there is no answer.
+ * is changed by compare-and-set; only its owner's generation writes its position. A server that wants a session asks
+ * the server that still has messages of it, and takes it by force only when there is no answer.
  */
 import { Effect } from "effect"
 import type { Interface, Options, SessionInfo } from "../../SessionRegistry.ts"

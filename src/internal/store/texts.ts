@@ -1,7 +1,7 @@
 /**
  * Texts that not every database can hold, from programs that use a store's services. Server and client let none get so
- * far; a program that uses a store's services by itself may. They are refused before a call is made: in a batch they
- * would take the requests of others with them, and the store's circuit is not to open for what a client sent.
+ * far; a program that uses the services directly may. They are refused before a call is made: in a batch they would
+ * fail the requests of others too, and what a client sent must not open the store's circuit.
  */
 import { Effect } from "effect"
 import { isText } from "../../core/Text.ts"
@@ -9,7 +9,7 @@ import { StoreError } from "./driver.ts"
 
 const isStorable = (text: string | undefined): boolean => text === undefined || text === "" || isText(text)
 
-/** What a text that can't be stored fails with; undefined when all can. */
+/** The error for a text that can't be stored; undefined when all can. */
 export const unstorable = (operation: string, ...texts: ReadonlyArray<string | undefined>): StoreError | undefined =>
   texts.every(isStorable)
     ? undefined

@@ -1,4 +1,4 @@
-/** What was given up for something that then failed, so that nobody was told: the next sweep tells of it. */
+/** What was given up for an operation that then failed, so that nobody was told: the next sweep reports it. */
 import type { OutboxMessage } from "../../core/Outbox.ts"
 import type { Expired } from "../../MessageQueue.ts"
 import type { GivenUp } from "./givingUp.ts"

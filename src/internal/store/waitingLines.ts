@@ -1,14 +1,14 @@
 /**
- * Senders that wait for room in an outbox, first come first served. As many of the first in a line as there seems to be
- * room for try together, in their order, and are committed together; the store has the last word. They are told when
- * this server knows of room, and the first also looks now and then, as other servers make room too.
+ * Senders that wait for room in an outbox, first come first served. As many of the first in a line as seem to have room
+ * try together, in order, and are committed together; the store has the last word. They are called when this server
+ * knows of room. The first also tries now and then, as other servers make room too.
  */
 import { Effect } from "effect"
 import { makeLater, makeSignal, type Signal } from "../kit/signal.ts"
 
-/** How often the first in a line looks without being told. */
+/** How often the first in a line tries without being called. */
 const lookMillis = 250
-/** So many try together at most. */
+/** How many try together at most. */
 const maxGroup = 1_024
 
 interface Size {
@@ -17,40 +17,40 @@ interface Size {
 }
 
 interface Room extends Size {
-  /** Whether it is the bound on all outboxes together that leaves no more. */
+  /** Whether the bound on all outboxes together is what limits it. */
   readonly isTotal: boolean
 }
 
 /** A sender that waits for room. */
 interface Waiter {
   readonly needs: Size
-  /** Its turn has come, and it has not begun to try. */
+  /** Its turn has come, and it has not yet begun to try. */
   isCalled: boolean
   isTrying: boolean
-  /** While it waits to be called. */
+  /** Set while it waits to be called. */
   resume: ((effect: Effect.Effect<void>) => void) | undefined
 }
 
-/** Those who wait for room in one outbox, in order of arrival. */
+/** Senders that wait for room in one outbox, in order of arrival. */
 interface Line {
   readonly waiters: Set<Waiter>
-  /** So many try just now. */
+  /** How many are trying now. */
   trying: number
   /** Whether one of them was refused. */
   isRefused: boolean
-  /** There was room again since they began. */
+  /** Whether there may have been room again since they began. */
   mayTryAgain: boolean
-  /** So many may try together next time: more after each success, one after a refusal. */
+  /** How many may try together next time: more after each success, one after a refusal. */
   group: number
 }
 
 /** What one try came to. */
 export type Tried<A> =
   | { readonly _tag: "Done"; readonly value: A }
-  /** There is no room in the outbox, or none in all of them together. */
+  /** There is no room in this outbox, or (`isTotal`) in all outboxes together. */
   | { readonly _tag: "NoRoom"; readonly isTotal: boolean }
 
-/** A sender to be put in line. */
+/** A sender that gets in line. */
 interface WaitRequest<A, E> {
   readonly session: string
   readonly needs: Size
@@ -61,7 +61,7 @@ interface WaitRequest<A, E> {
 }
 
 interface WaitingLinesOptions {
-  /** What has room in an outbox, as far as known here. */
+  /** The room in an outbox, as far as this server knows. */
   readonly room: (session: string) => Room
 }
 
@@ -75,10 +75,10 @@ export const makeWaitingLines = Effect.fnUntraced(function*({ room }: WaitingLin
 export class WaitingLines {
   private readonly room: WaitingLinesOptions["room"]
   private readonly later: (task: () => void) => void
-  /** Somebody waits. */
+  /** Notified when somebody waits. */
   private readonly waits: Signal
   private readonly lines = new Map<string, Line>()
-  /** Sessions whose first in line waits for the bound on all together. */
+  /** Sessions whose first in line waits for the bound on all outboxes together. */
   private readonly blockedByTotal = new Set<string>()
   private resuming: Array<Waiter> = []
   private waiting = 0
@@ -100,7 +100,7 @@ export class WaitingLines {
     return this.waiting
   }
 
-  /** Tries until there is room, when it is this sender's turn; fails with `closed` when the store is closed. */
+  /** Tries when it is this sender's turn, until there is room; fails with `closed` when the store is closed. */
   wait<A, E>(request: WaitRequest<A, E>): Effect.Effect<A, E> {
     const { session } = request
     return Effect.suspend(() => {
@@ -109,14 +109,14 @@ export class WaitingLines {
       const line = this.lineOf(session)
       line.waiters.add(waiter)
       if (request.isTotal) this.blockedByTotal.add(session)
-      // There may have been room since it was refused.
+      // There may be room since the sender was refused.
       if (line.waiters.size === 1) this.callUp(session, "none")
       return Effect.ensuring(
         this.attempt(request, line, waiter),
         Effect.sync(() => {
           this.waiting--
           this.leave(session, waiter)
-          // One that failed or was interrupted.
+          // The try failed or was interrupted.
           if (waiter.isTrying) this.tried(session, line, waiter)
           // Room for one may be room for another.
           if (line.trying === 0) this.callUp(session, "none")
@@ -125,7 +125,7 @@ export class WaitingLines {
     })
   }
 
-  /** There is room in this session's outbox, and so in all together. */
+  /** There is room in this session's outbox, and so in all outboxes together. */
   wake(session: string): void {
     this.callUp(session, "none")
     if (this.blockedByTotal.size === 0) return
@@ -176,7 +176,7 @@ export class WaitingLines {
     })
   }
 
-  /** The last of those who tried together says what that means for the next. */
+  /** The last of those that tried together decides how many try next. */
   private tried(session: string, line: Line, waiter: Waiter): void {
     waiter.isTrying = false
     line.trying--
@@ -188,7 +188,7 @@ export class WaitingLines {
     if (!isRefused || mayTryAgain) this.callUp(session, "none")
   }
 
-  /** Calls as many as seem to have room; the first in any case if `force` says so. */
+  /** Calls as many as seem to have room; with `force` "first", the first in any case. */
   private callUp(session: string, force: "first" | "none"): void {
     const line = this.lines.get(session)
     if (line === undefined) return
@@ -213,7 +213,7 @@ export class WaitingLines {
     }
   }
 
-  /** In a task of its own, as it goes on with its own work. */
+  /** Resumes it in a task of its own, as it goes on with its own work. */
   private call(waiter: Waiter): void {
     if (waiter.isCalled) return
     waiter.isCalled = true

@@ -1,7 +1,7 @@
 /**
- * What this server has written of its sessions, put back should the store lose it. It covers sessions that are attached
- * here, or were a while ago; so the newest resume token is good, the newest owner the only one, and no position goes
- * back.
+ * What this server has written of its sessions, to put it back if the store loses it. Covers sessions that are attached
+ * here, or were a while ago. So the newest resume token stays good, the newest owner stays the only one, and no
+ * position goes back.
  */
 import { Effect } from "effect"
 import type { Calls } from "./calls.ts"
@@ -13,9 +13,9 @@ export interface WrittenOptions {
   readonly driver: StoreDriver
   readonly call: Calls
   readonly steady: () => number
-  /** Whether a session that has no row was ended. */
+  /** Whether a session without a row was ended. */
   readonly hasTombstone: (session: string) => Effect.Effect<boolean, StoreError>
-  /** Another server has attached the session since, in the same generation. */
+  /** Another server has since attached the session, in the same generation. */
   readonly onTaken: (session: string) => void
 }
 
@@ -24,16 +24,16 @@ interface Written {
   position: PositionRequest | undefined
 }
 
-/** How long what was written of a session that has left is remembered: longer than what a replica may lag. */
+/** How long the writes of a session that has left are remembered: longer than a replica may lag. */
 const keptMillis = 60_000
-/** How often it is tried where others have changed the row, or an application's transaction has it. */
+/** How often to try when others have changed the row, or an application's transaction has locked it. */
 const maxTries = 16
 
 export type WrittenSessions = ReturnType<typeof makeWritten>
 
 export const makeWritten = ({ call, driver, hasTombstone, onTaken, steady }: WrittenOptions) => {
   const sessions = new Map<string, Written>()
-  /** Sessions that are not attached here any more, and since when; the oldest first. */
+  /** Sessions no longer attached here, and since when; the oldest first. */
   const departed = new Map<string, number>()
 
   const forget = (session: string): void => {
@@ -41,7 +41,7 @@ export const makeWritten = ({ call, driver, hasTombstone, onTaken, steady }: Wri
     departed.delete(session)
   }
 
-  /** The row, where the store has an older one. */
+  /** Puts the row back if the store has none or an older one. */
   const putRow = Effect.fnUntraced(function*(row: SessionRow): Effect.fn.Return<void, StoreError> {
     for (let tries = 0; tries < maxTries; tries++) {
       const stored = yield* call("findSession", driver.findSession(row.id))
@@ -64,7 +64,7 @@ export const makeWritten = ({ call, driver, hasTombstone, onTaken, steady }: Wri
   const putOne = Effect.fnUntraced(function*({ position, row }: Written) {
     yield* putRow(row)
     if (position === undefined || !sessions.has(row.id)) return
-    // Of an earlier connection, perhaps: it is the newest of the session all the same.
+    // The position may be from an earlier connection, but is the session's newest all the same.
     const request = { ...position, generation: row.generation }
     yield* untilFree(
       call("savePositions", driver.savePositions([request])),
@@ -78,7 +78,7 @@ export const makeWritten = ({ call, driver, hasTombstone, onTaken, steady }: Wri
       departed.delete(row.id)
       sessions.set(row.id, { row, position: sessions.get(row.id)?.position })
     },
-    /** The row was changed from here. */
+    /** This server has changed the row. */
     changed: (row: SessionRow): void => {
       if (row.ending) return forget(row.id)
       const written = sessions.get(row.id)
@@ -88,7 +88,7 @@ export const makeWritten = ({ call, driver, hasTombstone, onTaken, steady }: Wri
       const written = sessions.get(position.session)
       if (written !== undefined) written.position = position
     },
-    /** Whether or not the store has the row to say so. */
+    /** Whether or not the store still has the row. */
     released: (session: string, generation: number): void => {
       const written = sessions.get(session)
       if (written?.row.generation === generation) written.row = { ...written.row, node: undefined, wantedBy: undefined }
@@ -100,9 +100,12 @@ export const makeWritten = ({ call, driver, hasTombstone, onTaken, steady }: Wri
       departed.set(session, steady())
     },
     has: (session: string): boolean => sessions.has(session),
-    /** Whether this server has written a later owner of the session than the store knows: so that was lost. */
+    /** Whether this server has written a later owner than the store knows: the store has lost it. */
     isLater: ({ generation, id }: SessionRow): boolean => (sessions.get(id)?.row.generation ?? 0) > generation,
-    /** What this server wrote last of the session, if the store knows of no later owner: it may have less than that. */
+    /**
+     * What this server last wrote of the session, unless the store knows a later owner: the store may have less than
+     * that.
+     */
     newest: ({ generation, id }: SessionRow): Written | undefined => {
       const written = sessions.get(id)
       return written !== undefined && written.row.generation >= generation ? written : undefined
