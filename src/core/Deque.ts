@@ -84,3 +84,6 @@ export class Deque<A> {
     this.head = 0
   }
 }
+
+/** Of all who have had nothing to put in theirs: never written to. Most sessions are idle, and each has several. */
+export const emptyDeque = new Deque<never>()

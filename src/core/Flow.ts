@@ -4,7 +4,7 @@
  *
  * Both sides count the window alike: a frame's messages count until each is handled, its bytes until all of them are.
  */
-import { Deque } from "./Deque.ts"
+import { Deque, emptyDeque } from "./Deque.ts"
 import type { InboxPosition } from "./Frame.ts"
 import type { Head } from "./Headway.ts"
 import { defaultWindow, type Window } from "./Protocol.ts"
@@ -21,7 +21,7 @@ export class Flow {
   sent: number
   received: number
   handled: number
-  private readonly inFlight = new Deque<InFlight>()
+  private inFlight: Deque<InFlight> = emptyDeque
   private messages = 0
   private bytes = 0
 
@@ -104,6 +104,7 @@ export class Flow {
   }
 
   private push(first: number, end: number, bytes: number): void {
+    if (this.inFlight === emptyDeque) this.inFlight = new Deque()
     this.inFlight.pushBack({ first, end, bytes })
     this.messages += end - first + 1
     this.bytes += bytes

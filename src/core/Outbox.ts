@@ -6,7 +6,7 @@
  * two regions: `sent`, whose messages the peer may have (their fate is not known, so they can't expire or be dropped),
  * and `waiting`, which never left. It knows no bound, no policy and no clock: callers check and pass `now`.
  */
-import { Deque } from "./Deque.ts"
+import { Deque, emptyDeque } from "./Deque.ts"
 import type { Failure, OutboxPosition } from "./Frame.ts"
 import type { FailureReason, GapReason } from "./Protocol.ts"
 
@@ -65,9 +65,6 @@ const nothing: ReadonlyArray<never> = []
 const nothingToRead: ReadResult = { slots: nothing, expired: nothing, oversized: nothing, more: false }
 const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
 
-/** Of outboxes that have dropped nothing: one for all, never written to. */
-const noGaps = new Deque<never>()
-
 /** Beyond this, gaps with different reasons are merged, so that they can't pile up while nobody reads. */
 const maxHeadGaps = 64
 
@@ -108,9 +105,9 @@ export class Outbox {
   earliestExpiry = Infinity
 
   // In order: sent, then gaps (dropped from the front of waiting), then waiting.
-  private readonly sent = new Deque<Slot>()
-  private gaps: Deque<OutboxGap> = noGaps
-  private readonly waiting = new Deque<Slot>()
+  private sent: Deque<Slot> = emptyDeque
+  private gaps: Deque<OutboxGap> = emptyDeque
+  private waiting: Deque<Slot> = emptyDeque
   // Whether expiry times in waiting may be out of order, so that the expired are not a prefix.
   private mixedExpiry = false
   private newestExpiry = 0
@@ -146,7 +143,7 @@ export class Outbox {
       enqueuedAt: draft.enqueuedAt,
       expiresAt: draft.expiresAt
     }
-    this.waiting.pushBack(message)
+    this.toWaiting().pushBack(message)
     if (this.messages === 0) this.hasExtra = false
     this.messages++
     this.bytes += message.bytes
@@ -198,7 +195,8 @@ export class Outbox {
         slots.push(slot)
       }
     }
-    for (let i = 0; i < slots.length; i++) this.sent.pushBack(slots[i] as Slot) // in bounds
+    const sent = this.toSent()
+    for (let i = 0; i < slots.length; i++) sent.pushBack(slots[i] as Slot) // in bounds
     return { slots, expired, oversized, more }
   }
 
@@ -280,7 +278,7 @@ export class Outbox {
       given.push(slot)
     }
     this.returnGaps()
-    this.waiting.pushFront({ kind: "gap", offset: this.acked + 1, end: endOf(last), reason })
+    this.toWaiting().pushFront({ kind: "gap", offset: this.acked + 1, end: endOf(last), reason })
     return given
   }
 
@@ -295,9 +293,9 @@ export class Outbox {
     this.waiting.forEach((slot) => {
       if (slot.kind === "message") messages.push(slot)
     })
-    this.sent.clear()
-    this.gaps.clear()
-    this.waiting.clear()
+    this.sent = emptyDeque
+    this.gaps = emptyDeque
+    this.waiting = emptyDeque
     this.messages = 0
     this.bytes = 0
     this.extra = 0
@@ -332,7 +330,7 @@ export class Outbox {
       const slot = this.gaps.front() ?? this.waiting.front()
       if (slot === undefined) return
       this.popUnsent()
-      this.sent.pushBack(slot)
+      this.toSent().pushBack(slot)
       if (slot.kind === "message") this.countWaiting(slot, -1)
     }
   }
@@ -343,7 +341,7 @@ export class Outbox {
     this.returnGaps()
     while (back !== undefined && endOf(back) > after) {
       this.sent.popBack()
-      this.waiting.pushFront(back)
+      this.toWaiting().pushFront(back)
       if (back.kind === "message") this.countWaiting(back, 1)
       if (back.kind === "message" && back.expiresAt < this.earliestExpiry) this.earliestExpiry = back.expiresAt
       back = this.sent.back()
@@ -354,8 +352,18 @@ export class Outbox {
     while (true) {
       const gap = this.gaps.popBack()
       if (gap === undefined) return
-      this.waiting.pushFront(gap)
+      this.toWaiting().pushFront(gap)
     }
+  }
+
+  private toSent(): Deque<Slot> {
+    if (this.sent === emptyDeque) this.sent = new Deque()
+    return this.sent
+  }
+
+  private toWaiting(): Deque<Slot> {
+    if (this.waiting === emptyDeque) this.waiting = new Deque()
+    return this.waiting
   }
 
   private popUnsent(): void {
@@ -380,7 +388,7 @@ export class Outbox {
   }
 
   private pushHeadGap(gap: OutboxGap): void {
-    if (this.gaps === noGaps) this.gaps = new Deque()
+    if (this.gaps === emptyDeque) this.gaps = new Deque()
     const back = this.gaps.back()
     if (back !== undefined && (back.reason === gap.reason || this.gaps.size >= maxHeadGaps)) {
       this.gaps.popBack()
@@ -428,7 +436,7 @@ export class Outbox {
         if (slot.expiresAt < this.earliestExpiry) this.earliestExpiry = slot.expiresAt
       }
     }
-    for (const slot of slots) this.waiting.pushBack(slot)
+    for (const slot of slots) this.toWaiting().pushBack(slot)
   }
 }
 

@@ -3,7 +3,7 @@
  * connections. `handle/` works with it; others ask, and write nothing.
  */
 import type { Fiber } from "effect"
-import { Deque } from "../../core/Deque.ts"
+import { Deque, emptyDeque } from "../../core/Deque.ts"
 import type { GapReason } from "../../core/Protocol.ts"
 import type { Connection } from "../../Transport.ts"
 
@@ -58,11 +58,10 @@ export interface Refusal {
 // What most sessions have nothing of costs nothing: one for all, never written to.
 const nothing: Uncommitted = { epoch: "", offset: 0, messages: 0 }
 const none: ReadonlyArray<never> = Object.freeze([])
-const noDeliveries = new Deque<never>()
 
 export class Incoming {
   /** Made with the first delivery. */
-  private queue: Deque<Delivery> = noDeliveries
+  private queue: Deque<Delivery> = emptyDeque
   private wasLoose = false
   private isRunning = false
   /** The fiber that handles, if it has to wait for something. */
@@ -122,7 +121,7 @@ export class Incoming {
   }
 
   received(delivery: Delivery): void {
-    if (this.queue === noDeliveries) this.queue = new Deque()
+    if (this.queue === emptyDeque) this.queue = new Deque()
     this.queue.pushBack(delivery)
   }
 
@@ -146,7 +145,7 @@ export class Incoming {
 
   /** What waits is not handled here. */
   drop(): void {
-    this.queue = noDeliveries
+    this.queue = emptyDeque
   }
 
   // --- the handler

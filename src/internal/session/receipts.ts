@@ -3,7 +3,7 @@
  * while somebody awaits it does it hold a callback.
  */
 import { Effect } from "effect"
-import { Deque } from "../../core/Deque.ts"
+import { Deque, emptyDeque } from "../../core/Deque.ts"
 import { DeadLetterError, type DeadLetterReason } from "../../WebSocketError.ts"
 import { callbackLater } from "../kit/signal.ts"
 
@@ -77,9 +77,6 @@ export class Tracked {
 const isOpen = (state: Tracked["state"]): state is "pending" | RemoteOutbox =>
   state === "pending" || (typeof state === "object" && "watch" in state)
 
-/** Of those for whom nobody waits: one for all, never written to. */
-const noneWait = new Deque<never>()
-
 export class Receipts {
   /** Everything up to here is settled, or was sent before this server had the session. */
   private settledUpTo: number
@@ -89,7 +86,7 @@ export class Receipts {
   /** Once the messages are not this side's any more: what becomes of receipts that still come, of sends under way. */
   private gone: RemoteOutbox | Dead | undefined
   /** By offset. Made with the first. */
-  private pending: Deque<Tracked> = noneWait
+  private pending: Deque<Tracked> = emptyDeque
   /** Of those in `pending`, how many died: they wait there until `handled` passes them, or they are too many. */
   private settledInside = 0
   private dead: Map<number, Dead> | undefined // few sessions have any
@@ -166,7 +163,7 @@ export class Receipts {
   leaveTo(remote: RemoteOutbox): void {
     this.gone = remote
     this.pending.forEach((tracked) => tracked.leaveTo(remote))
-    this.pending = noneWait
+    this.pending = emptyDeque
     this.settledInside = 0
   }
 
@@ -183,7 +180,7 @@ export class Receipts {
   /** The session is over, and somebody else has the messages: those who wait are told so. */
   ended(): void {
     const { pending } = this
-    this.pending = noneWait
+    this.pending = emptyDeque
     this.settledInside = 0
     const over: Dead = { reason: "sessionEnded", maybeHandled: true }
     this.gone = over
@@ -191,7 +188,7 @@ export class Receipts {
   }
 
   private push(tracked: Tracked): void {
-    if (this.pending === noneWait) this.pending = new Deque()
+    if (this.pending === emptyDeque) this.pending = new Deque()
     this.pending.pushBack(tracked)
   }
 

@@ -8,14 +8,7 @@ import { steady } from "../kit/time.ts"
 import type { Calls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
 
-export type StoreHistory = Effect.Success<ReturnType<typeof makeHistory>>
-
-/** For this long after a change, others may not have put back what they have. */
-const recentMillis = 10_000
-/** How many looks of others a newcomer waits for, as it does not know of earlier changes. */
-const looks = 3
-
-export const makeHistory = Effect.fnUntraced(function*(options: {
+export interface HistoryOptions {
   readonly driver: StoreDriver
   readonly call: Calls
   /** The store's time. */
@@ -24,7 +17,16 @@ export const makeHistory = Effect.fnUntraced(function*(options: {
   readonly pollMillis: number
   /** Others were there before, and may have something to put back that this server does not know. */
   readonly hasOthers: boolean
-}) {
+}
+
+export type StoreHistory = Effect.Success<ReturnType<typeof makeHistory>>
+
+/** For this long after a change, others may not have put back what they have. */
+const recentMillis = 10_000
+/** How many looks of others a newcomer waits for, as it does not know of earlier changes. */
+const looks = 3
+
+export const makeHistory = Effect.fnUntraced(function*(options: HistoryOptions) {
   const { call, driver, hasOthers, pollMillis } = options
   const time = yield* steady
   const listeners: Array<Effect.Effect<void, StoreError>> = []

@@ -26,10 +26,7 @@ export const makeSessionEnds = (parts: RegistryParts, { forgetMillis, retentionM
   const kept = Math.min(retentionMillis, longestMillis)
   const tombstoneMillis = Math.min(Math.max(kept, leastTombstoneMillis), mostTombstoneMillis)
   const sweepMillis = Math.min(5_000, Math.max(100, retentionMillis / 20))
-  /**
-   * Sessions being removed because their time was over. Nobody is connected to them, and servers that once were forget
-   * them by themselves.
-   */
+  /** Sessions being removed because their time was over: servers that once had them forget them by themselves. */
   const overdue = new Set<string>()
   let sweptAt = steady()
 
@@ -39,9 +36,7 @@ export const makeSessionEnds = (parts: RegistryParts, { forgetMillis, retentionM
       return call("deleteSession", driver.deleteSession(session, { at: now(), until }))
     })
 
-  /**
-   * From here on nobody attaches to the session, and its owner is fenced. It is due again if it is not removed in time.
-   */
+  /** From here on nobody attaches to it, and its owner is fenced. It is due again if it is not removed in time. */
   const ended = (row: SessionRow): Omit<SessionRow, "revision"> => ({
     ...row,
     generation: row.ending ? row.generation : row.generation + 1,

@@ -103,18 +103,6 @@ function onPiece(this: WatchedStream, piece: Buffer): void {
  */
 function onStreamClose(this: WatchedStream): void {
   if (this.readableLength >= largePiece) this.read()
-  this[above]?.streamClosed(this)
-}
-
-/** Listens before `ws` does: in place of its listener where that is the only one, as a second one takes 100 bytes. */
-const watchClose = (stream: WatchedStream): (() => void) | undefined => {
-  const [onClose, ...others] = stream.listeners("close") as Array<() => void>
-  if (onClose === undefined || others.length > 0) {
-    stream.prependListener("close", onStreamClose)
-    return undefined
-  }
-  stream.off("close", onClose).on("close", onStreamClose)
-  return onClose
 }
 
 export class WsConnection implements Connection {
@@ -133,8 +121,6 @@ export class WsConnection implements Connection {
   private readonly onEnd: (() => void) | undefined
   /** Takes incoming bytes apart. */
   private receiver: Writable | undefined
-  /** What `ws` does when the stream below is closed, if that is left to this. */
-  private closeStream: (() => void) | undefined
   /** A piece had to wait: when it comes again, it is its turn. */
   private isPutBack = false
 
@@ -166,14 +152,13 @@ export class WsConnection implements Connection {
     const receiver: unknown = Reflect.get(this.ws, "_receiver")
     const stream: unknown = Reflect.get(this.ws, "_socket")
     if (!(receiver instanceof Writable && stream instanceof Duplex)) return this // a `ws` that we don't know
-    const watched: WatchedStream = stream
-    const [onData, ...others] = watched.listeners("data")
+    const [listener, ...others] = stream.listeners("data")
     // We can replace only what `ws` itself does with a piece.
-    if (onData === undefined || others.length > 0) return this
+    if (listener === undefined || others.length > 0) return this
     this.receiver = receiver
-    this.closeStream = watched[above] === undefined ? watchClose(watched) : watched[above].closeStream
-    if (onData !== onPiece) watched.off("data", onData as () => void).on("data", onPiece)
-    watched[above] = this
+    Object.assign(stream, { [above]: this })
+    if (listener === onPiece) return this
+    stream.off("data", listener as () => void).on("data", onPiece).prependListener("close", onStreamClose)
     return this
   }
 
@@ -265,11 +250,7 @@ export class WsConnection implements Connection {
     return ws
   }
 
-  // Called by the listeners.
-
-  streamClosed(stream: Duplex): void {
-    this.closeStream?.call(stream)
-  }
+  // Called by the listeners below.
 
   received(data: Buffer, isBinary: boolean): void {
     if (this.isDeaf) return
