@@ -30,7 +30,7 @@ export default defineConfig({
   test: {
     globalSetup: "test/support/onceARun.ts",
     // More than there are processors: many tests wait, for a database that starts or for a time to pass.
-    maxWorkers: Math.ceil(1.5 * availableParallelism()),
+    maxWorkers: 2 * availableParallelism(),
     testTimeout: patienceMillis,
     hookTimeout: patienceMillis,
     projects: [
