@@ -1,4 +1,4 @@
-/** Connections that come to a server, from its transport or from `register`: each has a handshake, one that is plain none. */
+/** Connections that come to a server, from its transport or from `register`: all but plain ones have a handshake. */
 import { Effect, Exit, Random } from "effect"
 import { decode } from "../../core/Codec.ts"
 import type { Frame } from "../../core/Frame.ts"
@@ -113,12 +113,12 @@ class Acceptor {
     })
   }
 
-  /** Unless the session holds so much already that it has to wait. */
+  /** Opens the connection, unless the session holds so much already that it must wait. */
   private read(peer: Peer, connection: Connection): void {
     if (peer.reading.stopped === 0) connection.resume()
   }
 
-  /** One that speaks the protocol: it is accepted at once, and its handshake waited for. */
+  /** A connection that speaks the protocol: accepted at once, then its handshake is awaited. */
   private registerHandshake(connection: Connection, session: Wanted) {
     return Effect.callback<string, WebSocketError>((resume) => {
       this.handshakes.registered(connection, { session, settle: resume })
@@ -156,7 +156,7 @@ class Acceptor {
         alive: noop,
         closed: () => void (gone = true)
       })
-      connection.pause() // what comes before it is attached waits in the socket
+      connection.pause() // until it is attached, frames wait in the socket
       const peer = yield* Effect.onError(
         this.welcoming.attachPlain(connection, session, sink),
         () => Effect.sync(() => connection.resume())
@@ -177,7 +177,7 @@ class Acceptor {
   }
 }
 
-/** How many handshakes begin in one turn of the event loop: a few milliseconds of a process that is not warm yet. */
+/** How many handshakes begin in one turn of the event loop: a few milliseconds in a cold process. */
 const handshakesATurn = 8
 
 const noop = (): void => {}
@@ -189,7 +189,7 @@ const decodeFirst = (data: string | Uint8Array, bytes: number): Frame | Violatio
 
 const registerError = (detail: string) => new TransportError({ operation: "register", detail })
 
-/** Connections that were registered, with any server: each can be once. */
+/** Connections that were registered, with any server: each can be registered once. */
 const taken = new WeakSet<Connection>()
 const takenAlready = registerError("the connection was registered before, here or elsewhere: take its socket over anew")
 

@@ -1,4 +1,4 @@
-/** From a known peer to a session of this server: attached in the registry, its runtime made, its outbox open. */
+/** Makes a known peer's session this server's: attaches it in the registry, makes its runtime, opens its outbox. */
 import { type Cause, Effect, Exit } from "effect"
 import { encode } from "../../core/Codec.ts"
 import type { Hello } from "../../core/Frame.ts"
@@ -68,15 +68,15 @@ export class Attaching {
     this.options = options
   }
 
-  /** What fails, or is interrupted, has attached the session for nothing. */
+  /** If this fails or is interrupted, the session was attached in vain. */
   orAbandon(session: string, generation: number) {
     return <A, E>(effect: Effect.Effect<A, E>) =>
       Effect.onError(effect, () => this.options.abandon(session, generation))
   }
 
   /**
-   * Attaches to the session, and makes its runtime that of the new generation. What its peer here writes meanwhile may
-   * be refused because of that.
+   * Attaches to the session, and gives its runtime the new generation. Writes of the peer that is here may be refused
+   * meanwhile because of that.
    */
   own(
     request: AttachRequest,
@@ -105,7 +105,7 @@ export class Attaching {
     })
   }
 
-  /** Where there is no room for another session, one of those who have most ends for it. */
+  /** Without room for another session, one of the share that has most ends for it. */
   private attach(
     request: AttachRequest,
     { isNew, share }: Claim
@@ -158,7 +158,7 @@ export class Attaching {
       if (ofOtherKind !== undefined) peer.inherit(ofOtherKind)
       this.engine.peers.set(session, peer)
     }
-    // As the one of the generation before, so that nothing is detached but that.
+    // By the generation before, so that nothing else is detached.
     if (peer.connection !== undefined) {
       this.options.recorder.count("connectionsReplaced")
       peer.say(encode(rejection(replaced).reject))
@@ -175,8 +175,8 @@ export class Attaching {
   }
 
   /**
-   * Opens the session's outbox, and compares it with what the client has of it. A client that has more than there is
-   * shows that a durable store has lost its newest messages: those offsets are taken, and what comes next goes on.
+   * Opens the session's outbox, and compares it with what the client has of it. If the client has more than there is, a
+   * durable store has lost its newest messages: those offsets count as taken, and new messages come after them.
    */
   readonly openOutbox = Effect.fnUntraced(function*(this: Attaching, peer: Peer, hello: Hello) {
     const { key, own: { generation } } = peer
@@ -200,8 +200,8 @@ export class Attaching {
   })
 
   /**
-   * The session that a peer without a name from the hook may resume: one that is known, by its token, which `attach`
-   * checks. An unknown one is not made anew under the id that was asked for: anybody could ask.
+   * The session that a peer may resume if the hook names none: a known one, by its token, which `attach` checks. An
+   * unknown one is not made anew under the requested id, as anybody could ask for it.
    */
   readonly ownSession = Effect.fnUntraced(
     function*(this: Attaching, hello: Hello): Effect.fn.Return<string | undefined, SessionRegistryError> {
@@ -216,7 +216,7 @@ export class Attaching {
   }
 }
 
-/** More messages than a store may have lost: a client that is further ahead is wrong. */
+/** The most messages that a store may have lost: a client further ahead is wrong. */
 const maxRecovered = 1_000_000
 
 const crowded = new HandshakeError({ reason: "overloaded", detail: "too many sessions already", retryable: true })

@@ -1,4 +1,4 @@
-/** Who a peer is: the user's hook says, or the registration of its socket. Both within the handshake's time. */
+/** Who a peer is, by the user's hook or its socket's registration; both within the handshake's time. */
 import { Effect, Exit } from "effect"
 import type { Request } from "../../Transport.ts"
 import type { ConnectionTimeoutError, HandshakeError } from "../../WebSocketError.ts"
@@ -10,11 +10,11 @@ export interface AuthenticatingOptions {
   readonly authenticate: (handshake: Handshake) => Effect.Effect<Name, HandshakeError>
   readonly rare: RareLog
   readonly timeoutMillis: number
-  /** What who is not done in time fails with. */
+  /** The failure of a hook or registration that is not done in time. */
   readonly late: ConnectionTimeoutError
 }
 
-/** For whom a registered connection is, or how to find out; without it the hook says so. */
+/** The session of a registered connection, or how to find it; if absent, the hook says it. */
 export type Wanted = string | undefined | Effect.Effect<string | undefined, HandshakeError>
 
 export type Authenticating = ReturnType<typeof makeAuthenticating>

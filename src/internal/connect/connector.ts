@@ -1,9 +1,9 @@
 /**
- * What keeps a client connected. It goes: admit, dial, hello, welcome, stay until the connection is lost, back off,
- * again. The handshake is in `greeting.ts`, what an ending means in `endings.ts`.
+ * Keeps a client connected: admit, dial, hello, welcome, stay until the connection is lost, back off, again.
+ * The handshake is in `greeting.ts`, what an ending means in `endings.ts`.
  *
- * Every wait for somebody else's code, the user's, the transport's, the store's, has a limit here; only the circuit
- * says by itself how long it keeps a client waiting, which `reconnect` ends.
+ * Every wait for other code (the user's, the transport's, the store's) has a limit here. Only the circuit decides by
+ * itself how long a client waits; `reconnect` ends that wait.
  */
 import { Cause, Deferred, Effect, Exit, Latch, Random } from "effect"
 import { type CircuitBreaker, endpoint as endpointCircuit, type Permit } from "../../CircuitBreaker.ts"
@@ -69,13 +69,13 @@ export class Connector {
   private dialled = ""
   private stopped = false
   private lost: Deferred.Deferred<Ending> | undefined
-  /** When the connection that is, or was last, came to be. */
+  /** When the current or last connection was made. */
   private connectedAt: number | undefined
-  /** The permit of a connection that has not shown yet that the endpoint works. */
+  /** The circuit's permit of a connection that has not yet shown that the endpoint works. */
   private unproven: Permit | undefined
   private rejected: WebSocketError | undefined
   private drain: { readonly window: number; readonly endpoint: string | undefined } | undefined
-  /** Ends the wait for what the user, or the circuit, has to say. */
+  /** Ends the wait for the user's code or the circuit. */
   private hurry: () => void = noop
 
   constructor(options: ConnectorOptions, again: Latch.Latch) {
@@ -98,7 +98,7 @@ export class Connector {
     )
   }
 
-  /** Waits for what somebody else has to say, until `reconnect` is called. */
+  /** Waits for other code, until `reconnect` is called. */
   private ask<A>(
     effect: Effect.Effect<A, WebSocketError>,
     phase: ConnectionTimeoutError["phase"],
@@ -120,7 +120,7 @@ export class Connector {
     )
   }
 
-  /** A permit once given is not lost to an interrupt where there is none; what comes too late is given back. */
+  /** A permit is never lost to an interrupt: one that comes too late is given back. */
   private admitted(key: string): Effect.Effect<Permit, Failure> {
     return this.ask(
       Effect.uninterruptible(this.options.breaker.awaitAdmission(key)),
@@ -150,18 +150,18 @@ export class Connector {
     )
   }
 
-  /** An endpoint is sent this client's credentials: one that is less safe than where it is now is not dialled. */
+  /** An endpoint gets this client's credentials, so one that is less safe than the current one is not dialled. */
   onDrain(window: number, endpoint: string | undefined): void {
     const isSafe = endpoint !== undefined && mayBeSentTo(this.dialled, endpoint)
     this.drain = { window, endpoint: isSafe ? endpoint : undefined }
   }
 
-  /** From hello to loss. Succeeds with why it ended; fails when it never came to be. */
+  /** From hello to loss. Succeeds with why the connection ended; fails if there never was one. */
   private readonly converse = Effect.fnUntraced(
     function*(this: Connector, connection: Connection, permit: Permit, onConnected: () => void) {
       const { engine, handshakeTimeoutMillis, peer, queue, recorder, setState } = this.options
       if (connection.protocol !== subprotocol) return yield* Effect.fail(notSelected)
-      // What the server acknowledged is settled first, so that the position we name is the newest.
+      // Settle first what the server acknowledged, so that our position is the newest.
       const open = Effect.andThen(
         engine.tellAcks(peer),
         queue.open(peer.key, ownGeneration)
@@ -203,7 +203,7 @@ export class Connector {
     return this.connectedAt !== undefined && this.options.engine.now() - this.connectedAt >= millis
   }
 
-  /** What an attempt, or the connection that it led to, says of the endpoint; nothing if that was told before. */
+  /** Tells the circuit what an attempt, or its connection, says about the endpoint, unless it was told before. */
   private judge(permit: Permit, exit: Exit.Exit<Ending, Failure>): Effect.Effect<void> {
     if (this.connectedAt !== undefined && this.unproven !== permit) return Effect.void
     this.unproven = undefined
@@ -225,7 +225,7 @@ export class Connector {
     this.options.setState({ _tag: "Connecting", attempt: count })
     this.connectedAt = undefined
     const url = this.drain?.endpoint ?? (yield* this.ask(this.options.url, "url", this.options.dialTimeoutMillis))
-    // What a program's effect says at run time its types need not.
+    // At run time a program's effect may give something else than its type says.
     if (typeof url !== "string") return yield* Effect.fail(notText)
     this.dialled = url
     this.circuit = endpointCircuit(shownUrl(url))
@@ -238,7 +238,7 @@ export class Connector {
     })
   })
 
-  /** A connection that has lasted wipes the slate: what fails from then on fails for the first time. */
+  /** A connection that has lasted wipes the slate: later failures count from one. */
   private hasLasted(): boolean {
     return this.hasStood(this.lastedMillis)
   }
@@ -246,7 +246,7 @@ export class Connector {
   private outcomeOf(exit: Exit.Exit<Ending, Failure>): Failure {
     if (Exit.isFailure(exit)) return failureOf(exit.cause)
     const isStuck = this.options.peer.outgoing.isCautious
-    // What is too big is given up in the end, and the client goes on.
+    // A message that is too big is given up in the end, so the client goes on.
     const isDoubted = exit.value.code === tooBig ? !isStuck && !this.hasLasted() : isStuck || !this.hasLasted()
     return lostAfterWelcome(this.options.peer.session, exit.value, this.rejected, isDoubted)
   }
@@ -255,7 +255,7 @@ export class Connector {
     const { backoff, engine, recorder, setState } = this.options
     const doubts = new Doubts(backoff.capMillis)
     let attempts = 0
-    let failures = 0 // in a row, also over a stop
+    let failures = 0 // in a row, even across a stop
     while (true) {
       attempts++
       if (attempts > 1) recorder.count("retriesTried")
@@ -275,7 +275,7 @@ export class Connector {
         failures = 0
         doubts.clear()
       }
-      // A drain of one that has lasted is no failure.
+      // A drain of a connection that has lasted is no failure.
       if (this.drain === undefined || !this.hasLasted()) failures++
       if (doubts.isEnough(verdict, engine.now())) {
         this.again.closeUnsafe()
@@ -296,9 +296,9 @@ export class Connector {
     }
   })
 
-  /** Ends a wait: for the next attempt, for an open circuit, for what the user has to say, or for ever. */
+  /** Ends a wait: for the next attempt, an open circuit, the user's code, or an endless one. */
   readonly reconnect = Effect.gen({ self: this }, function*() {
-    // Who asks for the state next must not be told of the error from before.
+    // The next question about the state must not get the earlier error.
     if (this.stopped) this.options.setState({ _tag: "Connecting", attempt: 1 })
     this.stopped = false
     if (this.circuit !== undefined) yield* this.options.breaker.probe(this.circuit)
@@ -319,7 +319,7 @@ export class Connector {
     this.rejected = rejectionError(reject)
   }
 
-  /** Told the time, about once a second. */
+  /** Called with the time, about once a second. */
   onTick(now: number): void {
     const { connectedAt, unproven } = this
     if (unproven === undefined || connectedAt === undefined || now - connectedAt < this.provenMillis) return
@@ -328,17 +328,17 @@ export class Connector {
   }
 }
 
-/** A connection has lasted after this, in ms; or after the longest pause between attempts, if that is shorter. */
+/** After this, or the longest pause between attempts if that is shorter, a connection has lasted; in ms. */
 const mostLastedMillis = 10_000
 /**
- * An endpoint works if its connection is still there after this, in ms. Not as long as above: the clients of a process
- * share the circuit, and wait for one of them to find out.
+ * An endpoint works if its connection is still there after this, in ms. Shorter than above, as all clients of a process
+ * share the circuit and wait for one of them to find out.
  */
 const mostProvenMillis = 1_000
 
 const noop = (): void => {}
 
-/** A timer: half of what a race with a sleep would cost. Whoever starts it stops it. */
+/** A timer, at half the cost of a race with a sleep. Whoever starts it stops it. */
 const after = (millis: number, effect: Effect.Effect<unknown>) =>
   Effect.forkChild(Effect.andThen(Effect.sleep(millis), effect), { startImmediately: true })
 

@@ -31,20 +31,20 @@ export interface Failure {
 }
 
 /**
- * Counts failures in a row that may pass, as while a server is deployed, but mostly are there to stay: a path that does
- * not exist, a hop that is no WebSocket server.
+ * Counts failures in a row that may pass, as during a deploy, but mostly stay: a path that does not exist, a hop that is
+ * no WebSocket server.
  */
 export class Doubts {
   private readonly patienceMillis: number
   private count = 0
   private since = 0
 
-  /** They are doubted for this long at least. */
+  /** How long they are doubted at least. */
   constructor(patienceMillis: number) {
     this.patienceMillis = patienceMillis
   }
 
-  /** Whether the client has to stop, now that it has met this. */
+  /** Whether the client must stop after this failure. */
   isEnough(verdict: Verdict, now: number): boolean {
     if (verdict === "stop") return true
     if (verdict === "again") {
@@ -71,8 +71,7 @@ const longestPauseMillis = 600_000
 const protocolError = ({ code, detail }: Violation) => new ProtocolError({ code, detail })
 
 /**
- * A violation before the welcome: whoever answers there may be no server of this protocol, but a hop that will be gone
- * tomorrow.
+ * A violation before the welcome: what answered may be no server of this protocol, but a hop that is soon gone.
  */
 export const breach = (violation: Violation): Failure => ({ error: protocolError(violation), verdict: "doubtful" })
 
@@ -86,7 +85,7 @@ export const failed = (error: WebSocketError): Failure => ({
     : "again"
 })
 
-/** What a dial failed with; the HTTP status, if there is one, says whether there is a use in trying again. */
+/** A failed dial; the HTTP status, if any, says whether trying again makes sense. */
 export const undialled = (error: TransportError | ConnectionTimeoutError): Failure => {
   const status = error._tag === "TransportError" ? error.status : undefined
   if (status === undefined || error._tag !== "TransportError") return { error, verdict: "again" }
@@ -121,7 +120,7 @@ export const rejectionError = ({ code, detail, violation = code }: Reject): WebS
 const closedError = (code: number, reason: string) =>
   new TransportError({ operation: "receive", detail: `closed with ${code}${reason === "" ? "" : ` (${reason})`}` })
 
-/** A close that a reject frame should have explained, and did not. */
+/** A close without the reject frame that should explain it. */
 export const closedBeforeWelcome = (code: number, reason: string): Failure => {
   if (code === CloseCode.unauthorized) {
     return failed(rejectionError({ t: "reject", code: "unauthorized", detail: reason }))
@@ -131,8 +130,8 @@ export const closedBeforeWelcome = (code: number, reason: string): Failure => {
 }
 
 /**
- * The end of a connection that had its welcome. `isDoubted`: it ended soon, or at a message at which others have ended,
- * and the next one will.
+ * The end of a connection that had its welcome. `isDoubted`: it ended soon, or at a message at which others ended, so
+ * the next one probably will too.
  */
 export const lostAfterWelcome = (
   session: string,
@@ -148,7 +147,7 @@ export const lostAfterWelcome = (
   return { error, verdict: verdict === "again" && isDoubted && isDoubtful(code) ? "doubtful" : verdict }
 }
 
-/** Whether the end of a connection says nothing against the endpoint: it was meant, or somebody else has the session. */
+/** Whether the end says nothing against the endpoint: it was intended, or somebody else has the session. */
 export const isMeant = ({ code }: Ending): boolean =>
   code === CloseCode.draining || code === CloseCode.moved || code === CloseCode.replaced ||
   code === CloseCode.sessionEnded
@@ -159,8 +158,8 @@ export interface Backoff {
 }
 
 /**
- * How long a client stays away. `part` is drawn from [0, 1). A drain says by how much its clients spread; but who is
- * drained again and again, right after the welcome, backs off as for any other failure.
+ * How long a client stays away. `part` is drawn from [0, 1). A drain says over how long its clients spread; but a client
+ * drained again and again right after the welcome backs off as after any failure.
  */
 export const pauseMillis = (
   { baseMillis, capMillis }: Backoff,

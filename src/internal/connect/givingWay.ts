@@ -19,21 +19,21 @@ export interface GivingWayOptions {
   readonly ended: (session: string) => Effect.Effect<void, MessageQueueError | SessionRegistryError>
 }
 
-/** So many end in one sweep at most. */
+/** How many end in one sweep at most. */
 const atOnce = 1_024
 
-/** How long a registry that was full counts as that, in ms: until then only those come for whom somebody gives way. */
+/** How long a full registry counts as full, in ms: until then a newcomer needs somebody to give way. */
 const fullMillis = 1_000
 
 export type GivingWay = ReturnType<typeof makeGivingWay>
 
 export const makeGivingWay = ({ ended, engine, registry, retentionMillis }: GivingWayOptions) => {
   const { peers } = engine
-  /** Silent strangers by when they lost their connection, the longest away first. */
+  /** Silent strangers in the order in which they lost their connection. */
   const strangers = new Map<Peer, number>()
   let fullUntil = -Infinity
 
-  /** Whether the session is over by this: not if it has a connection by now, here or elsewhere. */
+  /** Ends the session, unless it has a connection by now, here or elsewhere. Whether it is over. */
   const end = (peer: Peer): Effect.Effect<boolean, MessageQueueError | SessionRegistryError> =>
     Effect.suspend(() => {
       const { connection, key, own: { generation } } = peer
@@ -63,10 +63,10 @@ export const makeGivingWay = ({ ended, engine, registry, retentionMillis }: Givi
       strangers.set(peer, engine.now())
     },
 
-    /** Whether a new session of this share need not ask for room: there was none just now, and nobody would give way. */
+    /** Whether a new session of this share is refused at once: there was no room just now, and nobody would give way. */
     isCrowded: (share: string): boolean => engine.now() < fullUntil && peers.givesWay(share) === undefined,
 
-    /** There is no room for a new session of this share. Whether somebody's was ended for it. */
+    /** Without room for a new session of this share: ends another one for it. Whether there was one to end. */
     giveWay: (share: string): Effect.Effect<boolean> =>
       Effect.suspend(() => {
         fullUntil = engine.now() + fullMillis
@@ -90,7 +90,7 @@ export const makeGivingWay = ({ ended, engine, registry, retentionMillis }: Givi
         if (peer.away && !peer.own.isAttaching && peer.isSilentStranger) due.push(peer)
       }
       return Effect.forEach(due, (peer) =>
-        // Its retention goes on where the store fails.
+        // If the store fails, its retention goes on.
         Effect.ignore(end(peer)), { concurrency: 16, discard: true })
     })
   }

@@ -46,7 +46,7 @@ export class Greeting {
     this.resume = undefined
   }
 
-  /** What the frame that came instead of a welcome means. */
+  /** What a frame means that came in place of a welcome. */
   private refusal(frame: Exclude<ReturnType<typeof decode>, Welcome>): Failure {
     switch (frame.t) {
       case "reject":
@@ -73,7 +73,7 @@ export class Greeting {
       const sink = new HandshakeSink(connection, {
         frame: (data) => {
           const frame = typeof data === "string" ? decode(data) : new Violation("malformed", "a binary frame")
-          // A server whose welcome was lost may probe before this side has given up.
+          // If its welcome was lost, the server may probe before this side gives up.
           if (frame.t === "ping") return
           sink.hold()
           settle(frame.t === "welcome" ? Exit.succeed(frame) : Exit.fail(this.refusal(frame)))
@@ -117,7 +117,7 @@ export class Greeting {
       // What the server has handled is no longer in doubt.
       peer.outgoing.acknowledged(resumedOut.position.handled, resumedOut.position.failed)
       yield* Effect.mapError(engine.tellAcks(peer), failed)
-      // Before our position says that we know: should this be interrupted, the server tells us again.
+      // Before our position says that we know: if this is interrupted, the server tells us again.
       if (!welcome.continued.in && this.options.onFresh === "deadLetter") {
         const given = yield* Effect.mapError(queue.giveBackSent(peer.key, ownGeneration), failed)
         yield* deadLetters.outgoing(peer.session, peer, peer.epoch, given, "fresh", given.length)

@@ -6,7 +6,7 @@ export class HandshakeSink implements ConnectionSink {
   private sink: ConnectionSink
   private kept: Array<(sink: ConnectionSink) => void> | undefined
 
-  /** Opens the connection. `first` is told of what comes. */
+  /** Opens the connection. `first` gets its events. */
   constructor(connection: Connection, first: ConnectionSink) {
     this.connection = connection
     this.sink = first
@@ -14,15 +14,15 @@ export class HandshakeSink implements ConnectionSink {
   }
 
   /**
-   * From now on events are kept, until `become`: between the handshake's last frame and the session, nothing is lost. They
-   * are few, as the connection is not read meanwhile.
+   * Keeps events until `become`, so that nothing is lost between the handshake's last frame and the session. They are
+   * few, as the connection is not read meanwhile.
    */
   hold(): void {
     this.kept ??= []
     this.connection.pause()
   }
 
-  /** From now on `sink` is told, first of what was kept. */
+  /** From now on `sink` gets the events, the kept ones first. */
   become(sink: ConnectionSink): void {
     this.sink = sink
     const events = this.kept

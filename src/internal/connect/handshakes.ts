@@ -55,13 +55,13 @@ export class Handshakes {
   private readonly options: HandshakesOptions
   /** Connections whose handshake is not done, the longest first. */
   private readonly pending = new Map<Connection, Pending>()
-  /** The same, by share. */
+  /** They, by share. */
   private readonly crowd = new Crowd<Pending>(() => "first")
-  /** Turned away already: for its time, say, and now its hook fails too. */
+  /** Turned away already, for example when its time was up, before its hook failed too. */
   private readonly refused = new WeakSet<Connection>()
-  /** Registered connections that speak the protocol, until their handshake has ended: for whom they are, and who waits. */
+  /** Registered connections whose handshake is not over: the session they are for, and who waits for them. */
   private readonly registering = new WeakMap<Connection, Registration>()
-  /** Registered ones of which nothing has been heard. */
+  /** Registered connections that have sent nothing yet. */
   private readonly unheard = new WeakSet<Connection>()
 
   constructor(options: HandshakesOptions) {
@@ -98,9 +98,9 @@ export class Handshakes {
     connection.close(code, reject.detail)
   }
 
-  /** It is not the peer's fault: nobody but this side can do anything about it. */
+  /** Not the peer's fault: only this side can mend it. */
   private tellOperator(code: "internal" | "overloaded", error: WebSocketError): void {
-    // That it was late, or had gone, may well be the peer's.
+    // Being late, or gone, may well be the peer's fault.
     if (error._tag === "ConnectionTimeoutError" || error === goneEarly) return
     if (code === "internal") this.options.recorder.count("internalErrors")
     this.options.rare.warn(`refused ${code}`, `handshakes are refused (${code}): ${wordsOf(error)}`)
@@ -131,7 +131,7 @@ export class Handshakes {
   }
 
   expect(connection: Connection, share: string): void {
-    // The peer's time began with its first byte, and not when it was a WebSocket.
+    // The peer's time began with its first byte, before it was a WebSocket.
     const until = this.options.engine.now() + this.options.handshakeTimeoutMillis - (connection.upgradeMillis ?? 0)
     const handshake: Pending = { connection, until, share, spare: undefined }
     this.pending.set(connection, handshake)
@@ -147,8 +147,8 @@ export class Handshakes {
   }
 
   /**
-   * For a newcomer of a share that has few, the share that has most gives way: with its longest, since who means well is
-   * done soon.
+   * For a newcomer of a share that has few, the share that has most gives way with its longest handshake, as honest peers
+   * are done soon.
    */
   private giveWay(share: string): boolean {
     const handshake = this.crowd.givesWay(share)
@@ -188,7 +188,7 @@ export class Handshakes {
     return this.refused.has(connection)
   }
 
-  /** It is registered for a session, and is told how its handshake ends. */
+  /** A connection is registered for a session, and its caller learns how the handshake ends. */
   registered(connection: Connection, registration: Registration): void {
     this.registering.set(connection, registration)
   }
@@ -203,7 +203,7 @@ export class Handshakes {
     return this.registering.get(connection)?.session
   }
 
-  /** Whether it was heard from at all is told where it was registered. */
+  /** Whether anything came from it is reported where it was registered. */
   awaitsHello(connection: Connection): void {
     if (this.registering.has(connection)) this.unheard.add(connection)
   }

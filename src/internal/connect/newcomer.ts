@@ -3,13 +3,13 @@ import type { Request } from "../../Transport.ts"
 
 /** What is known of a peer when its share is asked for. */
 export interface Newcomer extends Request {
-  /** Who it is; undefined before it is known, and of whom nobody knows. */
+  /** Who it is; undefined before that is known, and for a stranger. */
   readonly principal: string | undefined
 }
 
 export type ShareOf = (newcomer: Newcomer) => string | undefined
 
-/** Its principal's, or its address's where nobody knows who it is. */
+/** The share of its principal, or of its address if it is a stranger. */
 export const defaultShareOf: ShareOf = ({ principal, remoteAddress }) =>
   principal === undefined ? addressShare(remoteAddress) : `principal ${principal}`
 
@@ -35,7 +35,7 @@ const networkOf = (address: string): string => {
   return all.slice(0, 4).map((group) => Number.parseInt(group, 16).toString(16)).join(":")
 }
 
-/** The user's function; where it throws, or says nothing that could be a name, the default holds. */
+/** Asks the user's function; the default holds if that throws, or gives nothing usable as a name. */
 export const checkedShareOf = (shareOf: ShareOf | undefined): ShareOf => {
   if (shareOf === undefined) return defaultShareOf
   return (newcomer) => {

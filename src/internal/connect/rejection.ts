@@ -11,7 +11,7 @@ export const rejection = (error: WebSocketError): { readonly code: number; reado
   const detail = error._tag === "HandshakeError" || error._tag === "ProtocolError" ? error.detail : error.message
   const closeCode = error._tag === "ConnectionTimeoutError" ? CloseCode.handshakeTimeout : closeCodeOf[code]
   const violation = error._tag === "ProtocolError" ? { violation: error.code } : {}
-  // A hook's detail may be of any length, and a peer takes frames only so large before the handshake.
+  // A hook's detail may be of any length, but before the handshake a peer takes only small frames.
   return { code: closeCode, reject: { t: "reject", code, ...violation, detail: beginning(detail, maxDetailBytes) } }
 }
 
@@ -22,7 +22,7 @@ export const protocolError = (violation: Violation, session?: string) =>
 const rejectCodeOf = (error: WebSocketError): RejectCode => {
   if (error._tag === "ProtocolError") return "protocol"
   if (error._tag !== "HandshakeError") return "internal"
-  // A hook that could not decide, because what it asks is down, turns nobody away for good.
+  // A hook that could not decide, as what it asks is down, turns nobody away for good.
   if (error.retryable && error.reason !== "draining") return "overloaded"
   return error.reason === "invalid" ? "protocol" : error.reason
 }

@@ -12,7 +12,7 @@ const burst = 3
 const everyMillis = 10_000
 
 interface Renewal {
-  /** When the tokens that were looked at would have come at the rate. */
+  /** When the tokens that were checked would have come at the limited rate. */
   until: number
   token: string | undefined
 }
@@ -22,14 +22,14 @@ export const makeRenewing = (options: {
   readonly reauthenticate: (peer: Peer, token: string) => Effect.Effect<void>
 }) => {
   const { now, run } = options.engine
-  /** Those of whom a token is being looked at, or was lately. */
+  /** Sessions of which a token is being checked, or was lately. */
   const renewals = new WeakMap<Peer, Renewal>()
   const running = new Set<Peer>()
 
   const loop = (peer: Peer, renewal: Renewal): Effect.Effect<void> =>
     Effect.suspend(() => {
       const { token } = renewal
-      // Who has no connection renews with the handshake of the next.
+      // Without a connection, the next handshake renews the token.
       if (token === undefined || !peer.connected) return Effect.void
       const early = renewal.until - now() - (burst - 1) * everyMillis
       if (early > 0) return Effect.andThen(Effect.sleep(early), loop(peer, renewal))

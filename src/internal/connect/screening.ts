@@ -1,4 +1,4 @@
-/** Who is turned away before there is a handshake: by its request, or by the transport. */
+/** Which connections are turned away before a handshake: by their request, or by the transport. */
 import { Effect } from "effect"
 import { subprotocol } from "../../core/Protocol.ts"
 import type { Recorder } from "../../Metrics.ts"
@@ -9,8 +9,8 @@ import { type AllowedOrigins, makeOriginCheck } from "../session/origins.ts"
 import { rejection } from "./rejection.ts"
 
 /**
- * Looks at a connection that somebody else accepted, and closes one that may not be taken over. What was not handed over
- * with it can't be looked at.
+ * Checks a connection that somebody else accepted, and closes one that may not be taken over. It can check only what was
+ * handed over with it.
  */
 export const makeScreening = (allowedOrigins: AllowedOrigins | undefined) => {
   const refusedOrigin = makeOriginCheck(allowedOrigins)
@@ -34,7 +34,7 @@ export const makeScreening = (allowedOrigins: AllowedOrigins | undefined) => {
     })
 }
 
-/** Counts what a transport refuses, and logs what an operator has to know of. */
+/** Counts what a transport refuses, and logs what an operator must know. */
 export const makeOnRefused = (recorder: Recorder, log: RareLog) => ({ detail, reason }: Refusal): void => {
   if (reason !== "server") recorder.count("connectionsRefused")
   if (reason === "server" || reason === "descriptors") return log.error(reason, `the transport failed: ${detail}`)

@@ -1,6 +1,6 @@
 /**
- * How many handshakes begin in one turn of the event loop, so that many newcomers keep nobody else waiting. The rest
- * stands in line, in which shares take turns.
+ * How many handshakes begin in one turn of the event loop, so that many newcomers keep nobody else waiting.
+ * The rest wait in line, where shares take turns.
  */
 import { Rounds } from "../bounds/rounds.ts"
 
@@ -23,7 +23,7 @@ export const makeTurns = (perTurn: number, later: (task: () => void) => void) =>
         begun++
         waiting.begin()
       }
-    } finally { // whoever throws keeps nobody else from his turn
+    } finally { // one that throws must not stop the others
       if (begun > 0) later(next)
     }
   }

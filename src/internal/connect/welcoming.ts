@@ -56,8 +56,8 @@ export class Welcoming {
         : { session: named }
       const before = identity.session ?? (yield* attaching.ownSession(hello))
       const session = before ?? makeId(this.random)
-      // A hello that was overtaken while its token was looked at must not replace the connection that overtook it, or use
-      // up the token that one was given.
+      // A hello that was overtaken while its token was checked must not replace the connection that overtook it, or use
+      // up that one's token.
       if ((options.engine.peers.get(session)?.arrival ?? 0) > arrival) return yield* replaced
       const token = makeToken()
       const presented = hello.token === undefined ? undefined : hashToken(hello.token)
@@ -87,11 +87,11 @@ export class Welcoming {
         if (resumedIn instanceof Violation) return yield* protocolError(resumedIn, session)
         if (!resumedIn) core.inbox.newcomer = hello.in.epoch === null
         if (!resumedIn && options.registry.durable) {
-          // Else another server would not know where the log was taken up, and the client had to give up what it sent.
+          // Else another server would not know where the log began, and the client would have to give up what it sent.
           const stored = peer.storedPosition(hello.out.epoch, core.inbox.handled)
           yield* options.registry.savePosition(session, attached.generation, stored)
         }
-        // Gone, overtaken by a newer connection of the same session, or wanted by another server, while it was looked at.
+        // Meanwhile it has gone, was overtaken by a newer connection of the session, or is wanted by another server.
         if (!handshakes.isDone(connection) || !peer.own.mayConnect(attached.generation)) {
           handshakes.settle(connection, Exit.fail(goneEarly))
           if (peer.own.isStopping) connection.close(CloseCode.moved, goesElsewhere.detail)
@@ -156,7 +156,7 @@ export class Welcoming {
           attached.generation,
           peer.share === "" ? undefined : peer.share
         )
-        // It has no position of its own, so nothing is known but what this server knows.
+        // A plain peer has no position of its own: only this server knows one.
         const out = opened.isUncertain === true
           ? yield* options.queue.recover(session, attached.generation, 0)
           : opened

@@ -1,7 +1,6 @@
 /**
- * From the peers' acks to the queue, to dead letters and to receipts. At once where the queue can, else in the
- * background, so that no delivery waits for it: for each session one at a time, and what comes meanwhile is told
- * together after that.
+ * Takes the peers' acks to the queue, to dead letters and to receipts. At once where the queue can; else in the
+ * background, so that no delivery waits: one ack of a session at a time, and those that come meanwhile together after it.
  */
 import { type Cause, Effect, Exit } from "effect"
 import { encode } from "../../core/Codec.ts"
@@ -31,7 +30,7 @@ export interface AckingOptions {
   readonly onEnd: () => void
 }
 
-/** Acks under way at once. A store commits many together, so there are more than of reads. */
+/** How many acks are under way at once: more than reads, as a store commits many together. */
 const maxAcking = 1_024
 
 type Settling<E = never> = Effect.fn.Return<void, E>
@@ -74,7 +73,7 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
       )
     }
     outgoing.ackEnded()
-    // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
+    // A refusal of an older generation says nothing about the newer one that has taken over.
     if (peer.own.refused("queue", generation) === "ask") return options.onRefused(peer, error)
     return Effect.sync(() => options.markDirty(peer))
   }
@@ -91,7 +90,7 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
         return Effect.map(Effect.gen(() => settled(peer, epoch, ack, result)), () => {
           outgoing.ackEnded()
           tellInBackground(peer)
-          // A queue that gives out only so much may have more to give now.
+          // A queue that hands out a limited number at a time may have more now.
           if (peer.link?.hasSeen === true || peer.link?.stalled === "window") options.markDirty(peer)
         })
       }
@@ -106,7 +105,7 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
     })
   }
 
-  /** Tells the queue what waits to be told, there and then if it can. */
+  /** Tells the queue of the pending ack, at once if it can. */
   const tell = function*(peer: Peer): Settling {
     const { outgoing } = peer
     const { ackToTell: ack, epoch } = outgoing

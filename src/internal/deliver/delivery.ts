@@ -1,6 +1,6 @@
 /**
- * From the queue to the wire, for one session at a time. Acks into the queue come first, then control frames, volatile
- * messages, and as many reliable ones as the peer's window, the socket and the circuit allow.
+ * From the queue to the wire, one session at a time. Acks go to the queue first; then control frames, volatile messages,
+ * and as many reliable ones as the peer's window, the socket and the circuit allow go to the wire.
  */
 import { Effect } from "effect"
 import type { CircuitBreaker } from "../../CircuitBreaker.ts"
@@ -28,7 +28,7 @@ export interface DeliveryOptions {
   readonly markDirty: (peer: Peer) => void
   /** Tells the queue what the peer handled. */
   readonly tellAcks: (peer: Peer) => Effect.fn.Return<void>
-  /** How often the clock is looked at. */
+  /** How often the clock is read. */
   readonly tickMillis: number
 }
 
@@ -55,14 +55,14 @@ export class Delivering {
     dialect.sendVolatiles(connection, payloads)
   }
 
-  /** What a read gave up: too old, or too large for the peer, as it says, or for the way there, as it seems. */
+  /** Messages that a read gave up: too old, too large for the peer, or apparently too large for a hop on the way. */
   private bury(peer: Peer, { expired, oversized }: ReadResult): Effect.Effect<void> {
     const give = (messages: ReadonlyArray<OutboxMessage>, reason: "expired" | "tooLarge") =>
       this.options.deadLetters.outgoing(peer.session, peer, peer.epoch, messages, reason, 0)
     return Effect.andThen(give(expired, "expired"), give(oversized, "tooLarge"))
   }
 
-  /** Reads and writes until something says stop, and notes what. */
+  /** Reads and writes until something stops it, and notes what. */
   private *deliver(
     peer: Peer,
     link: Link
@@ -88,13 +88,13 @@ export class Delivering {
       let read = this.queue.read.unsafe?.(peer.key, peer.own.generation, before, limit) ??
         (yield* this.queue.read(peer.key, peer.own.generation, before, limit))
       const hopeless = headway && hopelessOf(headway, read.slots)
-      // Read again, it is too large; and so is what comes right behind it and is no smaller.
+      // Read again, it counts as too large, and so does what comes right after it and is no smaller.
       if (hopeless !== undefined) read = yield* this.giveUp(peer, hopeless, before)
       if (read.expired.length > 0 || read.oversized.length > 0) yield* this.bury(peer, read)
       const { more, slots } = read
-      // What was read and not sent is read again: the queue goes by what the peer received.
+      // What was read but not sent is read again: the queue starts from what the peer received.
       if (peer.link !== link) return undefined
-      // A queue that gives out only so much goes on when it is told of an ack.
+      // A queue that hands out a limited number at a time goes on after an ack.
       if (slots.length === 0) return more ? "window" as const : undefined
       if (flow.idle) link.progressAt = this.now()
       const frames = peer.core.compose(slots, flow)
@@ -106,7 +106,7 @@ export class Delivering {
     }
   }
 
-  /** After messages that did not get through, one frame goes after the other, and perhaps not at once. */
+  /** After messages that did not get through, frames go one at a time, and perhaps with a pause. */
   private mustWait(headway: Headway, flow: Flow): boolean {
     return headway.isCautious && (!flow.idle || headway.mustWait(this.now(), this.options.tickMillis))
   }
@@ -125,7 +125,7 @@ export class Delivering {
     return read
   }
 
-  /** Who waits for messages that were given up, perhaps by another server, learns it from their gap. */
+  /** Receipts of messages that were given up, perhaps by another server, learn it from the gap. */
   private tellGap(receipts: Receipts, { end, offset, reason }: OutboxGap): void {
     return receipts.lost(offset, end, { reason, maybeHandled: reason === "fresh" || reason === "sessionEnded" })
   }
@@ -182,7 +182,7 @@ export class Delivering {
     }
   }
 
-  /** A generator and not an effect: with a queue in memory it does all it does without one. */
+  /** A generator, not an effect: with a queue in memory it never has to wait. */
   *flush(peer: Peer): Effect.fn.Return<void, MessageQueueError> {
     // First, as it makes room in the queue.
     if (peer.outgoing.hasAck) yield* this.options.tellAcks(peer)
@@ -195,7 +195,7 @@ export class Delivering {
     else if (peer.dialect.name === "protocol") link.stalled = yield* this.deliver(peer, link)
     else link.stalled = yield* this.deliverPlain(peer, link)
     if (peer.link !== link || flow === undefined) return
-    // Who reads nothing is told nothing: the ack stays due until the socket has drained.
+    // A peer that reads nothing gets no ack: it stays due until the socket has drained.
     if (connection.buffered() >= highWaterBytes) return
     const ack = peer.core.composeAck()
     if (ack !== undefined) connection.send(ack)

@@ -1,7 +1,7 @@
 /**
- * Which sessions have something to send, when an ack leaves, and the one worker for both. So a session costs no fiber,
- * and what is appended in one turn of the event loop leaves in one frame. Where a session has to wait for the store, a fiber of its
- * own does, for that time, and nobody else waits with it.
+ * Which sessions have something to send, when an ack leaves, and the one worker for both.
+ * So a session costs no fiber, and what is appended in one turn of the event loop leaves in one frame. A session that has
+ * to wait for the store does so in a fiber of its own, and holds up no other.
  */
 import { Cause, Effect, Exit, type Latch } from "effect"
 import { Deque } from "../../core/Deque.ts"
@@ -23,7 +23,7 @@ export interface OutboundOptions {
   readonly onRefused: (peer: Peer, error: MessageQueueError) => Effect.Effect<void>
   /** Runs `retry` after a pause that grows with the number of failures in a row. */
   readonly later: (failures: number, retry: () => void) => void
-  /** What else keeps the worker from being idle. */
+  /** Whether anything else keeps the worker from being idle. */
   readonly isBusy: () => boolean
   readonly now: () => number
   /** Notified whenever something was sent. */
@@ -48,7 +48,7 @@ class Outbound {
   private appends = 0
   private isParked = false
   private flushedAt = 0
-  /** A defect that ends the worker, which is restarted: where it was met, nobody could be told. */
+  /** A defect met where it could not be reported: it ends the worker, which is restarted. */
   private defect: Cause.Cause<never> | undefined
 
   constructor(options: OutboundOptions, work: Signal, pool: Pool) {
@@ -63,23 +63,23 @@ class Outbound {
     this.work.notify()
   }
 
-  /** For acks: nobody waits for them as for a message, and a process with many connections reads those first. */
+  /** For acks: they are less urgent than messages, and a process with many connections reads those first. */
   readonly markAckDue = (peer: Peer): void => {
     if (!peer.outgoing.wake()) return
     this.dirty.pushBack(peer)
     this.work.notifyLater()
   }
 
-  /** The peer is not forgotten, and the worker dies of it. */
+  /** Remembers the peer, and lets the worker die of the defect. */
   die(peer: Peer, cause: Cause.Cause<never>): void {
     if (Cause.hasInterruptsOnly(cause)) return
     this.defect ??= cause
     this.markDirty(peer)
   }
 
-  /** A store that fails is asked again later; an owner that lost its session lets go of it. */
+  /** Retries later when the store failed; lets go of the session when it is lost. */
   private onError(peer: Peer, generation: number, error: MessageQueueError): Effect.Effect<void> {
-    // What an older generation is refused is no fault of the newer one that has taken over meanwhile.
+    // A refusal of an older generation says nothing about the newer one that has taken over.
     if (peer.own.refused("queue", generation) === "again") return Effect.sync(() => this.markDirty(peer))
     if (error.reason !== "store") return this.options.onRefused(peer, error)
     this.options.later(peer.outgoing.flushFailed(), () => this.markDirty(peer))
@@ -88,7 +88,7 @@ class Outbound {
     )
   }
 
-  /** Goes on with a flush that has to wait for `first`, and for whatever it comes to. */
+  /** Goes on with a flush that must wait, for `first` and for whatever comes after. */
   private waitFor(peer: Peer, steps: Flushing, first: Effect.Effect<unknown, MessageQueueError>): void {
     const { outgoing, own: { generation } } = peer
     outgoing.flushWaits()
@@ -109,7 +109,7 @@ class Outbound {
     })
   }
 
-  /** Sends here and now, as far as nothing has to be waited for. Does not throw. */
+  /** Sends at once, as far as that needs no waiting. Does not throw. */
   private flushNow(peer: Peer): void {
     peer.outgoing.flushBegan()
     this.flushedAt = this.now()
@@ -139,7 +139,7 @@ class Outbound {
     this.appends++
     const peer = this.options.peers.get(key)
     peer?.outgoing.addressed()
-    // Who has no connection is marked when it has one.
+    // A peer without a connection is marked when it gets one.
     if (peer?.link === undefined) return
     if (this.mayGoNow(peer)) this.flushNow(peer)
     else this.markDirty(peer)
@@ -159,11 +159,11 @@ class Outbound {
     }
   })
 
-  /** Once through those that have something to do; who comes in meanwhile is for the next round. */
+  /** One round over those with something to do; who joins meanwhile is for the next round. */
   private readonly flushDirty = Effect.sync(() => {
     for (let left = this.dirty.size; left > 0; left--) {
       const peer = this.dirty.popFront()
-      // One whose flush made it dirty and then had to wait comes back when that has ended.
+      // A peer whose flush has to wait comes back when that has ended.
       if (peer?.outgoing.isFlushing === false) this.flushNow(peer)
     }
   })
@@ -190,7 +190,7 @@ class Outbound {
   readonly isIdle = (): boolean => this.dirty.size === 0 && !this.pool.isBusy() && !this.options.isBusy()
 }
 
-/** Does `first`, then the rest of what it is a step of. */
+/** Runs `first`, then the rest of its generator. */
 const goOn = function*(steps: Flushing, first: Effect.Effect<unknown, MessageQueueError>): Flushing {
   let step = steps.next(yield* first)
   while (step.done !== true) step = steps.next(yield* step.value)

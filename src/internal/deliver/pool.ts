@@ -21,7 +21,7 @@ export const makePool = Effect.fnUntraced(function*(count: number) {
   let running = 0
   let isStarting = false
 
-  /** In a loop: many in line that end at once must not make the stack grow. */
+  /** A loop, as many that end at once must not grow the stack. */
   const startNext = (): void => {
     if (isStarting) return
     isStarting = true

@@ -1,5 +1,5 @@
 /**
- * Handlers that store the position of their message themselves, in one transaction with what they do. So that is done
+ * Handlers that store their message's position themselves, in one transaction with their own work. So that work is done
  * exactly once, whatever happens to the process or the session meanwhile.
  */
 import { Effect } from "effect"
@@ -15,14 +15,14 @@ export interface CommittingOptions {
   readonly registry: SessionRegistry["Service"]
   /** Ends when no attachment of the session is under way, or at this time. */
   readonly attached: (peer: Peer, until: number) => Effect.Effect<void>
-  /** The session goes to its owner, if that is another server. */
+  /** Lets the session go to its owner, if that is another server. */
   readonly onRefused: (peer: Peer, error: SessionRegistryError) => Effect.Effect<void>
 }
 
-/** How long a transaction waits for an attachment of the session that is under way, in ms. */
+/** How long a transaction waits while the session is being attached, in ms. */
 const patienceMillis = 1_000
 
-/** How often it is looked whether a session in doubt is this server's, in ms. */
+/** How often to check whether a session in doubt is this server's, in ms. */
 const doubtMillis = 1_000
 
 export type Committing = ReturnType<typeof makeCommitting>
@@ -31,7 +31,7 @@ export const makeCommitting = ({ attached, now, onRefused, registry }: Committin
   const fenced = (peer: Peer) =>
     new SessionRegistryError({ session: peer.session, operation: "commitPosition", reason: "fenced" })
 
-  /** Stores that this delivery is handled, and so what came before it. `tenure` is that of when its handler began. */
+  /** Stores that this delivery, and all before it, is handled. `tenure` is the one in which its handler began. */
   const commit = (peer: Peer, delivery: Delivery, tenure: number): Effect.Effect<void, SessionRegistryError> =>
     Effect.suspend(() => {
       if (delivery.kind === "loose" || delivery.epoch !== peer.core.inbox.epoch) return Effect.void
@@ -68,7 +68,7 @@ export const makeCommitting = ({ attached, now, onRefused, registry }: Committin
         Effect.orElseSucceed(() => undefined)
       )
       if (own.tenure !== tenure) return "done"
-      // By a newer one the position was not refused for being behind, but for its owner.
+      // With a newer generation, the position was refused for its owner, not for being behind.
       if (!own.isCurrent(refused.generation)) break
       if (own.isStill(owner ?? "nobody")) return "done"
       yield* onRefused(peer, fenced(peer))

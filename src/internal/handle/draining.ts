@@ -1,6 +1,6 @@
 /**
  * From a session's line to the handlers, and the position that is stored before an ack. A fiber hands deliveries to the
- * handler one by one, and stores how far it came before that is acknowledged.
+ * handler one by one, and stores its progress before that is acknowledged.
  */
 import { Effect, Exit } from "effect"
 import { payloadFault } from "../../core/Payload.ts"
@@ -20,7 +20,7 @@ export interface DrainingOptions<R> {
   readonly handling: Handling<R>
   /** Stores that everything up to `offset` of the log `epoch` was handled. */
   readonly savePosition: (peer: Peer, epoch: string, offset: number) => Effect.Effect<void, unknown>
-  /** Runs a handler fiber, supervised, as that of the peer. */
+  /** Runs a peer's handler fiber, supervised. */
   readonly run: (peer: Peer, effect: Effect.Effect<void, unknown, R>, onEnd: () => void) => void
   /** Nothing waits to be handled or stored. */
   readonly onIdle: (peer: Peer) => void
@@ -64,7 +64,7 @@ export class Draining<R> {
     })
   }
 
-  /** No handler starts any more: what waits has to come again, there or here. */
+  /** No new handler starts, and what waits is dropped: it will come again, here or elsewhere. */
   private dropIfStopping(peer: Peer): void {
     if (!peer.own.isStopping || peer.incoming.isHandling) return
     this.drop(peer)
@@ -77,7 +77,7 @@ export class Draining<R> {
     peer.core.inbox.rewind(peer.core.inbox.handled)
   }
 
-  /** No new handler starts; when the one that runs has ended, `onIdle` is told. */
+  /** No new handler starts; `onIdle` is called when the running one has ended. */
   stop(peer: Peer): void {
     peer.own.stop()
     this.dropIfStopping(peer)
@@ -87,7 +87,7 @@ export class Draining<R> {
   forfeit(peer: Peer): void {
     peer.own.forfeit()
     peer.incoming.forfeited()
-    // Until it is closed: what comes after what was dropped would seem to have a hole before it.
+    // Until the connection is closed: what comes now would seem to leave a hole where messages were dropped.
     if (peer.link !== undefined) peer.link.isUnheeded = true
     this.drop(peer)
     peer.incoming.interrupt()
@@ -109,18 +109,18 @@ export class Draining<R> {
     })
   }
 
-  /** What is packed has to wait for room to be unpacked. */
+  /** A packed delivery must wait for room to be unpacked. */
   private handleNext(peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> {
     return isPacked(delivery)
       ? Effect.andThen(this.intake.unpack(delivery), Effect.suspend(() => this.handleUnpacked(peer, delivery)))
       : this.handling.handle(peer, delivery)
   }
 
-  /** A plain peer's text was not looked at before. */
+  /** A plain peer's text has not been checked yet. */
   private handleUnpacked(peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> {
     const fault = delivery.kind === "loose" && !delivery.volatile ? payloadFault(delivery.value) : undefined
     if (fault === undefined) return this.handling.handle(peer, delivery)
-    // Another connection has done nothing.
+    // A newer connection did not send it.
     if (delivery.kind === "loose" && delivery.from === peer.connection) {
       this.options.onViolation(peer, new Violation(fault.code, fault.detail))
     }
@@ -141,11 +141,11 @@ export class Draining<R> {
         if (delivery === undefined) return
         at.delivery = delivery
         const effect = this.handleNext(peer, delivery)
-        // What is done already need not be run.
+        // An effect that is already a success need not be run.
         if (!(Exit.isExit(effect) && Exit.isSuccess(effect))) yield* effect
         at.delivery = undefined
         this.finish(peer, delivery, tenure)
-        // Handlers that take their time are told of as they go, quick ones together.
+        // Slow handlers are acknowledged one by one, quick ones together.
         if (incoming.unsaved >= window.messages >> 1 || this.now() - committedAt >= commitMillis) {
           if (incoming.hasUnsaved) yield* this.commit(peer)
           committedAt = this.now()
@@ -190,7 +190,7 @@ export class Draining<R> {
     })
   }
 
-  /** Stores and tells what is handled while the handler is at the next message for long. */
+  /** Stores and acknowledges what is handled, while the next message's handler takes long. */
   commitHandled(peer: Peer): Effect.Effect<void, unknown> | undefined {
     return peer.incoming.maySave
       ? Effect.tap(this.commit(peer), () => {

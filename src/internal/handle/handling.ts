@@ -17,14 +17,14 @@ export interface HandlingOptions<In, R> {
   readonly decode: (value: unknown) => Exit.Exit<In, unknown>
   readonly onMessage: (incoming: Incoming<In>, peer: Peer, delivery: Delivery) => Effect.Effect<unknown, unknown, R>
   readonly onGap: (gap: MessageGap) => Effect.Effect<unknown, unknown, R>
-  /** What a handler has to wait for before it starts, such as that the session is still this server's: mostly nothing. */
+  /** What a handler must wait for before it starts, such as the store's word on the session; mostly undefined. */
   readonly beforeHandling?: ((peer: Peer) => Effect.Effect<void> | undefined) | undefined
-  /** What it means that the store refused the position of a message to its handler; that one is not retried. */
+  /** What to do when the store refused a handler's own commit; such a handler is not retried. */
   readonly verdict?: ((peer: Peer) => Effect.Effect<"done" | "again">) | undefined
   readonly retry: Schedule.Schedule<unknown, unknown>
-  /** Whether a failure may be the doing of a shutdown. */
+  /** Whether a shutdown may have caused a failure. */
   readonly isClosing: () => boolean
-  /** A message is left to be handled again: nobody need wait for it. */
+  /** A message is left to be handled again later, so nobody need wait for it. */
   readonly onHeld: (peer: Peer) => void
   readonly recorder: Recorder
   readonly rare: RareLog
@@ -32,9 +32,9 @@ export interface HandlingOptions<In, R> {
 }
 
 export interface Handling<R> {
-  /** What handles a delivery. If it fails, `recover` is next. */
+  /** Handles a delivery. If that fails, `recover` is next. */
   readonly handle: (peer: Peer, delivery: Delivery) => Effect.Effect<unknown, unknown, R>
-  /** What is done about a delivery whose first attempt failed. */
+  /** Deals with a delivery whose first attempt failed. */
   readonly recover: (peer: Peer, delivery: Delivery, cause: Cause.Cause<unknown>) => Effect.Effect<void, never, R>
 }
 
@@ -76,7 +76,7 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
     return delivery.kind === "message" && delivery.trace !== undefined ? traced(effect, delivery.trace) : effect
   }
 
-  /** Leaves the message where it is, neither handled nor failed, until the shutdown interrupts this. */
+  /** Leaves the message as it is, neither handled nor failed, until the shutdown interrupts this. */
   const hold = (peer: Peer): Effect.Effect<never> =>
     Effect.suspend(() => {
       peer.incoming.held()

@@ -1,4 +1,4 @@
-/** From the wire to the line of a session: frames go into the protocol core, and what it says is done. */
+/** From the wire to a session's line: passes frames to the protocol core, and does what it says. */
 import { isVolatileText } from "../../core/Codec.ts"
 import type { Auth, Drain, End, Reject } from "../../core/Frame.ts"
 import { payloadFault } from "../../core/Payload.ts"
@@ -90,7 +90,7 @@ export class Inbound {
     return peer.incoming.size >= 2 * peer.core.options.window.messages || this.intake.isScarce(peer)
   }
 
-  /** A large frame of what would be dropped is not parsed: that can take a twentieth of a second, in which nobody is served. */
+  /** A large frame that would be dropped is not parsed: that can take a twentieth of a second, and holds up everybody. */
   private isDroppedUnread(peer: Peer, data: string, bytes: number): boolean {
     return isWorthPacking(bytes) && isVolatileText(data) && this.isDropped(peer)
   }
@@ -105,7 +105,7 @@ export class Inbound {
     peer.incoming.receivedLoose({ weight: 0, kind: "loose", value, volatile: isVolatile, from: peer.connection })
   }
 
-  /** Handles what a frame brought; what of it has to wait is held. `before` is how much waited when it came. */
+  /** Handles what a frame brought, and holds what must wait. `before` is how much waited when it came. */
   private handleFrame(peer: Peer, before: number): void {
     const brought = peer.incoming.size - before
     if (brought > 0 && this.intake.isTight()) this.intake.hold(peer, brought)

@@ -1,9 +1,9 @@
 /**
- * What peers, plain ones too, may make this process take in: unhandled bytes for each and in total, rates, turns. A peer that goes
- * beyond it is not read for a while, and TCP makes it wait: for its own share of what waits to be handled, for the
- * total of all, for its rate, or for its turn.
+ * What peers, plain ones too, may make this process take in: unhandled bytes each and in total, rates, turns.
+ * A peer over a limit is not read for a while, so that TCP makes it wait: for room in its own share of what waits to be
+ * handled, for room in the total, for its rate, or for its turn.
  *
- * Only what has to wait is weighed: what is handled as it comes costs a few additions a frame.
+ * Only what must wait is weighed: messages handled at once cost a few additions a frame.
  */
 import { Effect } from "effect"
 import type { Recorder } from "../../Metrics.ts"
@@ -19,10 +19,10 @@ import { makeUnpacking, pack } from "./packing.ts"
 /** Why a peer is not read. */
 const reason = { share: 1, total: 2, rate: 4, turn: 8 } as const
 
-/** What may take as long as handlers do. */
+/** The reasons that may last as long as handlers do. */
 const heldUp = reason.share | reason.total
 
-/** Whether what the peer says lies unread for as long as handlers take: then silence says nothing about it. */
+/** Whether the peer may be unread for as long as handlers take: then its silence means nothing. */
 export const isHeldUp = (peer: Peer): boolean => (peer.reading.stopped & heldUp) !== 0
 
 type Rate = NonNullable<IntakeLimits["rate"]>
@@ -51,13 +51,13 @@ export class Intake {
   private readonly unpacking: ReturnType<typeof makeUnpacking>
   /** Memory of all that waits to be handled, in bytes. */
   private held = 0
-  /** Shares that hold anything. Also of peers that lost their connection, whose messages are handled all the same. */
+  /** Shares that hold anything, even those of peers without a connection, whose messages are still handled. */
   private readonly groups = new Map<string, Group>()
-  /** Where it is crowded, the shares that have more than their part: not even those of them who hold nothing are read. */
+  /** When crowded: the shares that have more than their part. None of their peers is read, even one that holds nothing. */
   private readonly shut = new Set<string>()
-  /** What their part is, since it was looked last. */
+  /** Their part, as of the last check. */
   private level = Infinity
-  /** At this total it is looked again. */
+  /** The total at which the parts are checked again. */
   private lookAt: number
   /** Nobody is read. */
   private isFull = false
@@ -83,18 +83,18 @@ export class Intake {
 
   private stop(peer: Peer, why: number): void {
     const { connection, reading } = peer
-    connection?.pause() // also again: who it was given by may have let it go on
+    connection?.pause() // even if paused before: the program that registered it may have resumed it
     if ((why & heldUp) !== 0 && !isHeldUp(peer)) reading.stoppedAt = this.now()
     reading.stopped |= why
   }
 
-  /** Reads on; where `isOneOfMany`, hundreds may go on at once, and are read one after the other. */
+  /** Reads on. `isOneOfMany`: hundreds may go on at once, so they are read one after the other. */
   private start(peer: Peer, why: number, isOneOfMany = false): void {
     const { connection, reading } = peer
     if (reading.stopped === 0) return
     reading.stopped &= ~why
     if (reading.stopped !== 0) return
-    // What is kept is handled when nothing else is going on.
+    // A kept frame is handled once nothing else is going on.
     if (isOneOfMany || reading.kept !== undefined) this.standInLine(peer)
     else connection?.resume()
   }
@@ -130,7 +130,7 @@ export class Intake {
     if (this.isShut(peer) || (this.held >= this.unhandledBytes && held > 0)) this.stopForTotal(peer)
   }
 
-  /** Whether it is not even read for one frame at a time. */
+  /** Whether the peer is not read even one frame at a time. */
   private isShut({ share }: Peer): boolean {
     return this.isFull || this.shut.has(share)
   }
@@ -144,7 +144,7 @@ export class Intake {
     this.openAgain()
   }
 
-  /** Shares that have half of their part by now, or less, are read again; and all where it is crowded no more. */
+  /** Shares that are down to half of their part are read again; all of them once it is no longer crowded. */
   private openAgain(): void {
     const isCrowded = this.held > (crowdedAt - 1) * this.unhandledBytes
     if (!isCrowded) this.lookAt = crowdedAt * this.unhandledBytes
@@ -171,7 +171,7 @@ export class Intake {
     reading.held += weight
     group.held += weight
     this.held += weight
-    // It may be of another share when it next holds anything.
+    // It may be in another share when it next holds anything.
     if (reading.held === 0) reading.group = undefined
     if (group.held === 0) this.groups.delete(group.share)
     return group
@@ -183,7 +183,7 @@ export class Intake {
     return group
   }
 
-  /** The last `count` of what waits came together: all of it counts until the last is handled. */
+  /** The last `count` deliveries came together: all of them count until the last is handled. */
   hold(peer: Peer, count: number): void {
     const { incoming } = peer
     let weight = 0
@@ -195,7 +195,7 @@ export class Intake {
     this.check(peer)
   }
 
-  /** So much of what the peer holds is handled, or given up. */
+  /** This much of what the peer holds is handled or given up. */
   release(peer: Peer, weight: number): void {
     const { reading } = peer
     const group = this.weighIn(peer, -weight)
@@ -211,7 +211,7 @@ export class Intake {
     if (this.overTotal.size > 0) this.relieve(peer)
   }
 
-  /** Whoever has to wait because of all together: goes on when there is room again, and else with one frame at a time. */
+  /** Peers that wait because of the total: they go on when there is room, and else one frame at a time. */
   private relieve(peer: Peer): void {
     if (this.held <= (this.unhandledBytes * 3) / 4) {
       for (const other of this.overTotal) this.startForTotal(other, true)
@@ -219,8 +219,8 @@ export class Intake {
   }
 
   /**
-   * Who speaks the protocol and is held up for long is read until it brings one thing more: it would give the connection
-   * up where nothing is received of what it sends, and its acks come behind that. Its window bounds it.
+   * A peer of the protocol that is held up for long is read until one more thing comes. Otherwise it would give the
+   * connection up, as nothing it sends is received, and its acks come behind that. Its window bounds it.
    */
   sip(peer: Peer, at: number): void {
     if (this.isShut(peer) || at - peer.reading.stoppedAt < sipMillis) return
@@ -244,7 +244,7 @@ export class Intake {
     this.options.run(this.untilNoneIsOver(limit))
   }
 
-  /** Who was over its rate is read again once it has some to spare. */
+  /** A peer over its rate is read again once the rate allows. */
   private untilNoneIsOver(limit: Rate): Effect.Effect<void> {
     return Effect.flatMap(Effect.sleep(rateMillis), () => {
       const enough = this.now() + limit.burstMillis - Math.min(rateMillis, limit.burstMillis / 2)
@@ -262,8 +262,8 @@ export class Intake {
   // --- whose turn it is
 
   /**
-   * What one turn of the event loop takes in is bounded, so that those who send little are not kept waiting by those who
-   * send all the time: these stand in line, and a few of them are read in each turn.
+   * What one turn of the event loop takes in is bounded, so that peers who send all the time don't hold up those who send
+   * little: they wait in line, and each turn reads a few of them.
    */
   private takeTurn(peer: Peer, bytes: number): void {
     const { reading } = peer
@@ -284,10 +284,10 @@ export class Intake {
     this.endTurnLater()
   }
 
-  /** Whether a frame is so large that it has to wait, as this turn has had enough. */
+  /** Whether a frame must wait, as it is large and this turn has had enough. */
   keep(peer: Peer, data: string, bytes: number): boolean {
     if (bytes < freeCost || this.connected.size < 2) return false
-    // One that is a turn's worth by itself comes after all others of its turn.
+    // A frame that fills a turn by itself comes after all others of its turn.
     if (this.spent < turnCost && bytes < turnCost) return false
     peer.reading.kept = { data, bytes }
     this.standInLine(peer)
@@ -325,13 +325,13 @@ export class Intake {
     if (this.inLine.size > 0) this.endTurnLater()
   }
 
-  /** A frame of so many bytes came, or a ping or pong. */
+  /** A frame of this many bytes came, or a ping or pong. */
   took(peer: Peer, bytes: number): void {
     if (this.rate !== undefined) this.checkRate(peer, bytes, this.rate)
     if (this.connected.size > 1) this.takeTurn(peer, bytes)
   }
 
-  /** A piece of so many bytes came, and is not taken in if the peer is not read after this call. */
+  /** A piece of this many bytes came. It is not taken in if the peer is paused after this call. */
   coming(peer: Peer, bytes: number): void {
     if (this.connected.size < 2) return
     if (this.spent > turnCost) this.standInLine(peer)
@@ -348,7 +348,7 @@ export class Intake {
     this.unpacking.done(delivery)
   }
 
-  /** Whether the peer, or all together, hold so much that what may be dropped should be. */
+  /** Whether the peer, or all together, hold so much that droppable messages should be dropped. */
   isScarce(peer: Peer): boolean {
     return peer.reading.held >= this.maxShare / 2 || this.held >= this.unhandledBytes
   }
@@ -388,19 +388,19 @@ const crowdedAt = 2
 /** … and from this one on nobody is. */
 const fullAt = 4
 
-/** How often who is held up is read for one thing more, in ms: PROTOCOL.md §6.3 lets a sender wait for 10 s at least. */
+/** How often a held-up peer is read for one more thing, in ms: by PROTOCOL.md §6.3 a sender waits at least 10 s. */
 const sipMillis = 5_000
 
-/** How often those over their rate are looked at, in ms. */
+/** How often peers over their rate are checked, in ms. */
 const rateMillis = 100
 
 /** What a turn may cost, in bytes: some two or three milliseconds of work. */
 const turnCost = 256 * 1024
-/** A piece that is read at once, of which nothing is known. */
+/** The size of a piece that is always read at once, in bytes. */
 const pieceCost = 64 * 1024
 /** What a frame costs beside its bytes. */
 const frameCost = 512
-/** Who costs less than this in a turn is not made to wait. */
+/** A peer that costs less than this in a turn never waits. */
 const freeCost = 32 * 1024
 /** How many of those in line are read in a turn. */
 const readAtOnce = 8

@@ -6,7 +6,7 @@ export const levelOf = (held: Iterable<number>, room: number): number => {
   let left = room
   for (let i = 0; i < rising.length; i++) {
     const least = rising[i] as number // in bounds
-    // Of the rest none holds less, and they can't have so much each.
+    // None of the rest holds less, and there is not this much for each.
     if (least * (rising.length - i) > left) return left / (rising.length - i)
     left -= least
   }

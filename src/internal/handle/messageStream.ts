@@ -5,7 +5,7 @@
 import { type Cause, Deferred, Effect, Exit, Queue, Stream } from "effect"
 
 interface Offer<A> {
-  /** Undefined when it is withdrawn: whoever offers it was interrupted, and somebody else will handle it. */
+  /** Undefined once withdrawn: the offering fiber was interrupted, and the message will be handled elsewhere. */
   value: A | undefined
   /** True when the consumer is done with it, false when it stopped before. */
   readonly done: Deferred.Deferred<boolean>
@@ -66,15 +66,15 @@ export const makeMessageStream = Effect.fnUntraced(function*<A extends object>()
 
   return {
     offer,
-    /** Made when somebody asks for it: many have a handler instead. */
+    /** Made on demand, as many programs have a handler instead. */
     get stream(): Stream.Stream<A> {
       return Stream.scoped(Stream.fromPull(pull))
     },
     hasConsumer: () => consumers > 0,
-    /** Whether a consumer has a message that it is not done with. */
+    /** Whether a consumer is still at work on a message. */
     isConsuming: () => inHand > 0
   }
 })
 
-/** How many that were withdrawn may wait for a consumer to find them empty. */
+/** How many withdrawn messages may stay before they are swept out. */
 const maxWithdrawn = 64

@@ -1,7 +1,7 @@
 /**
- * Unhandled messages kept as text while memory is scarce. They are those whose parsed value takes many times the memory
- * of their text, and are parsed again when their turn comes, only a few at once. Without that a hundred small frames,
- * each in the hands of a slow handler, could take gigabytes.
+ * Unhandled messages kept as text while memory is scarce: those whose parsed value takes many times the memory of their
+ * text. They are parsed again when their turn comes, a few at once. Without that, a hundred small frames with slow
+ * handlers could take gigabytes.
  */
 import { Effect } from "effect"
 import { utf8Length } from "../../core/utf8.ts"
@@ -10,9 +10,9 @@ import type { Delivery } from "../session/incoming.ts"
 
 class Packed {
   readonly text: string
-  /** What its value will take … */
+  /** The memory that its value will take … */
   readonly bytes: number
-  /** … at most: it was never looked at. */
+  /** … at most, as it was never parsed. */
   readonly isGuess: boolean
 
   constructor(text: string, bytes: number, isGuess: boolean) {
@@ -58,7 +58,7 @@ export const parsePlain = (text: string): unknown => {
 
 export const isPacked = (delivery: Delivery): boolean => delivery.kind !== "gap" && delivery.value instanceof Packed
 
-/** Who unpacks: values of `maxBytes` at once, or a single one. */
+/** Unpacks values of at most `maxBytes` at once, or a single one. */
 export const makeUnpacking = (maxBytes: number) => {
   /** What is unpacked and not done with. */
   const sizes = new Map<Delivery, number>()
@@ -82,7 +82,7 @@ export const makeUnpacking = (maxBytes: number) => {
       const bytes = delivery.kind !== "gap" && delivery.value instanceof Packed ? delivery.value.bytes : 0
       const go = () => {
         take(delivery)
-        // Not here and now: each that is done lets the next one go.
+        // Later, not here: each that is done lets the next one go.
         resume(Effect.yieldNow)
       }
       if (waiting.size === 0 && fits(bytes)) return go()
@@ -108,5 +108,5 @@ export const makeUnpacking = (maxBytes: number) => {
 /** Less is not worth it, in bytes. */
 const worthPacking = 64 * 1024
 
-/** What a value takes for each unit of its text, in bytes, at most, as it is estimated: `[[[…]]]`. */
+/** The most that a value is estimated to take for each unit of its text, in bytes: that of `[[[…]]]`. */
 const maxBytesAUnit = 40

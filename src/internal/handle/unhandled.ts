@@ -1,4 +1,4 @@
-/** What happens where the user has said nothing: retries of handlers, gaps. */
+/** Defaults where the user gave nothing: retries of handlers, and gaps. */
 import { Effect, Schedule } from "effect"
 import type { MessageGap } from "../../Message.ts"
 import { fullJitter } from "../kit/backoff.ts"
@@ -9,6 +9,6 @@ export const defaultHandlerRetry: Schedule.Schedule<unknown, unknown> = Schedule
   times: 4
 })
 
-/** What is done about a gap when the user has no handler for it. */
+/** Deals with a gap if the user has no handler for it. */
 export const logGap = (rare: RareLog) => (gap: MessageGap): Effect.Effect<void> =>
   Effect.sync(() => rare.warn("gap", `${gap.count} messages of session ${gap.session} will never come (${gap.reason})`))

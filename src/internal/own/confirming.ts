@@ -1,8 +1,7 @@
 /**
- * Asks the store, after a long pause, whether a session is still this server's before anything of it is handled. A
- * server that stood still, or could not reach the store, for longer than others wait may have lost its sessions. Before
- * the store has confirmed that one is still its own, nothing of it is handled, and nothing that its handler sends is
- * taken.
+ * Asks the store, after a long pause, whether a session is still this server's before any of its messages is handled.
+ * A server that stood still, or could not reach the store, for longer than the lease may have lost its sessions. Until
+ * the store confirms one, none of its messages is handled, and nothing that its handler sends is accepted.
  */
 import { Effect, type Fiber } from "effect"
 import type { Confirm, SessionRegistry } from "../../SessionRegistry.ts"
@@ -17,11 +16,11 @@ export interface ConfirmingOptions {
   readonly onRefused: (peer: Peer, error: SessionRegistryError) => Effect.Effect<void>
 }
 
-/** How long until a session that is lost has been let go, or is found to be this server's all the same, in ms. */
+/** How long to wait for a lost session to be let go, or to turn out to be this server's after all, in ms. */
 const againMillis = 1_000
-/** How soon it is asked again while an attachment of this server's own is under way, in ms. */
+/** How soon to ask again while this server attaches the session itself, in ms. */
 const attachingMillis = 50
-/** How long what a handler sends may wait for the store, in ms. */
+/** How long a handler's sends may wait for the store, in ms. */
 const sendMillis = 10_000
 
 export type Confirming = ReturnType<typeof makeConfirming>
@@ -32,7 +31,7 @@ export const makeConfirming = ({ onRefused, registry, run }: ConfirmingOptions) 
   /** Whether nobody else can have a session of this server's. */
   const isSure = (): boolean => confirm === undefined || confirm.isSure()
 
-  /** Whether the store says so of this one. Asked until it answers, or the session has another generation here. */
+  /** Succeeds if the store says that this session is still ours. Asks until the store answers. */
   const ask = (peer: Peer, confirm: Confirm): Effect.Effect<void, SessionRegistryError> =>
     Effect.suspend(() => {
       const { generation } = peer.own
@@ -45,13 +44,13 @@ export const makeConfirming = ({ onRefused, registry, run }: ConfirmingOptions) 
       )
     })
 
-  /** For a handler: ends when the session is this server's. Else it is interrupted, as that lets go of the session. */
+  /** For a handler: ends when the session is confirmed. If it is lost, letting it go interrupts the handler. */
   const confirmed = (peer: Peer): Effect.Effect<void> =>
     Effect.suspend(() => {
       if (confirm === undefined) return Effect.void
       const { tenure } = peer.own
       return Effect.catch(ask(peer, confirm), (error) => {
-        run(onRefused(peer, error)) // not here: it ends this very fiber
+        run(onRefused(peer, error)) // in another fiber, as it ends this one
         return Effect.andThen(
           Effect.sleep(againMillis),
           Effect.suspend(() => peer.own.tenure === tenure ? confirmed(peer) : Effect.never)
@@ -74,14 +73,14 @@ export const makeConfirming = ({ onRefused, registry, run }: ConfirmingOptions) 
       })
     })
 
-  /** What has to be waited for before anything is sent from this fiber: undefined for nothing. */
+  /** What a send from this fiber must wait for first; undefined if nothing. */
   const beforeSending = (fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<void, MessageQueueError> | undefined => {
     const work = confirm === undefined ? undefined : fiber.getRef(CurrentWork)
     if (work === undefined || work.isOver || work.peer.own.mayWork(work.tenure, isSure()) === "yes") return undefined
     return stillHas(work)
   }
 
-  /** What a handler has to wait for before it starts: undefined for nothing. */
+  /** What a handler must wait for before it starts; undefined if nothing. */
   const beforeHandling = (peer: Peer): Effect.Effect<void> | undefined =>
     peer.own.mayWork(peer.own.tenure, isSure()) === "yes" ? undefined : confirmed(peer)
 

@@ -1,4 +1,4 @@
-/** How sessions end: by their client, by the application, when their retention is over, or by another server's doing. */
+/** How sessions end: by their client, by the application, by their retention, or on another server. */
 import { Effect } from "effect"
 import { CloseCode } from "../../core/Protocol.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
@@ -25,7 +25,7 @@ export class Ending {
   private readonly queue: MessageQueue["Service"]
   private readonly registry: SessionRegistry["Service"]
   private readonly options: Pick<EndingOptions, "deadLetters" | "sayEnded" | "onEnded">
-  /** Peers without a connection, by when they lost it: another server may be the one that ends their sessions. */
+  /** Peers without a connection, by when they lost it: another server may end their sessions. */
   private readonly away = new Map<Peer, number>()
   private awaitedAt = 0
 
@@ -43,7 +43,7 @@ export class Ending {
     this.away.set(peer, this.engine.now())
   }
 
-  /** Another server has the session, or nobody: its runtime here goes. */
+  /** The session has another owner, or none: its runtime here goes. */
   forget(peer: Peer): void {
     this.away.delete(peer)
     this.engine.forget(peer)
@@ -52,7 +52,7 @@ export class Ending {
   /** The client, or the application, ends a session of this server's. */
   readonly end = Effect.fnUntraced(function*(this: Ending, peer: Peer): Effect.fn.Return<void, EndError> {
     const { engine, options, registry } = this
-    // First, so that a store that fails leaves the session as it was.
+    // This comes first, so that a failing store leaves the session as it was.
     yield* registry.end(peer.key)
     engine.peers.delete(peer.key)
     this.away.delete(peer)
@@ -62,7 +62,7 @@ export class Ending {
     options.onEnded(peer.session)
   })
 
-  /** Whoever has the session learns of its end from the store. */
+  /** The session's owner learns of its end from the store. */
   readonly endRemote = Effect.fnUntraced(
     function*(this: Ending, session: string): Effect.fn.Return<void, EndError | SessionNotFoundError> {
       const isKnown = this.queue.durable && (yield* this.registry.end(session))
@@ -71,7 +71,7 @@ export class Ending {
     }
   )
 
-  /** A session that is over leaves nothing. If the store fails half-way, whoever asks next is given it again. */
+  /** Removes all of an ended session. If the store fails half-way, the registry lists it again. */
   readonly ended = Effect.fnUntraced(function*(this: Ending, session: string): Effect.fn.Return<void, EndError> {
     const { engine, options, registry } = this
     const peer = engine.peers.get(session)
@@ -90,7 +90,7 @@ export class Ending {
     options.onEnded(session)
   })
 
-  /** A session that ended while it was being attached has no use for the outbox that was opened for it. */
+  /** Removes the outbox that was opened for a session which ended while it was being attached. */
   removeOrphan(session: string): Effect.Effect<void> {
     return Effect.gen({ self: this }, function*() {
       if ((yield* this.registry.find(session)) !== undefined) return
@@ -100,7 +100,7 @@ export class Ending {
     }).pipe(Effect.ignore)
   }
 
-  /** Ends here what ended by another server's doing, and forgets what is at another one, where no news of it came. */
+  /** Looks for sessions that ended or moved elsewhere without this server's hearing of it. */
   readonly sweepAway = Effect.suspend(() => {
     const now = this.engine.now()
     const late = this.overdue(now)
@@ -129,7 +129,7 @@ export class Ending {
     })
   }
 
-  /** Those that should be gone by now. */
+  /** Peers whose session should be gone by now. */
   private overdue(now: number): ReadonlyArray<Peer> {
     const peers: Array<Peer> = []
     for (const [peer, at] of this.away) {
@@ -140,8 +140,8 @@ export class Ending {
   }
 
   /**
-   * Those of which somebody awaits a receipt, now and then: the news that another server has the session may be lost with
-   * the answer of a store, and only their owner can tell.
+   * Now and then, peers of which somebody awaits a receipt. The news that another server has the session may be lost
+   * with a store's answer, and only the new owner can settle the receipt.
    */
   private awaited(now: number): ReadonlyArray<Peer> {
     if (now - this.awaitedAt < awaitedMillis) return []
@@ -163,9 +163,9 @@ export class Ending {
   }
 }
 
-/** How long after its retention a session is expected to be gone, in ms; and how many are looked at in a round. */
+/** How long after its retention a session should be gone, in ms; and how many are checked in a round. */
 const overdueMillis = 15_000
 const overdueAtOnce = 64
 
-/** How long a session that is away is taken for this server's, while somebody awaits a receipt of it, in ms. */
+/** While somebody awaits its receipt: how long an absent session is assumed to be ours before it is checked, in ms. */
 const awaitedMillis = 30_000

@@ -1,6 +1,6 @@
 /**
- * Does what `core/Ownership.ts` decides: asks and tells the registry, closes connections, and reports back. A session of
- * which nothing waits here is released, so that any server may have it at once.
+ * Does what `core/Ownership.ts` decides: asks and tells the registry, closes connections, and reports back. A session
+ * with nothing waiting here is released, so that any server may take it at once.
  */
 import { Effect } from "effect"
 import { endFrame } from "../../core/Codec.ts"
@@ -15,11 +15,11 @@ import { isStoreFailure, storeRetry } from "../session/storeRetry.ts"
 export interface OwningOptions {
   readonly engine: Engine
   readonly registry: SessionRegistry["Service"]
-  /** A peer is without a connection, and the registry knows. */
+  /** The peer has no connection, and the registry knows. */
   readonly onAway: (peer: Peer) => void
-  /** The peer's runtime here is of no use any more. */
+  /** The peer's runtime here is no longer needed. */
   readonly forget: (peer: Peer) => void
-  /** Removes what was made for a session that is over, if it is. */
+  /** If the session is over, removes what was made for it. */
   readonly removeOrphan: (session: string) => Effect.Effect<void>
 }
 
@@ -47,7 +47,7 @@ export class Owning {
     this.engine.run(this.detach(peer, peer.own.generation))
   }
 
-  /** Nothing waits any more for a handler or for its position to be stored. */
+  /** Nothing waits to be handled, or for its position to be stored. */
   idle(peer: Peer): void {
     if (peer.own.isReleasable) this.engine.run(this.release(peer))
   }
@@ -59,14 +59,14 @@ export class Owning {
   }
 
   /**
-   * The store failed to attach the session, and may have done it all the same. `isUnopened` says whether another attachment
-   * is under way that began when the session had no runtime here.
+   * The store failed to attach the session, but may have done it. `isUnopened` says whether another attachment is under
+   * way that began when the session had no runtime here.
    */
   attachmentInDoubt(session: string, isUnopened: () => boolean = () => false): void {
     this.engine.run(Effect.ignore(this.settleDoubt(session, isUnopened)))
   }
 
-  /** A session was attached for nothing: its retention begins again. */
+  /** A session was attached in vain: its retention begins again. */
   abandon(session: string, generation: number): Effect.Effect<void> {
     return Effect.suspend(() => {
       const { engine, registry } = this
@@ -79,7 +79,7 @@ export class Owning {
     })
   }
 
-  /** A write of the newest generation was refused: the registry is asked who has the session, and it goes to that one. */
+  /** A write of the newest generation was refused: asks the registry who the owner is, and lets the session go to it. */
   refused(peer: Peer, error: WebSocketError): Effect.Effect<Verdict | undefined> {
     return Effect.suspend(() => {
       const { connection, instance, own: { generation } } = peer
@@ -94,7 +94,7 @@ export class Owning {
         }
         if (verdict.forgets === "now") this.forget(peer)
         else if (verdict.forgets === "whenKnown") this.engine.run(Effect.ignore(this.forgetLost(peer)))
-        // Its newest generation is to be taken over, whether or not a client comes for it.
+        // The newest generation must be taken over, whether or not a client comes for it.
         if (peer.own.isInDoubt) this.attachmentInDoubt(peer.key)
         return verdict
       })
@@ -102,8 +102,8 @@ export class Owning {
   }
 
   /**
-   * A position of this generation was refused. `again`: it is to be stored by a newer one. `inDoubt`: the session may be
-   * this server's without its knowing, so it is tried again later. `lost`: another server has the session.
+   * A position of this generation was refused. `again`: store it by the newer one. `inDoubt`: this server may own the
+   * session without knowing, so try again later. `lost`: another server has the session.
    */
   positionRefused(
     peer: Peer,
@@ -125,7 +125,7 @@ export class Owning {
     })
   }
 
-  /** Ends when no attachment of the session is under way, or at `until`: which generation is the newest is known then. */
+  /** Ends when no attachment of the session is under way, or at `until`: then the newest generation is known. */
   attached(peer: Peer, until: number): Effect.Effect<void> {
     return Effect.suspend(() =>
       !peer.own.isAttaching || this.engine.now() >= until
@@ -141,8 +141,8 @@ export class Owning {
   }
 
   /**
-   * This server closes, and leaves its sessions to others: what is handled is stored, and handlers that are not done are
-   * interrupted.
+   * This server closes and leaves its sessions to others: it stores what is handled, and interrupts handlers that are
+   * not done.
    */
   readonly handOver = Effect.suspend(() => {
     const { engine } = this
@@ -167,7 +167,7 @@ export class Owning {
 
   // --- without a connection
 
-  /** A store that fails is asked again for as long as it matters: until the session has a newer owner. */
+  /** Retries while the store fails, until the session has a newer owner. */
   private insist(
     peer: Peer,
     generation: number,
@@ -208,7 +208,7 @@ export class Owning {
 
   // --- other owners
 
-  /** An attachment that was made all the same is this server's, in a generation that no connection has. */
+  /** An attachment whose answer was lost was made after all: no connection has its generation. */
   private readonly settleDoubt = Effect.fnUntraced(
     function*(this: Owning, session: string, isUnopened: () => boolean) {
       const { engine, registry } = this
@@ -231,7 +231,7 @@ export class Owning {
     }
   )
 
-  /** The one who owns the session after us, if there is one soon. */
+  /** The session's next owner, if it appears soon. */
   private readonly nextOwner = Effect.fnUntraced(
     function*(this: Owning, peer: Peer, generation: number): Effect.fn.Return<Found> {
       for (let waited = 0;; waited += ownerLookMillis) {
@@ -243,8 +243,8 @@ export class Owning {
   )
 
   /**
-   * Another server is to have the session. The handler that runs may end, and if that takes too long the other one takes
-   * the session all the same. What the client is told depends on who comes, so its connection is closed after that.
+   * Hands the session to another server. A running handler may end; if it takes too long, the other server takes the
+   * session by force. What the client is told depends on who comes, so its connection is closed after that.
    */
   private readonly makeWay = Effect.fnUntraced(function*(this: Owning, peer: Peer) {
     const { engine } = this
@@ -263,7 +263,7 @@ export class Owning {
     if (forfeits) engine.forfeit(peer)
   })
 
-  /** Forgets a session that another server has, or nobody, as soon as the store says so. */
+  /** Forgets a session as soon as the store says that it has another owner, or none. */
   private readonly forgetLost = Effect.fnUntraced(function*(this: Owning, peer: Peer) {
     const { generation } = peer.own
     const owner = yield* Effect.retry(this.registry.find(peer.key), {
@@ -284,11 +284,11 @@ const farewellCodes: Record<Farewell, number> = {
 
 export const foundOf = (info: SessionInfo | undefined): Found => info ?? "nobody"
 
-/** How long it is looked for the server that wanted a session to be its owner, in ms: longer than that one waits. */
+/** How long to wait for the server that wanted a session to own it, in ms: longer than that server waits. */
 const ownerMillis = 3_000
 const ownerLookMillis = 200
 
-/** How often it is looked whether an attachment is done, in ms. */
+/** How often to check whether an attachment is done, in ms. */
 const attachingMillis = 20
 
 /** How long the last positions may take to be stored, and the last sessions to be released, in ms. */

@@ -1,4 +1,4 @@
-/** Stores how far a session's messages are handled: again and again, until it is done or the session is another server's. */
+/** Stores how far a session's messages are handled, and retries until that is done or the session is lost. */
 import { Effect } from "effect"
 import type { SessionRegistry } from "../../SessionRegistry.ts"
 import type { SessionRegistryError } from "../../WebSocketError.ts"
@@ -11,11 +11,11 @@ export interface PositionsOptions {
   readonly owning: () => Pick<Owning, "positionRefused">
 }
 
-/** How often a position is stored again that may have been refused for this side's own sake, in ms. */
+/** How soon a position is stored again that this server's own attachment may have made stale, in ms. */
 const doubtMillis = 1_000
 
 export const makePositions = ({ owning, registry }: PositionsOptions) => {
-  /** What to do when the store fails is put together when it does. */
+  /** The handling of a failure is built only when the store fails. */
   const save = (peer: Peer, epoch: string, offset: number, tenure = peer.own.tenure): Effect.Effect<void> => {
     if (epoch !== peer.core.inbox.epoch || peer.own.tenure !== tenure) return Effect.void
     const { generation } = peer.own

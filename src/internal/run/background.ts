@@ -22,6 +22,6 @@ export const makeBackground = Effect.fnUntraced(function*(rare: RareLog) {
   return { run, later }
 })
 
-/** Backoff of what the store failed at, in ms. */
+/** Backoff after failures of the store, in ms. */
 const retryBase = 500
 const retryCap = 10_000

@@ -1,6 +1,6 @@
 /**
- * Work at intervals, with one fiber for all. That fiber looks at the clock; a chore has a fiber of its own only while
- * it runs, so that one that takes long or fails holds up no other. None runs twice at once.
+ * Work at intervals, with one fiber for all. That fiber watches the clock; a chore has its own fiber only while it runs,
+ * so that a slow or failing one holds up no other. No chore runs twice at once.
  */
 import { Effect, type Latch, type Scope } from "effect"
 import { supervised, type Worker } from "./supervisor.ts"
@@ -14,7 +14,7 @@ export const doChores = (
   chores: ReadonlyArray<Chore>,
   gate: Latch.Latch
 ): Effect.Effect<void, never, Scope.Scope> => {
-  // Counted down by what was slept, so that a system clock that is set back holds up nothing.
+  // Counted down by the time slept, so that setting the system clock back holds up nothing.
   const rounds = chores.map((chore) => {
     const { everyMillis } = chore
     const finish = Effect.sync(() => {
@@ -22,7 +22,7 @@ export const doChores = (
     })
     const round = {
       everyMillis,
-      /** In ms; Infinity while it runs, and for ever when it was given up. */
+      /** In ms; Infinity while it runs, and for good once it was given up. */
       left: everyMillis,
       run: supervised({ ...chore, loop: Effect.andThen(chore.loop, finish) })
     }
@@ -31,7 +31,7 @@ export const doChores = (
   const loop = Effect.gen(function*() {
     while (true) {
       let pause = Infinity
-      // Whether one is still running is looked at again after its interval.
+      // One that is still running is checked again after its interval.
       for (const { everyMillis, left } of rounds) pause = Math.min(pause, left, everyMillis)
       yield* Effect.sleep(pause)
       yield* gate.await

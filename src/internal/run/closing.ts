@@ -1,4 +1,4 @@
-/** How far a shutdown is: what may still be sent, and whether a failure counts. */
+/** How far a shutdown has come: what may still be sent, and whether a failure counts. */
 import { Context, type Fiber } from "effect"
 
 /** True in the fibers of handlers, and in those that these start. */
@@ -8,12 +8,12 @@ export class Closing {
   private phase: "open" | "flushing" | "ending" = "open"
   private readonly isConsuming: () => boolean
 
-  /** `isConsuming`: whether a consumer of a stream has a message that it is not done with. Whose fiber it is can't be known. */
+  /** `isConsuming`: whether a stream's consumer is still at work on a message; its fiber can't be known. */
   constructor(isConsuming: () => boolean) {
     this.isConsuming = isConsuming
   }
 
-  /** From the start of a shutdown on. What fails now may do so for its sake: that is no fault of the message. */
+  /** True from the start of a shutdown: it may cause failures that are not the message's fault. */
   hasBegun(): boolean {
     return this.phase !== "open"
   }
@@ -22,7 +22,7 @@ export class Closing {
     this.phase = "flushing"
   }
 
-  /** Flushing is over, whether or not all could be. */
+  /** Flushing is over, whether or not everything was flushed. */
   flushed(): void {
     this.phase = "ending"
   }

@@ -1,4 +1,4 @@
-/** The connections of sessions: how one is attached, detached or closed, and what its end says of the way to the peer. */
+/** Connections of sessions: how one is attached, detached or closed, and what its end says about the peer. */
 import type { CircuitBreaker } from "../../CircuitBreaker.ts"
 import { mishapOf } from "../../core/Headway.ts"
 import { CloseCode } from "../../core/Protocol.ts"
@@ -27,10 +27,10 @@ export interface ConnectionsOptions {
   readonly intake: Intake
   /** Something may wait for the peer's handler. */
   readonly startHandling: (peer: Peer) => void
-  /** Whom a connection of the peer reports to. */
+  /** The sink that a connection of the peer reports to. */
   readonly sinkOf: (peer: Peer, link: Link) => ConnectionSink
   readonly peers: Peers
-  /** Those that have a connection; here they come and go. */
+  /** Peers with a connection; only this file adds and removes them. */
   readonly connected: Set<Peer>
   readonly times: SilenceTimes
   readonly tickMillis: number
@@ -45,9 +45,9 @@ export interface ConnectionsOptions {
 }
 
 export class Connections {
-  /** Those without a connection whose handler is not done: their positions are stored all the same. */
+  /** Peers without a connection whose handler is not done: their positions are still stored. */
   readonly lingering = new Set<Peer>()
-  /** Connections that were attached and whose socket is not gone, also those that were replaced or closed. */
+  /** Attached connections whose socket is not gone, even if replaced or closed. */
   readonly open = new Set<Connection>()
   private readonly options: ConnectionsOptions
 
@@ -55,7 +55,7 @@ export class Connections {
     this.options = options
   }
 
-  /** Takes a connection whose handshake is done. Returns where it has to report to. */
+  /** Takes a connection whose handshake is done. Returns the sink that it must report to. */
   readonly attach = (peer: Peer, connection: Connection, agreement: Agreement): ConnectionSink => {
     const { breaker, connected, intake, peers, recorder, times } = this.options
     const at = this.options.now()
@@ -99,7 +99,7 @@ export class Connections {
     recorder.gauge("connectionsActive", connected.size)
     this.options.storeHandled(peer)
     if (peer.incoming.isHandling) this.lingering.add(peer)
-    // A connection that broke with messages in flight is a soft failure; silence and the like were reported as hard ones.
+    // A break with messages in flight is a soft failure; silence and the like were reported as hard ones.
     if (lost && ending.error === undefined && ending.code !== CloseCode.normal) this.suspect(peer, false)
     this.options.onDetached(peer, ending)
   }
@@ -112,7 +112,7 @@ export class Connections {
     connection.close(code, reason)
   }
 
-  /** The connection stays open, and is somebody else's. */
+  /** Gives the connection to somebody else, still open. */
   readonly unregister = (peer: Peer): void => {
     const { connection } = peer
     if (connection !== undefined) this.open.delete(connection)
@@ -146,7 +146,7 @@ export class Connections {
     run(breaker.report(peer.circuit, trip ? { _tag: "Failure", trip } : { _tag: "Failure" }))
   }
 
-  /** Where a connection that ended left a message behind, it is remembered, as that may be the reason. */
+  /** Remembers at which message a connection ended, as that may be the reason. */
   private noteMishap(peer: Peer, link: Link, code: number): void {
     const mishap = mishapOf(code)
     if (mishap === undefined) return

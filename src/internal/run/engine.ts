@@ -2,8 +2,8 @@
  * What server and client share: sessions, their connections, and the workers on them. The workers are delivery,
  * heartbeats, expiry and deduplicator rotation, each supervised.
  *
- * An idle session costs no fiber and no timer: one worker delivers for all that have something to do, and one looks
- * at the clock for all.
+ * An idle session costs no fiber and no timer: one worker delivers for all sessions with something to do, and one
+ * watches the clock for all.
  */
 import { type Cause, Effect, Latch } from "effect"
 import type { CircuitBreaker } from "../../CircuitBreaker.ts"
@@ -57,22 +57,22 @@ export interface EngineOptions<R> {
   readonly intake: IntakeLimits
   readonly intensity: Intensity
   readonly handling: Handling<R>
-  /** Whether it has to be known in the fibers of handlers whose message they are at. */
+  /** Whether handler fibers must know which message they work on. */
   readonly knowsWork?: boolean | undefined
-  /** Whether anybody takes incoming messages now; else there is no use in waiting until they are handled. */
+  /** Whether anybody takes incoming messages now; if not, waiting for them to be handled is pointless. */
   readonly handlesIncoming: () => boolean
   readonly savePosition: (peer: Peer, epoch: string, offset: number) => Effect.Effect<void>
   readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
   readonly onViolation: (peer: Peer, violation: Violation) => void
   /** The store says that the session has a newer owner: this one's connection has to go. */
   readonly onRefused: (peer: Peer, error: WebSocketError) => Effect.Effect<void>
-  /** Nothing of what the peer received waits any more to be handled, or for its position to be stored. */
+  /** All that the peer received is handled, and its position stored. */
   readonly onIdle?: ((peer: Peer) => void) | undefined
   /** The peer has no connection any more. */
   readonly onDetached: (peer: Peer, ending: Ending) => void
-  /** Runs with each look at the clock. */
+  /** Runs at each tick of the clock. */
   readonly onTick: (now: number) => void
-  /** What is asked of the store at intervals: it may hang, and must not keep anybody from looking at the clock. */
+  /** The store's work at intervals. It may hang, so it must not hold up the clock. */
   readonly sweep?: Effect.Effect<void, WebSocketError> | undefined
   readonly onGiveUp: (name: string, cause: Cause.Cause<unknown>) => Effect.Effect<void>
 }
@@ -84,7 +84,7 @@ interface Ground {
   readonly peers: Peers
   readonly connected: Set<Peer>
   readonly now: () => number
-  /** Given whenever something was delivered, handled or closed, for whoever waits for quiet. */
+  /** Notified whenever something was delivered, handled or closed, for whoever waits for quiet. */
   readonly pulse: Signal
   /** Shut while the workers are paused. */
   readonly gate: Latch.Latch
@@ -102,7 +102,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
   const { acking, outbound } = yield* makeSendingOut(options, ground)
   const { markDirty } = outbound
-  /** Stores, while a handler takes long, what was handled before it. */
+  /** While a handler takes long, stores what was handled before it. */
   const storeHandled = (peer: Peer): void => {
     const commit = draining.commitHandled(peer)
     if (commit !== undefined) run(commit)
@@ -172,7 +172,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     detach: connections.detach,
     remove,
     storeHandled,
-    /** A shutdown need not wait for this one any more; what came before its message is handled. */
+    /** A shutdown need not wait for this peer any more; what came before its held message is handled. */
     held: (peer: Peer): void => {
       storeHandled(peer)
       pulse.notify()
@@ -194,7 +194,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
 
 const makeGround = Effect.fnUntraced(function*<R>({ intensity, onGiveUp, rare, recorder, times }: EngineOptions<R>) {
   const now = yield* makeTurnClock
-  // First, so that it runs last: what is shown of this server or client goes with it.
+  // Added first, so that it runs last: what is shown of this server or client goes with it.
   yield* Effect.addFinalizer(() =>
     Effect.sync(() => {
       for (const gauge of ["connectionsActive", "sessions", "queueMessages", "queueBytes", "unhandledBytes"] as const) {

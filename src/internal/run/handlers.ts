@@ -7,7 +7,7 @@ import { supervised, type Worker } from "./supervisor.ts"
 
 export interface HandlersOptions {
   readonly worker: Omit<Worker, "name" | "loop">
-  /** Whether it has to be known in the fibers of handlers whose message they are at. */
+  /** Whether handler fibers must know which message they work on. */
   readonly knowsWork: boolean
 }
 
@@ -16,7 +16,7 @@ export const makeHandlers = Effect.fnUntraced(function*<R>({ knowsWork, worker }
   const context = Context.add(yield* Effect.context<R>(), AtWork, true)
   const runPlainly = Effect.runForkWith(context)
 
-  /** What is done at once, as it mostly is, is spared all but its fiber. */
+  /** A handler that is done at once, as most are, costs only its fiber. */
   const fork = (
     peer: Peer,
     effect: Effect.Effect<void, unknown, R>,
@@ -30,7 +30,7 @@ export const makeHandlers = Effect.fnUntraced(function*<R>({ knowsWork, worker }
       ? runPlainly(effect)
       : Effect.runForkWith(Context.add(context, CurrentWork, work))(effect)
     const ended = (exit: Exit.Exit<void, unknown>) => {
-      // What lost its session half-way may go on for all that, and is that one's still.
+      // A handler that lost its session half-way may still run, and still counts as that session's.
       if (work !== undefined) work.isOver = peer.own.tenure === tenure
       onExit(exit)
     }

@@ -1,4 +1,4 @@
-/** The look at the clock, for all sessions: who is silent or takes nothing, and what the queue holds. */
+/** Watches the clock for all sessions: which peers are silent or take nothing, and what the queue holds. */
 import { Effect } from "effect"
 import type { MessageQueue } from "../../MessageQueue.ts"
 import type { Recorder } from "../../Metrics.ts"
@@ -6,7 +6,7 @@ import { type Intake, isHeldUp } from "../handle/intake.ts"
 import type { Link } from "../session/link.ts"
 import type { Peer } from "../session/peer.ts"
 
-/** What a peer was too slow for. */
+/** The deadline that a peer missed. */
 export type Silence = "heartbeat" | "ack" | "flush" | "idle"
 
 export interface HeartbeatOptions {
@@ -14,12 +14,12 @@ export interface HeartbeatOptions {
   readonly recorder: Recorder
   readonly intake: Intake
   readonly connected: ReadonlySet<Peer>
-  /** Those without a connection whose handler is not done. */
+  /** Peers without a connection whose handler is not done. */
   readonly lingering: Set<Peer>
   readonly now: () => number
   readonly ackTimeoutMillis: number
   readonly markDirty: (peer: Peer) => void
-  /** Stores what was handled before the message that the handler is at. */
+  /** Stores what was handled before the current message. */
   readonly storeHandled: (peer: Peer) => void
   readonly closeSilent: (peer: Peer, silence: Silence, afterMillis: number) => void
   readonly onTick: (now: number) => void
@@ -39,7 +39,7 @@ export const makeHeartbeat = Effect.fnUntraced(function*(options: HeartbeatOptio
     }
     if (verdict !== "alive") {
       peer.dialect.probe(connection)
-      // Whether it answers can't be seen; whether its socket is gone, TCP will tell of the ping.
+      // Its answer can't be seen, but TCP will find out by the ping whether the socket is gone.
       if (isUnheard) liveness.heard(at)
     }
     if (flow !== undefined && !flow.idle && at - link.progressAt > ackTimeoutMillis) {
@@ -57,7 +57,7 @@ export const makeHeartbeat = Effect.fnUntraced(function*(options: HeartbeatOptio
   }
 
   let letters = 0
-  // A store that can't say so now is no reason not to begin.
+  // A store that can't answer now is no reason not to begin.
   let lostSoFar = yield* Effect.catchCause(
     Effect.map(queue.stats, ({ lost = 0 }) => lost),
     () => Effect.succeed(0)

@@ -1,4 +1,4 @@
-/** How sessions leave this side, for good or for another server, and who then tells what became of their messages. */
+/** How sessions leave this side, for good or for another server, and who then settles their receipts. */
 import { Effect } from "effect"
 import type { OutboxPosition } from "../../core/Frame.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
@@ -30,7 +30,7 @@ export const makeLeaving = Effect.fnUntraced(function*(options: LeavingOptions) 
     const peer = peers.get(session)
     return peer?.epoch === epoch ? peer.receipts.deadAt(offset) : undefined
   }
-  /** Who waits for messages that others deliver; only what outlives this process is shared with others. */
+  /** Waits for messages that others deliver; absent where the queue does not outlive this process. */
   const remoteProgress = queue.durable ? yield* makeRemoteProgress({ queue, now: options.now, deadHere }) : undefined
   if (remoteProgress !== undefined) deadLetters.tell(remoteProgress)
 
@@ -42,7 +42,7 @@ export const makeLeaving = Effect.fnUntraced(function*(options: LeavingOptions) 
     if (remoteProgress !== undefined) peer.receipts.leaveTo(remoteProgress.of(peer.key, peer.epoch))
   }
 
-  /** Another server has the session now, or nobody. Nothing of it is kept, and who waits is told by the store. */
+  /** The session has another owner, or none. Nothing of it is kept here, and the store settles its receipts. */
   const forget = (peer: Peer): void => {
     if (remoteProgress === undefined || peers.get(peer.key) !== peer) return
     peers.delete(peer.key)
@@ -63,7 +63,7 @@ export const makeLeaving = Effect.fnUntraced(function*(options: LeavingOptions) 
     })
   }
 
-  /** Sessions whose queues are being removed: what expires meanwhile is told to those who wait for it here. */
+  /** Sessions whose queues are being removed: receipts here learn what expires meanwhile. */
   const removing = new Map<string, Peer>()
 
   /** Ends a session at this side: its queue is emptied into dead letters. */
@@ -73,7 +73,7 @@ export const makeLeaving = Effect.fnUntraced(function*(options: LeavingOptions) 
     const { epoch, maybeHandled, messages } = yield* queue.remove(peer.key).pipe(
       Effect.tapError(({ reason }) =>
         Effect.sync(() => {
-          // It is tried again, and those who wait for receipts are told then; or somebody else has removed it.
+          // Either it is tried again, which settles the receipts, or somebody else has removed it.
           if (reason !== "store") leaveReceipts(peer)
           else if (!peers.has(peer.key)) peers.set(peer.key, peer)
         })
@@ -88,7 +88,7 @@ export const makeLeaving = Effect.fnUntraced(function*(options: LeavingOptions) 
     opened,
     forget,
     remove,
-    /** The session's peer, also while its queue is being removed. */
+    /** The session's peer, even while its queue is being removed. */
     peerOf: (session: string): Peer | undefined => peers.get(session) ?? removing.get(session)
   }
 })

@@ -10,10 +10,10 @@ export interface QuietOptions {
   readonly connected: ReadonlySet<Peer>
   /** Nothing is being delivered, and the queue is told of all acks. */
   readonly isDelivered: () => boolean
-  /** Whether anybody takes incoming messages now; else there is no use in waiting until they are handled. */
+  /** Whether anybody takes incoming messages now; if not, waiting for them to be handled is pointless. */
   readonly handlesIncoming: () => boolean
   readonly now: () => number
-  /** Given whenever something was delivered, handled or closed. */
+  /** Notified whenever something was delivered, handled or closed. */
   readonly pulse: Signal
 }
 
@@ -23,8 +23,8 @@ export const makeQuiet = (options: QuietOptions) => {
   const isHandled = ({ incoming }: Peer): boolean => incoming.isHeld || (incoming.size === 0 && !incoming.isHandling)
 
   /**
-   * Whether nothing waits to be delivered to, or handled for, those who are connected. What a durable store has may
-   * wait, unless it is on its way; but what was received by whomever is handled here, or will be again elsewhere.
+   * Whether nothing waits to be delivered or handled for connected peers. Messages in a durable store may wait, unless
+   * they are on their way; but all that was received must be handled here, or it will be handled again elsewhere.
    */
   const isQuiet = Effect.gen(function*() {
     if (!options.isDelivered() || appending > 0) return false
@@ -43,7 +43,7 @@ export const makeQuiet = (options: QuietOptions) => {
   }).pipe(Effect.catchCause(() => Effect.succeed(true)))
 
   let appending = 0
-  /** Sees an append while it is under way: what is being stored for those who are connected is to be flushed, too. */
+  /** Counts appends under way: what is being stored for connected peers must be flushed too. */
   const seen = <A, E>(session: string, append: Effect.Effect<A, E>): Effect.Effect<A, E> =>
     Effect.suspend(() => {
       if (peers.get(session)?.connected !== true) return append
@@ -67,13 +67,13 @@ export const makeQuiet = (options: QuietOptions) => {
     appendOnce: appendOnce && ((...args) => seen(args[0], appendOnce(...args)))
   }
 
-  /** Waits until `condition` holds or it is `until`, looking whenever something happened. */
+  /** Waits until `condition` holds or `until` has come, and checks whenever something happened. */
   const settled = Effect.fnUntraced(function*(condition: Effect.Effect<boolean>, until: number) {
     while (true) {
       if (yield* condition) return true
       const left = Math.ceil(until - now())
       if (left <= 0) return false
-      // Also where the waiter itself can't be interrupted, as in a finalizer.
+      // Even where the waiter itself can't be interrupted, as in a finalizer.
       yield* Effect.raceFirst(Effect.interruptible(pulse.wait), Effect.interruptible(Effect.sleep(left)))
     }
   })

@@ -1,10 +1,10 @@
-/** What server and client read alike from their options: limits, times, and how often a worker may fail. */
+/** Settings that server and client read alike from their options: limits, times, restarts of workers. */
 import type { Duration } from "effect"
 import { defaultMaxPayloadBytes, defaultWindow, type Window, wireCount } from "../../core/Protocol.ts"
 import * as Check from "../kit/options.ts"
 import { defaultIntensity, type Intensity } from "./supervisor.ts"
 
-/** What a side takes, as its options say; both go on the wire. */
+/** What a side accepts, by its options; both go on the wire. */
 export const limitsOf = (options: {
   readonly window?: Partial<Window> | undefined
   readonly maxPayloadBytes?: number | undefined

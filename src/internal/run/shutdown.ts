@@ -1,4 +1,4 @@
-/** The orderly end: no new messages, flush, last acks, close, and a report of what became of all. */
+/** The orderly end: no new messages, flush, last acks, close, and a report of what became of every message. */
 import { type Config, Deferred, Effect, Fiber } from "effect"
 import type { MessageQueue } from "../../MessageQueue.ts"
 import type { Recorder } from "../../Metrics.ts"
@@ -15,7 +15,7 @@ const flushPart = 0.7
 /** How long sockets get to close before they are destroyed, in ms. */
 const closeMillis = 1_000
 
-/** Outboxes in a durable store whose size is asked for at once. */
+/** How many outboxes of a durable store are asked for their size at once. */
 const askedAtOnce = 32
 
 export interface Parts {
@@ -48,7 +48,7 @@ export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
     yield* Effect.forEach(
       engine.peers.values(),
       ({ key }) =>
-        // Whatever a store does, also by a defect, the shutdown goes on.
+        // Whatever a store does, even a defect, the shutdown goes on.
         Effect.map(Effect.catchCause(queue.size(key), () => Effect.succeed({ messages: 0 })), ({ messages }) => {
           total += messages
         }),
@@ -57,7 +57,7 @@ export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
     return total
   })
 
-  /** The connections that are to be closed; the others are let go of. */
+  /** The connections to close; the others are left open. */
   const endConnections = Effect.fnUntraced(function*(closeConnections: boolean) {
     if (!closeConnections) {
       for (const peer of engine.connected) engine.unregister(peer)
@@ -82,7 +82,7 @@ export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
     yield* engine.resume // what is to be flushed must not wait for it
     if (flush) yield* engine.settled(engine.isQuiet, startedAt + timeoutMillis * flushPart)
     closing.flushed()
-    // Not awaited: somebody's token provider may not be interruptible.
+    // Not awaited, as a user's token provider may not be interruptible.
     if (options.stopConnecting !== undefined) {
       yield* Effect.forkDetach(options.stopConnecting, { startImmediately: true })
     }
@@ -97,9 +97,9 @@ export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
     const time = Math.max(closeMillis, startedAt + timeoutMillis - engine.now())
     yield* Effect.raceFirst(Effect.interruptible(Fiber.await(ending)), Effect.interruptible(Effect.sleep(time)))
     const flushed = recorder.totals.messagesAcknowledged - acknowledged
-    // Counting takes time, in which some are acknowledged; and senders that waited for room may have come in since.
+    // Counting takes time: meanwhile some messages are acknowledged, and senders that waited for room may come in.
     const pending = Math.max(before, flushed + left)
-    // Of what was in a durable store, another server may have delivered some by now.
+    // Another server may have delivered some of a durable store's messages by now.
     const retained = queue.durable ? Math.max(0, pending - flushed - (recorder.totals.messagesExpired - expired)) : 0
     return {
       pending,

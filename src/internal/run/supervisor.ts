@@ -1,7 +1,6 @@
 /**
- * Background workers: restarted when they fail, and given up when they fail too often. A worker that ends of a failure
- * or a defect is logged, counted and restarted with backoff; one that does so too often in too short a time fails its
- * owner.
+ * Background workers: restarted when they fail, and given up when they fail too often. A worker that ends by a failure
+ * or defect is logged, counted and restarted with backoff; one that fails too often in a period fails its owner.
  */
 import { type Cause, Effect, type Scope } from "effect"
 import { fullJitter } from "../kit/backoff.ts"
@@ -31,7 +30,7 @@ export interface Worker<R = never> {
  */
 export const supervised = <R = never>(worker: Worker<R>): Effect.Effect<void, never, R> => {
   const failedAt: Array<number> = []
-  // Until it fails for the first time, a worker needs nothing of what restarting takes.
+  // Until its first failure, a worker needs none of the machinery of restarts.
   return Effect.catchCause(Effect.asVoid(worker.loop), (cause) => restarting(worker, cause, failedAt))
 }
 

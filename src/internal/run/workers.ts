@@ -17,10 +17,10 @@ export interface WorkersOptions {
   /** Asks what became of messages that other servers deliver. */
   readonly remoteProgress: Effect.Effect<unknown> | undefined
   readonly heartbeat: Effect.Effect<void, WebSocketError>
-  /** What is asked of the store at intervals: it may hang, and must not keep anybody from looking at the clock. */
+  /** The store's work at intervals. It may hang, so it must not hold up the clock. */
   readonly sweep: Effect.Effect<void, WebSocketError> | undefined
   readonly isHere: (session: string) => boolean
-  /** The session's peer, also while its queue is being removed. */
+  /** The session's peer, even while its queue is being removed. */
   readonly peerOf: (session: string) => Peer | undefined
   readonly tickMillis: number
   readonly expiryMillis: number

@@ -26,8 +26,8 @@ export interface BroadcastOptions<Out> {
 }
 
 /**
- * After this many sessions the delivery worker gets its turn, so that the first can have the message before the last is
- * served.
+ * After this many sessions the delivery worker gets a turn, so that the first session can have the message before the
+ * last one's queue does.
  */
 const turn = 128
 

@@ -83,7 +83,7 @@ export class Sending<Out> {
     }
   }
 
-  /** What keeps a message from going out at once. */
+  /** Why a message does not go out at once. */
   private waitsFor(peer: Target): QueuedReason | undefined {
     if (peer.link === undefined) return peer instanceof RemoteSession ? "elsewhere" : "disconnected"
     return isCircuitOpen(this.options.breaker, peer) ? "circuitOpen" : peer.link.stalled
@@ -110,7 +110,7 @@ export class Sending<Out> {
     return this.options.ownerOf?.(peer.key, epoch) ?? peer
   }
 
-  /** What follows an append that took its time. */
+  /** Finishes an append that was not done at once. */
   private settle<A>(
     peer: Target,
     appended: Appended,
@@ -129,7 +129,7 @@ export class Sending<Out> {
     if (error._tag === "QueueOverflowError") this.recorder.count("queueOverflows")
   }
 
-  /** Appends with the queue's own effect: it has to wait, to drop or to refuse something, or is a store. */
+  /** Appends with the queue's own effect: a store, or a queue that must wait, drop or refuse. */
   private appendSlowly<A>(
     peer: Target,
     batch: ReadonlyArray<NewMessage>,
@@ -263,7 +263,7 @@ export class Sending<Out> {
     return Math.min(this.options.maxPayload, peer.peerMaxPayload)
   }
 
-  /** Sends from inside the effect of `fiber`: does at once what can be done at once. */
+  /** Sends from inside the effect of `fiber`, at once where it can. */
   send(
     fiber: Fiber.Fiber<unknown, unknown>,
     peer: Target,
@@ -300,7 +300,7 @@ export class Sending<Out> {
       : this.sendOnceAtomically(peer, keyed, this.queue.appendOnce)
   }
 
-  /** All or none: a message that can't be encoded, or has no room, keeps out the others. */
+  /** All or none: one message that can't be encoded, or has no room, keeps out the others. */
   sendAll(
     fiber: Fiber.Fiber<unknown, unknown>,
     peer: Target,

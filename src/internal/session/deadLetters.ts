@@ -1,7 +1,7 @@
 /**
  * Dead letters: counted, and kept for subscribers. The newest 1,024, of at most 16 MiB, are kept for those who subscribe
- * later. There may be a million of them in a second (a full queue that drops its oldest), so each is cheap until
- * somebody looks into it; the heartbeat worker logs how many there were.
+ * later. A full queue that drops its oldest makes a million of them a second, so each is cheap until somebody reads it.
+ * The heartbeat worker logs how many there were.
  */
 import { Effect, Exit, Schema, type Stream } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"
@@ -19,7 +19,7 @@ import type { RemoteProgress } from "./remoteProgress.ts"
 
 /** How many dead letters are kept for a late subscriber. */
 const kept = 1_024
-/** What they may take in memory, in bytes; a subscriber may be as far behind once more. */
+/** How many bytes of memory they may take; a subscriber may lag behind by as much again. */
 const keptBytes = 16 * 1024 * 1024
 
 export interface DeadLetters<A> {
@@ -35,12 +35,12 @@ export interface DeadLetters<A> {
     reason: DeadLetterReason,
     maybeHandled: number
   ) => Effect.Effect<void>
-  /** From now on these are told too what was given up. */
+  /** From now on this listener too gets what is given up. */
   readonly tell: (remoteProgress: Pick<RemoteProgress, "dying">) => void
 }
 
 export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
-  /** Of the messages that this side sends: what is given back is decoded when somebody asks for it. */
+  /** Decodes messages that this side sent, once somebody asks for them. */
   readonly outgoing: Schema.Codec<Out, unknown>
   readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
 }, recorder: Recorder) {

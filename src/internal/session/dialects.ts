@@ -15,20 +15,20 @@ export interface SilenceTimes {
 }
 
 export interface Dialect {
-  /** Names it in tables of those who read and write. */
+  /** Its name in tables of peers. */
   readonly name: "protocol" | "plain"
-  /** What it is when such a peer has been silent for too long. */
+  /** The error when such a peer has been silent for too long. */
   readonly silence: "heartbeat" | "idle"
-  /** How many windows of messages may wait to be handled: whether anything but this restrains such a peer. */
+  /** How many windows of messages may wait to be handled. For a plain peer, nothing else limits them. */
   readonly waitingWindows: number
   readonly livenessFrom: (times: SilenceTimes, now: number) => Liveness
-  /** The handshake is done, and this is what it agreed on. */
+  /** The handshake is done, and agreed on this. */
   readonly open: (core: Session, outgoing: Outgoing, agreement: Agreement, now: number) => void
   /** Asks for a sign of life. */
   readonly probe: (connection: Connection) => void
-  /** The peer's WebSocket has answered, perhaps not the peer. */
+  /** The peer's WebSocket has answered, though perhaps not its program. */
   readonly ponged: (liveness: Liveness, now: number) => void
-  /** The peer can't be heard, as it is not read. Whether something of what it sends has to be read all the same. */
+  /** The peer can't be heard, as its connection is not read. Whether some of what it sends must be read even so. */
   readonly excuse: (core: Session, link: Link, now: number) => boolean
   /** Sends a frame of the protocol. */
   readonly say: (connection: Connection, frame: string) => void

@@ -25,7 +25,7 @@ export interface Identity {
   readonly session?: string | Redacted.Redacted | undefined
   /** Who it is; a session can only be resumed by the principal that created it. */
   readonly principal?: string | Redacted.Redacted | undefined
-  /** There is none, and so no session that is overlooked: it is called `session`. */
+  /** No such field: it is called `session`. The type makes a mistaken name an error. */
   readonly sessionId?: never
 }
 
@@ -35,7 +35,7 @@ export interface Name {
   readonly principal?: string | undefined
 }
 
-/** What is not an identity stays what it is, for `identityFault`. */
+/** Anything else stays as it is, for `identityFault` to name. */
 export const nameOf = (identity: Identity): Name =>
   typeof identity === "object" && identity !== null
     ? { ...identity, session: plainText(identity.session), principal: plainText(identity.principal) }

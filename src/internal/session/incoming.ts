@@ -1,6 +1,6 @@
 /**
- * What comes in from one session: what waits, the handler that runs, what is handled and not stored yet. Outlives
- * connections. `handle/` works with it; others ask, and write nothing.
+ * What comes in from one session: what waits, the handler that runs, what is handled and not yet stored. It outlives
+ * connections. Only `handle/` changes it.
  */
 import type { Fiber } from "effect"
 import { Deque, emptyDeque } from "../../core/Deque.ts"
@@ -10,7 +10,7 @@ import type { Connection } from "../../Transport.ts"
 /** Something received that waits for its handler. */
 export type Delivery =
   & {
-    /** Of the last part of a frame: the memory that is free when it is handled, see `hold` of the intake. */
+    /** On the last part of a frame: how much memory its handling frees, see `hold` of the intake. */
     weight: number
   }
   & (
@@ -42,20 +42,20 @@ export type Delivery =
 /** A delivery with a position in a log. */
 export type Positioned = Exclude<Delivery, { kind: "loose" }>
 
-/** Handled messages whose position is to be stored: of one log, up to an offset, 0 for none. */
+/** Handled messages whose position must be stored: of one log, up to an offset; 0 is none. */
 export interface Uncommitted {
   epoch: string
   offset: number
   messages: number
 }
 
-/** A delivery whose position the store refused to its handler, asked in the name of this generation. */
+/** A delivery whose position the store refused to its handler, and the generation that wrote it. */
 export interface Refusal {
   readonly delivery: Delivery
   readonly generation: number
 }
 
-// What most sessions have nothing of costs nothing: one for all, never written to.
+// Most sessions have none of these: one for all, never written to.
 const nothing: Uncommitted = { epoch: "", offset: 0, messages: 0 }
 const none: ReadonlyArray<never> = Object.freeze([])
 
@@ -69,15 +69,15 @@ export class Incoming {
   private isLeft = false
   /** How many positions are being stored. */
   private saving = 0
-  /** The delivery whose handler stores the position itself, in a transaction perhaps, and is not done. */
+  /** The delivery whose running handler stores the position itself, perhaps in a transaction. */
   private committing: Delivery | undefined = undefined
   private refusal: Refusal | undefined = undefined
   /** Handled and not stored. */
   private uncommitted: Uncommitted = nothing
-  /** The same, of what is being stored. */
+  /** Positions that are being stored. */
   private saves: ReadonlyArray<Uncommitted> = none
 
-  /** It has said something that is not in the inbox's position: volatile, or as a plain peer. */
+  /** It has sent something that the inbox's position does not show: a volatile message, or any as a plain peer. */
   get hasSpoken(): boolean {
     return this.wasLoose
   }
@@ -96,14 +96,14 @@ export class Incoming {
     return this.saving > 0
   }
 
-  /** Nothing was received that is not handled and stored. */
+  /** All that was received is handled and stored. */
   get isIdle(): boolean {
     return !this.isRunning && this.saving === 0 && this.queue.size === 0 && this.uncommitted.offset === 0
   }
 
   // --- what waits
 
-  /** How many deliveries wait, with the one that is being handled. */
+  /** How many deliveries wait, including the one being handled. */
   get size(): number {
     return this.queue.size
   }
@@ -125,18 +125,18 @@ export class Incoming {
     this.queue.pushBack(delivery)
   }
 
-  /** The same without a position: nothing else will tell that it came. */
+  /** A delivery without a position: nothing else shows later that it came. */
   receivedLoose(delivery: Delivery): void {
     this.wasLoose = true
     this.received(delivery)
   }
 
-  /** The session goes on in this, as its peer is of another kind by now; what waited there does not. */
+  /** The session goes on here, as its peer now speaks the other dialect; what waited there is dropped. */
   inherit({ wasLoose }: Incoming): void {
     this.wasLoose = wasLoose
   }
 
-  /** The delivery is done with. Whether it was still there: not if the session got another owner meanwhile. */
+  /** The delivery is done with. False if it was gone already, as the session got another owner meanwhile. */
   took(delivery: Delivery): boolean {
     if (this.queue.front() !== delivery) return false
     this.queue.popFront()
@@ -164,12 +164,12 @@ export class Incoming {
     this.fiber = fiber
   }
 
-  /** The message at the front is left to be handled again, after this process. */
+  /** The message at the front is left for the next process to handle again. */
   held(): void {
     this.isLeft = true
   }
 
-  /** What was received here is given up: nothing of it is to be stored, and what waits is not handled. */
+  /** What was received here is given up: none of it is stored, and what waits is not handled. */
   forfeited(): void {
     this.saves = none
     this.uncommitted = nothing
@@ -223,14 +223,14 @@ export class Incoming {
   }
 
   /**
-   * There is a position to store, and nothing against doing so now: a handler's own transaction may hold what that would
-   * wait for, with the positions of others.
+   * There is a position to store, and no handler's own transaction is open: it may hold locks that the store, and the
+   * positions of others, would wait for.
    */
   get maySave(): boolean {
     return this.uncommitted.offset > 0 && this.committing === undefined
   }
 
-  /** Whether what is handled has to be stored before this is: as nothing else waits, or it is of another log. */
+  /** Whether what is handled must be stored before `next` starts: it is of another log, or there is none. */
   mustSaveBefore(next: Delivery | undefined): boolean {
     const { epoch, offset } = this.uncommitted
     return offset > 0 && (next === undefined || (next.kind !== "loose" && next.epoch !== epoch))
@@ -274,7 +274,7 @@ export class Incoming {
     return messages
   }
 
-  /** It is not stored, and has to be. Not so if a later save has stored it as well. */
+  /** The save failed and must be repeated; false if a later save has stored its position too. */
   saveFailed(save: Uncommitted): boolean {
     if (!this.saves.includes(save)) return false
     this.saves = this.saves.filter((other) => other !== save)

@@ -1,6 +1,6 @@
 /**
- * What dies with a connection: made when a session gets one, dropped when that is lost. What is in flight, whether the
- * other side lives, and what holds delivery back.
+ * What lives only as long as a connection: what is in flight, whether the other side lives, what holds delivery back.
+ * Made when a session gets a connection, dropped when that is lost.
  */
 import type { Flow } from "../../core/Flow.ts"
 import type { InboxPosition } from "../../core/Frame.ts"
@@ -20,7 +20,7 @@ export interface Agreement {
 /** Why a delivery stopped before the outbox was empty. */
 export type Stalled = "window" | "backlog" | "circuitOpen"
 
-/** Messages that may go before the first ack after trouble; doubles with each ack. */
+/** How many messages may go before the first ack after trouble; each ack doubles it. */
 const slowStartMessages = 16
 
 export class Link {
@@ -36,12 +36,12 @@ export class Link {
   stalled: Stalled | undefined = undefined
   /** The other side asked for no new messages. */
   isDrained = false
-  /** Its frames count for nothing any more, as the session is at another server. */
+  /** Its frames are ignored, as another server has the session. */
   isUnheeded = false
-  /** How many messages may be in flight after trouble; undefined, and no number, once all is well. */
+  /** How many messages may be in flight after trouble; undefined once all is well. */
   private slowStart: number | undefined
   private seen: string | undefined = undefined
-  /** Made with the first of them, and again after each write. */
+  /** Made with the first volatile message, and again after each write. */
   private volatiles: Array<string> | undefined = undefined
 
   constructor(options: {
@@ -84,7 +84,7 @@ export class Link {
     this.stalled = "backlog"
   }
 
-  /** The other side handled something: all is well once it has done so for `enough` messages. */
+  /** The other side handled something. All is well once that is `enough` messages. */
   acked(enough: number): void {
     if (this.slowStart === undefined) return
     const next = this.slowStart * 2
@@ -102,7 +102,7 @@ export class Link {
     return volatiles
   }
 
-  /** A frame to go before everything else. It is cumulative: while the socket takes nothing, the newest stands for all. */
+  /** A frame that goes before everything else. While the socket takes nothing, the newest replaces the ones before it. */
   setSeen(frame: string | undefined): void {
     this.seen = frame
   }

@@ -36,13 +36,13 @@ export class Peers extends Map<string, Peer> {
     if (this.get(peer.key) === peer) this.crowd.place(peer)
   }
 
-  /** Whose session ends for one more of this share, if anybody's does. */
+  /** The peer whose session ends to make room for one more of this share, if any. */
   givesWay(share: string): Peer | undefined {
     return this.crowd.givesWay(share)
   }
 }
 
-/** First those of whom nobody knows anything, then those who are away. Who is connected and has said anything stays. */
+/** Strangers first, then peers without a connection. A connected peer that has said anything stays. */
 const standing = (peer: Peer): Spare => {
   if (peer.own.isAttaching || peer.ending) return undefined
   if (!peer.connected && !peer.away) return undefined // just arriving

@@ -10,7 +10,7 @@ export interface PrincipalsOptions {
   readonly peers: ReadonlyMap<string, Peer>
 }
 
-/** So many sessions of one principal are looked at. */
+/** How many sessions of one principal are looked at. */
 const most = 1_000
 
 export const makePrincipals = ({ peers, registry }: PrincipalsOptions) => {
@@ -20,13 +20,13 @@ export const makePrincipals = ({ peers, registry }: PrincipalsOptions) => {
       (sessions) =>
         sessions.map(({ attached, endsAtMillis, here, session }) => ({
           session,
-          // Of its own this server knows best.
+          // This server knows its own sessions best.
           connected: attached && (here === false || peers.get(session)?.connected !== false),
           endsAtMillis
         }))
     )
 
-  /** Those that are connected, or else the one that was there last. */
+  /** The connected ones; if there are none, the one that was connected last. */
   const reach = (principal: string): Effect.Effect<ReadonlyArray<string>, SessionRegistryError> =>
     Effect.map(sessionsOf(principal), (sessions) => {
       const connected = sessions.filter(({ connected }) => connected)

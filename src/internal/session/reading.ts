@@ -1,6 +1,6 @@
 /** How much of one session this process has taken in, and why it is not read; the intake decides by it. */
 
-/** A peer's part in it; the rooms that show it only read. */
+/** One peer's part of the intake. Only `handle/` changes it. */
 export class Reading {
   /** Memory of what waits to be handled, in bytes. */
   held = 0
@@ -8,14 +8,14 @@ export class Reading {
   stopped = 0
   /** Since when it has been held up. */
   stoppedAt = 0
-  /** Until when what has come would have taken at the limited rates, each frame at that of them which is slower for it. */
+  /** When all that has come would have arrived at the limited rates: each frame counts by the slower of the two for it. */
   until = 0
-  /** The last turn of the event loop in which something came, and what that cost. */
+  /** The last turn of the event loop in which something came, and what it cost. */
   turn = 0
   spent = 0
   /** A large frame that has to wait for the peer's turn. */
   kept: Frame | undefined
-  /** With whom it counts together, while it holds anything. */
+  /** The group it counts with while it holds anything. */
   group: Group | undefined
 }
 

@@ -12,13 +12,13 @@ export interface Dead {
   readonly maybeHandled: boolean
 }
 
-/** Finds out what became of messages that are not delivered from here, as long as somebody waits for one. */
+/** Finds out what became of messages delivered elsewhere, while somebody waits for one. */
 export interface RemoteOutbox {
   readonly watch: (tracked: Tracked) => void
   readonly unwatch: (tracked: Tracked) => void
 }
 
-/** How many dead letters a session remembers for those who ask late. */
+/** How many dead letters a session remembers for late questions. */
 const rememberedDead = 1_024
 
 export class Tracked {
@@ -38,7 +38,7 @@ export class Tracked {
     if (waiters !== undefined) { for (const wake of waiters) wake() }
   }
 
-  /** From now on its message is not this server's to deliver. */
+  /** From now on another server delivers its message. */
   leaveTo(remote: RemoteOutbox): void {
     if (this.state !== "pending") return
     this.state = remote
@@ -80,14 +80,14 @@ const isOpen = (state: Tracked["state"]): state is "pending" | RemoteOutbox =>
 export class Receipts {
   /** Everything up to here is settled, or was sent before this server had the session. */
   private settledUpTo: number
-  /** What was sent before this server had the session, up to here, is asked for elsewhere. */
+  /** Up to here, messages were sent before this server had the session: their fate is asked for elsewhere. */
   private readonly remoteUpTo: number
   private readonly remote: RemoteOutbox | undefined
-  /** Once the messages are not this side's any more: what becomes of receipts that still come, of sends under way. */
+  /** Set once the messages are no longer this side's: the fate of receipts that still come, from sends under way. */
   private gone: RemoteOutbox | Dead | undefined
   /** By offset. Made with the first. */
   private pending: Deque<Tracked> = emptyDeque
-  /** Of those in `pending`, how many died: they wait there until `handled` passes them, or they are too many. */
+  /** How many in `pending` are dead: they stay there until `handled` passes them, or there are too many. */
   private settledInside = 0
   private dead: Map<number, Dead> | undefined // few sessions have any
 
@@ -108,7 +108,7 @@ export class Receipts {
     else this.push(tracked)
   }
 
-  /** The receipt of this offset that is followed, or another one. */
+  /** The receipt that is followed for this offset, or a new one. */
   find(offset: number): Tracked {
     const found = this.pending.at(this.indexOf(offset))
     if (found !== undefined) return found
@@ -132,7 +132,7 @@ export class Receipts {
     return offset <= this.settledUpTo && this.dead?.has(offset) !== true ? "handled" : "unknown"
   }
 
-  /** The peer handled everything up to `upTo`, save what died. */
+  /** The peer handled everything up to `upTo`, except what is dead. */
   handled(upTo: number): void {
     if (upTo <= this.settledUpTo) return
     this.settledUpTo = upTo
@@ -177,7 +177,7 @@ export class Receipts {
     if (this.settledInside > 64 && this.settledInside * 2 > this.pending.size) this.compact()
   }
 
-  /** The session is over, and somebody else has the messages: those who wait are told so. */
+  /** The session is over, and its messages are given up: fails whoever waits. */
   ended(): void {
     const { pending } = this
     this.pending = emptyDeque
@@ -200,7 +200,7 @@ export class Receipts {
     if (oldest !== undefined) remembered.delete(oldest)
   }
 
-  /** Leaves out who died: a queue that drops its oldest for ever must not keep a receipt of each. */
+  /** Removes the dead: a queue that keeps dropping its oldest must not keep a receipt of each. */
   private compact(): void {
     const live = new Deque<Tracked>()
     this.pending.forEach((tracked) => {
@@ -210,7 +210,7 @@ export class Receipts {
     this.settledInside = 0
   }
 
-  /** A sender that learns only now which offset its message has: what was known of that by the end still is. */
+  /** A sender that learns its message's offset only now gets the fate that was known when the messages left. */
   private addGone(tracked: Tracked, gone: RemoteOutbox | Dead): void {
     const { offset } = tracked
     const dead = this.dead?.get(offset)
@@ -219,7 +219,7 @@ export class Receipts {
     else tracked.settle(this.remoteUpTo < offset && offset <= this.settledUpTo ? "handled" : gone)
   }
 
-  /** A sender that waited for room may come here after a later one, or when its message has been handled. */
+  /** A sender that waited for room may come after a later one, or after its message was handled. */
   private addLate(tracked: Tracked): void {
     const { offset } = tracked
     const dead = this.dead?.get(offset)

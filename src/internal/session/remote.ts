@@ -1,6 +1,5 @@
 /**
- * Sessions that another server has, or none right now. Their outboxes take messages all the same, and they can be
- * looked at.
+ * Sessions that another server has, or none right now. Their outboxes still take messages, and their state can be read.
  */
 import { Effect } from "effect"
 import { type CircuitBreaker, session as sessionCircuit } from "../../CircuitBreaker.ts"
@@ -60,10 +59,10 @@ export const makeRemote = (options: RemoteOptions) => {
     stats,
     /** The session here or elsewhere; undefined when it can only be here, and is not. */
     targetOf: (session: string): Target | undefined =>
-      // What can't be an id is nobody's, and the store need not be asked.
+      // A text that can't be an id is nobody's: no need to ask the store.
       peers.get(session) ??
         (remoteProgress && isId(session) ? new RemoteSession(session, "", remoteProgress) : undefined),
-    /** Whose outbox of this epoch it is by now. */
+    /** Who owns the outbox of this epoch by now. */
     ownerOf: remoteProgress && ((session: string, epoch: string): Target => {
       const peer = peers.get(session)
       return peer?.epoch === epoch ? peer : new RemoteSession(session, epoch, remoteProgress)
@@ -74,7 +73,7 @@ export const makeRemote = (options: RemoteOptions) => {
   }
 }
 
-/** What an error of the queue means of a session that is not here: that it is not known there means that it is not. */
+/** The queue's error for a remote session: `unknownSession` there means that there is no such session. */
 export const notFoundIn = <E extends { readonly _tag: string }>(
   error: E | MessageQueueError
 ): E | MessageQueueError | SessionNotFoundError =>

@@ -1,6 +1,6 @@
 /**
- * What became of messages that this server sent and does not deliver, as it does not have their session. The store is
- * asked as long as somebody waits for it, for all sessions at once, each at intervals that grow while nothing changes.
+ * What became of messages that this server sent to sessions it does not have. While somebody waits, the store is asked
+ * about all such sessions at once, each at intervals that grow while nothing changes.
  */
 import { Effect } from "effect"
 import type { MessageQueue, Progress } from "../../MessageQueue.ts"
@@ -8,7 +8,7 @@ import type { MessageQueueError } from "../../WebSocketError.ts"
 import { makeSignal, type Signal } from "../kit/signal.ts"
 import type { Dead, RemoteOutbox, Tracked } from "./receipts.ts"
 
-/** An outbox and those of its messages that somebody waits for; there is one only while there are any. */
+/** An outbox, and its messages that somebody waits for; it exists only while there are any. */
 interface Watch {
   readonly session: string
   readonly epoch: string
@@ -30,8 +30,8 @@ export interface RemoteProgressOptions {
   readonly queue: MessageQueue["Service"]
   readonly now: () => number
   /**
-   * Whether this server has given the message up itself, as the session came here after it was sent: the store says of
-   * the offset only that the client has gone past it.
+   * Whether this server gave the message up itself, after the session came here: the store says only that the client
+   * has gone past the offset.
    */
   readonly deadHere: (session: string, epoch: string, offset: number) => Dead | undefined
 }
@@ -82,7 +82,7 @@ export class RemoteProgress {
     }
   }
 
-  /** For messages of this outbox that this server has given up: settles one, should somebody here wait for it. */
+  /** Settles a message of this outbox that this server gave up, if somebody here waits for it. */
   dying(session: string, epoch: string): ((offset: number, dead: Dead) => void) | undefined {
     const found = this.watches.get(keyOf(session, epoch))
     if (found === undefined) return undefined
@@ -129,7 +129,7 @@ export class RemoteProgress {
     }
   })
 
-  /** How one learns what became of the messages of this outbox. */
+  /** Finds out what became of this outbox's messages. */
   of(session: string, epoch: string): RemoteOutbox {
     return {
       watch: (tracked) => this.watch(session, epoch, tracked),

@@ -6,7 +6,7 @@ import { DeadLetterError } from "../../WebSocketError.ts"
 import { Tracked } from "./receipts.ts"
 import type { Target } from "./remote.ts"
 
-/** `handled` of what the other side is not asked about. */
+/** `handled` of a message that the other side never acknowledges. */
 export const neverKnown = (
   session: string,
   reason: "volatile" | "skipped",
@@ -24,7 +24,7 @@ export const skipped = (session: string, reason: SkippedReason): Receipt => ({
   handled: neverKnown(session, "skipped")
 })
 
-/** A receipt of a message in the queue: small, and what it can tell is worked out when asked. */
+/** A receipt of a queued message: small, as everything else is worked out when asked. */
 export abstract class Tracking extends Tracked {
   readonly session: string
   readonly epoch: string

@@ -1,9 +1,9 @@
-/** Tokens of clients: as hooks get them, as they may be sent, and what becomes of one that is renewed. */
+/** Tokens of clients: how hooks get them, which may be sent, and how one is renewed. */
 import { Effect, Redacted } from "effect"
 import { authRule, isAuth } from "../../core/Text.ts"
 import { HandshakeError } from "../../WebSocketError.ts"
 
-/** A token as hooks get it: nothing that shows it does so by chance. */
+/** A token as hooks get it: redacted, so that nothing shows it by accident. */
 export const redacted = (token: string | undefined): Redacted.Redacted | undefined =>
   token === undefined ? undefined : Redacted.make(token, { label: "token" })
 

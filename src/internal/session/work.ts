@@ -6,7 +6,7 @@ import type { Peer } from "./peer.ts"
 export interface Work {
   readonly peer: Peer
   readonly tenure: number
-  /** What its fibers still do is nobody's message any more. */
+  /** The message is done: what its fibers still do belongs to no message. */
   isOver: boolean
 }
 

@@ -1,4 +1,4 @@
-/** What a client has before it connects: its services, its settings, its one session, and the streams that it shows. */
+/** What a client has before it connects: services, settings, its one session, and its streams. */
 import { Effect, Random, type Redacted } from "effect"
 import { Session } from "../../core/Session.ts"
 import type { ConnectionState, Options } from "../../ResilientClient.ts"

@@ -1,4 +1,4 @@
-/** The engine of a client: how it handles messages, and who is told of what happens to its session. */
+/** A client's engine: how it handles messages, and who hears what happens to its session. */
 import { Effect, Scope } from "effect"
 import { encode } from "../../core/Codec.ts"
 import { CloseCode } from "../../core/Protocol.ts"
@@ -13,7 +13,7 @@ import { type Engine, makeEngine } from "../run/engine.ts"
 import { engineOptionsOf } from "./basis.ts"
 import type { ClientBasis } from "./clientBasis.ts"
 
-/** What is made of the engine, and told by it. */
+/** Parts that are made from the engine, and that it reports to. */
 export interface ClientParts<In, Out> {
   readonly self: ResilientClient<In, Out>
   readonly connector: Connector
@@ -24,7 +24,7 @@ export interface ClientParts<In, Out> {
 
 export const makeClientEngine = Effect.fnUntraced(function*<In, Out, R>(
   basis: ClientBasis<In, Out, R>,
-  /** To be asked for them when they are made. */
+  /** Called once those parts are made. */
   parts: () => ClientParts<In, Out>
 ): Effect.fn.Return<Engine, never, R | Scope.Scope> {
   const { closing, deadLetters, messageStream, options, peer, rare, recorder } = basis

@@ -1,4 +1,4 @@
-/** What a server has before it has sessions: its services, its settings, and the streams that it shows. */
+/** What a server has before it has sessions: services, settings and streams. */
 import { Deferred, Effect } from "effect"
 import type { ConnectionEvent, Options } from "../../ResilientServer.ts"
 import { SessionRegistry } from "../../SessionRegistry.ts"
@@ -49,7 +49,7 @@ export const makeServerBasis = Effect.fnUntraced(function*<In, Out, R>(options: 
     context,
     events,
     publish,
-    /** Dies of what ended a worker for good. */
+    /** Dies with what ended a worker for good. */
     failed,
     maxPayload,
     window,

@@ -1,4 +1,4 @@
-/** The engine of a server: how it handles messages, and who is told of what happens to its sessions. */
+/** A server's engine: how it handles messages, and who hears what happens to its sessions. */
 import { type Cause, Effect, Scope } from "effect"
 import { encode } from "../../core/Codec.ts"
 import { CloseCode } from "../../core/Protocol.ts"
@@ -20,7 +20,7 @@ import { engineOptionsOf } from "./basis.ts"
 import type { ServerBasis } from "./serverBasis.ts"
 import type { ServerDoor } from "./serverDoor.ts"
 
-/** What is made of the engine, and told by it. */
+/** Parts that are made from the engine, and that it reports to. */
 export interface ServerParts<In, Out> {
   readonly self: ResilientServer<In, Out>
   readonly door: ServerDoor
@@ -32,7 +32,7 @@ export interface ServerParts<In, Out> {
 
 export const makeServerEngine = Effect.fnUntraced(function*<In, Out, R>(
   basis: ServerBasis<In, Out, R>,
-  /** To be asked for them when they are made. */
+  /** Called once those parts are made. */
   parts: () => ServerParts<In, Out>
 ) {
   const { options, publish, rare, recorder, registry } = basis

@@ -1,4 +1,4 @@
-/** What a server's program sends: to one session, to many, or to all of a principal, wherever they are. */
+/** Sends for a server's program: to one session, to many, or to all of a principal, wherever they are. */
 import { Effect } from "effect"
 import type { Broadcast, Receipt } from "../../Message.ts"
 import type { ResilientServer } from "../../ResilientServer.ts"
@@ -117,7 +117,7 @@ const closed = () => new ShutdownError({ component: "server" })
 const refusedBroadcast = ({ reason, session }: MessageQueueError) =>
   new SessionRegistryError({ session, operation: "broadcast", reason: reason === "store" ? "store" : "fenced" })
 
-/** Sends once the wait has succeeded; mostly there is nothing to wait for. */
+/** Sends after the wait, if there is one. */
 const after = <A, E, F>(
   unsure: Effect.Effect<void, F> | undefined,
   sent: () => Effect.Effect<A, E>
