@@ -1,6 +1,6 @@
 /** A line in which shares take turns, so that a share with few members is soon served. Pure. */
 export class Rounds<A extends { readonly share: string }> {
-  /** In the order in which they are served; some may be empty. */
+  /** Lines in the order in which they are served; some may be empty. */
   private readonly shares = new Map<string, Set<A>>()
   private readonly places = new Map<A, Set<A>>()
 

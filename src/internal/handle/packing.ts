@@ -1,7 +1,7 @@
 /**
- * Unhandled messages kept as text while memory is scarce: those whose parsed value takes many times the memory of their
- * text. They are parsed again when their turn comes, a few at once. Without that, a hundred small frames with slow
- * handlers could take gigabytes.
+ * Unhandled messages kept as text while memory is scarce. They are those whose parsed value takes many times the memory
+ * of their text, and are parsed again when their turn comes, a few at once. Without that, a hundred small frames with
+ * slow handlers could take gigabytes.
  */
 import { Effect } from "effect"
 import { utf8Length } from "../../core/utf8.ts"

@@ -51,7 +51,7 @@ export class MemoryLogs {
     log.share = this.shares.move(log.share, share, log.outbox.messages, log.outbox.memory)
   }
 
-  /** It is not found any more; what is in it counts until it is cleared. */
+  /** The log is no longer found, but its contents count until it is cleared. */
   remove(session: string): void {
     this.logs.delete(session)
   }
@@ -72,7 +72,7 @@ export class MemoryLogs {
     return result
   }
 
-  /** So much more, or less, is in the log's outbox. */
+  /** This much more, or less, is in the log's outbox. */
   count(log: MemoryLog, messages: number, bytes: number, memory: number): void {
     this.messages += messages
     this.bytes += bytes

@@ -148,7 +148,7 @@ const owned = <A>(
     return Effect.succeed(use(log))
   })
 
-/** `owned`, there and then if the caller is the owner. */
+/** `owned`, done at once if the caller is the owner. */
 const ownedOperation = <Args extends ReadonlyArray<unknown>, A>(
   logs: MemoryLogs,
   operation: string,

@@ -119,7 +119,7 @@ const infoOf = (
   endsAtMillis: detachedAt === undefined ? undefined : detachedAt + retentionMillis
 })
 
-/** When it was there last: those who are, last of all. */
+/** When the session was last connected; a connected one counts as latest. */
 const seenAt = ({ detachedAt }: MemorySession): number => detachedAt ?? Infinity
 
 /** Whether a position may follow the stored one. */

@@ -51,7 +51,7 @@ export class MemorySenders {
     })
   }
 
-  /** There and then, where there is room. */
+  /** At once, where there is room. */
   appendUnsafe(session: string, batch: ReadonlyArray<NewMessage>): Appended | undefined {
     const log = this.logs.get(session)
     if (log === undefined || isAwaited(log)) return undefined
@@ -220,7 +220,7 @@ export class MemorySenders {
     }
   }
 
-  /** Whether it was waiting still. */
+  /** Whether it was still waiting. */
   private leave(log: MemoryLog, waiter: Waiter): boolean {
     const waited = log.waiters?.delete(waiter) === true
     if (waited) this.suspended--

@@ -21,7 +21,7 @@ export class MemorySessions {
   private readonly principals = new Principals()
   /** All have one retention, so who detached first ends first. */
   private readonly detached = new Set<MemorySession>()
-  /** Those that end and wait for `remove`, and since when somebody is about it: the longest first. */
+  /** Ending sessions that wait for `remove`, and since when a caller has been at it; the longest first. */
   private readonly ended = new Map<MemorySession, number>()
   private attached = 0
   private ending = 0
@@ -82,7 +82,7 @@ export class MemorySessions {
     this.detached.add(session)
   }
 
-  /** From here on it is as good as gone, and waits for `remove`. */
+  /** From here on the session is as good as gone, and waits for `remove`. */
   end(session: MemorySession, at: number): void {
     if (session.ending) return
     if (session.detachedAt === undefined) this.attached--
@@ -94,7 +94,7 @@ export class MemorySessions {
     this.ended.set(session, at)
   }
 
-  /** Ends what was detached by then. The ids of these, and of those that have waited for `remove` for too long. */
+  /** Ends sessions that were detached by then. Returns their ids, and those that have waited too long for `remove`. */
   expire(at: number, detachedBy: number): Array<string> {
     const due: Array<string> = []
     for (const [session, since] of this.ended) {
@@ -152,5 +152,5 @@ class Principals {
   }
 }
 
-/** Who was given an ended session and did not remove it in this time, in ms, failed: somebody is given it again. */
+/** A caller that got an ended session and did not remove it in this time, in ms, has failed: the next one gets it. */
 const againMillis = 10_000
