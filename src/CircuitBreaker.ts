@@ -146,6 +146,10 @@ export interface Interface {
   readonly worker: Effect.Effect<never>
 }
 
+const SESSION = "session:"
+/** How far a consumer of `changes` or `transitions` may fall behind. */
+const BACKLOG = 1_024
+
 /**
  * The circuit breakers of a program.
  *
@@ -190,8 +194,6 @@ export const session = (id: string): string => SESSION + id
  */
 export const endpoint = (url: string): string => `endpoint:${shownName(url)}`
 
-const SESSION = "session:"
-
 const commonPolicy = (name: string, options: SessionOptions): Policy => ({
   consecutiveFailures: Check.count(`${name}.consecutiveFailures`, options.consecutiveFailures, 5),
   openBaseMillis: Check.millis(`${name}.openBase`, options.openBase, "1 second"),
@@ -211,9 +213,6 @@ const endpointPolicy = (options: EndpointOptions): Policy => ({
     slowRatio: Check.fraction("endpoint.slowRatio", options.slowRatio, 1)
   }
 })
-
-/** How far a consumer of `changes` or `transitions` may fall behind. */
-const BACKLOG = 1_024
 
 /**
  * Makes the service, with its timer in the scope. Time is the `Clock`'s, jitter the `Random`'s it is made with.

@@ -76,6 +76,9 @@ export interface Latencies {
 }
 
 const prefix = "resilient_websocket_"
+
+/** Latency buckets in ms, from a fifth of a millisecond to two minutes. */
+const boundaries = [0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 120_000]
 const snake = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
 const namesOf = <A extends object>(record: A) => Object.keys(record) as Array<keyof A & string>
 const byName = <Name extends string, A>(names: ReadonlyArray<Name>, make: (name: Name) => A): Record<Name, A> =>
@@ -94,9 +97,6 @@ const gaugeMetrics = byName(
   namesOf(gauges),
   (name) => Metric.gauge(`${prefix}${snake(name)}`, { description: gauges[name] })
 )
-
-/** Latency buckets in ms, from a fifth of a millisecond to two minutes. */
-const boundaries = [0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 120_000]
 
 const enqueueToHandled = Metric.histogram(`${prefix}enqueue_to_handled_millis`, {
   description: "from a message's acceptance to its acknowledgement, sampled once an ack, in ms",

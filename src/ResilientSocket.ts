@@ -50,6 +50,8 @@ import type { End, Ending } from "./internal/socket/frameLine.ts"
 import type { ResilientClient } from "./ResilientClient.ts"
 import type { ResilientServer } from "./ResilientServer.ts"
 
+const scopeClosed: Ending = { code: 1006, reason: "the reader's scope is closed" }
+
 const BytesFrame = Schema.Struct({ bytes: Schema.Uint8ArrayFromBase64 }).pipe(
   Schema.decodeTo(
     Schema.Uint8Array,
@@ -170,8 +172,6 @@ const socketOf = ({ close, line, open, write }: End): Socket.Socket => {
 
   return Socket.make({ reader, writer: Effect.succeed({ write: writeOne, writeAll }) })
 }
-
-const scopeClosed: Ending = { code: 1006, reason: "the reader's scope is closed" }
 
 const openError = (cause: unknown) =>
   new Socket.SocketError({ reason: new Socket.SocketOpenError({ kind: "Unknown", cause }) })

@@ -10,6 +10,8 @@ import { maxWireMillis, type Window } from "./Protocol.ts"
 import { isAuth, isEndpoint, isId } from "./Text.ts"
 import { Violation } from "./Violation.ts"
 
+const volatileStart = `{"t":"volatile"`
+
 /**
  * Control frames and handshakes: rare, so JSON.stringify writes them, after the decoder's own checks. Throws on a frame
  * that no peer would take: that is a bug here, as input is checked where it comes in.
@@ -42,8 +44,6 @@ export const encodePong = (received: number, handled: number): string => `{"t":"
 export const pingFrame = `{"t":"ping"}`
 
 export const endFrame = `{"t":"end"}`
-
-const volatileStart = `{"t":"volatile"`
 
 /** A frame of volatile messages from serialized payloads. */
 export const encodeVolatile = (payloads: ReadonlyArray<string>): string =>

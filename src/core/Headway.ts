@@ -15,13 +15,6 @@ import { bulkFrameBytes, CloseCode, isDoubtful, tooBig } from "./Protocol.ts"
  */
 export type Mishap = "tooBig" | "blamed" | "broken"
 
-/** Undefined for intended endings. */
-export const mishapOf = (code: number): Mishap | undefined => {
-  if (code === tooBig) return "tooBig"
-  if (isDoubtful(code)) return "blamed"
-  return breaks.has(code) ? "broken" : undefined
-}
-
 /** No code, none in time, the other side's fault, and the deadlines of silence and of acks. */
 const breaks: ReadonlySet<number> = new Set([
   1005,
@@ -31,6 +24,24 @@ const breaks: ReadonlySet<number> = new Set([
   CloseCode.ackTimeout,
   CloseCode.flushTimeout
 ])
+/** How many connections in a row break at one message before it is suspected: networks break too. */
+const enoughBreaks = 3
+/**
+ * After how many connections that ended while it was alone a message is given up: with the reason named, and without.
+ */
+const enoughRefusals = 2
+const enoughBreakages = 4
+/** If no reason is named, no smaller message counts as too large. */
+const leastSuspectBytes = 16_384
+/** Once something got through, batches are not kept smaller than this, whatever the path's limit seems to be. */
+const leastFrameBytes = 1_024
+
+/** Undefined for intended endings. */
+export const mishapOf = (code: number): Mishap | undefined => {
+  if (code === tooBig) return "tooBig"
+  if (isDoubtful(code)) return "blamed"
+  return breaks.has(code) ? "broken" : undefined
+}
 
 /** The first frame in flight that has not fully arrived. */
 export interface Head {
@@ -129,15 +140,3 @@ export class Headway {
       : this.mishap === "broken" && this.strikes >= enoughBreakages && bytes >= leastSuspectBytes
   }
 }
-
-/** How many connections in a row break at one message before it is suspected: networks break too. */
-const enoughBreaks = 3
-/**
- * After how many connections that ended while it was alone a message is given up: with the reason named, and without.
- */
-const enoughRefusals = 2
-const enoughBreakages = 4
-/** If no reason is named, no smaller message counts as too large. */
-const leastSuspectBytes = 16_384
-/** Once something got through, batches are not kept smaller than this, whatever the path's limit seems to be. */
-const leastFrameBytes = 1_024

@@ -63,10 +63,12 @@ export interface AckResult {
 
 const nothing: ReadonlyArray<never> = []
 const nothingToRead: ReadResult = { slots: nothing, expired: nothing, oversized: nothing, more: false }
-const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
 
 /** Beyond this, gaps with different reasons are merged, so that they can't pile up while nobody reads. */
 const maxHeadGaps = 64
+/** What a message takes in memory besides its text, in bytes: the objects around it. */
+const messageBytes = 160
+const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
 
 /**
  * The most memory that a payload takes, in bytes: one character beyond Latin-1 makes all of them take two. Any
@@ -74,9 +76,6 @@ const maxHeadGaps = 64
  */
 const memoryOfText = ({ bytes, payload }: { readonly payload: string; readonly bytes: number }): number =>
   bytes === payload.length ? bytes : Math.max(bytes, 2 * payload.length)
-
-/** What a message takes in memory besides its text, in bytes: the objects around it. */
-const messageBytes = 160
 
 /** What a message takes in memory, in bytes. */
 export const memoryOfMessage = (message: { readonly payload: string; readonly bytes: number }): number =>

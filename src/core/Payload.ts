@@ -13,6 +13,15 @@ export interface PayloadFault {
   readonly path: ReadonlyArray<string | number>
 }
 
+const forbiddenKey: PayloadFault = { code: "malformed", detail: "a payload can't have the key __proto__", path: [] }
+const overflow: PayloadFault = { code: "malformed", detail: "a number beyond the range of a double", path: [] }
+const tooDeep: PayloadFault = { code: "tooDeep", detail: `a payload nests deeper than ${maxDepth}`, path: [] }
+const ownForm: PayloadFault = {
+  code: "malformed",
+  detail: "JSON would have another value: it has a toJSON, or is a JSON.rawJSON",
+  path: []
+}
+
 /**
  * What is wrong with a payload that was parsed from JSON. It may nest `depth` levels. It may not have a `__proto__`
  * key, which JSON.parse makes an own property and the first careless copy turns into a prototype. Nor may it have a
@@ -159,16 +168,6 @@ export const pathText = (path: ReadonlyArray<PropertyKey>): string | undefined =
 type Fields = { readonly [key: string]: unknown }
 
 const isOverflow = (value: unknown): boolean => value === Infinity || value === -Infinity
-
-const forbiddenKey: PayloadFault = { code: "malformed", detail: "a payload can't have the key __proto__", path: [] }
-const overflow: PayloadFault = { code: "malformed", detail: "a number beyond the range of a double", path: [] }
-const tooDeep: PayloadFault = { code: "tooDeep", detail: `a payload nests deeper than ${maxDepth}`, path: [] }
-
-const ownForm: PayloadFault = {
-  code: "malformed",
-  detail: "JSON would have another value: it has a toJSON, or is a JSON.rawJSON",
-  path: []
-}
 
 const noJson = (what: string): PayloadFault => ({ code: "malformed", detail: `JSON has no form for ${what}`, path: [] })
 

@@ -6,6 +6,8 @@
 import { maxAuthBytes, maxIdLength } from "./Protocol.ts"
 import { utf8Length } from "./utf8.ts"
 
+const maxEndpointLength = 2048
+
 /** Well-formed Unicode without U+0000, and not empty. */
 export const isText = (value: unknown): value is string =>
   typeof value === "string" && value.length > 0 && !value.includes("\u0000") && value.isWellFormed()
@@ -27,8 +29,6 @@ export const authRule = `1 to ${maxAuthBytes} bytes of well-formed Unicode witho
 /** Where a drain sends a client. */
 export const isEndpoint = (value: unknown): value is string =>
   typeof value === "string" && value.length <= maxEndpointLength && isText(value)
-
-const maxEndpointLength = 2048
 
 /** The beginning of `text` that fits into `maxBytes` of UTF-8; no pair of surrogates is cut in two. */
 export const beginning = (text: string, maxBytes: number): string => {

@@ -64,6 +64,9 @@ const maxLingering = 1_000
 /** How often to check whether a connection could be accepted at all, in ms. */
 const lookMillis = 1_000
 
+/** Events that bring a request to its listener without the event "request". */
+const silent = ["checkContinue", "checkExpectation", "connect"] as const
+
 const known = new WeakMap<Server, Upgrades>()
 
 /** The upgrades of this server; `isOwn` says that nobody else uses it. */
@@ -320,9 +323,6 @@ export class Upgrades {
     return Math.max(...Array.from(this.routes.keys(), (route) => route.handshakeMillis))
   }
 }
-
-/** Events that bring a request to its listener without the event "request". */
-const silent = ["checkContinue", "checkExpectation", "connect"] as const
 
 /** Whatever throws here, the socket keeps an owner, and the process lives. */
 const tryAccept = (route: Route, share: Share, upgrade: Upgrade): void => {

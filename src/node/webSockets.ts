@@ -9,6 +9,19 @@ import { makeOriginCheck } from "../internal/session/origins.ts"
 import { closeGraceMillis, ignoreError, tellOwner, tells } from "../internal/transports/wsConnection.ts"
 import type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 
+/** How long a peer that has not read what it was sent waits for its answer, in ms. */
+const againMillis = 1_000
+/** The newest unanswered ping of each socket. */
+const unanswered = new Map<ServedWebSocket, Buffer>()
+/** Headers that every upgrade has and that say nothing about the peer: a connection would keep them for long. */
+const handshakeHeaders = new Set([
+  "connection",
+  "upgrade",
+  "sec-websocket-key",
+  "sec-websocket-version",
+  "sec-websocket-extensions"
+])
+
 /** A `ws` socket whose errors never end the process: from its first moment on, and after it was given back. */
 class HeardWebSocket extends WebSocket {
   /** A field, as a constructor can't pass the overloads on. */
@@ -35,12 +48,6 @@ export const servedOptions = {
   WebSocket: ServedWebSocket,
   autoPong: false
 }
-
-/** How long a peer that has not read what it was sent waits for its answer, in ms. */
-const againMillis = 1_000
-
-/** The newest unanswered ping of each socket. */
-const unanswered = new Map<ServedWebSocket, Buffer>()
 
 /**
  * Answers only the newest of the pings that came together, as RFC 6455 §5.5.3 allows. Otherwise each is a packet of its
@@ -102,15 +109,6 @@ export const ownServerOptions = (
 }
 
 type Answer = (isAllowed: boolean, code?: number, message?: string) => void
-
-/** Headers that every upgrade has and that say nothing about the peer: a connection would keep them for long. */
-const handshakeHeaders = new Set([
-  "connection",
-  "upgrade",
-  "sec-websocket-key",
-  "sec-websocket-version",
-  "sec-websocket-extensions"
-])
 
 export const requestOf = (message: IncomingMessage | undefined): Request => {
   const headers: Record<string, string | undefined> = {}

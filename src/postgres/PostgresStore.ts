@@ -38,6 +38,9 @@ export interface ClientOptions extends StoreOptions {
  */
 export interface Options extends ClientOptions, PgClient.PgPoolConfig {}
 
+/** How many commits are under way at once: while one waits for the disk, the next are on their way. */
+const lanes = 4
+
 /**
  * The store in a database that it connects to itself. It provides that database's `PgClient` and `SqlClient` too.
  *
@@ -123,6 +126,3 @@ export const layerClient = (
       lanes,
       options ?? {}
     ))
-
-/** How many commits are under way at once: while one waits for the disk, the next are on their way. */
-const lanes = 4

@@ -23,6 +23,12 @@ export interface PostgresDriverOptions {
 /** The longest that Node's timers can do: 24 days. */
 const longestTimer = 2 ** 31 - 1
 
+const dangers: Readonly<Record<string, string>> = {
+  fsync: "fsync is off: a crash of the machine can destroy the whole database",
+  full_page_writes: "full_page_writes is off: a crash of the machine can destroy the whole database",
+  synchronous_commit: "synchronous_commit is off: a crash of the server loses the newest messages and acknowledgements"
+}
+
 /** Makes the driver, and its schema if needed. */
 export const makePostgresDriver = Effect.fnUntraced(function*(
   options: PostgresDriverOptions = {}
@@ -58,12 +64,6 @@ export const makePostgresDriver = Effect.fnUntraced(function*(
     warnings: warnings(database)
   }
 })
-
-const dangers: Readonly<Record<string, string>> = {
-  fsync: "fsync is off: a crash of the machine can destroy the whole database",
-  full_page_writes: "full_page_writes is off: a crash of the machine can destroy the whole database",
-  synchronous_commit: "synchronous_commit is off: a crash of the server loses the newest messages and acknowledgements"
-}
 
 const warnings = (database: Database): StoreDriver["warnings"] =>
   database.query("warnings", {

@@ -27,6 +27,12 @@ import type { CommonOptions, LogEntry } from "./options.ts"
 /** Resolves with what `map` makes of the effect's value: at once, when the effect is done at once. */
 export type Run = <A, B>(effect: Effect.Effect<A, unknown>, map: (value: A) => B, signal?: AbortSignal) => Promise<B>
 
+/**
+ * A loop that awaits what is done at once is one long row of microtasks, in which no socket is read or written: every so
+ * many, the loop is made to let the others have a turn, as Effect does with a fiber.
+ */
+const enoughAtOnce = 512
+
 /** The context of a user's handler, there and in what it awaits and starts. */
 const atWork = new AsyncLocalStorage<Context.Context<never>>()
 
@@ -64,12 +70,6 @@ export const runWith = (services: Context.Context<never>): Run => {
     })
   }
 }
-
-/**
- * A loop that awaits what is done at once is one long row of microtasks, in which no socket is read or written: every so
- * many, the loop is made to let the others have a turn, as Effect does with a fiber.
- */
-const enoughAtOnce = 512
 let doneAtOnce = 0
 
 const inNextTurn = <A>(value: A): Promise<A> => new Promise((resolve) => setImmediate(resolve, value))

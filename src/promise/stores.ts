@@ -14,6 +14,9 @@ import type { BreakerOptions, QueueOptions } from "./options.ts"
 
 export type Services = MessageQueue | Deduplicator | SessionRegistry | CircuitBreaker.CircuitBreaker
 
+/** This file where it is installed, and not in a bundle. */
+const installed = /^file:.*\/promise\/stores\.([jt]s)$/
+
 /** The options of the services, as every store takes them. */
 export const serviceOptions = (
   options: QueueOptions & {
@@ -65,9 +68,6 @@ export const storeOf = async (
       throw new ConfigError(`option store.type must be memory, sqlite, postgres or redis, got ${JSON.stringify(store)}`)
   }
 }
-
-/** This file where it is installed, and not in a bundle. */
-const installed = /^file:.*\/promise\/stores\.([jt]s)$/
 
 /**
  * The module of a store whose package may be missing. No bundler is to see it, or it would want the package for a

@@ -69,6 +69,8 @@ export interface Server {
   readonly send: Redis.Redis["Service"]["send"]
 }
 
+const keyless = new Set(["SCRIPT", "PUBLISH", "CONFIG", "INFO", "TIME", "PING", "DBSIZE", "FLUSHALL", "CLUSTER"])
+
 /**
  * The servers behind the `Redis` service, for what must be asked of each.
  *
@@ -255,8 +257,6 @@ const sendTo = (client: { sendCommand<A>(args: ReadonlyArray<string>): Promise<A
 
 const sendToCluster = (cluster: Cluster): Send => <A>(command: string, ...args: ReadonlyArray<string>) =>
   attempt(() => cluster.sendCommand(firstKey(command, args), false, [command, ...args]) as Promise<A>)
-
-const keyless = new Set(["SCRIPT", "PUBLISH", "CONFIG", "INFO", "TIME", "PING", "DBSIZE", "FLUSHALL", "CLUSTER"])
 
 /** The key by which a cluster finds the node of a command. */
 const firstKey = (command: string, [first, keys, key]: ReadonlyArray<string>): string | undefined => {

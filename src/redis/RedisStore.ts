@@ -62,6 +62,9 @@ export interface ClusterOptions extends ClientOptions {
 type Provided = Services | Redis.Redis | RedisClient.RedisClient
 type Failure = MessageQueueError | Redis.RedisError | Config.ConfigError
 
+/** How many commits are under way at once. */
+const lanes = 2
+
 /**
  * The store in one Redis server, or in the master that a proxy or sentinel leads to.
  *
@@ -126,6 +129,3 @@ export const layerClient = (
       lanes,
       options ?? {}
     ))
-
-/** How many commits are under way at once. */
-const lanes = 2

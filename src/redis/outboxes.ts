@@ -36,6 +36,9 @@ type OutboxOperations = Pick<
   | "totals"
 >
 
+/** How many writers this process remembers: it has only a few. */
+const maxWriters = 1_000
+
 export const makeOutboxes = (connection: Connection, partitions: Partitions): OutboxOperations => ({
   ...appending(connection, partitions),
   ...owning(connection, partitions),
@@ -295,9 +298,6 @@ const outboxKey = ({ tag }: Partition, session: string): string => `${tag}:o:${s
 const chunksKey = ({ tag }: Partition, session: string): string => `${tag}:c:${session}`
 const gapsKey = ({ tag }: Partition, session: string): string => `${tag}:g:${session}`
 const fatesKey = ({ tag }: Partition, session: string): string => `${tag}:f:${session}`
-
-/** How many writers this process remembers: it has only a few. */
-const maxWriters = 1_000
 
 /**
  * The sequence of a newer batch that this process sent for the writer. The database compares only within a partition,

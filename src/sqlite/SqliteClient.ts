@@ -41,6 +41,9 @@ export interface Options {
   readonly busyTimeout?: Duration.Input | undefined
 }
 
+/** How often to check the file, in ms. */
+const lookMillis = 1_000
+
 /** @internal */
 export const shape: Check.Shape<Options> = {
   filename: Check.nonEmpty,
@@ -192,9 +195,6 @@ const make = Effect.fnUntraced(function*(
     isInTransaction: Effect.map(within, (on) => connection.isLive(on))
   }
 })
-
-/** How often to check the file, in ms. */
-const lookMillis = 1_000
 
 /** Makes everything fail while the file is not the one that was opened. Logs that, and a growing write-ahead log. */
 const watchFile = Effect.fnUntraced(function*(filename: string, connection: SqliteConnection) {

@@ -19,6 +19,9 @@ const headerBytes = 100n
 /** Suffixes of the files beside the database, which exist as long as anybody has it open. */
 const companions = ["-wal", "-shm"] as const
 
+/** A write-ahead log of this size is worth a warning: SQLite moves it into the file every 4 MB if it can. */
+const largeWalBytes = 64 * 1024 * 1024
+
 export class FileWatch {
   /** Undefined for a database in memory. */
   private readonly path: string | undefined
@@ -70,9 +73,6 @@ const pathOf = (filename: string): string | undefined => {
   if (isInMemory) return undefined
   return path.startsWith("/") ? fileURLToPath(`file:${path}`) : resolve(decodeURIComponent(path))
 }
-
-/** A write-ahead log of this size is worth a warning: SQLite moves it into the file every 4 MB if it can. */
-const largeWalBytes = 64 * 1024 * 1024
 
 /** Says when a log has become large: first at `largeWalBytes`, then each time it has doubled. */
 export class WalWarnings {

@@ -25,6 +25,9 @@ type Used = Extract<ClaimKeyResult, { readonly _tag: "Duplicate" | "Mismatch" | 
 
 const columns = "fingerprint, token, until, committed_at, message_id, epoch, message_offset, at_millis"
 
+/** SQL's "no limit". */
+const all = -1
+
 export class Keys {
   private readonly totals: Totals
   private readonly select
@@ -180,9 +183,6 @@ export class Keys {
     return forgotten === limit ? limit : forgotten + (this.endedUpTo.get(now, limit)?.count ?? 0)
   }
 }
-
-/** SQL's "no limit". */
-const all = -1
 
 const receiptOf = (row: KeyRow): Receipt | undefined =>
   row.message_id === null || row.epoch === null || row.message_offset === null || row.at_millis === null

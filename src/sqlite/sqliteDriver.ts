@@ -35,6 +35,13 @@ export interface DriverOptions {
 
 const shape: Check.Shape<DriverOptions> = { tablePrefix: Check.text, pollInterval: Check.duration }
 
+/**
+ * How often, in ms, a server that is alone with the file looks for news; and after how many rounds it checks whether it
+ * still is alone.
+ */
+const aloneMillis = 250
+const roundsAlone = 8
+
 /** Makes the tables if needed, and the driver on them. */
 export const makeSqliteDriver = (
   options: DriverOptions = {}
@@ -191,13 +198,6 @@ const watch = (
     )
     return Effect.asVoid(Effect.forkScoped(Effect.forever(round), { startImmediately: true }))
   })
-
-/**
- * How often, in ms, a server that is alone with the file looks for news; and after how many rounds it checks whether it
- * still is alone.
- */
-const aloneMillis = 250
-const roundsAlone = 8
 
 const warningsOf = (database: DatabaseSync): ReadonlyArray<string> => {
   const mode = String(database.prepare("PRAGMA journal_mode").get()?.["journal_mode"])

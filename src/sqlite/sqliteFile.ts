@@ -18,6 +18,10 @@ export interface FileSettings {
   readonly synchronous: "normal" | "full"
 }
 
+/** https://sqlite.org/rescode.html */
+const busy = 5
+const busySnapshot = 517
+
 /**
  * Opens the file. The busy timeout stays 0, since SQLite's own waiting would stop the event loop: a locked file throws
  * at once, and the caller tries again.
@@ -81,10 +85,6 @@ export const resultCode = (cause: unknown): number | undefined =>
   typeof cause === "object" && cause !== null && "errcode" in cause && typeof cause.errcode === "number"
     ? cause.errcode
     : undefined
-
-/** https://sqlite.org/rescode.html */
-const busy = 5
-const busySnapshot = 517
 
 /**
  * Whether another connection holds a lock that it will release, so that a retry makes sense. False for a transaction

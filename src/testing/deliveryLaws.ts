@@ -15,6 +15,8 @@ import {
   textMessage
 } from "./law.ts"
 
+const unknown = { _tag: "MessageQueueError", reason: "unknownSession" }
+
 /** The outbox of "s", opened for generation 1, with these messages in it. */
 const opened = Effect.fnUntraced(function*(...texts: ReadonlyArray<string>) {
   const queue = yield* MessageQueue
@@ -24,8 +26,6 @@ const opened = Effect.fnUntraced(function*(...texts: ReadonlyArray<string>) {
     perform(queue.read, "s", 1, after, { ...everything, ...limit })
   return { queue, epoch, read, passTime: yield* PassTime }
 })
-
-const unknown = { _tag: "MessageQueueError", reason: "unknownSession" }
 const all = () => true
 
 const reading: ReadonlyArray<StoreLaw> = [

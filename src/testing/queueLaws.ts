@@ -17,6 +17,9 @@ import {
   textMessage
 } from "./law.ts"
 
+const fenced = { _tag: "MessageQueueError", reason: "fenced" }
+const unknown = { _tag: "MessageQueueError", reason: "unknownSession" }
+
 const texts = (...all: ReadonlyArray<string>) => all.map((text) => textMessage(text))
 
 /** Appends texts, in one batch. */
@@ -32,9 +35,6 @@ const opened = Effect.fnUntraced(function*(...all: ReadonlyArray<string>) {
   if (all.length > 0) yield* append("s", ...all)
   return { queue, epoch }
 })
-
-const fenced = { _tag: "MessageQueueError", reason: "fenced" }
-const unknown = { _tag: "MessageQueueError", reason: "unknownSession" }
 
 /** Waits until this many senders wait for room. */
 const suspended = Effect.fnUntraced(function*(count: number) {

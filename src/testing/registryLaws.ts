@@ -15,6 +15,10 @@ import {
   textMessage
 } from "./law.ts"
 
+const fenced = { _tag: "SessionRegistryError", reason: "fenced" }
+const unauthorized = { _tag: "HandshakeError", reason: "unauthorized", retryable: false }
+const ending = { _tag: "HandshakeError", retryable: true }
+
 /** Attaches to session "s" as a peer that needs no token. */
 const attach = Effect.fnUntraced(function*(fields: Partial<AttachRequest> = {}) {
   const registry = yield* SessionRegistry
@@ -44,10 +48,6 @@ const position = (handled: number, fields: Partial<InboxPosition> = {}): InboxPo
 
 /** How far the stored position is, as the next attach gets it. */
 const storedPosition = Effect.map(attach(), (attached) => attached.position)
-
-const fenced = { _tag: "SessionRegistryError", reason: "fenced" }
-const unauthorized = { _tag: "HandshakeError", reason: "unauthorized", retryable: false }
-const ending = { _tag: "HandshakeError", retryable: true }
 
 const attaching: ReadonlyArray<StoreLaw> = [
   law(

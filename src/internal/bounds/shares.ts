@@ -28,6 +28,9 @@ export interface OverPart {
   readonly size: number
 }
 
+/** Less than this, in bytes, is no use to anybody. */
+const leastReserveBytes = 1_024
+
 /**
  * The shares of a queue, and the rule of their parts. Seven eighths of a bound on all together are anybody's. Of the
  * last eighth, the reserve, a share may take until it holds an n-th of what is then left, where n shares hold anything;
@@ -208,6 +211,3 @@ const anybodys = (max: number, leastReserve: number): number => {
   const reserve = max === Infinity ? 0 : Math.floor(max / 8)
   return reserve < leastReserve ? max : max - reserve
 }
-
-/** Less than this, in bytes, is no use to anybody. */
-const leastReserveBytes = 1_024

@@ -28,6 +28,9 @@ export interface AcceptorOptions extends AttachingOptions, HandshakesOptions {
   readonly onAttached: (peer: Peer, resumed: boolean) => void
 }
 
+/** How many handshakes begin in one turn of the event loop: a few milliseconds in a cold process. */
+const handshakesATurn = 8
+
 export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions) {
   const random = yield* Random.Random
   const dispatcher = yield* Effect.withFiber((fiber) => Effect.succeed(fiber.currentDispatcher))
@@ -176,9 +179,6 @@ class Acceptor {
     this.handshakes.close()
   }
 }
-
-/** How many handshakes begin in one turn of the event loop: a few milliseconds in a cold process. */
-const handshakesATurn = 8
 
 const noop = (): void => {}
 

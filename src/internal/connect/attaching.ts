@@ -47,6 +47,9 @@ export interface Claim {
   readonly share: string
 }
 
+/** The most messages that a store may have lost: a client further ahead is wrong. */
+const maxRecovered = 1_000_000
+
 export const replaced = new HandshakeError({
   reason: "replaced",
   detail: "the session is connected elsewhere",
@@ -215,9 +218,6 @@ export class Attaching {
     return new Session({ role: "server", window, maxPayload })
   }
 }
-
-/** The most messages that a store may have lost: a client further ahead is wrong. */
-const maxRecovered = 1_000_000
 
 const crowded = new HandshakeError({ reason: "overloaded", detail: "too many sessions already", retryable: true })
 

@@ -52,6 +52,14 @@ export interface ConnectorOptions extends Omit<GreetingOptions, "token" | "onDra
   readonly setState: (state: ConnectionState) => void
 }
 
+/** After this, or the longest pause between attempts if that is shorter, a connection has lasted; in ms. */
+const mostLastedMillis = 10_000
+/**
+ * An endpoint works if its connection is still there after this, in ms. Shorter than above, as all clients of a process
+ * share the circuit and wait for one of them to find out.
+ */
+const mostProvenMillis = 1_000
+
 export const makeConnector = (options: ConnectorOptions): Effect.Effect<Connector> =>
   Effect.map(Latch.make(false), (again) => new Connector(options, again))
 
@@ -327,14 +335,6 @@ export class Connector {
     this.unproven = undefined
   }
 }
-
-/** After this, or the longest pause between attempts if that is shorter, a connection has lasted; in ms. */
-const mostLastedMillis = 10_000
-/**
- * An endpoint works if its connection is still there after this, in ms. Shorter than above, as all clients of a process
- * share the circuit and wait for one of them to find out.
- */
-const mostProvenMillis = 1_000
 
 const noop = (): void => {}
 

@@ -30,6 +30,13 @@ export interface Failure {
   readonly verdict: Verdict
 }
 
+const enoughRefusals = 2
+const enoughDoubts = 5
+/** No peer keeps a client away for longer than this, whatever it asks for, in ms. */
+const longestPauseMillis = 600_000
+/** Request Timeout, Too Early, Too Many Requests. */
+const passing = new Set([408, 425, 429])
+
 /**
  * Counts failures in a row that may pass, as during a deploy, but mostly stay: a path that does not exist, a hop that is
  * no WebSocket server.
@@ -62,12 +69,6 @@ export class Doubts {
   }
 }
 
-const enoughRefusals = 2
-const enoughDoubts = 5
-
-/** No peer keeps a client away for longer than this, whatever it asks for, in ms. */
-const longestPauseMillis = 600_000
-
 const protocolError = ({ code, detail }: Violation) => new ProtocolError({ code, detail })
 
 /**
@@ -95,9 +96,6 @@ export const undialled = (error: TransportError | ConnectionTimeoutError): Failu
   }
   return { error, verdict: status >= 500 || passing.has(status) ? "again" : "doubtful" }
 }
-
-/** Request Timeout, Too Early, Too Many Requests. */
-const passing = new Set([408, 425, 429])
 
 /** What a reject frame means to the client. */
 export const rejectionError = ({ code, detail, violation = code }: Reject): WebSocketError => {

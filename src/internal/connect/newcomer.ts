@@ -9,6 +9,9 @@ export interface Newcomer extends Request {
 
 export type ShareOf = (newcomer: Newcomer) => string | undefined
 
+/** Of an address only these can have a colon; not `node:net`, as a browser's bundle has what a contract needs. */
+const looksLikeIPv6 = /^[\da-f.]*:[\da-f.:]*$/i
+
 /** The share of its principal, or of its address if it is a stranger. */
 export const defaultShareOf: ShareOf = ({ principal, remoteAddress }) =>
   principal === undefined ? addressShare(remoteAddress) : `principal ${principal}`
@@ -21,9 +24,6 @@ export const addressShare = (address: string | undefined): string | undefined =>
   const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(plain)?.[1]
   return mapped === undefined ? `network ${networkOf(plain)}` : `address ${mapped}`
 }
-
-/** Of an address only these can have a colon; not `node:net`, as a browser's bundle has what a contract needs. */
-const looksLikeIPv6 = /^[\da-f.]*:[\da-f.:]*$/i
 
 /** The first four groups of an IPv6 address, written out. */
 const networkOf = (address: string): string => {

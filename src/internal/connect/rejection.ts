@@ -5,6 +5,9 @@ import { beginning } from "../../core/Text.ts"
 import type { Violation } from "../../core/Violation.ts"
 import { ProtocolError, type WebSocketError } from "../../WebSocketError.ts"
 
+/** Of the text for people in a reject. */
+const maxDetailBytes = 1_024
+
 export const rejection = (error: WebSocketError): { readonly code: number; readonly reject: Reject } => {
   const code = rejectCodeOf(error)
   // The peer makes an error of its own from code and detail.
@@ -26,6 +29,3 @@ const rejectCodeOf = (error: WebSocketError): RejectCode => {
   if (error.retryable && error.reason !== "draining") return "overloaded"
   return error.reason === "invalid" ? "protocol" : error.reason
 }
-
-/** Of the text for people in a reject. */
-const maxDetailBytes = 1_024

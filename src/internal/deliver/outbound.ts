@@ -32,6 +32,19 @@ export interface OutboundOptions {
   readonly gate: Latch.Latch
 }
 
+/** Sessions that wait for the store at once; the others wait in line. */
+const maxWaiting = 256
+/**
+ * Senders are busy when they append so often in a turn of the event loop. Then a session's next frame may wait until
+ * there are so many messages for each, but no longer than it would take to write to them all, or a few ms. Who sends
+ * less, or to few sessions, waits for nothing.
+ */
+const busySenders = 256
+const enoughForFrame = 32
+const leastGathering = 10
+/** What a frame and its ack cost, in ms: system calls, mostly. */
+const millisToWrite = 0.03
+
 export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions) {
   const outbound = new Outbound(options, yield* makeSignal, yield* makePool(maxWaiting))
   yield* options.queue.onAppend(outbound.appended)
@@ -195,17 +208,3 @@ const goOn = function*(steps: Flushing, first: Effect.Effect<unknown, MessageQue
   let step = steps.next(yield* first)
   while (step.done !== true) step = steps.next(yield* step.value)
 }
-
-/** Sessions that wait for the store at once; the others wait in line. */
-const maxWaiting = 256
-
-/**
- * Senders are busy when they append so often in a turn of the event loop. Then a session's next frame may wait until
- * there are so many messages for each, but no longer than it would take to write to them all, or a few ms. Who sends
- * less, or to few sessions, waits for nothing.
- */
-const busySenders = 256
-const enoughForFrame = 32
-const leastGathering = 10
-/** What a frame and its ack cost, in ms: system calls, mostly. */
-const millisToWrite = 0.03

@@ -22,6 +22,28 @@ const reason = { share: 1, total: 2, rate: 4, turn: 8 } as const
 /** The reasons that may last as long as handlers do. */
 const heldUp = reason.share | reason.total
 
+/**
+ * Over the total, each peer is read for one frame at a time. From this multiple of it on those are not read who count
+ * together with others and have, all of them, more than their part …
+ */
+const crowdedAt = 2
+/** … and from this one on nobody is. */
+const fullAt = 4
+/** How often a held-up peer is read for one more thing, in ms: by PROTOCOL.md §6.3 a sender waits at least 10 s. */
+const sipMillis = 5_000
+/** How often peers over their rate are checked, in ms. */
+const rateMillis = 100
+/** What a turn may cost, in bytes: some two or three milliseconds of work. */
+const turnCost = 256 * 1024
+/** The size of a piece that is always read at once, in bytes. */
+const pieceCost = 64 * 1024
+/** What a frame costs beside its bytes. */
+const frameCost = 512
+/** A peer that costs less than this in a turn never waits. */
+const freeCost = 32 * 1024
+/** How many of those in line are read in a turn. */
+const readAtOnce = 8
+
 /** Whether the peer may be unread for as long as handlers take: then its silence means nothing. */
 export const isHeldUp = (peer: Peer): boolean => (peer.reading.stopped & heldUp) !== 0
 
@@ -379,28 +401,3 @@ export class Intake {
     return this.held
   }
 }
-
-/**
- * Over the total, each peer is read for one frame at a time. From this multiple of it on those are not read who count
- * together with others and have, all of them, more than their part …
- */
-const crowdedAt = 2
-/** … and from this one on nobody is. */
-const fullAt = 4
-
-/** How often a held-up peer is read for one more thing, in ms: by PROTOCOL.md §6.3 a sender waits at least 10 s. */
-const sipMillis = 5_000
-
-/** How often peers over their rate are checked, in ms. */
-const rateMillis = 100
-
-/** What a turn may cost, in bytes: some two or three milliseconds of work. */
-const turnCost = 256 * 1024
-/** The size of a piece that is always read at once, in bytes. */
-const pieceCost = 64 * 1024
-/** What a frame costs beside its bytes. */
-const frameCost = 512
-/** A peer that costs less than this in a turn never waits. */
-const freeCost = 32 * 1024
-/** How many of those in line are read in a turn. */
-const readAtOnce = 8

@@ -28,6 +28,9 @@ export interface IntakeLimits {
   } | undefined
 }
 
+/** A quarter of it is a peer's share. In a heap of 512 MB there is room for it, and for what goes beyond it. */
+const defaultUnhandledBytes = 32 * 1024 * 1024
+
 export const limitsOf = (options: {
   readonly maxUnhandledBytes?: number | undefined
   readonly rateLimit?: RateLimit | "none" | undefined
@@ -45,6 +48,3 @@ export const limitsOf = (options: {
     }
   }
 }
-
-/** A quarter of it is a peer's share. In a heap of 512 MB there is room for it, and for what goes beyond it. */
-const defaultUnhandledBytes = 32 * 1024 * 1024

@@ -11,6 +11,9 @@ interface Offer<A> {
   readonly done: Deferred.Deferred<boolean>
 }
 
+/** How many withdrawn messages may stay before they are swept out. */
+const maxWithdrawn = 64
+
 export const makeMessageStream = Effect.fnUntraced(function*<A extends object>() {
   // Each session offers one at a time, so this is bounded by the sessions; what was withdrawn is swept out.
   const offers = yield* Queue.unbounded<Offer<A>, Cause.Done>()
@@ -75,6 +78,3 @@ export const makeMessageStream = Effect.fnUntraced(function*<A extends object>()
     isConsuming: () => inHand > 0
   }
 })
-
-/** How many withdrawn messages may stay before they are swept out. */
-const maxWithdrawn = 64

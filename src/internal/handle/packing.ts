@@ -8,6 +8,11 @@ import { utf8Length } from "../../core/utf8.ts"
 import { memoryOf, messageBytes } from "../kit/weight.ts"
 import type { Delivery } from "../session/incoming.ts"
 
+/** Less is not worth it, in bytes. */
+const worthPacking = 64 * 1024
+/** The most that a value is estimated to take for each unit of its text, in bytes: that of `[[[…]]]`. */
+const maxBytesAUnit = 40
+
 class Packed {
   readonly text: string
   /** The memory that its value will take … */
@@ -104,9 +109,3 @@ export const makeUnpacking = (maxBytes: number) => {
 
   return { unpack, done }
 }
-
-/** Less is not worth it, in bytes. */
-const worthPacking = 64 * 1024
-
-/** The most that a value is estimated to take for each unit of its text, in bytes: that of `[[[…]]]`. */
-const maxBytesAUnit = 40

@@ -1,3 +1,4 @@
+const leastLimit = 64
 /**
  * What is due next: a binary heap of values by time. The earliest is found in O(1) and taken in O(log n). A value that
  * is put in again at another time, or is no longer needed, leaves its old entry behind; `isCurrent` recognizes these.
@@ -92,5 +93,3 @@ export class DeadlineHeap<A> {
     this.values[to] = this.values[from] as A
   }
 }
-
-const leastLimit = 64

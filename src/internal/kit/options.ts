@@ -6,6 +6,20 @@ import { Config, ConfigProvider, Duration, Effect, Layer, Option, type Schema } 
 import { pathText } from "../../core/Payload.ts"
 import { misfit } from "./schemas.ts"
 
+const units: Record<keyof Duration.DurationObject, true> = {
+  weeks: true,
+  days: true,
+  hours: true,
+  minutes: true,
+  seconds: true,
+  milliseconds: true,
+  microseconds: true,
+  nanoseconds: true
+}
+const headerName = /^[-!#$%&'*+.^_`|~0-9A-Za-z]+$/
+/** A character that no header value may have. */
+const headerText = /[^\t\x20-\x7e\x80-\xff]/
+
 /** The checks throw it, and {@link checked} turns it into a `ConfigError`. */
 export class OptionError extends Error {}
 
@@ -68,17 +82,6 @@ const isInUnits = (input: object): boolean =>
   Object.entries(input).every(([unit, amount]) =>
     Object.hasOwn(units, unit) && (amount === undefined || typeof amount === "number")
   )
-
-const units: Record<keyof Duration.DurationObject, true> = {
-  weeks: true,
-  days: true,
-  hours: true,
-  minutes: true,
-  seconds: true,
-  milliseconds: true,
-  microseconds: true,
-  nanoseconds: true
-}
 
 /** A part of a whole, above 0 and up to 1. */
 export const fraction = (name: string, value: number | undefined, fallback: number): number => {
@@ -242,7 +245,3 @@ export const headers: Check = (name, value) => {
     fail(name, value, "an object of HTTP headers: strings without line breaks and of no other letters than Latin-1 has")
   }
 }
-
-const headerName = /^[-!#$%&'*+.^_`|~0-9A-Za-z]+$/
-/** A character that no header value may have. */
-const headerText = /[^\t\x20-\x7e\x80-\xff]/

@@ -21,6 +21,9 @@ const maxLines = 5
 /** … in this time. */
 const roundMillis = 10_000
 
+const maxLength = 500
+const maxCauses = 5
+
 export const makeRareLog: Effect.Effect<RareLog, never, Scope.Scope> = Effect.gen(function*() {
   const run = yield* FiberSet.makeRuntime<never>()
   const rounds = new Map<string, Round>()
@@ -57,8 +60,6 @@ export const makeRareLog: Effect.Effect<RareLog, never, Scope.Scope> = Effect.ge
 
 type Log = (message: string) => Effect.Effect<void>
 
-const maxLength = 500
-
 /** It may hold a peer's text, whose line breaks could pass for other lines of the log. */
 const oneLine = (message: string): string => {
   const line = message.slice(0, maxLength).replace(/[\p{Cc}\u2028\u2029]+/gu, " ")
@@ -77,5 +78,3 @@ export const wordsOf = (error: unknown): string => {
   }
   return words.join("; ")
 }
-
-const maxCauses = 5

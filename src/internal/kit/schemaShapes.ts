@@ -30,6 +30,8 @@ export interface Misfit {
   readonly detail: string
 }
 
+const finiteChecks: ReadonlySet<unknown> = new Set(["effect/schema/isFinite", "effect/schema/isInt"])
+
 export const shapeOf = (ast: SchemaAST.AST): Shape => {
   const reader = new Reader()
   reader.read(ast, 0)
@@ -39,8 +41,6 @@ export const shapeOf = (ast: SchemaAST.AST): Shape => {
 /** Whether a number is checked to be one that JSON has, as by `Schema.Finite` and `Schema.Int`. */
 const isFinite = ({ checks }: SchemaAST.Number): boolean =>
   checks?.some(({ annotations }) => finiteChecks.has(annotations?.representation?.id)) === true
-
-const finiteChecks: ReadonlySet<unknown> = new Set(["effect/schema/isFinite", "effect/schema/isInt"])
 
 class Reader {
   isPlain = true

@@ -8,11 +8,11 @@
  */
 import { Clock, Effect } from "effect"
 
-/** One start for all that share a clock, so that their times can be compared. */
-const beginnings = new WeakMap<Clock.Clock, { readonly millis: number; readonly nanos: bigint }>()
-
 /** Readings of the monotonic clock are sums of rounded parts: a few ns short of a ms counts as a ms. */
 const roundingMillis = 1e-4
+
+/** One start for all that share a clock, so that their times can be compared. */
+const beginnings = new WeakMap<Clock.Clock, { readonly millis: number; readonly nanos: bigint }>()
 
 /** Steady time in whole ms. */
 export const steadyOf = (clock: Clock.Clock): () => number => {

@@ -1,3 +1,6 @@
+const looksLikeUrl = /^([a-z][a-z0-9+.-]*:[/\\]|(wss?|https?):)/i
+/** Shorter parts occur in other words by chance. */
+const leastSecret = 3
 /**
  * URLs as they may be shown and logged: without user, password, query and fragment, where secrets are. And errors about
  * URLs, which like to quote them.
@@ -14,8 +17,6 @@ export const shownUrl = (text: string): string => {
 
 /** The same for what need not be a URL: other names stay as they are. */
 export const shownName = (text: string): string => looksLikeUrl.test(text) ? shownUrl(text) : text
-
-const looksLikeUrl = /^([a-z][a-z0-9+.-]*:[/\\]|(wss?|https?):)/i
 
 /** The URL to dial: `ws` refuses one with a fragment, which browsers drop. */
 export const withoutFragment = (url: string): string => url.split("#", 1)[0] ?? ""
@@ -58,9 +59,6 @@ const parse = (text: string): URL | undefined => {
     return undefined
   }
 }
-
-/** Shorter parts occur in other words by chance. */
-const leastSecret = 3
 
 /** As written, and as decoded. A text that is no URL is one secret. */
 const secretsOf = (text: string): ReadonlyArray<string> => {

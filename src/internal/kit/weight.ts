@@ -1,3 +1,8 @@
+const stringBytes = 24
+const containerBytes = 64
+const elementBytes = 16
+/** With its name, which may be the only one of its kind. */
+const propertyBytes = 64
 /** What parsed JSON takes in memory: up to thirty times its text, if it is made of many small things. */
 
 /** An upper estimate for one value, in bytes, as V8 keeps it. How deep parsed JSON may nest is bounded. */
@@ -16,8 +21,3 @@ export const memoryOf = (value: unknown): number => {
 
 /** What a waiting message takes besides its value. */
 export const messageBytes = 128
-const stringBytes = 24
-const containerBytes = 64
-const elementBytes = 16
-/** With its name, which may be the only one of its kind. */
-const propertyBytes = 64

@@ -5,6 +5,10 @@ import type * as MessageQueue from "../../MessageQueue.ts"
 import type * as SessionRegistry from "../../SessionRegistry.ts"
 import { millisOf } from "./options.ts"
 
+const defaultTtl = 5 * 60_000
+const defaultRetention = 10 * 60_000
+const defaultWindow = 15 * 60_000
+
 /** A publish key must outlive every retry of its message, so its window follows from the store's other times. */
 export const deduplicatorOptions = ({ deduplicator, queue, registry }: {
   readonly queue?: MessageQueue.Options | undefined
@@ -19,9 +23,5 @@ export const deduplicatorOptions = ({ deduplicator, queue, registry }: {
   const window = deduplicator?.window ?? Math.max(defaultWindow, ttl + retention)
   return { ...deduplicator, window, retryHorizon }
 }
-
-const defaultTtl = 5 * 60_000
-const defaultRetention = 10 * 60_000
-const defaultWindow = 15 * 60_000
 
 const millis = (input: Duration.Input | undefined, fallback: number): number => millisOf(input ?? fallback)

@@ -21,6 +21,8 @@ export interface MemorySendersOptions {
 
 type Appending = Effect.Effect<Appended, MessageQueueError | QueueOverflowError>
 
+const none: ReadonlyArray<never> = []
+
 export class MemorySenders {
   private readonly options: MemorySendersOptions
   private readonly logs: MemoryLogs
@@ -227,7 +229,5 @@ export class MemorySenders {
     return waited
   }
 }
-
-const none: ReadonlyArray<never> = []
 const isAwaited = (log: MemoryLog): boolean => log.waiters !== undefined && log.waiters.size > 0
 const missing = (session: string) => new MessageQueueError({ session, operation: "append", reason: "unknownSession" })

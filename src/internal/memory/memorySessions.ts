@@ -16,6 +16,9 @@ export interface MemorySession {
   ending: boolean
 }
 
+/** A caller that got an ended session and did not remove it in this time, in ms, has failed: the next one gets it. */
+const againMillis = 10_000
+
 export class MemorySessions {
   private readonly sessions = new Map<string, MemorySession>()
   private readonly principals = new Principals()
@@ -151,6 +154,3 @@ class Principals {
     if (known === session || (known instanceof Set && known.size === 0)) this.sessions.delete(principal)
   }
 }
-
-/** A caller that got an ended session and did not remove it in this time, in ms, has failed: the next one gets it. */
-const againMillis = 10_000

@@ -20,6 +20,12 @@ export interface EndingOptions {
 
 type EndError = MessageQueueError | SessionRegistryError
 
+/** How long after its retention a session should be gone, in ms; and how many are checked in a round. */
+const overdueMillis = 15_000
+const overdueAtOnce = 64
+/** While somebody awaits its receipt: how long an absent session is assumed to be ours before it is checked, in ms. */
+const awaitedMillis = 30_000
+
 export class Ending {
   private readonly engine: Engine
   private readonly queue: MessageQueue["Service"]
@@ -162,10 +168,3 @@ export class Ending {
     )
   }
 }
-
-/** How long after its retention a session should be gone, in ms; and how many are checked in a round. */
-const overdueMillis = 15_000
-const overdueAtOnce = 64
-
-/** While somebody awaits its receipt: how long an absent session is assumed to be ours before it is checked, in ms. */
-const awaitedMillis = 30_000

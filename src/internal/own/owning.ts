@@ -23,6 +23,20 @@ export interface OwningOptions {
   readonly removeOrphan: (session: string) => Effect.Effect<void>
 }
 
+const goesElsewhere = "the session goes to another server"
+const farewellCodes: Record<Farewell, number> = {
+  ended: CloseCode.sessionEnded,
+  moved: CloseCode.moved,
+  replaced: CloseCode.replaced
+}
+/** How long to wait for the server that wanted a session to own it, in ms: longer than that server waits. */
+const ownerMillis = 3_000
+const ownerLookMillis = 200
+/** How often to check whether an attachment is done, in ms. */
+const attachingMillis = 20
+/** How long the last positions may take to be stored, and the last sessions to be released, in ms. */
+const handOverMillis = 2_000
+
 export class Owning {
   private readonly engine: Engine
   private readonly registry: SessionRegistry["Service"]
@@ -274,22 +288,4 @@ export class Owning {
   })
 }
 
-const goesElsewhere = "the session goes to another server"
-
-const farewellCodes: Record<Farewell, number> = {
-  ended: CloseCode.sessionEnded,
-  moved: CloseCode.moved,
-  replaced: CloseCode.replaced
-}
-
 export const foundOf = (info: SessionInfo | undefined): Found => info ?? "nobody"
-
-/** How long to wait for the server that wanted a session to own it, in ms: longer than that server waits. */
-const ownerMillis = 3_000
-const ownerLookMillis = 200
-
-/** How often to check whether an attachment is done, in ms. */
-const attachingMillis = 20
-
-/** How long the last positions may take to be stored, and the last sessions to be released, in ms. */
-const handOverMillis = 2_000

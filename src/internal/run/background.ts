@@ -5,6 +5,10 @@ import { inWords, type RareLog } from "../kit/rareLog.ts"
 
 export type Background = Effect.Success<ReturnType<typeof makeBackground>>
 
+/** Backoff after failures of the store, in ms. */
+const retryBase = 500
+const retryCap = 10_000
+
 export const makeBackground = Effect.fnUntraced(function*(rare: RareLog) {
   const fork = yield* FiberSet.makeRuntime<never, void>()
   const run = (effect: Effect.Effect<unknown, unknown>): void => {
@@ -21,7 +25,3 @@ export const makeBackground = Effect.fnUntraced(function*(rare: RareLog) {
     )
   return { run, later }
 })
-
-/** Backoff after failures of the store, in ms. */
-const retryBase = 500
-const retryCap = 10_000

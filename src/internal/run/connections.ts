@@ -44,6 +44,13 @@ export interface ConnectionsOptions {
   readonly onDetached: (peer: Peer, ending: Ending) => void
 }
 
+const timeoutCodes: Record<Silence, number> = {
+  heartbeat: CloseCode.heartbeatTimeout,
+  ack: CloseCode.ackTimeout,
+  flush: CloseCode.flushTimeout,
+  idle: CloseCode.idle
+}
+
 export class Connections {
   /** Peers without a connection whose handler is not done: their positions are still stored. */
   readonly lingering = new Set<Peer>()
@@ -154,11 +161,4 @@ export class Connections {
     if (head === undefined) peer.outgoing.cutIdle(this.options.now(), this.options.tickMillis)
     else peer.outgoing.cutAt(head, mishap)
   }
-}
-
-const timeoutCodes: Record<Silence, number> = {
-  heartbeat: CloseCode.heartbeatTimeout,
-  ack: CloseCode.ackTimeout,
-  flush: CloseCode.flushTimeout,
-  idle: CloseCode.idle
 }

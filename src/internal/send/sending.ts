@@ -50,6 +50,9 @@ export interface SendingOptions<Out> {
 
 export type OnDropped = (target: Target, epoch: string, messages: ReadonlyArray<OutboxMessage>) => Effect.Effect<void>
 
+/** Of version 00: no receiver reads a longer or shorter one. */
+const traceparentLength = 55
+
 export class Sending<Out> {
   private readonly options: SendingOptions<Out>
   private readonly queue: MessageQueue["Service"]
@@ -357,6 +360,3 @@ export const traceparent = ({ cache: { span } }: Fiber.Fiber<unknown, unknown>):
   const text = `00-${span.traceId.padStart(32, "0")}-${span.spanId}-${span.sampled ? "01" : "00"}`
   return text.length === traceparentLength && isId(text) ? text : undefined
 }
-
-/** Of version 00: no receiver reads a longer or shorter one. */
-const traceparentLength = 55

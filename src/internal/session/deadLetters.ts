@@ -39,6 +39,8 @@ export interface DeadLetters<A> {
   readonly tell: (remoteProgress: Pick<RemoteProgress, "dying">) => void
 }
 
+const letterBytes = 512
+
 export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
   /** Decodes messages that this side sent, once somebody asks for them. */
   readonly outgoing: Schema.Codec<Out, unknown>
@@ -94,8 +96,6 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
 /** Of an incoming one, the decoded message may be a second value of the same size. */
 const bytesOf = <A>(letter: DeadLetter<A>): number =>
   letter instanceof Returned ? letter.bytes : letterBytes + 2 * memoryOf(letter.payload)
-
-const letterBytes = 512
 
 /** A message of ours that was given up. Its payload is parsed only when it is asked for. */
 class Returned<A> implements DeadLetter<A> {

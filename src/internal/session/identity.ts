@@ -35,6 +35,8 @@ export interface Name {
   readonly principal?: string | undefined
 }
 
+const names: Names<Name> = { session: true, principal: true }
+
 /** Anything else stays as it is, for `identityFault` to name. */
 export const nameOf = (identity: Identity): Name =>
   typeof identity === "object" && identity !== null
@@ -52,8 +54,6 @@ export const identityFault = (identity: Name): HandshakeError | undefined => {
   if (session !== undefined && !isId(session)) return badSession
   return principal === undefined || isText(principal) ? undefined : badPrincipal
 }
-
-const names: Names<Name> = { session: true, principal: true }
 
 /** The program's own mistake, which it will mend: the peer may come back. */
 const misspelt = (fault: string) =>

@@ -18,6 +18,15 @@ import { makeId } from "../kit/ids.ts"
 import { inWords, makeRareLog, wordsOf } from "../kit/rareLog.ts"
 import { type Data, type End, type Ending, Line } from "./frameLine.ts"
 
+/** Lanes kept for the next messages. */
+const spareLanes = 16
+/** From the registry of WebSocket close codes, like 1011 and 1001. */
+const serviceRestart = 1012
+const hole = { code: 1011, reason: "frames were lost" }
+/** Frames of a conversation are given up with the session, not one by one. */
+const forever = { ttl: Duration.infinity }
+const now = { startImmediately: true }
+
 /** The client's end, while the scope is open: one conversation after the other. */
 export const makeClientEnd = Effect.fnUntraced(function*(client: ResilientClient<Frame, Frame>) {
   const random = yield* Random.Random
@@ -240,16 +249,6 @@ const consume = Effect.fnUntraced(function*(
   }
   fork(lane)
 })
-
-/** Lanes kept for the next messages. */
-const spareLanes = 16
-/** From the registry of WebSocket close codes, like 1011 and 1001. */
-const serviceRestart = 1012
-const hole = { code: 1011, reason: "frames were lost" }
-/** Frames of a conversation are given up with the session, not one by one. */
-const forever = { ttl: Duration.infinity }
-
-const now = { startImmediately: true }
 
 const isOpen = (frame: Frame): frame is Extract<Frame, { readonly open: string }> =>
   typeof frame === "object" && "open" in frame

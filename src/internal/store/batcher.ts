@@ -44,6 +44,9 @@ interface Entry<Request, Result> {
   resume: ((effect: Effect.Effect<Result, StoreError>) => void) | undefined
 }
 
+/** How often locked requests are retried; the store itself also waits a while each time. */
+const lockedMillis = 100
+
 /** Makes the function that asks; it works as long as the scope is open. */
 export const makeBatcher = Effect.fnUntraced(function*<Request, Result>(options: BatcherOptions<Request, Result>) {
   const batcher = new Batcher(options, {
@@ -263,9 +266,6 @@ class Batcher<Request, Result> {
     while (this.pending.size > 0 && this.pending.front()?.resume === undefined) this.pending.popFront()
   }
 }
-
-/** How often locked requests are retried; the store itself also waits a while each time. */
-const lockedMillis = 100
 
 const failureOf = (name: string, cause: Cause.Cause<StoreError>): Effect.Effect<never, StoreError> => {
   if (Cause.hasInterruptsOnly(cause)) return Effect.fail(closed(name))

@@ -30,6 +30,13 @@ export interface Doubts {
   readonly put: (left: ReadonlyArray<Doubt>) => void
 }
 
+/** Others may change an outbox meanwhile: it is read again, at most this often. */
+const maxLooks = 16
+/**
+ * Every millisecond has this many parts, and each server has one as its own; a time of today has no digits for more.
+ */
+const shares = 4_096
+
 /** Doubts of many outboxes. */
 export class DoubtLedger<Key> {
   private readonly held = new Map<Key, ReadonlyArray<Doubt>>()
@@ -76,14 +83,6 @@ export type GiveUpResult =
   | "missing"
   | "refused"
   | "busy"
-
-/** Others may change an outbox meanwhile: it is read again, at most this often. */
-const maxLooks = 16
-
-/**
- * Every millisecond has this many parts, and each server has one as its own; a time of today has no digits for more.
- */
-const shares = 4_096
 
 /** A random part of a millisecond. Two servers rarely draw the same; none gets part 0, which belongs to acks. */
 export const shareOf = (random: (typeof Random.Random)["Service"]): number =>

@@ -43,6 +43,14 @@ export type LostTail = Effect.Success<ReturnType<typeof makeLostTail>>
 /** How many outboxes of others are remembered, each with what this server appended to it. */
 const maxRemembered = 10_000
 
+const maxPart = 64
+/** How often to try to change an outbox that an application's transaction has locked, or that is being settled. */
+const maxTries = 40
+/** A handshake that has not said within this time how far the peer is has failed. */
+const openingMillis = 2_000
+/** How often to look for what others have appended before giving up for now. */
+const maxLooks = 16
+
 /** What this server appended to outboxes that others own. */
 class AppendedElsewhere {
   /** The least recent first. */
@@ -293,19 +301,8 @@ const partsOf = (messages: ReadonlyArray<OutboxMessage>): ReadonlyArray<Readonly
   return parts
 }
 
-const maxPart = 64
-
-/** How often to try to change an outbox that an application's transaction has locked, or that is being settled. */
-const maxTries = 40
-
 const isFinal = (outcome: AckOutcome | undefined): boolean =>
   outcome?._tag === "Acked" || outcome?._tag === "Missing" || outcome?._tag === "Fenced"
-
-/** A handshake that has not said within this time how far the peer is has failed. */
-const openingMillis = 2_000
-
-/** How often to look for what others have appended before giving up for now. */
-const maxLooks = 16
 
 const copyOf = (
   session: string,

@@ -9,6 +9,8 @@ import type { OutboxGap, OutboxMessage, ReadLimit, Slot } from "../../core/Outbo
 import type { ShareOrName } from "../bounds/shares.ts"
 import type { Fate, Gap, OutboxState } from "./outboxes.ts"
 
+const maxFates = 256
+
 const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
 
 /** A chunk in the store: its offsets, and its bytes for the bounds. */
@@ -306,8 +308,6 @@ export class StoredLog {
     return low
   }
 }
-
-const maxFates = 256
 
 /** About what a message costs in memory; strings that are not Latin-1 take two bytes a unit. */
 const slotBytes = (message: OutboxMessage): number => message.payload.length + 120

@@ -17,6 +17,9 @@ import type { Served, StoredLog } from "./storedLog.ts"
 /** After a conflict with another server the read begins again, at most this often. */
 const maxLooks = 16
 
+const nothing: ReadonlyArray<never> = []
+const nothingToRead: ReadResult = { slots: nothing, expired: nothing, oversized: nothing, more: false }
+
 export const makeStoredReads = (parts: QueueParts, ownLogs: OwnLogs) => {
   const { bounds, call, driver, logs, members: { now }, overflow, ownDoubts, totals, untold } = parts
   const { load } = ownLogs
@@ -110,9 +113,6 @@ export const makeStoredReads = (parts: QueueParts, ownLogs: OwnLogs) => {
 
   return { read, readUnsafe }
 }
-
-const nothing: ReadonlyArray<never> = []
-const nothingToRead: ReadResult = { slots: nothing, expired: nothing, oversized: nothing, more: false }
 
 const endOfSlots = (slots: ReadonlyArray<Slot>): number | undefined => {
   const last = slots[slots.length - 1]

@@ -15,6 +15,11 @@ const gone = new Set<WsConnection>()
 /** How many of them there may be: each holds 64 KiB of frames, which may take five times that in memory. */
 const maxGone = 128
 
+/** The methods that are called on a socket. Browsers' and Node's own have fewer. */
+const methods = ["on", "off", "once", "send", "ping", "pause", "resume", "close", "terminate", "listenerCount"]
+/** Smaller pieces pass at once, in bytes: Node reads at most 64 KiB. */
+const largePiece = 4 * 1024
+
 /** Where a socket keeps its connection, so that all share the listeners below. */
 const owner = Symbol("resilient-websocket/connection")
 
@@ -62,9 +67,6 @@ export const socketFault = (ws: WebSocket): SocketFault | undefined => {
   }
 }
 
-/** The methods that are called on a socket. Browsers' and Node's own have fewer. */
-const methods = ["on", "off", "once", "send", "ping", "pause", "resume", "close", "terminate", "listenerCount"]
-
 const isWs = (value: unknown): boolean =>
   typeof value === "object" && value !== null && methods.every((name) => typeof Reflect.get(value, name) === "function")
 
@@ -82,9 +84,6 @@ const hasMissed = (ws: OwnedWebSocket): boolean => {
   // It is between two frames, and the last was a text or a binary one. Otherwise its message is still to come.
   return Reflect.get(receiver, "_state") === 0 && (opcode === 1 || opcode === 2)
 }
-
-/** Smaller pieces pass at once, in bytes: Node reads at most 64 KiB. */
-const largePiece = 4 * 1024
 
 /** Where the stream below a socket keeps the connection, so that all share one listener. */
 const above = Symbol("resilient-websocket/above")
