@@ -1,9 +1,11 @@
-const leastLimit = 64
 /**
  * What is due next: a binary heap of values by time. The earliest is found in O(1) and taken in O(log n). A value that
  * is put in again at another time, or is no longer needed, leaves its old entry behind; `isCurrent` recognizes these.
  * They are never handed out, and are thrown away before they make up more than half of the heap.
  */
+
+const leastLimit = 64
+
 export class DeadlineHeap<A> {
   private readonly times: Array<number> = []
   private readonly values: Array<A> = []

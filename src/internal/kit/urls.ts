@@ -1,10 +1,11 @@
-const looksLikeUrl = /^([a-z][a-z0-9+.-]*:[/\\]|(wss?|https?):)/i
-/** Shorter parts occur in other words by chance. */
-const leastSecret = 3
 /**
  * URLs as they may be shown and logged: without user, password, query and fragment, where secrets are. And errors about
  * URLs, which like to quote them.
  */
+
+const looksLikeUrl = /^([a-z][a-z0-9+.-]*:[/\\]|(wss?|https?):)/i
+/** Shorter parts occur in other words by chance. */
+const leastSecret = 3
 
 /**
  * Origin and path. Of a text that is not a URL, nothing is shown but that it is not one: its secrets could be anywhere.

@@ -1,9 +1,10 @@
+/** What parsed JSON takes in memory: up to thirty times its text, if it is made of many small things. */
+
 const stringBytes = 24
 const containerBytes = 64
 const elementBytes = 16
 /** With its name, which may be the only one of its kind. */
 const propertyBytes = 64
-/** What parsed JSON takes in memory: up to thirty times its text, if it is made of many small things. */
 
 /** An upper estimate for one value, in bytes, as V8 keeps it. How deep parsed JSON may nest is bounded. */
 export const memoryOf = (value: unknown): number => {
