@@ -53,7 +53,7 @@ export class Custody {
     return true
   }
 
-  /** From now on it is somebody else's, or gone. */
+  /** Stops holding a socket: from now on it is somebody else's, or gone. */
   release(socket: Duplex): void {
     const known = this.held.get(socket)
     if (known === undefined) return
@@ -63,7 +63,7 @@ export class Custody {
     known.onRelease()
   }
 
-  /** For how long it has been held, in ms. */
+  /** How long the socket has been held, in ms. */
   ageOf(socket: Duplex): number {
     const known = this.held.get(socket)
     return known === undefined ? 0 : performance.now() - known.since
@@ -80,14 +80,14 @@ export class Custody {
 }
 
 /**
- * Without a listener for errors, a socket's reset ends the process; and between two owners it would have none. So every
- * socket has this one, until it is a WebSocket of ours. It need not do anything: a close follows the error.
+ * Adds a listener for errors, without which a socket's reset ends the process: between two owners the socket would have
+ * none. Every socket has it until it is a WebSocket of ours. It does nothing, as a close follows the error.
  */
 export const neverUnheard = (socket: Duplex): void => {
   if (!socket.listeners("error").includes(ignore)) socket.on("error", ignore)
 }
 
-/** From now on somebody else listens for its errors, for as long as it lives. */
+/** Removes that listener: from now on somebody else listens for errors, as long as the socket lives. */
 export const heardByOther = (socket: Duplex): void => {
   socket.off("error", ignore)
 }

@@ -1,5 +1,5 @@
 /**
- * WebSockets on Node, by the `ws` package: server and client transports, and sockets made elsewhere.
+ * WebSockets on Node with the `ws` package: server and client transports, and sockets made elsewhere.
  *
  * @since 0.1.0
  */
@@ -47,12 +47,11 @@ export interface ServerOptions {
   readonly path?: string | undefined
   /** Share this HTTP server's port instead of opening one. Default: a server of its own. */
   readonly server?: Server | TlsServer | undefined
-  /** Largest payload, in bytes; as in the server's options. Default 1 MiB. */
+  /** The largest payload, in bytes; the same as in the server's options. Default 1 MiB. */
   readonly maxPayloadBytes?: number | undefined
   /**
-   * The most connections, counted from TCP on; further ones get a 503. On a port of its own, sockets that have not made
-   * their request give way first: one of the address that has most of them, for one of an address that has few. Default
-   * 100,000.
+   * The most connections, counted from TCP on; further ones get a 503. On a port of its own, sockets without a request
+   * give way first: one of the address that has the most, for a newcomer of an address that has few. Default 100,000.
    */
   readonly maxConnections?: number | undefined
   /**
@@ -64,7 +63,7 @@ export interface ServerOptions {
   readonly handshakeTimeout?: Duration.Input | undefined
   /**
    * Which pages may connect, by the `Origin` that browsers send; others get a 403. Peers that send none are not
-   * browsers. Default `"own"`: pages of the host and port that they connect to, by its `Host` header.
+   * browsers. Default `"own"`: pages of the host and port that they connect to, by the request's `Host` header.
    *
    * @since 0.1.0
    */
@@ -133,10 +132,11 @@ export const layerClient: Layer.Layer<TransportClient> = Layer.succeed(Transport
 })
 
 /**
- * A `ws` socket that somebody else accepted, for `ResilientServer.register`. The socket must be open, and nobody else
- * may read from it until it is unregistered. Take it over in the `connection` event itself, or pause it until then:
- * what comes meanwhile is lost. If there is something to wait for, make it the `session` of `register`. Fails for a
- * socket that is not open, is not of the package `ws`, or has already been taken over.
+ * Takes over a `ws` socket that somebody else accepted, for `ResilientServer.register`. The socket must be open, and
+ * nobody else may read from it until it is unregistered. Call this in the `connection` event itself, or pause the
+ * socket until you do: otherwise, what comes meanwhile is lost. If you have to wait for something, make it the
+ * `session` of `register`. Fails for a socket that is not open, is not of the package `ws`, or has already been taken
+ * over.
  *
  * @since 0.1.0
  * @category constructors
@@ -153,12 +153,12 @@ export const fromWebSocket = (
   })
 
 /**
- * Options for a `WebSocketServer` of `ws` that a program builds itself and whose sockets it hands over: our subprotocol
- * is chosen wherever it stands among those offered, frames are bounded by `maxPayloadBytes` (default 1 MiB, as in the
- * server's options), pages of other origins get a 403 (`allowedOrigins`, default `"own"`), nothing is compressed, and
- * no socket's error ends the process. Throws on invalid options.
+ * Options for a `WebSocketServer` of `ws` that a program builds itself and whose sockets it hands over. With them, our
+ * subprotocol is chosen wherever it stands among those offered, `maxPayloadBytes` (default 1 MiB, as in the server's
+ * options) limits frames, pages of other origins get a 403 (`allowedOrigins`, default `"own"`), nothing is compressed,
+ * and no socket's error ends the process. Throws on invalid options.
  *
- * **Details.** It has no say in what comes before the WebSocket: for that, see the timeouts of `http.Server`.
+ * **Details.** These options don't limit what comes before the WebSocket: for that, see the timeouts of `http.Server`.
  *
  * **Example**
  *
@@ -240,13 +240,13 @@ const dial = (options: DialOptions): Effect.Effect<Connection, TransportError | 
       clearTimeout(timer)
       resume(Effect.fail(new TransportError({ operation: "dial", detail: `${shownUrl(url)}: ${text}`, ...more })))
     }
-    /** Set once the server has answered: what fails then is its answer. */
+    /** Set once the server has answered with an upgrade: an error after that is about its answer. */
     let answer: { readonly status: number } | undefined
     const onError = (cause: unknown) => {
       const text = cause instanceof Error ? cause.message : String(cause)
       fail(withoutUrl(text, url), { cause: shownCause(cause, url), ...answer })
     }
-    // Not `Effect.timeout`, which takes two fibers: when a server comes back there are thousands of dials a second.
+    // Not `Effect.timeout`, which costs two fibers: when a server comes back, there are thousands of dials a second.
     const timer = setTimeout(() => {
       abandon()
       resume(Effect.fail(new ConnectionTimeoutError({ phase: "dial", afterMillis: timeoutMillis })))
@@ -254,7 +254,7 @@ const dial = (options: DialOptions): Effect.Effect<Connection, TransportError | 
     const abandon = () => {
       clearTimeout(timer)
       ws.off("error", onError)
-      ws.on("error", () => {}) // terminating a socket that is connecting is an error to it
+      ws.on("error", () => {}) // a connecting socket emits an error when it is terminated
       ws.terminate()
     }
     let ws: WebSocket
@@ -285,7 +285,7 @@ const dial = (options: DialOptions): Effect.Effect<Connection, TransportError | 
     return Effect.sync(abandon)
   })
 
-/** `Retry-After`: seconds, or a date, which is compared with the server's own. */
+/** `Retry-After`: seconds, or a date, which is compared with the response's own `Date`. */
 const retryAfterOf = (headers: IncomingHttpHeaders): { readonly retryAfterMillis?: number } => {
   const after = headers["retry-after"]
   if (after === undefined) return {}

@@ -1,6 +1,4 @@
-/**
- * Whether this process may open one more file or socket. It is tried out, as no number says it for the whole system.
- */
+/** Whether this process may open one more file or socket. Only trying tells, as the whole system has a limit too. */
 import { closeSync, openSync } from "node:fs"
 import { devNull } from "node:os"
 

@@ -1,4 +1,4 @@
-/** An `http.Server` that is made to listen, and closed when the last of those who share it is done. */
+/** Makes an `http.Server` listen, and closes it when the last of those who share it is done. */
 import { Effect, type Scope } from "effect"
 import type { Server } from "node:http"
 import type { Address } from "../Transport.ts"
@@ -17,7 +17,7 @@ export const listening = (
     return addressOf(server)
   })
 
-/** The servers that were made to listen here, and how many share each. */
+/** The servers that we made listen, and how many users each has. */
 const started = new WeakMap<Server, number>()
 
 const start = (server: Server, port: number, host: string): Effect.Effect<void, TransportError> =>
@@ -44,7 +44,7 @@ const start = (server: Server, port: number, host: string): Effect.Effect<void, 
     }
     server.once("error", onError)
     server.once("listening", onListening)
-    if (starting.has(server)) return // another layer of the same program has just asked it to
+    if (starting.has(server)) return // another layer of the program has just called `listen`
     starting.add(server)
     try {
       server.listen({ port, host, backlog: 4096 })
@@ -54,10 +54,10 @@ const start = (server: Server, port: number, host: string): Effect.Effect<void, 
     }
   })
 
-/** Servers that have been asked to listen, and don't yet. */
+/** Servers that have been asked to listen but don't yet. */
 const starting = new WeakSet<Server>()
 
-/** Stops listening once nobody needs it. WebSockets are no longer the server's; plain sockets are closed. */
+/** Closes the server once nobody needs it. Its HTTP sockets are closed; WebSockets no longer belong to it. */
 const stop = (server: Server): Effect.Effect<void> =>
   Effect.sync(() => {
     const users = (started.get(server) ?? 1) - 1
@@ -67,7 +67,7 @@ const stop = (server: Server): Effect.Effect<void> =>
     server.closeAllConnections()
   })
 
-/** A pipe has a path and no port. */
+/** Where the server listens. A pipe has a path and no port. */
 const addressOf = (server: Server): Address => {
   const address = server.address()
   if (address === null || typeof address === "string") return { host: address ?? "", port: 0 }

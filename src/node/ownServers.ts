@@ -1,4 +1,4 @@
-/** What there is to know of a `WebSocketServer` that somebody else builds: types, without Effect. */
+/** Types for a `WebSocketServer` that somebody else builds, without Effect. */
 import type { ServerOptions } from "ws"
 import type { AllowedOrigins } from "../internal/session/origins.ts"
 
@@ -13,13 +13,13 @@ export type OwnServerOptions = Required<
 >
 
 /**
- * What such a server accepts.
+ * What a program's own `WebSocketServer` accepts.
  *
  * @since 0.1.0
  * @category options
  */
 export interface WebSocketServerOptions {
-  /** Largest payload, in bytes; as in the options of the server or manager. Default 1 MiB. */
+  /** The largest payload, in bytes; the same as in the options of the server or manager. Default 1 MiB. */
   readonly maxPayloadBytes?: number | undefined
   /** Which pages may connect, by the `Origin` that browsers send; others get a 403. Default `"own"`. */
   readonly allowedOrigins?: AllowedOrigins | undefined

@@ -1,10 +1,10 @@
 /**
- * The upgrades of one `http.Server`, shared by several WebSocket servers. Every socket has an owner from its first byte
- * on, every upgrade is decided once, and refused ones are soon gone.
+ * The upgrades of one `http.Server`, shared by several WebSocket servers. Every socket has an owner from its first
+ * byte, every upgrade is decided once, and refused sockets are soon gone.
  *
- * A server of our own holds all sockets until they are WebSockets. A shared one holds those whose first request is
+ * A server of our own holds all sockets until they are WebSockets. A shared one holds sockets whose first request is
  * still coming, and upgrades until somebody has taken them. Other listeners come first: an upgrade that one of them has
- * answered, refused or begun to read is theirs. So we decide after all have been called.
+ * answered, refused or begun to read is theirs. So we decide after all of them have been called.
  */
 import { type IncomingMessage, Server, STATUS_CODES } from "node:http"
 import { Server as TlsServer } from "node:https"
@@ -22,12 +22,13 @@ export interface Route {
   /** Undefined for any. */
   readonly path: string | undefined
   readonly maxConnections: number
-  /** From the TCP connection until it is a WebSocket. */
+  /** The time from the TCP connection to the whole request, in ms. */
   readonly handshakeMillis: number
   /** Why this peer may not connect, or undefined if it may. */
   readonly refusedOrigin: (message: IncomingMessage) => string | undefined
   /**
-   * Makes a WebSocket of it at once, marks the upgrade, and calls `onEnd` when that is gone; or tells the peer why not.
+   * Makes the upgrade a WebSocket at once, sets `isWebSocket`, and calls `onEnd` when the WebSocket is gone; or tells
+   * the peer why not.
    */
   readonly accept: (upgrade: Upgrade, onEnd: () => void) => void
   readonly onRefused: (refusal: Refusal) => void
@@ -39,9 +40,9 @@ export interface Upgrade {
   readonly head: Buffer
   /** How long it took from the TCP connection to the request, in ms. */
   readonly spentMillis: number
-  /** How much the socket had written before. */
+  /** How many bytes the socket had written before the upgrade. */
   readonly written: number
-  /** Set when it is accepted. */
+  /** Set once the upgrade is accepted. */
   isWebSocket: boolean
 }
 
@@ -58,10 +59,10 @@ interface Arrival {
   spare: Spare
 }
 
-/** The most sockets that wait for their answer to be read, and upgrades that wait for another listener. */
+/** The most refused sockets that linger, and the most upgrades that wait for another listener. */
 const maxLingering = 1_000
 
-/** How often to check whether a connection could be accepted at all, in ms. */
+/** How often to check for free file descriptors, in ms. */
 const lookMillis = 1_000
 
 /** Events that bring a request to its listener without the event "request". */
@@ -69,7 +70,7 @@ const silent = ["checkContinue", "checkExpectation", "connect"] as const
 
 const known = new WeakMap<Server, Upgrades>()
 
-/** The upgrades of this server; `isOwn` says that nobody else uses it. */
+/** The upgrades of this server. `isOwn`: nobody else uses the server. */
 export const upgradesOf = (server: Server, isOwn: boolean): Upgrades => {
   const upgrades = known.get(server) ?? new Upgrades(server, isOwn)
   known.set(server, upgrades)
@@ -82,15 +83,15 @@ export class Upgrades {
   private readonly routes = new Map<Route, Share>()
   /** Sockets whose first request is still coming. */
   private readonly young = new Custody()
-  /** Those of them on a server of our own, by their addresses. */
+  /** The same sockets by address, on a server of our own. */
   private readonly arrivals = new Crowd<Arrival>(() => "first")
   /**
    * TLS sockets before their own handshake: by the peer's address, as Node does not say which socket belongs to which.
    */
   private readonly ciphered = new Map<string, Socket>()
-  /** Refused, or about to be. */
+  /** Sockets that are refused, or about to be. */
   private readonly refused = new Custody()
-  /** Left to other listeners. */
+  /** Upgrades that are left to other listeners for a while. */
   private readonly undecided = new Custody()
   private look: NodeJS.Timeout | undefined
 
@@ -110,7 +111,7 @@ export class Upgrades {
     return true
   }
 
-  /** Takes no more for it; what was accepted stays. */
+  /** Takes no more upgrades for a route. Accepted WebSockets stay. */
   remove(route: Route): void {
     this.routes.delete(route)
     if (this.routes.size > 0) return
@@ -120,12 +121,12 @@ export class Upgrades {
     else this.young.releaseAll()
   }
 
-  /** Whether this is a socket of a server of ours that was over the limit when it came. */
+  /** Whether a socket of our own server is refused, as it was over the limit when it came. */
   isRefused(socket: Duplex): boolean {
     return this.refused.has(socket)
   }
 
-  /** Gives a socket that was answered a short time to read it. */
+  /** Gives the peer of a refused socket a short time to read its answer. */
   linger(socket: Duplex): void {
     this.young.release(socket)
     if (this.refused.size < maxLingering || this.refused.has(socket)) this.refused.hold(socket, closeGraceMillis)
@@ -136,7 +137,7 @@ export class Upgrades {
     const { server } = this
     const isTls = server instanceof TlsServer
     if (isTls) server.on("connection", this.onCiphered)
-    // Another kind of server may do anything with its sockets.
+    // A server of another kind may do anything with its sockets.
     if (isTls || server instanceof Server) {
       server.prependListener(isTls ? "secureConnection" : "connection", this.onConnection)
       server.prependListener("request", this.onRequest)
@@ -155,7 +156,7 @@ export class Upgrades {
   }
 
   private readonly onCiphered = (socket: Socket): void => {
-    if (socket.remoteAddress === undefined) return // a Unix socket, for example: these can't be told apart
+    if (socket.remoteAddress === undefined) return // Unix sockets, for example, can't be told apart
     const address = addressOf(socket)
     this.ciphered.set(address, socket)
     this.young.hold(socket, this.handshakeMillis())
@@ -178,14 +179,14 @@ export class Upgrades {
       const arrival: Arrival = { socket, share: address, spare: undefined }
       const onRelease = () => this.arrivals.delete(arrival)
       const isHeld = this.young.hold(socket, route.handshakeMillis, () => this.tooLate(socket), onRelease)
-      if (isHeld) this.arrivals.add(arrival, address) // one that is already gone would stay for ever
+      if (isHeld) this.arrivals.add(arrival, address) // a socket that is already gone would stay for ever
       return
     }
     route.onRefused(full(route))
-    this.linger(socket) // to hear why
+    this.linger(socket) // its request is answered with a 503
   }
 
-  /** The address with most sockets without a request gives one up for an address with few. */
+  /** Ends a socket without a request, of the address that has the most, for an address that has few. */
   private makesRoom(route: Route, address: string): boolean {
     const arrival = this.arrivals.givesWay(address)
     if (arrival === undefined) return false
@@ -195,7 +196,7 @@ export class Upgrades {
     return true
   }
 
-  /** On a shared server, only sockets that have begun a request are watched, until it is complete. */
+  /** On a shared server, only a socket that has begun a request can be late with it. */
   private awaitRequest(socket: Socket): void {
     const read = socket.bytesRead
     this.young.hold(socket, this.handshakeMillis(), () => {
@@ -230,7 +231,7 @@ export class Upgrades {
       entry?.[0].onRefused({ reason: "taken", detail: takenBy(path) })
       if (socket.writableEnded) this.linger(socket)
     } else if (this.isRefused(socket)) {
-      this.answer(socket, 503) // reported when it came
+      this.answer(socket, 503) // already reported, when the socket came
     } else if (entry === undefined) {
       this.unwanted(upgrade)
     } else {
@@ -238,7 +239,7 @@ export class Upgrades {
     }
   }
 
-  /** No route of ours wants it. */
+  /** Handles an upgrade that no route takes. */
   private unwanted(upgrade: Upgrade): void {
     const { socket } = upgrade
     const refuse = () => {
@@ -247,7 +248,7 @@ export class Upgrades {
     }
     if (this.isAlone()) return refuse()
     if (this.undecided.size >= maxLingering) return this.answer(socket, 503)
-    // Another listener may need to wait before it takes it.
+    // Another listener may still take it later.
     this.undecided.hold(socket, this.handshakeMillis(), () => {
       if (!isTaken(upgrade)) refuse()
       else if (socket.writableEnded) this.linger(socket)
@@ -270,12 +271,12 @@ export class Upgrades {
     // From here on `ws` listens.
     if (upgrade.isWebSocket) return heardByOther(socket)
     this.takeBack(socket, share)
-    if (socket.destroyed) return // gone by itself
+    if (socket.destroyed) return // gone by itself, or already reported
     route.onRefused({ reason: "malformed", detail: "an upgrade that is no WebSocket's" })
     this.linger(socket)
   }
 
-  /** It becomes a WebSocket, whose end is counted. Runs before `ws` listens, as a second listener costs memory. */
+  /** From here on the WebSocket's `onEnd` counts. Runs before `ws` listens, as a second listener costs memory. */
   private handOut(socket: Duplex, share: Share): void {
     this.young.release(socket)
     if (this.isOwn) socket.off("close", share.onClose)
@@ -294,16 +295,16 @@ export class Upgrades {
       `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nconnection: close\r\n` +
         `content-type: text/plain\r\ncontent-length: ${text.length}\r\n\r\n${text}`
     )
-    // Otherwise a reset would answer what it still sends, and may overtake our answer.
+    // Otherwise, what the peer still sends would be answered by a reset, which may overtake our answer.
     socket.resume()
   }
 
   private readonly onError = (error: Error): void => {
-    // Whoever asked it to listen learns that it can't.
+    // An error before the server listens is reported to whoever asked it to listen.
     if (this.server.listening) this.report({ reason: "server", detail: error.message })
   }
 
-  /** Without a descriptor, a connection is accepted and closed at once, below Node, and nobody learns of it. */
+  /** Without a free descriptor, connections are accepted and closed below Node, which nobody would notice. */
   private lookForDescriptors(): void {
     if (!this.server.listening || mayOpenMore()) return
     this.report({ reason: "descriptors", detail: "no more files can be opened: new connections are closed at once" })
@@ -324,7 +325,7 @@ export class Upgrades {
   }
 }
 
-/** Whatever throws here, the socket keeps an owner, and the process lives. */
+/** Whatever `accept` throws must neither end the process nor leave the socket without an owner. */
 const tryAccept = (route: Route, share: Share, upgrade: Upgrade): void => {
   try {
     route.accept(upgrade, share.onClose)
@@ -343,7 +344,7 @@ const takenBy = (path: string | undefined): string =>
   `another listener for upgrades has answered one on ${path}. ` +
   "A WebSocketServer with the option `server` answers all of them: give it `noServer`"
 
-/** Whether another listener has answered it, or begun to read from it. */
+/** Whether another listener has answered the upgrade, or begun to read its socket. */
 const isTaken = ({ message, socket, written }: Upgrade): boolean =>
   socket.destroyed || socket.writableEnded || message.socket.bytesWritten > written ||
   socket.readableFlowing !== null || socket.listenerCount("data") > 0 || socket.listenerCount("readable") > 0

@@ -1,4 +1,4 @@
-/** How WebSockets of a server are made: our own, and those of a `WebSocketServer` that somebody else builds. */
+/** How a server's WebSockets are made: our own, and those of a `WebSocketServer` that somebody else builds. */
 import type { IncomingMessage } from "node:http"
 import { WebSocket } from "ws"
 import { defaultMaxPayloadBytes, highWaterBytes, subprotocol } from "../core/Protocol.ts"
@@ -9,11 +9,11 @@ import { makeOriginCheck } from "../internal/session/origins.ts"
 import { closeGraceMillis, ignoreError, tellOwner, tells } from "../internal/transports/wsConnection.ts"
 import type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 
-/** How long a peer that has not read what it was sent waits for its answer, in ms. */
+/** How often to try again to answer the pings of peers that don't read, in ms. */
 const againMillis = 1_000
 /** The newest unanswered ping of each socket. */
 const unanswered = new Map<ServedWebSocket, Buffer>()
-/** Headers that every upgrade has and that say nothing about the peer: a connection would keep them for long. */
+/** Headers that every upgrade has and that say nothing about the peer. A connection need not keep them in memory. */
 const handshakeHeaders = new Set([
   "connection",
   "upgrade",
@@ -22,9 +22,9 @@ const handshakeHeaders = new Set([
   "sec-websocket-extensions"
 ])
 
-/** A `ws` socket whose errors never end the process: from its first moment on, and after it was given back. */
+/** A `ws` socket whose errors never end the process, from its first moment to after it is given back. */
 class HeardWebSocket extends WebSocket {
-  /** A field, as a constructor can't pass the overloads on. */
+  /** A field, as a constructor can't pass on the overloads of its parent's. */
   protected readonly heard = this.on("error", ignoreError)
 }
 
@@ -35,13 +35,13 @@ class ServedWebSocket extends WebSocket {
   }
 
   override emit(event: string | symbol, first?: unknown, second?: unknown): boolean {
-    if (event === "ping") answerLater(this, first as Buffer) // what `ws` gives with it
+    if (event === "ping") answerLater(this, first as Buffer) // what `ws` passes with a ping
     tellOwner(this, event, first, second)
     return event === "error" || super.emit(event, first, second)
   }
 }
 
-/** Its options, besides those below. */
+/** The options of our own `WebSocketServer`, besides `webSocketOptions`. */
 export const servedOptions = {
   noServer: true,
   clientTracking: false,
@@ -50,8 +50,8 @@ export const servedOptions = {
 }
 
 /**
- * Answers only the newest of the pings that came together, as RFC 6455 §5.5.3 allows. Otherwise each is a packet of its
- * own: ten thousand for one piece read at once.
+ * Of pings that come together, answers only the newest, as RFC 6455 §5.5.3 allows. Otherwise each answer is a packet of
+ * its own: ten thousand for one piece read at once.
  */
 const answerLater = (ws: ServedWebSocket, ping: Buffer): void => {
   if (!isAnswering) queueMicrotask(answer)
@@ -66,7 +66,7 @@ const answer = (): void => {
   isAnswering = false
   for (const [ws, ping] of unanswered) {
     const isOpen = ws.readyState === ws.OPEN
-    // A peer that reads no answers gets none, until it does.
+    // A peer that does not read its answers gets no more until it does.
     if (isOpen && ws.bufferedAmount >= highWaterBytes) continue
     unanswered.delete(ws)
     if (isOpen) ws.pong(ping)
@@ -78,7 +78,7 @@ const answer = (): void => {
   }, againMillis).unref()
 }
 
-/** What `ws` has to enforce for our protocol. */
+/** The options of `ws` that our protocol needs. */
 export const webSocketOptions = (maxPayloadBytes: number | undefined) => ({
   perMessageDeflate: false,
   maxPayload: maxFrameBytes(count("maxPayloadBytes", maxPayloadBytes, defaultMaxPayloadBytes)),
@@ -86,10 +86,10 @@ export const webSocketOptions = (maxPayloadBytes: number | undefined) => ({
   ...closeTimeout
 })
 
-/** `ws` knows it, its types don't yet. */
+/** `ws` has this option, but its types don't yet. */
 export const closeTimeout: object = { closeTimeout: closeGraceMillis }
 
-/** Ours, wherever it stands among those offered. */
+/** Chooses our subprotocol, wherever it stands among those offered. */
 const handleProtocols = (offered: Set<string>): string | false =>
   offered.has(subprotocol) ? subprotocol : offered.values().next().value ?? false
 

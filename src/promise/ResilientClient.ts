@@ -1,5 +1,5 @@
 /**
- * The client's side for programs without Effect: one session with a server, kept through every connection.
+ * The client for programs without Effect: one session with a server, kept across all its connections.
  *
  * @since 0.1.0
  */
@@ -40,7 +40,7 @@ class Client extends Context.Service<Client, Effectful.ResilientClient<unknown, 
 ) {}
 
 /**
- * A client that connects, and connects again, by itself.
+ * A client that connects and reconnects by itself.
  *
  * **Example**
  *
@@ -78,9 +78,10 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
   }
 
   /**
-   * Makes a client for `url`, `ws://` or `wss://`, which may be a function that is asked at every attempt; and waits until
-   * it is connected. If the server says stop, or that takes longer than `connectTimeout`, it rejects with what was wrong,
-   * and the client is closed. With `wait: false` it is returned at once, and connects on its own.
+   * Makes a client for a `ws://` or `wss://` URL, and waits until it is connected. `url` may be a function, which is
+   * called at every attempt. If the server says stop, or connecting takes longer than `connectTimeout`, the client is
+   * closed and the promise rejects with the reason. With `wait: false`, returns the client at once, which then connects
+   * by itself.
    */
   static async connect<In = unknown, Out = unknown>(
     url: string | (() => string | Promise<string>),
@@ -90,7 +91,7 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
     checkOptions(options, Shapes.client)
     const hooks = new Hooks<Out, ClientEvents<In, Out>>(options)
     const { breaker, reconnect } = options
-    // The circuit of the URL is to add no longer pauses than were asked for.
+    // So that the URL's circuit makes no longer pauses than `reconnect` asks for.
     const endpoint = {
       ...breaker,
       openBase: breaker?.openBase ?? reconnect?.base,
@@ -117,7 +118,7 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
     }
   }
 
-  /** Waits until it is connected. Rejects when the server says stop, or when it takes longer than `timeout`. */
+  /** Waits until the client is connected. Rejects if the server says stop, or if it takes longer than `timeout`. */
   async connected(options: ConnectedOptions = {}): Promise<void> {
     checkOptions(options, Shapes.connected)
     const { signal, timeout } = options
@@ -125,9 +126,9 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
   }
 
   /**
-   * Puts a message, any JSON, in the outbox, where it stays until the server has handled it; the receipt says what became
-   * of it. Rejects with a `QueueOverflowError` when the outbox is full, with a `DeduplicationError` when its id was used
-   * for something else, with a `PayloadError` for what is no JSON or too large, and with a `ShutdownError`.
+   * Puts a message, any JSON, in the outbox, where it stays until the server has handled it. The receipt says what
+   * became of it. Rejects with a `QueueOverflowError` if the outbox is full, with a `DeduplicationError` if its id was
+   * used for other content, with a `PayloadError` if it is not JSON or too large, and with a `ShutdownError`.
    */
   send(message: Out, options?: ReliableSendOptions): Promise<Receipt> {
     const { run } = this.#running
@@ -138,7 +139,7 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
       }, signal))
   }
 
-  /** Sends many at once, in order: all of them are in the outbox, or none. */
+  /** Sends many messages at once, in order: the outbox takes all of them, or none. */
   sendAll(
     messages: Iterable<Out>,
     options: SendAllOptions = {}
@@ -154,7 +155,7 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
     )
   }
 
-  /** The messages, when there is no `onMessage` (else it throws a `TypeError`); see `messages`. */
+  /** Iterates over the messages: see `messages`. Throws a `TypeError` if there is an `onMessage`. */
   [Symbol.asyncIterator](): AsyncIterator<In> {
     const iterator = this.messages()[Symbol.asyncIterator]()
     const messageOf = (result: IteratorResult<Incoming<In>>): IteratorResult<In> =>
@@ -169,9 +170,9 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
   }
 
   /**
-   * The messages with the facts around them, until the client is closed. Each is acknowledged when the next one is asked
-   * for. Who leaves the loop, by `break` or by an error, has not acknowledged the message that he is at: it comes again,
-   * to the next loop.
+   * Iterates over the messages, with their ids and session, until the client is closed. Asking for the next message
+   * acknowledges the one before. If you leave the loop, by `break` or an error, its last message is not acknowledged:
+   * it comes again in the next loop.
    */
   messages(): AsyncIterable<Incoming<In>> {
     if (this.#options.onMessage !== undefined) throw new TypeError("the messages of this client go to its onMessage")
@@ -179,12 +180,12 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
     return { [Symbol.asyncIterator]: () => untilLeft(stream[Symbol.asyncIterator]() as AsyncIterator<Incoming<In>>) }
   }
 
-  /** Whether it is connected, and if not, why and what next. */
+  /** Whether the client is connected, and if not, why, and what comes next. */
   state(): Promise<ConnectionState> {
     return this.#running.run(this.#client.state, identity)
   }
 
-  /** Tries to connect now instead of waiting; also after the server said stop. */
+  /** Tries to connect now instead of waiting, even after the server said stop. */
   reconnect(): Promise<void> {
     return this.#running.run(this.#client.reconnect, identity)
   }
@@ -197,19 +198,19 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
   }
 
   /**
-   * Ends the session for good, at the server too if it is connected (else it stays there for its retention); what waits
-   * becomes dead letters. A connected client is stopped then: `reconnect` starts a new one.
+   * Ends the session for good. If the client is connected, it ends at the server too; otherwise it stays there for its
+   * retention. What waits becomes dead letters. A connected client then stops: `reconnect` starts a new session.
    */
   endSession(): Promise<void> {
     return this.#running.run(this.#client.endSession, identity)
   }
 
-  /** Where is the message with this id? */
+  /** Says where the message with this id is. */
   locate(messageId: string): Promise<MessageState> {
     return this.#running.run(this.#client.locate(messageId), identity)
   }
 
-  /** All figures, now. */
+  /** Returns all figures. */
   getStats(): Promise<ClientStats> {
     const client = this.#client
     const breaker = this.#breaker
@@ -227,7 +228,7 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
     return this.#running.run(stats, identity)
   }
 
-  /** Calls the listener with each event from now on. One that throws or rejects is logged. */
+  /** Calls the listener with each event from now on. If it throws or rejects, that is logged. */
   on<Name extends keyof ClientEvents<In, Out>>(
     event: Name,
     listener: (value: ClientEvents<In, Out>[Name]) => unknown
@@ -247,12 +248,12 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
   }
 
   /**
-   * Flushes and closes; the session stays at the server for its retention. What is not handled in time becomes dead
-   * letters. Later calls get the same report. Afterwards nothing of the client keeps the process alive.
+   * Flushes and closes. The session stays at the server for its retention. What is not handled in time becomes dead
+   * letters. Later calls return the same report. Afterwards the client no longer keeps the process alive.
    */
   close(options: CloseOptions = {}): Promise<ShutdownReport> {
     return this.#closing ??= this.#close(options).catch((error) => {
-      this.#closing = undefined // an option was out of range, and nothing has happened
+      this.#closing = undefined // an option was wrong, and nothing has happened
       throw error
     })
   }
@@ -280,7 +281,7 @@ const checkUrl = (url: unknown): void => {
   }
 }
 
-/** One `next` after the other. Leaving the loop fails the stream: so its message counts as not handled. */
+/** Runs one `next` at a time. Leaving the loop fails the stream, so that its last message is not acknowledged. */
 const untilLeft = <A>(iterator: AsyncIterator<A>): AsyncIterator<A> => {
   const done: IteratorResult<A> = { done: true, value: undefined }
   let isLeft = false
@@ -318,7 +319,7 @@ const makeClient = Effect.fnUntraced(function*<In, Out>(
     onMessage: onMessage && ((_, { client, incoming }) =>
       handle(
         onMessage,
-        incoming as Message.Incoming<In>, // so says `parse`, or the user
+        incoming as Message.Incoming<In>, // as `parse` or the user says
         undefined,
         (message: Out, replyOptions, run) =>
           sending(replyOptions, (sendOptions, signal) =>
@@ -331,7 +332,7 @@ const makeClient = Effect.fnUntraced(function*<In, Out>(
   })
 })
 
-/** What a function of the user's says, asked at every attempt. One that fails is asked again at the next. */
+/** Calls the user's function at every attempt. If it fails, only this attempt fails. */
 const asked = <A>(name: string, ask: () => A | Promise<A>): Effect.Effect<A, WebSocketError> =>
   Effect.tryPromise({
     try: async () => ask(),

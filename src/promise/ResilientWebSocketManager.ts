@@ -1,10 +1,10 @@
 /**
- * The server's side for programs that have `ws` sockets and no Effect. Sockets are registered, messages are sent to
- * them or to their sessions, and what is critical is kept until it is handled.
+ * The server's side for programs that have `ws` sockets and no Effect. Register sockets, and send messages to them or
+ * to their sessions; critical messages are kept until they are handled.
  *
- * **Details.** It is a `ResilientServer` that accepts nothing itself. Sockets may speak `resilient.v1` (a
- * `ResilientClient` does), and are then exactly-once both ways; any other is sent JSON texts, each kept until its
- * socket has taken it.
+ * **Details.** A manager is a `ResilientServer` that accepts no connections itself. Sockets that speak `resilient.v1`,
+ * as a `ResilientClient` does, are exactly-once both ways. Any other socket gets JSON texts, each kept until the socket
+ * has taken it.
  *
  * @since 0.1.0
  */
@@ -47,7 +47,7 @@ import { Sockets } from "./sockets.ts"
 import { serviceOptions, type Services, storeOf } from "./stores.ts"
 
 /**
- * Keeps the messages for WebSockets that somebody else accepted.
+ * Keeps messages for WebSockets that the program accepted itself.
  *
  * **Example** (Beside a `ws` server)
  *
@@ -99,8 +99,8 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   }
 
   /**
-   * Makes a manager; its background work begins at once. Rejects with a `ConfigError` when an option is out of range, and
-   * with a `MessageQueueError` (operation `start`) when its store can't be had.
+   * Makes a manager, and starts its background work. Rejects with a `ConfigError` if an option is out of range, and
+   * with a `MessageQueueError` (operation `start`) if its store can't be opened.
    */
   static async make<In = unknown, Out = unknown>(
     options: ManagerOptions<In, Out> = {}
@@ -109,7 +109,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     return ResilientWebSocketManager.makeOn(options, await storeOf(options.store, serviceOptions(options)))
   }
 
-  /** @internal For tests: on services of their own. */
+  /** @internal For tests that bring their own services. */
   static async makeOn<In, Out>(
     options: ManagerOptions<In, Out>,
     store: Layer.Layer<Services, unknown>
@@ -128,18 +128,19 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   }
 
   /**
-   * Takes over a socket, and returns its session's id. To be called in the `connection` event itself, before anything is
-   * awaited: what the socket says meanwhile would be lost. What has to be awaited is given as the `sessionId`, which may be
-   * a promise; or the socket is paused until then. A socket whose hello was missed is refused, and lost messages of a plain
-   * one are told of in the log. What waits for the session goes out; a socket that it still has is closed, as replaced.
+   * Takes over a socket, and returns its session's id. Call it in the `connection` event itself, before you await
+   * anything: otherwise, what the socket says meanwhile is lost. If you have to await something first, pass a promise
+   * as the `sessionId`, or pause the socket until then. A socket whose hello was missed is refused; lost messages of a
+   * plain socket are reported in the log. What waits for the session goes out. If the session has a socket already,
+   * that one is closed as replaced.
    *
-   * With `onMessage` the manager reads the socket; without it, a plain socket's messages are yours to read.
+   * With `onMessage`, the manager reads the socket. Without it, you read the messages of plain sockets yourself.
    *
-   * Undefined when there is no session to be had: the socket was not open, or gone before its handshake was done, that was
-   * refused, the store does not answer, or the manager shuts down. Then the socket has been closed, and the event `refused`
-   * says why. It rejects for its caller alone: with a `TransportError` for a socket that is registered for another session or
-   * with another manager, is still connecting, or is not of the package `ws`, with a `ConfigError` for options that can't be,
-   * with the signal's reason, and with what `sessionMessage` throws.
+   * Returns undefined if there is no session: the socket was not open or closed during its handshake, the handshake was
+   * refused, the store did not answer, or the manager is shutting down. Then the socket has been closed, and the event
+   * `refused` says why. It rejects only for the caller's mistakes and wishes: with a `TransportError` for a socket that
+   * is registered for another session or with another manager, is still connecting, or is not of the package `ws`; with
+   * a `ConfigError` for invalid options; with the signal's reason; and with what `sessionMessage` throws.
    */
   async registerConnection(
     ws: WebSocket,
@@ -162,8 +163,8 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   }
 
   /**
-   * Lets go of a socket, which stays open and is yours again; its session is kept for the retention, and what is sent to
-   * it, by either name, waits there. False when it was not registered.
+   * Unregisters a socket, which stays open and is yours again. Its session is kept for the retention; messages to the
+   * socket or the session wait there. Returns false if the socket was not registered.
    */
   async unregisterConnection(ws: WebSocket): Promise<boolean> {
     const connection = await this.#sockets.connectionOf(ws)
@@ -175,15 +176,16 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   }
 
   /**
-   * Sends a message, any JSON, to a socket or session. True when it goes out now, or a message with its id did before;
-   * false when it is kept for later (`critical`), or was skipped, because the peer is away, slow, or its circuit open.
+   * Sends a message, any JSON, to a socket or session. Returns true if it goes out now, or one with its id did before.
+   * Returns false if it is kept for later (`critical`) or was skipped, because the peer is away or slow, or its circuit
+   * is open.
    *
-   * Rejects with a `SessionNotFoundError` for a session that never was or has ended, with a `QueueOverflowError` when a
-   * critical one finds the queue full, with a `DeduplicationError` when its id was used for something else, with a
-   * `PayloadError` for what is no JSON or larger than the peer takes, with a `MessageQueueError` when the store failed or
-   * the session ends just now, with a `TransportError` for a socket that was never registered, and with a `ShutdownError`.
-   * Then nothing has been sent, except perhaps with a `MessageQueueError` that is `inDoubt`. A peer can bring some of these
-   * about: catch them.
+   * Rejects with a `SessionNotFoundError` for a session that never existed or has ended, with a `QueueOverflowError` if
+   * the queue is full for a critical message, with a `DeduplicationError` if the id was used for other content, with a
+   * `PayloadError` for a message that is not JSON or larger than the peer takes, with a `MessageQueueError` if the
+   * store failed or the session is just ending, with a `TransportError` for a socket that was never registered, and
+   * with a `ShutdownError`. Then nothing was sent, except perhaps with a `MessageQueueError` that is `inDoubt`. A peer
+   * can cause some of these errors, so catch them.
    */
   send(target: WebSocket | string, message: Out, options?: SendOptions): Promise<boolean> {
     const fault = faultOf(options, sendNames)
@@ -191,7 +193,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     return this.#to(target, (session) => this.#send(session, message, options, isOut))
   }
 
-  /** The same, with the full story. */
+  /** Sends like `send`, but returns the receipt. */
   sendWithReceipt(target: WebSocket | string, message: Out, options?: SendOptions): Promise<Receipt> {
     const fault = faultOf(options, sendNames)
     if (fault !== undefined) return Promise.reject(fault)
@@ -202,7 +204,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     )
   }
 
-  /** Sends many critical messages to one session, in order: all of them are kept until they are handled, or none. */
+  /** Sends many critical messages to one session, in order: the outbox takes all of them, or none. */
   sendAll(
     target: WebSocket | string,
     messages: Iterable<Out>,
@@ -220,7 +222,10 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
       ))
   }
 
-  /** Sends one critical message to many sessions, or to those of a principal; who can't have it is reported, and keeps nobody else from it. */
+  /**
+   * Sends one critical message to many sessions, or to those of a principal. A session that can't take it is reported,
+   * and does not affect the others.
+   */
   broadcast(message: Out, options: BroadcastOptions = {}): Promise<Broadcast> {
     const fault = faultOf(options, broadcastNames)
     if (fault !== undefined) return Promise.reject(fault)
@@ -229,16 +234,16 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   }
 
   /**
-   * The id under which a message is deduplicated: its own `id`, if that is a number or a string of at most 256 characters,
-   * or else a hash of its content. Throws a `TypeError` for what is no JSON.
+   * Returns the id by which a message is deduplicated: its own `id`, if that is a number or a string of at most 256
+   * characters, or else a hash of its content. Throws a `TypeError` if the message is not JSON.
    */
   getMessageId(message: Out): string {
     return messageIdOf(message)
   }
 
   /**
-   * Whether a message with this id was sent within `messageIdTtl`: to this socket or session, or to any that is here. It
-   * only looks; it is sending that marks.
+   * Whether a message with this id was sent within `messageIdTtl`: to this socket or session, or without a target to
+   * any session here. Only looks the id up; only sending records one.
    */
   async isDuplicateMessage(id: string, target?: WebSocket | string): Promise<boolean> {
     const { run } = this.#running
@@ -249,7 +254,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     return run(Effect.findFirst(scopes, isKnown), Option.isSome)
   }
 
-  /** How long an id is remembered, in ms. Setting it to less than TTL plus retention throws a `ConfigError`. */
+  /** How long an id is remembered, in ms. Setting it to less than the TTL plus the retention throws a `ConfigError`. */
   get messageIdTtl(): number {
     return Duration.toMillis(runSync(this.#deduplicator.window))
   }
@@ -258,28 +263,28 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     runSync(checked(Effect.suspend(() => this.#deduplicator.setWindow(millis("messageIdTtl", value, value)))))
   }
 
-  /** Resumes the background work, which begins with `make`: needed after `stopBackgroundTasks` only. */
+  /** Resumes the background work. Needed only after `stopBackgroundTasks`, as `make` starts it. */
   startBackgroundTasks(): Promise<void> {
     return this.#running.run(this.#server.resume, identity)
   }
 
   /**
-   * Pauses the background work. What can be written at once still is; what has to wait for anything goes on waiting,
-   * acknowledgements too, nothing expires, and nobody is found silent. A shutdown resumes it.
+   * Pauses the background work. What can be written at once still is; everything else waits, no acknowledgements are
+   * sent, nothing expires, and no peer is found silent. A shutdown resumes the work.
    */
   stopBackgroundTasks(): Promise<void> {
     return this.#running.run(this.#server.pause, identity)
   }
 
   /**
-   * Ends it all: takes no new messages, flushes, closes the sockets, ends the background work, and reports what became of
-   * the messages: `pending = flushed + retained + dropped`. What is dropped becomes dead letters, and is given to
-   * `fallbackSend`, which is waited for. Later calls get the same report. Afterwards nothing of the manager keeps the
-   * process alive. A handler or `fallbackSend` that awaits it waits for itself, until its time is over.
+   * Shuts down: takes no new messages, flushes, closes the sockets, ends the background work, and reports what became
+   * of the messages: `pending = flushed + retained + dropped`. Dropped messages become dead letters and go to
+   * `fallbackSend`, which is waited for. Later calls return the same report. Afterwards the manager no longer keeps the
+   * process alive. A handler or `fallbackSend` that awaits this waits for itself, until the time is over.
    */
   gracefulShutdown(options: GracefulShutdownOptions = {}): Promise<ShutdownReport> {
     return this.#shutdown ??= this.#end(options).catch((error) => {
-      this.#shutdown = undefined // an option was out of range, and nothing has happened
+      this.#shutdown = undefined // an option was wrong, and nothing has happened
       throw error
     })
   }
@@ -289,8 +294,8 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   }
 
   /**
-   * All figures, now. `connections: false` leaves out those of each session: there may be very many of them, and ids that
-   * the manager made are secrets, not for a page of statistics.
+   * Returns all figures. `connections: false` leaves out those of each session: there may be very many, and ids that
+   * the manager made are secrets, which don't belong on a page of statistics.
    */
   async getStats(options: StatsOptions = {}): Promise<ManagerStats> {
     checkOptions(options, Shapes.stats)
@@ -306,24 +311,24 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   }
 
   /**
-   * The sessions of a principal, at whatever server: those that are connected first, then those that were there last; the
-   * first 1,000 of these. A tab that was closed or reloaded may have left one.
+   * Returns the sessions of a principal, at any server: those that are connected, then the others, the last connected
+   * first; at most 1,000. A tab that was closed or reloaded may have left one.
    */
   sessionsOf(principal: string): Promise<ReadonlyArray<PrincipalSession>> {
     return this.#running.run(this.#server.sessionsOf(principal), identity)
   }
 
-  /** Where is the message with this id? */
+  /** Says where the message with this id is. */
   locate(target: WebSocket | string, messageId: string): Promise<MessageState> {
     return this.#to(target, (session) => this.#running.run(this.#server.locate(session, messageId), identity))
   }
 
-  /** Ends a session for good: its peer is told, and what waits becomes dead letters. */
+  /** Ends a session for good: tells its peer, and what waits becomes dead letters. */
   endSession(target: WebSocket | string): Promise<void> {
     return this.#to(target, (session) => this.#running.run(this.#server.endSession(session), identity))
   }
 
-  /** Calls the listener with each event from now on. One that throws or rejects is logged. */
+  /** Calls the listener with each event from now on. If it throws or rejects, that is logged. */
   on<Name extends keyof ManagerEvents<In, Out>>(
     event: Name,
     listener: (value: ManagerEvents<In, Out>[Name]) => unknown
@@ -342,7 +347,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
     return this
   }
 
-  /** At once, if the session is known: what is sent to a socket keeps its place among what is sent by the session's id. */
+  /** Synchronous if the session is known, so that sends to a socket and to its session's id stay in order. */
   #to<A>(target: WebSocket | string, then: (session: string) => Promise<A>): Promise<A> {
     const session = typeof target === "string" ? target : this.#sockets.sessionOf(target)
     return typeof session === "string" ? then(session) : session.then(then)

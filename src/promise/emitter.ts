@@ -1,4 +1,4 @@
-/** Events to listeners that may throw or reject. What does is logged, and keeps nobody else from being told. */
+/** Emits events to listeners that may throw or reject: that is reported, and the others still get the event. */
 import { EventEmitter } from "node:events"
 
 export class Emitter<Events extends object> {
@@ -26,7 +26,7 @@ export class Emitter<Events extends object> {
   }
 }
 
-/** Calls what may throw or reject. What comes back is resolved when it is done, and never rejects. */
+/** Calls a function that may throw or reject. The returned promise resolves when it is done, and never rejects. */
 export const guarded = (call: () => unknown, onFault: (fault: unknown) => void): Promise<void> | undefined => {
   try {
     const result = call()

@@ -1,6 +1,6 @@
 /**
- * Every way this library fails, for programs without Effect. These are the very classes of `resilient-websocket`'s
- * `WebSocketError`, so that `instanceof` works with either, in types in which nothing of Effect shows.
+ * Every way in which this library fails, for programs without Effect. These are the classes of `WebSocketError` in
+ * `resilient-websocket`, so that `instanceof` works with either, but in types that show nothing of Effect.
  *
  * @since 0.1.0
  */
@@ -8,7 +8,7 @@ import type { DeadLetterReason } from "../internal/session/models.ts"
 import * as Errors from "../WebSocketError.ts"
 
 /**
- * What `instanceof` needs of a class. Errors are made by the library alone.
+ * What `instanceof` needs of a class. Only the library makes errors.
  *
  * @since 0.1.0
  * @category models
@@ -18,7 +18,7 @@ export interface ErrorClass<A> {
   readonly prototype: A
 }
 
-/** Only the look of it: what it is called with is of no use outside. */
+/** Changes only the type, to hide the constructor's parameters. */
 const errorClass = <A>(given: { readonly prototype: A }): ErrorClass<A> => given as ErrorClass<A>
 
 interface Tagged<Tag extends string> extends Error {
@@ -26,8 +26,8 @@ interface Tagged<Tag extends string> extends Error {
 }
 
 /**
- * The queue's store failed, or refused a write of a stale owner (`fenced`). With `inDoubt`, it may have done what it was
- * asked all the same: who sends again should do so under the same `id`.
+ * The queue's store failed, or refused a stale owner's write (`fenced`). With `inDoubt`, the store may have done what
+ * it was asked anyway: to send again, use the same `id`.
  *
  * @since 0.1.0
  * @category errors
@@ -42,7 +42,7 @@ export interface MessageQueueError extends Tagged<"MessageQueueError"> {
 export const MessageQueueError: ErrorClass<MessageQueueError> = errorClass(Errors.MessageQueueError)
 
 /**
- * A bound of the queue was reached. Nothing was stored.
+ * The queue has reached one of its bounds. Nothing was stored.
  *
  * @since 0.1.0
  * @category errors
@@ -58,8 +58,8 @@ export interface QueueOverflowError extends Tagged<"QueueOverflowError"> {
 export const QueueOverflowError: ErrorClass<QueueOverflowError> = errorClass(Errors.QueueOverflowError)
 
 /**
- * An `id` was used with other content (`mismatch`), is being used right now (`inFlight`), there is no room for more
- * (`full`), or the store failed.
+ * An `id` was used with other content (`mismatch`), a send with it is under way (`inFlight`), there is no room for more
+ * ids (`full`), or the store failed.
  *
  * @since 0.1.0
  * @category errors
@@ -75,7 +75,7 @@ export interface DeduplicationError extends Tagged<"DeduplicationError"> {
 export const DeduplicationError: ErrorClass<DeduplicationError> = errorClass(Errors.DeduplicationError)
 
 /**
- * A circuit does not admit the call now.
+ * A circuit does not let the call through now.
  *
  * @since 0.1.0
  * @category errors
@@ -90,7 +90,7 @@ export interface CircuitBreakerError extends Tagged<"CircuitBreakerError"> {
 export const CircuitBreakerError: ErrorClass<CircuitBreakerError> = errorClass(Errors.CircuitBreakerError)
 
 /**
- * Something did not happen in its time.
+ * Something took longer than its time limit.
  *
  * @since 0.1.0
  * @category errors
@@ -114,7 +114,7 @@ export interface ConnectionTimeoutError extends Tagged<"ConnectionTimeoutError">
 export const ConnectionTimeoutError: ErrorClass<ConnectionTimeoutError> = errorClass(Errors.ConnectionTimeoutError)
 
 /**
- * It is shut down, or about to be.
+ * The manager or client is shut down or shutting down.
  *
  * @since 0.1.0
  * @category errors
@@ -126,7 +126,7 @@ export interface ShutdownError extends Tagged<"ShutdownError"> {
 export const ShutdownError: ErrorClass<ShutdownError> = errorClass(Errors.ShutdownError)
 
 /**
- * This session never was, or has ended.
+ * The session never existed, or has ended.
  *
  * @since 0.1.0
  * @category errors
@@ -161,7 +161,7 @@ export interface HandshakeError extends Tagged<"HandshakeError"> {
   readonly reason: "unauthorized" | "forbidden" | "version" | "invalid" | "overloaded" | "draining" | "replaced"
   readonly detail: string
   readonly retryable: boolean
-  /** The bound that was reached, of a server that is full. */
+  /** The bound that was reached, if the server is full. */
   readonly bound?: number | undefined
 }
 /** @since 0.1.0 @category errors */
@@ -182,7 +182,7 @@ export interface ProtocolError extends Tagged<"ProtocolError"> {
 export const ProtocolError: ErrorClass<ProtocolError> = errorClass(Errors.ProtocolError)
 
 /**
- * A message can't be written as JSON, is too large, or `parse` refused it.
+ * A message can't be written as JSON, is too large, or was refused by `parse`.
  *
  * @since 0.1.0
  * @category errors
@@ -208,7 +208,7 @@ export interface TransportError extends Tagged<"TransportError"> {
   readonly detail: string
   /** The HTTP status that a dial was answered with. */
   readonly status?: number | undefined
-  /** How long the HTTP server asks to be left alone. */
+  /** How long the HTTP server asks to wait before another attempt. */
   readonly retryAfterMillis?: number | undefined
 }
 /** @since 0.1.0 @category errors */
@@ -241,7 +241,7 @@ export class ConfigError extends Error {
 }
 
 /**
- * Everything that this library rejects with, but for {@link ConfigError} and the reasons of signals.
+ * Everything that this library rejects with, except {@link ConfigError} and the reasons of signals.
  *
  * @since 0.1.0
  * @category errors

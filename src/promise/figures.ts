@@ -1,4 +1,4 @@
-/** The figures of the services in the words of `getStats`. */
+/** Turns the figures of the services into those that `getStats` returns. */
 import { Effect, Option } from "effect"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
 import type * as MessageQueue from "../MessageQueue.ts"
@@ -100,7 +100,7 @@ export const circuitChangeOf = ({ atMillis, from, key, reason, to }: CircuitBrea
   atMillis
 })
 
-/** All of a manager; `connections` says whether those of each session too. */
+/** All figures of a manager; `connections` says whether to include those of each session. */
 export const managerStats = Effect.fnUntraced(function*(options: {
   readonly server: ResilientServer<unknown, unknown>
   readonly breaker: CircuitBreaker.Interface

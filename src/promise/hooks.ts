@@ -1,4 +1,4 @@
-/** The user's functions, as manager and client call them: listeners, `fallbackSend`, `parse`, handlers and retries. */
+/** Calls the user's functions for manager and client: listeners, `fallbackSend`, `parse`, handlers and retries. */
 import { Duration, Effect, Exit, Schedule, type Schema } from "effect"
 import type { WebSocket } from "ws"
 import { defaultHandlerRetry } from "../internal/handle/unhandled.ts"
@@ -12,12 +12,12 @@ import type { DeadLetter, Receipt } from "./models.ts"
 import type { CommonOptions, Listeners, MessageContext, ReliableSendOptions, RetryOptions } from "./options.ts"
 import { asHandler, Reporter, type Run, runWith } from "./running.ts"
 
-/** What is told to whom. */
+/** The listeners and `fallbackSend` of one manager or client. */
 export class Hooks<Out, Events extends { readonly deadLetter: DeadLetter<unknown> }> {
   readonly reporter = new Reporter()
   readonly emitter: Emitter<Events>
   private readonly fallbackSend: CommonOptions<never, Out>["fallbackSend"]
-  /** Calls of `fallbackSend` that are not done: only counted, as one may never be. */
+  /** How many calls of `fallbackSend` are not done. Only counted, as one may never end. */
   private falling = 0
   private onSettled: () => void = () => {}
 
@@ -37,7 +37,7 @@ export class Hooks<Out, Events extends { readonly deadLetter: DeadLetter<unknown
     this.emitter.emit("deadLetter", letter)
   }
 
-  /** A message that was not critical, and did not go out. */
+  /** Called for a message that was skipped. */
   skipped(message: Out, session: string, messageId: string): void {
     this.fallBack({
       direction: "out",
@@ -52,7 +52,7 @@ export class Hooks<Out, Events extends { readonly deadLetter: DeadLetter<unknown
     })
   }
 
-  /** Waits for those calls of `fallbackSend` that are not done. */
+  /** Waits until all calls of `fallbackSend` are done. */
   settled(): Promise<void> {
     return new Promise((resolve) => {
       this.onSettled = resolve
@@ -75,7 +75,7 @@ export class Hooks<Out, Events extends { readonly deadLetter: DeadLetter<unknown
   }
 }
 
-/** What comes in is any JSON; `parse` looks at it. */
+/** Decodes any JSON, then calls `parse` with it. */
 export const incomingSchema = (parse: ((value: unknown) => unknown) | undefined): Schema.Codec<unknown, unknown> =>
   anyJson(
     parse === undefined ? Exit.succeed : (value) => {
@@ -90,7 +90,6 @@ export const incomingSchema = (parse: ((value: unknown) => unknown) | undefined)
     }
   )
 
-/** What goes out. */
 export const outgoingSchema = anyJson(Exit.succeed)
 
 export const retryOf = (options: RetryOptions | undefined): Schedule.Schedule<unknown, unknown> => {
@@ -102,7 +101,7 @@ export const retryOf = (options: RetryOptions | undefined): Schedule.Schedule<un
   return Schedule.upTo(pauses, { times: Check.count("handlerRetry.attempts", options.attempts, 5) - 1 })
 }
 
-/** Why a peer is turned away, of what the user's function threw: for good, unless it says otherwise. */
+/** The error for a peer when the user's function threw: final, unless what it threw has `retryable: true`. */
 export const turnedAway = (fault: unknown): HandshakeError => {
   if (fault instanceof HandshakeError) return fault
   const retryable = typeof fault === "object" && fault !== null && "retryable" in fault && fault.retryable === true
@@ -113,10 +112,10 @@ export const turnedAway = (fault: unknown): HandshakeError => {
   })
 }
 
-/** How a handler answers. */
+/** Sends a handler's reply. */
 type Reply<Out> = (message: Out, options: ReliableSendOptions | undefined, run: Run) => Promise<Receipt>
 
-/** Calls a user's function, and ends when its promise does. One that returns nothing to wait for costs no promise. */
+/** Calls a user's function, and ends when its promise does. A function that returns none costs no promise. */
 export const calling = (call: () => unknown, onInterrupt: () => void = () => {}): Effect.Effect<void, unknown> =>
   Effect.suspend(() => {
     let result: unknown
@@ -167,7 +166,7 @@ class HandlerContext<In, Out> implements MessageContext<Out> {
     this.reply = reply
   }
 
-  /** Made when somebody looks at it. */
+  /** Made on first use, as most handlers never look at it. */
   get signal(): AbortSignal {
     this.controller ??= new AbortController()
     if (this.isOver) this.abort()
@@ -180,5 +179,5 @@ class HandlerContext<In, Out> implements MessageContext<Out> {
   }
 }
 
-/** In ms, of what has been checked. */
+/** In ms. The input must have been checked. */
 export const toMillis = (input: Duration.Input): number => Duration.toMillis(Duration.fromInputUnsafe(input))

@@ -1,6 +1,6 @@
 /**
- * The entry `resilient-websocket/promise`: the library for programs without Effect. Promises, plain values, functions
- * and events, on the same services.
+ * The entry `resilient-websocket/promise`: the library for programs without Effect. It offers promises, plain values,
+ * functions and events, on the same services.
  *
  * @since 0.1.0
  */

@@ -9,7 +9,7 @@ import type { Duration, ManagerEvents, Waiting } from "./models.ts"
 import type { CommonOptions, Listeners, MessageContext } from "./options.ts"
 
 /**
- * Where a manager keeps its sessions and queues, and with that what it survives; docs/stores.md has the settings.
+ * Where a manager keeps its sessions and queues, which decides what they survive. docs/stores.md explains the settings.
  *
  * @since 0.1.0
  * @category options
@@ -17,7 +17,9 @@ import type { CommonOptions, Listeners, MessageContext } from "./options.ts"
 export type Store =
   /** In this process. */
   | { readonly type: "memory" }
-  /** In a file: survives the process. `full` waits for the disk at each commit, `normal` (the default) does not. */
+  /**
+   * In a file, which outlives the process. `full` waits for the disk at each commit, `normal` (the default) doesn't.
+   */
   | {
     readonly type: "sqlite"
     readonly filename: string
@@ -45,9 +47,9 @@ export type Store =
   }
 
 /**
- * A store's module, such as `RedisStore` of `resilient-websocket/redis`. A store that needs a package is loaded when it
- * is asked for, and by a way that no bundler sees, since most programs don't have that package: so a bundle has to be
- * given it.
+ * A store's module, such as `RedisStore` of `resilient-websocket/redis`. A store that needs a package is loaded only
+ * when it is used, and hidden from bundlers, as most programs don't have that package. So a bundled program must pass
+ * the module.
  *
  * @since 0.1.0
  * @category models
@@ -57,30 +59,30 @@ export interface StoreModule {
 }
 
 /**
- * How much one socket may send before it is not read for a while.
+ * How much one socket may send before the manager pauses reading it.
  *
  * @since 0.1.0
  * @category options
  */
 export interface RateLimit {
-  /** WebSocket messages, pings and pongs a second; a frame of the protocol carries many messages. Default 10,000. */
+  /** WebSocket messages, pings and pongs a second. A frame of the protocol carries many messages. Default 10,000. */
   readonly framesPerSecond?: number | undefined
   /** Their bytes a second. Default 256 MiB. */
   readonly bytesPerSecond?: number | undefined
-  /** How much may come at once: what the rates allow in this time. Default 2 seconds. */
+  /** How much may come at once, as the time in which the rates allow it. Default 2 seconds. */
   readonly burst?: Duration | undefined
 }
 
 /**
- * What the `authenticate` of a manager is told.
+ * What a manager's `authenticate` gets.
  *
  * @since 0.1.0
  * @category models
  */
 export interface Handshake {
   /**
-   * The client's `token`, else that of `Authorization: Bearer` or of the query `?token=` of the `request`. It is not shown
-   * when the handshake is logged; `url` and `headers` are, as they came.
+   * The client's `token`, else the one in the `request`, from `Authorization: Bearer` or the query `?token=`. Logging
+   * the handshake does not show this property, but it shows `url` and `headers` as they came.
    */
   readonly token: string | undefined
   /** The session that the peer wants to resume. */
@@ -92,17 +94,17 @@ export interface Handshake {
 }
 
 /**
- * What the `authenticate` of a manager says.
+ * What a manager's `authenticate` returns.
  *
  * @since 0.1.0
  * @category models
  */
 export interface Identity {
-  /** The session of this peer. Default: its own from before, or a new one. */
+  /** The peer's session. Default: the one that it had before, or a new one. */
   readonly session?: string | undefined
-  /** Who it is: a session can only be resumed by the principal that created it. */
+  /** Who the peer is. Only the principal that created a session can resume it. */
   readonly principal?: string | undefined
-  /** There is none, and so no session that is overlooked: it is called `session`. */
+  /** Does not exist, so that the compiler reports it: the property is called `session`. */
   readonly sessionId?: never
 }
 
@@ -113,7 +115,7 @@ export interface Identity {
  * @category models
  */
 export interface Newcomer {
-  /** Who it is; undefined before it is known, and of whom nobody knows. */
+  /** Who the peer is; undefined before that is known, and for strangers. */
   readonly principal: string | undefined
   /** Path and query of the `request`, if one was given. */
   readonly url: string
@@ -131,71 +133,70 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
   /** Where sessions and queues are kept. Default `{ type: "memory" }`. */
   readonly store?: Store | undefined
   /**
-   * Handles a message; it is acknowledged when this has returned, or its promise resolved. One at a time a session. By
-   * default, plain sockets are left to whoever reads them, and messages of peers that speak the protocol go back to
-   * them as dead letters.
+   * Handles messages, one at a time for each session. A message is acknowledged when this has returned or its promise
+   * has resolved. By default, the program reads plain sockets itself, and messages of peers that speak the protocol go
+   * back to them as dead letters.
    */
   readonly onMessage?: ((message: In, context: MessageContext<Out>) => unknown) | undefined
   /**
-   * Asked who a peer is that speaks the protocol and was registered without a `sessionId`; again, when it renews its
-   * token. It may name the session, the principal to whom it belongs from then on, both, or neither. What it throws turns
-   * the peer away, for good and as `unauthorized`; or, if it has `retryable: true`, to come back later. Default: anybody,
-   * each with a session of its own.
+   * Says who a peer is that speaks the protocol and was registered without a `sessionId`. Called again when the peer
+   * renews its token. May return the session, the principal that owns it from then on, both, or neither. If this
+   * throws, the peer is turned away for good as `unauthorized`; if the error has `retryable: true`, it may come back
+   * later. Default: anybody, each with a session of its own.
    */
   readonly authenticate?:
     | ((handshake: Handshake) => Identity | Promise<Identity>)
     | undefined
-  /** Listeners from the very start. Default none. */
+  /** Listeners that get events from the very start. Default none. */
   readonly on?: Listeners<ManagerEvents<In, Out>> | undefined
   /**
-   * Gives every message that `send` is given without an `id` the one that `getMessageId` says: its own `id`, or a hash of
-   * its content. Then the same content twice within `messageIdTtl` is sent once. Default false.
+   * Gives every message sent without an `id` the one that `getMessageId` returns: its own `id`, or a hash of its
+   * content. Then the same content sent twice within `messageIdTtl` goes out once. Default false.
    */
   readonly deduplicate?: boolean | undefined
   /** How long a session is kept after its socket is lost. Default 10 minutes. */
   readonly retention?: Duration | undefined
   /**
-   * How long the session of a stranger is kept after its socket is lost, if it has never sent anything and nothing was ever
-   * sent to it; neither a principal nor a session was named. Default 60 s.
+   * How long a stranger's session is kept after its socket is lost: one that has never sent or been sent anything, and
+   * for which neither a principal nor a session was named. Default 60 s.
    */
   readonly strangerRetention?: Duration | undefined
   /**
    * Says which share a peer belongs to. Each share has a part of `maxHandshakes`, `maxSessions`, `maxTotalMessages` and
-   * `maxTotalBytes`, so that peers with little are not refused because others have much. It is asked when a peer comes, and
+   * `maxTotalBytes`, so that peers with little are not refused because others have much. Called when a peer comes, and
    * again when its principal is known. Behind a proxy, return what stands for the address.
-   * Default: the principal, else the address of the `request`, of IPv6 its first 64 bits.
+   * Default: the principal, else the address of the `request` (for IPv6, its first 64 bits).
    */
   readonly shareOf?: ((newcomer: Newcomer) => string | undefined) | undefined
   /**
-   * Sessions at most. For a new one beyond it, one of the share that has the most gives way: of a stranger who never said
+   * The most sessions. For one more, a session of the share that has the most gives way: a stranger's that never said
    * anything, else one without a connection. Default 100,000.
    */
   readonly maxSessions?: number | undefined
-  /** How long a plain socket may be silent, pings answered included. Default 120 s. */
+  /** How long a plain socket may be silent. An answer to a ping counts as a sign of life. Default 120 s. */
   readonly connectionTimeout?: Duration | undefined
-  /** Time for a handshake, of a socket that speaks the protocol. Default 10 s. */
+  /** Time for the handshake of a socket that speaks the protocol. Default 10 s. */
   readonly handshakeTimeout?: Duration | undefined
   /**
-   * Handshakes under way at most. For one more, the longest of the share that has the most is turned away, if that has
-   * more than the newcomer's. Default 10,000.
+   * The most handshakes at once. For one more, the oldest of the share that has the most is turned away, if that share
+   * has more than the newcomer's. Default 10,000.
    */
   readonly maxHandshakes?: number | undefined
   /**
-   * How much one socket may send, of any kind, before it is not read for a while. Default 10,000 frames and 256 MiB a
-   * second, and what that allows in 2 seconds at once.
+   * How much one socket of any kind may send before the manager pauses reading it. Default 10,000 frames and 256 MiB a
+   * second, with bursts of 2 seconds' worth.
    */
   readonly rateLimit?: RateLimit | "none" | undefined
   /**
-   * Which pages' sockets are registered, by the `Origin` in the `request` that is handed over with them; the list, or
-   * function, that the `ws` server is given with `webSocketServerOptions`. Default `"own"`: pages of the host and port
-   * that they connect to.
+   * Which pages' sockets may be registered, by the `Origin` of the `request` that you pass with them. Use the same list
+   * or function as in `webSocketServerOptions`. Default `"own"`: pages of the host and port that they connect to.
    */
   readonly allowedOrigins?: AllowedOrigins | undefined
-  /** Over which time clients spread their reconnects when told to leave. Default 5 s. */
+  /** The time over which clients spread their reconnects when told to leave. Default 5 s. */
   readonly reconnectJitter?: Duration | undefined
   /**
-   * What a plain socket that is registered without a session id is told first, so that it can come back with it; `false`
-   * for nothing. Default: `{ type: "session", sessionId }`.
+   * The first message to a plain socket that is registered without a session id, so that it can come back with the id;
+   * `false` for none. Default: `{ type: "session", sessionId }`.
    */
   readonly sessionMessage?: false | ((sessionId: string) => unknown) | undefined
 }
@@ -208,11 +209,12 @@ export interface ManagerOptions<In, Out> extends CommonOptions<In, Out> {
  */
 export interface RegisterOptions extends Waiting {
   /**
-   * Whose socket it is. A socket with the same id belongs to the same peer, and is sent what waits. Take the id from your
-   * authentication: anybody who can choose it can read another peer's messages. At most 256 characters. Pass a promise if
-   * the id has to be looked up: the socket is taken over at once, and what it says meanwhile is not lost. A promise that
-   * rejects turns the peer away, as a throwing `authenticate` does, and it has as long (`handshakeTimeout`). Default: what
-   * `authenticate` says, or the peer has from before, or a new random one, which the peer is told.
+   * Whose socket this is. Sockets with the same id belong to the same peer; a new one gets the messages that wait. Take
+   * the id from your authentication: anybody who can choose it can read another peer's messages. At most 256
+   * characters. If you have to look the id up, pass a promise: the socket is taken over at once, and nothing that it
+   * says meanwhile is lost. A promise that rejects turns the peer away, as a throwing `authenticate` does; it has the
+   * same time limit (`handshakeTimeout`). Default: what `authenticate` returns, or the id that the peer had before, or
+   * a new random one, which the peer is told.
    */
   readonly sessionId?: string | null | PromiseLike<string | null | undefined> | undefined
   /** The request that was upgraded, for `authenticate`. Default none. */
@@ -227,13 +229,16 @@ export interface RegisterOptions extends Waiting {
  */
 export interface SendOptions extends Waiting {
   /**
-   * Keeps the message until it is handled. Else it goes out now, or is skipped; in no order to critical ones, which it may
-   * overtake. Default false.
+   * Whether to keep the message until it is handled. Otherwise it goes out now or is skipped, and it may overtake
+   * critical ones. Default false.
    */
   readonly critical?: boolean | undefined
-  /** Within `messageIdTtl` a second send to the session with this id is not sent again. At most 256 characters. Default none. */
+  /**
+   * A second send to the session with this id, within `messageIdTtl`, is not sent again. At most 256 characters.
+   * Default none.
+   */
   readonly id?: string | undefined
-  /** How long a critical message may wait to be sent; others don't wait. Default: the manager's `ttl`. */
+  /** How long a critical message may wait to be sent. Others don't wait. Default: the manager's `ttl`. */
   readonly ttl?: Duration | undefined
 }
 
@@ -244,11 +249,11 @@ export interface SendOptions extends Waiting {
  * @category options
  */
 export interface BroadcastOptions extends Waiting {
-  /** To which sessions. Default: to all that the manager has. */
+  /** The sessions to send to. Default: all that the manager has. */
   readonly sessions?: Iterable<string> | undefined
   /**
-   * To the sessions of this principal that are connected, at whatever server, or if none is, to the one that was there
-   * last; beside `sessions`. Where there is none, the message is for nobody: `accepted` is 0.
+   * Sends also to the sessions of this principal that are connected, at any server, or if none is, to the one that was
+   * connected last. If it has no session, the message is for nobody: `accepted` is 0.
    */
   readonly principal?: string | undefined
   /** How long the message may wait to be sent. Default: the manager's `ttl`. */
@@ -262,11 +267,11 @@ export interface BroadcastOptions extends Waiting {
  * @category options
  */
 export interface GracefulShutdownOptions {
-  /** Time for all of it, of which 70 % may be spent flushing. Default: the manager's `shutdownTimeout`. */
+  /** Time for the shutdown, of which 70 % may be spent flushing. Default: the manager's `shutdownTimeout`. */
   readonly timeout?: Duration | undefined
-  /** Whether to wait until what is queued for those who are connected is handled. Default true. */
+  /** Whether to wait until what is queued for connected peers is handled. Default true. */
   readonly flushPending?: boolean | undefined
-  /** Whether to close the sockets; else they stay open, and are yours again. Default true. */
+  /** Whether to close the sockets. Otherwise they stay open, and are yours again. Default true. */
   readonly closeConnections?: boolean | undefined
 }
 
@@ -277,6 +282,9 @@ export interface GracefulShutdownOptions {
  * @category options
  */
 export interface StatsOptions {
-  /** Whether to have the figures of each session. There may be very many, and ids that the manager made are secrets. Default true. */
+  /**
+   * Whether to include the figures of each session. There may be very many, and ids that the manager made are secrets.
+   * Default true.
+   */
   readonly connections?: boolean | undefined
 }

@@ -1,4 +1,4 @@
-/** The server behind a manager: the user's functions as its hooks. */
+/** Makes the server behind a manager, with the user's functions as its hooks. */
 import { Context, Effect, Layer, Redacted, Schedule } from "effect"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
 import { pick } from "../internal/kit/options.ts"
@@ -19,10 +19,10 @@ export class Server extends Context.Service<Server, ResilientServer.ResilientSer
   "resilient-websocket/promise/Server"
 ) {}
 
-/** All sockets are registered. */
+/** A manager has no transport of its own, as all its sockets are registered. */
 export const acceptsNothing = Layer.succeed(TransportServer, { listen: () => Effect.succeed({ host: "", port: 0 }) })
 
-/** What a peer says of itself. Shown, logged or copied, it has no token: that is there only for who asks for it. */
+/** What a peer says about itself. Logging or copying it does not reveal the token, which only the getter returns. */
 class ShownHandshake implements Handshake {
   readonly session: string | undefined
   readonly url: string
@@ -43,7 +43,7 @@ class ShownHandshake implements Handshake {
   }
 }
 
-/** What the user's function says of a peer. One that throws turns it away. */
+/** Asks the user's function who a peer is. If it throws, the peer is turned away. */
 const identityOf = (
   authenticate: NonNullable<ManagerOptions<never, never>["authenticate"]>,
   handshake: ResilientServer.Handshake
@@ -53,7 +53,7 @@ const identityOf = (
     catch: turnedAway
   })
 
-/** A server that reads the sockets it is given, and calls the user's functions. */
+/** Makes a server that reads the sockets it is given, and calls the user's functions. */
 export const makeServer = Effect.fnUntraced(function*<In, Out>(
   options: ManagerOptions<In, Out>,
   hooks: Hooks<Out, ManagerEvents<In, Out>>,
@@ -66,11 +66,11 @@ export const makeServer = Effect.fnUntraced(function*<In, Out>(
     ...pick(options, contractServer),
     incoming: incomingSchema(options.parse),
     outgoing: outgoingSchema,
-    // Plain sockets are not read then: see `Sockets`.
+    // Without `onMessage`, plain sockets are not read: see `Sockets`.
     onMessage: (_, { incoming, server }) =>
       onMessage === undefined ? Effect.fail(new Error("nobody handles messages here: there is no onMessage")) : handle(
         onMessage,
-        incoming as Message.Incoming<In>, // so says `parse`, or the user
+        incoming as Message.Incoming<In>, // as `parse` or the user says
         sockets.current(incoming.session),
         (message: Out, replyOptions, run) =>
           sending(

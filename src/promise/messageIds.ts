@@ -1,8 +1,8 @@
-/** The ids that messages are deduplicated under when nobody gives them one. */
+/** The ids by which messages are deduplicated if the caller gives none. */
 import { isId } from "../core/Text.ts"
 import { contentKey } from "../Deduplicator.ts"
 
-/** A message's own `id`, or else a hash of its content. Throws a `TypeError` for what is no JSON. */
+/** A message's own `id`, or else a hash of its content. Throws a `TypeError` if the message is not JSON. */
 export const messageIdOf = (message: unknown): string => {
   if (typeof message === "object" && message !== null && "id" in message) {
     const { id } = message
@@ -12,7 +12,7 @@ export const messageIdOf = (message: unknown): string => {
   return contentKey(String(JSON.stringify(message)))
 }
 
-/** None of what is no JSON: sending it says what is wrong. */
+/** Undefined if the message is not JSON: the send then reports what is wrong. */
 export const idIfAny = (message: unknown): string | undefined => {
   try {
     return messageIdOf(message)

@@ -1,5 +1,5 @@
 /**
- * What goes in and out of the promise face: durations, receipts, events, figures. Types alone, without Effect.
+ * The types that go in and out of the promise face: durations, receipts, events and figures, all without Effect.
  *
  * @since 0.1.0
  */
@@ -23,7 +23,7 @@ export type {
 } from "../internal/session/models.ts"
 
 /**
- * A number of milliseconds, or the same in words: `"5 seconds"`, `"1 hour"`. `Infinity` for ever.
+ * A number of milliseconds, or words: `"5 seconds"`, `"1 hour"`. `Infinity` means for ever.
  *
  * @since 0.1.0
  * @category models
@@ -33,7 +33,7 @@ export type Duration = number | `${number} ${DurationUnit}`
 type DurationUnit = "millis" | `${"second" | "minute" | "hour" | "day" | "week"}${"" | "s"}`
 
 /**
- * For calls that may wait.
+ * The options of every call that may wait.
  *
  * @since 0.1.0
  * @category models
@@ -47,14 +47,14 @@ interface ReceiptBase {
   readonly session: string
   readonly messageId: string
   /**
-   * Resolves when the other side's handler has succeeded; rejects with a `DeadLetterError` if it never will, or if nobody
-   * will know, as of a volatile message. Nothing is rejected unless it is called.
+   * Resolves when the other side's handler has succeeded. Rejects with a `DeadLetterError` if it never will, or if
+   * nobody will know, as with a volatile message. If you don't call it, nothing rejects.
    */
   readonly handled: (options?: Waiting) => Promise<void>
 }
 
 /**
- * What became of a send, at once: it goes out now, it waits, it was sent before, or it was not taken.
+ * What became of a send, known at once: the message goes out now, it waits, it was sent before, or it was not taken.
  *
  * @since 0.1.0
  * @category models
@@ -62,7 +62,7 @@ interface ReceiptBase {
 export type Receipt =
   | (ReceiptBase & { readonly _tag: "Sent" })
   | (ReceiptBase & { readonly _tag: "Queued"; readonly reason: QueuedReason })
-  /** `messageId`, `handled` and `firstAtMillis` are of the first send. */
+  /** `messageId`, `handled` and `firstAtMillis` are those of the first send. */
   | (ReceiptBase & { readonly _tag: "Duplicate"; readonly firstAtMillis: number })
   | (ReceiptBase & { readonly _tag: "Skipped"; readonly reason: SkippedReason })
 
@@ -75,7 +75,7 @@ export type Receipt =
 export type ConnectionEvent = Models.ConnectionEvent<WebSocketError>
 
 /**
- * Whether a client is connected, and if not, why and what next.
+ * Whether a client is connected, and if not, why, and what comes next.
  *
  * @since 0.1.0
  * @category models
@@ -83,7 +83,7 @@ export type ConnectionEvent = Models.ConnectionEvent<WebSocketError>
 export type ConnectionState = Models.ConnectionState<WebSocketError>
 
 /**
- * A circuit changed its state.
+ * A change of a circuit's state.
  *
  * @since 0.1.0
  * @category models
@@ -91,7 +91,7 @@ export type ConnectionState = Models.ConnectionState<WebSocketError>
 export interface CircuitChange {
   /** `session:…` or `endpoint:…`. */
   readonly circuit: string
-  /** Whose circuit it is, when it is a session's. */
+  /** The session, if it is a session's circuit. */
   readonly session: string | undefined
   readonly from: CircuitState["_tag"]
   readonly to: CircuitState["_tag"]
@@ -100,7 +100,7 @@ export interface CircuitChange {
 }
 
 /**
- * What a manager tells: by event, what its listeners are given.
+ * The events of a manager, each with what its listeners get.
  *
  * @since 0.1.0
  * @category models
@@ -108,17 +108,17 @@ export interface CircuitChange {
 export interface ManagerEvents<In, Out> {
   /** A message was given up, in either direction. */
   readonly deadLetter: DeadLetter<In | Out>
-  /** A session was connected or disconnected, or has ended. */
+  /** A session has connected, disconnected or ended. */
   readonly stateChange: ConnectionEvent
   readonly circuitChange: CircuitChange
   /** A socket could not be registered, and was closed. `error` says why. */
   readonly refused: { readonly ws: WebSocket; readonly error: unknown }
-  /** Background work failed again and again, and the manager has shut itself down. */
+  /** Background work failed too often, and the manager has shut itself down. */
   readonly failure: unknown
 }
 
 /**
- * What a client tells: by event, what its listeners are given.
+ * The events of a client, each with what its listeners get.
  *
  * @since 0.1.0
  * @category models
@@ -131,26 +131,26 @@ export interface ClientEvents<In, Out> {
 }
 
 /**
- * One session, in the words of `getStats`.
+ * The figures of one session, as `getStats` returns them.
  *
  * @since 0.1.0
  * @category models
  */
 export interface ConnectionStats {
   readonly isConnected: boolean
-  /** Connections in a row that failed. */
+  /** How many connections have failed in a row. */
   readonly retryCount: number
   readonly queueSize: number
   readonly queueBytes: number
-  /** When the peer was heard last, in ms since the epoch; undefined where it never was. */
+  /** When the peer was last heard from, in ms since the epoch; undefined if never. */
   readonly lastActivity: number | undefined
-  /** Whether it is away, and has been silent for longer than the connection timeout; at a client, whether it was lost. */
+  /** Whether it is away and has been silent for longer than `connectionTimeout`; at a client, whether it was lost. */
   readonly isTimeout: boolean
   readonly circuit: SessionStats["circuit"]
 }
 
 /**
- * Figures about messages and connections since the start, and what is there now. Times in ms.
+ * Figures about messages and connections, since the start and now. Times are in ms.
  *
  * @since 0.1.0
  * @category models
@@ -169,11 +169,11 @@ export interface Metrics {
   }
   readonly messages: {
     readonly sent: number
-    /** That could not go out at once. */
+    /** Messages that could not go out at once. */
     readonly queued: number
     readonly acknowledged: number
     readonly redelivered: number
-    /** Given up other than by their TTL, or skipped. */
+    /** Given up for another reason than their TTL, or skipped. */
     readonly failed: number
     readonly expired: number
     readonly deduplicated: number
@@ -183,21 +183,21 @@ export interface Metrics {
   readonly queue: {
     readonly currentSize: number
     readonly currentBytes: number
-    /** The most there was at once, as seen about once a second. */
+    /** The most messages at once, sampled about once a second. */
     readonly maxSize: number
     readonly overflows: number
   }
-  /** Of handlers. */
+  /** Retries of handlers; at a client, of dials too. */
   readonly retry: {
     readonly attempts: number
     readonly successes: number
     readonly failures: number
-    /** Of those that have ended, from 0 to 1; 0 when there are none. */
+    /** The share of successes among those that have ended, from 0 to 1; 0 if there are none. */
     readonly successRate: number
   }
   readonly circuitBreaker: { readonly opens: number; readonly halfOpens: number; readonly closes: number }
   readonly latency: {
-    /** From `send` to the first writing, sampled. */
+    /** From `send` to the first write, sampled. */
     readonly averageSendMillis: number
     /** From `send` to the acknowledgement as handled, sampled. */
     readonly averageHandledMillis: number
@@ -209,7 +209,7 @@ export interface Metrics {
 }
 
 /**
- * How the circuits are.
+ * The state of all circuits.
  *
  * @since 0.1.0
  * @category models
@@ -220,7 +220,7 @@ export interface CircuitBreakerStats {
   readonly circuits: number
   readonly open: number
   readonly halfOpen: number
-  /** The policy of sessions. */
+  /** The policy of sessions' circuits. */
   readonly config: Policy
 }
 
@@ -236,7 +236,7 @@ export interface ManagerStats {
   readonly connected: number
   readonly disconnected: number
   readonly totalQueuedMessages: number
-  /** By session; empty when it was left out. */
+  /** By session; empty with `connections: false`. */
   readonly connections: Readonly<Record<string, ConnectionStats>>
   readonly metrics: Metrics
   readonly circuitBreaker: CircuitBreakerStats
@@ -255,8 +255,8 @@ export interface ClientStats {
 }
 
 /**
- * What became of a broadcast: how many outboxes have it, how many full ones did not take it (the policy `dropNewest`),
- * and which could not.
+ * What became of a broadcast: how many outboxes have it, how many full ones skipped it (by the policy `dropNewest`),
+ * and which sessions failed.
  *
  * @since 0.1.0
  * @category models

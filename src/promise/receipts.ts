@@ -1,13 +1,13 @@
-/** Receipts of the services, for programs without Effect. */
+/** Turns receipts of the services into those for programs without Effect. */
 import { identity } from "effect"
 import type * as Message from "../Message.ts"
 import type { Receipt, Waiting } from "./models.ts"
 import type { Run } from "./running.ts"
 import { checkOptions, waiting } from "./shapes.ts"
 
-export const receiptOf = (receipt: Message.Receipt, run: Run): Receipt => new Told(receipt, run) as Receipt // by its tag
+export const receiptOf = (receipt: Message.Receipt, run: Run): Receipt => new Told(receipt, run) as Receipt // by `_tag`
 
-/** There is one for each message that is sent: what it can tell is worked out when it is asked. */
+/** One is made for each message sent, so it works things out only when asked. */
 class Told {
   readonly _tag: Receipt["_tag"]
   readonly session: string
@@ -29,7 +29,7 @@ class Told {
     return this.#receipt.messageId
   }
 
-  /** A getter, so that it can be taken from the receipt. */
+  /** A getter, so that the function can be detached from the receipt. */
   get handled(): Receipt["handled"] {
     return async (options?: Waiting) => {
       checkOptions(options, waiting)
@@ -38,5 +38,5 @@ class Told {
   }
 }
 
-/** Whether the message goes out, or a first one like it did. */
+/** Whether the message goes out now, or one with its id was sent before. */
 export const isOut = ({ _tag }: Message.Receipt): boolean => _tag === "Sent" || _tag === "Duplicate"

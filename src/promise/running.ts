@@ -1,6 +1,6 @@
 /**
- * Effects to promises: the runtime, failures as they are, aborts. They run on the services of one `ManagedRuntime`, and
- * an `AbortSignal` becomes an interrupt. This folder is the one place of the library that runs effects.
+ * Runs effects as promises: makes the runtime, throws failures as they are, and turns aborts into interrupts. All
+ * effects of a manager or client run on one `ManagedRuntime`. Only this folder of the library runs effects.
  */
 import {
   Cause,
@@ -24,19 +24,19 @@ import { guarded } from "./emitter.ts"
 import { ConfigError } from "./errors.ts"
 import type { CommonOptions, LogEntry } from "./options.ts"
 
-/** Resolves with what `map` makes of the effect's value: at once, when the effect is done at once. */
+/** Runs an effect, and resolves with `map` of its value. If the effect is done at once, `map` runs synchronously. */
 export type Run = <A, B>(effect: Effect.Effect<A, unknown>, map: (value: A) => B, signal?: AbortSignal) => Promise<B>
 
 /**
- * A loop that awaits what is done at once is one long row of microtasks, in which no socket is read or written: every so
- * many, the loop is made to let the others have a turn, as Effect does with a fiber.
+ * After this many effects that were done at once, the caller waits for the next turn of the event loop. Otherwise, a
+ * loop of awaited sends would be one long row of microtasks, in which no socket is read or written.
  */
 const enoughAtOnce = 512
 
-/** The context of a user's handler, there and in what it awaits and starts. */
+/** The context of a user's handler, known in the handler and in everything that it awaits or starts. */
 const atWork = new AsyncLocalStorage<Context.Context<never>>()
 
-/** Calls a handler that runs in this context: what it sends, by whichever call, is known to be its. */
+/** Calls a handler in this context, so that whatever it sends, by any call, is known to be the handler's. */
 export const asHandler = <A>(context: Context.Context<never>, call: () => A): A => atWork.run(context, call)
 
 export const runWith = (services: Context.Context<never>): Run => {
@@ -62,7 +62,7 @@ export const runWith = (services: Context.Context<never>): Run => {
     return new Promise((resolve) => {
       const abort = () => fiber.interruptUnsafe()
       signal?.addEventListener("abort", abort, { once: true })
-      if (signal?.aborted === true) abort() // by what the call itself did
+      if (signal?.aborted === true) abort() // the effect itself may have aborted it
       fiber.addObserver((exit) => {
         signal?.removeEventListener("abort", abort)
         resolve(settle(exit, map, signal))
@@ -75,9 +75,9 @@ let doneAtOnce = 0
 const inNextTurn = <A>(value: A): Promise<A> => new Promise((resolve) => setImmediate(resolve, value))
 
 /**
- * Effect's own scheduler, by another name: under its own, what was sent leaves in a microtask (`internal/signal.ts`), which
- * comes before the next line of who awaits the send, so that each message would have a frame, and a system call, of its own.
- * Under this one it leaves with all that was sent in the same turn of the event loop.
+ * Wraps Effect's scheduler, so that messages leave with all others sent in the same turn of the event loop. Under
+ * Effect's own class they leave in a microtask (`internal/kit/signal.ts`), before the code that awaits the send goes
+ * on, so that each message would need a frame and a system call of its own.
  */
 class TurnScheduler implements Scheduler.Scheduler {
   private readonly scheduler = new Scheduler.MixedScheduler()
@@ -92,14 +92,14 @@ class TurnScheduler implements Scheduler.Scheduler {
   }
 }
 
-/** Runs what is done at once. */
+/** Runs a synchronous effect. */
 export const runSync = <A>(effect: Effect.Effect<A, unknown>): A => {
   const exit = Effect.runSyncExit(effect)
   if (Exit.isSuccess(exit)) return exit.value
   throw faultOf(exit.cause, undefined)
 }
 
-/** Says what a user's function did that it should not, in the log. Does not throw. */
+/** Logs what a user's function did wrong. Does not throw. */
 export class Reporter {
   services: Context.Context<never> = Context.empty()
 
@@ -111,11 +111,11 @@ export class Reporter {
 export interface Running<R> {
   readonly services: Context.Context<R>
   readonly run: Run
-  /** Releases everything; is done with waiting for that after `millis`. */
+  /** Releases everything, but waits for that no longer than `millis`. */
   readonly dispose: (millis: number) => Promise<void>
 }
 
-/** Builds the services of a layer. What can't be built is thrown as a typed error, and nothing is left behind. */
+/** Builds the services of a layer. If that fails, throws a typed error and leaves nothing behind. */
 export const start = async <R, E>(
   layer: Layer.Layer<R, E>,
   { log, logLevel }: Pick<CommonOptions<never, never>, "log" | "logLevel">,
@@ -142,10 +142,10 @@ export const start = async <R, E>(
   }
 }
 
-/** What `fallbackSend`, and a store that is closed, are given at least, in ms. */
+/** The least time that `fallbackSend`, and closing the store, get at a shutdown, in ms. */
 export const leastEndMillis = 1_000
 
-/** After a shutdown that had `leftMillis` left: waits for what the user's functions still do, and releases everything. */
+/** Waits for the user's functions after a shutdown that had `leftMillis` left, and releases everything. */
 export const finish = async (
   running: Pick<Running<never>, "dispose">,
   settled: Promise<void>,
@@ -155,7 +155,6 @@ export const finish = async (
   await running.dispose(leastEndMillis)
 }
 
-/** Waits for it, but no longer than `millis`. */
 const atMost = (promise: Promise<unknown>, millis: number): Promise<void> => {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<void>((resolve) => {
@@ -170,11 +169,11 @@ const settle = <A, B>(
   signal: AbortSignal | undefined
 ): Promise<B> => Exit.isSuccess(exit) ? Promise.resolve(map(exit.value)) : Promise.reject(faultOf(exit.cause, signal))
 
-/** What is thrown for a cause: the failure itself; or the signal's reason, if it was that which ended the effect. */
+/** What to throw for a cause: the signal's reason if the signal ended the effect, otherwise the failure itself. */
 const faultOf = (cause: Cause.Cause<unknown>, signal: AbortSignal | undefined): unknown =>
   signal?.aborted === true && Cause.hasInterruptsOnly(cause) ? signal.reason : typed(Cause.squash(cause))
 
-/** Errors of ours as they are, wrong options as one, and what a database's client says at the start as its store's. */
+/** Turns Effect's config errors into ours, and errors of a database's client into a `MessageQueueError`. */
 const typed = (error: unknown): unknown => {
   if (error instanceof Config.ConfigError) {
     return new ConfigError(error.cause.message, { cause: error })
@@ -197,5 +196,5 @@ const loggerOf = (log: (entry: LogEntry) => void) =>
       cause: cause.reasons.length === 0 ? undefined : Cause.pretty(cause),
       at: date
     }
-    void guarded(() => log(entry), () => {}) // there is nobody to tell
+    void guarded(() => log(entry), () => {}) // a failing logger can't be logged
   })

@@ -1,4 +1,4 @@
-/** The options of sends, checked with each send that has any. So they are checked by name and at next to no cost. */
+/** Checks the options of sends. It runs at each send that has any, so it checks by name, at almost no cost. */
 import * as Check from "../internal/kit/options.ts"
 import { payloadError } from "../internal/send/payload.ts"
 import type * as Message from "../Message.ts"
@@ -22,7 +22,7 @@ interface Given extends Waiting {
   readonly critical?: boolean | undefined
 }
 
-/** What is wrong with options, but for what the send itself looks at. */
+/** What is wrong with the options, except for those that the send itself checks. */
 export const faultOf = (
   options: Given | undefined,
   names: Readonly<Record<string, true>>
@@ -36,7 +36,7 @@ export const faultOf = (
   return payloadError("", "option critical must be true or false")
 }
 
-/** A send that is reliable unless it is volatile: a client's, or a handler's reply. */
+/** Checks the options of a client's send or a handler's reply, then sends. */
 export const sending = <A>(
   options: ReliableSendOptions | undefined,
   send: (options: Message.SendOptions | undefined, signal: AbortSignal | undefined) => Promise<A>

@@ -1,14 +1,14 @@
-/** What a `ws` server is given whose sockets are registered. */
+/** The options of a `ws` server whose sockets are registered with a manager. */
 import { OptionError } from "../internal/kit/options.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
 import type { OwnServerOptions, WebSocketServerOptions } from "../node/ownServers.ts"
 import { ConfigError } from "./errors.ts"
 
 /**
- * Options for the `WebSocketServer` whose sockets a manager is given: the subprotocol `resilient.v1` is chosen wherever it
- * stands among those offered, frames are bounded by `maxPayloadBytes` (default 1 MiB, as in the manager's options), pages
- * of other origins are answered with 403 (`allowedOrigins`, default `"own"`), nothing is compressed, and no socket's error
- * ends the process. Throws a `ConfigError` for options that can't be.
+ * Options for the `WebSocketServer` whose sockets a manager gets. With them, the subprotocol `resilient.v1` is chosen
+ * wherever it stands among those offered, `maxPayloadBytes` (default 1 MiB, as in the manager's options) limits frames,
+ * pages of other origins get a 403 (`allowedOrigins`, default `"own"`), nothing is compressed, and no socket's error
+ * ends the process. Throws a `ConfigError` for invalid options.
  *
  * **Example**
  *

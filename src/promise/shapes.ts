@@ -1,4 +1,4 @@
-/** Which options there are in the promise face, and what each may be. */
+/** The options of the promise face, and what each may be. */
 import * as Check from "../internal/kit/options.ts"
 import * as Shapes from "../internal/kit/shapes.ts"
 import * as Sides from "../internal/run/optionShapes.ts"
@@ -11,7 +11,7 @@ import type { BreakerOptions, CommonOptions, Listeners, QueueOptions, RetryOptio
 
 const { anything, bool, duration, either, func, headers, nested, nonEmpty, object, oneOf, text, whole } = Check
 
-/** Throws a `ConfigError` for options that can't be. */
+/** Throws a `ConfigError` for invalid options. */
 export const checkOptions = <A extends object>(options: A | undefined, shape: Check.Shape<NoInfer<A>>): void => {
   try {
     Check.check(options, shape)
@@ -30,7 +30,7 @@ const signal = either("an AbortSignal", isSignal)
 
 // --- events
 
-/** The names of events, each with its listener among the options. */
+/** The events of a manager, as the option `on` takes listeners for them. */
 export const managerEvents: Check.Shape<Listeners<ManagerEvents<never, never>>> = {
   deadLetter: func,
   stateChange: func,
@@ -77,7 +77,7 @@ type StoreShapes = {
 
 const type = oneOf<Store["type"]>("memory", "sqlite", "postgres", "redis")
 
-/** What each store may be given; docs/stores.md says what it means. */
+/** The options of each store, which docs/stores.md explains. */
 const stores: StoreShapes = {
   memory: { type },
   sqlite: { type, filename: nonEmpty, synchronous: oneOf("normal", "full"), tablePrefix: text },
@@ -87,14 +87,13 @@ const stores: StoreShapes = {
 
 const store = (name: string, value: unknown): void => {
   object(name, value)
-  const given = value as Store // it is an object, and what it has is looked at now
+  const given = value as Store // it is an object; its properties are checked below
   type(`${name}.type`, given.type)
   Check.check<object>(given, stores[given.type], `${name}.`)
 }
 
 const hooks = { onMessage: func }
 
-/** Of a manager. */
 export const manager: Check.Shape<ManagerOptions<never, never>> = {
   ...common,
   ...hooks,
@@ -115,7 +114,6 @@ export const manager: Check.Shape<ManagerOptions<never, never>> = {
   sessionMessage: either("false or a function", isFalse, isFunction)
 }
 
-/** Of a client. */
 export const client: Check.Shape<ClientOptions<never, never>> = {
   ...common,
   ...hooks,
@@ -133,7 +131,7 @@ export const client: Check.Shape<ClientOptions<never, never>> = {
 
 // --- calls
 
-/** The session's id is looked at apart, as it may be the peer's choice. */
+/** `Sockets` checks the session's id, as the peer may have chosen it: a wrong one is not the caller's mistake. */
 export const register: Check.Shape<RegisterOptions> = { signal, sessionId: anything, request: object }
 
 export const shutdown: Check.Shape<GracefulShutdownOptions> = {

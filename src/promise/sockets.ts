@@ -1,4 +1,4 @@
-/** The sockets that a manager was given: which session each belongs to, and the connection it is to the server. */
+/** The sockets that a manager was given: the session of each, and its connection as the server sees it. */
 import { Effect } from "effect"
 import { randomUUID } from "node:crypto"
 import type { IncomingMessage } from "node:http"
@@ -17,35 +17,35 @@ import { turnedAway } from "./hooks.ts"
 import type { RegisterOptions } from "./managerOptions.ts"
 import { runSync } from "./running.ts"
 
-/** A socket as the server takes it, until it is given back. */
+/** A socket as the server sees it; `release` gives it back. */
 type Socket = Connection & { readonly release: () => void }
 
 interface Registration {
   readonly socket: Socket
   readonly session: Promise<string>
-  /** The session's, as soon as it is known. */
+  /** The session's id, once it is known. */
   id: string | undefined
-  /** Until it is let go of, or closed. */
+  /** True until the socket is given back or closed. */
   isHere: boolean
   readonly onClose: () => void
 }
 
-/** Hands a socket to the server, and resolves with its session; `onAttached` is called before that is sent anything. */
+/** Hands a socket to the server, and resolves with its session. Calls `onAttached` before anything is sent to that. */
 type Register = (socket: Connection, session: Wanted, onAttached: () => void) => Promise<string>
 
 interface Settings {
-  /** Whether what plain sockets say is for the server to read. */
+  /** Whether the server reads plain sockets. */
   readonly isRead: boolean
   readonly sessionMessage: false | ((sessionId: string) => unknown) | undefined
-  /** Told of a socket that could not be taken over. */
+  /** Called for a socket that could not be taken over. */
   readonly onRefused: (ws: WebSocket, error: unknown) => void
 }
 
 export class Sockets {
   private readonly options: Settings
-  /** Also of sockets that are closed: messages may be sent to them still. */
+  /** Includes closed sockets, as messages may still be sent to them. */
   private readonly registrations = new WeakMap<WebSocket, Registration>()
-  /** The socket that each session has now. */
+  /** Each session's current socket. */
   private readonly sockets = new Map<string, WebSocket>()
 
   constructor(options: Settings) {
@@ -53,9 +53,9 @@ export class Sockets {
   }
 
   /**
-   * Does not wait before the socket has been taken over: it would emit what nobody hears. Undefined when it could not be
-   * taken over; then it is closed. Rejects for its caller's mistakes alone, as what peers do must not end the process of
-   * who forgets to catch.
+   * Takes over the socket before it waits for anything, as the socket would emit what nobody hears. Returns undefined
+   * if that failed; then the socket is closed. Rejects only for the caller's mistakes: peers must not be able to end
+   * the process of a caller who forgets to catch.
    */
   async register(
     ws: WebSocket,
@@ -65,7 +65,7 @@ export class Sockets {
     const wanted = isThenable(sessionId) ? eventual(sessionId) : sessionId ?? undefined // null: `URLSearchParams`' none
     const known = this.registrations.get(ws)
     if (known?.isHere === true) {
-      const session = await known.session.catch(() => undefined) // who called first is told
+      const session = await known.session.catch(() => undefined) // the first caller gets the error
       const named = (await sessionId) ?? undefined
       if (named === undefined || session === undefined || named === session) return session
       throw registering(`the socket is registered for another session, ${session}`)
@@ -73,10 +73,10 @@ export class Sockets {
     const fault = socketFault(ws)
     if (fault?.isPeers === false) throw registering(fault.detail)
     if (fault !== undefined) return this.refuse(ws, registering(fault.detail))
-    // It may be the peer's choice: from the query of its URL, say.
+    // Not the caller's mistake: the id may come from the peer, as from its URL's query.
     if (wanted !== undefined && !Effect.isEffect(wanted) && !isId(wanted)) return this.refuse(ws, badSession)
     const isPlain = ws.protocol !== subprotocol
-    // Before it is taken over, as the user's function may throw.
+    // Before the socket is taken over, as `sessionMessage` may throw.
     let made = wanted === undefined && isPlain ? this.newSession() : undefined
     const socket = this.socketOf(ws, request)
     const found = Effect.isEffect(wanted) && isPlain
@@ -107,7 +107,7 @@ export class Sockets {
     }
   }
 
-  /** The session of a socket that is, or was, registered; at once, when it is known. */
+  /** The session of a socket that is or was registered, without a promise if it is known. */
   sessionOf(ws: WebSocket): string | Promise<string> {
     const registration = this.registrations.get(ws)
     if (registration !== undefined) return registration.id ?? registration.session
@@ -118,11 +118,11 @@ export class Sockets {
   /** The connection of a socket that is registered now. */
   async connectionOf(ws: WebSocket): Promise<Connection | undefined> {
     const registration = this.registrations.get(ws)
-    await registration?.session.catch(() => {}) // then it is not here
+    await registration?.session.catch(() => {}) // if it failed, `isHere` is false
     return registration?.isHere === true ? registration.socket : undefined
   }
 
-  /** The socket that a session has now. */
+  /** A session's current socket. */
   current(session: string): WebSocket | undefined {
     return this.sockets.get(session)
   }
@@ -139,21 +139,20 @@ export class Sockets {
     for (const ws of this.sockets.values()) this.release(ws)
   }
 
-  /** In the words of our protocol if the peer speaks it, and has not been told so yet. */
+  /** Closes a socket, with the close code that our protocol has for the error. */
   private refuse(ws: WebSocket, error: unknown): undefined {
-    ws.on("error", () => {}) // of a peer that answers the close with nonsense
+    ws.on("error", () => {}) // a peer may answer the close with nonsense
     this.options.onRefused(ws, error)
     if (ws.readyState === ws.CLOSED) return
-    // Else it was an abort, or a defect.
+    // Otherwise it was an abort or a defect.
     const ours = isOurs(error) ? error : registering("it was given up")
     const { code, reject: { detail } } = rejection(ours)
     ws.close(code, beginning(detail, maxCloseReasonBytes))
-    // The socket's server may wait for longer, and with it the process.
+    // The socket's server may wait longer, and would keep the process alive.
     const timer = setTimeout(() => ws.terminate(), closeGraceMillis)
     ws.once("close", () => clearTimeout(timer))
   }
 
-  /** It is not here any more. */
   private leave(ws: WebSocket, registration: Registration): void {
     registration.isHere = false
     ws.off("close", registration.onClose)
@@ -166,7 +165,7 @@ export class Sockets {
     return this.options.isRead || ws.protocol === subprotocol ? socket : unread(socket)
   }
 
-  /** A new session, and what its peer is told of it. Random enough to be a secret: 122 bits. */
+  /** A new session's id and the message that tells its peer. With 122 random bits, the id can be a secret. */
   private newSession(): { readonly sessionId: string; readonly message: string | undefined } {
     const { sessionMessage = defaultMessage } = this.options
     const sessionId = randomUUID()
@@ -174,7 +173,7 @@ export class Sockets {
   }
 }
 
-/** What a promise says, which is looked at later: that it rejects must not end the process meanwhile. */
+/** Turns a promise into an effect. Until that runs, a rejection must not end the process. */
 const eventual = (promise: PromiseLike<string | null | undefined>): Exclude<Wanted, string | undefined> => {
   const settled = Promise.resolve(promise)
   settled.catch(() => {})
@@ -188,7 +187,7 @@ const isOurs = (error: unknown): error is WebSocketError =>
 
 const registering = (detail: string) => new TransportError({ operation: "register", detail })
 
-/** A socket that its owner reads: to the server, what comes is but a sign of life. */
+/** A socket that its owner reads: frames are only signs of life to the server. */
 const unread = (socket: Socket): Socket => ({
   protocol: socket.protocol,
   request: socket.request,

@@ -1,4 +1,4 @@
-/** The store that an option names, as layers, loaded when it is used. A database's package may be missing. */
+/** Makes the layer of the store that an option names; loads its module only then, as its package may be missing. */
 import { type Layer, Redacted } from "effect"
 import type * as CircuitBreaker from "../CircuitBreaker.ts"
 import type { Deduplicator } from "../Deduplicator.ts"
@@ -14,10 +14,10 @@ import type { BreakerOptions, QueueOptions } from "./options.ts"
 
 export type Services = MessageQueue | Deduplicator | SessionRegistry | CircuitBreaker.CircuitBreaker
 
-/** This file where it is installed, and not in a bundle. */
+/** Matches this file's URL where it is installed, but not in a bundle. */
 const installed = /^file:.*\/promise\/stores\.([jt]s)$/
 
-/** The options of the services, as every store takes them. */
+/** The options of the services, in the form that every store takes. */
 export const serviceOptions = (
   options: QueueOptions & {
     readonly breaker?: BreakerOptions | undefined
@@ -70,8 +70,8 @@ export const storeOf = async (
 }
 
 /**
- * The module of a store whose package may be missing. No bundler is to see it, or it would want the package for a
- * program that has no use for it; a bundle that has gives the module itself, as `from`.
+ * Loads the module of a store whose package may be missing. Hidden from bundlers, which would otherwise want the
+ * package even for a program that does not use it. A bundled program that uses the store passes its module as `from`.
  */
 const load = async <A>(type: "postgres" | "redis", packageName: string): Promise<A> => {
   const [, extension] = installed.exec(String(import.meta.url)) ?? []

@@ -1,4 +1,4 @@
-/** Connections that come to a server, from its transport or from `register`: all but plain ones have a handshake. */
+/** Takes a server's connections, from its transport or from `register`, through the handshake; plain ones have none. */
 import { Effect, Exit, Random } from "effect"
 import { decode } from "../../core/Codec.ts"
 import type { Frame } from "../../core/Frame.ts"
@@ -28,7 +28,7 @@ export interface AcceptorOptions extends AttachingOptions, HandshakesOptions {
   readonly onAttached: (peer: Peer, resumed: boolean) => void
 }
 
-/** How many handshakes begin in one turn of the event loop: a few milliseconds in a cold process. */
+/** How many handshakes begin in one turn of the event loop: a few milliseconds' work for a cold process. */
 const handshakesATurn = 8
 
 export const makeAcceptor = Effect.fnUntraced(function*(options: AcceptorOptions) {
@@ -116,12 +116,12 @@ class Acceptor {
     })
   }
 
-  /** Opens the connection, unless the session holds so much already that it must wait. */
+  /** Starts reading, unless the session must wait because it holds too much already. */
   private read(peer: Peer, connection: Connection): void {
     if (peer.reading.stopped === 0) connection.resume()
   }
 
-  /** A connection that speaks the protocol: accepted at once, then its handshake is awaited. */
+  /** For a connection that speaks the protocol: accepts it at once, and waits for its handshake. */
   private registerHandshake(connection: Connection, session: Wanted) {
     return Effect.callback<string, WebSocketError>((resume) => {
       this.handshakes.registered(connection, { session, settle: resume })
@@ -133,7 +133,7 @@ class Acceptor {
     })
   }
 
-  /** A connection that somebody else accepted, perhaps with the session it is for. */
+  /** Takes a connection that somebody else accepted, perhaps with the session that it is for. */
   readonly register = Effect.fnUntraced(
     function*(this: Acceptor, connection: Connection, session: Wanted): Effect.fn.Return<string, WebSocketError> {
       if (this.options.isClosing()) return yield* closing
@@ -159,7 +159,7 @@ class Acceptor {
         alive: noop,
         closed: () => void (gone = true)
       })
-      connection.pause() // until it is attached, frames wait in the socket
+      connection.pause() // what comes before the session is attached waits in the socket
       const peer = yield* Effect.onError(
         this.welcoming.attachPlain(connection, session, sink),
         () => Effect.sync(() => connection.resume())
@@ -174,7 +174,7 @@ class Acceptor {
     this.handshakes.tick(now)
   }
 
-  /** Turns away whoever's handshake is not done. */
+  /** Turns away connections whose handshake is not done. */
   close(): void {
     this.handshakes.close()
   }
@@ -189,7 +189,7 @@ const decodeFirst = (data: string | Uint8Array, bytes: number): Frame | Violatio
 
 const registerError = (detail: string) => new TransportError({ operation: "register", detail })
 
-/** Connections that were registered, with any server: each can be registered once. */
+/** Connections that were registered, with any server: each can be registered only once. */
 const taken = new WeakSet<Connection>()
 const takenAlready = registerError("the connection was registered before, here or elsewhere: take its socket over anew")
 

@@ -1,4 +1,4 @@
-/** Makes a known peer's session this server's: attaches it in the registry, makes its runtime, opens its outbox. */
+/** Gives a known peer its session: attaches it in the registry, makes its runtime, and opens its outbox. */
 import { type Cause, Effect, Exit } from "effect"
 import { encode } from "../../core/Codec.ts"
 import type { Hello } from "../../core/Frame.ts"
@@ -27,27 +27,27 @@ export interface AttachingOptions {
   readonly window: { readonly messages: number; readonly bytes: number }
   readonly maxPayload: number
   readonly shareOf: ShareOf
-  /** Whether a new session of this share would find no room. */
+  /** Whether there is no room for a new session of this share. */
   readonly isCrowded: (share: string) => boolean
-  /** There was no room for a new session of this share. Whether there is now. */
+  /** Tries to make room for a new session of this share; says whether there is some now. */
   readonly giveWay: (share: string) => Effect.Effect<boolean>
-  /** The store failed, and may have attached the session all the same. */
+  /** Called when the store failed but may have attached the session anyway. */
   readonly onInDoubt: (session: string, isUnopened: () => boolean) => void
-  /** A session was attached for nothing. */
+  /** Detaches a session that was attached for nothing. */
   readonly abandon: (session: string, generation: number) => Effect.Effect<void>
 }
 
-/** What a connection wants a session as. */
+/** What attaching needs to know of the connection that wants a session. */
 export interface Claim {
   readonly dialect: Dialect
   /** The session did not exist before. */
   readonly isNew: boolean
-  /** Nobody knows who it is. */
+  /** The hook named neither a principal nor a session. */
   readonly isStranger: boolean
   readonly share: string
 }
 
-/** The most messages that a store may have lost: a client further ahead is wrong. */
+/** The most messages that a store can have lost: a client that is further ahead is wrong. */
 const maxRecovered = 1_000_000
 
 export const replaced = new HandshakeError({
@@ -71,15 +71,15 @@ export class Attaching {
     this.options = options
   }
 
-  /** If this fails or is interrupted, the session was attached in vain. */
+  /** Abandons the attachment if the effect fails or is interrupted. */
   orAbandon(session: string, generation: number) {
     return <A, E>(effect: Effect.Effect<A, E>) =>
       Effect.onError(effect, () => this.options.abandon(session, generation))
   }
 
   /**
-   * Attaches to the session, and gives its runtime the new generation. Writes of the peer that is here may be refused
-   * meanwhile because of that.
+   * Attaches to the session, and moves its runtime to the new generation. Until that is done, the store may refuse what
+   * this server writes in the old one.
    */
   own(
     request: AttachRequest,
@@ -108,7 +108,7 @@ export class Attaching {
     })
   }
 
-  /** Without room for another session, one of the share that has most ends for it. */
+  /** If there is no room for a new session, one of the share that has the most gives way. */
   private attach(
     request: AttachRequest,
     { isNew, share }: Claim
@@ -141,7 +141,7 @@ export class Attaching {
     })
   }
 
-  /** The session's runtime, owned by this generation; whatever connection it had is closed. */
+  /** The session's runtime in this generation. Closes the connection that it had. Undefined if a newer one has it. */
   private openPeer(
     request: AttachRequest,
     { generation, here }: Attached,
@@ -161,7 +161,7 @@ export class Attaching {
       if (ofOtherKind !== undefined) peer.inherit(ofOtherKind)
       this.engine.peers.set(session, peer)
     }
-    // By the generation before, so that nothing else is detached.
+    // Before `attached`, so that the detach is in the old generation.
     if (peer.connection !== undefined) {
       this.options.recorder.count("connectionsReplaced")
       peer.say(encode(rejection(replaced).reject))
@@ -178,8 +178,9 @@ export class Attaching {
   }
 
   /**
-   * Opens the session's outbox, and compares it with what the client has of it. If the client has more than there is, a
-   * durable store has lost its newest messages: those offsets count as taken, and new messages come after them.
+   * Opens the session's outbox, and compares it with the client's position. If the client has received more than a
+   * durable store holds, the store has lost its newest messages: their offsets count as used, and the log goes on after
+   * them.
    */
   readonly openOutbox = Effect.fnUntraced(function*(this: Attaching, peer: Peer, hello: Hello) {
     const { key, own: { generation } } = peer
@@ -203,8 +204,8 @@ export class Attaching {
   })
 
   /**
-   * The session that a peer may resume if the hook names none: a known one, by its token, which `attach` checks. An
-   * unknown one is not made anew under the requested id, as anybody could ask for it.
+   * The session that a peer may resume if the hook named none: one that exists, by its token, which `attach` checks. An
+   * unknown session is not made under the id that the peer asks for, as anybody could ask for it.
    */
   readonly ownSession = Effect.fnUntraced(
     function*(this: Attaching, hello: Hello): Effect.fn.Return<string | undefined, SessionRegistryError> {

@@ -1,4 +1,4 @@
-/** Who a peer is, by the user's hook or its socket's registration; both within the handshake's time. */
+/** Finds out who a peer is, from the user's hook or its socket's registration, within the handshake's time. */
 import { Effect, Exit } from "effect"
 import type { Request } from "../../Transport.ts"
 import type { ConnectionTimeoutError, HandshakeError } from "../../WebSocketError.ts"
@@ -10,11 +10,11 @@ export interface AuthenticatingOptions {
   readonly authenticate: (handshake: Handshake) => Effect.Effect<Name, HandshakeError>
   readonly rare: RareLog
   readonly timeoutMillis: number
-  /** The failure of a hook or registration that is not done in time. */
+  /** The error when the time is up. */
   readonly late: ConnectionTimeoutError
 }
 
-/** The session of a registered connection, or how to find it; if absent, the hook says it. */
+/** The session that a connection is registered for, or how to find it out. If undefined, the hook decides. */
 export type Wanted = string | undefined | Effect.Effect<string | undefined, HandshakeError>
 
 export type Authenticating = ReturnType<typeof makeAuthenticating>
@@ -35,7 +35,7 @@ export const makeAuthenticating = (options: AuthenticatingOptions) => {
     })
   }
 
-  /** The session that a connection was registered for, which may take as long as the hook. */
+  /** The session that a connection was registered for. Finding it out may take as long as the hook. */
   const nameOf = (
     wanted: Wanted
   ): Effect.Effect<string | undefined, HandshakeError | ConnectionTimeoutError> => {

@@ -1,9 +1,9 @@
 /**
- * Keeps a client connected: admit, dial, hello, welcome, stay until the connection is lost, back off, again.
- * The handshake is in `greeting.ts`, what an ending means in `endings.ts`.
+ * Keeps a client connected. The loop: wait for the circuit, dial, hello, welcome, stay until the connection is lost,
+ * back off, repeat. The handshake is in `greeting.ts`, what an ending means in `endings.ts`.
  *
- * Every wait for other code (the user's, the transport's, the store's) has a limit here. Only the circuit decides by
- * itself how long a client waits; `reconnect` ends that wait.
+ * Every wait for code of others (the user's, the transport's, the store's) has a limit here. Only the circuit decides
+ * for itself how long a client waits; `reconnect` ends that wait.
  */
 import { Cause, Deferred, Effect, Exit, Latch, Random } from "effect"
 import { type CircuitBreaker, endpoint as endpointCircuit, type Permit } from "../../CircuitBreaker.ts"
@@ -32,7 +32,7 @@ import {
 import { Greeting, type GreetingOptions, ownGeneration } from "./greeting.ts"
 
 /**
- * Whether the client is connected, and if not, why and what next.
+ * Whether the client is connected, and if not, why, and what comes next.
  *
  * @since 0.1.0
  * @category models
@@ -52,38 +52,38 @@ export interface ConnectorOptions extends Omit<GreetingOptions, "token" | "onDra
   readonly setState: (state: ConnectionState) => void
 }
 
-/** After this, or the longest pause between attempts if that is shorter, a connection has lasted; in ms. */
+/** How long a connection must stand to have lasted, in ms; at most the longest pause between attempts. */
 const mostLastedMillis = 10_000
 /**
- * An endpoint works if its connection is still there after this, in ms. Shorter than above, as all clients of a process
- * share the circuit and wait for one of them to find out.
+ * How long a connection must stand to prove that its endpoint works, in ms. Shorter than above, as all clients of a
+ * process share the circuit, and wait for one of them to find out.
  */
 const mostProvenMillis = 1_000
 
 export const makeConnector = (options: ConnectorOptions): Effect.Effect<Connector> =>
   Effect.map(Latch.make(false), (again) => new Connector(options, again))
 
-/** A client's connections, one after the other. */
+/** A client's connections, one after another. */
 export class Connector {
-  /** The token, for a connection that is open. */
+  /** Asks for the token to send on an open connection. */
   readonly token: Effect.Effect<string | undefined, WebSocketError>
   private readonly options: ConnectorOptions
   private readonly greeting: Greeting
   private readonly again: Latch.Latch
   private readonly lastedMillis: number
   private readonly provenMillis: number
-  /** Of the endpoint dialled last. */
+  /** The circuit of the endpoint that was dialled last. */
   private circuit: string | undefined
   private dialled = ""
   private stopped = false
   private lost: Deferred.Deferred<Ending> | undefined
-  /** When the current or last connection was made. */
+  /** When this attempt's connection had its welcome; undefined if it had none yet. */
   private connectedAt: number | undefined
-  /** The circuit's permit of a connection that has not yet shown that the endpoint works. */
+  /** The permit of a connection that has not yet proved that the endpoint works. */
   private unproven: Permit | undefined
   private rejected: WebSocketError | undefined
   private drain: { readonly window: number; readonly endpoint: string | undefined } | undefined
-  /** Ends the wait for the user's code or the circuit. */
+  /** Ends the wait for the user's code, the circuit or the outbox. */
   private hurry: () => void = noop
 
   constructor(options: ConnectorOptions, again: Latch.Latch) {
@@ -106,7 +106,7 @@ export class Connector {
     )
   }
 
-  /** Waits for other code, until `reconnect` is called. */
+  /** Waits for code of others; `reconnect` ends the wait. */
   private ask<A>(
     effect: Effect.Effect<A, WebSocketError>,
     phase: ConnectionTimeoutError["phase"],
@@ -128,7 +128,7 @@ export class Connector {
     )
   }
 
-  /** A permit is never lost to an interrupt: one that comes too late is given back. */
+  /** Uninterruptible, so that no permit is lost; one that comes too late is given back. */
   private admitted(key: string): Effect.Effect<Permit, Failure> {
     return this.ask(
       Effect.uninterruptible(this.options.breaker.awaitAdmission(key)),
@@ -158,18 +158,18 @@ export class Connector {
     )
   }
 
-  /** An endpoint gets this client's credentials, so one that is less safe than the current one is not dialled. */
+  /** Ignores an endpoint that is less safe than the current one, as it would be sent the client's credentials. */
   onDrain(window: number, endpoint: string | undefined): void {
     const isSafe = endpoint !== undefined && mayBeSentTo(this.dialled, endpoint)
     this.drain = { window, endpoint: isSafe ? endpoint : undefined }
   }
 
-  /** From hello to loss. Succeeds with why the connection ended; fails if there never was one. */
+  /** From hello until the connection is lost. Succeeds with its ending; fails if there was no welcome. */
   private readonly converse = Effect.fnUntraced(
     function*(this: Connector, connection: Connection, permit: Permit, onConnected: () => void) {
       const { engine, handshakeTimeoutMillis, peer, queue, recorder, setState } = this.options
       if (connection.protocol !== subprotocol) return yield* Effect.fail(notSelected)
-      // Settle first what the server acknowledged, so that our position is the newest.
+      // Settle acknowledgements first, so that the hello names the newest position.
       const open = Effect.andThen(
         engine.tellAcks(peer),
         queue.open(peer.key, ownGeneration)
@@ -211,7 +211,7 @@ export class Connector {
     return this.connectedAt !== undefined && this.options.engine.now() - this.connectedAt >= millis
   }
 
-  /** Tells the circuit what an attempt, or its connection, says about the endpoint, unless it was told before. */
+  /** Tells the circuit how an attempt, or its connection, ended, unless the circuit knows already. */
   private judge(permit: Permit, exit: Exit.Exit<Ending, Failure>): Effect.Effect<void> {
     if (this.connectedAt !== undefined && this.unproven !== permit) return Effect.void
     this.unproven = undefined
@@ -233,7 +233,7 @@ export class Connector {
     this.options.setState({ _tag: "Connecting", attempt: count })
     this.connectedAt = undefined
     const url = this.drain?.endpoint ?? (yield* this.ask(this.options.url, "url", this.options.dialTimeoutMillis))
-    // At run time a program's effect may give something else than its type says.
+    // The types don't guarantee what the program's effect returns at run time.
     if (typeof url !== "string") return yield* Effect.fail(notText)
     this.dialled = url
     this.circuit = endpointCircuit(shownUrl(url))
@@ -246,7 +246,7 @@ export class Connector {
     })
   })
 
-  /** A connection that has lasted wipes the slate: later failures count from one. */
+  /** Whether the connection lasted long enough to clear the failures before it. */
   private hasLasted(): boolean {
     return this.hasStood(this.lastedMillis)
   }
@@ -254,7 +254,7 @@ export class Connector {
   private outcomeOf(exit: Exit.Exit<Ending, Failure>): Failure {
     if (Exit.isFailure(exit)) return failureOf(exit.cause)
     const isStuck = this.options.peer.outgoing.isCautious
-    // A message that is too big is given up in the end, so the client goes on.
+    // A message that is too big is given up in the end, so a client that is stuck at one goes on.
     const isDoubted = exit.value.code === tooBig ? !isStuck && !this.hasLasted() : isStuck || !this.hasLasted()
     return lostAfterWelcome(this.options.peer.session, exit.value, this.rejected, isDoubted)
   }
@@ -263,7 +263,7 @@ export class Connector {
     const { backoff, engine, recorder, setState } = this.options
     const doubts = new Doubts(backoff.capMillis)
     let attempts = 0
-    let failures = 0 // in a row, even across a stop
+    let failures = 0 // in a row; a stop does not reset it
     while (true) {
       attempts++
       if (attempts > 1) recorder.count("retriesTried")
@@ -271,7 +271,7 @@ export class Connector {
         if (attempts > 1) recorder.count("retriesSucceeded")
       }))
       if (Exit.isFailure(exit) && exit.cause.reasons.every((reason) => reason._tag !== "Fail")) {
-        return yield* Effect.failCause(exit.cause) // a defect: the supervisor's
+        return yield* Effect.failCause(exit.cause) // a defect, for the supervisor
       }
       const { error, verdict } = this.outcomeOf(exit)
       if (error === hurried.error) {
@@ -283,7 +283,7 @@ export class Connector {
         failures = 0
         doubts.clear()
       }
-      // A drain of a connection that has lasted is no failure.
+      // A drain is no failure if the connection had lasted.
       if (this.drain === undefined || !this.hasLasted()) failures++
       if (doubts.isEnough(verdict, engine.now())) {
         this.again.closeUnsafe()
@@ -304,9 +304,9 @@ export class Connector {
     }
   })
 
-  /** Ends a wait: for the next attempt, an open circuit, the user's code, or an endless one. */
+  /** Ends any wait: for the next attempt, for an open circuit, for the user's code, or after a stop. */
   readonly reconnect = Effect.gen({ self: this }, function*() {
-    // The next question about the state must not get the earlier error.
+    // So that the state no longer shows the old error.
     if (this.stopped) this.options.setState({ _tag: "Connecting", attempt: 1 })
     this.stopped = false
     if (this.circuit !== undefined) yield* this.options.breaker.probe(this.circuit)
@@ -327,7 +327,7 @@ export class Connector {
     this.rejected = rejectionError(reject)
   }
 
-  /** Called with the time, about once a second. */
+  /** Called about once a second. */
   onTick(now: number): void {
     const { connectedAt, unproven } = this
     if (unproven === undefined || connectedAt === undefined || now - connectedAt < this.provenMillis) return
@@ -338,14 +338,14 @@ export class Connector {
 
 const noop = (): void => {}
 
-/** A timer, at half the cost of a race with a sleep. Whoever starts it stops it. */
+/** A timer at half the cost of a race with a sleep. The caller must stop it. */
 const after = (millis: number, effect: Effect.Effect<unknown>) =>
   Effect.forkChild(Effect.andThen(Effect.sleep(millis), effect), { startImmediately: true })
 
 const late = (phase: ConnectionTimeoutError["phase"], afterMillis: number): Failure =>
   failed(new ConnectionTimeoutError({ phase, afterMillis }))
 
-/** `reconnect` was called while the attempt waited: it begins again, and has not failed. */
+/** `reconnect` was called while the attempt waited: the attempt begins again, and does not count as failed. */
 const hurried = failed(new TransportError({ operation: "dial", detail: "begun again" }))
 
 const notText = failed(new TransportError({ operation: "dial", detail: "the url is no string" }))

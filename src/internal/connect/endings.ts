@@ -1,6 +1,6 @@
 /**
- * What an ending means to a client: which error, whether it comes back, and after which pause (PROTOCOL.md §9.3, §9.4).
- * An ending is that of a connection, or of an attempt to make one.
+ * What an ending means to a client: the error, whether it comes back, and after what pause (PROTOCOL.md §9.3, §9.4).
+ * A connection can end, and so can an attempt to make one.
  */
 import type { Reject } from "../../core/Frame.ts"
 import { CloseCode, isDoubtful, isRetryable } from "../../core/Protocol.ts"
@@ -18,13 +18,13 @@ import type { Ending } from "../run/connections.ts"
 
 /**
  * - `again`: the client comes back
- * - `doubtful`: it comes back, but stops when that goes on: see {@link Doubts}
- * - `refused`: by an HTTP server that knows who asks; the next attempt brings a fresh token, and is the last
+ * - `doubtful`: it comes back, but stops if this keeps happening: see {@link Doubts}
+ * - `refused`: an HTTP server refused the client's credentials; it tries once more, with a fresh token
  * - `stop`: it waits until it is told to try again
  */
 export type Verdict = "again" | "doubtful" | "refused" | "stop"
 
-/** An error, and what follows from it. */
+/** An error and what the client does about it. */
 export interface Failure {
   readonly error: WebSocketError
   readonly verdict: Verdict
@@ -32,26 +32,26 @@ export interface Failure {
 
 const enoughRefusals = 2
 const enoughDoubts = 5
-/** No peer keeps a client away for longer than this, whatever it asks for, in ms. */
+/** The longest that a peer can make a client wait, in ms. */
 const longestPauseMillis = 600_000
 /** Request Timeout, Too Early, Too Many Requests. */
 const passing = new Set([408, 425, 429])
 
 /**
- * Counts failures in a row that may pass, as during a deploy, but mostly stay: a path that does not exist, a hop that is
- * no WebSocket server.
+ * Counts failures in a row that may be temporary, as during a deployment, but are usually permanent: a path that does
+ * not exist, or a hop that is not a WebSocket server.
  */
 export class Doubts {
   private readonly patienceMillis: number
   private count = 0
   private since = 0
 
-  /** How long they are doubted at least. */
+  /** Doubtful failures must go on for at least `patienceMillis` before the client stops. */
   constructor(patienceMillis: number) {
     this.patienceMillis = patienceMillis
   }
 
-  /** Whether the client must stop after this failure. */
+  /** Counts this verdict, and says whether the client has to stop. */
   isEnough(verdict: Verdict, now: number): boolean {
     if (verdict === "stop") return true
     if (verdict === "again") {
@@ -71,12 +71,10 @@ export class Doubts {
 
 const protocolError = ({ code, detail }: Violation) => new ProtocolError({ code, detail })
 
-/**
- * A violation before the welcome: what answered may be no server of this protocol, but a hop that is soon gone.
- */
+/** A violation before the welcome: the answer may come not from a server of this protocol, but from a temporary hop. */
 export const breach = (violation: Violation): Failure => ({ error: protocolError(violation), verdict: "doubtful" })
 
-/** What the user's functions, the store and the circuit fail with. */
+/** A failure of the user's functions, the store or the circuit. */
 export const failed = (error: WebSocketError): Failure => ({
   error,
   verdict: error._tag === "HandshakeError"
@@ -86,7 +84,7 @@ export const failed = (error: WebSocketError): Failure => ({
     : "again"
 })
 
-/** A failed dial; the HTTP status, if any, says whether trying again makes sense. */
+/** A failed dial. Its HTTP status, if there is one, says whether it is worth trying again. */
 export const undialled = (error: TransportError | ConnectionTimeoutError): Failure => {
   const status = error._tag === "TransportError" ? error.status : undefined
   if (status === undefined || error._tag !== "TransportError") return { error, verdict: "again" }
@@ -97,7 +95,7 @@ export const undialled = (error: TransportError | ConnectionTimeoutError): Failu
   return { error, verdict: status >= 500 || passing.has(status) ? "again" : "doubtful" }
 }
 
-/** What a reject frame means to the client. */
+/** The error that a reject frame stands for. */
 export const rejectionError = ({ code, detail, violation = code }: Reject): WebSocketError => {
   switch (code) {
     case "unauthorized":
@@ -118,7 +116,7 @@ export const rejectionError = ({ code, detail, violation = code }: Reject): WebS
 const closedError = (code: number, reason: string) =>
   new TransportError({ operation: "receive", detail: `closed with ${code}${reason === "" ? "" : ` (${reason})`}` })
 
-/** A close without the reject frame that should explain it. */
+/** A close before the welcome that no reject frame explained. */
 export const closedBeforeWelcome = (code: number, reason: string): Failure => {
   if (code === CloseCode.unauthorized) {
     return failed(rejectionError({ t: "reject", code: "unauthorized", detail: reason }))
@@ -128,8 +126,8 @@ export const closedBeforeWelcome = (code: number, reason: string): Failure => {
 }
 
 /**
- * The end of a connection that had its welcome. `isDoubted`: it ended soon, or at a message at which others ended, so
- * the next one probably will too.
+ * The end of a connection after its welcome. `isDoubted`: it ended soon, or at a message that has ended others before
+ * and will end the next.
  */
 export const lostAfterWelcome = (
   session: string,
@@ -145,7 +143,7 @@ export const lostAfterWelcome = (
   return { error, verdict: verdict === "again" && isDoubted && isDoubtful(code) ? "doubtful" : verdict }
 }
 
-/** Whether the end says nothing against the endpoint: it was intended, or somebody else has the session. */
+/** Whether the end is no fault of the endpoint: it was intended, or somebody else has the session. */
 export const isMeant = ({ code }: Ending): boolean =>
   code === CloseCode.draining || code === CloseCode.moved || code === CloseCode.replaced ||
   code === CloseCode.sessionEnded
@@ -156,8 +154,8 @@ export interface Backoff {
 }
 
 /**
- * How long a client stays away. `part` is drawn from [0, 1). A drain says over how long its clients spread; but a client
- * drained again and again right after the welcome backs off as after any failure.
+ * How long a client stays away. `part` is drawn from [0, 1). A drain names the window that its clients spread over; a
+ * client that is drained right after every welcome also backs off as for any other failure.
  */
 export const pauseMillis = (
   { baseMillis, capMillis }: Backoff,
@@ -171,6 +169,6 @@ export const pauseMillis = (
   return Math.max(backoff, spread, retryAfterOf(error))
 }
 
-/** What an HTTP server has asked for, within bounds. */
+/** The pause that an HTTP server asked for, within bounds. */
 export const retryAfterOf = (error: WebSocketError): number =>
   error._tag === "TransportError" ? Math.min(error.retryAfterMillis ?? 0, longestPauseMillis) : 0

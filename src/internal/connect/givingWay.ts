@@ -1,6 +1,6 @@
 /**
- * Sessions that end before their retention is over. Those of silent strangers end soon after their connection is lost;
- * those of the share that has the most, when there is room for no more.
+ * Ends sessions before their retention is over. Those of silent strangers end soon after their connection is lost;
+ * those of the share that has the most end when a newcomer finds no room.
  */
 import { Effect } from "effect"
 import { encode } from "../../core/Codec.ts"
@@ -15,25 +15,25 @@ export interface GivingWayOptions {
   readonly registry: SessionRegistry["Service"]
   /** How long a silent stranger's session is kept. */
   readonly retentionMillis: number
-  /** The session is over: nothing of it stays. */
+  /** Removes everything of a session that is over. */
   readonly ended: (session: string) => Effect.Effect<void, MessageQueueError | SessionRegistryError>
 }
 
-/** How many end in one sweep at most. */
+/** The most sessions that one sweep ends. */
 const atOnce = 1_024
 
-/** How long a full registry counts as full, in ms: until then a newcomer needs somebody to give way. */
+/** How long a registry counts as full, in ms: until then a new session is let in only if another can give way. */
 const fullMillis = 1_000
 
 export type GivingWay = ReturnType<typeof makeGivingWay>
 
 export const makeGivingWay = ({ ended, engine, registry, retentionMillis }: GivingWayOptions) => {
   const { peers } = engine
-  /** Silent strangers in the order in which they lost their connection. */
+  /** When each silent stranger lost its connection, the longest away first. */
   const strangers = new Map<Peer, number>()
   let fullUntil = -Infinity
 
-  /** Ends the session, unless it has a connection by now, here or elsewhere. Whether it is over. */
+  /** Ends the session. False if another attachment has it by now, here or elsewhere. */
   const end = (peer: Peer): Effect.Effect<boolean, MessageQueueError | SessionRegistryError> =>
     Effect.suspend(() => {
       const { connection, key, own: { generation } } = peer
@@ -49,12 +49,12 @@ export const makeGivingWay = ({ ended, engine, registry, retentionMillis }: Givi
         return true
       }).pipe(Effect.ensuring(Effect.sync(() => {
         peer.ending = false
-        peers.place(peer) // at the end of the line, if it is still there
+        peers.place(peer) // at the end of the line, if the session still exists
       })))
     })
 
   return {
-    /** The peer's connection is lost, and the registry knows. */
+    /** Called once the peer's connection is lost and the registry knows. */
     isAway: (peer: Peer): void => {
       peer.away = true
       peers.place(peer)
@@ -63,10 +63,10 @@ export const makeGivingWay = ({ ended, engine, registry, retentionMillis }: Givi
       strangers.set(peer, engine.now())
     },
 
-    /** Whether a new session of this share is refused at once: there was no room just now, and nobody would give way. */
+    /** Whether to refuse a new session of this share at once: the registry was just full, and nobody can give way. */
     isCrowded: (share: string): boolean => engine.now() < fullUntil && peers.givesWay(share) === undefined,
 
-    /** Without room for a new session of this share: ends another one for it. Whether there was one to end. */
+    /** Ends a session to make room for a new one of this share; says whether it did. */
     giveWay: (share: string): Effect.Effect<boolean> =>
       Effect.suspend(() => {
         fullUntil = engine.now() + fullMillis
@@ -79,7 +79,7 @@ export const makeGivingWay = ({ ended, engine, registry, retentionMillis }: Givi
           )
       }),
 
-    /** Ends sessions of strangers who are away and have never said anything. */
+    /** Ends the sessions of silent strangers that have been away for `retentionMillis`. */
     sweep: Effect.suspend(() => {
       const due: Array<Peer> = []
       const before = engine.now() - retentionMillis
@@ -90,7 +90,7 @@ export const makeGivingWay = ({ ended, engine, registry, retentionMillis }: Givi
         if (peer.away && !peer.own.isAttaching && peer.isSilentStranger) due.push(peer)
       }
       return Effect.forEach(due, (peer) =>
-        // If the store fails, its retention goes on.
+        // If the store fails, the session ends with its retention.
         Effect.ignore(end(peer)), { concurrency: 16, discard: true })
     })
   }

@@ -1,4 +1,4 @@
-/** The client's half of the handshake (PROTOCOL.md §4): hello out, welcome in, and what both sides then agree on. */
+/** The client's half of the handshake (PROTOCOL.md §4): sends hello, takes the welcome, and agrees on positions. */
 import { Deferred, Effect, Exit } from "effect"
 import { decode, encode } from "../../core/Codec.ts"
 import type { Hello, OutboxPosition, Welcome } from "../../core/Frame.ts"
@@ -16,7 +16,7 @@ import type { Peer } from "../session/peer.ts"
 import { breach, closedBeforeWelcome, failed, type Failure, rejectionError } from "./endings.ts"
 import { HandshakeSink } from "./handshakeSink.ts"
 
-/** The generation of a client's own outbox: nobody else writes to it. */
+/** The generation of a client's outbox. It never changes, as nobody else writes to it. */
 export const ownGeneration = 1
 
 export interface GreetingOptions {
@@ -25,13 +25,13 @@ export interface GreetingOptions {
   readonly queue: MessageQueue["Service"]
   readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
   readonly instance: string
-  /** Asks for the token, for as long as that may take. */
+  /** Asks for the token, with its time limit. */
   readonly token: Effect.Effect<string | undefined, Failure>
   readonly onFresh: "deadLetter" | "resend"
   readonly onDrain: (window: number, endpoint: string | undefined) => void
 }
 
-/** The client's half of the handshake, over and over: it knows by which credentials the session goes on. */
+/** All handshakes of one client. Keeps the credentials that resume its session. */
 export class Greeting {
   private readonly options: GreetingOptions
   private dials = 0
@@ -46,7 +46,7 @@ export class Greeting {
     this.resume = undefined
   }
 
-  /** What a frame means that came in place of a welcome. */
+  /** What a frame other than a welcome means. */
   private refusal(frame: Exclude<ReturnType<typeof decode>, Welcome>): Failure {
     switch (frame.t) {
       case "reject":
@@ -73,7 +73,7 @@ export class Greeting {
       const sink = new HandshakeSink(connection, {
         frame: (data) => {
           const frame = typeof data === "string" ? decode(data) : new Violation("malformed", "a binary frame")
-          // If its welcome was lost, the server may probe before this side gives up.
+          // If the welcome was lost, the server may probe before this side gives up.
           if (frame.t === "ping") return
           sink.hold()
           settle(frame.t === "welcome" ? Exit.succeed(frame) : Exit.fail(this.refusal(frame)))
@@ -104,7 +104,7 @@ export class Greeting {
     }
   )
 
-  /** Takes positions and credentials from the welcome. */
+  /** Takes over the welcome's positions and credentials. */
   readonly agree = Effect.fnUntraced(
     function*(this: Greeting, welcome: Welcome, out: OutboxPosition, announced: number) {
       const { deadLetters, engine, peer, queue } = this.options
@@ -114,16 +114,16 @@ export class Greeting {
       if (!resumedOut.continued) {
         return yield* Effect.fail(breach(new Violation("malformed", "the welcome is for another log")))
       }
-      // What the server has handled is no longer in doubt.
+      // First settle what the server has handled: it must not become dead letters below.
       peer.outgoing.acknowledged(resumedOut.position.handled, resumedOut.position.failed)
       yield* Effect.mapError(engine.tellAcks(peer), failed)
-      // Before our position says that we know: if this is interrupted, the server tells us again.
+      // Before our position shows that we know: if this is interrupted, the server tells us again.
       if (!welcome.continued.in && this.options.onFresh === "deadLetter") {
         const given = yield* Effect.mapError(queue.giveBackSent(peer.key, ownGeneration), failed)
         yield* deadLetters.outgoing(peer.session, peer, peer.epoch, given, "fresh", given.length)
       }
       if (!welcome.continued.out) {
-        // Another instance has handled more of this log. What waits here was handled there, or comes again.
+        // In the same log, another instance is ahead: what waits here was handled there, or comes again.
         if (core.inbox.epoch === welcome.out.epoch) engine.forfeit(peer)
         core.inbox.adopt(welcome.out.epoch, welcome.out.acked)
       } else if (resumeInbox(core.inbox, welcome.out) !== true) {

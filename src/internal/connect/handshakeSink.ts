@@ -1,4 +1,4 @@
-/** A connection whose reader changes when its handshake is done: the handshake first, the session after it. */
+/** Passes a connection's events to the handshake first, and to the session once the handshake is done. */
 import type { Connection, ConnectionSink } from "../../Transport.ts"
 
 export class HandshakeSink implements ConnectionSink {
@@ -6,7 +6,7 @@ export class HandshakeSink implements ConnectionSink {
   private sink: ConnectionSink
   private kept: Array<(sink: ConnectionSink) => void> | undefined
 
-  /** Opens the connection. `first` gets its events. */
+  /** Opens the connection. `first` gets its events until `become`. */
   constructor(connection: Connection, first: ConnectionSink) {
     this.connection = connection
     this.sink = first
@@ -14,15 +14,15 @@ export class HandshakeSink implements ConnectionSink {
   }
 
   /**
-   * Keeps events until `become`, so that nothing is lost between the handshake's last frame and the session. They are
-   * few, as the connection is not read meanwhile.
+   * Keeps events until `become`, so that none is lost between the handshake's last frame and the session. They are few,
+   * as the connection is paused meanwhile.
    */
   hold(): void {
     this.kept ??= []
     this.connection.pause()
   }
 
-  /** From now on `sink` gets the events, the kept ones first. */
+  /** Gives `sink` the kept events, and every later one. */
   become(sink: ConnectionSink): void {
     this.sink = sink
     const events = this.kept

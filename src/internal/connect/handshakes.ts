@@ -1,4 +1,4 @@
-/** Handshakes under way: whom the server waits for, until when, and how it turns one away. */
+/** Handshakes under way: which connections the server waits for, until when, and how it turns them away. */
 import { Effect, Exit } from "effect"
 import { encode } from "../../core/Codec.ts"
 import { subprotocol } from "../../core/Protocol.ts"
@@ -27,13 +27,13 @@ export interface HandshakesOptions {
   readonly maxHandshakes: number
 }
 
-/** What is known of a connection that somebody else accepted. */
+/** A connection that was registered: its session, and who waits for its handshake. */
 interface Registration {
   readonly session: Wanted
   readonly settle: (exit: Exit.Exit<string, WebSocketError>) => void
 }
 
-/** A connection whose handshake is not done, and when its time is up. */
+/** A connection whose handshake is not done; `until` is when its time is up. */
 interface Pending {
   readonly connection: Connection
   readonly until: number
@@ -53,15 +53,15 @@ export class Handshakes {
   readonly late: ConnectionTimeoutError
   readonly tooMany: HandshakeError
   private readonly options: HandshakesOptions
-  /** Connections whose handshake is not done, the longest first. */
+  /** Connections whose handshake is not done, the oldest first. */
   private readonly pending = new Map<Connection, Pending>()
-  /** They, by share. */
+  /** The same connections, by share. */
   private readonly crowd = new Crowd<Pending>(() => "first")
-  /** Turned away already, for example when its time was up, before its hook failed too. */
+  /** Connections already turned away: a second failure, such as a hook's after the timeout, changes nothing. */
   private readonly refused = new WeakSet<Connection>()
-  /** Registered connections whose handshake is not over: the session they are for, and who waits for them. */
+  /** Registered connections that speak the protocol, until their handshake has ended. */
   private readonly registering = new WeakMap<Connection, Registration>()
-  /** Registered connections that have sent nothing yet. */
+  /** Registered connections that have not said anything. */
   private readonly unheard = new WeakSet<Connection>()
 
   constructor(options: HandshakesOptions) {
@@ -80,7 +80,7 @@ export class Handshakes {
     this.registering.delete(connection)
   }
 
-  /** Their silence has a likely cause. */
+  /** Warns of a registered connection that never said hello: it was probably registered too late. */
   tellOfSilence(connection: Connection): void {
     if (!this.unheard.delete(connection)) return
     this.options.rare.warn("silence", `a registered socket said no hello. ${whenMissed}`)
@@ -98,15 +98,15 @@ export class Handshakes {
     connection.close(code, reject.detail)
   }
 
-  /** Not the peer's fault: only this side can mend it. */
+  /** Logs failures of this side, which only its operator can fix. */
   private tellOperator(code: "internal" | "overloaded", error: WebSocketError): void {
-    // Being late, or gone, may well be the peer's fault.
+    // Being late, or gone early, may well be the peer's fault.
     if (error._tag === "ConnectionTimeoutError" || error === goneEarly) return
     if (code === "internal") this.options.recorder.count("internalErrors")
     this.options.rare.warn(`refused ${code}`, `handshakes are refused (${code}): ${wordsOf(error)}`)
   }
 
-  /** Runs a handshake step; its failure turns the connection away. */
+  /** Runs a handshake step. If it fails, the connection is turned away. */
   step(connection: Connection, effect: Effect.Effect<unknown, AcceptError>): void {
     this.options.engine.run(
       Effect.catchCause(effect, (cause) => {
@@ -131,14 +131,14 @@ export class Handshakes {
   }
 
   expect(connection: Connection, share: string): void {
-    // The peer's time began with its first byte, before it was a WebSocket.
+    // The peer's time began with its first byte, not when it became a WebSocket.
     const until = this.options.engine.now() + this.options.handshakeTimeoutMillis - (connection.upgradeMillis ?? 0)
     const handshake: Pending = { connection, until, share, spare: undefined }
     this.pending.set(connection, handshake)
     this.crowd.add(handshake, share)
   }
 
-  /** Its handshake is over, in one way or another. False when it was before. */
+  /** Marks the handshake as over, however it ended. False if it already was. */
   isDone(connection: Connection): boolean {
     const handshake = this.pending.get(connection)
     if (handshake === undefined) return false
@@ -147,8 +147,8 @@ export class Handshakes {
   }
 
   /**
-   * For a newcomer of a share that has few, the share that has most gives way with its longest handshake, as honest peers
-   * are done soon.
+   * For a newcomer of a share that has few, the share that has the most loses its oldest handshake: an honest peer's is
+   * done soon.
    */
   private giveWay(share: string): boolean {
     const handshake = this.crowd.givesWay(share)
@@ -158,7 +158,7 @@ export class Handshakes {
     return true
   }
 
-  /** Whether there is room for one more of this share. */
+  /** Whether there is room for one more of this share; another may give way for it. */
   hasRoom(share: string): boolean {
     return this.pending.size < this.options.maxHandshakes || this.giveWay(share)
   }
@@ -172,7 +172,7 @@ export class Handshakes {
     }
   }
 
-  /** Turns away whoever's handshake is not done. */
+  /** Turns away connections whose handshake is not done. */
   close(): void {
     for (const connection of this.pending.keys()) {
       this.isDone(connection)
@@ -188,22 +188,22 @@ export class Handshakes {
     return this.refused.has(connection)
   }
 
-  /** A connection is registered for a session, and its caller learns how the handshake ends. */
+  /** Remembers that the connection was registered, until its handshake has ended. */
   registered(connection: Connection, registration: Registration): void {
     this.registering.set(connection, registration)
   }
 
-  /** Nobody waits for its handshake any more. */
+  /** Called when nobody waits for the handshake any more. */
   unregistered(connection: Connection): void {
     this.registering.delete(connection)
   }
 
-  /** The session that it was registered for. */
+  /** The session that the connection was registered for. */
   sessionOf(connection: Connection): Wanted {
     return this.registering.get(connection)?.session
   }
 
-  /** Whether anything came from it is reported where it was registered. */
+  /** Watches whether a registered connection says anything at all. */
   awaitsHello(connection: Connection): void {
     if (this.registering.has(connection)) this.unheard.add(connection)
   }

@@ -1,22 +1,22 @@
-/** Which share a newcomer counts with, as the server's options say. */
+/** Says which share a newcomer belongs to, as the server's options decide. */
 import type { Request } from "../../Transport.ts"
 
 /** What is known of a peer when its share is asked for. */
 export interface Newcomer extends Request {
-  /** Who it is; undefined before that is known, and for a stranger. */
+  /** Who the peer is; undefined before that is known, and for strangers. */
   readonly principal: string | undefined
 }
 
 export type ShareOf = (newcomer: Newcomer) => string | undefined
 
-/** Of an address only these can have a colon; not `node:net`, as a browser's bundle has what a contract needs. */
+/** Only IPv6 addresses have a colon. Not by `node:net`, as contracts are bundled for browsers too. */
 const looksLikeIPv6 = /^[\da-f.]*:[\da-f.:]*$/i
 
-/** The share of its principal, or of its address if it is a stranger. */
+/** The principal's share; for a stranger, its address's. */
 export const defaultShareOf: ShareOf = ({ principal, remoteAddress }) =>
   principal === undefined ? addressShare(remoteAddress) : `principal ${principal}`
 
-/** One for each IPv4 address, and for each IPv6 network of 64 bits, which is what a single host is given. */
+/** One share for each IPv4 address, and one for each IPv6 network of 64 bits, as a single host gets a whole one. */
 export const addressShare = (address: string | undefined): string | undefined => {
   if (address === undefined) return undefined
   const plain = address.split("%")[0] ?? address
@@ -35,7 +35,7 @@ const networkOf = (address: string): string => {
   return all.slice(0, 4).map((group) => Number.parseInt(group, 16).toString(16)).join(":")
 }
 
-/** Asks the user's function; the default holds if that throws, or gives nothing usable as a name. */
+/** The user's function; the default if that throws or returns no string. */
 export const checkedShareOf = (shareOf: ShareOf | undefined): ShareOf => {
   if (shareOf === undefined) return defaultShareOf
   return (newcomer) => {

@@ -1,18 +1,18 @@
 /**
- * Renewed tokens (PROTOCOL.md §4.5): each session's are checked one at a time, and only a few a minute. Of those that
- * have to wait the newest counts, so that the last thing a client said is always heard.
+ * Checks renewed tokens (PROTOCOL.md §4.5): one at a time for each session, and only a few a minute. If several wait,
+ * only the newest is checked, so a client's last token always counts.
  */
 import { Effect } from "effect"
 import type { Engine } from "../run/engine.ts"
 import type { Peer } from "../session/peer.ts"
 
-/** So many at once, … */
+/** How many tokens of a session may be checked right after one another. */
 const burst = 3
-/** … and one more each so many ms. */
+/** After the burst, one more is checked in this time, in ms. */
 const everyMillis = 10_000
 
 interface Renewal {
-  /** When the tokens that were checked would have come at the limited rate. */
+  /** The time by which the tokens checked so far would be due, at one each `everyMillis`. */
   until: number
   token: string | undefined
 }
@@ -22,14 +22,13 @@ export const makeRenewing = (options: {
   readonly reauthenticate: (peer: Peer, token: string) => Effect.Effect<void>
 }) => {
   const { now, run } = options.engine
-  /** Sessions of which a token is being checked, or was lately. */
   const renewals = new WeakMap<Peer, Renewal>()
   const running = new Set<Peer>()
 
   const loop = (peer: Peer, renewal: Renewal): Effect.Effect<void> =>
     Effect.suspend(() => {
       const { token } = renewal
-      // Without a connection, the next handshake renews the token.
+      // Without a connection, the next handshake brings the token.
       if (token === undefined || !peer.connected) return Effect.void
       const early = renewal.until - now() - (burst - 1) * everyMillis
       if (early > 0) return Effect.andThen(Effect.sleep(early), loop(peer, renewal))

@@ -1,4 +1,4 @@
-/** Which connections are turned away before a handshake: by their request, or by the transport. */
+/** Turns connections away before their handshake, by their request, and reports those that a transport refused. */
 import { Effect } from "effect"
 import { subprotocol } from "../../core/Protocol.ts"
 import type { Recorder } from "../../Metrics.ts"
@@ -9,8 +9,8 @@ import { type AllowedOrigins, makeOriginCheck } from "../session/origins.ts"
 import { rejection } from "./rejection.ts"
 
 /**
- * Checks a connection that somebody else accepted, and closes one that may not be taken over. It can check only what was
- * handed over with it.
+ * Checks a connection that somebody else accepted, and closes it if it may not be taken over. It can only check the
+ * parts of the request that were handed over.
  */
 export const makeScreening = (allowedOrigins: AllowedOrigins | undefined) => {
   const refusedOrigin = makeOriginCheck(allowedOrigins)
@@ -34,7 +34,7 @@ export const makeScreening = (allowedOrigins: AllowedOrigins | undefined) => {
     })
 }
 
-/** Counts what a transport refuses, and logs what an operator must know. */
+/** Counts what a transport refuses, and logs what an operator should know. */
 export const makeOnRefused = (recorder: Recorder, log: RareLog) => ({ detail, reason }: Refusal): void => {
   if (reason !== "server") recorder.count("connectionsRefused")
   if (reason === "server" || reason === "descriptors") return log.error(reason, `the transport failed: ${detail}`)

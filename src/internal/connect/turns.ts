@@ -1,6 +1,6 @@
 /**
- * How many handshakes begin in one turn of the event loop, so that many newcomers keep nobody else waiting.
- * The rest wait in line, where shares take turns.
+ * Limits the handshakes that begin in one turn of the event loop, so that newcomers don't delay everybody else. The
+ * rest stand in a line in which shares take turns.
  */
 import { Rounds } from "../bounds/rounds.ts"
 
@@ -23,12 +23,12 @@ export const makeTurns = (perTurn: number, later: (task: () => void) => void) =>
         begun++
         waiting.begin()
       }
-    } finally { // one that throws must not stop the others
+    } finally { // one that throws must not hold up the rest
       if (begun > 0) later(next)
     }
   }
 
-  /** Begins it now, or in a later turn. */
+  /** Calls `begin` now, or in a later turn. */
   return (share: string, begin: () => void): void => {
     if (begun >= perTurn) return inLine.add({ share, begin })
     if (begun++ === 0) later(next)

@@ -1,4 +1,4 @@
-/** The server's half of the handshake (PROTOCOL.md §4): hello in, who is it, attach to the session, welcome out. */
+/** The server's half of the handshake (PROTOCOL.md §4): takes the hello, attaches the session, sends the welcome. */
 import { Effect, Exit } from "effect"
 import { encode } from "../../core/Codec.ts"
 import type { Hello } from "../../core/Frame.ts"
@@ -56,8 +56,8 @@ export class Welcoming {
         : { session: named }
       const before = identity.session ?? (yield* attaching.ownSession(hello))
       const session = before ?? makeId(this.random)
-      // A hello that was overtaken while its token was checked must not replace the connection that overtook it, or use
-      // up that one's token.
+      // A newer hello may have overtaken this one while the hook ran. Then this one must neither replace the newer
+      // connection nor use up that one's token.
       if ((options.engine.peers.get(session)?.arrival ?? 0) > arrival) return yield* replaced
       const token = makeToken()
       const presented = hello.token === undefined ? undefined : hashToken(hello.token)
@@ -75,11 +75,11 @@ export class Welcoming {
         peer.instance = hello.instance
         peer.isNamed = named !== undefined
         const { core } = peer
-        // A session of this process knows its inbox best; one from a store goes on from what was stored.
+        // If this process has the session's inbox, that is the newest; otherwise the stored position is.
         if (core.inbox.epoch === null && attached.position !== undefined) core.inbox.restore(attached.position)
         const lost = positionLost(core.inbox, hello)
-        // The token of a welcome shows that the welcome has arrived; so does our log, if that is the first it has heard of.
-        // It may come with an older token: of the newest one, the welcome may be lost.
+        // A client that presents the newest token has had that welcome. So has one that knew of no log before and now
+        // names one, even with an older token: the newest welcome may be lost.
         if (attached.current || (core.inbox.newcomer && hello.in.epoch !== null)) core.inbox.told = true
         const { told } = core.inbox
         const { out, resumedOut } = yield* attaching.openOutbox(peer, hello)
@@ -87,11 +87,12 @@ export class Welcoming {
         if (resumedIn instanceof Violation) return yield* protocolError(resumedIn, session)
         if (!resumedIn) core.inbox.newcomer = hello.in.epoch === null
         if (!resumedIn && options.registry.durable) {
-          // Else another server would not know where the log began, and the client would have to give up what it sent.
+          // Otherwise another server would not know where the log was taken up, and the client would have to give up
+          // what it sent.
           const stored = peer.storedPosition(hello.out.epoch, core.inbox.handled)
           yield* options.registry.savePosition(session, attached.generation, stored)
         }
-        // Meanwhile it has gone, was overtaken by a newer connection of the session, or is wanted by another server.
+        // Meanwhile the connection may be gone or overtaken by a newer one, or another server may want the session.
         if (!handshakes.isDone(connection) || !peer.own.mayConnect(attached.generation)) {
           handshakes.settle(connection, Exit.fail(goneEarly))
           if (peer.own.isStopping) connection.close(CloseCode.moved, goesElsewhere.detail)
@@ -99,7 +100,8 @@ export class Welcoming {
           return yield* options.abandon(session, attached.generation)
         }
 
-        // A welcome that told the client of a new position may have been lost: until we have heard from it, tell it again.
+        // The welcome that told the client of a new position may be lost: tell it again until the client has shown that
+        // it knows.
         const knowsPosition = resumedIn && told
         if (knowsPosition) core.inbox.told = true
         const resumed = knowsPosition && resumedOut.continued
@@ -114,7 +116,7 @@ export class Welcoming {
           generation: attached.generation,
           out,
           in: announced,
-          // One that never learned of our log has not learned of the position either.
+          // A client that never learned of our log has not learned of the position either.
           continued: { in: resumed, out: resumedOut.continued },
           window: options.window,
           maxPayload: options.maxPayload,
@@ -156,7 +158,7 @@ export class Welcoming {
           attached.generation,
           peer.share === "" ? undefined : peer.share
         )
-        // A plain peer has no position of its own: only this server knows one.
+        // A plain peer names no position, so recovery has only what this server knows.
         const out = opened.isUncertain === true
           ? yield* options.queue.recover(session, attached.generation, 0)
           : opened
@@ -183,7 +185,7 @@ const freshReason = (hello: Hello, known: boolean, lost: boolean, continuedIn: b
   return continuedIn ? "unknownEpoch" : "peerStateLost"
 }
 
-/** Whether this side has no position, or is behind what the client was told in this very log. */
+/** Whether this side has no position, or is behind what it acknowledged to the client in the same log. */
 const positionLost = ({ epoch, handled }: Inbox, { out }: Hello): boolean =>
   epoch === null || (epoch === out.epoch && handled < out.acked)
 

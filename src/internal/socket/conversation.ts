@@ -1,10 +1,10 @@
 /**
- * Conversations over a session, for `ResilientSocket`: when one begins and ends, and which frames are its. A session
- * can lose its state at one side and go on; then frames from before must not pass for frames from after. Knows nothing
- * of Effect's Socket.
+ * Conversations over a session, for `ResilientSocket`: when one begins and ends, and which frames belong to it. A
+ * session can lose its state at one side and go on; then frames from before must not pass for frames from after. Knows
+ * nothing of Effect's Socket.
  *
- * The client begins with `{open: id}`, and the server answers with the same: what comes before that answer belongs to
- * an earlier conversation. Frames come in an unbroken row of offsets, or the conversation is over.
+ * The client begins with `{open: id}`, and the server answers with the same. What comes before that answer belongs to
+ * an earlier conversation. A gap in the offsets of the frames ends the conversation.
  */
 import { Cause, Duration, Effect, Exit, FiberSet, Latch, Random, Scope, Stream } from "effect"
 import { CloseCode } from "../../core/Protocol.ts"
@@ -18,16 +18,16 @@ import { makeId } from "../kit/ids.ts"
 import { inWords, makeRareLog, wordsOf } from "../kit/rareLog.ts"
 import { type Data, type End, type Ending, Line } from "./frameLine.ts"
 
-/** Lanes kept for the next messages. */
+/** How many idle lanes are kept for the next messages. */
 const spareLanes = 16
-/** From the registry of WebSocket close codes, like 1011 and 1001. */
+/** From IANA's registry of WebSocket close codes, like 1001 and 1011 elsewhere in this file. */
 const serviceRestart = 1012
 const hole = { code: 1011, reason: "frames were lost" }
-/** Frames of a conversation are given up with the session, not one by one. */
+/** A single frame must not expire: that would leave a gap. */
 const forever = { ttl: Duration.infinity }
 const now = { startImmediately: true }
 
-/** The client's end, while the scope is open: one conversation after the other. */
+/** The client's end, until the scope closes: one conversation after another. */
 export const makeClientEnd = Effect.fnUntraced(function*(client: ResilientClient<Frame, Frame>) {
   const random = yield* Random.Random
   const writable = yield* Latch.make(false)
@@ -35,7 +35,7 @@ export const makeClientEnd = Effect.fnUntraced(function*(client: ResilientClient
   let current: string | undefined
   let isAccepted = false
   let isConnected = false
-  /** Whether a server may know of the conversation: one that lost the session has then lost it too. */
+  /** Whether a server may know the conversation: if the session then begins anew, the conversation is lost. */
   let isExposed = false
 
   const lose = (ending: Ending): void => {
@@ -73,7 +73,7 @@ export const makeClientEnd = Effect.fnUntraced(function*(client: ResilientClient
     if (current === id) writable.openUnsafe()
   })
 
-  /** No conversation comes after this, so nothing waits for one. */
+  /** Ends the last conversation: writers that wait for another fail. */
   const leave = (reason: string): void => {
     lose({ code: CloseCode.normal, reason })
     writable.openUnsafe()
@@ -111,7 +111,7 @@ export const makeClientEnd = Effect.fnUntraced(function*(client: ResilientClient
   return end
 })
 
-/** Runs `handler` for each conversation that a client opens, for ever. */
+/** Runs `handler` for each conversation that a client opens. Never ends by itself. */
 export const serve = <R>(
   server: ResilientServer<Frame, Frame>,
   handler: (end: End, session: string) => Effect.Effect<unknown, unknown, R>
@@ -119,13 +119,13 @@ export const serve = <R>(
   Effect.scoped(Effect.gen(function*() {
     const fork = yield* FiberSet.makeRuntime<R, void, never>()
     const rare = yield* makeRareLog
-    /** The newest conversation of each session, even when it is over. */
+    /** Each session's newest conversation, even if that is over. */
     const lines = new Map<string, Line>()
     let isOver = false
 
     const send = (session: string, frame: Frame) => Effect.flatMap(server.send(session, frame, forever), wasTaken)
 
-    /** For frames that the client must get, even when the queue is full and refuses. */
+    /** Sends a frame that the client must get: tries again while the queue is full. */
     const tell = (session: string, frame: Frame) =>
       Effect.retry(send(session, frame), { schedule: fullJitter(100, 10_000), while: isPassing })
 
@@ -164,14 +164,14 @@ export const serve = <R>(
       lines.set(session, line)
       yield* tell(session, { open: id }).pipe(
         Effect.onError(() => Effect.sync(() => line.end({ code: 1011, reason: "not opened" }))),
-        // Unanswered means unhandled: the server after this one has to answer.
+        // At a shutdown, leave it unhandled, so that the next server answers.
         Effect.catchIf(isShutdown, () => Effect.never)
       )
       if (isOver) return yield* hangUp(session, line, 1001, "")
       fork(handle(session, line))
     })
 
-    /** It was opened at an earlier server: the client has to open another. */
+    /** Ends a conversation that was opened at an earlier server, so that the client opens another. */
     const refuse = (session: string): Effect.Effect<void, unknown> => {
       const line = new Line()
       lines.set(session, line)
@@ -188,7 +188,7 @@ export const serve = <R>(
       return Effect.sync(() => line.end({ code: message.close, reason: message.reason }))
     }
 
-    /** A session that comes back from a store: its client may wait for a conversation that nobody has any more. */
+    /** When a session comes back from a store, its client may be in a conversation that nobody has any more. */
     const onConnected = Effect.fnUntraced(function*(session: string) {
       if (lines.has(session)) return
       const { generation } = yield* server.sessionStats(session)
@@ -208,12 +208,12 @@ export const serve = <R>(
     return yield* Effect.never
   }))
 
-/** Stops the current consumer of an owner's messages. */
+/** For each server or client, the effect that stops the current consumer of its messages. */
 const consumers = new WeakMap<object, Effect.Effect<void>>()
 
 /**
- * Gives the messages of a server or client to `receive`, one of each session at a time, until somebody else takes over.
- * That may outlive any scope: a shutdown waits until what came in is handled, even if only by being dropped.
+ * Gives the messages of a server or client to `receive`, one at a time for each session, until another call takes over.
+ * Outlives the caller's scope: a shutdown waits until every message is handled, if only by being dropped.
  */
 const consume = Effect.fnUntraced(function*(
   owner: { readonly messages: Stream.Stream<Incoming<Frame>> },
@@ -224,15 +224,15 @@ const consume = Effect.fnUntraced(function*(
   consumers.set(owner, Scope.close(scope, Exit.void))
   const fork = yield* Scope.provide(FiberSet.makeRuntime<never, void, never>(), scope)
   const rare = yield* Scope.provide(makeRareLog, scope)
-  // A session with a slow reader must not keep the others waiting: there is always one lane more than messages being
-  // received.
+  // A session with a slow reader must not hold up the others, so there is always one more lane than messages that are
+  // being received.
   let idle = 0
   const lane: Effect.Effect<void> = Effect.suspend(() => {
     idle++
     return Stream.runForEachWhile(owner.messages, (incoming) => {
       if (--idle === 0) fork(lane)
       return receive(incoming).pipe(
-        // The session is gone, and with it everybody who would have to know.
+        // The session is gone, so nobody is left to tell.
         Effect.catch((error) =>
           Effect.sync(() =>
             rare.warn("given up", `a socket of session ${incoming.session} is given up: ${wordsOf(error)}`)
@@ -255,7 +255,7 @@ const isOpen = (frame: Frame): frame is Extract<Frame, { readonly open: string }
 
 const isData = (frame: Frame): frame is Data => typeof frame === "string" || frame instanceof Uint8Array
 
-/** Fails for a frame that the queue's policy dropped at once. */
+/** Fails if the queue's policy dropped the frame at once. */
 const wasTaken = (receipt: Receipt): Effect.Effect<void, Error> =>
   receipt._tag === "Skipped" ? Effect.fail(new Error(`the frame was skipped (${receipt.reason})`)) : Effect.void
 
@@ -266,7 +266,7 @@ const isPassing = (error: WebSocketError | Error): boolean =>
 const isShutdown = (error: WebSocketError | Error): error is ShutdownError =>
   "_tag" in error && error._tag === "ShutdownError"
 
-/** The close code for a server's handler that ended. */
+/** The close code for how a server's handler ended. */
 const codeOf = (exit: Exit.Exit<unknown, unknown>): number => {
   if (Exit.isSuccess(exit)) return CloseCode.normal
   return Cause.hasInterruptsOnly(exit.cause) ? 1001 : 1011

@@ -1,36 +1,35 @@
 /**
- * One conversation as its reader sees it: frames come one at a time. Each is held until the reader is done with it.
- * Knows nothing of sessions, nor of Effect's Socket.
+ * One conversation as its reader sees it: one frame at a time, each held until the reader is done with it. Knows
+ * neither sessions nor Effect's Socket.
  */
 import { Effect } from "effect"
 
 export type Data = string | Uint8Array
 
-/** Why a conversation is over: it was closed with a code, or this happened. */
+/** Why a conversation is over: it was closed with a code, or it failed. */
 export type Ending = { readonly code: number; readonly reason: string } | { readonly cause: unknown }
 
 /** One end of a conversation. */
 export interface End {
-  /** Makes sure that there is a conversation, or fails with the reason why there can't be. */
+  /** Makes sure that there is a conversation. Fails if there can't be one. */
   readonly open: Effect.Effect<void, unknown>
   readonly line: Line
   readonly write: (data: Data) => Effect.Effect<void, unknown>
-  /** Ends the conversation, after everything that was written. */
+  /** Ends the conversation after everything that was written before. */
   readonly close: (code: number, reason: string) => Effect.Effect<void, unknown>
 }
 
 type Pulled = Effect.Effect<readonly [Data], Ending>
 
-/** A conversation as its reader sees it: one frame at a time, held until the reader is done with it. */
 export class Line {
-  /** Why it is over, if it is. */
+  /** Why the conversation is over; undefined while it is not. */
   ending: Ending | undefined
   private last: string | undefined
   private held: { readonly data: Data; readonly release: () => void } | undefined
   private isTaken = false
   private waiter: ((effect: Pulled) => void) | undefined
 
-  /** A conversation begins with the message of this id. */
+  /** Begins a conversation; `first` is the id of the message that opened it. */
   begin(first: string | undefined): void {
     this.ending = undefined
     this.last = first
@@ -52,7 +51,7 @@ export class Line {
     return messageId === `${before.slice(0, dash)}${Number(before.slice(dash)) + 1}`
   }
 
-  /** Gives a frame to the reader; succeeds when the reader is done with it, or there will be none. */
+  /** Gives a frame to the reader. Succeeds when the reader is done with it, or the conversation is over. */
   offer(data: Data): Effect.Effect<void> {
     return Effect.callback((resume) => {
       if (this.ending !== undefined) return resume(Effect.void)
@@ -65,7 +64,7 @@ export class Line {
     })
   }
 
-  /** The next frame. Asking for it says that the last one is done. */
+  /** The next frame. Asking for it means that the reader is done with the one before. */
   readonly pull: Pulled = Effect.callback((resume) => {
     if (this.isTaken) this.release()
     this.waiter = resume
@@ -76,7 +75,7 @@ export class Line {
     })
   })
 
-  /** The reader is gone; a frame it was not done with goes to the next one. */
+  /** Called when the reader is gone. A frame that it was not done with goes to the next reader. */
   leave(wasDone: boolean, ending: Ending): void {
     if (this.isTaken && wasDone) this.release()
     this.isTaken = false

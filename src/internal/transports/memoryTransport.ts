@@ -1,4 +1,4 @@
-/** The in-memory transport: pairs of connections that hand frames to each other in microtasks, in order. */
+/** The in-memory transport: pairs of connections that hand frames to each other in order, in later turns. */
 import { Effect, type Scope } from "effect"
 import { Deque } from "../../core/Deque.ts"
 import { highWaterBytes, subprotocol } from "../../core/Protocol.ts"
@@ -11,7 +11,7 @@ type Event =
   | { readonly t: "alive" }
   | { readonly t: "closed"; readonly code: number; readonly reason: string }
 
-/** One end. What it was handed and the other end's reader has not taken is `incoming` there. */
+/** One end of a connection. A frame it sends is `incoming` at the other end until that end's reader takes it. */
 class End implements Connection {
   readonly protocol: string
   readonly request: Request
@@ -25,7 +25,7 @@ class End implements Connection {
   private awaitsDrain = false
 
   /**
-   * Runs a task in another turn of the event loop. Otherwise two ends that answer each other would let nothing else
+   * Runs a task in another turn of the event loop. Otherwise, two ends that answer each other would let nothing else
    * run.
    */
   private readonly later: (task: () => void) => void

@@ -1,9 +1,9 @@
 /**
- * An Effect `Socket` as a connection, and a client transport on Effect's WebSockets. With ResilientSocket.ts the only
- * place that knows Effect's unstable socket module.
+ * An Effect `Socket` as a connection, and a client transport on Effect's WebSockets. Only this file and
+ * ResilientSocket.ts know Effect's unstable socket module.
  *
- * Synchronous code drives a Connection, which never waits; a Socket is effects. So frames wait here in a queue for a
- * writer fiber that exists only while there is something to write, and one fiber reads.
+ * Synchronous code drives a Connection and never waits, but a Socket is made of effects. So frames wait in a queue for
+ * a writer fiber, which exists only while there is something to write. Another fiber reads.
  */
 import { Cause, Effect, Exit, FiberSet, Predicate, Scope } from "effect"
 import { Socket } from "effect/socket"
@@ -16,10 +16,10 @@ import { makeSignal } from "../kit/signal.ts"
 import { shownCause, shownUrl, withoutUrl } from "../kit/urls.ts"
 import { closeGraceMillis } from "./wsConnection.ts"
 
-/** A socket that has not taken this much is given up: a sender that heeds `buffered` never comes near it. */
+/** A socket with this much unwritten is given up. A sender that heeds `buffered` never comes near it. */
 const maxQueuedBytes = 64 * highWaterBytes
 
-/** What a Socket does not know of itself. */
+/** What a Socket does not know about itself. */
 interface Facts {
   readonly protocol: string
   readonly request: Request
@@ -63,7 +63,7 @@ const attach = Effect.fnUntraced(function*(
 
   let sink: ConnectionSink | undefined
   let paused = false
-  /** Why it is over. The sink learns it once the reader has stopped, so that nothing comes after it. */
+  /** Why the connection is over. The sink learns it once the reader has stopped, so that no frame comes after it. */
   let ending: Ending | undefined
   let over = false
 
@@ -73,7 +73,7 @@ const attach = Effect.fnUntraced(function*(
     queueMicrotask(() => reading.interruptUnsafe())
   }
 
-  /** The sink, if it may get something now; once the connection is over, never. */
+  /** The sink, if it may get frames now. Undefined while paused, and for good once the connection is over. */
   const flowing = () => paused || ending !== undefined ? undefined : sink
 
   const outgoing = new OutgoingFrames(writer, (write) => fork(write), {
@@ -126,7 +126,7 @@ const attach = Effect.fnUntraced(function*(
     ping: noop, // Effect's Socket has none
     close: (code, reason) => {
       if (ending !== undefined || outgoing.isClosing) return
-      connection.resume() // without reading, it never sees the peer's close
+      connection.resume() // a connection that is not read never sees the peer's close
       outgoing.close(new Socket.CloseEvent(code, beginning(reason, maxCloseReasonBytes)))
       fork(Effect.delay(Effect.sync(() => end(1006, "the peer did not close in time")), closeGraceMillis))
     },
@@ -135,7 +135,7 @@ const attach = Effect.fnUntraced(function*(
   return connection
 })
 
-/** Gives all frames to the sink that `flowing` says may have them; waits for `changed` while there is none. */
+/** Gives all frames to the sink that `flowing` returns. While there is none, waits for `changed`. */
 const read = Effect.fnUntraced(function*(
   { pull }: Socket.Reader,
   maxFrameBytes: number,
@@ -160,7 +160,7 @@ const read = Effect.fnUntraced(function*(
   }
 })
 
-/** Frames that wait to be written: what is sent in one turn leaves together. */
+/** Frames that wait to be written. Those sent in one turn leave together. */
 class OutgoingFrames {
   private readonly writer: Socket.Writer
   private readonly fork: (write: Effect.Effect<void>) => void
@@ -174,7 +174,7 @@ class OutgoingFrames {
   private awaitsDrain = false
   private isWriting = false
   private isDropped = false
-  /** Written when all else is. */
+  /** Written after all frames. */
   private closing: Socket.CloseEvent | undefined
 
   constructor(writer: Socket.Writer, fork: OutgoingFrames["fork"], told: OutgoingFrames["told"]) {
@@ -183,7 +183,7 @@ class OutgoingFrames {
     this.told = told
   }
 
-  /** Bytes that are not written. */
+  /** Bytes that are not written yet. */
   get buffered(): number {
     return this.bytes
   }
@@ -205,7 +205,7 @@ class OutgoingFrames {
     this.startWriting()
   }
 
-  /** Nothing is written any more. */
+  /** Stops writing; all frames that wait count as not written. */
   drop(): void {
     this.isDropped = true
     for (const { written } of [...this.inFlight, ...this.waiting]) written?.(false)
@@ -214,7 +214,7 @@ class OutgoingFrames {
     this.bytes = 0
   }
 
-  /** In a task of its own, so that what is sent in one turn leaves together. */
+  /** Writes in a microtask, so that frames sent in one turn leave together. */
   private startWriting(): void {
     if (this.isWriting) return
     this.isWriting = true
@@ -225,7 +225,7 @@ class OutgoingFrames {
     while (this.waiting.length > 0) {
       this.inFlight = this.waiting
       this.waiting = []
-      // Not empty: it was looked at before.
+      // Not empty, as the loop has checked.
       yield* this.writer.writeAll(this.inFlight.map(({ frame }) => frame) as [string, ...Array<string>])
       if (this.isDropped) return
       const taken = this.inFlight
@@ -247,14 +247,14 @@ class OutgoingFrames {
 }
 
 /**
- * Adapts an Effect `Socket` to a `Connection`, for `ResilientServer.register` or a transport of your own. The socket
- * is opened now; the connection ends with the scope at the latest. `protocol` is what was negotiated, such as
- * `resilient.v1`; without it the peer counts as a plain one.
+ * Adapts an Effect `Socket` to a `Connection`, for `ResilientServer.register` or a transport of your own. Opens the
+ * socket now; the connection ends with the scope at the latest. `protocol` is the negotiated subprotocol, such as
+ * `resilient.v1`; without it the peer counts as plain.
  *
- * **Gotchas.** The Socket's writer says when a frame was taken, and Effect's writer of a WebSocket says so before the
- * peer, or even the network, took anything: with it, `buffered` counts only what waits for the writer, and a peer that
- * does not read is noticed only by its missing acks. There is no protocol-level ping either. `terminate` closes the
- * socket's scope, which for Effect's WebSockets is an orderly close with 1000.
+ * **Gotchas.** A Socket's writer says when a frame was taken. Effect's writer of a WebSocket says so before the network
+ * has taken anything: with it, `buffered` counts only what waits for the writer, and a peer that does not read is
+ * noticed only by its missing acks. There is no protocol-level ping. `terminate` closes the socket's scope, which for
+ * Effect's WebSockets is an orderly close with 1000.
  *
  * @since 0.1.0
  * @category constructors
@@ -290,9 +290,9 @@ const dial = (
     const socket = Socket.makeWebSocket(url, {
       protocols: protocol,
       openTimeout: timeoutMillis,
-      // A WebSocket that can't be paused, as in browsers, ends the connection if more than this lies unread.
+      // Where WebSockets can't be paused, as in browsers, more unread bytes than this end the connection.
       highWaterMark: Math.max(maxFrameBytes, maxQueuedBytes),
-      // Browsers can't send any, and their constructor refuses even an empty object.
+      // Browsers can't send headers, and their constructor refuses even an empty object.
       headers: Object.keys(headers).length === 0 ? undefined : headers
     }).pipe(
       Effect.provideService(Socket.WebSocketConstructor, (...args) => {
@@ -319,7 +319,7 @@ const dial = (
     )
   })
 
-/** Every WebSocket has it; Effect's type for them does not. */
+/** Every WebSocket has a `protocol`, but Effect's type does not. */
 const negotiated = (webSocket: Socket.WebSocketLike | undefined): string =>
   webSocket !== undefined && "protocol" in webSocket && typeof webSocket.protocol === "string" ? webSocket.protocol : ""
 
@@ -331,7 +331,7 @@ const closeError = (code: number, closeReason: string) =>
 const detailOf = (error: unknown): string => {
   if (!(error instanceof Error)) return String(error)
   const cause = Socket.isSocketError(error) && "cause" in error.reason ? error.reason.cause : error.cause
-  // Not always an Error: WebSockets fail with events.
+  // A WebSocket fails with an event, not an Error.
   return Predicate.hasProperty(cause, "message") && cause.message !== ""
     ? `${error.message}: ${String(cause.message)}`
     : error.message

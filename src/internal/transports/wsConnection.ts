@@ -9,15 +9,15 @@ import type { Connection, ConnectionSink, Request } from "../../Transport.ts"
 /** How long an orderly close may take before `ws` destroys the socket, in ms. */
 export const closeGraceMillis = 2_000
 
-/** Connections that are gone but have unread frames: the longest gone first. */
+/** Connections that are gone but still have unread frames, the longest gone first. */
 const gone = new Set<WsConnection>()
 
-/** How many of them there may be: each holds 64 KiB of frames, which may take five times that in memory. */
+/** The most of these: each may hold 64 KiB of frames, which can take five times that in memory. */
 const maxGone = 128
 
-/** The methods that are called on a socket. Browsers' and Node's own have fewer. */
+/** The methods that are called on a socket. Sockets of browsers and of Node itself have fewer. */
 const methods = ["on", "off", "once", "send", "ping", "pause", "resume", "close", "terminate", "listenerCount"]
-/** Smaller pieces pass at once, in bytes: Node reads at most 64 KiB. */
+/** Pieces smaller than this, in bytes, never wait for their turn. Node reads at most 64 KiB at once. */
 const largePiece = 4 * 1024
 
 /** Where a socket keeps its connection, so that all share the listeners below. */
@@ -27,17 +27,14 @@ const owner = Symbol("resilient-websocket/connection")
 export const tells = Symbol("resilient-websocket/tells")
 
 interface OwnedWebSocket extends WebSocket {
-  /** Undefined: none yet; null: no longer one. */
+  /** Undefined if there was none yet, null if it was given back. */
   [owner]?: WsConnection | null | undefined
   readonly [tells]?: true
 }
 
-/**
- * Events of a socket that tells its owner itself, from its `emit`. Listeners, each an entry in a table of their socket,
- * would take some 200 bytes a connection.
- */
+/** Tells a socket's owner of an event, from the socket's `emit`. Listeners would take some 200 bytes a connection. */
 export const tellOwner = (ws: OwnedWebSocket, event: string | symbol, first: unknown, second: unknown): void => {
-  // What `ws` passes with each event.
+  // The casts: what `ws` passes with each event.
   if (event === "message") onMessage.call(ws, first as Buffer, second as boolean)
   else if (event === "ping" || event === "pong") onPing.call(ws)
   else if (event === "close") onClose.call(ws, first as number, second as Buffer)
@@ -45,15 +42,13 @@ export const tellOwner = (ws: OwnedWebSocket, event: string | symbol, first: unk
 
 const tellsOwner = (ws: OwnedWebSocket): boolean => ws[tells] === true
 
-/**
- * Why a socket can't be taken over. That it is closed may be the peer's doing; all else is a mistake of the program.
- */
+/** Why a socket can't be taken over. The peer may have closed it; everything else is the program's mistake. */
 export interface SocketFault {
   readonly detail: string
   readonly isPeers: boolean
 }
 
-/** What keeps a socket that somebody else accepted from being taken over, if anything does. */
+/** Why a socket that somebody else accepted can't be taken over; undefined if it can. */
 export const socketFault = (ws: WebSocket): SocketFault | undefined => {
   if (!isWs(ws)) return { detail: "it is no socket of the package `ws`", isPeers: false }
   if (ws.readyState === ws.CONNECTING) {
@@ -73,19 +68,19 @@ const isWs = (value: unknown): boolean =>
 const hasOwner = (ws: OwnedWebSocket): boolean => ws[owner] !== undefined && ws[owner] !== null
 
 /**
- * Whether a socket without listeners has already emitted a message, which is lost. Only `ws`'s receiver knows, which is
- * not public; with a different one, nothing is noticed. A socket that was ours before had listeners.
+ * Whether a socket has already emitted a message that nobody heard. Only the receiver of `ws` knows, which is private;
+ * if that changes, this returns false. A socket that was ours before had listeners.
  */
 const hasMissed = (ws: OwnedWebSocket): boolean => {
   if (ws[owner] === null || ws.listenerCount("message") > 0) return false
   const receiver: unknown = Reflect.get(ws, "_receiver")
   if (typeof receiver !== "object" || receiver === null) return false
   const opcode: unknown = Reflect.get(receiver, "_opcode")
-  // It is between two frames, and the last was a text or a binary one. Otherwise its message is still to come.
+  // The receiver is between two frames, and the last was text or binary. Otherwise the message is still to come.
   return Reflect.get(receiver, "_state") === 0 && (opcode === 1 || opcode === 2)
 }
 
-/** Where the stream below a socket keeps the connection, so that all share one listener. */
+/** Where the stream below a socket keeps its connection, so that all share one listener. */
 const above = Symbol("resilient-websocket/above")
 
 interface WatchedStream extends Duplex {
@@ -97,8 +92,8 @@ function onPiece(this: WatchedStream, piece: Buffer): void {
 }
 
 /**
- * A socket that was reset: `ws` would take in all that it still holds, however busy this process is, and for all
- * sockets that are found gone at once.
+ * Drops what a closed stream still holds. Otherwise `ws` would take it all in, however busy this process is, and for
+ * all sockets that are found gone at once.
  */
 function onStreamClose(this: WatchedStream): void {
   if (this.readableLength >= largePiece) this.read()
@@ -115,12 +110,12 @@ export class WsConnection implements Connection {
   private ended: { readonly code: number; readonly reason: string } | undefined
   private paused = false
   private isDeaf = false
-  /** What came in while it was paused: the rest of what the socket had given to `ws` by then, at most 64 KiB. */
+  /** Frames that came while paused: the rest of what `ws` had read by then, at most 64 KiB. */
   private unread: Deque<string | Uint8Array> | undefined
   private readonly onEnd: (() => void) | undefined
-  /** Takes incoming bytes apart. */
+  /** The parser of `ws`. Set by `inTurns`. */
   private receiver: Writable | undefined
-  /** A piece had to wait: when it comes again, it is its turn. */
+  /** Whether a piece had to wait: when it comes again, it passes. */
   private isPutBack = false
 
   /** `onEnd` is called when the socket is gone. */
@@ -128,10 +123,10 @@ export class WsConnection implements Connection {
     this.ws = ws
     this.request = request
     this.missed = hasMissed(ws)
-    this.upgradeMillis = Math.ceil(upgradeMillis) // a fraction would be an object for as long as the connection
+    this.upgradeMillis = Math.ceil(upgradeMillis) // V8 would keep a fraction as an object
     this.onEnd = onEnd
     ws[owner] = this
-    // Nothing gets lost before `open`: an end is remembered, and frames wait in the paused socket.
+    // Nothing is lost before `open`: an end is remembered, and frames wait in the paused socket.
     if (!tellsOwner(ws)) {
       ws.on("close", onClose)
       if (!ws.listeners("error").includes(ignoreError)) ws.on("error", ignoreError)
@@ -144,15 +139,15 @@ export class WsConnection implements Connection {
   }
 
   /**
-   * From now on, large pieces are taken in only when it is their turn: one may be ten thousand frames, and `ws` does
-   * not stop halfway.
+   * From now on, large pieces wait for their turn: one may hold ten thousand frames, and `ws` does not stop halfway
+   * through it.
    */
   inTurns(): this {
     const receiver: unknown = Reflect.get(this.ws, "_receiver")
     const stream: unknown = Reflect.get(this.ws, "_socket")
     if (!(receiver instanceof Writable && stream instanceof Duplex)) return this // a `ws` that we don't know
     const [listener, ...others] = stream.listeners("data")
-    // We can replace only what `ws` itself does with a piece.
+    // We can replace only the listener of `ws` itself.
     if (listener === undefined || others.length > 0) return this
     this.receiver = receiver
     Object.assign(stream, { [above]: this })
@@ -182,8 +177,8 @@ export class WsConnection implements Connection {
       if (written !== undefined) queueMicrotask(() => written(false))
       return
     }
-    // Below the mark nobody needs to know when it was taken. A unit is three bytes at most, so without a callback the
-    // mark is not crossed.
+    // Below the high-water mark, nobody needs to know when a frame was taken. A UTF-16 unit is at most three bytes, so
+    // this frame can't cross the mark.
     if (written === undefined && ws.bufferedAmount + 3 * frame.length < highWaterBytes) {
       ws.send(frame)
       return
@@ -216,7 +211,7 @@ export class WsConnection implements Connection {
 
   close(code: number, reason: string): void {
     if (this.ended !== undefined) return this.forget()
-    // What it says now interests nobody. A paused socket would never see the peer's close frame.
+    // Frames no longer matter, but a paused socket would never see the peer's close frame.
     this.isDeaf = true
     this.unread = undefined
     if (this.ws.readyState === this.ws.OPEN) this.ws.resume()
@@ -229,8 +224,8 @@ export class WsConnection implements Connection {
   }
 
   /**
-   * Gives the socket to somebody else: nothing more is reported. Errors are still ignored, as its next owner may not
-   * listen for them, and then a peer's nonsense would end the process.
+   * Gives the socket to somebody else, and reports nothing more. Errors are still ignored: if the next owner does not
+   * listen for them, a peer's nonsense would end the process.
    */
   release(): WebSocket {
     const { unread, ws } = this
@@ -243,9 +238,9 @@ export class WsConnection implements Connection {
     this.sink = undefined
     this.unread = undefined
     gone.delete(this)
-    // What was not taken belongs to the next owner.
+    // Unread frames belong to the next owner.
     for (let data = unread?.popFront(); data !== undefined; data = unread?.popFront()) tellLater(ws, data)
-    if (unread !== undefined) queueMicrotask(() => ws.resume()) // later events come after that
+    if (unread !== undefined) queueMicrotask(() => ws.resume()) // after those frames
     return ws
   }
 
@@ -258,17 +253,17 @@ export class WsConnection implements Connection {
     else this.sink?.frame(frame, isBinary ? frame.length : data.length)
   }
 
-  /** An incoming piece. One that has to wait goes back to where it came from, and comes again when it is its turn. */
+  /** Takes in a piece of bytes. One that must wait goes back to the stream, and comes again when it is its turn. */
   incoming(piece: Buffer, stream: Duplex): void {
     const { receiver } = this
-    if (receiver?.writable !== true) return // it has heard everything
+    if (receiver?.writable !== true) return // the receiver is done
     if (this.mustWait(piece)) {
       this.isPutBack = true
       stream.unshift(piece)
       return
     }
     this.isPutBack = false
-    // As `ws` does until it has enough.
+    // As `ws` itself does.
     if (!receiver.write(piece)) stream.pause()
   }
 
@@ -281,12 +276,12 @@ export class WsConnection implements Connection {
     this.ended = { code, reason }
     this.onEnd?.()
     if (this.unread === undefined) return this.sink?.closed(code, reason)
-    // What came before the end is read first.
+    // Frames that came before the end are read first.
     gone.add(this)
     if (gone.size > maxGone) gone.values().next().value?.forget()
   }
 
-  /** What came while it was paused comes first. */
+  /** Delivers the frames that came while paused, before any others. */
   private readOn(): void {
     const { unread } = this
     if (unread === undefined) return
@@ -310,7 +305,7 @@ export class WsConnection implements Connection {
     return this.paused
   }
 
-  /** What was not read never will be. */
+  /** Drops unread frames; a connection that has ended then says so. */
   private forget(): void {
     if (this.unread === undefined) return
     this.unread = undefined
@@ -326,7 +321,7 @@ export class WsConnection implements Connection {
   }
 }
 
-/** A binary frame, whatever its socket's `binaryType`; a Blob can't be read at once, nor is it of interest. */
+/** A binary frame's bytes, whatever the socket's `binaryType`. A Blob can't be read synchronously, so it is empty. */
 const bytesOf = (data: RawData | Blob): Uint8Array => {
   if (Buffer.isBuffer(data)) return data
   if (data instanceof Blob) return new Uint8Array(0)
