@@ -1,13 +1,13 @@
 /**
- * Who gives way when there is no room for a newcomer. It is a member of the share that has the most, as long as the
- * newcomer's has less. All in constant time, but for a heap of shares. Pure.
+ * Who gives way when there is no room for a newcomer: a member of the largest share, if the newcomer's is smaller.
+ * Everything takes constant time, except for a heap of shares. Pure.
  */
 import { DeadlineHeap } from "../kit/deadlineHeap.ts"
 
-/** Whether, and how soon, a member may be sent away; undefined for never. */
+/** Whether a member may have to give way, and how soon; undefined for never. */
 export type Spare = "first" | "next" | undefined
 
-/** A member's share, and where it stands, both written by its crowd alone. */
+/** A member's share and standing. Only its crowd writes them. */
 export interface Member {
   share: string
   spare: Spare
@@ -17,17 +17,16 @@ export interface Member {
 class Group<A extends Member> {
   readonly name: string
   size = 0
-  /** Those who may be sent away, the longest there first. Made when there is a first one. */
+  /** Members that may give way, the longest there first. Made with the first one. */
   first: Set<A> | undefined
   next: Set<A> | undefined
-  /** Its place in the ranking: minus its size when it was put there. */
+  /** Its place in the ranking: minus its size when it was ranked; 0 while it is not ranked. */
   rankedAt = 0
 
   constructor(name: string) {
     this.name = name
   }
 
-  /** Where the member stands from now on. */
   put(member: A, spare: Spare): void {
     this.remove(member)
     member.spare = spare
@@ -43,13 +42,13 @@ class Group<A extends Member> {
 }
 
 export class Crowd<A extends Member> {
-  /** A share's group, or its only member until there is a second: most shares have just one. */
+  /** Each share's group, or its only member: most shares have just one. */
   private readonly groups = new Map<string, Group<A> | A>()
-  /** Groups with somebody to spare, the largest first. A lone member never has to give way. */
+  /** Groups with a member that may give way, the largest first. A lone member never has to. */
   private readonly ranking = new DeadlineHeap<Group<A>>((group, at) =>
     group.rankedAt === at && this.groups.get(group.name) === group
   )
-  /** Where a member stands by now. */
+  /** Computes a member's current standing. */
   private readonly standing: (member: A) => Spare
   private total = 0
 
@@ -99,7 +98,7 @@ export class Crowd<A extends Member> {
     else this.rank(group)
   }
 
-  /** Something changed for a member. One that may no longer be sent away need not be placed again. */
+  /** A member's standing changed. Calling this is optional for one that may no longer give way: `givesWay` checks. */
   place(member: A): void {
     const group = this.groups.get(member.share)
     if (group instanceof Group) {
@@ -109,7 +108,7 @@ export class Crowd<A extends Member> {
   }
 
   /**
-   * Who gives way to one more of this share, if anybody: only where that share then still has no more than the other.
+   * Who gives way to one more member of this share, if any. Only if this share is then still no larger than the other.
    */
   givesWay(share: string): A | undefined {
     while (true) {
@@ -139,7 +138,7 @@ export class Crowd<A extends Member> {
     if (at !== 0) this.ranking.push(at, group)
   }
 
-  /** The group for a share whose only member gets company. */
+  /** Makes a group for a share whose only member gets company. */
   private groupOf(member: A): Group<A> {
     const group = new Group<A>(member.share)
     group.size = 1

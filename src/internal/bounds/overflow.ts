@@ -6,16 +6,16 @@ import type { QueueBounds } from "./queueBounds.ts"
 export type Answer =
   /** The sender gets a `QueueOverflowError`, and nothing changes. */
   | "refuse"
-  /** The sender learns that nothing was appended. That is no error. */
+  /** The sender learns that nothing was appended, which is not an error. */
   | "skip"
   /**
-   * The oldest messages are dropped, as many as it takes, and become dead letters. What was sent may be at the peer, so
-   * it stays. If dropping all the others would not make enough room, none is dropped and the batch is refused.
+   * The oldest unsent messages are dropped, as many as needed, and become dead letters. Sent ones stay, since the peer
+   * may have them. If dropping all unsent ones would not make enough room, none is dropped and the batch is refused.
    */
   | "dropOldest"
   /**
-   * The sender waits for room, for no longer than `suspendTimeout`; then it is refused. Senders that wait for the same
-   * outbox are let in in the order they came, and no later one overtakes them.
+   * The sender waits for room for at most `suspendTimeout`, then it is refused. Senders that wait for the same outbox
+   * are let in in the order in which they came; none overtakes another.
    */
   | "wait"
 
@@ -41,7 +41,7 @@ export const answerTo = (
   inAll: number
 ): Answer => neverFits(bounds, messages, bytes, inAll) ? "refuse" : answers[policy]
 
-/** Whether there would be no room for it even in an empty queue. */
+/** Whether not even an empty queue has room for the batch. */
 export const neverFits = (bounds: QueueBounds, messages: number, bytes: number, inAll: number): boolean =>
   messages > Math.min(bounds.maxMessages, bounds.maxTotalMessages) ||
   bytes > bounds.maxBytes || inAll > bounds.maxTotalBytes

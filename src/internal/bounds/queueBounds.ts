@@ -5,8 +5,8 @@ import * as Check from "../kit/options.ts"
 import type { OverPart, TotalBounds } from "./shares.ts"
 
 /**
- * Bounds on one outbox, and on all together. The bytes of one outbox are those of its payloads. In those of all
- * together, a store counts payloads, and a queue in memory what messages take there.
+ * Bounds on one outbox, and on all together. The bytes of one outbox are those of its payloads. For the bytes of all
+ * together, a store counts payloads, and a queue in memory counts the memory that messages take.
  */
 export interface QueueBounds extends TotalBounds {
   readonly maxMessages: number
@@ -24,14 +24,14 @@ export const queueBounds = (options: Options, maxTotalBytes: number): QueueBound
 /** A bound by its name, or a share's part of one. */
 export type Limit = "messages" | "bytes" | "totalMessages" | "totalBytes" | OverPart
 
-/** A bound that was reached: its value, and how much there is. */
+/** A bound that was reached, its value, and how much there is. */
 export type Full = Pick<QueueOverflowError, "limit" | "bound" | "size">
 
-/** The bound on one outbox that it would break if it had this much. */
+/** The bound that one outbox would break if it had this much. */
 export const ownLimit = (bounds: QueueBounds, messages: number, bytes: number): "messages" | "bytes" | undefined =>
   messages > bounds.maxMessages ? "messages" : bytes > bounds.maxBytes ? "bytes" : undefined
 
-/** The bound on all outboxes that they would break if they had this much together. */
+/** The bound that all outboxes would break if they had this much together. */
 export const totalLimit = (
   bounds: QueueBounds,
   messages: number,
@@ -39,7 +39,7 @@ export const totalLimit = (
 ): "totalMessages" | "totalBytes" | undefined =>
   messages > bounds.maxTotalMessages ? "totalMessages" : bytes > bounds.maxTotalBytes ? "totalBytes" : undefined
 
-/** Whether the bound is on more than one outbox, so that room made in others helps. */
+/** Whether the bound covers more than one outbox, so that room made in others helps. */
 export const isOfAll = (limit: Limit | Full["limit"]): boolean => limit !== "messages" && limit !== "bytes"
 
 /** The limit, as the error shows it. */
@@ -57,8 +57,8 @@ export const fullBy = (bounds: QueueBounds, limit: Exclude<Limit, OverPart>, siz
 }
 
 /**
- * Without a stack trace: a sender that is refused a million times needs none, and it costs ten times as much as the
- * rest.
+ * Without a stack trace: a sender that is refused a million times needs none, and the trace costs ten times as much as
+ * the rest.
  */
 export const overflowError = (session: string, full: Full): QueueOverflowError => {
   const { stackTraceLimit } = Error

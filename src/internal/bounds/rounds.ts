@@ -1,6 +1,6 @@
-/** A line in which shares take turns, so that a share with few members is soon served. Pure. */
+/** A line in which shares take turns, so that a share with few members is served soon. Pure. */
 export class Rounds<A extends { readonly share: string }> {
-  /** Lines in the order in which they are served; some may be empty. */
+  /** Shares in the order in which they are served; some may be empty. */
   private readonly shares = new Map<string, Set<A>>()
   private readonly places = new Map<A, Set<A>>()
 
@@ -8,7 +8,7 @@ export class Rounds<A extends { readonly share: string }> {
     return this.places.size
   }
 
-  /** Puts it at the end of its share's line, unless it is already in one. */
+  /** Puts the member at the end of its share's line, unless it is already in line. */
   add(member: A): void {
     if (this.places.has(member)) return
     let share = this.shares.get(member.share)
@@ -22,7 +22,7 @@ export class Rounds<A extends { readonly share: string }> {
     this.places.delete(member)
   }
 
-  /** Takes the next one, after which it is the other shares' turn. */
+  /** Takes the next member. After that it is the other shares' turn. */
   take(): A | undefined {
     for (const [name, share] of this.shares) {
       this.shares.delete(name)

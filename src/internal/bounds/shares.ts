@@ -1,6 +1,6 @@
 /** How much room of a nearly full queue one share may have. */
 
-/** What the outboxes of one share have. */
+/** What the outboxes of one share hold together. */
 export interface Share {
   readonly name: string
   outboxes: number
@@ -8,7 +8,7 @@ export interface Share {
   bytes: number
 }
 
-/** An outbox's share, or only its name as long as nothing was in the outbox: most are empty. */
+/** An outbox's share, or only the share's name until something was in the outbox: most are empty. */
 export type ShareOrName = Share | string
 
 export interface TotalBounds {
@@ -28,29 +28,30 @@ export interface OverPart {
   readonly size: number
 }
 
-/** Less than this, in bytes, is no use to anybody. */
+/** A smaller reserve is no use to anybody, in bytes. */
 const leastReserveBytes = 1_024
 
 /**
- * The shares of a queue, and the rule of their parts. Seven eighths of a bound on all together are anybody's. Of the
+ * The shares of a queue, and the rule for their parts. Anybody may use seven eighths of a bound on all together. Of the
  * last eighth, the reserve, a share may take until it holds an n-th of what is then left, where n shares hold anything;
- * one message in any case.
+ * but it may always have one message.
  *
- * The same holds within a share of several outboxes that has more than that, as strangers from one address may: of the
- * eighth before the reserve, an outbox may take until it holds an m-th of what is then left of it, where its share has
- * had something in m outboxes.
+ * A share of several outboxes that has more than that, such as strangers from one address, is divided the same way: of
+ * the eighth before the reserve, an outbox may take until it holds an m-th of what is then left of that eighth, where m
+ * outboxes of its share have had something.
  *
  * Shares that take all they can, one after the other, leave at least `2 * reserve / (n + 1) - n`. Proof: of the m
- * shares in any set, take the one that appended last. If that was within the seven eighths, the set holds no more. Else
- * it holds one message, or at most an m-th of what was left then, when the others held no less than they do now: by
- * induction the set leaves that much. A share that holds no more than an (n + 1)-th of that is never refused.
+ * shares in any set, take the one that appended last. If that was within the seven eighths, the set holds no more than
+ * those. Otherwise that share holds one message, or at most an m-th of what was left then, when the others held no less
+ * than they do now: by induction the set leaves that much. A share that holds at most an (n + 1)-th of that is never
+ * refused.
  */
 export class Shares {
   private readonly shares = new Map<string, Share>()
   private readonly bounds: TotalBounds
   private readonly anybodysMessages: number
   private readonly anybodysBytes: number
-  /** Up to here, any outbox of a share may take it. */
+  /** Up to this total, any outbox of any share may append. */
   private readonly commonMessages: number
   private readonly commonBytes: number
   /** Shares that hold anything. */
@@ -68,7 +69,7 @@ export class Shares {
     return this.shares.size
   }
 
-  /** An outbox gets its first contents. */
+  /** An outbox of this share gets its first contents. */
   private join(name: string): Share {
     let share = this.shares.get(name)
     if (share === undefined) {
@@ -79,14 +80,14 @@ export class Shares {
     return share
   }
 
-  /** An outbox leaves, with what it had. */
+  /** An outbox leaves its share, with this much in it. */
   leave(share: ShareOrName | undefined, messages: number, bytes: number): void {
     if (share === undefined || typeof share === "string") return
     this.add(share, -messages, -bytes)
     if (--share.outboxes === 0) this.shares.delete(share.name)
   }
 
-  /** From now on an outbox, with what it has, belongs to this share. */
+  /** An outbox, with this much in it, belongs to the share `to` from now on. */
   move(
     share: ShareOrName | undefined,
     to: string | undefined,
@@ -98,7 +99,7 @@ export class Shares {
     return to === undefined ? undefined : this.add(to, messages, bytes)
   }
 
-  /** An outbox of the share has this much more, or less. Returns what the outbox has to keep as its share. */
+  /** An outbox of the share has this much more, or less. Returns what the outbox must keep as its share. */
   add(shareOrName: ShareOrName, messages: number, bytes: number): ShareOrName {
     if (typeof shareOrName === "string" && messages === 0 && bytes === 0) return shareOrName
     const share = typeof shareOrName === "string" ? this.join(shareOrName) : shareOrName
@@ -111,8 +112,8 @@ export class Shares {
   }
 
   /**
-   * The part that `messages` and `bytes` more would exceed, in an outbox of this share that has `ownMessages` and
-   * `ownBytes`, while all together have `totalMessages` and `totalBytes`.
+   * The part that `messages` and `bytes` more would exceed. They go to an outbox of this share that has `ownMessages`
+   * and `ownBytes`, while all outboxes together have `totalMessages` and `totalBytes`.
    */
   over(
     shareOrName: ShareOrName | undefined,
@@ -156,14 +157,14 @@ export class Shares {
     return partOf(share.bytes, part, own, partOfOutbox(share, free, own), free, commonBytes - total)
   }
 
-  /** What a share has, and in how many outboxes, the one in question included: it may be new. */
+  /** What a share has, and in how many outboxes. The one in question counts, even if it is new. */
   private held(share: ShareOrName): HeldAmount {
     if (typeof share !== "string") return share
     const { bytes, messages, outboxes } = this.shares.get(share) ?? nothing
     return { outboxes: outboxes + 1, messages, bytes }
   }
 
-  /** What a share that holds `held` may have in all, so that it is an n-th of what is then free. */
+  /** What a share that holds `held` may hold in all, so that this is an n-th of what is then free. */
   private part(share: Amount, free: number, held: number): number {
     const n = share.messages > 0 ? this.holding : this.holding + 1
     return (free + held) / (n + 1)
@@ -176,11 +177,11 @@ interface HeldAmount extends Amount {
 
 export const nothing: HeldAmount = { outboxes: 0, messages: 0, bytes: 0 }
 
-/** What an outbox may have in all before the reserve, so that it is an m-th of what is then free there. */
+/** What an outbox may hold in all before the reserve, so that this is an m-th of what is then free there. */
 const partOfOutbox = ({ outboxes }: HeldAmount, free: number, own: number): number =>
   outboxes < 2 ? Infinity : (free + own) / (outboxes + 1)
 
-/** What an outbox may append, and what it learns if it asks for more. */
+/** How much an outbox may append, and what its sender is told if it asks for more. */
 interface Part {
   readonly room: number
   /** How much is free before the reserve. */
@@ -189,7 +190,7 @@ interface Part {
   readonly ofOutbox: Omit<OverPart, "limit">
 }
 
-/** For a share that has `held` and may have `part`, and an outbox of it that has `own` and may have `ownPart`. */
+/** For a share that has `held` and may have `part`, and one of its outboxes that has `own` and may have `ownPart`. */
 const partOf = (held: number, part: number, own: number, ownPart: number, free: number, common: number): Part => {
   const ofShare = { bound: Math.max(0, Math.floor(part)), size: held }
   const ofOutbox = { bound: Math.max(0, Math.floor(ownPart)), size: own }
@@ -203,7 +204,7 @@ const overPart = (
   more: number
 ): OverPart | undefined => more <= room ? undefined : { limit, ...(more > free ? ofShare : ofOutbox) }
 
-/** What all outboxes of a share may use freely: all but the reserve and as much again before it. */
+/** What all outboxes of a share may use freely: everything but the reserve and as much again before it. */
 const common = (max: number, anybodys: number): number => anybodys === Infinity ? Infinity : 2 * anybodys - max
 
 /** What all shares may use freely. */

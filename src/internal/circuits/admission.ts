@@ -1,4 +1,4 @@
-/** Calls through circuits: who may make one now, who waits until it may, and what is recorded of it. */
+/** Calls through circuits: which may go now, which wait until they may, and how their outcomes are recorded. */
 import { Cause, Effect, Exit, Queue } from "effect"
 import { CircuitBreakerError } from "../../WebSocketError.ts"
 import { Circuit, type Outcome, type Permit, type State } from "./circuit.ts"
@@ -27,7 +27,7 @@ export const makeAdmission = (circuits: Circuits, now: () => number) => {
       return admitted instanceof Circuit ? Effect.fail(rejection(admitted)) : Effect.succeed(admitted)
     })
 
-  /** Undefined when there is nothing for it but to wait. */
+  /** Undefined if the call has to wait. */
   const tryAdmit = (key: string): Effect.Effect<Permit, CircuitBreakerError> | undefined => {
     const admitted = circuits.admit(key)
     if (!(admitted instanceof Circuit)) return Effect.succeed(admitted)

@@ -1,6 +1,6 @@
 /**
  * One circuit: a state machine and the policy that drives it. Pure and synchronous: time and randomness come from
- * outside; there is no timer and no fiber here. `circuits.ts` keeps all of a breaker's.
+ * outside; there is no timer and no fiber here. `circuits.ts` keeps all circuits of a breaker.
  *
  * The states a circuit moves through by itself are Closed, Open and HalfOpen. An override (Isolated, Disabled) lies
  * over them: they keep moving underneath, and show again when it is lifted.
@@ -90,7 +90,7 @@ export interface Stats {
   readonly transitions: { readonly opened: number; readonly halfOpened: number; readonly closed: number }
   readonly rejected: number
   /**
-   * Of sessions, and of all other circuits.
+   * The policy of session circuits, and the one of all other circuits.
    *
    * @since 0.1.0
    */
@@ -98,7 +98,7 @@ export interface Stats {
 }
 
 /**
- * When a circuit trips and how it recovers: the options of `CircuitBreaker`, which say more, with their defaults.
+ * When a circuit trips and how it recovers. The options of `CircuitBreaker` explain each field and its default.
  *
  * @since 0.1.0
  * @category models
@@ -110,7 +110,7 @@ export interface Policy {
   readonly halfOpenPermits: number
   readonly successesToClose: number
   readonly probeTimeoutMillis: number
-  /** What to judge by the share of calls in a window of time, if anything. */
+  /** Trips on the ratio of failed or slow calls in a window of time; undefined for never. */
   readonly rate?: RatePolicy | undefined
 }
 
@@ -129,7 +129,7 @@ export interface Env {
   sequence: number
   /** Uniform in [0, 1). */
   readonly random: () => number
-  /** How often a circuit came into each state by itself. */
+  /** How often a circuit entered each state by itself. */
   readonly entered: Record<Phase, number>
 }
 
@@ -137,7 +137,6 @@ type Phase = "Closed" | "Open" | "HalfOpen"
 
 export type Override = Extract<State, { readonly _tag: "Isolated" | "Disabled" }>
 
-/** A listener of states. */
 export type Watcher = (state: State) => void
 
 /** Shared by every closed circuit without a failure, and by every key without a circuit. */
@@ -155,7 +154,7 @@ const MAX_RETRY_AFTER_MILLIS = 3_600_000
 
 /**
  * How long the n-th consecutive opening lasts: full jitter, uniform in (0, min(cap, base * 2^(n-1))] (AWS,
- * "Exponential backoff and jitter"), but no less than a tenth of the first delay, so that it is an opening at all.
+ * "Exponential backoff and jitter"), but no less than a tenth of the first delay, so that it is never close to zero.
  */
 export const openMillis = (policy: Policy, openings: number, random: number): number => {
   const first = Math.min(policy.openCapMillis, policy.openBaseMillis)
@@ -171,7 +170,7 @@ export class Circuit {
   override: Override | undefined = undefined
   /** Why the last transition happened. */
   reason: string | undefined = undefined
-  // What `Circuits` keeps of it: the state last announced, to whom, and when the heap of deadlines will look at it.
+  // Written by `Circuits`: the state last announced, to whom, and when the heap of deadlines will look at this circuit.
   announced: State = CLOSED
   watchers: Set<Watcher> | undefined = undefined
   scheduledAt = Infinity
@@ -183,9 +182,9 @@ export class Circuit {
   private openUntil = 0
   private openReason = ""
   private successes = 0
-  // Probes in flight, oldest first. They all get the same time, so the first one's deadline is the earliest.
+  // Probes in flight, oldest first. All have the same timeout, so the first one's deadline is the earliest.
   private probes = NO_PROBES
-  // Cached, as `state` is read more often than it changes.
+  // Cached, since `state` is read more often than it changes.
   private cached: State | undefined = CLOSED
 
   constructor(key: string, policy: Policy, env: Env, generation: number) {
@@ -195,19 +194,19 @@ export class Circuit {
     this.generation = generation
   }
 
-  /** The state as of the last event: not after the deadline, until `elapse`. */
+  /** The state as of the last event. Once the deadline has passed, it is outdated until `elapse`. */
   get state(): State {
     return this.cached ??= this.override ?? this.automatic()
   }
 
-  /** When something happens by itself, which `elapse` does. */
+  /** When `elapse` has something to do; `Infinity` for never. */
   get deadline(): number {
     if (this.phase === "Open") return this.openUntil
     if (this.phase === "HalfOpen") return this.probes[0]?.deadline ?? Infinity
     return this.window?.expiresAt ?? Infinity
   }
 
-  /** Whether there is nothing to remember: a new circuit would behave the same, but for the generation. */
+  /** Whether there is nothing to remember: a new circuit would behave the same, except for the generation. */
   get isBlank(): boolean {
     return this.phase === "Closed" && this.failures === 0 && this.window === undefined &&
       this.override === undefined && this.watchers === undefined
@@ -220,8 +219,8 @@ export class Circuit {
   }
 
   /**
-   * What happens by itself at the deadline, as of that time: an open circuit becomes half-open, an overdue probe counts
-   * as failed. A late caller repeats it until no deadline has passed, and ends where a punctual one would.
+   * Does what time alone does at the deadline, as of that time: an open circuit becomes half-open, an overdue probe
+   * counts as failed. A late caller repeats it until no deadline has passed, and ends up where a punctual one would.
    */
   elapse(): void {
     if (this.phase === "Open") return this.moveTo("HalfOpen", "open time elapsed")
@@ -243,7 +242,7 @@ export class Circuit {
     return permit
   }
 
-  /** Without a permit the outcome counts as one of the current generation. */
+  /** Without a permit, the outcome counts for the current generation. */
   record(outcome: Outcome, now: number, permit?: Permit): void {
     if (permit !== undefined && permit.generation < this.generation) return
     if (permit?.probe === true && !this.giveBack(permit)) return

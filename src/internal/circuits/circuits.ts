@@ -1,4 +1,4 @@
-/** The circuits of a breaker by key: which exist, which are due, which may be forgotten. Pure and synchronous. */
+/** A breaker's circuits by key: which exist, which are due, which may be forgotten. Pure and synchronous. */
 import { DeadlineHeap } from "../kit/deadlineHeap.ts"
 import { KeyGenerations } from "../kit/keyGenerations.ts"
 import {
@@ -34,11 +34,11 @@ export class Circuits implements Env {
   readonly random: () => number
   private readonly host: Host
   private readonly circuits = new Map<string, Circuit>()
-  // Holds each circuit with a deadline once, at that time or earlier.
+  // Holds each circuit that has a deadline once, at that time or earlier.
   private readonly deadlines = new DeadlineHeap<Circuit>((circuit, at) =>
     circuit.scheduledAt === at && this.circuits.get(circuit.key) === circuit
   )
-  // Those that may be forgotten to make room, oldest first.
+  // Circuits that may be forgotten to make room, oldest first.
   private readonly expendable = new Set<Circuit>()
   private readonly fences: KeyGenerations<number>
 
@@ -53,16 +53,16 @@ export class Circuits implements Env {
     return Math.min(this.deadlines.earliest, this.fences.rotatesAt)
   }
 
-  /** The circuit of a key, brought up to date, if there is anything to remember of it. */
+  /** The circuit of a key, brought up to date; undefined if there is nothing to remember. */
   find(key: string): Circuit | undefined {
     const circuit = this.circuits.get(key)
-    // Most circuits wait for no deadline, which saves reading the clock.
+    // Most circuits have no deadline, so this saves reading the clock.
     if (circuit === undefined || circuit.deadline === Infinity) return circuit
     this.catchUp(circuit, this.host.now())
-    return this.circuits.get(key) // gone if that left it blank
+    return this.circuits.get(key) // gone if catching up left it blank
   }
 
-  /** A permit, or the circuit that rejects. */
+  /** Returns a permit, or the circuit that rejects the call. */
   admit(key: string): Permit | Circuit {
     const circuit = this.find(key)
     if (circuit === undefined) return { key, generation: this.sequence, probe: false }
@@ -74,7 +74,7 @@ export class Circuits implements Env {
 
   record(key: string, outcome: Outcome, permit?: Permit): void {
     const found = this.find(key)
-    // A success changes nothing if only failures in a row count and there were none.
+    // A success changes nothing if only consecutive failures count and there were none.
     if (found === undefined && outcome._tag !== "Failure") {
       if (outcome._tag === "Ignored" || this.host.policyOf(key).rate === undefined) return
     }
@@ -165,7 +165,7 @@ export class Circuits implements Env {
     return circuit
   }
 
-  /** After every change of a circuit: announces it, and puts it where it belongs now. */
+  /** To be called after every change of a circuit: announces its state, and files it where it belongs now. */
   private settle(circuit: Circuit, now: number): void {
     if (circuit.isExpendable) this.expendable.add(circuit)
     else this.expendable.delete(circuit)

@@ -2,8 +2,8 @@
  * Counts calls, failures and slow calls over the last few seconds, in buckets of time. Recording is O(1) amortised and
  * no timer rolls the window: the clock is passed in.
  *
- * The totals are kept by subtracting a bucket when it is evicted (resilience4j, `SlidingTimeWindowMetrics`). All the
- * buckets an idle time skipped are evicted, not one a call, or failures from before a long pause would still count.
+ * Evicting a bucket subtracts it from the totals (resilience4j, `SlidingTimeWindowMetrics`). All buckets that an idle
+ * time skipped are evicted, not one per call, or failures from before a long pause would still count.
  */
 export class RollingWindow {
   calls = 0
@@ -11,7 +11,7 @@ export class RollingWindow {
   slow = 0
   private readonly bucketMillis: number
   private readonly buckets: number
-  // Three counters a bucket: calls, failures, slow. The bucket of time slot s is at s % buckets.
+  // Three counters per bucket: calls, failures, slow. The bucket of time slot s is at s % buckets.
   private readonly counters: Uint32Array
   // The time slot (time / bucketMillis) recorded last: the newest bucket.
   private newest: number
@@ -44,8 +44,8 @@ export class RollingWindow {
   }
 
   private roll(slot: number): void {
-    // A clock that went back a little: keep counting in the newest bucket. If it went back by a window or more: start
-    // afresh, or nothing would be evicted until it caught up.
+    // If the clock went back a little, keep counting in the newest bucket. If it went back by a window or more, start
+    // afresh, or nothing would be evicted until the clock caught up.
     if (slot <= this.newest - this.buckets) return this.restart(slot)
     if (slot - this.newest >= this.buckets) return this.restart(slot)
     while (this.newest < slot) {

@@ -1,6 +1,7 @@
 /**
- * Takes the peers' acks to the queue, to dead letters and to receipts. At once where the queue can; else in the
- * background, so that no delivery waits: one ack of a session at a time, and those that come meanwhile together after it.
+ * From the peers' acks to the queue, to dead letters and to receipts. The queue is told at once if it can answer
+ * synchronously, otherwise in the background, so that no delivery waits for it: one ack at a time for each session.
+ * Acks that come meanwhile are told together afterwards.
  */
 import { type Cause, Effect, Exit } from "effect"
 import { encode } from "../../core/Codec.ts"
@@ -21,16 +22,16 @@ export interface AckingOptions {
   readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
   readonly now: () => number
   readonly markDirty: (peer: Peer) => void
-  /** The queue has another owner for the session, or does not know it. */
+  /** The queue says that the session has another owner, or does not know the session. */
   readonly onRefused: (peer: Peer, error: MessageQueueError) => Effect.Effect<void>
   /** Runs `retry` after a pause that grows with the number of failures in a row. */
   readonly later: (failures: number, retry: () => void) => void
   readonly onDefect: (peer: Peer, cause: Cause.Cause<never>) => void
-  /** An ack is over, one way or the other. */
+  /** An ack has been told, or has failed. */
   readonly onEnd: () => void
 }
 
-/** How many acks are under way at once: more than reads, as a store commits many together. */
+/** Acks under way at once. More than sessions that wait to read, since a store commits many acks together. */
 const maxAcking = 1_024
 
 type Settling<E = never> = Effect.fn.Return<void, E>
@@ -39,10 +40,10 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
   const { deadLetters, now, queue, recorder } = options
   const pool = yield* makePool(maxAcking)
 
-  /** What follows from an ack that the queue has taken. */
+  /** Does what follows an ack that the queue has taken. */
   const settled = function*(peer: Peer, epoch: string, ack: Ack, result: AckResult): Settling {
     const { failed, handled } = ack
-    // Offsets of an outbox that was replaced meanwhile mean nothing in the new one.
+    // If the outbox was replaced meanwhile, the ack's offsets mean nothing in the new one.
     const current = peer.outgoing.epoch === epoch ? peer : undefined
     recorder.count("messagesAcknowledged", result.released)
     if (result.newestEnqueuedAt !== undefined) recorder.handledAfter(now() - result.newestEnqueuedAt)
@@ -73,7 +74,7 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
       )
     }
     outgoing.ackEnded()
-    // A refusal of an older generation says nothing about the newer one that has taken over.
+    // If a newer generation has taken over meanwhile, a refusal of the older one says nothing about it.
     if (peer.own.refused("queue", generation) === "ask") return options.onRefused(peer, error)
     return Effect.sync(() => options.markDirty(peer))
   }
@@ -90,7 +91,7 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
         return Effect.map(Effect.gen(() => settled(peer, epoch, ack, result)), () => {
           outgoing.ackEnded()
           tellInBackground(peer)
-          // A queue that hands out a limited number at a time may have more now.
+          // A queue that bounds what is out unacknowledged may have more to give now.
           if (peer.link?.hasSeen === true || peer.link?.stalled === "window") options.markDirty(peer)
         })
       }
@@ -105,7 +106,7 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
     })
   }
 
-  /** Tells the queue of the pending ack, at once if it can. */
+  /** Tells the queue the waiting ack, synchronously if it can answer so. */
   const tell = function*(peer: Peer): Settling {
     const { outgoing } = peer
     const { ackToTell: ack, epoch } = outgoing
@@ -116,7 +117,7 @@ export const makeAcking = Effect.fnUntraced(function*(options: AckingOptions) {
     yield* settled(peer, epoch, ack, result)
   }
 
-  /** The same, waiting until the queue has it. */
+  /** Tells the queue everything it may not know yet, and waits until it has it. */
   const tellAll = function*(peer: Peer): Settling<MessageQueueError> {
     const { outgoing } = peer
     const { epoch, untold: ack } = outgoing

@@ -1,6 +1,6 @@
 /**
- * From the queue to the wire, one session at a time. Acks go to the queue first; then control frames, volatile messages,
- * and as many reliable ones as the peer's window, the socket and the circuit allow go to the wire.
+ * From the queue to the wire, for one session at a time. First the queue is told of acks; then come control frames,
+ * volatile messages, and as many reliable ones as the peer's window, the socket and the circuit allow.
  */
 import { Effect } from "effect"
 import type { CircuitBreaker } from "../../CircuitBreaker.ts"
@@ -28,7 +28,7 @@ export interface DeliveryOptions {
   readonly markDirty: (peer: Peer) => void
   /** Tells the queue what the peer handled. */
   readonly tellAcks: (peer: Peer) => Effect.fn.Return<void>
-  /** How often the clock is read. */
+  /** How often the heartbeat looks at the clock, in ms. */
   readonly tickMillis: number
 }
 
@@ -55,14 +55,14 @@ export class Delivering {
     dialect.sendVolatiles(connection, payloads)
   }
 
-  /** Messages that a read gave up: too old, too large for the peer, or apparently too large for a hop on the way. */
+  /** Dead letters for what a read gave up: too old, or too large for the peer or, as it seems, for the way there. */
   private bury(peer: Peer, { expired, oversized }: ReadResult): Effect.Effect<void> {
     const give = (messages: ReadonlyArray<OutboxMessage>, reason: "expired" | "tooLarge") =>
       this.options.deadLetters.outgoing(peer.session, peer, peer.epoch, messages, reason, 0)
     return Effect.andThen(give(expired, "expired"), give(oversized, "tooLarge"))
   }
 
-  /** Reads and writes until something stops it, and notes what. */
+  /** Reads and writes until something stops it. Returns what did. */
   private *deliver(
     peer: Peer,
     link: Link
@@ -72,8 +72,8 @@ export class Delivering {
     while (true) {
       const room = link.roomOf(flow)
       if (room <= 0 || flow.roomBytes <= 0) return "window" as const
-      // Once full, a window is used again when a quarter of it is free: else each ack of one message would let one
-      // message go, in a frame of its own, for ever (the silly window of RFC 1122).
+      // A window that was full is used again once a quarter of it is free. Otherwise each ack of one message would let
+      // one message go, in a frame of its own, for ever (the silly window of RFC 1122).
       if (link.stalled === "window" && room * 4 < link.windowOf(flow)) return "window" as const
       if (link.stalled === "window" && flow.roomBytes * 4 < flow.window.bytes) return "window" as const
       if (connection.buffered() >= highWaterBytes) return "backlog" as const
@@ -88,13 +88,13 @@ export class Delivering {
       let read = this.queue.read.unsafe?.(peer.key, peer.own.generation, before, limit) ??
         (yield* this.queue.read(peer.key, peer.own.generation, before, limit))
       const hopeless = headway && hopelessOf(headway, read.slots)
-      // Read again, it counts as too large, and so does what comes right after it and is no smaller.
+      // The second read has a limit below its size: it counts as too large, as does what follows and is no smaller.
       if (hopeless !== undefined) read = yield* this.giveUp(peer, hopeless, before)
       if (read.expired.length > 0 || read.oversized.length > 0) yield* this.bury(peer, read)
       const { more, slots } = read
-      // What was read but not sent is read again: the queue starts from what the peer received.
+      // What was read but not sent will be read again: reads start from what the peer received.
       if (peer.link !== link) return undefined
-      // A queue that hands out a limited number at a time goes on after an ack.
+      // A queue that bounds what is out unacknowledged has more once it is told of an ack.
       if (slots.length === 0) return more ? "window" as const : undefined
       if (flow.idle) link.progressAt = this.now()
       const frames = peer.core.compose(slots, flow)
@@ -106,7 +106,7 @@ export class Delivering {
     }
   }
 
-  /** After messages that did not get through, frames go one at a time, and perhaps with a pause. */
+  /** After messages did not get through, frames go one at a time, perhaps after a pause. */
   private mustWait(headway: Headway, flow: Flow): boolean {
     return headway.isCautious && (!flow.idle || headway.mustWait(this.now(), this.options.tickMillis))
   }
@@ -125,7 +125,7 @@ export class Delivering {
     return read
   }
 
-  /** Receipts of messages that were given up, perhaps by another server, learn it from the gap. */
+  /** Settles receipts of messages that were given up, perhaps by another server: their gap shows it. */
   private tellGap(receipts: Receipts, { end, offset, reason }: OutboxGap): void {
     return receipts.lost(offset, end, { reason, maybeHandled: reason === "fresh" || reason === "sessionEnded" })
   }
@@ -152,7 +152,7 @@ export class Delivering {
     if (enqueuedAt !== undefined) this.recorder.sentAfter(this.now() - enqueuedAt)
   }
 
-  /** A peer without our protocol: a message counts as handled when the socket has taken it. */
+  /** For a peer without our protocol, a message counts as handled when the socket has taken it. */
   private *deliverPlain(
     peer: Peer,
     link: Link
@@ -182,9 +182,9 @@ export class Delivering {
     }
   }
 
-  /** A generator, not an effect: with a queue in memory it never has to wait. */
+  /** A generator, not an effect: with a queue in memory it runs through without yielding. */
   *flush(peer: Peer): Effect.fn.Return<void, MessageQueueError> {
-    // First, as it makes room in the queue.
+    // Acks come first, since they make room in the queue.
     if (peer.outgoing.hasAck) yield* this.options.tellAcks(peer)
     const { link } = peer
     if (link === undefined) return
@@ -195,14 +195,14 @@ export class Delivering {
     else if (peer.dialect.name === "protocol") link.stalled = yield* this.deliver(peer, link)
     else link.stalled = yield* this.deliverPlain(peer, link)
     if (peer.link !== link || flow === undefined) return
-    // A peer that reads nothing gets no ack: it stays due until the socket has drained.
+    // No ack to a peer that reads nothing: it stays due until the socket has drained.
     if (connection.buffered() >= highWaterBytes) return
     const ack = peer.core.composeAck()
     if (ack !== undefined) connection.send(ack)
   }
 }
 
-/** The message at the front, if it never gets through. */
+/** The first message, if it never gets through. */
 const hopelessOf = (headway: Headway, slots: ReadonlyArray<Slot>): OutboxMessage | undefined => {
   const first = slots.find((slot) => slot.kind === "message")
   return first?.kind === "message" && headway.isHopeless(first.offset, first.bytes) ? first : undefined

@@ -1,7 +1,7 @@
 /**
- * Which sessions have something to send, when an ack leaves, and the one worker for both.
- * So a session costs no fiber, and what is appended in one turn of the event loop leaves in one frame. A session that has
- * to wait for the store does so in a fiber of its own, and holds up no other.
+ * Which sessions have something to send, when an ack leaves, and the one worker for both. A session thus costs no
+ * fiber, and what is appended in one turn of the event loop leaves in one frame. A session that has to wait for the
+ * store gets a fiber for that time, so that no other session waits with it.
  */
 import { Cause, Effect, Exit, type Latch } from "effect"
 import { Deque } from "../../core/Deque.ts"
@@ -19,7 +19,7 @@ export interface OutboundOptions {
   readonly peers: ReadonlyMap<string, Peer>
   readonly flush: (peer: Peer) => Flushing
   readonly rare: RareLog
-  /** The queue has another owner for the session, or does not know it. */
+  /** The queue says that the session has another owner, or does not know the session. */
   readonly onRefused: (peer: Peer, error: MessageQueueError) => Effect.Effect<void>
   /** Runs `retry` after a pause that grows with the number of failures in a row. */
   readonly later: (failures: number, retry: () => void) => void
@@ -28,21 +28,21 @@ export interface OutboundOptions {
   readonly now: () => number
   /** Notified whenever something was sent. */
   readonly pulse: Signal
-  /** While it is closed, the worker rests. */
+  /** The worker rests while the gate is closed. */
   readonly gate: Latch.Latch
 }
 
-/** Sessions that wait for the store at once; the others wait in line. */
+/** How many sessions may wait for the store at once; the others wait in line. */
 const maxWaiting = 256
 /**
- * Senders are busy when they append so often in a turn of the event loop. Then a session's next frame may wait until
- * there are so many messages for each, but no longer than it would take to write to them all, or a few ms. Who sends
- * less, or to few sessions, waits for nothing.
+ * Senders are busy when they append this often in a turn of the event loop. Then a session's next frame may wait until
+ * there are `enoughForFrame` messages for each session in line, but no longer than it would take to write to them all,
+ * or `leastGathering` ms. Senders that send less, or to few sessions, wait for nothing.
  */
 const busySenders = 256
 const enoughForFrame = 32
 const leastGathering = 10
-/** What a frame and its ack cost, in ms: system calls, mostly. */
+/** What a frame and its ack cost, in ms: mostly system calls. */
 const millisToWrite = 0.03
 
 export const makeOutbound = Effect.fnUntraced(function*(options: OutboundOptions) {
@@ -56,12 +56,12 @@ class Outbound {
   private readonly work: Signal
   private readonly pool: Pool
   private readonly now: () => number
-  /** Each peer is in it once. */
+  /** Holds each peer at most once. */
   private readonly dirty = new Deque<Peer>()
   private appends = 0
   private isParked = false
   private flushedAt = 0
-  /** A defect met where it could not be reported: it ends the worker, which is restarted. */
+  /** A defect to end the worker with, which is then restarted: the code that met it had nobody to tell. */
   private defect: Cause.Cause<never> | undefined
 
   constructor(options: OutboundOptions, work: Signal, pool: Pool) {
@@ -76,23 +76,23 @@ class Outbound {
     this.work.notify()
   }
 
-  /** For acks: they are less urgent than messages, and a process with many connections reads those first. */
+  /** For acks, which are less urgent than messages: a process with many connections first reads those. */
   readonly markAckDue = (peer: Peer): void => {
     if (!peer.outgoing.wake()) return
     this.dirty.pushBack(peer)
     this.work.notifyLater()
   }
 
-  /** Remembers the peer, and lets the worker die of the defect. */
+  /** Ends the worker with this defect. The peer stays in line. */
   die(peer: Peer, cause: Cause.Cause<never>): void {
     if (Cause.hasInterruptsOnly(cause)) return
     this.defect ??= cause
     this.markDirty(peer)
   }
 
-  /** Retries later when the store failed; lets go of the session when it is lost. */
+  /** If the store failed, it is asked again later. If the session was lost to another owner, it is given up. */
   private onError(peer: Peer, generation: number, error: MessageQueueError): Effect.Effect<void> {
-    // A refusal of an older generation says nothing about the newer one that has taken over.
+    // If a newer generation has taken over meanwhile, a refusal of the older one says nothing about it.
     if (peer.own.refused("queue", generation) === "again") return Effect.sync(() => this.markDirty(peer))
     if (error.reason !== "store") return this.options.onRefused(peer, error)
     this.options.later(peer.outgoing.flushFailed(), () => this.markDirty(peer))
@@ -101,7 +101,7 @@ class Outbound {
     )
   }
 
-  /** Goes on with a flush that must wait, for `first` and for whatever comes after. */
+  /** Continues a flush in a fiber: it has to wait for `first`, and perhaps for more after it. */
   private waitFor(peer: Peer, steps: Flushing, first: Effect.Effect<unknown, MessageQueueError>): void {
     const { outgoing, own: { generation } } = peer
     outgoing.flushWaits()
@@ -122,7 +122,7 @@ class Outbound {
     })
   }
 
-  /** Sends at once, as far as that needs no waiting. Does not throw. */
+  /** Sends synchronously until it has to wait for something. Does not throw. */
   private flushNow(peer: Peer): void {
     peer.outgoing.flushBegan()
     this.flushedAt = this.now()
@@ -137,8 +137,8 @@ class Outbound {
   }
 
   /**
-   * When nothing else was sent in this millisecond, and nothing is on its way to this peer, a message need not wait for
-   * the worker; but the answer of a handler waits for the ack of what it answers.
+   * If nothing else was sent in this millisecond and nothing is on its way to this peer, a message need not wait for
+   * the worker. A handler's answer does wait, to leave together with the ack of what it answers.
    */
   private mayGoNow(peer: Peer): boolean {
     return this.options.gate.isOpen()
@@ -162,7 +162,7 @@ class Outbound {
     return this.appends - before >= busySenders && this.appends < enoughForFrame * this.dirty.size
   }
 
-  /** Lets senders that are writing to many sessions go on for a while, so that each session gets one larger frame. */
+  /** Lets senders that write to many sessions continue for a while, so that each session gets one larger frame. */
   private readonly gather = Effect.gen({ self: this }, function*() {
     const since = this.now()
     let before = 0
@@ -172,11 +172,11 @@ class Outbound {
     }
   })
 
-  /** One round over those with something to do; who joins meanwhile is for the next round. */
+  /** Goes once through the peers in line; those that join meanwhile are for the next round. */
   private readonly flushDirty = Effect.sync(() => {
     for (let left = this.dirty.size; left > 0; left--) {
       const peer = this.dirty.popFront()
-      // A peer whose flush has to wait comes back when that has ended.
+      // A peer whose flush made it dirty again and now waits comes back when that flush has ended.
       if (peer?.outgoing.isFlushing === false) this.flushNow(peer)
     }
   })
@@ -203,7 +203,7 @@ class Outbound {
   readonly isIdle = (): boolean => this.dirty.size === 0 && !this.pool.isBusy() && !this.options.isBusy()
 }
 
-/** Runs `first`, then the rest of its generator. */
+/** Runs `first`, then the remaining steps. */
 const goOn = function*(steps: Flushing, first: Effect.Effect<unknown, MessageQueueError>): Flushing {
   let step = steps.next(yield* first)
   while (step.done !== true) step = steps.next(yield* step.value)

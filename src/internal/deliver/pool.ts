@@ -1,9 +1,9 @@
-/** Effects that nobody waits for, each in a fiber of its own: a limited number at once, the others in line. */
+/** Effects that nobody waits for, each in its own fiber: a limited number at once, the others in line. */
 import { Effect, type Exit, FiberSet } from "effect"
 import { Deque } from "../../core/Deque.ts"
 
 export interface Pool {
-  /** Runs it at once if there is room. `onExit` is called when it is over. */
+  /** Runs the effect at once if there is room. Calls `onExit` when it is over. */
   readonly run: (effect: Effect.Effect<void>, onExit: (exit: Exit.Exit<void>) => void) => void
   readonly isBusy: () => boolean
 }
@@ -13,7 +13,7 @@ interface Job {
   readonly onExit: (exit: Exit.Exit<void>) => void
 }
 
-/** A pool until the scope closes. The line is bounded by who uses it: for each session there is one job at most. */
+/** A pool until the scope closes. The line is bounded, since its users have at most one job per session. */
 export const makePool = Effect.fnUntraced(function*(count: number) {
   const fibers = yield* FiberSet.make<void, never>()
   const fork = Effect.runForkWith(yield* Effect.context<never>())
@@ -21,7 +21,7 @@ export const makePool = Effect.fnUntraced(function*(count: number) {
   let running = 0
   let isStarting = false
 
-  /** A loop, as many that end at once must not grow the stack. */
+  /** A loop, not recursion: many jobs in line that end at once must not make the stack grow. */
   const startNext = (): void => {
     if (isStarting) return
     isStarting = true

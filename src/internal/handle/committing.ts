@@ -1,6 +1,6 @@
 /**
- * Handlers that store their message's position themselves, in one transaction with their own work. So that work is done
- * exactly once, whatever happens to the process or the session meanwhile.
+ * Handlers that store the position of their message themselves, in one transaction with their work. Their work is then
+ * done exactly once, whatever happens to the process or the session meanwhile.
  */
 import { Effect } from "effect"
 import type { Incoming } from "../../Message.ts"
@@ -13,13 +13,13 @@ import { isStoreFailure, storeRetry } from "../session/storeRetry.ts"
 export interface CommittingOptions {
   readonly now: () => number
   readonly registry: SessionRegistry["Service"]
-  /** Ends when no attachment of the session is under way, or at this time. */
+  /** Waits until no attachment of the session is under way, but not beyond `until`. */
   readonly attached: (peer: Peer, until: number) => Effect.Effect<void>
-  /** Lets the session go to its owner, if that is another server. */
+  /** Gives the session up if another server owns it. */
   readonly onRefused: (peer: Peer, error: SessionRegistryError) => Effect.Effect<void>
 }
 
-/** How long a transaction waits while the session is being attached, in ms. */
+/** How long a transaction waits for an attachment of the session that is under way, in ms. */
 const patienceMillis = 1_000
 
 /** How often to check whether a session in doubt is this server's, in ms. */
@@ -31,7 +31,7 @@ export const makeCommitting = ({ attached, now, onRefused, registry }: Committin
   const fenced = (peer: Peer) =>
     new SessionRegistryError({ session: peer.session, operation: "commitPosition", reason: "fenced" })
 
-  /** Stores that this delivery, and all before it, is handled. `tenure` is the one in which its handler began. */
+  /** Stores that everything up to this delivery is handled. `tenure` is the one in which its handler began. */
   const commit = (peer: Peer, delivery: Delivery, tenure: number): Effect.Effect<void, SessionRegistryError> =>
     Effect.suspend(() => {
       if (delivery.kind === "loose" || delivery.epoch !== peer.core.inbox.epoch) return Effect.void
@@ -42,7 +42,7 @@ export const makeCommitting = ({ attached, now, onRefused, registry }: Committin
       return Effect.catch(registry.commitPosition(peer.key, generation, position), (error) => {
         if (error.reason !== "fenced") return Effect.fail(error)
         return Effect.flatMap(attached(peer, now() + patienceMillis), () => {
-          // The newer owner is this peer itself, by a new connection.
+          // The newer owner is this peer itself, through a new connection.
           if (peer.own.tenure === tenure && peer.own.refused("registry", generation) === "again") {
             return commit(peer, delivery, tenure)
           }
@@ -53,8 +53,8 @@ export const makeCommitting = ({ attached, now, onRefused, registry }: Committin
     })
 
   /**
-   * What a refused commit means, asked when the handler, and so its transaction, is over: `done` when the message has
-   * been handled, by an earlier attempt whose transaction committed or by the session's new owner; else `again`.
+   * What a refused commit means, asked once the handler and its transaction are over. `done`: the message was handled
+   * by an earlier attempt whose transaction committed, or is the session's new owner's. Otherwise `again`.
    */
   const verdict = Effect.fnUntraced(function*(peer: Peer): Effect.fn.Return<"done" | "again"> {
     const { incoming, own } = peer
@@ -68,7 +68,7 @@ export const makeCommitting = ({ attached, now, onRefused, registry }: Committin
         Effect.orElseSucceed(() => undefined)
       )
       if (own.tenure !== tenure) return "done"
-      // With a newer generation, the position was refused for its owner, not for being behind.
+      // A newer generation: the refusal was about the owner, not about a position that is behind.
       if (!own.isCurrent(refused.generation)) break
       if (own.isStill(owner ?? "nobody")) return "done"
       yield* onRefused(peer, fenced(peer))
@@ -83,7 +83,7 @@ export const makeCommitting = ({ attached, now, onRefused, registry }: Committin
 
 type Commit = (peer: Peer, delivery: Delivery, tenure: number) => Effect.Effect<void, SessionRegistryError>
 
-/** What a handler is told beside the message. A class, as there is one for each message. */
+/** What a handler gets besides the message. A class, since one is made for each message. */
 export class HandlerContext<In, Server> {
   readonly session: string
   readonly incoming: Incoming<In>

@@ -1,6 +1,6 @@
 /**
  * From a session's line to the handlers, and the position that is stored before an ack. A fiber hands deliveries to the
- * handler one by one, and stores its progress before that is acknowledged.
+ * handler one by one, and stores how far they are handled before that is acknowledged.
  */
 import { Effect, Exit } from "effect"
 import { payloadFault } from "../../core/Payload.ts"
@@ -20,7 +20,7 @@ export interface DrainingOptions<R> {
   readonly handling: Handling<R>
   /** Stores that everything up to `offset` of the log `epoch` was handled. */
   readonly savePosition: (peer: Peer, epoch: string, offset: number) => Effect.Effect<void, unknown>
-  /** Runs a peer's handler fiber, supervised. */
+  /** Runs the peer's handler fiber, supervised. */
   readonly run: (peer: Peer, effect: Effect.Effect<void, unknown, R>, onEnd: () => void) => void
   /** Nothing waits to be handled or stored. */
   readonly onIdle: (peer: Peer) => void
@@ -30,7 +30,7 @@ export interface DrainingOptions<R> {
 /** While messages are handled without a pause, the position is stored and acknowledged this often. */
 const commitMillis = 5
 
-/** Where the handling of a peer's deliveries is. */
+/** The delivery that a peer's handler fiber is at. */
 interface At {
   delivery: Delivery | undefined
 }
@@ -64,13 +64,12 @@ export class Draining<R> {
     })
   }
 
-  /** No new handler starts, and what waits is dropped: it will come again, here or elsewhere. */
+  /** While the session stops, what waits is dropped: it has to come again, here or elsewhere. */
   private dropIfStopping(peer: Peer): void {
     if (!peer.own.isStopping || peer.incoming.isHandling) return
     this.drop(peer)
   }
 
-  /** What waits is not handled here. */
   private drop(peer: Peer): void {
     peer.incoming.drop()
     this.intake.releaseAll(peer)
@@ -87,15 +86,15 @@ export class Draining<R> {
   forfeit(peer: Peer): void {
     peer.own.forfeit()
     peer.incoming.forfeited()
-    // Until the connection is closed: what comes now would seem to leave a hole where messages were dropped.
+    // Until the connection closes: after what was dropped, its next frame would seem to leave a hole.
     if (peer.link !== undefined) peer.link.isUnheeded = true
     this.drop(peer)
     peer.incoming.interrupt()
   }
 
   /**
-   * Handles what waits, in order. Runs while there is anything; the next frame starts it again. One effect for all of
-   * it: a handler's failure ends it, is dealt with, and it begins again with the next.
+   * Handles what waits, in order, until nothing does; the next frame starts it again. One effect handles all
+   * deliveries: a handler's failure ends it, `recover` deals with that, and it starts again with the next delivery.
    */
   private drain(peer: Peer, tenure: number, at: At): Effect.Effect<void, unknown, R> {
     return Effect.catchCause(this.drainUntilFailure(peer, tenure, at), (cause) => {
@@ -109,18 +108,18 @@ export class Draining<R> {
     })
   }
 
-  /** A packed delivery must wait for room to be unpacked. */
+  /** A packed delivery waits for room to be unpacked. */
   private handleNext(peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> {
     return isPacked(delivery)
       ? Effect.andThen(this.intake.unpack(delivery), Effect.suspend(() => this.handleUnpacked(peer, delivery)))
       : this.handling.handle(peer, delivery)
   }
 
-  /** A plain peer's text has not been checked yet. */
+  /** A plain peer's packed text was not checked before. */
   private handleUnpacked(peer: Peer, delivery: Delivery): Effect.Effect<unknown, unknown, R> {
     const fault = delivery.kind === "loose" && !delivery.volatile ? payloadFault(delivery.value) : undefined
     if (fault === undefined) return this.handling.handle(peer, delivery)
-    // A newer connection did not send it.
+    // Not if the peer has another connection by now: that one did nothing wrong.
     if (delivery.kind === "loose" && delivery.from === peer.connection) {
       this.options.onViolation(peer, new Violation(fault.code, fault.detail))
     }
@@ -141,7 +140,7 @@ export class Draining<R> {
         if (delivery === undefined) return
         at.delivery = delivery
         const effect = this.handleNext(peer, delivery)
-        // An effect that is already a success need not be run.
+        // An effect that has already succeeded need not run.
         if (!(Exit.isExit(effect) && Exit.isSuccess(effect))) yield* effect
         at.delivery = undefined
         this.finish(peer, delivery, tenure)
@@ -154,7 +153,7 @@ export class Draining<R> {
     }
   )
 
-  /** The delivery at the front is done with, one way or the other. */
+  /** The delivery at the front is handled, or given up. */
   private finish(peer: Peer, delivery: Delivery, tenure: number): void {
     const { incoming } = peer
     incoming.deliveryEnded()
@@ -190,7 +189,7 @@ export class Draining<R> {
     })
   }
 
-  /** Stores and acknowledges what is handled, while the next message's handler takes long. */
+  /** Stores and acknowledges what is handled while the handler takes long with the next message. */
   commitHandled(peer: Peer): Effect.Effect<void, unknown> | undefined {
     return peer.incoming.maySave
       ? Effect.tap(this.commit(peer), () => {

@@ -1,4 +1,4 @@
-/** From the wire to a session's line: passes frames to the protocol core, and does what it says. */
+/** From the wire to a session's line: frames go into the protocol core, and this does what the core says. */
 import { isVolatileText } from "../../core/Codec.ts"
 import type { Auth, Drain, End, Reject } from "../../core/Frame.ts"
 import { payloadFault } from "../../core/Payload.ts"
@@ -78,7 +78,7 @@ export class Inbound {
         this.options.onAcked(peer, link)
         return
       case "reply":
-        // A peer that reads nothing gets no answers: they would pile up here.
+        // No replies to a peer that reads nothing: they would pile up here.
         if (link.connection.buffered() < highWaterBytes) link.connection.send(action.frame)
         return
       default:
@@ -90,7 +90,7 @@ export class Inbound {
     return peer.incoming.size >= 2 * peer.core.options.window.messages || this.intake.isScarce(peer)
   }
 
-  /** A large frame that would be dropped is not parsed: that can take a twentieth of a second, and holds up everybody. */
+  /** A large volatile frame that would be dropped is not parsed: parsing blocks everybody, for up to 50 ms. */
   private isDroppedUnread(peer: Peer, data: string, bytes: number): boolean {
     return isWorthPacking(bytes) && isVolatileText(data) && this.isDropped(peer)
   }
@@ -105,7 +105,7 @@ export class Inbound {
     peer.incoming.receivedLoose({ weight: 0, kind: "loose", value, volatile: isVolatile, from: peer.connection })
   }
 
-  /** Handles what a frame brought, and holds what must wait. `before` is how much waited when it came. */
+  /** Handles what a frame brought, and weighs what has to wait. `before` is how many deliveries waited before. */
   private handleFrame(peer: Peer, before: number): void {
     const brought = peer.incoming.size - before
     if (brought > 0 && this.intake.isTight()) this.intake.hold(peer, brought)
@@ -126,7 +126,7 @@ export class Inbound {
       link.progressAt = this.now()
       if (peer.outgoing.headway !== undefined) {
         peer.outgoing.arrived(received)
-        this.markDirty(peer) // it may have waited for this one frame
+        this.markDirty(peer) // delivery may have waited for this frame to arrive
       }
     }
     const before = peer.incoming.size
@@ -156,7 +156,6 @@ export class Inbound {
 
   // --- what connections report
 
-  /** The sink of a connection that is attached to this peer. */
   sinkOf(peer: Peer, link: Link): ConnectionSink {
     return new PeerSink(this, peer, link)
   }
@@ -193,7 +192,7 @@ export class Inbound {
   }
 }
 
-/** A class, as there is one for each connection: four closures would take 400 bytes. */
+/** A class, since one is made for each connection: closures would take 400 bytes. */
 class PeerSink implements ConnectionSink {
   private readonly inbound: Inbound
   private readonly peer: Peer

@@ -1,9 +1,9 @@
 /**
- * What peers, plain ones too, may make this process take in: unhandled bytes each and in total, rates, turns.
- * A peer over a limit is not read for a while, so that TCP makes it wait: for room in its own share of what waits to be
- * handled, for room in the total, for its rate, or for its turn.
+ * How much peers, plain ones too, may make this process take in: unhandled bytes for each and in total, rates, turns.
+ * A peer that goes beyond a limit is not read for a while, and TCP makes it wait. The limits are its own part of what
+ * waits to be handled, the total of all peers, its rate, and its turn.
  *
- * Only what must wait is weighed: messages handled at once cost a few additions a frame.
+ * Only what has to wait is weighed: a frame that is handled as it comes costs a few additions.
  */
 import { Effect } from "effect"
 import type { Recorder } from "../../Metrics.ts"
@@ -19,32 +19,32 @@ import { makeUnpacking, pack } from "./packing.ts"
 /** Why a peer is not read. */
 const reason = { share: 1, total: 2, rate: 4, turn: 8 } as const
 
-/** The reasons that may last as long as handlers do. */
+/** Reasons that may last as long as handlers take. */
 const heldUp = reason.share | reason.total
 
 /**
- * Over the total, each peer is read for one frame at a time. From this multiple of it on those are not read who count
- * together with others and have, all of them, more than their part …
+ * Over the total, each peer is read one frame at a time. From this multiple of the total on, peers of a share that
+ * holds more than its part are not read at all …
  */
 const crowdedAt = 2
-/** … and from this one on nobody is. */
+/** … and from this multiple on, no peer is. */
 const fullAt = 4
-/** How often a held-up peer is read for one more thing, in ms: by PROTOCOL.md §6.3 a sender waits at least 10 s. */
+/** How often a held-up peer is read for one thing more, in ms: PROTOCOL.md §6.3 lets a sender wait at least 10 s. */
 const sipMillis = 5_000
 /** How often peers over their rate are checked, in ms. */
 const rateMillis = 100
-/** What a turn may cost, in bytes: some two or three milliseconds of work. */
+/** What a turn may cost, in bytes: two or three ms of work. */
 const turnCost = 256 * 1024
-/** The size of a piece that is always read at once, in bytes. */
+/** The assumed cost of a peer whose last turn cost nothing, in bytes: one piece. */
 const pieceCost = 64 * 1024
-/** What a frame costs beside its bytes. */
+/** What a frame costs besides its bytes. */
 const frameCost = 512
-/** A peer that costs less than this in a turn never waits. */
+/** A peer that costs less than this in a turn need not wait. */
 const freeCost = 32 * 1024
-/** How many of those in line are read in a turn. */
+/** How many peers in line are read in one turn. */
 const readAtOnce = 8
 
-/** Whether the peer may be unread for as long as handlers take: then its silence means nothing. */
+/** Whether the peer may stay unread for as long as handlers take: its silence then says nothing about it. */
 export const isHeldUp = (peer: Peer): boolean => (peer.reading.stopped & heldUp) !== 0
 
 type Rate = NonNullable<IntakeLimits["rate"]>
@@ -71,17 +71,17 @@ export class Intake {
   private readonly unhandledBytes: number
   private readonly maxShare: number
   private readonly unpacking: ReturnType<typeof makeUnpacking>
-  /** Memory of all that waits to be handled, in bytes. */
+  /** Memory that unhandled deliveries of all peers take, in bytes. */
   private held = 0
-  /** Shares that hold anything, even those of peers without a connection, whose messages are still handled. */
+  /** Shares that hold anything. Peers without a connection count too: their messages are still handled. */
   private readonly groups = new Map<string, Group>()
-  /** When crowded: the shares that have more than their part. None of their peers is read, even one that holds nothing. */
+  /** While it is crowded: shares with more than their part. No peer of theirs is read, even one that holds nothing. */
   private readonly shut = new Set<string>()
-  /** Their part, as of the last check. */
+  /** A share's part, as of the last look. */
   private level = Infinity
-  /** The total at which the parts are checked again. */
+  /** The total at which to look again. */
   private lookAt: number
-  /** Nobody is read. */
+  /** No peer is read. */
   private isFull = false
   private readonly overTotal = new Set<Peer>()
   private readonly overRate = new Set<Peer>()
@@ -105,25 +105,25 @@ export class Intake {
 
   private stop(peer: Peer, why: number): void {
     const { connection, reading } = peer
-    connection?.pause() // even if paused before: the program that registered it may have resumed it
+    connection?.pause() // even if paused already: whoever gave us the connection may have resumed it
     if ((why & heldUp) !== 0 && !isHeldUp(peer)) reading.stoppedAt = this.now()
     reading.stopped |= why
   }
 
-  /** Reads on. `isOneOfMany`: hundreds may go on at once, so they are read one after the other. */
+  /** Reads the peer again. With `isOneOfMany`, hundreds may start at once: they line up and are read in turn. */
   private start(peer: Peer, why: number, isOneOfMany = false): void {
     const { connection, reading } = peer
     if (reading.stopped === 0) return
     reading.stopped &= ~why
     if (reading.stopped !== 0) return
-    // A kept frame is handled once nothing else is going on.
+    // A kept frame is handled when the peer's turn comes.
     if (isOneOfMany || reading.kept !== undefined) this.standInLine(peer)
     else connection?.resume()
   }
 
   // --- what waits to be handled
 
-  /** Whether what is handled next should be packed first. */
+  /** Whether memory is so tight that what waits is packed. */
   isTight(): boolean {
     return this.held >= this.unhandledBytes / 2
   }
@@ -152,7 +152,7 @@ export class Intake {
     if (this.isShut(peer) || (this.held >= this.unhandledBytes && held > 0)) this.stopForTotal(peer)
   }
 
-  /** Whether the peer is not read even one frame at a time. */
+  /** Whether the peer is not read at all, not even one frame at a time. */
   private isShut({ share }: Peer): boolean {
     return this.isFull || this.shut.has(share)
   }
@@ -166,7 +166,7 @@ export class Intake {
     this.openAgain()
   }
 
-  /** Shares that are down to half of their part are read again; all of them once it is no longer crowded. */
+  /** Reads shares again that are down to half of their part; once it is no longer crowded, all of them. */
   private openAgain(): void {
     const isCrowded = this.held > (crowdedAt - 1) * this.unhandledBytes
     if (!isCrowded) this.lookAt = crowdedAt * this.unhandledBytes
@@ -186,14 +186,14 @@ export class Intake {
     }
   }
 
-  /** Adds to what the peer holds, and takes from it. */
+  /** Adds `weight`, which may be negative, to what the peer holds. */
   private weighIn(peer: Peer, weight: number): Group {
     const { reading } = peer
     const group = reading.group ??= this.groupOf(peer.share)
     reading.held += weight
     group.held += weight
     this.held += weight
-    // It may be in another share when it next holds anything.
+    // The peer may be in another share when it next holds anything.
     if (reading.held === 0) reading.group = undefined
     if (group.held === 0) this.groups.delete(group.share)
     return group
@@ -205,11 +205,12 @@ export class Intake {
     return group
   }
 
-  /** The last `count` deliveries came together: all of them count until the last is handled. */
+  /** The last `count` deliveries came in one frame: all of them count until the last one is handled. */
   hold(peer: Peer, count: number): void {
     const { incoming } = peer
     let weight = 0
-    for (let i = incoming.size - count; i < incoming.size; i++) weight += this.weigh(incoming.at(i) as Delivery) // in bounds
+    // Each `i` is in bounds.
+    for (let i = incoming.size - count; i < incoming.size; i++) weight += this.weigh(incoming.at(i) as Delivery)
     const last = incoming.back()
     if (last !== undefined) last.weight = weight
     this.weighIn(peer, weight)
@@ -217,7 +218,7 @@ export class Intake {
     this.check(peer)
   }
 
-  /** This much of what the peer holds is handled or given up. */
+  /** This much of what the peer holds is handled, or given up. */
   release(peer: Peer, weight: number): void {
     const { reading } = peer
     const group = this.weighIn(peer, -weight)
@@ -233,7 +234,7 @@ export class Intake {
     if (this.overTotal.size > 0) this.relieve(peer)
   }
 
-  /** Peers that wait because of the total: they go on when there is room, and else one frame at a time. */
+  /** Reads all peers that the total held up once there is room; until then this one, when it holds nothing. */
   private relieve(peer: Peer): void {
     if (this.held <= (this.unhandledBytes * 3) / 4) {
       for (const other of this.overTotal) this.startForTotal(other, true)
@@ -241,8 +242,8 @@ export class Intake {
   }
 
   /**
-   * A peer of the protocol that is held up for long is read until one more thing comes. Otherwise it would give the
-   * connection up, as nothing it sends is received, and its acks come behind that. Its window bounds it.
+   * Reads a protocol peer that has long been held up, until one more thing comes: it would give up a connection on
+   * which nothing that it sends is received, and its acks lie behind that. Its window bounds what comes.
    */
   sip(peer: Peer, at: number): void {
     if (this.isShut(peer) || at - peer.reading.stoppedAt < sipMillis) return
@@ -250,7 +251,7 @@ export class Intake {
     this.start(peer, heldUp)
   }
 
-  // --- how fast it comes
+  // --- how fast peers may send
 
   private checkRate(peer: Peer, bytes: number, limit: Rate): void {
     const at = this.now()
@@ -266,7 +267,7 @@ export class Intake {
     this.options.run(this.untilNoneIsOver(limit))
   }
 
-  /** A peer over its rate is read again once the rate allows. */
+  /** Reads peers that were over their rate again, once they have some to spare. */
   private untilNoneIsOver(limit: Rate): Effect.Effect<void> {
     return Effect.flatMap(Effect.sleep(rateMillis), () => {
       const enough = this.now() + limit.burstMillis - Math.min(rateMillis, limit.burstMillis / 2)
@@ -284,8 +285,8 @@ export class Intake {
   // --- whose turn it is
 
   /**
-   * What one turn of the event loop takes in is bounded, so that peers who send all the time don't hold up those who send
-   * little: they wait in line, and each turn reads a few of them.
+   * Bounds what one turn of the event loop takes in, so that peers that send little need not wait for those that send
+   * all the time. These stand in line, and each turn reads a few of them.
    */
   private takeTurn(peer: Peer, bytes: number): void {
     const { reading } = peer
@@ -306,17 +307,17 @@ export class Intake {
     this.endTurnLater()
   }
 
-  /** Whether a frame must wait, as it is large and this turn has had enough. */
+  /** Keeps a frame that is too large for what is left of this turn. Returns whether it did. */
   keep(peer: Peer, data: string, bytes: number): boolean {
     if (bytes < freeCost || this.connected.size < 2) return false
-    // A frame that fills a turn by itself comes after all others of its turn.
+    // A frame that fills a turn by itself always waits for the others of its turn.
     if (this.spent < turnCost && bytes < turnCost) return false
     peer.reading.kept = { data, bytes }
     this.standInLine(peer)
     return true
   }
 
-  /** Its turn has come. */
+  /** The peer's turn has come. */
   private goOn(peer: Peer): void {
     const { kept } = peer.reading
     if (kept === undefined || (peer.reading.stopped & ~reason.turn) !== 0) return this.start(peer, reason.turn)
@@ -347,13 +348,13 @@ export class Intake {
     if (this.inLine.size > 0) this.endTurnLater()
   }
 
-  /** A frame of this many bytes came, or a ping or pong. */
+  /** A frame of this size came; 0 for a ping or pong. */
   took(peer: Peer, bytes: number): void {
     if (this.rate !== undefined) this.checkRate(peer, bytes, this.rate)
     if (this.connected.size > 1) this.takeTurn(peer, bytes)
   }
 
-  /** A piece of this many bytes came. It is not taken in if the peer is paused after this call. */
+  /** A piece of this size came. If this call stops the peer, the piece is not taken in yet. */
   coming(peer: Peer, bytes: number): void {
     if (this.connected.size < 2) return
     if (this.spent > turnCost) this.standInLine(peer)
@@ -365,12 +366,12 @@ export class Intake {
     return this.unpacking.unpack(delivery)
   }
 
-  /** It is handled, or never will be. */
+  /** The delivery is handled, or never will be. */
   done(delivery: Delivery): void {
     this.unpacking.done(delivery)
   }
 
-  /** Whether the peer, or all together, hold so much that droppable messages should be dropped. */
+  /** Whether the peer or all peers together hold so much that volatile messages should be dropped. */
   isScarce(peer: Peer): boolean {
     return peer.reading.held >= this.maxShare / 2 || this.held >= this.unhandledBytes
   }
@@ -380,12 +381,12 @@ export class Intake {
     this.release(peer, peer.reading.held)
   }
 
-  /** It has a new connection. */
+  /** The peer has a new connection. */
   attached(peer: Peer): void {
     this.check(peer)
   }
 
-  /** Its connection is gone, or another's. */
+  /** The peer's connection is gone, or no longer its own. */
   detached(peer: Peer): void {
     this.overTotal.delete(peer)
     this.overRate.delete(peer)
@@ -396,7 +397,7 @@ export class Intake {
     peer.connection?.resume()
   }
 
-  /** Memory of all that waits to be handled, in bytes. */
+  /** Memory that unhandled deliveries of all peers take, in bytes. */
   total(): number {
     return this.held
   }

@@ -1,4 +1,4 @@
-/** What peers may make this process take in, as the options say. */
+/** How much peers may make this process take in, read from the options. */
 import type { Duration } from "effect"
 import { count, millis } from "../kit/options.ts"
 
@@ -13,22 +13,22 @@ export interface RateLimit {
   readonly framesPerSecond?: number | undefined
   /** Their bytes a second. Default 256 MiB. */
   readonly bytesPerSecond?: number | undefined
-  /** How much may come at once: what the rates allow in this time. Default 2 seconds. */
+  /** How much may come at once: as much as the rates allow in this time. Default 2 seconds. */
   readonly burst?: Duration.Input | undefined
 }
 
 export interface IntakeLimits {
-  /** Memory of what was received and is not handled, of all peers together, in bytes. */
+  /** Memory that unhandled messages of all peers together may take, in bytes. */
   readonly unhandledBytes: number
   readonly rate: {
     readonly millisAFrame: number
     readonly millisAByte: number
-    /** How far a peer may be ahead of its rate. */
+    /** How far a peer may be ahead of its rates. */
     readonly burstMillis: number
   } | undefined
 }
 
-/** A quarter of it is a peer's share. In a heap of 512 MB there is room for it, and for what goes beyond it. */
+/** One peer may hold a quarter of it. A heap of 512 MB has room for it and for what goes beyond it. */
 const defaultUnhandledBytes = 32 * 1024 * 1024
 
 export const limitsOf = (options: {

@@ -1,23 +1,23 @@
 /**
  * Incoming messages as a stream, built on a handler. The handler offers a message and is done when the stream's
- * consumer asks for the next one. A consumer that stops half-way leaves its message to the next consumer.
+ * consumer asks for the next one. A consumer that stops before that leaves its message to the next consumer.
  */
 import { type Cause, Deferred, Effect, Exit, Queue, Stream } from "effect"
 
 interface Offer<A> {
-  /** Undefined once withdrawn: the offering fiber was interrupted, and the message will be handled elsewhere. */
+  /** Undefined when withdrawn: the offering handler was interrupted, and the message is handled elsewhere. */
   value: A | undefined
-  /** True when the consumer is done with it, false when it stopped before. */
+  /** True when the consumer is done with it, false when it stopped before that. */
   readonly done: Deferred.Deferred<boolean>
 }
 
-/** How many withdrawn messages may stay before they are swept out. */
+/** How many withdrawn offers may stay in the queue. */
 const maxWithdrawn = 64
 
 export const makeMessageStream = Effect.fnUntraced(function*<A extends object>() {
-  // Each session offers one at a time, so this is bounded by the sessions; what was withdrawn is swept out.
+  // Each session offers one message at a time, so the sessions bound this queue; withdrawn offers are swept out.
   const offers = yield* Queue.unbounded<Offer<A>, Cause.Done>()
-  // What nobody took is not handled: it must not be given out once nobody hears of it any more.
+  // Offers that nobody took stay unhandled: none may be handed out once the scope is closed.
   yield* Effect.addFinalizer(() => Effect.andThen(Queue.clear(offers), Queue.end(offers)))
 
   let consumers = 0
@@ -69,12 +69,12 @@ export const makeMessageStream = Effect.fnUntraced(function*<A extends object>()
 
   return {
     offer,
-    /** Made on demand, as many programs have a handler instead. */
+    /** Made on demand: many programs have a handler instead. */
     get stream(): Stream.Stream<A> {
       return Stream.scoped(Stream.fromPull(pull))
     },
     hasConsumer: () => consumers > 0,
-    /** Whether a consumer is still at work on a message. */
+    /** Whether a consumer is still working on a message. */
     isConsuming: () => inHand > 0
   }
 })

@@ -1,23 +1,23 @@
 /**
- * Unhandled messages kept as text while memory is scarce. They are those whose parsed value takes many times the memory
- * of their text, and are parsed again when their turn comes, a few at once. Without that, a hundred small frames with
- * slow handlers could take gigabytes.
+ * Unhandled messages kept as text while memory is scarce. This is for messages whose parsed value takes many times the
+ * memory of their text. They are parsed again when their turn comes, a few at a time. Otherwise a hundred small frames,
+ * each waiting for a slow handler, could take gigabytes.
  */
 import { Effect } from "effect"
 import { utf8Length } from "../../core/utf8.ts"
 import { memoryOf, messageBytes } from "../kit/weight.ts"
 import type { Delivery } from "../session/incoming.ts"
 
-/** Less is not worth it, in bytes. */
+/** Values that take less than this are not packed, in bytes. */
 const worthPacking = 64 * 1024
-/** The most that a value is estimated to take for each unit of its text, in bytes: that of `[[[…]]]`. */
+/** The most that a value can take for each UTF-16 unit of its text, as estimated, in bytes: `[[[…]]]`. */
 const maxBytesAUnit = 40
 
 class Packed {
   readonly text: string
-  /** The memory that its value will take … */
+  /** Memory that the value will take, in bytes … */
   readonly bytes: number
-  /** … at most, as it was never parsed. */
+  /** … at most, since it was never parsed. */
   readonly isGuess: boolean
 
   constructor(text: string, bytes: number, isGuess: boolean) {
@@ -31,7 +31,7 @@ class Packed {
   }
 }
 
-/** Packs the delivery's value if that is worth it. Returns what the delivery takes, in bytes. */
+/** Packs the delivery's value if that is worth it. Returns the memory that the delivery takes, in bytes. */
 export const pack = (delivery: Delivery): number => {
   if (delivery.kind === "gap") return messageBytes
   if (delivery.value instanceof Packed) return delivery.value.packedBytes
@@ -45,14 +45,14 @@ export const pack = (delivery: Delivery): number => {
 }
 
 /**
- * A plain peer's text, to be parsed when its turn comes: a megabyte of small objects takes a tenth of a second to parse
- * and pack. What it will take is not known, only what it can.
+ * A plain peer's text, parsed only when its turn comes: a megabyte of small objects takes 100 ms to parse and pack. The
+ * memory it will take is not known, only an upper bound.
  */
 export const packText = (text: string): unknown => new Packed(text, text.length * maxBytesAUnit, true)
 
 export const isWorthPacking = (bytes: number): boolean => bytes >= worthPacking
 
-/** Plain peers send JSON or any other text: what is not JSON is the text itself. */
+/** Plain peers send JSON or any other text: text that is not JSON is its own value. */
 export const parsePlain = (text: string): unknown => {
   try {
     return JSON.parse(text)
@@ -63,9 +63,9 @@ export const parsePlain = (text: string): unknown => {
 
 export const isPacked = (delivery: Delivery): boolean => delivery.kind !== "gap" && delivery.value instanceof Packed
 
-/** Unpacks values of at most `maxBytes` at once, or a single one. */
+/** Unpacks values of at most `maxBytes` at a time, or a single larger one. */
 export const makeUnpacking = (maxBytes: number) => {
-  /** What is unpacked and not done with. */
+  /** Unpacked deliveries that are not done, with their sizes. */
   const sizes = new Map<Delivery, number>()
   let unpacked = 0
   const waiting = new Map<Delivery, { readonly bytes: number; readonly go: () => void }>()
@@ -87,7 +87,7 @@ export const makeUnpacking = (maxBytes: number) => {
       const bytes = delivery.kind !== "gap" && delivery.value instanceof Packed ? delivery.value.bytes : 0
       const go = () => {
         take(delivery)
-        // Later, not here: each that is done lets the next one go.
+        // Not synchronously: each delivery that is done starts the next, which would nest without end.
         resume(Effect.yieldNow)
       }
       if (waiting.size === 0 && fits(bytes)) return go()
@@ -95,7 +95,7 @@ export const makeUnpacking = (maxBytes: number) => {
       return Effect.sync(() => void waiting.delete(delivery))
     })
 
-  /** It is done with, one way or the other. */
+  /** The delivery is handled, or given up. */
   const done = (delivery: Delivery): void => {
     if (sizes.size === 0) return
     unpacked -= sizes.get(delivery) ?? 0

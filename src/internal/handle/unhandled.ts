@@ -1,4 +1,4 @@
-/** Defaults where the user gave nothing: retries of handlers, and gaps. */
+/** Defaults for what the user has not said: retries of handlers, and what happens on a gap. */
 import { Effect, Schedule } from "effect"
 import type { MessageGap } from "../../Message.ts"
 import { fullJitter } from "../kit/backoff.ts"
@@ -9,6 +9,6 @@ export const defaultHandlerRetry: Schedule.Schedule<unknown, unknown> = Schedule
   times: 4
 })
 
-/** Deals with a gap if the user has no handler for it. */
+/** Handles a gap if the user has no handler for gaps. */
 export const logGap = (rare: RareLog) => (gap: MessageGap): Effect.Effect<void> =>
   Effect.sync(() => rare.warn("gap", `${gap.count} messages of session ${gap.session} will never come (${gap.reason})`))

@@ -1,9 +1,9 @@
-/** The one backoff of the library: exponential with full jitter; as a Schedule, and as a number. */
+/** The library's one backoff, exponential with full jitter: as a Schedule and as a number. */
 import { Duration, Effect, Random, Schedule } from "effect"
 
 /**
- * From zero to the exponential delay, so that a crowd that failed together does not come back together
- * (`Schedule.jittered` moves delays by only a fifth). Durations in ms.
+ * Delays between zero and the exponential delay, so that a crowd that failed together does not come back together
+ * (`Schedule.jittered` moves delays by only a fifth). Parameters in ms.
  */
 export const fullJitter = (baseMillis: number, capMillis: number): Schedule.Schedule<Duration.Duration> =>
   Schedule.min([Schedule.exponential(baseMillis), Schedule.spaced(capMillis)]).pipe(

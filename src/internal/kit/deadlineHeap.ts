@@ -1,7 +1,7 @@
 /**
  * What is due next: a binary heap of values by time. The earliest is found in O(1) and taken in O(log n). A value that
- * is put in again at another time, or is no longer needed, leaves its old entry behind; `isCurrent` recognizes these.
- * They are never handed out, and are thrown away before they make up more than half of the heap.
+ * is put in again at another time, or is no longer needed, leaves an outdated entry behind, which `isCurrent` tells.
+ * Outdated entries are never handed out, and are thrown away before they make up more than half of the heap.
  */
 
 const leastLimit = 64
@@ -10,7 +10,7 @@ export class DeadlineHeap<A> {
   private readonly times: Array<number> = []
   private readonly values: Array<A> = []
   private readonly isCurrent: (value: A, time: number) => boolean
-  /** With more entries than this, the outdated ones are thrown away: constant time for each entry put in. */
+  /** At this many entries, outdated ones are thrown away: amortised constant time per entry put in. */
   private limit = leastLimit
 
   constructor(isCurrent: (value: A, time: number) => boolean) {

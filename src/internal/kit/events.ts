@@ -1,6 +1,6 @@
 /**
- * Events to listeners who may be slow and then lose the oldest. Publishing is synchronous and never waits; those who
- * come late get the newest ones.
+ * Events for listeners that may be slow, and then lose the oldest. Publishing is synchronous and never waits. Late
+ * listeners get the newest events.
  */
 import { Cause, Effect, Stream } from "effect"
 import { Deque } from "../../core/Deque.ts"
@@ -10,9 +10,9 @@ export interface EventsOptions<A> {
   readonly replay?: number
   /** How far a listener may fall behind, besides what was kept for it. Default 1,024. */
   readonly capacity?: number
-  /** Memory that an event takes. Default 0: all are small. */
+  /** Memory that an event takes, in bytes. Default 0: all are small. */
   readonly bytesOf?: (event: A) => number
-  /** How much memory all kept events may take, and all that one listener is behind. Default without a bound. */
+  /** The most memory for all kept events, and for all that one listener is behind, in bytes. Default no bound. */
   readonly maxBytes?: number
 }
 
@@ -24,7 +24,7 @@ export const makeEvents = Effect.fnUntraced(function*<A>(
   const listeners = new Set<Listener<A>>()
   const recent = new Line<A>(replay, maxBytes)
   let closed = false
-  // Listeners get what was published before the end; late ones get what is kept.
+  // Listeners still get what was published before the end, and late ones what is kept.
   yield* Effect.addFinalizer(() =>
     Effect.sync(() => {
       closed = true
@@ -58,8 +58,8 @@ export const makeEvents = Effect.fnUntraced(function*<A>(
 })
 
 /**
- * Events in a row, of which the oldest get lost. A ring: in the linked list of a `PubSub`, each dead node keeps its
- * younger successors alive until the next full collection, which at a million events costs 200 MB.
+ * A bounded line of events that loses the oldest. It is a ring: in the linked list of a `PubSub`, each dead node keeps
+ * its younger successors alive until the next full collection, which at a million events costs 200 MB.
  */
 class Line<A> {
   private readonly events = new Deque<A>()
@@ -120,7 +120,7 @@ class Listener<A> {
     if (this.isOver) return
     this.line.push(event, bytes)
     if (this.waiter === undefined || this.isWaking) return
-    // Not here and now: the publisher is in the middle of its work.
+    // Not synchronously: the publisher is in the middle of its work.
     this.isWaking = true
     this.later(() => {
       this.isWaking = false
@@ -133,7 +133,7 @@ class Listener<A> {
     if (this.line.isEmpty) this.wake(Cause.done())
   }
 
-  /** All there is, as soon as there is anything. */
+  /** Waits until there is an event, then takes all there are. */
   readonly pull: Pulled<A> = Effect.callback((resume) => {
     if (!this.line.isEmpty) return resume(this.take)
     if (this.isOver) return resume(Cause.done())
@@ -143,7 +143,7 @@ class Listener<A> {
     })
   })
 
-  /** The waiting listener takes this, with what comes until then. Not empty: nobody else takes. */
+  /** Takes all events, those since the wake-up included. Not empty, since only this listener takes. */
   private readonly take: Pulled<A> = Effect.sync(() => this.line.takeAll() as [A, ...Array<A>])
 
   private wake(effect: Pulled<A>): void {

@@ -1,7 +1,6 @@
-/** Ids that are unique, not secret: epochs, instances, session ids of peers without any. */
+/** Ids that are unique, not secret: epochs, instances, session ids of peers that bring none. */
 import type { Random } from "effect"
 
-/** Where ids come from. */
 export type Ids = (typeof Random.Random)["Service"]
 
 /** 100 random bits in base 36. From Effect's Random, so that a seeded test gets the same ids again. */

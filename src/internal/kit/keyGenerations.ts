@@ -1,14 +1,14 @@
 /** Keys that expire in O(1): the structures behind the memory `Deduplicator`. Pure: the time is passed in. */
 
 /**
- * A map that forgets its keys after a while in O(1), by generations: keys are written to the current one, read from
- * both, and every `windowMillis` the previous one is dropped whole. So a key lives between one and two windows, and
- * costs no timestamp, no timer and no sweep.
+ * A map that forgets its keys after a while in O(1), by two generations: keys are written to the current one and read
+ * from both, and every `windowMillis` the previous one is dropped whole. So a key lives between one and two windows,
+ * and costs no timestamp, no timer and no sweep.
  *
  * Rotation is lazy. Call `advance` with the time before reading or writing: it catches up with any idle time.
  *
- * A generation holds at most `maxKeys`, so both together twice that: call `rotateIfFull` before `set`. It keeps the bound
- * by rotating early, which is all that shortens a key's life below a window.
+ * A generation holds at most `maxKeys`, so both together twice that: call `rotateIfFull` before `set`. It keeps the
+ * bound by rotating early. Nothing else shortens a key's life below a window.
  */
 export class KeyGenerations<V> {
   readonly maxKeys: number
@@ -27,7 +27,7 @@ export class KeyGenerations<V> {
     return this.current.size + this.previous.size
   }
 
-  /** How many keys the current generation holds: what counts against `maxKeys`. */
+  /** How many keys the current generation holds: these count against `maxKeys`. */
   get currentSize(): number {
     return this.current.size
   }
@@ -74,7 +74,7 @@ export class KeyGenerations<V> {
     return true
   }
 
-  /** From now on keys live for this window; those already held, for at least one window from when they came. */
+  /** From now on keys live for this window; keys already held live at least one such window from when they came. */
   setWindow(windowMillis: number, now: number): void {
     this.advance(now)
     this.window = windowMillis
@@ -90,7 +90,7 @@ export class KeyGenerations<V> {
   }
 }
 
-/** What a claim came to: `claim` of the `Deduplicator` in plain values. */
+/** The result of a claim: that of `claim` of the `Deduplicator`, in plain values. */
 export type Claimed<Receipt> =
   | { readonly _tag: "Claimed"; readonly token: string; readonly early: boolean }
   | { readonly _tag: "InFlight"; readonly retryAfterMillis: number }
@@ -139,7 +139,7 @@ export class ClaimTable<Receipt> {
     return { keys: this.done.size, inFlight: this.held.size }
   }
 
-  /** Forgets keys whose window is over, and claims whose lease is. Everything below does that first. */
+  /** Forgets keys whose window is over, and claims whose lease is over. All timed operations below do this first. */
   advance(now: number): void {
     this.done.advance(now)
     for (const [key, claim] of this.held) {
@@ -177,7 +177,7 @@ export class ClaimTable<Receipt> {
     return true
   }
 
-  /** Whether the key was still held under this token. */
+  /** Returns whether the key was still held under this token; only then is it committed. */
   commit(key: string, token: string, receipt: Receipt, now: number): boolean {
     this.advance(now)
     const held = this.held.get(key)
@@ -200,8 +200,7 @@ export class ClaimTable<Receipt> {
     this.done.setWindow(windowMillis, now)
   }
 
-  // Rotating makes room only by forgetting committed keys: with most keys in flight, it would soon forget all the
-  // others.
+  // Rotating makes room only by forgetting committed keys: with most keys in flight, it would soon forget all of those.
   private get hasRoom(): boolean {
     const { currentSize, maxKeys } = this.done
     return this.held.size <= currentSize || this.held.size + currentSize < maxKeys

@@ -1,4 +1,4 @@
-/** Waits for somebody else's code, with a limit that holds whatever that code does about interruption. */
+/** Waits for somebody else's code with a time limit, which holds even if that code can't be interrupted. */
 import { Effect, Exit } from "effect"
 
 export interface Limit<A, E> {
@@ -6,15 +6,15 @@ export interface Limit<A, E> {
   readonly millis: number
   /** What the wait fails with when the time is up. */
   readonly onTimeout: () => E
-  /** Gets a value that came after the wait was over, and so has no owner. */
+  /** Gets a value that came after the wait was over, which nobody else owns. */
   readonly onLate?: ((value: A) => void) | undefined
   /** Gets, while it waits, a function that ends the wait. It does nothing once the wait is over. */
   readonly onWait?: ((end: (error: E) => void) => void) | undefined
 }
 
 /**
- * Runs it in a fiber of its own, which is interrupted but not awaited. `Effect.timeout` waits for the interrupt, so an
- * effect that can't be interrupted has no limit there.
+ * Runs the effect in its own fiber, which is interrupted but not awaited. `Effect.timeout` waits for the interruption,
+ * so it can't limit an effect that can't be interrupted.
  */
 export const limited = <A, E, E2>(
   effect: Effect.Effect<A, E>,

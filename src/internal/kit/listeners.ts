@@ -1,7 +1,7 @@
-/** The user's listeners, which may throw, called in the middle of other work. */
+/** Calls the user's listeners, which may throw, in the middle of other work. */
 import { Cause, Effect } from "effect"
 
-/** What it throws stops nothing, and is logged once: it may be called a million times. */
+/** A throw stops nothing, and is logged only once: the listener may be called a million times. */
 export const guardedListener = <A>(
   name: string,
   listener: ((value: A) => void) | undefined

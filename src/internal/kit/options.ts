@@ -1,6 +1,6 @@
 /**
- * Checks of options, at construction: names, kinds, ranges. A mistake is a typed error with a clear message, not a
- * strange run. So is a name that no option has: misspelt, it would silently be the default.
+ * Checks of options, at construction: names, kinds, ranges. A mistake becomes a typed error with a clear message, not
+ * odd behaviour later. So does an unknown name: a misspelt option would silently keep its default.
  */
 import { Config, ConfigProvider, Duration, Effect, Layer, Option, type Schema } from "effect"
 import { pathText } from "../../core/Payload.ts"
@@ -17,10 +17,10 @@ const units: Record<keyof Duration.DurationObject, true> = {
   nanoseconds: true
 }
 const headerName = /^[-!#$%&'*+.^_`|~0-9A-Za-z]+$/
-/** A character that no header value may have. */
+/** Finds a character that no header value may have. */
 const headerText = /[^\t\x20-\x7e\x80-\xff]/
 
-/** The checks throw it, and {@link checked} turns it into a `ConfigError`. */
+/** Thrown by checks; {@link checked} turns it into a `ConfigError`. */
 export class OptionError extends Error {}
 
 /** Throws an {@link OptionError}. */
@@ -55,7 +55,7 @@ export const checkedLayer = <Options extends object, A, E, R>(
 
 // --- one value, with its default
 
-/** A whole number of at least `minimum`, or `Infinity`; or the default. */
+/** A whole number of at least `minimum`, or `Infinity`; `fallback` if left out. */
 export const count = (name: string, value: number | undefined, fallback: number, minimum = 1): number => {
   const result = value === undefined ? fallback : value
   if (result === Infinity || (Number.isSafeInteger(result) && result >= minimum)) return result
@@ -68,9 +68,9 @@ export const millis = (name: string, value: Duration.Input | undefined, fallback
   return result > 0 ? result : fail(name, value, "a duration of more than zero")
 }
 
-/** In ms; NaN if it is no duration. */
+/** A duration in ms; NaN if it is not one. */
 export const millisOf = (input: Duration.Input): number => {
-  // Effect takes NaN for zero, and ignores what it does not know in an object.
+  // Effect takes NaN for zero, and ignores unknown units in an object.
   if (Number.isNaN(input) || (isPlainObject(input) && !Duration.isDuration(input) && !isInUnits(input))) {
     return Number.NaN
   }
@@ -83,20 +83,20 @@ const isInUnits = (input: object): boolean =>
     Object.hasOwn(units, unit) && (amount === undefined || typeof amount === "number")
   )
 
-/** A part of a whole, above 0 and up to 1. */
+/** A fraction above 0 and up to 1. */
 export const fraction = (name: string, value: number | undefined, fallback: number): number => {
   const result = value === undefined ? fallback : value
   return typeof result === "number" && result > 0 && result <= 1 ? result : fail(name, value, "over 0 and up to 1")
 }
 
-/** A Schema that messages can have. */
+/** A Schema that messages can have; throws for any other. */
 export const schema = <A>(name: string, value: Schema.Codec<A, unknown>): Schema.Codec<A, unknown> => {
   const fault = schemaFault(value)
   if (fault === undefined) return value
   throw new OptionError(`option ${name} must be a Schema of what JSON can hold: ${fault}`)
 }
 
-/** Why messages can't have it. */
+/** Why messages can't have this Schema; undefined if they can. */
 export const schemaFault = <A>(value: Schema.Codec<A, unknown>): string | undefined => {
   const fault = misfit(value)
   if (fault === undefined) return undefined
@@ -104,7 +104,7 @@ export const schemaFault = <A>(value: Schema.Codec<A, unknown>): string | undefi
   return place === undefined ? fault.detail : `at ${place}: ${fault.detail}`
 }
 
-/** `setTimeout` takes no more, in ms. */
+/** The longest that `setTimeout` takes, in ms. */
 export const longestTimer = 2 ** 31 - 1
 
 // --- a whole object
@@ -118,8 +118,8 @@ type Check = (name: string, value: unknown) => void
 export type Shape<A> = { readonly [Key in keyof Required<A>]: Check }
 
 /**
- * Checks that an object has only known options, of the right kind. `path` is the name of the option whose value the
- * object is, with a dot.
+ * Checks that an object has only known options, of the right kind. `path` is the name of the option that holds the
+ * object, with a dot.
  */
 export const check = <A extends object>(options: A | undefined, shape: Shape<NoInfer<A>>, path = ""): void => {
   if (options === undefined) return
@@ -130,7 +130,7 @@ export const check = <A extends object>(options: A | undefined, shape: Shape<NoI
   }
 }
 
-/** The options that the shape has: to be passed on to code that knows no others. */
+/** Only the options that the shape has, for code that knows no others. */
 export const pick = <A extends object, Key extends PropertyKey>(
   options: A,
   shape: { readonly [Name in Key]: Check }
@@ -141,10 +141,10 @@ export const pick = <A extends object, Key extends PropertyKey>(
     Extract<keyof A, Key>
   >
 
-/** The names alone, for options that are checked with every call. */
+/** Names only, for options that are checked with every call. */
 export type Names<A> = { readonly [Key in keyof Required<A>]: true }
 
-/** What is wrong with the names in an object, if anything; next to free if nothing is. */
+/** What is wrong with the names in an object; undefined, at next to no cost, if nothing is. */
 export const wrongName = (
   options: object,
   names: Readonly<Record<string, true>>,
@@ -164,7 +164,7 @@ const unknownName = (kind: string, path: string, key: string, names: ReadonlyArr
   return `there is no ${kind} ${path}${key}: ${known}`
 }
 
-/** The name that was meant: one that is near enough, or that contains what was written. */
+/** The name that was probably meant: one that is near enough, or contains the given one, or is contained in it. */
 const nearestOf = (key: string, names: ReadonlyArray<string>): string | undefined => {
   const wanted = key.toLowerCase()
   const enough = 1 + wanted.length / 3
@@ -181,7 +181,7 @@ const nearestOf = (key: string, names: ReadonlyArray<string>): string | undefine
   return nearest
 }
 
-/** Levenshtein's distance: letters to insert, remove or replace. Names are short. */
+/** Levenshtein's distance: letters to insert, remove or replace. Quadratic, but names are short. */
 const distanceOf = (a: string, b: string): number => {
   let previous = Array.from({ length: b.length + 1 }, (_, i) => i)
   for (let i = 1; i <= a.length; i++) {
@@ -205,12 +205,12 @@ const kind = (wanted: string, is: (value: unknown) => boolean): Check => (name, 
 }
 
 export const duration: Check = (name, value) => {
-  millis(name, value as Duration.Input, Infinity) // which takes anything, and refuses what is no duration
+  millis(name, value as Duration.Input, Infinity) // takes any value, and throws if it is not a duration
 }
 export const whole = (minimum = 1): Check => (name, value) => {
-  count(name, value as number, Infinity, minimum) // the same
+  count(name, value as number, Infinity, minimum) // likewise
 }
-/** Checked elsewhere. */
+/** Any value: for options that are checked elsewhere. */
 export const anything: Check = () => {}
 /** Anything but null: for options that are checked elsewhere. */
 export const given = kind("given, or left out", (value) => value !== null)
@@ -219,11 +219,11 @@ export const nonEmpty = kind("a string that is not empty", (value) => typeof val
 export const bool = kind("true or false", (value) => typeof value === "boolean")
 export const func = kind("a function", (value) => typeof value === "function")
 export const object = kind("an object", isPlainObject)
-/** A string is iterable too, but never meant. */
+/** Not a string, which is iterable but never meant. */
 export const isIterable = (value: unknown): boolean =>
   typeof value === "object" && value !== null && Symbol.iterator in value
 export const iterable = kind("an iterable", isIterable)
-/** One of several kinds, each with its test. */
+/** A value that passes one of several tests. */
 export const either = (wanted: string, ...are: ReadonlyArray<(value: unknown) => boolean>): Check =>
   kind(wanted, (value) => are.some((is) => is(value)))
 
@@ -234,13 +234,13 @@ export const oneOf = <A>(...allowed: ReadonlyArray<A>): Check =>
 export const nested = <A extends object>(shape: Shape<A>): Check => (name, value) =>
   check(isPlainObject(value) ? value as A : fail(name, value, "an object"), shape, `${name}.`)
 
-/** HTTP headers by name, in the characters that HTTP allows: a dial with others would fail each time. */
+/** HTTP headers by name, in the characters that HTTP allows: with any others, every dial would fail. */
 export const headers: Check = (name, value) => {
   const isRight = isPlainObject(value) &&
     Object.entries(value).every(([header, text]) =>
       headerName.test(header) && typeof text === "string" && !headerText.test(text)
     )
-  // Not shown: headers hold secrets.
+  // The value is not shown: headers hold secrets.
   if (!isRight) {
     fail(name, value, "an object of HTTP headers: strings without line breaks and of no other letters than Latin-1 has")
   }

@@ -1,6 +1,6 @@
 /**
- * The log of what peers bring about: one line each, without a stack, and only a limited number of each kind. The log
- * says how many lines were left out.
+ * The log of what peers cause: one line each, without a stack, and only a limited number of each kind. The log says how
+ * many lines were left out.
  */
 import { Cause, Effect, FiberSet, type Scope } from "effect"
 
@@ -16,9 +16,9 @@ interface Round {
   latest: string
 }
 
-/** Of each kind, this many lines, and one that says how many were left out … */
+/** For each kind, this many lines, and one that says how many were left out … */
 const maxLines = 5
-/** … in this time. */
+/** … in this time, in ms. */
 const roundMillis = 10_000
 
 const maxLength = 500
@@ -60,16 +60,16 @@ export const makeRareLog: Effect.Effect<RareLog, never, Scope.Scope> = Effect.ge
 
 type Log = (message: string) => Effect.Effect<void>
 
-/** It may hold a peer's text, whose line breaks could pass for other lines of the log. */
+/** Removes line breaks: in a peer's text, they could fake other lines of the log. */
 const oneLine = (message: string): string => {
   const line = message.slice(0, maxLength).replace(/[\p{Cc}\u2028\u2029]+/gu, " ")
   return message.length > maxLength ? `${line}…` : line
 }
 
-/** A failure in words, without its stack and its causes' stacks. */
+/** A failure in words, without any stacks. */
 export const inWords = (cause: Cause.Cause<unknown>): string => wordsOf(Cause.squash(cause))
 
-/** The same for an error, down to its causes. */
+/** An error in words, with its causes. */
 export const wordsOf = (error: unknown): string => {
   const words: Array<string> = []
   for (let next = error, depth = 0; next !== undefined && depth < maxCauses; depth++) {

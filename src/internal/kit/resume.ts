@@ -1,4 +1,4 @@
-/** Who may resume a session: the one rule, for every store; and the resume token. Only its hash leaves here. */
+/** Who may resume a session: one rule for every store, and the resume token, of which stores get only the hash. */
 import { hash, randomBytes, timingSafeEqual } from "node:crypto"
 import type { AttachRequest } from "../../SessionRegistry.ts"
 import { HandshakeError } from "../../WebSocketError.ts"
@@ -7,7 +7,7 @@ import { HandshakeError } from "../../WebSocketError.ts"
 interface ResumeRecord {
   readonly principal: string | undefined
   readonly tokenHash: string
-  /** The token that `tokenHash` replaced: good until the new one is used, as delivering that may have failed. */
+  /** The token that `tokenHash` replaced: valid until the new one is used, since delivering that may have failed. */
   readonly previousTokenHash: string | undefined
 }
 
@@ -24,8 +24,8 @@ export interface AttachRecord extends ResumeRecord {
 }
 
 /**
- * Refuses an attach to this session; undefined if it is allowed. An attempt that a later one of the same client has
- * overtaken must not use up the later one's token.
+ * Why an attach to this session is refused; undefined if it is allowed. An attempt that a later one of the same client
+ * has overtaken must not use up the later one's token.
  */
 export const refuseAttach = (record: AttachRecord, request: AttachRequest): HandshakeError | undefined => {
   const refused = refuseResume(record, request)
@@ -39,7 +39,7 @@ export const refuseAttach = (record: AttachRecord, request: AttachRequest): Hand
   return undefined
 }
 
-/** Refuses a request that may not have this session; undefined if it may. */
+/** Why a request may not have this session; undefined if it may. */
 const refuseResume = (record: ResumeRecord, request: AttachRequest): HandshakeError | undefined => {
   if (record.principal !== request.principal) {
     return new HandshakeError({ reason: "forbidden", detail: "the session belongs to somebody else", retryable: false })
@@ -52,7 +52,6 @@ const refuseResume = (record: ResumeRecord, request: AttachRequest): HandshakeEr
   return new HandshakeError({ reason: "unauthorized", detail: "wrong resume token", retryable: false })
 }
 
-/** There is no room for another session. */
 export const sessionsFull = (maxSessions: number): HandshakeError =>
   new HandshakeError({
     reason: "overloaded",

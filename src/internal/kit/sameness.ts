@@ -1,8 +1,8 @@
 /**
- * Whether what arrives is what was sent. The sender checks it for messages whose Schema does not show it.
+ * Whether what arrives is what was sent. The sender checks it for messages whose Schema does not guarantee it.
  *
- * Effect's `Equal` remembers what it has compared, and users change their messages and send them again: only types with
- * an equality of their own are left to it.
+ * Effect's `Equal` remembers what it has compared, but users change their messages and send them again: so `Equal` is
+ * used only for types with an equality of their own.
  */
 import { Equal, type SchemaAST } from "effect"
 
@@ -10,8 +10,8 @@ import { Equal, type SchemaAST } from "effect"
 type Place = ReadonlyArray<PropertyKey> | undefined
 
 /**
- * Compares a message with what its text decodes to. `ast` is that of the message's type, as far as it is known: keys
- * that a Struct does not have are no part of a message. 0 and -0 are the same, as are a Buffer and its bytes.
+ * Compares a message with what its text decodes to. `ast` is the AST of the message's type, if known: keys that a
+ * Struct does not have are not part of a message. 0 and -0 count as the same, and so do a Buffer and its bytes.
  */
 export const difference = (ast: SchemaAST.AST | undefined, sent: unknown, arrived: unknown): Place => {
   if (sent === arrived || Object.is(sent, arrived)) return undefined
@@ -24,7 +24,7 @@ export const difference = (ast: SchemaAST.AST | undefined, sent: unknown, arrive
   return place !== undefined && Equal.isEqual(sent) && Equal.equals(sent, arrived) ? undefined : place
 }
 
-/** Whether they are certainly the same: enough for most messages, at a tenth of the cost of `difference`. */
+/** Whether the two are certainly the same: enough for most messages, at a tenth of the cost of `difference`. */
 export const isAlike = (sent: unknown, arrived: unknown): boolean => {
   if (sent === arrived) return true
   if (typeof sent !== "object" || typeof arrived !== "object" || sent === null || arrived === null) {
@@ -54,7 +54,7 @@ const arePropertiesAlike = (sent: Properties, arrived: Properties): boolean => {
     if (!isAlike(value, arrived[key]) || (value === undefined && !(key in arrived))) return false
     keys++
   }
-  if (keys === 0) return false // it may keep its contents elsewhere
+  if (keys === 0) return false // it may keep its contents outside its properties
   for (const _ in arrived) keys--
   return keys === 0
 }
@@ -69,7 +69,7 @@ const plainOf = (ast: SchemaAST.AST): SchemaAST.AST | undefined => {
   return first === undefined || others.length > 0 ? undefined : plainOf(first)
 }
 
-/** Whether no value of it is an object. */
+/** Whether no value of this type is an object. */
 export const isScalar = ({ _tag }: SchemaAST.AST): boolean =>
   _tag === "String" || _tag === "Number" || _tag === "Boolean" || _tag === "Null" || _tag === "Undefined" ||
   _tag === "Void" || _tag === "Literal" || _tag === "Enum" || _tag === "TemplateLiteral" || _tag === "BigInt" ||
@@ -100,7 +100,7 @@ const elementDifference = (ast: SchemaAST.AST | undefined, sent: object, arrived
   return undefined
 }
 
-/** For anything else: first what its type keeps outside its keys, then its own properties. */
+/** For all other objects: first compares what they hold outside their properties, then their own properties. */
 const instanceDifference = (sent: object, arrived: object): Place => {
   if (sent instanceof Uint8Array && arrived instanceof Uint8Array) return sameBytes(sent, arrived) ? undefined : []
   const isPlain = isOfNoClass(sent) && isOfNoClass(arrived)
@@ -129,7 +129,7 @@ const contentsOf = (value: object): unknown => {
   if (value instanceof RegExp || value instanceof URL) return [String(value)]
   if (ArrayBuffer.isView(value)) return new Uint8Array(value.buffer, value.byteOffset, value.byteLength)
   if (value instanceof ArrayBuffer) return new Uint8Array(value)
-  // For a type with nothing to see: what it says of itself, which for some is nothing.
+  // For an object without properties: its text and its elements, which for some types say nothing.
   if (Reflect.ownKeys(value).length > 0) return undefined
   const entries = Symbol.iterator in value && typeof value[Symbol.iterator] === "function"
     ? [...value as Iterable<unknown>]

@@ -1,6 +1,6 @@
 /**
- * What a Schema says of its messages before there is any. It says whether each is JSON as it is and is read back as
- * itself, so that nothing has to be checked twice.
+ * What a Schema says about its messages before there are any: whether each is JSON as it is, and is read back as
+ * itself. Then nothing has to be checked twice.
  */
 import type { SchemaAST } from "effect"
 import { maxDepth } from "../../core/Protocol.ts"
@@ -8,15 +8,15 @@ import { isScalar } from "./sameness.ts"
 
 export interface Shape {
   /**
-   * Messages are written as they are, and JSON is read back as it was written. False if something is coded (a Date, a
-   * class, a transformation), or if a union can take one member's message for another's.
+   * Messages are written as they are, and JSON is read back as it was written. False if anything is coded (a Date, a
+   * class, a transformation), or if a union can mistake one member's message for another's.
    */
   readonly isPlain: boolean
   /** Numbers, which may be NaN or infinite. */
   readonly hasNumbers: boolean
-  /** Numbers, which may be -0: JavaScript takes that for 0, even where only 0 is allowed. */
+  /** Numbers, which may be -0: JavaScript treats that as 0, even where only 0 is allowed. */
   readonly hasZeros: boolean
-  /** Places for anything, or for undefined, which JSON may lack. */
+  /** Places for anything, or for undefined, which JSON may be unable to hold. */
   readonly hasAnything: boolean
   /** Keys unknown to the Schema: one may be `__proto__`. */
   readonly hasKeys: boolean
@@ -24,7 +24,7 @@ export interface Shape {
   readonly isDeep: boolean
 }
 
-/** A place in a Schema that keeps every message off the wire. */
+/** A place in a Schema because of which no message can be sent. */
 export interface Misfit {
   readonly path: ReadonlyArray<PropertyKey>
   readonly detail: string
@@ -38,7 +38,7 @@ export const shapeOf = (ast: SchemaAST.AST): Shape => {
   return reader
 }
 
-/** Whether a number is checked to be one that JSON has, as by `Schema.Finite` and `Schema.Int`. */
+/** Whether the Schema allows only numbers that JSON has, as `Schema.Finite` and `Schema.Int` do. */
 const isFinite = ({ checks }: SchemaAST.Number): boolean =>
   checks?.some(({ annotations }) => finiteChecks.has(annotations?.representation?.id)) === true
 
@@ -54,7 +54,7 @@ class Reader {
 
   /** `depth` is the number of levels around it. */
   read(ast: SchemaAST.AST, depth: number): void {
-    // Already read, at this depth or deeper: nothing new.
+    // Already read at this depth or deeper.
     if ((this.done.get(ast) ?? -1) >= depth) return
     if (this.open.has(ast)) {
       this.isDeep = true
@@ -149,9 +149,9 @@ class Reader {
 }
 
 /**
- * Whether a union can't take one member's message for another's. Without coding, that can happen only when keys are
- * dropped that the first fitting Struct does not know: so at most one member may be an object, or a literal must tell
- * all apart.
+ * Whether a union can't mistake one member's message for another's. Without coding, that can happen only when the first
+ * fitting Struct drops keys that it does not know: so at most one member may be an object, or a literal must tell all
+ * members apart.
  */
 const isClear = ({ types }: SchemaAST.Union): boolean => {
   const objects = types.flatMap(membersOf).filter((type) => !isScalar(type))
@@ -172,7 +172,7 @@ const isClear = ({ types }: SchemaAST.Union): boolean => {
 const membersOf = (ast: SchemaAST.AST): ReadonlyArray<SchemaAST.AST> =>
   ast._tag === "Union" && ast.encoding === undefined ? ast.types.flatMap(membersOf) : [fieldsOf(ast) ?? ast]
 
-/** The Struct that a `Schema.Class` is coded as: the class is built from it, whatever else it does. */
+/** The Struct that a `Schema.Class` is coded as: the class is built from it, whatever else the class does. */
 const fieldsOf = (ast: SchemaAST.AST): SchemaAST.AST | undefined => {
   if (ast._tag !== "Declaration" || ast.annotations?.["~constructor"] === undefined) return undefined
   const [link, ...others] = ast.encoding ?? []
@@ -192,7 +192,7 @@ const isJson = (ast: SchemaAST.Declaration): boolean => {
     (representation.id === "effect/schema/Json" || representation.id === "effect/schema/MutableJson")
 }
 
-/** What rules a Schema out for a contract: keys that are not text, and the one that no peer takes; on either side. */
+/** What rules a Schema out for a contract: symbol keys and `__proto__`, on its decoded or its coded side. */
 export const misfitOf = (ast: SchemaAST.AST): Misfit | undefined => {
   const seen = new Set<SchemaAST.AST>()
   const visit = (ast: SchemaAST.AST): Misfit | undefined => {
@@ -222,7 +222,7 @@ export const misfitOf = (ast: SchemaAST.AST): Misfit | undefined => {
 }
 
 const keyFault = (ast: SchemaAST.Objects, name: PropertyKey): Misfit | undefined => {
-  // A class is coded, and its coded form is checked by itself.
+  // A coded type's keys are not sent: its coded form is checked instead.
   if (ast.encoding !== undefined) return undefined
   if (name === "__proto__") return { path: [], detail: "no peer takes the key __proto__" }
   return typeof name === "symbol" ? { path: [], detail: "JSON has no symbols for keys" } : undefined

@@ -1,11 +1,11 @@
 /**
- * Messages through their Schemas, both ways: to JSON text and back. They go by `Schema.toCodecJson`, so that what a
- * Schema can say arrives as it was sent: NaN, a Date, an Option, a class.
+ * Messages through their Schemas, both ways: to JSON text and back. `Schema.toCodecJson` does it, so that everything a
+ * Schema can describe arrives as it was sent: NaN, a Date, an Option, a class.
  *
- * Most messages need none of that. If a Schema's messages are JSON as they are (see schemaShapes.ts), the JSON codec's
+ * Most messages don't need that. If a Schema's messages are JSON as they are (see schemaShapes.ts), the JSON codec's
  * text is the plain one, and Effect compiles the Schema to JavaScript if the runtime allows it (`new Function`): three
- * times faster than walking it. What the plain way would change goes through the codec. What no Schema can show
- * beforehand is tried: the sender decodes its own text, and refuses what would arrive as something else.
+ * times faster than walking it. What plain JSON would change goes through the codec. What no Schema can show beforehand
+ * is tried: the sender decodes its own text, and refuses a message that would arrive as something else.
  *
  * A Schema is compiled once, however many clients use it.
  */
@@ -49,7 +49,7 @@ export const misfit = <A>(schema: Schema.Codec<A, unknown>): Misfit | undefined 
   }
 }
 
-/** Marks one of the library's own Schemas, whose tests show that its messages arrive as they were sent. */
+/** Marks one of the library's own Schemas: tests show that its messages arrive as sent, so they are not tried. */
 export const faithful = <S extends Schema.Constraint>(schema: S): S => {
   trusted.add(schema.ast)
   return schema
@@ -78,14 +78,14 @@ const compile = <A>(schema: Schema.Codec<A, unknown>): Coder<A> => {
   return shape.isPlain ? plainCoder(schema, shape) : jsonCoder(schema)
 }
 
-/** By the JSON codec; every message is tried. */
+/** A coder that uses the JSON codec; every message is tried. */
 const jsonCoder = <A>(schema: Schema.Codec<A, unknown>): Coder<A> => {
   const codec = Schema.toCodecJson(schema)
   const decode = compiledDecoder(codec)
   return { decode, encode: tried(schema, codec, decode) }
 }
 
-/** As it is where that is enough, else by the JSON codec. */
+/** A coder that uses plain JSON where that is enough, and otherwise the JSON codec. */
 const plainCoder = <A>(schema: Schema.Codec<A, unknown>, shape: Shape): Coder<A> => {
   const codec = Schema.toCodecJson(schema)
   const decodePlain = compiledDecoder(schema)
@@ -108,7 +108,7 @@ const plainCoder = <A>(schema: Schema.Codec<A, unknown>, shape: Shape): Coder<A>
       const fault = exactFault(value)
       if (fault === undefined) return stringify(value) // a fault of JSON.stringify is one of these
       const coded = encodeTried(message)
-      // In a place for anything, Effect does not say where the fault is.
+      // Inside a place for anything, Effect does not say where the fault is.
       return typeof coded === "string" || !isAbove(coded.path, fault.path) ? coded : fault
     }
   }
@@ -117,7 +117,7 @@ const plainCoder = <A>(schema: Schema.Codec<A, unknown>, shape: Shape): Coder<A>
 const isAbove = (path: Fault["path"], other: Fault["path"]): boolean =>
   path.length < other.length && path.every((key, index) => key === other[index])
 
-/** Whether a value may be something that JSON, or the peer, does not take; a quick check clears most. */
+/** Whether JSON or the peer may not take a value. A quick check, which clears most. */
 const isSuspect = ({ hasAnything, hasKeys, hasZeros, isDeep }: Shape, value: unknown, text: string): boolean =>
   hasAnything || (hasZeros && hasOddNumber(value)) || (hasKeys && text.includes("__proto__")) ||
   (isDeep && text.length > 2 * maxDepth)

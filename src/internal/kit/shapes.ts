@@ -1,4 +1,4 @@
-/** Which options servers, clients, sends and stores have, and what each may be. */
+/** Which options services and sends have, and what each may be. */
 import type * as CircuitBreaker from "../../CircuitBreaker.ts"
 import type * as Deduplicator from "../../Deduplicator.ts"
 import type * as MemoryStore from "../../MemoryStore.ts"
@@ -10,7 +10,7 @@ import * as Check from "./options.ts"
 const { bool, duration, nested, oneOf, whole } = Check
 
 const ratio: typeof bool = (name, value) => {
-  Check.fraction(name, value as number, 1) // which takes anything
+  Check.fraction(name, value as number, 1) // takes any value, and throws if it is not a fraction
 }
 
 // --- services
@@ -68,7 +68,7 @@ export const memoryStore: Check.Shape<MemoryStore.Options> = {
   breaker: nested(breaker)
 }
 
-/** Checked at each send that has any, so by name alone: values are checked when they are read. */
+/** Checked at each send that has options, so only names are: values are checked when they are read. */
 export const send: Check.Names<Message.SendOptions> = { id: true, deduplicate: true, ttl: true, volatile: true }
 export const sendAll: Check.Names<Message.SendAllOptions> = { ttl: true }
 export const broadcast: Check.Names<Message.BroadcastOptions> = { ttl: true, sessions: true, principal: true }

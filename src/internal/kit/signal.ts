@@ -1,10 +1,10 @@
 /**
- * Wakes fibers from synchronous code, in a task of their own. A latch opened there and then would run them inside its
- * opener, in the middle of that one's work.
+ * Wakes fibers from synchronous code, in a task of their own. A latch opened directly would run them inside its opener,
+ * in the middle of the opener's work.
  *
  * Under Effect's own scheduler that task is a microtask, after the code that runs now: the scheduler's own tasks run in
  * the next turn of the event loop, too late for a message that nothing holds back. Any other scheduler, such as a
- * test's that orders everything, gets the task itself. Frames must not be delivered in a microtask: see
+ * test's that orders everything, is given the task. Frames must not be delivered in a microtask: see
  * `memoryTransport.ts`.
  */
 import { Effect, type Fiber, Latch, Scheduler } from "effect"
@@ -12,7 +12,7 @@ import { Effect, type Fiber, Latch, Scheduler } from "effect"
 export interface Signal {
   /** Wakes the waiter, or the next one to come. Many calls in one turn count as one. */
   readonly notify: () => void
-  /** The same, in the next turn of the event loop: for work that must not keep others from being read meanwhile. */
+  /** The same, in the next turn of the event loop: for work that must let connections be read first. */
   readonly notifyLater: () => void
   /** Waits for the next `notify`, if none came since the last wait. */
   readonly wait: Effect.Effect<void>
@@ -55,14 +55,14 @@ export const makeSignal: Effect.Effect<Signal> = Effect.withFiber((fiber) => {
   })
 })
 
-/** For resuming many at once: one task for all. */
+/** Runs a task as a signal would: to resume many fibers in one task. */
 export const makeLater: Effect.Effect<(task: () => void) => void> = Effect.withFiber((fiber) =>
   Effect.succeed(scheduleOf(fiber))
 )
 
 /**
- * `Effect.callback` whose resumption runs in a task of its own. A fiber may yield before any of its operations, even
- * between its reason to wait and this: `register` has to check again whether there is still something to wait for.
+ * `Effect.callback` whose resumption runs in a task of its own. A fiber may yield before any operation, even after it
+ * found a reason to wait and before this: `register` must check again whether there is still something to wait for.
  */
 export const callbackLater = <A, E = never>(
   register: (resume: (effect: Effect.Effect<A, E>) => void) => Effect.Effect<void>

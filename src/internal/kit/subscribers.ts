@@ -3,11 +3,11 @@ import { Effect, type Scope } from "effect"
 
 type Listener<A, B> = (first: A, second: B) => void
 
-/** A change makes a new list, so listeners that come or go during a round don't affect it. */
+/** A change makes a new list, so listeners that come or go during a call of `tell` don't affect it. */
 export class Subscribers<A, B = void> {
   private list: ReadonlyArray<Listener<A, B>> = []
 
-  /** Calls them in the order in which they came. They must return at once and not throw. */
+  /** Calls the listeners in the order in which they came. They must return at once and not throw. */
   tell(first: A, second: B): void {
     for (const listener of this.list) listener(first, second)
   }

@@ -1,14 +1,14 @@
 /**
- * The two clocks: steady time for durations, the wall clock for people. Durations, deadlines and the order of events go
- * by the steady one, which nobody can set; the wall clock tells people when something was, and a store at its start
- * what time it is. Nothing else reads a system clock.
+ * The two clocks: steady time for durations, the wall clock for people. Durations, deadlines and the order of events
+ * use steady time, which nobody can set. The wall clock tells people when something happened, and a starting store what
+ * time it is. Nothing else reads a system clock.
  *
  * Steady time is in ms since 1970 too: it starts where the wall clock stood when first asked, and goes on with the
  * monotonic clock. If nobody sets the wall clock, the two agree. Steady time may stand still while the machine sleeps.
  */
 import { Clock, Effect } from "effect"
 
-/** Readings of the monotonic clock are sums of rounded parts: a few ns short of a ms counts as a ms. */
+/** Readings of the monotonic clock are sums of rounded parts, so a few ns short of a ms count as a ms. */
 const roundingMillis = 1e-4
 
 /** One start for all that share a clock, so that their times can be compared. */
@@ -29,14 +29,14 @@ export const steadyOf = (clock: Clock.Clock): () => number => {
 export const steady: Effect.Effect<() => number> = Effect.map(Clock.Clock, steadyOf)
 
 /**
- * Tells people when something was: turns a steady time into what the wall clock, set as it is now, would have shown.
+ * Tells people when something happened: turns steady time into what the wall clock, as set now, would have shown.
  */
 export const onWall: Effect.Effect<(steadyMillis: number) => number> = Effect.map(Clock.Clock, (clock) => {
   const now = steadyOf(clock)
   return (steadyMillis) => steadyMillis + clock.currentTimeMillisUnsafe() - now()
 })
 
-/** Reads the wall clock, in ms since 1970: for people, who may set it. */
+/** Reads the wall clock, in ms since 1970. For people only, since they may set it. */
 export const wall: Effect.Effect<() => number> = Effect.map(
   Clock.Clock,
   (clock) => () => clock.currentTimeMillisUnsafe()

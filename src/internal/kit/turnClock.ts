@@ -1,6 +1,6 @@
 /**
- * Steady time, read once a turn of the event loop. Reading the system's clock costs as much as all else that is done
- * for a message (50 to 100 ns on a virtual machine), and within a turn nobody can tell the difference.
+ * Steady time, read once per turn of the event loop. Reading the system's clock costs as much as all other work for a
+ * message (50 to 100 ns on a virtual machine), and within a turn nobody can tell the difference.
  */
 import { Effect } from "effect"
 import { steady } from "./time.ts"

@@ -1,12 +1,12 @@
-/** What parsed JSON takes in memory: up to thirty times its text, if it is made of many small things. */
+/** What parsed JSON takes in memory: up to thirty times its text, if it consists of many small values. */
 
 const stringBytes = 24
 const containerBytes = 64
 const elementBytes = 16
-/** With its name, which may be the only one of its kind. */
+/** Includes the property's name, which no other object may share. */
 const propertyBytes = 64
 
-/** An upper estimate for one value, in bytes, as V8 keeps it. How deep parsed JSON may nest is bounded. */
+/** An upper estimate for one value in V8, in bytes. Recursion is safe, since the depth of parsed JSON is bounded. */
 export const memoryOf = (value: unknown): number => {
   if (typeof value === "string") return stringBytes + 2 * value.length
   if (typeof value !== "object" || value === null) return 0
@@ -20,5 +20,5 @@ export const memoryOf = (value: unknown): number => {
   return size
 }
 
-/** What a waiting message takes besides its value. */
+/** What a waiting message takes besides its value, in bytes. */
 export const messageBytes = 128

@@ -1,4 +1,4 @@
-/** The deduplication window that goes with a store's other times. */
+/** The deduplication window that fits a store's other times. */
 import type { Duration } from "effect"
 import type * as Deduplicator from "../../Deduplicator.ts"
 import type * as MessageQueue from "../../MessageQueue.ts"
@@ -17,7 +17,7 @@ export const deduplicatorOptions = ({ deduplicator, queue, registry }: {
 }): Deduplicator.Options => {
   const ttl = millis(queue?.ttl, defaultTtl)
   const retention = millis(registry?.retention, defaultRetention)
-  // If messages may be retried for ever, keys can't be remembered as long: then the window is the user's choice.
+  // If messages may be retried for ever, keys can't be remembered that long: then the window is the user's choice.
   if (!Number.isFinite(ttl + retention)) return deduplicator ?? {}
   const retryHorizon = deduplicator?.retryHorizon ?? ttl + retention
   const window = deduplicator?.window ?? Math.max(defaultWindow, ttl + retention)

@@ -1,4 +1,4 @@
-/** One outbox in memory: its owner, its share, the senders that wait for room, and what was given up of late. */
+/** One outbox in memory: its owner, its share, the senders that wait for room, and what was given up lately. */
 import type { Effect } from "effect"
 import { Deque } from "../../core/Deque.ts"
 import { memoryOfMessage, type Outbox, type OutboxMessage } from "../../core/Outbox.ts"
@@ -18,22 +18,22 @@ export interface MemoryLog {
   readonly session: string
   readonly outbox: Outbox
   generation: number
-  /** Whose part of all together it has. */
+  /** The share that its contents count for. */
   share: ShareOrName | undefined
-  /** In order of arrival; one that gives up leaves nothing behind. Made when the first one waits. */
+  /** Waiting senders, in order of arrival. Made when the first one waits. */
   waiters: Set<Waiter> | undefined
   /** The earliest time at which the heap will look at this log. */
   scheduledAt: number
-  /** What was given up, for those who sent it from elsewhere: the newest. Made with the first. */
+  /** The newest messages that were given up, for those who sent them from elsewhere. Made with the first. */
   dead: Deque<Dead> | undefined
 }
 
 export type Dead = Progress["dead"][number]
 
-/** How many given up messages of a session are remembered. */
+/** How many given-up messages of a session are remembered. */
 const rememberedDead = 1_024
 
-/** Notes that these were given up; the first `maybeHandled` of them may have been handled. */
+/** Remembers that these were given up; the first `maybeHandled` of them may have been handled. */
 export const remember = (
   log: MemoryLog,
   messages: ReadonlyArray<OutboxMessage>,
@@ -48,7 +48,7 @@ export const remember = (
   }
 }
 
-/** What is remembered of those after this offset. */
+/** What is remembered of given-up messages after this offset. */
 export const deadAfter = (log: MemoryLog, after: number): ReadonlyArray<Dead> => {
   const dead: Array<Dead> = []
   log.dead?.forEach((fate) => {
@@ -57,7 +57,7 @@ export const deadAfter = (log: MemoryLog, after: number): ReadonlyArray<Dead> =>
   return dead
 }
 
-/** What a batch takes in memory. */
+/** The memory that a batch takes, in bytes. */
 export const memoryOf = (messages: ReadonlyArray<NewMessage>): number => {
   let memory = 0
   for (let i = 0; i < messages.length; i++) memory += memoryOfMessage(messages[i] as NewMessage) // in bounds

@@ -1,4 +1,4 @@
-/** All outboxes in memory: how much is in them and in each share, and what expires next. */
+/** All outboxes in memory: how much they and their shares hold, and what expires next. */
 import type { Outbox } from "../../core/Outbox.ts"
 import { type Full, fullBy, type Limit, ownLimit, type QueueBounds, totalLimit } from "../bounds/queueBounds.ts"
 import { type ShareOrName, Shares } from "../bounds/shares.ts"
@@ -9,13 +9,13 @@ export class MemoryLogs {
   readonly bounds: QueueBounds
   private readonly logs = new Map<string, MemoryLog>()
   private readonly shares: Shares
-  /** Finds those with something to expire by a lower bound of their earliest expiry: nothing is scanned. */
+  /** Logs by a lower bound of their earliest expiry, so that expiry scans nothing. */
   private readonly expiries = new DeadlineHeap<MemoryLog>((log, at) =>
     log.scheduledAt === at && this.logs.get(log.session) === log
   )
   private messages = 0
   private bytes = 0
-  /** What they take: the total is a bound on this, since all are kept here. */
+  /** Memory that all messages take: `maxTotalBytes` bounds this, since everything is kept in memory. */
   private memory = 0
 
   constructor(bounds: QueueBounds) {
@@ -31,7 +31,7 @@ export class MemoryLogs {
     return { sessions: this.logs.size, messages: this.messages, bytes: this.bytes }
   }
 
-  // --- which there are
+  // --- which logs there are
 
   add(session: string, outbox: Outbox, generation: number, share: ShareOrName | undefined): void {
     this.logs.set(session, {
@@ -45,25 +45,25 @@ export class MemoryLogs {
     })
   }
 
-  /** The log is this generation's and this share's from now on. */
+  /** The log belongs to this generation and this share from now on. */
   reopen(log: MemoryLog, generation: number, share: string | undefined): void {
     log.generation = generation
     log.share = this.shares.move(log.share, share, log.outbox.messages, log.outbox.memory)
   }
 
-  /** The log is no longer found, but its contents count until it is cleared. */
+  /** The log is not found any more, but its contents count until it is cleared. */
   remove(session: string): void {
     this.logs.delete(session)
   }
 
-  /** An outbox that was removed and cleared. */
+  /** A log that was removed and cleared leaves its share. */
   leaveShare(log: MemoryLog): void {
     this.shares.leave(log.share, 0, 0)
   }
 
-  // --- how much there is
+  // --- how much they hold
 
-  /** Applies `change` to the log's outbox and keeps the totals. */
+  /** Applies `change` to the log's outbox, and updates the totals. */
   tracked<A>(log: MemoryLog, change: (outbox: Outbox) => A): A {
     const { outbox } = log
     const { bytes, memory, messages } = outbox
@@ -72,7 +72,7 @@ export class MemoryLogs {
     return result
   }
 
-  /** This much more, or less, is in the log's outbox. */
+  /** The log's outbox holds this much more, or less. */
   count(log: MemoryLog, messages: number, bytes: number, memory: number): void {
     this.messages += messages
     this.bytes += bytes
@@ -80,14 +80,14 @@ export class MemoryLogs {
     if (log.share !== undefined) log.share = this.shares.add(log.share, messages, memory)
   }
 
-  /** The bound that so much more would break. Not yet an error: errors are made only for those who get them. */
+  /** The bound that this much more would break. Not an error yet: many callers need none. */
   exceeded({ outbox, share }: MemoryLog, messages: number, bytes: number, memory: number): Limit | undefined {
     return ownLimit(this.bounds, outbox.messages + messages, outbox.bytes + bytes) ??
       totalLimit(this.bounds, this.messages + messages, this.memory + memory) ??
       this.shares.over(share, outbox.messages, outbox.memory, this.messages, this.memory, messages, memory)
   }
 
-  /** The limit as the error tells of it: with how much there is now. */
+  /** The limit as the error shows it, with how much there is now. */
   fullBy({ outbox }: MemoryLog, limit: Limit): Full {
     if (typeof limit === "object") return limit
     const sizes = {
@@ -109,7 +109,7 @@ export class MemoryLogs {
     }
   }
 
-  /** A log that may have something that is too old; it is to be scheduled again. */
+  /** Takes a log that may hold something expired. The caller must schedule it again. */
   takeDue(now: number): MemoryLog | undefined {
     const log = this.expiries.popDue(now)
     if (log !== undefined) log.scheduledAt = Infinity

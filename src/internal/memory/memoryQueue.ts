@@ -1,8 +1,8 @@
 /**
- * `MessageQueue` in memory: opening, reads, acks, expiry, ends. Core outboxes behind bounds, an overflow policy and a
- * TTL.
+ * `MessageQueue` in memory: opening, reads, acks, expiry, ends. It keeps core outboxes behind bounds, an overflow
+ * policy and a TTL.
  *
- * Everything is synchronous inside one Effect, so there is nothing to lock.
+ * Each operation is synchronous inside one Effect, so there is nothing to lock.
  */
 import { Effect, Random } from "effect"
 import type { Failure } from "../../core/Frame.ts"
@@ -28,7 +28,7 @@ import { deadAfter, type MemoryLog, remember } from "./memoryLog.ts"
 import { MemoryLogs } from "./memoryLogs.ts"
 import { MemorySenders } from "./memorySenders.ts"
 
-/** What the operations share: each part is changed by its own methods only. */
+/** What the operations share. Only its own methods change each part. */
 interface Parts {
   readonly logs: MemoryLogs
   readonly senders: MemorySenders
@@ -133,7 +133,7 @@ const ownersSide = (
   }
 }
 
-/** Runs `use` on the log if its owner's generation is the newest. */
+/** Runs `use` on the log if this generation owns it. */
 const owned = <A>(
   logs: MemoryLogs,
   session: string,
@@ -148,7 +148,7 @@ const owned = <A>(
     return Effect.succeed(use(log))
   })
 
-/** `owned`, done at once if the caller is the owner. */
+/** `owned`, with a synchronous form that answers if the caller is the owner. */
 const ownedOperation = <Args extends ReadonlyArray<unknown>, A>(
   logs: MemoryLogs,
   operation: string,
@@ -176,7 +176,7 @@ const ends = ({ logs, now, onAppend, onMoved, senders, totals }: Parts): Pick<In
       const log = logs.get(session)
       if (log === undefined) return Effect.fail(refused(session, "remove", "unknownSession"))
       logs.remove(session)
-      // Before the clearing, which would let them in.
+      // Dismiss waiting senders before clearing, which would let them in.
       senders.dismiss(log)
       onMoved.tell(session, Infinity)
       const removed = { ...senders.tracked(log, (outbox) => outbox.clear()), epoch: log.outbox.epoch }
@@ -199,7 +199,7 @@ const ends = ({ logs, now, onAppend, onMoved, senders, totals }: Parts): Pick<In
         totals.expired += expired.length
         if (expired.length > 0) {
           result.push({ session: log.session, epoch: log.outbox.epoch, messages: expired })
-          onAppend.tell(log.session) // the owner has a gap to tell
+          onAppend.tell(log.session) // the owner has a gap to send
         }
         logs.schedule(log)
       }
@@ -208,7 +208,7 @@ const ends = ({ logs, now, onAppend, onMoved, senders, totals }: Parts): Pick<In
     })
 })
 
-// --- what can be asked
+// --- queries
 
 const questions = (
   { logs, senders, totals }: Parts

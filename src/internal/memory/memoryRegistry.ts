@@ -44,7 +44,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
     savePosition: (id, generation, position) =>
       Effect.flatMap(
         owned(id, generation, (session) => {
-          // Two fibers may store one session's position; what was handled stays handled.
+          // Two fibers may store one session's position: it must not go back.
           const { position: stored } = session
           if (stored?.epoch === position.epoch && stored.handled > position.handled) return
           session.position = position
@@ -64,7 +64,7 @@ export const makeMemory = Effect.fnUntraced(function*(options: Options) {
 
     detach: (id, generation) => Effect.asVoid(owned(id, generation, (session) => sessions.detach(session, now()))),
 
-    // What is in this process's memory is in every server's.
+    // All servers on this registry are in this process, so there is nothing to do.
     release: () => Effect.void,
     onWanted: () => Effect.void,
 
@@ -119,7 +119,7 @@ const infoOf = (
   endsAtMillis: detachedAt === undefined ? undefined : detachedAt + retentionMillis
 })
 
-/** When the session was last connected; a connected one counts as latest. */
+/** When the session was last connected: infinite while it still is. */
 const seenAt = ({ detachedAt }: MemorySession): number => detachedAt ?? Infinity
 
 /** Whether a position may follow the stored one. */

@@ -1,4 +1,4 @@
-/** Senders to outboxes in memory: what is appended, what happens without room, and who waits for some. */
+/** Senders to outboxes in memory: appending, what happens when there is no room, and who waits for it. */
 import { Duration, Effect } from "effect"
 import type { Outbox, OutboxMessage } from "../../core/Outbox.ts"
 import type { Appended, NewMessage, OverflowPolicy } from "../../MessageQueue.ts"
@@ -26,7 +26,7 @@ const none: ReadonlyArray<never> = []
 export class MemorySenders {
   private readonly options: MemorySendersOptions
   private readonly logs: MemoryLogs
-  /** Logs whose first in line waits for room in all together. */
+  /** Logs whose first waiting sender needs room in a bound on all outboxes together. */
   private readonly blockedByTotal = new Set<MemoryLog>()
   private suspended = 0
   private appended = 0
@@ -47,13 +47,13 @@ export class MemorySenders {
       if (log === undefined) return Effect.fail(missing(session))
       const full = this.logs.exceeded(log, batch.length, payloadBytes(batch), memoryOf(batch))
       if (full !== undefined) return this.appendFull(log, batch, full)
-      // Nobody overtakes a sender that waits.
+      // No sender overtakes one that waits.
       if (isAwaited(log)) return this.wait(log, batch, "messages")
       return Effect.succeed(this.appendNow(log, batch, none))
     })
   }
 
-  /** At once, where there is room. */
+  /** Appends synchronously if there is room; otherwise returns undefined. */
   appendUnsafe(session: string, batch: ReadonlyArray<NewMessage>): Appended | undefined {
     const log = this.logs.get(session)
     if (log === undefined || isAwaited(log)) return undefined
@@ -69,7 +69,7 @@ export class MemorySenders {
     return result
   }
 
-  /** The log is gone: those who wait have no session to send to. */
+  /** The log is gone: waiting senders fail, since their session is unknown now. */
   dismiss(log: MemoryLog): void {
     this.blockedByTotal.delete(log)
     for (const waiter of log.waiters ?? none) {
@@ -107,7 +107,7 @@ export class MemorySenders {
     return { epoch: outbox.epoch, first, enqueuedAt: at, dropped }
   }
 
-  // --- where there is no room
+  // --- when there is no room
 
   private appendFull(log: MemoryLog, batch: ReadonlyArray<NewMessage>, full: Limit): Appending {
     this.overflows++
@@ -132,7 +132,7 @@ export class MemorySenders {
     return overflowError(log.session, this.logs.fullBy(log, full))
   }
 
-  /** Makes room, unless what may be at the peer already, and so can't be dropped, leaves too little. */
+  /** Makes room by dropping unsent messages; undefined if even dropping all of them would not be enough. */
   private dropOldest(log: MemoryLog, batch: ReadonlyArray<NewMessage>): ReadonlyArray<OutboxMessage> | undefined {
     const { waitingBytes, waitingMemory, waitingMessages } = log.outbox
     const count = batch.length
@@ -155,7 +155,7 @@ export class MemorySenders {
   private wait(log: MemoryLog, batch: ReadonlyArray<NewMessage>, full: Limit): Appending {
     const { suspendTimeoutMillis } = this.options
     return Effect.suspend(() => {
-      // Set when it is let in, which may be a moment before it runs on.
+      // Set when the sender is let in, which may be a moment before its fiber resumes.
       let admitted: Appending | undefined
       const wait = callbackLater<Appended, MessageQueueError | QueueOverflowError>((resume) =>
         this.join(log, full, {
@@ -176,10 +176,10 @@ export class MemorySenders {
     })
   }
 
-  /** A sender begins to wait; the effect that is returned is for one that gives up. */
+  /** A sender begins to wait. The returned effect is for one that gives up. */
   private join(log: MemoryLog, full: Limit, waiter: Waiter): Effect.Effect<void> {
     const { bytes, memory, messages } = waiter
-    // The fiber may have yielded since it found the queue full: what it waits for must be still to come.
+    // The fiber may have yielded since it found the queue full, and there may be room by now.
     if (this.logs.get(log.session) !== log) {
       waiter.resume(Effect.fail(missing(log.session)))
       return Effect.void
@@ -198,8 +198,8 @@ export class MemorySenders {
   }
 
   /**
-   * Lets senders in, first come first served, as long as there is room; but only once a quarter of the bound is free,
-   * so that a sender comes back to write many messages and not one.
+   * Lets senders in, first come first served, while there is room. Only once a quarter of the outbox's bound is free,
+   * so that a sender that resumes can write many messages, not one.
    */
   private admit(log: MemoryLog): void {
     const { bounds } = this.logs
@@ -222,7 +222,7 @@ export class MemorySenders {
     }
   }
 
-  /** Whether it was still waiting. */
+  /** Returns whether the sender was still waiting. */
   private leave(log: MemoryLog, waiter: Waiter): boolean {
     const waited = log.waiters?.delete(waiter) === true
     if (waited) this.suspended--

@@ -1,4 +1,4 @@
-/** All sessions in memory: by id and by principal, which of them are attached, and which end next. */
+/** All sessions in memory: by id and by principal, which ones are attached, and which end next. */
 import type { StoredPosition } from "../../core/Inbox.ts"
 import type { Attached, AttachRequest } from "../../SessionRegistry.ts"
 
@@ -16,15 +16,15 @@ export interface MemorySession {
   ending: boolean
 }
 
-/** A caller that got an ended session and did not remove it in this time, in ms, has failed: the next one gets it. */
+/** An ended session that was not removed within this time of being handed out is handed out again, in ms. */
 const againMillis = 10_000
 
 export class MemorySessions {
   private readonly sessions = new Map<string, MemorySession>()
   private readonly principals = new Principals()
-  /** All have one retention, so who detached first ends first. */
+  /** In order of detachment. All have the same retention, so the first detached ends first. */
   private readonly detached = new Set<MemorySession>()
-  /** Ending sessions that wait for `remove`, and since when a caller has been at it; the longest first. */
+  /** Ending sessions that wait for `remove`, and when each was last handed out for it: the longest ago first. */
   private readonly ended = new Map<MemorySession, number>()
   private attached = 0
   private ending = 0
@@ -85,7 +85,7 @@ export class MemorySessions {
     this.detached.add(session)
   }
 
-  /** From here on the session is as good as gone, and waits for `remove`. */
+  /** From now on the session counts as gone, and waits for `remove`. */
   end(session: MemorySession, at: number): void {
     if (session.ending) return
     if (session.detachedAt === undefined) this.attached--
@@ -97,11 +97,11 @@ export class MemorySessions {
     this.ended.set(session, at)
   }
 
-  /** Ends sessions that were detached by then. Returns their ids, and those that have waited too long for `remove`. */
+  /** Ends sessions detached by `detachedBy`. Returns their ids, and those that have waited too long for `remove`. */
   expire(at: number, detachedBy: number): Array<string> {
     const due: Array<string> = []
     for (const [session, since] of this.ended) {
-      if (since > at - againMillis) break // those that are put last again, too
+      if (since > at - againMillis) break // also ends the loop at sessions put last just now
       this.ended.delete(session)
       this.ended.set(session, at)
       due.push(session.id)
@@ -114,7 +114,7 @@ export class MemorySessions {
     return due
   }
 
-  /** Whether there was one. */
+  /** Returns whether there was such a session. */
   remove(id: string): boolean {
     const session = this.sessions.get(id)
     if (session === undefined) return false
@@ -128,7 +128,7 @@ export class MemorySessions {
   }
 }
 
-/** The sessions of each principal. Most have one, and there it is without a set. */
+/** The sessions of each principal. Most have only one, which is stored without a set. */
 class Principals {
   private readonly sessions = new Map<string, MemorySession | Set<MemorySession>>()
 

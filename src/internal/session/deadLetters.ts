@@ -1,7 +1,7 @@
 /**
- * Dead letters: counted, and kept for subscribers. The newest 1,024, of at most 16 MiB, are kept for those who subscribe
- * later. A full queue that drops its oldest makes a million of them a second, so each is cheap until somebody reads it.
- * The heartbeat worker logs how many there were.
+ * Dead letters: counted, and kept for subscribers. Late subscribers get the newest 1,024, of at most 16 MiB. A full
+ * queue that drops its oldest can make a million a second, so each is cheap until somebody looks into it. The heartbeat
+ * worker logs how many there were.
  */
 import { Effect, Exit, Schema, type Stream } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"
@@ -19,14 +19,14 @@ import type { RemoteProgress } from "./remoteProgress.ts"
 
 /** How many dead letters are kept for a late subscriber. */
 const kept = 1_024
-/** How many bytes of memory they may take; a subscriber may lag behind by as much again. */
+/** Memory that kept dead letters may take, in bytes; a subscriber that is behind may take as much again. */
 const keptBytes = 16 * 1024 * 1024
 
 export interface DeadLetters<A> {
   readonly stream: Stream.Stream<DeadLetter<A>>
   /** A message that arrived and could not be handled. */
   readonly incoming: (letter: Omit<DeadLetter<A>, "atMillis" | "direction" | "maybeHandled">) => Effect.Effect<void>
-  /** Messages of an outbox that were given up, the first `maybeHandled` of them perhaps handled. */
+  /** Messages of an outbox that were given up; the first `maybeHandled` of them may have been handled. */
   readonly outgoing: (
     session: string,
     peer: Peer | undefined,
@@ -35,14 +35,14 @@ export interface DeadLetters<A> {
     reason: DeadLetterReason,
     maybeHandled: number
   ) => Effect.Effect<void>
-  /** From now on this listener too gets what is given up. */
+  /** From now on `remoteProgress` learns what was given up, too. */
   readonly tell: (remoteProgress: Pick<RemoteProgress, "dying">) => void
 }
 
 const letterBytes = 512
 
 export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
-  /** Decodes messages that this side sent, once somebody asks for them. */
+  /** Decodes messages of this side that were given up, when somebody asks for them. */
   readonly outgoing: Schema.Codec<Out, unknown>
   readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
 }, recorder: Recorder) {
@@ -93,11 +93,11 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
   return self
 })
 
-/** Of an incoming one, the decoded message may be a second value of the same size. */
+/** An incoming dead letter may hold its payload twice: as parsed and as decoded. */
 const bytesOf = <A>(letter: DeadLetter<A>): number =>
   letter instanceof Returned ? letter.bytes : letterBytes + 2 * memoryOf(letter.payload)
 
-/** A message of ours that was given up. Its payload is parsed only when it is asked for. */
+/** A message of ours that was given up. Its payload is parsed only when somebody asks for it. */
 class Returned<A> implements DeadLetter<A> {
   readonly direction = "out"
   readonly session: string

@@ -1,4 +1,4 @@
-/** How a peer is spoken to: in the protocol of this library, or as a plain WebSocket, which knows nothing of it. */
+/** How to talk to a peer: in this library's protocol, or as to a plain WebSocket that knows nothing of it. */
 import { encodeVolatile, pingFrame } from "../../core/Codec.ts"
 import { Liveness } from "../../core/Liveness.ts"
 import { bulkFrameBytes } from "../../core/Protocol.ts"
@@ -15,20 +15,19 @@ export interface SilenceTimes {
 }
 
 export interface Dialect {
-  /** Its name in tables of peers. */
   readonly name: "protocol" | "plain"
-  /** The error when such a peer has been silent for too long. */
+  /** What it is called when the peer has been silent for too long. */
   readonly silence: "heartbeat" | "idle"
-  /** How many windows of messages may wait to be handled. For a plain peer, nothing else limits them. */
+  /** How many windows of deliveries may wait to be handled; with more, the peer is not read. */
   readonly waitingWindows: number
   readonly livenessFrom: (times: SilenceTimes, now: number) => Liveness
-  /** The handshake is done, and agreed on this. */
+  /** The handshake is done, with this agreement. */
   readonly open: (core: Session, outgoing: Outgoing, agreement: Agreement, now: number) => void
   /** Asks for a sign of life. */
   readonly probe: (connection: Connection) => void
-  /** The peer's WebSocket has answered, though perhaps not its program. */
+  /** The peer's WebSocket sent a ping or pong, which need not mean that the peer is alive. */
   readonly ponged: (liveness: Liveness, now: number) => void
-  /** The peer can't be heard, as its connection is not read. Whether some of what it sends must be read even so. */
+  /** This side does not read the peer, so its silence is excused. Returns whether a little must be read anyway. */
   readonly excuse: (core: Session, link: Link, now: number) => boolean
   /** Sends a frame of the protocol. */
   readonly say: (connection: Connection, frame: string) => void
@@ -38,7 +37,7 @@ export interface Dialect {
 export const protocol: Dialect = {
   name: "protocol",
   silence: "heartbeat",
-  // Its own window restrains it, but not in gaps.
+  // The window bounds its messages, but not its gaps.
   waitingWindows: 4,
   livenessFrom: ({ heartbeat, heartbeatTimeout }, now) =>
     new Liveness({ interval: heartbeat, timeout: heartbeatTimeout, now }),
@@ -47,10 +46,10 @@ export const protocol: Dialect = {
     outgoing.resumed(position.handled, position.received, position.failed, now)
   },
   probe: (connection) => connection.send(pingFrame),
-  // It is known by its frames: it may be a proxy that pings.
+  // Only frames prove that the peer is alive: a ping may come from a proxy.
   ponged: () => {},
-  // Its answers and acks lie unread. It is told that this side lives, or it would come back with a new connection, again
-  // and again. That it takes what it is sent can be seen all the same.
+  // Its answers and acks lie unread. A pong tells it that this side is alive, or it would reconnect again and again. An
+  // empty socket buffer shows that it takes what it is sent.
   excuse: (core, link, now) => {
     const { connection, liveness } = link
     liveness.heard(now)
@@ -65,7 +64,7 @@ export const protocol: Dialect = {
   }
 }
 
-/** Payloads as they are. A message is kept until the socket has taken it. */
+/** Sends payloads as they are. A message is kept until the socket has taken it. */
 export const plain: Dialect = {
   name: "plain",
   silence: "idle",

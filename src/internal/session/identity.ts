@@ -1,4 +1,4 @@
-/** What the authentication hook learns and says, and which texts can be the id of a session. */
+/** What the authentication hook gets and returns, and the check of what it returns. */
 import type { Redacted } from "effect"
 import { idRule, isId, isText } from "../../core/Text.ts"
 import type { Request } from "../../Transport.ts"
@@ -6,7 +6,7 @@ import { HandshakeError } from "../../WebSocketError.ts"
 import { type Names, wrongName } from "../kit/options.ts"
 import { plainText } from "./tokens.ts"
 
-/** What the authentication hook is told. `url` and `headers` are as they came, with whatever secrets they hold. */
+/** What the authentication hook gets. `url` and `headers` are as received, with any secrets in them. */
 export interface Handshake extends Request {
   /** The token of the hello frame, else of `Authorization: Bearer`, else of the query `?token=`. */
   readonly token: Redacted.Redacted | undefined
@@ -17,19 +17,19 @@ export interface Handshake extends Request {
 }
 
 /**
- * What the authentication hook says. A `Redacted`, such as the handshake's token, is taken for what it holds: which is no
- * secret from then on, as sessions and principals are shown.
+ * What the authentication hook returns. A `Redacted`, such as the handshake's token, is unwrapped. Its content is not
+ * secret from then on: sessions and principals are shown.
  */
 export interface Identity {
-  /** The session of this peer; without one, it resumes its own or gets a new one. */
+  /** The session of this peer; if left out, the peer resumes its own session or gets a new one. */
   readonly session?: string | Redacted.Redacted | undefined
-  /** Who it is; a session can only be resumed by the principal that created it. */
+  /** Who the peer is; only the principal that created a session can resume it. */
   readonly principal?: string | Redacted.Redacted | undefined
-  /** No such field: it is called `session`. The type makes a mistaken name an error. */
+  /** No such field: `never` catches a session given under the wrong name. The right one is `session`. */
   readonly sessionId?: never
 }
 
-/** The same in plain words. */
+/** The identity as plain strings. */
 export interface Name {
   readonly session?: string | undefined
   readonly principal?: string | undefined
@@ -37,15 +37,15 @@ export interface Name {
 
 const names: Names<Name> = { session: true, principal: true }
 
-/** Anything else stays as it is, for `identityFault` to name. */
+/** Returns anything that is not an object as it is, so that `identityFault` can report it. */
 export const nameOf = (identity: Identity): Name =>
   typeof identity === "object" && identity !== null
     ? { ...identity, session: plainText(identity.session), principal: plainText(identity.principal) }
     : identity
 
 /**
- * What is wrong with what the hook, or who registers a connection, says of a peer: else the peer could not be told, or
- * the store not keep it. A field that there is not is refused, as a misspelt `session` would give everybody a random one.
+ * What is wrong with an identity from the hook or from a registered connection: something that the peer could not be
+ * told or the store could not keep. Unknown fields are refused: a misspelt `session` would give everybody a random one.
  */
 export const identityFault = (identity: Name): HandshakeError | undefined => {
   const wrong = wrongName(identity, names, "field")
@@ -55,7 +55,7 @@ export const identityFault = (identity: Name): HandshakeError | undefined => {
   return principal === undefined || isText(principal) ? undefined : badPrincipal
 }
 
-/** The program's own mistake, which it will mend: the peer may come back. */
+/** Retryable: the mistake is the program's, and may be fixed when the peer comes back. */
 const misspelt = (fault: string) =>
   new HandshakeError({ reason: "invalid", detail: `what authenticate returned: ${fault}`, retryable: true })
 

@@ -169,7 +169,7 @@ export class Incoming {
     this.isLeft = true
   }
 
-  /** What was received here is given up: none of it is stored, and what waits is not handled. */
+  /** What was handled here is given up: none of it is stored any more. `drop` gives up what waits. */
   forfeited(): void {
     this.saves = none
     this.uncommitted = nothing

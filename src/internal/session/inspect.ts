@@ -1,4 +1,4 @@
-/** What can be asked of a session and of its messages while they are under way. */
+/** What can be asked about a session, and about its messages while they are under way. */
 import { Effect, Option } from "effect"
 import type { CircuitBreaker } from "../../CircuitBreaker.ts"
 import { isText } from "../../core/Text.ts"
@@ -39,7 +39,7 @@ export const statsOf = (
 const timeOf = (millis: number | undefined, onWall: (steadyMillis: number) => number): number | undefined =>
   millis === undefined ? undefined : onWall(millis)
 
-/** What the state of its circuit says of a session. */
+/** What a session's stats show of its circuit. */
 export const circuitStats = (state: CircuitState): Pick<SessionStats, "circuit" | "failures"> => ({
   circuit: state._tag,
   failures: state._tag === "Closed" ? state.consecutiveFailures : state._tag === "Open" ? state.consecutiveOpenings : 0
@@ -53,12 +53,12 @@ export const locate = Effect.fnUntraced(function*(
   peer: Peer | undefined,
   messageId: string
 ): Effect.fn.Return<MessageState, WebSocketError> {
-  if (!isText(messageId)) return "unknown" // no message has it, and a store may not be able to look for it
+  if (!isText(messageId)) return "unknown" // no message has such an id, and a store may be unable to look for it
   const found = yield* queue.find(session, messageId)
   if (found !== undefined) return found.state
   const receipt = Option.getOrUndefined(yield* deduplicator.lookup({ scope: session, key: messageId }))
   const target = receipt ?? positionIn(messageId)
-  // Another server may have had the session, and know more: the store knows what each has told it.
+  // Another server may have had the session meanwhile: the store knows what each server has told it.
   if (peer === undefined || queue.durable) return yield* stateInStore(queue, session, target)
   return target?.epoch === peer.epoch ? peer.receipts.stateOf(target.offset) : "unknown"
 })
@@ -79,7 +79,7 @@ interface Position {
   readonly offset: number
 }
 
-/** Where the message of a default id is. */
+/** The position that a default id names. */
 const positionIn = (messageId: string): Position | undefined => {
   const dash = messageId.lastIndexOf("-")
   const offset = Number(messageId.slice(dash + 1))

@@ -1,6 +1,6 @@
 /**
- * What lives only as long as a connection: what is in flight, whether the other side lives, what holds delivery back.
- * Made when a session gets a connection, dropped when that is lost.
+ * What dies with a connection: what is in flight, whether the other side is alive, and what holds delivery back. Made
+ * when a session gets a connection, dropped when the connection is lost.
  */
 import type { Flow } from "../../core/Flow.ts"
 import type { InboxPosition } from "../../core/Frame.ts"
@@ -8,7 +8,7 @@ import type { Liveness } from "../../core/Liveness.ts"
 import type { Window } from "../../core/Protocol.ts"
 import type { Connection } from "../../Transport.ts"
 
-/** What a handshake agreed on. */
+/** What the two sides agreed on in a handshake. */
 export interface Agreement {
   readonly window: Window
   readonly position: InboxPosition
@@ -20,23 +20,23 @@ export interface Agreement {
 /** Why a delivery stopped before the outbox was empty. */
 export type Stalled = "window" | "backlog" | "circuitOpen"
 
-/** How many messages may go before the first ack after trouble; each ack doubles it. */
+/** Messages that may go before the first ack after trouble; doubles with each ack. */
 const slowStartMessages = 16
 
 export class Link {
   readonly connection: Connection
-  /** What is in flight; a plain peer has no window, and none of this. */
+  /** What is in flight; undefined for a plain peer, which has no window. */
   readonly flow: Flow | undefined
   readonly liveness: Liveness
   /** When the other side last received something new, or had nothing to receive. */
   progressAt: number
-  /** Of a plain peer: the newest offset written to the socket. */
+  /** Plain peers only: the newest offset written to the socket. */
   plainSent: number
   /** Why the last delivery stopped. */
   stalled: Stalled | undefined = undefined
   /** The other side asked for no new messages. */
   isDrained = false
-  /** Its frames are ignored, as another server has the session. */
+  /** Its frames are ignored: another server has the session. */
   isUnheeded = false
   /** How many messages may be in flight after trouble; undefined once all is well. */
   private slowStart: number | undefined
@@ -48,7 +48,7 @@ export class Link {
     readonly connection: Connection
     readonly flow: Flow | undefined
     readonly liveness: Liveness
-    /** The newest offset that a plain peer was sent. */
+    /** The newest offset sent to a plain peer. */
     readonly plainSent: number
     /** The session's circuit is not closed. */
     readonly isTroubled: boolean
@@ -84,7 +84,7 @@ export class Link {
     this.stalled = "backlog"
   }
 
-  /** The other side handled something. All is well once that is `enough` messages. */
+  /** The other side handled something: the limit doubles, and is lifted once it reaches `enough` messages. */
   acked(enough: number): void {
     if (this.slowStart === undefined) return
     const next = this.slowStart * 2
@@ -102,7 +102,7 @@ export class Link {
     return volatiles
   }
 
-  /** A frame that goes before everything else. While the socket takes nothing, the newest replaces the ones before it. */
+  /** A frame to send before everything else. It is cumulative: the newest replaces any that is not yet sent. */
   setSeen(frame: string | undefined): void {
     this.seen = frame
   }

@@ -1,4 +1,4 @@
-/** The types that both faces of the library, Effect and promises, share; nothing of Effect shows in them. */
+/** The types that both faces of the library share, Effect and promises. None of them mentions Effect. */
 import type { FreshReason, GapReason } from "../../core/Protocol.ts"
 import type { State as CircuitState } from "../circuits/circuit.ts"
 
@@ -27,13 +27,13 @@ export interface Incoming<A> {
   readonly session: string
   /** The publisher's id, or `<epoch>-<offset>`; undefined for volatile messages and plain peers. */
   readonly messageId: string | undefined
-  /** Whether it was sent volatile: at most once, in no order to the reliable ones. */
+  /** Whether it was sent volatile: at most once, and not in order with the reliable ones. */
   readonly volatile: boolean
 }
 
 /**
- * Why a message waits instead of going out at once. `elsewhere`: the session is at another server, or at none right
- * now, and this server has put the message in its outbox (only where the queue is shared).
+ * Why a message waits instead of going out at once. `elsewhere`: another server has the session, or none right now, and
+ * this server has put the message in the session's outbox (only where the queue is shared).
  *
  * @since 0.1.0
  * @category models
@@ -74,9 +74,9 @@ export interface DeadLetter<A> {
   readonly reason: DeadLetterReason
   /** The message; undefined when it can't be decoded. */
   readonly message: A | undefined
-  /** The message as it was or would have been on the wire. */
+  /** The message as it was on the wire, or would have been. */
   readonly payload: unknown
-  /** Whether the other side may have handled it all the same (`out`). */
+  /** Whether the other side may have handled it anyway (`out`). */
   readonly maybeHandled: boolean
   /** What the handler failed with (`in`). */
   readonly cause: unknown
@@ -84,7 +84,7 @@ export interface DeadLetter<A> {
 }
 
 /**
- * A hole in the incoming messages: the sender gave up `count` of them. It comes in its place in the order.
+ * A hole in the incoming messages: the sender gave up `count` of them. The gap comes in their place in the order.
  *
  * @since 0.1.0
  * @category models
@@ -105,7 +105,7 @@ export interface PrincipalSession {
   readonly session: string
   /** Whether it has a connection, here or at another server. */
   readonly connected: boolean
-  /** When it ends unless it is connected again, in ms since the epoch; undefined while it is connected. */
+  /** When it ends unless it reconnects, in ms since the epoch; undefined while it is connected. */
   readonly endsAtMillis: number | undefined
 }
 
@@ -132,18 +132,18 @@ export interface SessionStats {
   readonly generation: number
   readonly queuedMessages: number
   readonly queuedBytes: number
-  /** Received and not handled yet. */
+  /** Received but not handled yet. */
   readonly pendingMessages: number
   readonly circuit: CircuitState["_tag"]
   /**
-   * When its peer was heard last, in ms since the epoch; undefined where this server has never heard it.
+   * When its peer was last heard, in ms since the epoch; undefined if this server never heard it.
    *
    * @since 0.1.0
    */
   readonly heardAtMillis: number | undefined
   /**
-   * Failures of its connections in a row, since the peer last acknowledged something; while its circuit is not closed,
-   * how often that has opened.
+   * While its circuit is closed: failures of its connections in a row since the peer last acknowledged something. While
+   * open: how often the circuit has opened since it was last closed. Otherwise 0.
    *
    * @since 0.1.0
    */
@@ -162,7 +162,7 @@ export type ConnectionEvent<E> =
     readonly session: string
     readonly principal: string | undefined
     /**
-     * Whether the session went on where it was; else at least one side began anew.
+     * Whether the session continued where it was; otherwise at least one side started anew.
      *
      * @since 0.1.0
      */
@@ -178,7 +178,7 @@ export type ConnectionEvent<E> =
   | { readonly _tag: "Ended"; readonly session: string }
 
 /**
- * Whether the client is connected, and if not, why and what next.
+ * Whether the client is connected; if not, why not and what comes next.
  *
  * @since 0.1.0
  * @category models
@@ -188,12 +188,12 @@ export type ConnectionState<E> =
   | {
     readonly _tag: "Connected"
     readonly session: string
-    /** Whether the session went on, or started anew and why. */
+    /** Whether the session continued, or started anew; `reason` says why. */
     readonly result: "resumed" | "fresh"
     readonly reason: FreshReason | undefined
   }
   | { readonly _tag: "Disconnected"; readonly error: E; readonly retryInMillis: number }
-  /** The server said stop: wait for `reconnect`. What is queued is kept. */
+  /** The server said to stop: only `reconnect` tries again. What is queued is kept. */
   | { readonly _tag: "Stopped"; readonly error: E }
   | { readonly _tag: "Closed" }
 
@@ -204,7 +204,7 @@ export type ConnectionState<E> =
  * @category models
  */
 export interface ShutdownReport {
-  /** Messages that waited or were in flight, and those that came in while it went on. */
+  /** Messages that waited or were in flight, and those sent during the shutdown. */
   readonly pending: number
   /** Of them, acknowledged as handled (or as failed) before the end. */
   readonly flushed: number

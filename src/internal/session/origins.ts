@@ -3,13 +3,13 @@ import { fail } from "../kit/options.ts"
 import type { Request } from "./models.ts"
 
 /**
- * Which pages may connect. Browsers send the `Origin` of the page with every upgrade, and the user's cookies whoever's
- * page it is. Peers that send none are no browsers, and are not asked.
+ * Which pages may connect. Browsers send the page's `Origin` with every upgrade, along with the user's cookies,
+ * whosever page it is. Peers that send no `Origin` are not browsers, and are not checked.
  *
  * - `"own"`: the origin has the host and port that the peer connects to, as its `Host` header says.
- * - A list of origins, `https://shop.example` or with a port, and these alone. `"null"` is that of files and sandboxes.
- * - A function of the origin as it was sent; what it throws, or returns other than `true`, refuses.
- * - `"any"`: whatever page it is.
+ * - A list of origins, such as `https://shop.example`, with or without a port. `"null"` stands for files and sandboxes.
+ * - A function of the origin as sent; anything but a returned `true` refuses, a throw included.
+ * - `"any"`: any page.
  */
 export type AllowedOrigins =
   | "own"
@@ -17,19 +17,19 @@ export type AllowedOrigins =
   | ReadonlyArray<string>
   | ((origin: string, request: Request) => boolean)
 
-/** Throws if the option can't be. */
+/** Throws if the option is invalid. */
 export const checkOrigins = (_name: string, value: unknown): void => {
-  ruleOf(value as AllowedOrigins) // it is looked at
+  ruleOf(value as AllowedOrigins) // throws if it can't make a rule
 }
 
-/** Says why a peer that sent this request may not connect; undefined if it may. */
+/** Why a peer that sent this request may not connect; undefined if it may. */
 export type OriginCheck = (request: Request) => string | undefined
 
 export const makeOriginCheck = (option: AllowedOrigins | undefined): OriginCheck => {
   const isAllowed = ruleOf(option === undefined ? "own" : option)
   if (isAllowed === undefined) return () => undefined
   return (request) => {
-    // Version 8 of the WebSocket protocol, which `ws` takes too, had a name of its own for it.
+    // Version 8 of the WebSocket protocol, which `ws` accepts too, has another name for the header.
     const origin = request.headers["origin"] ?? request.headers["sec-websocket-origin"]
     if (origin === undefined || isAllowed(origin, request)) return undefined
     return `pages of the origin ${JSON.stringify(origin.slice(0, 200))} may not connect: see allowedOrigins`
@@ -50,7 +50,7 @@ const ruleOf = (option: AllowedOrigins): Rule | undefined => {
   }
 }
 
-/** What a user's function says, and nothing that only looks like yes: a promise, say. */
+/** Only `true` is a yes: a promise is truthy, too. */
 const guarded = (rule: Rule): Rule => (origin, request) => {
   try {
     return rule(origin, request) === true
@@ -64,12 +64,12 @@ const listed = (origin: unknown): string => {
   return key ?? fail("allowedOrigins", origin, `a list of origins such as https://shop.example, or "any"`)
 }
 
-/** Only a page of the web can be the host's own. Behind a proxy that changes `Host`, a list has to say which. */
+/** Only http and https pages can be the host's own. Behind a proxy that changes `Host`, use a list instead. */
 const isOwn: Rule = (origin, { headers }) => {
   const { host } = headers
   const page = parse(origin)
   if (page === undefined || host === undefined || !/^https?:$/.test(page.protocol)) return false
-  // With the origin's scheme, so that a port that goes without saying goes without saying in both.
+  // Parsed with the origin's scheme, so that a default port is left out of both.
   return page.host === parse(`${page.protocol}//${host}`)?.host
 }
 
@@ -79,9 +79,9 @@ const keyOf = (origin: string): string | undefined => {
   return page === undefined ? undefined : `${page.protocol}//${page.host}`
 }
 
-/** Scheme, host and port and nothing else: no user, path or second origin, as headers that were joined have. */
+/** Scheme, host and port and nothing else: no user, path, or second origin from joined headers. */
 const parse = (origin: string): { readonly protocol: string; readonly host: string } | undefined => {
   if (!/^[a-z][a-z0-9+.-]*:\/\/[^\s/\\?#@,]+$/i.test(origin) || !URL.canParse(origin)) return undefined
   const { host, protocol } = new URL(origin)
-  return { protocol, host: host.toLowerCase() } // only of the web's schemes is it in lower case by itself
+  return { protocol, host: host.toLowerCase() } // `URL` lowers the case only for http and the like
 }

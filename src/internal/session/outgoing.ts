@@ -1,12 +1,12 @@
 /**
- * What goes out to one session: its outbox, how far it is sent and acknowledged, and who waits for receipts. It is what
- * this side knows, and outlives connections. `deliver/` works with it; others say what happened, and write nothing.
+ * What goes out to one session: its outbox, how far it is sent and acknowledged, and who waits for receipts. It is this
+ * side's knowledge, and outlives connections. `deliver/` works with it; other code only reports what happened.
  */
 import type { Failure, OutboxPosition } from "../../core/Frame.ts"
 import { type Head, Headway, type Mishap } from "../../core/Headway.ts"
 import { Receipts, type RemoteOutbox } from "./receipts.ts"
 
-/** What the other side has handled, and what of it it could not. */
+/** How far the other side has handled, and which messages it failed to handle. */
 export interface Ack {
   readonly handled: number
   readonly failed: ReadonlyArray<Failure>
@@ -15,27 +15,27 @@ export interface Ack {
 export class Outgoing {
   /** The epoch of our outbox. */
   private log = ""
-  /** For which generation it was opened last. */
+  /** The generation that the outbox was last opened for. */
   private openedFor = 0
   private followed = new Receipts(0)
   /** Something was, or is, in the outbox. */
   private isAddressed = false
-  /** Has something for the delivery worker to do. */
+  /** The delivery worker has something to do. */
   private isDirty = false
   /** A flush waits for the store. */
   private isWaiting = false
-  /** How often in a row the store failed it. */
+  /** Flushes in a row that the store failed. */
   private flushFailures = 0
-  /** Up to here the queue is known to have been told. */
+  /** The queue is known to have been told up to here. */
   private acked = 0
   /** Acks that the queue has not been told of. */
   private pending: Ack | undefined = undefined
-  /** What the queue is being told, or will be again; never two at once. */
+  /** The ack that the queue is being told, or will be told again; one at a time. */
   private underWay: Ack | undefined = undefined
   private ackFailures = 0
-  /** The newest offset that was ever on the wire: at or below it is redelivery. */
+  /** The newest offset that was ever on the wire: sending at or below it is redelivery. */
   private highestSent = 0
-  /** What is known of messages that do not get through; nothing, mostly. */
+  /** What is known about messages that do not get through; mostly undefined. */
   private trouble: Headway | undefined = undefined
 
   get epoch(): string {
@@ -50,7 +50,7 @@ export class Outgoing {
     return this.trouble
   }
 
-  /** Messages do not get through: one frame goes at a time, and perhaps not at once. */
+  /** Messages do not get through: frames go one at a time, perhaps after a pause. */
   get isCautious(): boolean {
     return this.trouble !== undefined && this.trouble.isCautious
   }
@@ -67,9 +67,9 @@ export class Outgoing {
   // --- the outbox
 
   /**
-   * The outbox is open for this generation: receipts before its position are settled. Where other servers may have had
-   * it, `remote` says of an outbox how one learns what became of its messages: for those sent before now, only that
-   * can tell.
+   * The outbox is open for this generation: receipts up to its position are settled. Where other servers may have had
+   * the session, `remote` follows an outbox in the store: only the store can tell what became of messages sent before
+   * now.
    */
   opened(
     { acked, epoch, last }: OutboxPosition,
@@ -86,28 +86,28 @@ export class Outgoing {
       this.followed.leaveTo(remote(known === "" ? epoch : known))
       this.followed = new Receipts(last, remote(epoch))
     } else if (known === "") {
-      // Somebody may have sent while the outbox was being opened, and holds a receipt.
+      // Messages may have been sent while the outbox was being opened: their receipts stay.
       this.followed.handled(acked)
       return
     } else this.followed = new Receipts(acked)
     if (epoch === known) return
-    // Offsets of another log mean nothing in this one.
+    // Offsets of the old log mean nothing in the new one.
     this.pending = undefined
     this.highestSent = 0
     this.trouble = undefined
   }
 
-  /** Takes over what another peer had for the same outbox, and those who wait for it. */
+  /** Takes over another peer's state of the same outbox, with its receipts. */
   inherit({ followed, highestSent, isAddressed, log, openedFor, pending, underWay }: Outgoing): void {
     this.isAddressed = isAddressed
     this.log = log
     this.openedFor = openedFor
     this.followed = followed
-    this.pending = merge(underWay, pending) // to be told twice does no harm
+    this.pending = merge(underWay, pending) // telling the queue twice does no harm
     this.highestSent = highestSent
   }
 
-  /** Another server has the outbox now: of this one, the queue need not hear any more. */
+  /** Another server has the outbox now: this one has nothing more to tell the queue. */
   moved(): void {
     this.pending = undefined
   }
@@ -119,7 +119,7 @@ export class Outgoing {
 
   // --- the wire
 
-  /** A handshake is done: the other side takes our log up here. */
+  /** A handshake is done: the other side resumes our log at this position. */
   resumed(handled: number, received: number, failed: ReadonlyArray<Failure>, now: number): void {
     if (handled > this.acked || failed.length > 0) this.acknowledged(handled, failed)
     this.trouble?.attached(received, now)
@@ -130,7 +130,7 @@ export class Outgoing {
     if (offset > this.highestSent) this.highestSent = offset
   }
 
-  /** The other side has everything up to `received`. */
+  /** The other side has received everything up to `received`. */
   arrived(received: number): void {
     if (this.trouble === undefined) return
     this.trouble.arrived(received)
@@ -155,7 +155,7 @@ export class Outgoing {
 
   // --- flushes
 
-  /** Nothing is to be sent, and no flush waits. */
+  /** There is nothing to send, and no flush waits. */
   get isAtRest(): boolean {
     return !this.isDirty && !this.isWaiting
   }
@@ -164,7 +164,7 @@ export class Outgoing {
     return this.isWaiting
   }
 
-  /** There is something to do. Whether it has to stand in line for that: else it does, or a flush that waits looks. */
+  /** There is something to do. Returns whether to line up: not if in line, or if a flush that waits will look. */
   wake(): boolean {
     if (this.isDirty) return false
     this.isDirty = true
@@ -175,12 +175,12 @@ export class Outgoing {
     this.isDirty = false
   }
 
-  /** It has to wait for the store. */
+  /** The flush has to wait for the store. */
   flushWaits(): void {
     this.isWaiting = true
   }
 
-  /** Whether there is something to do again. */
+  /** Returns whether there is something to do again. */
   flushEnded(): boolean {
     this.isWaiting = false
     return this.isDirty
@@ -190,29 +190,29 @@ export class Outgoing {
     this.flushFailures = 0
   }
 
-  /** How often in a row the store has failed it. */
+  /** Returns how many flushes in a row the store has failed. */
   flushFailed(): number {
     return ++this.flushFailures
   }
 
   // --- acks to the queue
 
-  /** Whether the queue has to be told of an ack. */
+  /** Whether there is an ack to tell the queue. */
   get hasAck(): boolean {
     return this.pending !== undefined
   }
 
-  /** What to tell the queue now: nothing while it is being told. */
+  /** The ack to tell the queue now; undefined while it is being told one. */
   get ackToTell(): Ack | undefined {
     return this.underWay === undefined ? this.pending : undefined
   }
 
-  /** All that the queue is not known to have been told; what is under way does no harm twice. */
+  /** Everything that the queue may not know yet, with what it is being told: telling it twice does no harm. */
   get untold(): Ack | undefined {
     return merge(this.underWay, this.pending)
   }
 
-  /** What was to be told is told, or being told. */
+  /** The waiting ack was told, or is being told. */
   ackTaken(): void {
     this.pending = undefined
   }
@@ -234,12 +234,12 @@ export class Outgoing {
     this.ackFailures = 0
   }
 
-  /** How often in a row the store has failed it. */
+  /** Returns how many acks in a row the store has failed. */
   ackFailed(): number {
     return ++this.ackFailures
   }
 
-  /** The queue has not taken it: it is told again, unless it is of another log. */
+  /** The queue did not take the ack: it is told again, unless the log has changed. */
   putBack(epoch: string, ack: Ack): void {
     if (this.log === epoch) this.pending = merge(ack, this.pending)
   }
@@ -251,7 +251,7 @@ export class Outgoing {
   }
 }
 
-/** Both together: the newest position, and each failure once. */
+/** One ack for both: the newest position, and each failure once. */
 const merge = <A extends Ack | undefined>(first: Ack | undefined, second: A): Ack | A => {
   if (first === undefined) return second
   if (second === undefined) return first

@@ -1,6 +1,6 @@
 /**
- * One session at this side: who it is, who owns it, and its parts, each with a room that writes it. Its connection is
- * the {@link Link}, what comes in {@link Incoming}, what goes out {@link Outgoing}.
+ * One session at this side: who it is, who owns it, and its parts, each written by one wing. Its connection is the
+ * {@link Link}, what comes in is {@link Incoming}, what goes out {@link Outgoing}.
  */
 import { session as sessionCircuit } from "../../CircuitBreaker.ts"
 import type { StoredPosition } from "../../core/Inbox.ts"
@@ -24,18 +24,18 @@ export class Peer {
   principal: string | undefined
   readonly core: Session
   readonly dialect: Dialect
-  /** The client instance that is, or was last, attached. */
+  /** The client instance that is attached, or was last. */
   instance = ""
-  /** Which connection of the server this session was attached by last: they are numbered as they come. */
+  /** The number of the connection that attached this session last: the server numbers them as they come. */
   arrival = 0
   /** Nobody knows who it is: the hook named neither a principal nor the session. */
   isStranger = false
-  /** It was registered under its session's name: nobody is asked who it is. */
+  /** It was registered under its session's name, so no hook is asked who it is. */
   isNamed = false
 
-  /** With whom it counts together where room is short; "" where that is not known. Written by {@link Peers} alone. */
+  /** Sessions of one share count together where room is short; "" if unknown. Only {@link Peers} writes it. */
   share: string
-  /** Written by its crowd alone. */
+  /** Only its crowd writes it. */
   spare: Spare = undefined
   /** Its connection is lost, and the registry knows. */
   away = false
@@ -49,13 +49,13 @@ export class Peer {
   link: Link | undefined = undefined
   readonly incoming = new Incoming()
   readonly outgoing = new Outgoing()
-  /** What it may make us take in. */
+  /** What this process has taken in from it. */
   readonly reading = new Reading()
-  /** When the last connection was heard last. */
+  /** When its previous connection was last heard. */
   heardAt: number | undefined = undefined
-  /** Largest payload the other side takes, as it said last: what is sent while it is away is held to it, too. */
+  /** Largest payload the other side takes, as it last said; also the limit for messages sent while it is away. */
   peerMaxPayload = Infinity
-  /** Whether the circuit has failures on record that the next ack should clear. */
+  /** The circuit has failures on record, which the next ack should clear. */
   suspect = false
 
   constructor(options: {
@@ -75,25 +75,25 @@ export class Peer {
     this.share = options.share ?? ""
   }
 
-  /** Takes over from a peer of the other kind: the outbox is the same, and so are those who wait for it. */
+  /** Takes over from a peer of the other kind: the outbox and its receipts stay the same. */
   inherit({ incoming, outgoing }: Peer): void {
     this.incoming.inherit(incoming)
     this.outgoing.inherit(outgoing)
   }
 
-  /** What a restarted process may go on from: everything received and not handled is gone with this one. */
+  /** Where a restarted process may continue: what this one received and did not handle is lost with it. */
   storedPosition(epoch: string, offset: number): StoredPosition {
     const { newcomer, position: { failed }, told } = this.core.inbox
     const pending = { messages: 0, bytes: 0 }
     return { epoch, received: offset, handled: offset, failed, pending, ...(told ? {} : { told, newcomer }) }
   }
 
-  /** Nobody knows who it is, it has never said anything, and nothing was ever sent to it: nothing is lost with it. */
+  /** A stranger that never said anything and was never sent anything: nothing is lost with it. */
   get isSilentStranger(): boolean {
     return this.isStranger && !this.incoming.hasSpoken && !this.outgoing.wasAddressed && this.core.inbox.received === 0
   }
 
-  /** Of our outbox. */
+  /** The epoch of our outbox. */
   get epoch(): string {
     return this.outgoing.epoch
   }

@@ -1,4 +1,4 @@
-/** The sessions of this side by key and by share, and which gives way when there are too many. */
+/** The sessions of this side by key and by share, and which one gives way when there are too many. */
 import { Crowd, type Spare } from "../bounds/crowd.ts"
 import type { Peer } from "./peer.ts"
 
@@ -20,7 +20,7 @@ export class Peers extends Map<string, Peer> {
     return super.delete(key)
   }
 
-  /** The peer's session is of this share from now on. */
+  /** The peer's session belongs to this share from now on. */
   reshare(peer: Peer, share: string): void {
     if (peer.share === share) return
     if (this.get(peer.key) !== peer) {
@@ -36,13 +36,13 @@ export class Peers extends Map<string, Peer> {
     if (this.get(peer.key) === peer) this.crowd.place(peer)
   }
 
-  /** The peer whose session ends to make room for one more of this share, if any. */
+  /** The peer that gives way to one more session of this share, if any does. */
   givesWay(share: string): Peer | undefined {
     return this.crowd.givesWay(share)
   }
 }
 
-/** Strangers first, then peers without a connection. A connected peer that has said anything stays. */
+/** Strangers that never said anything go first, then peers that are away. Connected peers that have spoken stay. */
 const standing = (peer: Peer): Spare => {
   if (peer.own.isAttaching || peer.ending) return undefined
   if (!peer.connected && !peer.away) return undefined // just arriving

@@ -1,4 +1,4 @@
-/** The sessions of a principal, at whatever server, and which of them a message to the principal goes to. */
+/** The sessions of a principal at all servers, and which of them a message to the principal goes to. */
 import { Effect } from "effect"
 import type { SessionRegistry } from "../../SessionRegistry.ts"
 import type { SessionRegistryError } from "../../WebSocketError.ts"
@@ -10,7 +10,7 @@ export interface PrincipalsOptions {
   readonly peers: ReadonlyMap<string, Peer>
 }
 
-/** How many sessions of one principal are looked at. */
+/** At most this many sessions of one principal are looked at. */
 const most = 1_000
 
 export const makePrincipals = ({ peers, registry }: PrincipalsOptions) => {
@@ -20,13 +20,13 @@ export const makePrincipals = ({ peers, registry }: PrincipalsOptions) => {
       (sessions) =>
         sessions.map(({ attached, endsAtMillis, here, session }) => ({
           session,
-          // This server knows its own sessions best.
+          // This server knows best about its own sessions.
           connected: attached && (here === false || peers.get(session)?.connected !== false),
           endsAtMillis
         }))
     )
 
-  /** The connected ones; if there are none, the one that was connected last. */
+  /** The connected sessions; if there are none, the one that was connected last. */
   const reach = (principal: string): Effect.Effect<ReadonlyArray<string>, SessionRegistryError> =>
     Effect.map(sessionsOf(principal), (sessions) => {
       const connected = sessions.filter(({ connected }) => connected)

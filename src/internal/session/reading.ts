@@ -1,25 +1,25 @@
-/** How much of one session this process has taken in, and why it is not read; the intake decides by it. */
+/** How much of one session this process has taken in, and why its connection is not read. */
 
-/** One peer's part of the intake. Only `handle/` changes it. */
+/** Written by the intake alone, which decides by it. */
 export class Reading {
-  /** Memory of what waits to be handled, in bytes. */
+  /** Memory that unhandled deliveries take, in bytes. */
   held = 0
-  /** Why the connection is not read, as bits that the intake knows; 0 while it is. */
+  /** Why the connection is not read, as the intake's bits; 0 while it is read. */
   stopped = 0
-  /** Since when it has been held up. */
+  /** When it was last held up. */
   stoppedAt = 0
-  /** When all that has come would have arrived at the limited rates: each frame counts by the slower of the two for it. */
+  /** When all that came so far would have arrived at the limited rates, each frame at the slower of the two. */
   until = 0
-  /** The last turn of the event loop in which something came, and what it cost. */
+  /** The last turn of the event loop in which something came, and its cost so far. */
   turn = 0
   spent = 0
   /** A large frame that has to wait for the peer's turn. */
   kept: Frame | undefined
-  /** The group it counts with while it holds anything. */
+  /** Its share's total, while it holds anything. */
   group: Group | undefined
 }
 
-/** What all of a share hold. */
+/** What all peers of a share hold together. */
 export interface Group {
   readonly share: string
   held: number

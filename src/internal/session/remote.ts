@@ -1,5 +1,5 @@
 /**
- * Sessions that another server has, or none right now. Their outboxes still take messages, and their state can be read.
+ * Sessions that another server has, or none right now. Their outboxes still take messages, and their stats can be read.
  */
 import { Effect } from "effect"
 import { type CircuitBreaker, session as sessionCircuit } from "../../CircuitBreaker.ts"
@@ -14,7 +14,7 @@ import type { Peer } from "./peer.ts"
 import { type Receipts, Tracked } from "./receipts.ts"
 import type { RemoteProgress } from "./remoteProgress.ts"
 
-/** A session that messages are sent to: one of this side's, or one that is elsewhere. */
+/** A session to send messages to: one that is here, or one that is elsewhere. */
 export type Target = Peer | RemoteSession
 
 export interface RemoteOptions {
@@ -22,7 +22,7 @@ export interface RemoteOptions {
   readonly registry: SessionRegistry["Service"]
   readonly breaker: CircuitBreaker["Service"]
   readonly peers: ReadonlyMap<string, Peer>
-  /** None where nobody else can have a session. */
+  /** Undefined where no other server can have a session. */
   readonly remoteProgress: RemoteProgress | undefined
 }
 
@@ -31,7 +31,7 @@ export type Remote = ReturnType<typeof makeRemote>
 export const makeRemote = (options: RemoteOptions) => {
   const { breaker, peers, queue, registry, remoteProgress } = options
 
-  /** Of a session that is here, or what the stores know of it. */
+  /** What this side knows of a session that is here, or the stores of one that is not. */
   const stats = Effect.fnUntraced(function*(
     session: string
   ): Effect.fn.Return<SessionStats, SessionNotFoundError | SessionRegistryError> {
@@ -57,23 +57,23 @@ export const makeRemote = (options: RemoteOptions) => {
 
   return {
     stats,
-    /** The session here or elsewhere; undefined when it can only be here, and is not. */
+    /** The session, here or elsewhere; undefined if it could only be here and is not. */
     targetOf: (session: string): Target | undefined =>
-      // A text that can't be an id is nobody's: no need to ask the store.
+      // No session has an invalid id, so the store need not be asked.
       peers.get(session) ??
         (remoteProgress && isId(session) ? new RemoteSession(session, "", remoteProgress) : undefined),
-    /** Who owns the outbox of this epoch by now. */
+    /** Who has the session's outbox of this epoch by now. */
     ownerOf: remoteProgress && ((session: string, epoch: string): Target => {
       const peer = peers.get(session)
       return peer?.epoch === epoch ? peer : new RemoteSession(session, epoch, remoteProgress)
     }),
-    /** What it means that the outbox is not there depends on whether the session was here. */
+    /** A missing outbox means "no such session", but only for a session that is not here. */
     sendingTo: <A, E extends { readonly _tag: string }>(target: Target, effect: Effect.Effect<A, E>) =>
       target instanceof RemoteSession ? Effect.mapError(effect, notFoundIn) : effect
   }
 }
 
-/** The queue's error for a remote session: `unknownSession` there means that there is no such session. */
+/** For a session that is not here, an outbox that the queue does not know means that there is no such session. */
 export const notFoundIn = <E extends { readonly _tag: string }>(
   error: E | MessageQueueError
 ): E | MessageQueueError | SessionNotFoundError =>
@@ -81,7 +81,7 @@ export const notFoundIn = <E extends { readonly _tag: string }>(
     ? new SessionNotFoundError({ session: error.session })
     : error
 
-/** A session that is not here, as a target of messages. */
+/** A session that is not here, as a target for messages. */
 export class RemoteSession {
   readonly key: string
   readonly session: string

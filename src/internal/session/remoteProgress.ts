@@ -1,6 +1,6 @@
 /**
- * What became of messages that this server sent to sessions it does not have. While somebody waits, the store is asked
- * about all such sessions at once, each at intervals that grow while nothing changes.
+ * What became of messages that this server sent but does not deliver, since it does not have their session. It asks the
+ * store as long as somebody waits, for all sessions at once, each at intervals that grow while nothing changes.
  */
 import { Effect } from "effect"
 import type { MessageQueue, Progress } from "../../MessageQueue.ts"
@@ -8,7 +8,7 @@ import type { MessageQueueError } from "../../WebSocketError.ts"
 import { makeSignal, type Signal } from "../kit/signal.ts"
 import type { Dead, RemoteOutbox, Tracked } from "./receipts.ts"
 
-/** An outbox, and its messages that somebody waits for; it exists only while there are any. */
+/** An outbox and those of its messages that somebody waits for. Dropped when nobody waits. */
 interface Watch {
   readonly session: string
   readonly epoch: string
@@ -20,7 +20,7 @@ interface Watch {
 const shortestPause = 100
 const longestPause = 2_000
 
-/** Outboxes asked for in one call. */
+/** Outboxes asked about in one call. */
 const batchSize = 500
 
 /** The outbox ended where we could not see it. */
@@ -30,8 +30,8 @@ export interface RemoteProgressOptions {
   readonly queue: MessageQueue["Service"]
   readonly now: () => number
   /**
-   * Whether this server gave the message up itself, after the session came here: the store says only that the client
-   * has gone past the offset.
+   * The fate of a message that this server gave up itself, after the session came here. The store only says that the
+   * client is past its offset.
    */
   readonly deadHere: (session: string, epoch: string, offset: number) => Dead | undefined
 }
@@ -69,7 +69,7 @@ export class RemoteProgress {
     if (found?.tracked.size === 0) this.watches.delete(key)
   }
 
-  /** Settles what can be told by now. */
+  /** Settles the receipts whose fate is known by now. */
   private learn(asked: Watch, progress: Progress | undefined): void {
     const { epoch, session, tracked } = asked
     for (const one of tracked) {
@@ -82,7 +82,7 @@ export class RemoteProgress {
     }
   }
 
-  /** Settles a message of this outbox that this server gave up, if somebody here waits for it. */
+  /** This server gives up messages of this outbox. Returns what settles the receipts of one; undefined if none wait. */
   dying(session: string, epoch: string): ((offset: number, dead: Dead) => void) | undefined {
     const found = this.watches.get(keyOf(session, epoch))
     if (found === undefined) return undefined
@@ -129,7 +129,7 @@ export class RemoteProgress {
     }
   })
 
-  /** Finds out what became of this outbox's messages. */
+  /** Follows the messages of one outbox. */
   of(session: string, epoch: string): RemoteOutbox {
     return {
       watch: (tracked) => this.watch(session, epoch, tracked),
@@ -137,7 +137,7 @@ export class RemoteProgress {
     }
   }
 
-  /** How many outboxes are asked for. */
+  /** How many outboxes are being asked about. */
   size(): number {
     return this.watches.size
   }
@@ -151,7 +151,7 @@ const lowestOf = (tracked: ReadonlySet<Tracked>): number => {
   return lowest
 }
 
-/** What became of the message at `offset`; undefined when that is to come. */
+/** The fate of the message at `offset`; undefined while it is open. */
 export const fateOf = (offset: number, { acked, dead }: Progress): Dead | "handled" | undefined => {
   for (const { end, first, maybeHandled, reason } of dead) {
     if (first <= offset && offset <= end) return { reason, maybeHandled }

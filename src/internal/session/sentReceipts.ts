@@ -1,4 +1,4 @@
-/** The receipts that `send` answers with. */
+/** The receipts that `send` returns. */
 import { Effect } from "effect"
 import { defaultMessageId } from "../../core/Outbox.ts"
 import type { QueuedReason, Receipt, SkippedReason } from "../../Message.ts"
@@ -6,7 +6,7 @@ import { DeadLetterError } from "../../WebSocketError.ts"
 import { Tracked } from "./receipts.ts"
 import type { Target } from "./remote.ts"
 
-/** `handled` of a message that the other side never acknowledges. */
+/** `handled` of a message whose outcome nobody reports. */
 export const neverKnown = (
   session: string,
   reason: "volatile" | "skipped",
@@ -24,7 +24,7 @@ export const skipped = (session: string, reason: SkippedReason): Receipt => ({
   handled: neverKnown(session, "skipped")
 })
 
-/** A receipt of a queued message: small, as everything else is worked out when asked. */
+/** A receipt of a message in the queue. Small: what it tells is worked out when somebody asks. */
 export abstract class Tracking extends Tracked {
   readonly session: string
   readonly epoch: string

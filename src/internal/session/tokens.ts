@@ -1,9 +1,9 @@
-/** Tokens of clients: how hooks get them, which may be sent, and how one is renewed. */
+/** Clients' tokens: how hooks get them, which ones can be sent, and the errors of a renewal. */
 import { Effect, Redacted } from "effect"
 import { authRule, isAuth } from "../../core/Text.ts"
 import { HandshakeError } from "../../WebSocketError.ts"
 
-/** A token as hooks get it: redacted, so that nothing shows it by accident. */
+/** A token as hooks get it: redacted, so that no log shows it by accident. */
 export const redacted = (token: string | undefined): Redacted.Redacted | undefined =>
   token === undefined ? undefined : Redacted.make(token, { label: "token" })
 
@@ -22,7 +22,7 @@ export const renewalTimeout = new HandshakeError({
   retryable: true
 })
 
-/** A token that no server would take ends the attempt here, and not as a breach of the protocol there. */
+/** A token that no server takes fails here, before the server would see a breach of the protocol. */
 export const checkedToken = (token: string | undefined): Effect.Effect<string | undefined, HandshakeError> =>
   token === undefined || isAuth(token)
     ? Effect.succeed(token)
