@@ -168,8 +168,8 @@ describe("a refused write", () => {
   })
 })
 
-describe("a session without a connection", () => {
-  it("lets work go on, once the store has said so after a pause, and not what began before it was given up", () => {
+describe("work on a session", () => {
+  it("goes on, after a pause once the store has said so, but not if its session was given up meanwhile", () => {
     const own = attachedAs(3)
     const { tenure } = own
     assert.strictEqual(own.mayWork(tenure, true), "yes")
@@ -178,7 +178,9 @@ describe("a session without a connection", () => {
     assert.strictEqual(own.mayWork(tenure, true), "no")
     assert.strictEqual(own.mayWork(own.tenure, true), "yes")
   })
+})
 
+describe("a session without a connection", () => {
   it("is released once, when nothing of it waits", () => {
     const own = attachedAs(3)
     assert.isFalse(own.detached(3), "it has a connection")
