@@ -68,6 +68,7 @@ const nothingToRead: ReadResult = { slots: nothing, expired: nothing, oversized:
 const maxHeadGaps = 64
 /** What a message takes in memory besides its text, in bytes: the objects around it. */
 const messageBytes = 160
+
 const endOf = (slot: Slot): number => slot.kind === "gap" ? slot.end : slot.offset
 
 /**

@@ -76,8 +76,8 @@ export class Ownership {
   }
 
   /**
-   * Whether work of this tenure may go on: a handler may start, and what it sends is taken. `isSure`: nobody else can have
-   * the session. After a pause longer than others wait, another server may: `ask` the registry, see {@link refused}.
+   * Whether work of this tenure may go on: a handler may start, and what it sends is taken. `isSure`: nobody else can
+   * have the session. After a pause longer than the lease, another server may: `ask` the registry, see {@link refused}.
    */
   mayWork(tenure: number, isSure: boolean): "yes" | "ask" | "no" {
     if (this.givenUp !== tenure) return "no"

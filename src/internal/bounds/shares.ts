@@ -28,6 +28,12 @@ export interface OverPart {
   readonly size: number
 }
 
+interface HeldAmount extends Amount {
+  readonly outboxes: number
+}
+
+export const nothing: HeldAmount = { outboxes: 0, messages: 0, bytes: 0 }
+
 /** A smaller reserve is no use to anybody, in bytes. */
 const leastReserveBytes = 1_024
 
@@ -170,12 +176,6 @@ export class Shares {
     return (free + held) / (n + 1)
   }
 }
-
-interface HeldAmount extends Amount {
-  readonly outboxes: number
-}
-
-export const nothing: HeldAmount = { outboxes: 0, messages: 0, bytes: 0 }
 
 /** What an outbox may hold in all before the reserve, so that this is an m-th of what is then free there. */
 const partOfOutbox = ({ outboxes }: HeldAmount, free: number, own: number): number =>

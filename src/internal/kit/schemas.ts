@@ -29,6 +29,9 @@ export interface Coder<A> {
   readonly decode: (value: unknown) => Exit.Exit<A, unknown>
 }
 
+const coders = new WeakMap<SchemaAST.AST, unknown>()
+const trusted = new WeakSet<SchemaAST.AST>()
+
 /** The coder of a Schema. Throws if no messages can have it: see `misfit`. */
 export const makeCoder = <A>(schema: Schema.Codec<A, unknown>): Coder<A> => {
   const known = coders.get(schema.ast)
@@ -69,9 +72,6 @@ const valueText = (message: unknown): string | Fault => {
     return { path: [], detail: String(cause) } // from a getter, or too large for a string
   }
 }
-
-const coders = new WeakMap<SchemaAST.AST, unknown>()
-const trusted = new WeakSet<SchemaAST.AST>()
 
 const compile = <A>(schema: Schema.Codec<A, unknown>): Coder<A> => {
   const shape = shapeOf(schema.ast)

@@ -6,6 +6,9 @@ const elementBytes = 16
 /** Includes the property's name, which no other object may share. */
 const propertyBytes = 64
 
+/** What a waiting message takes besides its value, in bytes. */
+export const messageBytes = 128
+
 /** An upper estimate for one value in V8, in bytes. Recursion is safe, since the depth of parsed JSON is bounded. */
 export const memoryOf = (value: unknown): number => {
   if (typeof value === "string") return stringBytes + 2 * value.length
@@ -19,6 +22,3 @@ export const memoryOf = (value: unknown): number => {
   for (const key in value) size += propertyBytes + memoryOf((value as { readonly [key: string]: unknown })[key])
   return size
 }
-
-/** What a waiting message takes besides its value, in bytes. */
-export const messageBytes = 128

@@ -23,7 +23,7 @@ type EndError = MessageQueueError | SessionRegistryError
 /** How long after its retention a session should be gone, in ms; and how many are checked in a round. */
 const overdueMillis = 15_000
 const overdueAtOnce = 64
-/** While somebody awaits its receipt: how long an absent session is assumed to be ours before it is checked, in ms. */
+/** How long an absent session with an awaited receipt is assumed to be ours; and how often these are checked, in ms. */
 const awaitedMillis = 30_000
 
 export class Ending {

@@ -93,7 +93,7 @@ export class Owning {
     })
   }
 
-  /** A write of the newest generation was refused: asks the registry who the owner is, and lets the session go to it. */
+  /** A write of the newest generation was refused: asks the registry who the owner is, and lets it have the session. */
   refused(peer: Peer, error: WebSocketError): Effect.Effect<Verdict | undefined> {
     return Effect.suspend(() => {
       const { connection, instance, own: { generation } } = peer
@@ -222,14 +222,16 @@ export class Owning {
 
   // --- other owners
 
-  /** An attachment whose answer was lost was made after all: no connection has its generation. */
+  /**
+   * Asks the registry whether an attachment whose answer was lost was made. If so, no connection has its generation.
+   */
   private readonly settleDoubt = Effect.fnUntraced(
     function*(this: Owning, session: string, isUnopened: () => boolean) {
       const { engine, registry } = this
       const isAttaching = () => engine.peers.get(session)?.own.isAttaching === true || isUnopened()
       let info: SessionInfo | undefined
       do {
-        // They change who the owner is.
+        // An attachment under way changes who the owner is.
         while (isAttaching()) yield* Effect.sleep(attachingMillis)
         info = yield* Effect.retry(registry.find(session), { schedule: storeRetry, while: isStoreFailure })
       } while (isAttaching())

@@ -1,6 +1,6 @@
 /**
- * Work at intervals, with one fiber for all. That fiber watches the clock; a chore has its own fiber only while it runs,
- * so that a slow or failing one holds up no other. No chore runs twice at once.
+ * Work at intervals, with one fiber for all. That fiber watches the clock; a chore has its own fiber only while it
+ * runs, so that a slow or failing one holds up no other. No chore runs twice at once.
  */
 import { Effect, type Latch, type Scope } from "effect"
 import { supervised, type Worker } from "./supervisor.ts"

@@ -27,7 +27,10 @@ export class Closing {
     this.phase = "ending"
   }
 
-  /** Whether `send` takes a message: while a shutdown flushes only from handlers, so that they can answer. */
+  /**
+   * Whether `send` takes a message. While a shutdown flushes: only from handlers, so that they can answer, or from any
+   * fiber while a stream's consumer is at work.
+   */
   takesMessagesOf(fiber: Fiber.Fiber<unknown, unknown>): boolean {
     return this.phase === "open" || (this.phase === "flushing" && (fiber.getRef(AtWork) || this.isConsuming()))
   }

@@ -1,6 +1,6 @@
 /**
- * What server and client share: sessions, their connections, and the workers on them. The workers are delivery,
- * heartbeats, expiry and deduplicator rotation, each supervised.
+ * What server and client share: sessions, their connections, and the workers on them, which are in
+ * `workers.ts`.
  *
  * An idle session costs no fiber and no timer: one worker delivers for all sessions with something to do, and one
  * watches the clock for all.
@@ -184,7 +184,7 @@ export const makeEngine = Effect.fnUntraced(function*<R>(options: EngineOptions<
     opened,
     forget,
     remoteProgress,
-    /** Pauses delivery and chores. What can be sent at once is; what has to wait for anything waits for `resume` too. */
+    /** Pauses delivery and chores. What can be sent at once still is; all that must wait also waits for `resume`. */
     pause: Effect.asVoid(gate.close),
     resume: Effect.asVoid(gate.open),
     /** Tells the queue what the peer acknowledged, and waits for it. */

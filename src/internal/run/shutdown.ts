@@ -12,7 +12,7 @@ import * as Shapes from "./optionShapes.ts"
 /** The part of the time that may be spent on flushing; the rest is for closing. */
 const flushPart = 0.7
 
-/** How long sockets get to close before they are destroyed, in ms. */
+/** How long sockets get to close before they are destroyed, and background work to end at least, in ms. */
 const closeMillis = 1_000
 
 /** How many outboxes of a durable store are asked for their size at once. */
@@ -29,7 +29,7 @@ export interface Parts {
   readonly begin?: Effect.Effect<void> | undefined
   /** Flushing is over: no new connections from here on. */
   readonly stopConnecting?: Effect.Effect<void> | undefined
-  /** Leaves what a durable store has to other servers, once all connections are closed. */
+  /** Leaves what a durable store has to other servers. Called once the connections are closed or let go. */
   readonly handOver?: Effect.Effect<unknown> | undefined
   /** Ends the background work. */
   readonly end: Effect.Effect<void>

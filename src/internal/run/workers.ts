@@ -1,4 +1,4 @@
-/** The background workers that server and client share, each supervised: delivery, receipts from elsewhere, the chores. */
+/** The background workers of server and client, each supervised: delivery, receipts from elsewhere, the chores. */
 import { Effect, type Latch } from "effect"
 import type { Deduplicator } from "../../Deduplicator.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"

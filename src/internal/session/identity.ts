@@ -37,6 +37,17 @@ export interface Name {
 
 const names: Names<Name> = { session: true, principal: true }
 
+export const badSession = new HandshakeError({
+  reason: "invalid",
+  detail: `a session id has ${idRule}`,
+  retryable: false
+})
+const badPrincipal = new HandshakeError({
+  reason: "invalid",
+  detail: "a principal is well-formed Unicode without U+0000, and not empty",
+  retryable: false
+})
+
 /** Returns anything that is not an object as it is, so that `identityFault` can report it. */
 export const nameOf = (identity: Identity): Name =>
   typeof identity === "object" && identity !== null
@@ -58,14 +69,3 @@ export const identityFault = (identity: Name): HandshakeError | undefined => {
 /** Retryable: the mistake is the program's, and may be fixed when the peer comes back. */
 const misspelt = (fault: string) =>
   new HandshakeError({ reason: "invalid", detail: `what authenticate returned: ${fault}`, retryable: true })
-
-export const badSession = new HandshakeError({
-  reason: "invalid",
-  detail: `a session id has ${idRule}`,
-  retryable: false
-})
-const badPrincipal = new HandshakeError({
-  reason: "invalid",
-  detail: "a principal is well-formed Unicode without U+0000, and not empty",
-  retryable: false
-})

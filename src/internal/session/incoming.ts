@@ -1,6 +1,6 @@
 /**
  * What comes in from one session: what waits, the handler that runs, what is handled and not yet stored. It outlives
- * connections. Only `handle/` changes it.
+ * connections. `handle/` writes it; `run/handlers.ts` notes the handler's fiber, and `peer.ts` moves it to a new peer.
  */
 import type { Fiber } from "effect"
 import { Deque, emptyDeque } from "../../core/Deque.ts"

@@ -3,13 +3,6 @@ import { Effect, Redacted } from "effect"
 import { authRule, isAuth } from "../../core/Text.ts"
 import { HandshakeError } from "../../WebSocketError.ts"
 
-/** A token as hooks get it: redacted, so that no log shows it by accident. */
-export const redacted = (token: string | undefined): Redacted.Redacted | undefined =>
-  token === undefined ? undefined : Redacted.make(token, { label: "token" })
-
-export const plainText = (text: string | Redacted.Redacted | undefined): string | undefined =>
-  Redacted.isRedacted(text) ? Redacted.value(text) : text
-
 export const forbidden = new HandshakeError({
   reason: "forbidden",
   detail: "the renewed token is somebody else's",
@@ -21,6 +14,13 @@ export const renewalTimeout = new HandshakeError({
   detail: "the renewed token could not be checked in time",
   retryable: true
 })
+
+/** A token as hooks get it: redacted, so that no log shows it by accident. */
+export const redacted = (token: string | undefined): Redacted.Redacted | undefined =>
+  token === undefined ? undefined : Redacted.make(token, { label: "token" })
+
+export const plainText = (text: string | Redacted.Redacted | undefined): string | undefined =>
+  Redacted.isRedacted(text) ? Redacted.value(text) : text
 
 /** A token that no server takes fails here, before the server would see a breach of the protocol. */
 export const checkedToken = (token: string | undefined): Effect.Effect<string | undefined, HandshakeError> =>

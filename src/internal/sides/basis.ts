@@ -1,4 +1,4 @@
-/** What server and client have alike before anything else: services, a scope of their own, and what their engine gets. */
+/** What server and client have alike before anything else: services, a scope of their own, options of the engine. */
 import { Effect, Scope } from "effect"
 import { CircuitBreaker } from "../../CircuitBreaker.ts"
 import { Deduplicator } from "../../Deduplicator.ts"

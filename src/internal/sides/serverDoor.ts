@@ -1,4 +1,4 @@
-/** Who comes in to a server: screened by its origin, authenticated by the user's hook, and again when its token is renewed. */
+/** Who comes in to a server: screened by origin, authenticated by the user's hook, and again with a renewed token. */
 import { Effect, Exit } from "effect"
 import { encode } from "../../core/Codec.ts"
 import type { Connection } from "../../Transport.ts"
