@@ -12,6 +12,7 @@ import type { Socket } from "node:net"
 import type { Duplex } from "node:stream"
 import { Crowd, type Spare } from "../internal/bounds/crowd.ts"
 import { addressShare } from "../internal/connect/newcomer.ts"
+import { refusedOriginAnswer } from "../internal/session/origins.ts"
 import { closeGraceMillis } from "../internal/transports/wsConnection.ts"
 import type { Refusal } from "../Transport.ts"
 import { Custody, heardByOther, neverUnheard } from "./Custody.ts"
@@ -264,7 +265,7 @@ export class Upgrades {
     const foreign = route.refusedOrigin(message)
     if (foreign !== undefined) {
       route.onRefused({ reason: "origin", detail: foreign })
-      return this.answer(socket, 403, "This origin may not connect.\n")
+      return this.answer(socket, refusedOriginAnswer.status, refusedOriginAnswer.text)
     }
     this.handOut(socket, share)
     tryAccept(route, share, upgrade)

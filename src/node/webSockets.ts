@@ -5,7 +5,7 @@ import { defaultMaxPayloadBytes, highWaterBytes, subprotocol } from "../core/Pro
 import { maxFrameBytes } from "../core/Session.ts"
 import { count } from "../internal/kit/options.ts"
 import type { Request } from "../internal/session/models.ts"
-import { makeOriginCheck } from "../internal/session/origins.ts"
+import { makeOriginCheck, refusedOriginAnswer } from "../internal/session/origins.ts"
 import { closeGraceMillis, ignoreError, tellOwner, tells } from "../internal/transports/wsConnection.ts"
 import type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 
@@ -103,7 +103,7 @@ export const ownServerOptions = (
     // With a second parameter, as only then does `ws` accept an answer other than 401.
     verifyClient: ({ req }: { readonly req: IncomingMessage }, answer: Answer) => {
       if (refusedOrigin(requestOf(req)) === undefined) answer(true)
-      else answer(false, 403, "This origin may not connect.\n")
+      else answer(false, refusedOriginAnswer.status, refusedOriginAnswer.text)
     }
   }
 }

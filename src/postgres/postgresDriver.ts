@@ -1,6 +1,7 @@
 /** The driver: `StoreDriver` on PostgreSQL 13 or newer, through a `PgClient` that the application may share. */
 import type { PgClient } from "@effect/sql-pg"
 import { Duration, Effect, Option } from "effect"
+import { longestTimer } from "../internal/kit/options.ts"
 import { type StoreDriver, StoreError } from "../internal/store/driver.ts"
 import { type Database, makeDatabase } from "./connection.ts"
 import { makeKeys } from "./keys.ts"
@@ -19,9 +20,6 @@ export interface PostgresDriverOptions {
    */
   readonly timeout?: Duration.Input | undefined
 }
-
-/** The longest that Node's timers can do: 24 days. */
-const longestTimer = 2 ** 31 - 1
 
 const dangers: Readonly<Record<string, string>> = {
   fsync: "fsync is off: a crash of the machine can destroy the whole database",

@@ -6,6 +6,9 @@ import { Config, ConfigProvider, Duration, Effect, Layer, Option, type Schema } 
 import { pathText } from "../../core/Payload.ts"
 import { misfit } from "./schemas.ts"
 
+/** The longest that `setTimeout` takes, in ms: 24 days. */
+export const longestTimer = 2 ** 31 - 1
+
 const units: Record<keyof Duration.DurationObject, true> = {
   weeks: true,
   days: true,
@@ -103,9 +106,6 @@ export const schemaFault = <A>(value: Schema.Codec<A, unknown>): string | undefi
   const place = pathText(fault.path)
   return place === undefined ? fault.detail : `at ${place}: ${fault.detail}`
 }
-
-/** The longest that `setTimeout` takes, in ms. */
-export const longestTimer = 2 ** 31 - 1
 
 // --- a whole object
 

@@ -11,7 +11,7 @@ export interface PositionsOptions {
   readonly owning: () => Pick<Owning, "positionRefused">
 }
 
-/** How soon a position is stored again that this server's own attachment may have made stale, in ms. */
+/** When this server's own newer attachment may have refused a position: how soon it is stored again, in ms. */
 const doubtMillis = 1_000
 
 export const makePositions = ({ owning, registry }: PositionsOptions) => {

@@ -17,7 +17,7 @@ export const makeBackground = Effect.fnUntraced(function*(rare: RareLog) {
         if (!Cause.hasInterruptsOnly(cause)) rare.error("background", `background work failed: ${inWords(cause)}`)
       })))
   }
-  /** Runs it after a pause that grows with the number of failures in a row. */
+  /** Calls `retry` after a pause that grows with the number of failures in a row. */
   const later = (failures: number, retry: () => void): void =>
     run(
       Effect.flatMap(Random.next, (part) =>

@@ -64,7 +64,7 @@ export interface EngineOptions<R> {
   readonly savePosition: (peer: Peer, epoch: string, offset: number) => Effect.Effect<void>
   readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
   readonly onViolation: (peer: Peer, violation: Violation) => void
-  /** The store says that the session has a newer owner: this one's connection has to go. */
+  /** The store says that the session has a newer owner: the connection here has to go. */
   readonly onRefused: (peer: Peer, error: WebSocketError) => Effect.Effect<void>
   /** All that the peer received is handled, and its position stored. */
   readonly onIdle?: ((peer: Peer) => void) | undefined

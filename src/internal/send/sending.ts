@@ -50,7 +50,7 @@ export interface SendingOptions<Out> {
 
 export type OnDropped = (target: Target, epoch: string, messages: ReadonlyArray<OutboxMessage>) => Effect.Effect<void>
 
-/** Of version 00: no receiver reads a longer or shorter one. */
+/** The length of a `traceparent` of version 00: no receiver reads a longer or shorter one. */
 const traceparentLength = 55
 
 export class Sending<Out> {
@@ -100,7 +100,7 @@ export class Sending<Out> {
     return new Waiting(peer, appended.epoch, appended.first, id, appended.enqueuedAt, reason)
   }
 
-  /** The receipt of the message at `index` of what was appended. */
+  /** The receipt of message number `index`, from 0, of those that were appended together. */
   private receiptOfNth(peer: Target, appended: Appended, index: number, id: string | undefined): Receipt {
     return this.receiptOf(
       peer,

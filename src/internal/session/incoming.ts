@@ -211,7 +211,7 @@ export class Incoming {
     return refusal
   }
 
-  // --- positions that are stored for them
+  // --- positions in the store
 
   /** How many messages are handled and not stored. */
   get unsaved(): number {
@@ -262,7 +262,7 @@ export class Incoming {
     this.saving--
   }
 
-  /** How many messages are stored with this position: a later one may be stored before an earlier one, and for both. */
+  /** How many messages are stored with this position. A later position may be stored first, and covers the earlier ones. */
   saved(save: Uncommitted): number | undefined {
     if (!this.saves.includes(save)) return undefined
     let messages = 0

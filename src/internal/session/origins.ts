@@ -17,6 +17,9 @@ export type AllowedOrigins =
   | ReadonlyArray<string>
   | ((origin: string, request: Request) => boolean)
 
+/** The answer to an upgrade that a refused origin asked for. */
+export const refusedOriginAnswer = { status: 403, text: "This origin may not connect.\n" } as const
+
 /** Throws if the option is invalid. */
 export const checkOrigins = (_name: string, value: unknown): void => {
   ruleOf(value as AllowedOrigins) // throws if it can't make a rule

@@ -26,11 +26,11 @@ export class Outgoing {
   private isWaiting = false
   /** Flushes in a row that the store failed. */
   private flushFailures = 0
-  /** The queue is known to have been told up to here. */
+  /** The queue has freed what is acked up to here. */
   private acked = 0
-  /** Acks that the queue has not been told of. */
+  /** Acks still to be given to the queue. */
   private pending: Ack | undefined = undefined
-  /** The ack that the queue is being told, or will be told again; one at a time. */
+  /** The ack that is being given to the queue, or is to be given again; one at a time. */
   private underWay: Ack | undefined = undefined
   private ackFailures = 0
   /** The newest offset that was ever on the wire: sending at or below it is redelivery. */

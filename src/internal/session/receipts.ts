@@ -122,7 +122,7 @@ export class Receipts {
     return this.pending.size > this.settledInside
   }
 
-  /** Whether the message at `offset` was given up, as far as that is remembered. */
+  /** Why the message at `offset` was given up, if it was and that is remembered. */
   deadAt(offset: number): Dead | undefined {
     return this.dead?.get(offset)
   }
