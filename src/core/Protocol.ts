@@ -12,6 +12,9 @@ export const bulkFrameBytes = 64 * 1024
 /** Bytes handed to a socket and not taken by it, above which nothing but control frames is handed over (§5). */
 export const highWaterBytes = 256 * 1024
 
+/** How long an orderly close may take before the socket is destroyed, in ms (§9). */
+export const closeGraceMillis = 2_000
+
 /** How deep a message may nest; deeper ones overflow the stack of code that walks them (§5). */
 export const maxDepth = 64
 

@@ -1,12 +1,12 @@
 /** How a server's WebSockets are made: our own, and those of a `WebSocketServer` that somebody else builds. */
 import type { IncomingMessage } from "node:http"
 import { WebSocket } from "ws"
-import { defaultMaxPayloadBytes, highWaterBytes, subprotocol } from "../core/Protocol.ts"
+import { closeGraceMillis, defaultMaxPayloadBytes, highWaterBytes, subprotocol } from "../core/Protocol.ts"
 import { maxFrameBytes } from "../core/Session.ts"
 import { count } from "../internal/kit/options.ts"
 import type { Request } from "../internal/session/models.ts"
 import { makeOriginCheck, refusedOriginAnswer } from "../internal/session/origins.ts"
-import { closeGraceMillis, ignoreError, tellOwner, tells } from "../internal/transports/wsConnection.ts"
+import { ignoreError, tellOwner, tells } from "../internal/transports/wsConnection.ts"
 import type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 
 /** How often to try again to answer the pings of peers that don't read, in ms. */

@@ -7,14 +7,13 @@
  */
 import { Cause, Effect, Exit, FiberSet, Predicate, Scope } from "effect"
 import { Socket } from "effect/socket"
-import { highWaterBytes, maxCloseReasonBytes } from "../../core/Protocol.ts"
+import { closeGraceMillis, highWaterBytes, maxCloseReasonBytes } from "../../core/Protocol.ts"
 import { beginning } from "../../core/Text.ts"
 import { utf8Length } from "../../core/utf8.ts"
 import type { Connection, ConnectionSink, DialOptions, Request } from "../../Transport.ts"
 import { ConnectionTimeoutError, TransportError } from "../../WebSocketError.ts"
 import { makeSignal } from "../kit/signal.ts"
 import { shownCause, shownUrl, withoutUrl } from "../kit/urls.ts"
-import { closeGraceMillis } from "./wsConnection.ts"
 
 /** A socket with this much unwritten is given up. A sender that heeds `buffered` never comes near it. */
 const maxQueuedBytes = 64 * highWaterBytes

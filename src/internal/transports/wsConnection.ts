@@ -6,9 +6,6 @@ import { highWaterBytes, maxCloseReasonBytes } from "../../core/Protocol.ts"
 import { beginning } from "../../core/Text.ts"
 import type { Connection, ConnectionSink, Request } from "../../Transport.ts"
 
-/** How long an orderly close may take before `ws` destroys the socket, in ms. */
-export const closeGraceMillis = 2_000
-
 /** Connections that are gone but still have unread frames, the longest gone first. */
 const gone = new Set<WsConnection>()
 
