@@ -21,12 +21,10 @@ const Metrics = HttpRouter.serve(PrometheusMetrics.layerHttp()).pipe(
   Layer.provide(NodeHttpServer.layer(createServer, { port: Number(process.env["METRICS_PORT"] ?? 9090) }))
 )
 
-const main = Effect.gen(function*() {
-  const server = yield* Shop.Server
-  yield* Console.log(`listening on port ${server.address.port}`)
-  return yield* server.awaitFailure
-}).pipe(Effect.provide(Layer.merge(Server, Metrics)))
+const Listening = Layer.effectDiscard(
+  Effect.flatMap(Shop.Server, (server) => Console.log(`listening on port ${server.address.port}`))
+)
 
-NodeRuntime.runMain(main, {
+NodeRuntime.runMain(Layer.launch(Layer.mergeAll(Listening.pipe(Layer.provide(Server)), Metrics)), {
   teardown: (exit, onExit) => Runtime.defaultTeardown(exit, (code) => onExit(code === 130 ? 0 : code))
 })

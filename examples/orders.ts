@@ -76,15 +76,15 @@ const Counter = HttpRouter.serve(
   Layer.provide(NodeHttpServer.layer(createServer, { port: Number(process.env["HTTP_PORT"] ?? 8081) }))
 )
 
-const main = Effect.gen(function*() {
-  const server = yield* Shop.Server
-  yield* Console.log(`listening on port ${server.address.port}`)
-  return yield* server.awaitFailure
-}).pipe(Effect.provide(Counter.pipe(
-  Layer.provideMerge(Server),
-  Layer.provide(SqliteStore.layer({ filename: process.env["DB"] ?? "orders.db" }))
-)))
+const Listening = Layer.effectDiscard(
+  Effect.flatMap(Shop.Server, (server) => Console.log(`listening on port ${server.address.port}`))
+)
 
-NodeRuntime.runMain(main, {
+const Main = Layer.merge(Counter, Listening).pipe(
+  Layer.provide(Server),
+  Layer.provide(SqliteStore.layer({ filename: process.env["DB"] ?? "orders.db" }))
+)
+
+NodeRuntime.runMain(Layer.launch(Main), {
   teardown: (exit, onExit) => Runtime.defaultTeardown(exit, (code) => onExit(code === 130 ? 0 : code))
 })

@@ -19,7 +19,7 @@ const Server = Shop.layerServer({
   Layer.provide(Transport.layerMemory)
 )
 
-const main = Effect.gen(function*() {
+const Port = Layer.effectDiscard(Effect.gen(function*() {
   const server = yield* Shop.Server
   const run = yield* FiberSet.makeRuntime()
   const http = createServer((_, response) => response.end("hello over HTTP\n"))
@@ -36,14 +36,13 @@ const main = Effect.gen(function*() {
   // Only asked to close: it does when the last socket is gone, and those are closed by the server's shutdown.
   yield* Effect.addFinalizer(() => Effect.sync(() => http.close()))
   http.listen(Number(process.env["PORT"] ?? 8080), () => run(Console.log(`listening on port ${portOf(http)}`)))
-  return yield* server.awaitFailure
-}).pipe(Effect.scoped, Effect.provide(Server))
+}))
 
 const portOf = (server: ReturnType<typeof createServer>): number => {
   const address = server.address()
   return typeof address === "object" && address !== null ? address.port : 0
 }
 
-NodeRuntime.runMain(main, {
+NodeRuntime.runMain(Layer.launch(Port.pipe(Layer.provide(Server))), {
   teardown: (exit, onExit) => Runtime.defaultTeardown(exit, (code) => onExit(code === 130 ? 0 : code))
 })

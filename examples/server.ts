@@ -17,13 +17,11 @@ const Server = Shop.layerServer({
   Layer.provide(NodeTransport.layerServer({ port: Number(process.env["PORT"] ?? 8080) }))
 )
 
-const main = Effect.gen(function*() {
-  const server = yield* Shop.Server
-  yield* Console.log(`listening on port ${server.address.port}`)
-  return yield* server.awaitFailure
-}).pipe(Effect.provide(Server))
+const Listening = Layer.effectDiscard(
+  Effect.flatMap(Shop.Server, (server) => Console.log(`listening on port ${server.address.port}`))
+)
 
-NodeRuntime.runMain(main, {
+NodeRuntime.runMain(Layer.launch(Listening.pipe(Layer.provide(Server))), {
   // A signal is how a server ends: not 130, the code of an interrupt, but 0.
   teardown: (exit, onExit) => Runtime.defaultTeardown(exit, (code) => onExit(code === 130 ? 0 : code))
 })

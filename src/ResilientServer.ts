@@ -176,8 +176,6 @@ export interface ResilientServer<In, Out> {
   readonly pause: Effect.Effect<void>
   /** @since 0.1.0 */
   readonly resume: Effect.Effect<void>
-  /** Never returns; dies when a background worker was given up and the server closed itself. */
-  readonly awaitFailure: Effect.Effect<never>
 }
 
 /**

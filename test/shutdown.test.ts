@@ -315,6 +315,35 @@ describe("clients that share a store", () => {
     }))
 })
 
+describe("a scope that closes with a failure", () => {
+  /** A client and a server in it, with a message whose handler waits for a clock that nobody moves. */
+  const failing = (end: Effect.Effect<never>) =>
+    Effect.gen(function*() {
+      const { client } = yield* connected({
+        server: { onMessage: () => Effect.delay(Effect.void, "1 hour") },
+        serverStore: yield* H.makeStore()
+      })
+      yield* client.send("one")
+      return yield* end
+    }).pipe(Effect.scoped, Effect.exit)
+
+  it.effect("does not wait for what is not handled: the failure of a test is seen at once", () =>
+    Effect.gen(function*() {
+      const exit = yield* failing(Effect.die("an assertion"))
+      assert.isTrue(Exit.hasDies(exit) && String(exit).includes("an assertion"))
+    }))
+
+  it.effect("still waits if it was only interrupted, as by a signal", () =>
+    Effect.gen(function*() {
+      const fiber = yield* Effect.forkChild(failing(Effect.never), { startImmediately: true })
+      for (let i = 0; i < 20; i++) yield* turn
+      const interrupting = yield* Effect.forkChild(Fiber.interrupt(fiber), { startImmediately: true })
+      for (let i = 0; i < 20; i++) yield* turn
+      assert.isUndefined(fiber.pollUnsafe())
+      yield* advanceUntil("it has given up the flush", () => interrupting.pollUnsafe() !== undefined)
+    }))
+})
+
 describe("a process", () => {
   it.live("that closed its server and client ends by itself", () =>
     Effect.gen(function*() {

@@ -1,11 +1,19 @@
 /** Background workers that die of a defect in a service: logged, counted, restarted; and what happens past the limit. */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Context, Effect, Exit, Fiber, Latch, Logger } from "effect"
+import { Cause, Context, Deferred, Effect, Exit, Fiber, Latch, Logger } from "effect"
+import { spawnSync } from "node:child_process"
 import { CircuitBreaker, Deduplicator, MessageQueue, SessionRegistry, Transport } from "resilient-websocket"
 import * as H from "./support/harness.ts"
 import { makeNetwork } from "./support/harnessNetwork.ts"
+import { programPath } from "./support/sharedByRun.ts"
 
 const { advanceUntil, turn, until } = H
+
+/** The program's exit says why, and not just that it was interrupted. */
+const assertDied = (exit: Exit.Exit<unknown, unknown>): void => {
+  assert.isTrue(Exit.isFailure(exit) && Cause.hasDies(exit.cause))
+  assert.include(Exit.isFailure(exit) ? String(Cause.squash(exit.cause)) : "", "the bomb")
+}
 
 /** Makes the next `count` calls of what it wraps die. */
 class Bomb {
@@ -179,22 +187,38 @@ describe("a server whose worker keeps dying", () => {
     return { bomb, server, ...rest }
   })
 
-  it.effect("past the limit closes itself and says so to whoever waits for its failure", () => {
+  it.effect("past the limit closes itself, and ends the fiber that made it", () => {
     const { layer, logs } = recordLogs()
     return Effect.gen(function*() {
-      const { bomb, client, server } = yield* rigged({ restarts: 3, period: "1 minute" })
-      const failure = yield* Effect.forkChild(server.awaitFailure, { startImmediately: true })
+      const made = yield* Deferred.make<Effect.Success<ReturnType<typeof rigged>>>()
+      const program = yield* rigged({ restarts: 3, period: "1 minute" }).pipe(
+        Effect.tap((rig) => Deferred.succeed(made, rig)),
+        Effect.andThen(Effect.never),
+        Effect.scoped,
+        Effect.forkChild({ startImmediately: true })
+      )
+      const { bomb, client, server } = yield* Deferred.await(made)
       bomb.count = Infinity
-      yield* advanceUntil("it has failed", () => failure.pollUnsafe() !== undefined)
-      const exit = yield* Fiber.await(failure)
-      assert.isTrue(Exit.isFailure(exit) && Cause.hasDies(exit.cause))
-      assert.include(Exit.isFailure(exit) ? Cause.pretty(exit.cause) : "", "the bomb")
-      yield* advanceUntil("its client has left", () => Effect.map(client.state, ({ _tag }) => _tag !== "Connected"))
+      yield* advanceUntil("it has failed", () => program.pollUnsafe() !== undefined)
+      assertDied(yield* Fiber.await(program))
+      assert.strictEqual((yield* client.state)._tag, "Closed")
       assert.strictEqual(yield* H.tagOf(server.send("alice", "too late")), "ShutdownError")
       assert.strictEqual((yield* server.shutdown).closed, 1)
       assert.isTrue(logs.some((log) => log.startsWith("Fatal") && log.includes("sessions")))
     }).pipe(Effect.provide(layer))
   })
+
+  it.live.each(["alone", "beside", "deep", "provided"])(
+    "past the limit ends a program that launched it (%s) with its cause",
+    (way) =>
+      Effect.gen(function*() {
+        const path = yield* Effect.promise(() => programPath("givesUp"))
+        const ended = spawnSync(process.execPath, ["--no-warnings", path, way], { encoding: "utf8", timeout: 60_000 })
+        assert.strictEqual(ended.status, 1)
+        assert.include(ended.stdout, "the server closes because its worker expiry can't go on")
+        assert.match(ended.stdout, /ERROR.*the bomb/)
+      })
+  )
 
   it.effect("but rarely goes on for ever", () =>
     Effect.gen(function*() {

@@ -108,7 +108,7 @@ const serve = Effect.fnUntraced(function*({ keepsCode, place }: Start, orders: Q
   })
   if (keepsCode) flushCompileCache()
   tell({ t: "listening", ...server.address })
-  yield* Effect.raceFirst(obey, server.awaitFailure)
+  yield* obey
   yield* server.shutdown
   yield* figures
 })

@@ -1,8 +1,9 @@
 /** Makes the server behind a manager, with the user's functions as its hooks. */
-import { Context, Effect, Layer, Redacted, Schedule } from "effect"
+import { Cause, Context, Effect, Layer, Redacted, Schedule } from "effect"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
 import { pick } from "../internal/kit/options.ts"
 import { contractServer } from "../internal/run/optionShapes.ts"
+import { OnFailure } from "../internal/run/owner.ts"
 import type * as Message from "../Message.ts"
 import * as ResilientServer from "../ResilientServer.ts"
 import { TransportServer } from "../Transport.ts"
@@ -85,9 +86,6 @@ export const makeServer = Effect.fnUntraced(function*<In, Out>(
     authenticate: authenticate && ((handshake) => identityOf(authenticate, handshake)),
     plainPeers: undefined,
     handlerRetry: onMessage === undefined ? Schedule.recurs(0) : retryOf(options.handlerRetry)
-  })
-  yield* Effect.forkScoped(
-    Effect.catchDefect(server.awaitFailure, (fault) => Effect.sync(() => hooks.emitter.emit("failure", fault)))
-  )
+  }).pipe(Effect.provideService(OnFailure, (cause) => hooks.emitter.emit("failure", Cause.squash(cause))))
   return server
 })

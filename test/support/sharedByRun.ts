@@ -16,6 +16,7 @@ export const programs = [
   "attacker",
   "crashServer",
   "fullServer",
+  "givesUp",
   "harnessExit",
   "promiseExit",
   "promiseFaults",

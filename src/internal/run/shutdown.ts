@@ -1,5 +1,5 @@
 /** The orderly end: no new messages, flush, last acks, close, and a report of what became of every message. */
-import { type Config, Deferred, Effect, Fiber } from "effect"
+import { Cause, type Config, Deferred, Effect, Exit, Fiber } from "effect"
 import type { MessageQueue } from "../../MessageQueue.ts"
 import type { Recorder } from "../../Metrics.ts"
 import type { ShutdownOptions } from "../../ResilientServer.ts"
@@ -121,6 +121,11 @@ export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
 
   return {
     shutdown: shutdown(options.timeoutMillis, {}),
+    /** The scope's finalizer. A program that failed does not wait for a flush: nobody may be there to move its clock. */
+    atEnd: (exit: Exit.Exit<unknown, unknown>): Effect.Effect<unknown> =>
+      shutdown(options.timeoutMillis, {
+        flush: Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause)
+      }),
     shutdownWith: (given: ShutdownOptions): Effect.Effect<ShutdownReport, Config.ConfigError> =>
       Check.checked(
         Effect.suspend(() => {

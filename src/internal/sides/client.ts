@@ -53,7 +53,7 @@ export const makeClient = Effect.fnUntraced(function*<In, Out, R>(options: Optio
   const parts: ClientParts<In, Out> = { self, connector, ended, shutdown: shutdown.shutdown }
 
   yield* openOutbox
-  yield* Effect.addFinalizer(() => shutdown.shutdown)
+  yield* Effect.addFinalizer(shutdown.atEnd)
   yield* supervise({ ...engine.worker, name: "connector", loop: connector.loop }).pipe(Scope.provide(connecting))
   return self
 })

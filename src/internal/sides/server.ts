@@ -1,5 +1,5 @@
 /** A server, put together: its engine, who owns its sessions, who comes in, what is sent, and how it ends. */
-import { Cause, Deferred, Effect, Exit, Scope } from "effect"
+import { type Cause, Effect, Exit, Scope } from "effect"
 import { encode } from "../../core/Codec.ts"
 import { CloseCode, wireMillis } from "../../core/Protocol.ts"
 import type { Dependencies, Options, ResilientServer } from "../../ResilientServer.ts"
@@ -11,6 +11,7 @@ import { Ending } from "../own/ending.ts"
 import { Owning } from "../own/owning.ts"
 import type { Engine } from "../run/engine.ts"
 import * as Shapes from "../run/optionShapes.ts"
+import { makeOwner } from "../run/owner.ts"
 import { makeShutdown } from "../run/shutdown.ts"
 import { makeRemote } from "../session/remote.ts"
 import { makeServerBasis, type ServerBasis } from "./serverBasis.ts"
@@ -25,6 +26,7 @@ export const makeServer = Effect.fnUntraced(function*<In, Out, R>(options: Optio
   Dependencies | R | Scope.Scope
 > {
   Check.check(options, Shapes.server)
+  const owner = yield* makeOwner
   const basis: ServerBasis<In, Out, R> = yield* makeServerBasis(options)
   const { breaker, queue, recorder, registry, scope } = basis
   const { confirming, engine } = yield* makeServerEngine<In, Out, R>(basis, () => parts)
@@ -57,16 +59,16 @@ export const makeServer = Effect.fnUntraced(function*<In, Out, R>(options: Optio
   const giveUp = (name: string, cause: Cause.Cause<unknown>) =>
     Effect.gen(function*() {
       yield* Effect.logFatal(`the server closes because its worker ${name} can't go on`)
-      yield* Deferred.die(basis.failed, Cause.squash(cause))
       // Detached: the worker that calls this lives in the scope that is to be closed.
       yield* Effect.forkDetach(shutdown.shutdown)
+      yield* Effect.withFiber((fiber) => Effect.sync(() => owner.fail(cause, fiber)))
     })
 
   const sends = makeServerSends(basis, { engine, confirming, remote })
   const self = makeServerFace(basis, { engine, ending, door, remote, sends, shutdown, address: () => address })
   const parts: ServerParts<In, Out> = { self, door, giveUp, ...owners }
 
-  yield* Effect.addFinalizer(() => shutdown.shutdown)
+  yield* Effect.addFinalizer((exit) => Effect.andThen(shutdown.atEnd(exit), owner.verdict))
   const listening = yield* Scope.fork(scope)
   const onRefused = makeOnRefused(recorder, basis.rare)
   const address = yield* basis.transport.listen(door.accept, onRefused).pipe(Scope.provide(listening))

@@ -1,5 +1,5 @@
 /** What a server has before it has sessions: services, settings and streams. */
-import { Deferred, Effect } from "effect"
+import { Effect } from "effect"
 import type { ConnectionEvent, Options } from "../../ResilientServer.ts"
 import { SessionRegistry } from "../../SessionRegistry.ts"
 import { TransportServer } from "../../Transport.ts"
@@ -24,7 +24,6 @@ export const makeServerBasis = Effect.fnUntraced(function*<In, Out, R>(options: 
     events.publish(event)
     onConnectionEvent(event)
   }
-  const failed = yield* Deferred.make<never>()
 
   const { maxPayload, window } = limitsOf(options)
   const intake = intakeLimitsOf(options)
@@ -49,8 +48,6 @@ export const makeServerBasis = Effect.fnUntraced(function*<In, Out, R>(options: 
     context,
     events,
     publish,
-    /** Dies with what ended a worker for good. */
-    failed,
     maxPayload,
     window,
     intake,

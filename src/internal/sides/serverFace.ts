@@ -1,5 +1,5 @@
 /** A server as its program sees it. */
-import { Deferred, Effect } from "effect"
+import { Effect } from "effect"
 import { isId } from "../../core/Text.ts"
 import type { ResilientServer } from "../../ResilientServer.ts"
 import type { Address } from "../../Transport.ts"
@@ -14,7 +14,7 @@ import type { ServerDoor } from "./serverDoor.ts"
 import type { ServerSends } from "./serverSends.ts"
 
 export const makeServerFace = <In, Out, R>(
-  { deadLetters, deduplicator, events, failed, messageStream, queue, recorder, registry }: ServerBasis<In, Out, R>,
+  { deadLetters, deduplicator, events, messageStream, queue, recorder, registry }: ServerBasis<In, Out, R>,
   { address, door, ending, engine, remote, sends, shutdown }: {
     readonly address: () => Address
     readonly engine: Engine
@@ -82,6 +82,5 @@ export const makeServerFace = <In, Out, R>(
   shutdown: shutdown.shutdown,
   shutdownWith: shutdown.shutdownWith,
   pause: engine.pause,
-  resume: engine.resume,
-  awaitFailure: Deferred.await(failed)
+  resume: engine.resume
 })
