@@ -10,7 +10,19 @@
  *
  * @since 0.1.0
  */
-import { Clock, Config, Context, Duration, Effect, type Exit, Layer, Queue, Random, type Scope, Stream } from "effect"
+import {
+  Clock,
+  type Config,
+  Context,
+  Duration,
+  Effect,
+  type Exit,
+  Layer,
+  Queue,
+  Random,
+  type Scope,
+  Stream
+} from "effect"
 import { makeAdmission } from "./internal/circuits/admission.ts"
 import { type Circuit, CLOSED } from "./internal/circuits/circuit.ts"
 import type { Outcome, Permit, Policy, State, Stats, Transition } from "./internal/circuits/circuit.ts"
@@ -322,8 +334,7 @@ export const make = Effect.fnUntraced(function*(options?: Options): Effect.fn.Re
  * @since 0.1.0
  * @category layers
  */
-export const layer = (options?: Options): Layer.Layer<CircuitBreaker, Config.ConfigError> =>
-  Layer.effect(CircuitBreaker, Check.checked(make(options)))
+export const layer = (options?: Options): Layer.Layer<CircuitBreaker> => Layer.effect(CircuitBreaker, make(options))
 
 /**
  * `layer` with its options read from `Config`. Options that can't be read fail with `ConfigError`.
@@ -332,4 +343,4 @@ export const layer = (options?: Options): Layer.Layer<CircuitBreaker, Config.Con
  * @category layers
  */
 export const layerConfig = (options: Config.Wrap<Options>): Layer.Layer<CircuitBreaker, Config.ConfigError> =>
-  Layer.effect(CircuitBreaker, Effect.flatMap(Config.unwrap(options), (unwrapped) => Check.checked(make(unwrapped))))
+  Check.fromConfig(options, layer)

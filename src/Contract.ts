@@ -15,7 +15,7 @@
  *
  * @since 0.1.0
  */
-import { type Config, Context, Layer, type Schema } from "effect"
+import { Context, Layer, type Schema } from "effect"
 import * as Check from "./internal/kit/options.ts"
 import * as Shapes from "./internal/run/optionShapes.ts"
 import * as ResilientClient from "./ResilientClient.ts"
@@ -59,11 +59,11 @@ export interface Contract<Id extends string, ToServer, ToClient> {
   /** Runs a server as long as the layer lives. */
   readonly layerServer: <R = never>(
     options?: Omit<ResilientServer.Options<ToServer, ToClient, R>, "incoming" | "outgoing">
-  ) => Layer.Layer<ServerOf<Id>, TransportError | Config.ConfigError, ResilientServer.Dependencies | R>
+  ) => Layer.Layer<ServerOf<Id>, TransportError, ResilientServer.Dependencies | R>
   /** Runs a client as long as the layer lives. */
   readonly layerClient: <R = never>(
     options: Omit<ResilientClient.Options<ToClient, ToServer, R>, "incoming" | "outgoing">
-  ) => Layer.Layer<ClientOf<Id>, MessageQueueError | Config.ConfigError, ResilientClient.Dependencies | R>
+  ) => Layer.Layer<ClientOf<Id>, MessageQueueError, ResilientClient.Dependencies | R>
 }
 
 /**

@@ -11,11 +11,12 @@
  *
  * @since 0.1.0
  */
-import { Config, Context, Duration, Effect, Layer, Option, Schema } from "effect"
+import { type Config, Context, Duration, Effect, Layer, Option, Schema } from "effect"
 import { ClaimTable } from "./internal/kit/keyGenerations.ts"
 import * as Check from "./internal/kit/options.ts"
 import * as Shapes from "./internal/kit/shapes.ts"
 import { steady } from "./internal/kit/time.ts"
+import { checkWindow, horizonMillis } from "./internal/kit/windows.ts"
 import { DeduplicationError } from "./WebSocketError.ts"
 
 /**
@@ -120,8 +121,8 @@ export interface Store {
   readonly lookup: (target: Target) => Effect.Effect<Option.Option<Receipt>, DeduplicationError>
   /** How long a committed key is remembered at least; twice that at most. */
   readonly window: Effect.Effect<Duration.Duration>
-  /** Changes the window, even for keys already held. Fails if it is not finite, or shorter than the retry horizon. */
-  readonly setWindow: (window: Duration.Input) => Effect.Effect<void, Config.ConfigError>
+  /** Changes the window, even for keys already held. A defect if it is not finite, or shorter than the retry horizon. */
+  readonly setWindow: (window: Duration.Input) => Effect.Effect<void>
   /**
    * Forgets keys whose window is over. Every access does too: call it now and then to free memory in an idle process.
    */
@@ -233,37 +234,21 @@ export interface Options {
   readonly retryHorizon?: Duration.Input | undefined
 }
 
-const Millis = Schema.Finite.check(Schema.isGreaterThan(0))
-const Windows = Schema.Struct({ window: Millis, retryHorizon: Schema.UndefinedOr(Millis) }).check(
-  Schema.makeFilter(({ retryHorizon = 0, window }) =>
-    window >= retryHorizon ||
-    { path: ["window"], issue: `${window} ms is shorter than the retry horizon, ${retryHorizon} ms: late retries pass` }
-  )
-)
-const Limits = Schema.Struct({ lease: Millis, maxKeys: Schema.Int.check(Schema.isGreaterThan(0)) })
-
-const check = <A>(schema: Schema.Decoder<A>, options: unknown): Effect.Effect<A, Config.ConfigError> =>
-  Effect.mapError(Schema.decodeUnknownEffect(schema)(options), (error) => new Config.ConfigError(error))
-
 /**
- * Makes a deduplicator in this process's memory.
+ * Makes a deduplicator in this process's memory. An option that is out of range is a defect, as is a window that is
+ * shorter than the retry horizon.
  *
  * @since 0.1.0
  * @category constructors
  */
-export const makeMemory = (options?: Options): Effect.Effect<Interface, Config.ConfigError> =>
-  Check.checked(makeTable(options))
-
-const makeTable = Effect.fnUntraced(function*(
+export const makeMemory: (options?: Options) => Effect.Effect<Interface> = Effect.fnUntraced(function*(
   options?: Options
-): Effect.fn.Return<Interface, Config.ConfigError> {
+): Effect.fn.Return<Interface> {
   Check.check(options, Shapes.deduplicator)
-  const retryHorizon = options?.retryHorizon === undefined ? undefined : Check.millisOf(options.retryHorizon)
-  const { window } = yield* check(Windows, { window: Check.millisOf(options?.window ?? "15 minutes"), retryHorizon })
-  const { lease, maxKeys } = yield* check(Limits, {
-    lease: Check.millisOf(options?.lease ?? "30 seconds"),
-    maxKeys: options?.maxKeys ?? 1_000_000
-  })
+  const retryHorizon = horizonMillis(options?.retryHorizon)
+  const window = checkWindow(options?.window ?? "15 minutes", retryHorizon)
+  const lease = Check.millis("lease", options?.lease, "30 seconds")
+  const maxKeys = Check.count("maxKeys", options?.maxKeys, 1_000_000)
   const now = yield* steady
   const table = new ClaimTable<Receipt>({ windowMillis: window, leaseMillis: lease, maxKeys, now: now() })
   const totals = { claims: 0, duplicates: 0, mismatches: 0, earlyRotations: 0 }
@@ -305,11 +290,7 @@ const makeTable = Effect.fnUntraced(function*(
     release: (request) => Effect.sync(() => table.release(combine(request), request.token)),
     lookup: (target) => Effect.sync(() => Option.fromUndefinedOr(table.lookup(combine(target), now()))),
     window: Effect.sync(() => Duration.millis(table.windowMillis)),
-    setWindow: (input) =>
-      Effect.map(
-        check(Windows, { window: Check.millisOf(input), retryHorizon }),
-        ({ window }) => table.setWindow(window, now())
-      ),
+    setWindow: (input) => Effect.sync(() => table.setWindow(checkWindow(input, retryHorizon), now())),
     rotate: Effect.sync(() => table.advance(now())),
     stats: Effect.sync(() => {
       table.advance(now())
@@ -325,13 +306,13 @@ const makeTable = Effect.fnUntraced(function*(
 const combine = ({ key, scope }: Target): string => [scope.length, scope, key].join(":")
 
 /**
- * Deduplication in this process's memory: exact while the process lives. Fails if an option is out of range or the
- * window is shorter than the retry horizon.
+ * Deduplication in this process's memory: exact while the process lives. An option that is out of range is a
+ * defect, as is a window that is shorter than the retry horizon.
  *
  * @since 0.1.0
  * @category layers
  */
-export const layerMemory = (options?: Options): Layer.Layer<Deduplicator, Config.ConfigError> =>
+export const layerMemory = (options?: Options): Layer.Layer<Deduplicator> =>
   Layer.effect(Deduplicator, makeMemory(options))
 
 /**
@@ -342,8 +323,7 @@ export const layerMemory = (options?: Options): Layer.Layer<Deduplicator, Config
  */
 export const layerMemoryConfig = (
   options: Config.Wrap<Options>
-): Layer.Layer<Deduplicator, Config.ConfigError> =>
-  Layer.effect(Deduplicator, Effect.flatMap(Config.unwrap(options), makeMemory))
+): Layer.Layer<Deduplicator, Config.ConfigError> => Check.fromConfig(options, layerMemory)
 
 /**
  * A key made of the content, to deduplicate by it. The same on every platform and in every version.

@@ -29,7 +29,7 @@ export interface Options {
 
 /**
  * The memory layers of all services that server and client need beside a transport. The deduplication window is by
- * default 15 minutes, or TTL plus session retention if that is longer; a shorter one fails with a `ConfigError`.
+ * default 15 minutes, or TTL plus session retention if that is longer; a shorter one is a defect.
  *
  * **Example**
  *

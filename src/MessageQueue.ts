@@ -11,11 +11,11 @@
  *
  * @since 0.1.0
  */
-import { type Config, Config as ConfigModule, Context, Duration, Effect, Layer, type Scope } from "effect"
+import { type Config, Context, Duration, Effect, Layer, type Scope } from "effect"
 import type { Failure, OutboxPosition } from "./core/Frame.ts"
 import type { AckResult, OutboxMessage, ReadLimit, ReadResult } from "./core/Outbox.ts"
 import type { Receipt } from "./Deduplicator.ts"
-import { checked } from "./internal/kit/options.ts"
+import { fromConfig } from "./internal/kit/options.ts"
 import { makeMemory } from "./internal/memory/memoryQueue.ts"
 import type { DeadLetterReason, DeduplicationError, MessageQueueError, QueueOverflowError } from "./WebSocketError.ts"
 
@@ -311,8 +311,8 @@ export interface Options {
  * @since 0.1.0
  * @category layers
  */
-export const layerMemory = (options: Options = {}): Layer.Layer<MessageQueue, Config.ConfigError> =>
-  Layer.effect(MessageQueue, checked(makeMemory(options)))
+export const layerMemory = (options: Options = {}): Layer.Layer<MessageQueue> =>
+  Layer.effect(MessageQueue, makeMemory(options))
 
 /**
  * `layerMemory` with its options read from `Config`.
@@ -322,8 +322,4 @@ export const layerMemory = (options: Options = {}): Layer.Layer<MessageQueue, Co
  */
 export const layerMemoryConfig = (
   options: Config.Wrap<Options>
-): Layer.Layer<MessageQueue, Config.ConfigError> =>
-  Layer.effect(
-    MessageQueue,
-    Effect.flatMap(ConfigModule.unwrap(options), (unwrapped) => checked(makeMemory(unwrapped)))
-  )
+): Layer.Layer<MessageQueue, Config.ConfigError> => fromConfig(options, layerMemory)

@@ -8,12 +8,11 @@
  *
  * @since 0.1.0
  */
-import type { Config, Duration, Effect, Redacted, Schedule, Schema, Scope, Stream } from "effect"
+import type { Duration, Effect, Redacted, Schedule, Schema, Scope, Stream } from "effect"
 import type { CircuitBreaker } from "./CircuitBreaker.ts"
 import type { Window } from "./core/Protocol.ts"
 import type { Deduplicator } from "./Deduplicator.ts"
 import type { ConnectionState } from "./internal/connect/connector.ts"
-import * as Check from "./internal/kit/options.ts"
 import type { SendError } from "./internal/send/sending.ts"
 import type { MessageState, SessionStats, ShutdownReport } from "./internal/session/models.ts"
 import { makeClient } from "./internal/sides/client.ts"
@@ -98,7 +97,7 @@ export interface ResilientClient<In, Out> {
    */
   readonly shutdownWith: (
     options: Omit<ShutdownOptions, "closeConnections">
-  ) => Effect.Effect<ShutdownReport, Config.ConfigError>
+  ) => Effect.Effect<ShutdownReport>
 }
 
 /**
@@ -201,6 +200,6 @@ export const make = <In, Out, R = never>(
   options: Options<In, Out, R>
 ): Effect.Effect<
   ResilientClient<In, Out>,
-  MessageQueueError | Config.ConfigError,
+  MessageQueueError,
   Dependencies | R | Scope.Scope
-> => Check.checked(makeClient(options))
+> => makeClient(options)

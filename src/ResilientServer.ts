@@ -11,13 +11,12 @@
  *
  * @since 0.1.0
  */
-import type { Config, Duration, Effect, Schedule, Schema, Scope, Stream } from "effect"
+import type { Duration, Effect, Schedule, Schema, Scope, Stream } from "effect"
 import type { CircuitBreaker } from "./CircuitBreaker.ts"
 import type { Window } from "./core/Protocol.ts"
 import type { Deduplicator } from "./Deduplicator.ts"
 import type { Newcomer } from "./internal/connect/newcomer.ts"
 import type { RateLimit } from "./internal/handle/intakeLimits.ts"
-import * as Check from "./internal/kit/options.ts"
 import type { SendError } from "./internal/send/sending.ts"
 import type { Handshake, Identity } from "./internal/session/identity.ts"
 import type * as Models from "./internal/session/models.ts"
@@ -166,7 +165,7 @@ export interface ResilientServer<In, Out> {
    *
    * @since 0.1.0
    */
-  readonly shutdownWith: (options: ShutdownOptions) => Effect.Effect<ShutdownReport, Config.ConfigError>
+  readonly shutdownWith: (options: ShutdownOptions) => Effect.Effect<ShutdownReport>
   /**
    * Stops the background work until `resume`. What can be written at once still is; what has to wait for a reconnect,
    * the window or an ack goes on waiting. No acks are sent, nothing expires, and nobody is found silent.
@@ -349,6 +348,6 @@ export const make = <In, Out, R = never>(
   options: Options<In, Out, R>
 ): Effect.Effect<
   ResilientServer<In, Out>,
-  TransportError | Config.ConfigError,
+  TransportError,
   Dependencies | R | Scope.Scope
-> => Check.checked(makeServer(options))
+> => makeServer(options)

@@ -8,9 +8,9 @@
  *
  * @since 0.1.0
  */
-import { type Config, Config as ConfigModule, Context, type Duration, Effect, Layer, type Scope } from "effect"
+import { type Config, Context, type Duration, Effect, Layer, type Scope } from "effect"
 import type { StoredPosition } from "./core/Inbox.ts"
-import { checked } from "./internal/kit/options.ts"
+import { fromConfig } from "./internal/kit/options.ts"
 import { makeMemory } from "./internal/memory/memoryRegistry.ts"
 import type { HandshakeError, SessionRegistryError } from "./WebSocketError.ts"
 
@@ -189,8 +189,8 @@ export interface Options {
  * @since 0.1.0
  * @category layers
  */
-export const layerMemory = (options: Options = {}): Layer.Layer<SessionRegistry, Config.ConfigError> =>
-  Layer.effect(SessionRegistry, checked(makeMemory(options)))
+export const layerMemory = (options: Options = {}): Layer.Layer<SessionRegistry> =>
+  Layer.effect(SessionRegistry, makeMemory(options))
 
 /**
  * `layerMemory` with its options read from `Config`.
@@ -200,8 +200,4 @@ export const layerMemory = (options: Options = {}): Layer.Layer<SessionRegistry,
  */
 export const layerMemoryConfig = (
   options: Config.Wrap<Options>
-): Layer.Layer<SessionRegistry, Config.ConfigError> =>
-  Layer.effect(
-    SessionRegistry,
-    Effect.flatMap(ConfigModule.unwrap(options), (unwrapped) => checked(makeMemory(unwrapped)))
-  )
+): Layer.Layer<SessionRegistry, Config.ConfigError> => fromConfig(options, layerMemory)

@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { type Config, Config as ConfigModule, type Duration, Effect, Layer, type Scope } from "effect"
+import { type Config, type Duration, Effect, Layer, type Scope } from "effect"
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type Server } from "node:http"
 import type { Server as TlsServer } from "node:https"
 import { WebSocket, WebSocketServer } from "ws"
@@ -101,14 +101,10 @@ const ownServerShape: Check.Shape<WebSocketServerOptions> = {
  * @category layers
  */
 export const layerServer = (options: ServerOptions = {}): Layer.Layer<TransportServer> =>
-  Layer.succeed(TransportServer, {
-    listen: (accept, onRefused = ignore) =>
-      Effect.catchTag(
-        Check.checked(listen(options, accept, onRefused)),
-        "ConfigError",
-        ({ message }) => Effect.fail(new TransportError({ operation: "listen", detail: message }))
-      )
-  })
+  Check.checkedLayer(options, shape, () =>
+    Layer.succeed(TransportServer, {
+      listen: (accept, onRefused = ignore) => listen(options, accept, onRefused)
+    }))
 
 /**
  * `layerServer` with its options read from `Config`.
@@ -118,8 +114,7 @@ export const layerServer = (options: ServerOptions = {}): Layer.Layer<TransportS
  */
 export const layerServerConfig = (
   options: Config.Wrap<Omit<ServerOptions, "server">>
-): Layer.Layer<TransportServer, Config.ConfigError> =>
-  Layer.unwrap(Effect.map(ConfigModule.unwrap(options), layerServer))
+): Layer.Layer<TransportServer, Config.ConfigError> => Check.fromConfig(options, layerServer)
 
 /**
  * Dials WebSockets.

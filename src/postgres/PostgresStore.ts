@@ -11,7 +11,7 @@
  * @since 0.1.0
  */
 import { PgClient } from "@effect/sql-pg"
-import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
+import { type Config, Layer } from "effect"
 import type { SqlClient, SqlError } from "effect/sql"
 import * as Check from "../internal/kit/options.ts"
 import { layerOf, type Services, type StoreOptions, storeShape } from "../internal/store/layer.ts"
@@ -60,7 +60,7 @@ export const layer = (
   options: Options
 ): Layer.Layer<
   Services | PgClient.PgClient | SqlClient.SqlClient,
-  MessageQueueError | SqlError.SqlError | Config.ConfigError
+  MessageQueueError | SqlError.SqlError
 > =>
   Check.checkedLayer(
     options,
@@ -108,8 +108,12 @@ const poolShape: Check.Shape<PgClient.PgPoolConfig> = {
  * @since 0.1.0
  * @category layers
  */
-export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof layer> =>
-  Layer.unwrap(Effect.map(ConfigModule.unwrap(options), layer))
+export const layerConfig = (
+  options: Config.Wrap<Options>
+): Layer.Layer<
+  Services | PgClient.PgClient | SqlClient.SqlClient,
+  MessageQueueError | SqlError.SqlError | Config.ConfigError
+> => Check.fromConfig(options, layer)
 
 /**
  * The store in the database of the program's `PgClient`.
@@ -119,7 +123,7 @@ export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof la
  */
 export const layerClient = (
   options?: ClientOptions
-): Layer.Layer<Services, MessageQueueError | Config.ConfigError, PgClient.PgClient> =>
+): Layer.Layer<Services, MessageQueueError, PgClient.PgClient> =>
   Check.checkedLayer(options, shape, () =>
     layerOf(
       makePostgresDriver({ schema: options?.schema, timeout: options?.callTimeout ?? "5 seconds" }),

@@ -5,7 +5,7 @@
  */
 import { Context, Effect, identity, Layer, Stream } from "effect"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
-import { checked, pick } from "../internal/kit/options.ts"
+import { pick } from "../internal/kit/options.ts"
 import { shownUrl } from "../internal/kit/urls.ts"
 import { contractClient } from "../internal/run/optionShapes.ts"
 import type * as Message from "../Message.ts"
@@ -101,7 +101,7 @@ export class ResilientClient<In = unknown, Out = unknown> implements AsyncDispos
       ...serviceOptions(options),
       breaker: { session: breaker, endpoint }
     })
-    const layer = Layer.effect(Client, checked(makeClient(url, options, hooks))).pipe(
+    const layer = Layer.effect(Client, makeClient(url, options, hooks)).pipe(
       Layer.provideMerge(store),
       Layer.provide(NodeTransport.layerClient)
     )

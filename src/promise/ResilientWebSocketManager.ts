@@ -12,7 +12,7 @@ import { Context, Duration, Effect, identity, Layer, Option } from "effect"
 import type { WebSocket } from "ws"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
 import { Deduplicator } from "../Deduplicator.ts"
-import { checked, millis } from "../internal/kit/options.ts"
+import { millis } from "../internal/kit/options.ts"
 import type * as Message from "../Message.ts"
 import type * as ResilientServer from "../ResilientServer.ts"
 import { managerStats } from "./figures.ts"
@@ -120,7 +120,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
       sessionMessage: options.sessionMessage,
       onRefused: (ws, error) => hooks.emitter.emit("refused", { ws, error })
     })
-    const layer = Layer.effect(Server, checked(makeServer(options, hooks, sockets))).pipe(
+    const layer = Layer.effect(Server, makeServer(options, hooks, sockets)).pipe(
       Layer.provideMerge(store),
       Layer.provide(acceptsNothing)
     )
@@ -260,7 +260,7 @@ export class ResilientWebSocketManager<In = unknown, Out = unknown> implements A
   }
 
   set messageIdTtl(value: DurationInput) {
-    runSync(checked(Effect.suspend(() => this.#deduplicator.setWindow(millis("messageIdTtl", value, value)))))
+    runSync(Effect.suspend(() => this.#deduplicator.setWindow(millis("messageIdTtl", value, value))))
   }
 
   /** Resumes the background work. Needed only after `stopBackgroundTasks`, as `make` starts it. */

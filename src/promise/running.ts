@@ -2,21 +2,9 @@
  * Runs effects as promises: makes the runtime, throws failures as they are, and turns aborts into interrupts. All
  * effects of a manager or client run on one `ManagedRuntime`. Only this folder of the library runs effects.
  */
-import {
-  Cause,
-  Config,
-  Context,
-  Effect,
-  Exit,
-  type Fiber,
-  Layer,
-  Logger,
-  ManagedRuntime,
-  References,
-  Scheduler
-} from "effect"
+import { Cause, Context, Effect, Exit, type Fiber, Layer, Logger, ManagedRuntime, References, Scheduler } from "effect"
 import { AsyncLocalStorage } from "node:async_hooks"
-import { longestTimer } from "../internal/kit/options.ts"
+import { longestTimer, OptionError } from "../internal/kit/options.ts"
 import { AtWork } from "../internal/run/closing.ts"
 import { CurrentWork } from "../internal/session/work.ts"
 import * as WebSocketError from "../WebSocketError.ts"
@@ -173,11 +161,9 @@ const settle = <A, B>(
 const faultOf = (cause: Cause.Cause<unknown>, signal: AbortSignal | undefined): unknown =>
   signal?.aborted === true && Cause.hasInterruptsOnly(cause) ? signal.reason : typed(Cause.squash(cause))
 
-/** Turns Effect's config errors into ours, and errors of a database's client into a `MessageQueueError`. */
+/** Turns mistaken options into our errors, and errors of a database's client into a `MessageQueueError`. */
 const typed = (error: unknown): unknown => {
-  if (error instanceof Config.ConfigError) {
-    return new ConfigError(error.cause.message, { cause: error })
-  }
+  if (error instanceof OptionError) return new ConfigError(error.message, { cause: error })
   if (isDatabaseError(error)) {
     return new WebSocketError.MessageQueueError({ session: "", operation: "start", reason: "store", cause: error })
   }

@@ -10,7 +10,7 @@
  *
  * @since 0.1.0
  */
-import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
+import { type Config, Layer } from "effect"
 import type { Redis } from "effect/persistence"
 import * as Check from "../internal/kit/options.ts"
 import { layerOf, type Services, type StoreOptions, storeShape } from "../internal/store/layer.ts"
@@ -59,9 +59,6 @@ export interface ClusterOptions extends ClientOptions {
   readonly cluster: RedisClient.ClusterOptions
 }
 
-type Provided = Services | Redis.Redis | RedisClient.RedisClient
-type Failure = MessageQueueError | Redis.RedisError | Config.ConfigError
-
 /** How many commits are under way at once. */
 const lanes = 2
 
@@ -79,7 +76,10 @@ const lanes = 2
  * @since 0.1.0
  * @category layers
  */
-export const layer = (options: Options): Layer.Layer<Provided, Failure> =>
+export const layer = (options: Options): Layer.Layer<
+  Services | Redis.Redis | RedisClient.RedisClient,
+  MessageQueueError | Redis.RedisError
+> =>
   Check.checkedLayer(options, { ...shape, url: Check.nonEmpty, client: Check.object }, () =>
     Layer.provideMerge(
       layerClient(Check.pick(options, shape)),
@@ -94,8 +94,12 @@ const shape: Check.Shape<ClientOptions> = { ...storeShape, prefix: Check.text, p
  * @since 0.1.0
  * @category layers
  */
-export const layerConfig = (options: Config.Wrap<Options>): Layer.Layer<Provided, Failure> =>
-  Layer.unwrap(Effect.map(ConfigModule.unwrap(options), layer))
+export const layerConfig = (
+  options: Config.Wrap<Options>
+): Layer.Layer<
+  Services | Redis.Redis | RedisClient.RedisClient,
+  MessageQueueError | Redis.RedisError | Config.ConfigError
+> => Check.fromConfig(options, layer)
 
 /**
  * The store in a Redis Cluster.
@@ -103,7 +107,10 @@ export const layerConfig = (options: Config.Wrap<Options>): Layer.Layer<Provided
  * @since 0.1.0
  * @category layers
  */
-export const layerCluster = (options: ClusterOptions): Layer.Layer<Provided, Failure> =>
+export const layerCluster = (options: ClusterOptions): Layer.Layer<
+  Services | Redis.Redis | RedisClient.RedisClient,
+  MessageQueueError | Redis.RedisError
+> =>
   Check.checkedLayer(
     options,
     { ...shape, cluster: Check.nested(RedisClient.clusterShape) },
@@ -118,7 +125,7 @@ export const layerCluster = (options: ClusterOptions): Layer.Layer<Provided, Fai
  */
 export const layerClient = (
   options?: ClientOptions
-): Layer.Layer<Services, MessageQueueError | Config.ConfigError, Redis.Redis> =>
+): Layer.Layer<Services, MessageQueueError, Redis.Redis> =>
   Check.checkedLayer(options, shape, () =>
     layerOf(
       makeRedisDriver({

@@ -11,7 +11,7 @@
  *
  * @since 0.1.0
  */
-import { type Config, Config as ConfigModule, Context, type Duration, Effect, Layer, type Scope } from "effect"
+import { type Config, Context, type Duration, Effect, Layer, type Scope } from "effect"
 import { Reactivity } from "effect/reactivity"
 import { SqlClient, type SqlConnection, type SqlError, Statement } from "effect/sql"
 import type { DatabaseSync } from "node:sqlite"
@@ -114,9 +114,9 @@ export class SqliteClient extends Context.Service<SqliteClient, Interface>()(
  */
 export const layer = (
   options: Options
-): Layer.Layer<SqliteClient | SqlClient.SqlClient, SqlError.SqlError | Config.ConfigError> =>
+): Layer.Layer<SqliteClient | SqlClient.SqlClient, SqlError.SqlError> =>
   Layer.effectContext(Effect.map(
-    Check.checked(make(options)),
+    make(options),
     (client) => Context.make(SqliteClient, client).pipe(Context.add(SqlClient.SqlClient, client.sql))
   )).pipe(Layer.provide(Reactivity.layer))
 
@@ -129,7 +129,7 @@ export const layer = (
 export const layerConfig = (
   options: Config.Wrap<Options>
 ): Layer.Layer<SqliteClient | SqlClient.SqlClient, SqlError.SqlError | Config.ConfigError> =>
-  Layer.unwrap(Effect.map(ConfigModule.unwrap(options), layer))
+  Check.fromConfig(options, layer)
 
 let clients = 0
 

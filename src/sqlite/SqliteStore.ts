@@ -9,7 +9,7 @@
  *
  * @since 0.1.0
  */
-import { type Config, Config as ConfigModule, Effect, Layer } from "effect"
+import { type Config, Layer } from "effect"
 import type { SqlClient, SqlError } from "effect/sql"
 import * as Check from "../internal/kit/options.ts"
 import { layerOf, type Services, type StoreOptions, storeShape } from "../internal/store/layer.ts"
@@ -66,7 +66,7 @@ export const layer = (
   options: Options
 ): Layer.Layer<
   Services | SqliteClient.SqliteClient | SqlClient.SqlClient,
-  MessageQueueError | SqlError.SqlError | Config.ConfigError
+  MessageQueueError | SqlError.SqlError
 > =>
   Check.checkedLayer(options, { ...shape, ...SqliteClient.shape }, () =>
     Layer.provideMerge(
@@ -86,8 +86,12 @@ const shape: Check.Shape<ClientOptions> = {
  * @since 0.1.0
  * @category layers
  */
-export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof layer> =>
-  Layer.unwrap(Effect.map(ConfigModule.unwrap(options), layer))
+export const layerConfig = (
+  options: Config.Wrap<Options>
+): Layer.Layer<
+  Services | SqliteClient.SqliteClient | SqlClient.SqlClient,
+  MessageQueueError | SqlError.SqlError | Config.ConfigError
+> => Check.fromConfig(options, layer)
 
 /**
  * The store in the file of the program's `SqliteClient`.
@@ -97,7 +101,7 @@ export const layerConfig = (options: Config.Wrap<Options>): ReturnType<typeof la
  */
 export const layerClient = (
   options?: ClientOptions
-): Layer.Layer<Services, MessageQueueError | Config.ConfigError, SqliteClient.SqliteClient> =>
+): Layer.Layer<Services, MessageQueueError, SqliteClient.SqliteClient> =>
   // A file has one writer: more commits at once would only wait for each other.
   Check.checkedLayer(options, shape, () =>
     layerOf(

@@ -3,7 +3,7 @@
  * prepared, and an operation takes no turn of the event loop while it holds the file. If the calling fiber has an open
  * transaction, the operation is part of that one. Servers on the same machine may share the file.
  */
-import { Clock, type Config, type Duration, Effect, type Scope } from "effect"
+import { Clock, type Duration, Effect, type Scope } from "effect"
 import type { DatabaseSync } from "node:sqlite"
 import * as Check from "../internal/kit/options.ts"
 import { type StoreDriver, StoreError } from "../internal/store/driver.ts"
@@ -43,11 +43,9 @@ const aloneMillis = 250
 const roundsAlone = 8
 
 /** Makes the tables if needed, and the driver on them. */
-export const makeSqliteDriver = (
+export const makeSqliteDriver = Effect.fnUntraced(function*(
   options: DriverOptions = {}
-): Effect.Effect<StoreDriver, StoreError | Config.ConfigError, SqliteClient> => Check.checked(make(options))
-
-const make = Effect.fnUntraced(function*(options: DriverOptions) {
+): Effect.fn.Return<StoreDriver, StoreError, SqliteClient> {
   Check.check(options, shape)
   const { tablePrefix = "rws_" } = options
   const pollMillis = Check.millis("pollInterval", options.pollInterval, 10)

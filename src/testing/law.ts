@@ -1,5 +1,5 @@
 /** What laws are made of: the errors, the time, and comparisons that say what was expected and what came. */
-import { Config, Context, Effect, Equal, Formatter, Schema } from "effect"
+import { Context, Effect, Equal, Formatter, Schema } from "effect"
 import type { Deduplicator } from "../Deduplicator.ts"
 import type * as MemoryStore from "../MemoryStore.ts"
 import type { MessageQueue, NewMessage, Operation, ReadResult } from "../MessageQueue.ts"
@@ -54,7 +54,7 @@ export type Services = MessageQueue | SessionRegistry | Deduplicator
 export interface StoreLaw {
   readonly name: string
   readonly options: MemoryStore.Options
-  readonly law: Effect.Effect<void, LawViolation | WebSocketError | Config.ConfigError, Services | PassTime>
+  readonly law: Effect.Effect<void, LawViolation | WebSocketError, Services | PassTime>
 }
 
 /** What a law is written with, before it knows its name. */
@@ -62,7 +62,7 @@ type Body<E, R> = Effect.Effect<void, E | LawViolation, R>
 
 export const law = (
   name: string,
-  body: Body<WebSocketError | Config.ConfigError, Services | PassTime>,
+  body: Body<WebSocketError, Services | PassTime>,
   options: MemoryStore.Options = {}
 ): StoreLaw => ({
   name,

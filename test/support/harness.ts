@@ -3,7 +3,7 @@
  * its own unless told otherwise. Messages are strings.
  */
 import { assert } from "@effect/vitest"
-import { Clock, Context, Effect, Exit, Layer, Redacted, Schema, Scope, Stream } from "effect"
+import { Cause, Clock, Context, Effect, Exit, Layer, Redacted, Schema, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import {
   CircuitBreaker,
@@ -221,6 +221,13 @@ export const nodeClient = Effect.fnUntraced(function*(options: ClientOptions, ar
   const transport = yield* Layer.build(NodeTransport.layerClient)
   return yield* clientOn(transport, options, around)
 })
+
+/** What is wrong with an option that this was given: a defect. */
+export const mistake = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<Cause.IllegalArgumentError, never, R> =>
+  Effect.map(Effect.exit(effect), (exit) => {
+    const defect = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
+    return Cause.isIllegalArgumentError(defect) ? defect : assert.fail(`no mistake was found: ${exit}`)
+  })
 
 /** The tag of whatever an effect fails with, or "success". */
 export const tagOf = <A, E extends { readonly _tag: string }, R>(effect: Effect.Effect<A, E, R>) =>

@@ -2,7 +2,7 @@
  * Checks of options, at construction: names, kinds, ranges. A mistake becomes a typed error with a clear message, not
  * odd behaviour later. So does an unknown name: a misspelt option would silently keep its default.
  */
-import { Config, ConfigProvider, Duration, Effect, Layer, Option, type Schema } from "effect"
+import { Cause, Config, ConfigProvider, Duration, Effect, Layer, Option, type Schema } from "effect"
 import { pathText } from "../../core/Payload.ts"
 import { misfit } from "./schemas.ts"
 
@@ -23,8 +23,8 @@ const headerName = /^[-!#$%&'*+.^_`|~0-9A-Za-z]+$/
 /** Finds a character that no header value may have. */
 const headerText = /[^\t\x20-\x7e\x80-\xff]/
 
-/** Thrown by checks; {@link checked} turns it into a `ConfigError`. */
-export class OptionError extends Error {}
+/** Thrown by checks: a mistake of the program, and so a defect of whatever has the option. */
+export class OptionError extends Cause.IllegalArgumentError {}
 
 /** Throws an {@link OptionError}. */
 export const fail = (name: string, value: unknown, wanted: string): never => {
@@ -38,23 +38,32 @@ const shown = (value: unknown): string => {
   return typeof value === "object" && value !== null && !Duration.isDuration(value) ? "an object" : String(value)
 }
 
-/** Runs a constructor whose option checks may throw. */
-export const checked = <A, E, R>(make: Effect.Effect<A, E, R>): Effect.Effect<A, E | Config.ConfigError, R> =>
-  Effect.catchDefect(make, (defect): Effect.Effect<never, Config.ConfigError> =>
-    defect instanceof OptionError
-      ? Effect.fail(new Config.ConfigError(new ConfigProvider.SourceError({ message: defect.message })))
-      : Effect.die(defect))
-
-/** A layer whose options are checked first. */
+/** A layer whose options are checked first; a mistake is a defect. */
 export const checkedLayer = <Options extends object, A, E, R>(
   options: Options | undefined,
   shape: Shape<NoInfer<Options>>,
   make: () => Layer.Layer<A, E, R>
-): Layer.Layer<A, E | Config.ConfigError, R> =>
-  Layer.unwrap(checked(Effect.sync(() => {
+): Layer.Layer<A, E, R> =>
+  Layer.unwrap(Effect.sync(() => {
     check(options, shape)
     return make()
-  })))
+  }))
+
+/** A layer with options read from `Config`: there a mistake is not the program's, and a failure. */
+export const fromConfig = <Options, A, E, R>(
+  options: Config.Wrap<Options>,
+  layer: (options: Options) => Layer.Layer<A, E, R>
+): Layer.Layer<A, E | Config.ConfigError, R> =>
+  Layer.unwrap(Effect.map(Config.unwrap(options), layer)).pipe(
+    Layer.catchCause((cause) => {
+      const defect = Cause.squash(cause)
+      return Layer.effectContext(
+        defect instanceof OptionError
+          ? Effect.fail(new Config.ConfigError(new ConfigProvider.SourceError({ message: defect.message })))
+          : Effect.failCause(cause)
+      )
+    })
+  )
 
 // --- one value, with its default
 

@@ -3,7 +3,7 @@ import type { Duration } from "effect"
 import type * as Deduplicator from "../../Deduplicator.ts"
 import type * as MessageQueue from "../../MessageQueue.ts"
 import type * as SessionRegistry from "../../SessionRegistry.ts"
-import { millisOf } from "./options.ts"
+import * as Check from "./options.ts"
 
 const defaultTtl = 5 * 60_000
 const defaultRetention = 10 * 60_000
@@ -24,4 +24,19 @@ export const deduplicatorOptions = ({ deduplicator, queue, registry }: {
   return { ...deduplicator, window, retryHorizon }
 }
 
-const millis = (input: Duration.Input | undefined, fallback: number): number => millisOf(input ?? fallback)
+/** The longest time after which anything may still retry, in ms; 0 if it is not known. */
+export const horizonMillis = (input: Duration.Input | undefined): number => {
+  const millis = input === undefined ? 0 : Check.millisOf(input)
+  return millis >= 0 ? millis : Check.fail("retryHorizon", input, "a duration of more than zero")
+}
+
+/** A window in ms: finite, and no shorter than anything may still retry. */
+export const checkWindow = (input: Duration.Input, retryHorizonMillis: number): number => {
+  const window = Check.millisOf(input)
+  if (!(window > 0 && window < Infinity)) return Check.fail("window", input, "a duration of more than zero, and finite")
+  return window >= retryHorizonMillis
+    ? window
+    : Check.fail("window", input, `at least the retry horizon, ${retryHorizonMillis} ms: late retries would pass`)
+}
+
+const millis = (input: Duration.Input | undefined, fallback: number): number => Check.millisOf(input ?? fallback)

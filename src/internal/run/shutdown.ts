@@ -1,5 +1,5 @@
 /** The orderly end: no new messages, flush, last acks, close, and a report of what became of every message. */
-import { Cause, type Config, Deferred, Effect, Exit, Fiber } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber } from "effect"
 import type { MessageQueue } from "../../MessageQueue.ts"
 import type { Recorder } from "../../Metrics.ts"
 import type { ShutdownOptions } from "../../ResilientServer.ts"
@@ -126,12 +126,10 @@ export const makeShutdown = Effect.fnUntraced(function*(options: Parts) {
       shutdown(options.timeoutMillis, {
         flush: Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause)
       }),
-    shutdownWith: (given: ShutdownOptions): Effect.Effect<ShutdownReport, Config.ConfigError> =>
-      Check.checked(
-        Effect.suspend(() => {
-          Check.check(given, Shapes.shutdown)
-          return shutdown(Check.millis("timeout", given.timeout, options.timeoutMillis), given)
-        })
-      )
+    shutdownWith: (given: ShutdownOptions): Effect.Effect<ShutdownReport> =>
+      Effect.suspend(() => {
+        Check.check(given, Shapes.shutdown)
+        return shutdown(Check.millis("timeout", given.timeout, options.timeoutMillis), given)
+      })
   }
 })

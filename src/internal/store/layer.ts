@@ -1,5 +1,5 @@
 /** The services of a stored server, made from a driver: what SqliteStore, PostgresStore and RedisStore share. */
-import { type Config, Context, Duration, Effect, Layer, type Scope } from "effect"
+import { Context, Duration, Effect, Layer, type Scope } from "effect"
 import * as CircuitBreaker from "../../CircuitBreaker.ts"
 import { Deduplicator, type Options as DeduplicatorOptions } from "../../Deduplicator.ts"
 import { MessageQueue, type Options as QueueOptions } from "../../MessageQueue.ts"
@@ -7,12 +7,12 @@ import { type Options as RegistryOptions, SessionRegistry } from "../../SessionR
 import { MessageQueueError } from "../../WebSocketError.ts"
 import * as Check from "../kit/options.ts"
 import * as Shapes from "../kit/shapes.ts"
-import { deduplicatorOptions } from "../kit/windows.ts"
+import { checkWindow, deduplicatorOptions, horizonMillis } from "../kit/windows.ts"
 import { makeCalls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
 import { makeHistory } from "./history.ts"
 import { makeMembers } from "./members.ts"
-import { checkWindow, makeStoredDeduplicator, type Windows } from "./storedDeduplicator.ts"
+import { makeStoredDeduplicator, type Windows } from "./storedDeduplicator.ts"
 import { makeStoredQueue } from "./storedQueue.ts"
 import { makeStoredRegistry } from "./storedRegistry.ts"
 
@@ -73,32 +73,27 @@ export const storeShape: Check.Shape<StoreOptions> = {
   cacheBytes: Check.whole()
 }
 
-type MakeDriver<R> = Effect.Effect<StoreDriver, StoreError | Config.ConfigError, R>
+type MakeDriver<R> = Effect.Effect<StoreDriver, StoreError, R>
 
 /** The layer of a store's services. `lanes` is how many commits may be under way at once. */
 export const layerOf = <R>(
   makeDriver: MakeDriver<R>,
   lanes: number,
   options: StoreOptions
-): Layer.Layer<Services, MessageQueueError | Config.ConfigError, Exclude<R, Scope.Scope>> =>
+): Layer.Layer<Services, MessageQueueError, Exclude<R, Scope.Scope>> =>
   Layer.provideMerge(
-    Layer.effectContext(Check.checked(build(makeDriver, lanes, options))),
+    Layer.effectContext(build(makeDriver, lanes, options)),
     CircuitBreaker.layer({ ...options.breaker, endpoint: { openCap: "5 seconds", ...options.breaker?.endpoint } })
     // The breaker and the scope are provided, which the compiler can't see in a generic R.
-  ) as Layer.Layer<Services, MessageQueueError | Config.ConfigError, Exclude<R, Scope.Scope>>
+  ) as Layer.Layer<Services, MessageQueueError, Exclude<R, Scope.Scope>>
 
 const build = Effect.fnUntraced(function*<R>(makeDriver: MakeDriver<R>, lanes: number, options: StoreOptions) {
   const breaker = yield* CircuitBreaker.CircuitBreaker
   const dedup = deduplicatorOptions(options)
-  const windowMillis = yield* checkWindow(
-    dedup.window ?? "15 minutes",
-    dedup.retryHorizon === undefined ? undefined : Check.millis("retryHorizon", dedup.retryHorizon, "15 minutes")
-  )
+  const retryHorizonMillis = horizonMillis(dedup.retryHorizon)
   const windows: Windows = {
-    windowMillis,
-    retryHorizonMillis: dedup.retryHorizon === undefined
-      ? undefined
-      : Check.millis("retryHorizon", dedup.retryHorizon, "15 minutes"),
+    windowMillis: checkWindow(dedup.window ?? "15 minutes", retryHorizonMillis),
+    retryHorizonMillis,
     maxKeys: Check.count("maxKeys", dedup.maxKeys, 1_000_000)
   }
   const leaseMillis = Check.millis("lease", dedup.lease, "30 seconds")
@@ -145,7 +140,5 @@ const build = Effect.fnUntraced(function*<R>(makeDriver: MakeDriver<R>, lanes: n
 })
 
 /** A store that can't be reached at the start is an error at once. */
-const notStarted = (error: StoreError | Config.ConfigError): MessageQueueError | Config.ConfigError =>
-  error._tag === "StoreError"
-    ? new MessageQueueError({ session: "", operation: "start", reason: "store", cause: error.cause })
-    : error
+const notStarted = (error: StoreError): MessageQueueError =>
+  new MessageQueueError({ session: "", operation: "start", reason: "store", cause: error.cause })

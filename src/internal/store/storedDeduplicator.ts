@@ -1,9 +1,9 @@
 /** `Deduplicator` over a driver: keys hold across servers and restarts. */
-import { Config, Duration, Effect, Option, Random, Schema } from "effect"
+import { Duration, Effect, Option, Random } from "effect"
 import * as Deduplicator from "../../Deduplicator.ts"
 import { DeduplicationError } from "../../WebSocketError.ts"
 import { makeId } from "../kit/ids.ts"
-import { millisOf } from "../kit/options.ts"
+import { checkWindow } from "../kit/windows.ts"
 import type { Calls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
 import type { Members } from "./members.ts"
@@ -21,7 +21,7 @@ export interface StoredDeduplicatorOptions {
 /** The window, which appends with a publish key use too. */
 export interface Windows {
   windowMillis: number
-  readonly retryHorizonMillis: number | undefined
+  readonly retryHorizonMillis: number
   readonly maxKeys: number
 }
 
@@ -87,8 +87,8 @@ export const makeStoredDeduplicator = Effect.fnUntraced(function*(options: Store
       ),
     window: Effect.sync(() => Duration.millis(windows.windowMillis)),
     setWindow: (input) =>
-      Effect.map(checkWindow(input, windows.retryHorizonMillis), (millis) => {
-        windows.windowMillis = millis
+      Effect.sync(() => {
+        windows.windowMillis = checkWindow(input, windows.retryHorizonMillis)
       }),
     rotate: Effect.catch(sweep, (error) => Effect.logWarning("forgetting old keys is put off", error.cause)),
     stats: Effect.suspend(() =>
@@ -157,18 +157,3 @@ const failed = ({ key, scope }: KeyTarget) => (error: StoreError) =>
   new DeduplicationError({ scope, key, reason: "store", cause: error.cause })
 
 const targetOf = ({ key, scope }: KeyTarget): KeyTarget => ({ scope, key })
-
-const Window = Schema.Finite.check(Schema.isGreaterThan(0))
-
-/** A window in ms: finite, and no shorter than anything may still retry. */
-export const checkWindow = (
-  input: Duration.Input,
-  retryHorizonMillis: number | undefined
-): Effect.Effect<number, Config.ConfigError> => {
-  const millis = millisOf(input)
-  const schema = Window.check(Schema.makeFilter((window) =>
-    window >= (retryHorizonMillis ?? 0) ||
-    `a window of ${window} ms is shorter than the retry horizon, ${retryHorizonMillis} ms: late retries pass`
-  ))
-  return Effect.mapError(Schema.decodeUnknownEffect(schema)(millis), (error) => new Config.ConfigError(error))
-}
