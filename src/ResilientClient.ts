@@ -21,7 +21,7 @@ import type { MessageQueue, Stats as QueueStats } from "./MessageQueue.ts"
 import type { Latencies, Totals } from "./Metrics.ts"
 import type { ShutdownOptions } from "./ResilientServer.ts"
 import type { TransportClient } from "./Transport.ts"
-import type { MessageQueueError, ShutdownError, WebSocketError } from "./WebSocketError.ts"
+import type { ConnectError, LocateError, MessageQueueError, ShutdownError } from "./WebSocketError.ts"
 
 export type { ConnectionState } from "./internal/connect/connector.ts"
 export type { ShutdownReport } from "./internal/session/models.ts"
@@ -73,17 +73,17 @@ export interface ResilientClient<In, Out> {
    */
   readonly awaitConnected: (options?: {
     readonly timeout?: Duration.Input | undefined
-  }) => Effect.Effect<void, WebSocketError>
+  }) => Effect.Effect<void, ConnectError | ShutdownError>
   /**
    * Tries now instead of waiting for the next attempt, the circuit, `url` or `token`; even after the server said stop.
    */
   readonly reconnect: Effect.Effect<void>
   /** Asks the token provider again and sends the token on the open connection. */
-  readonly refreshToken: Effect.Effect<void, WebSocketError>
+  readonly refreshToken: Effect.Effect<void, ConnectError>
   /** Ends the session for good on both sides; what waits becomes dead letters. `reconnect` starts a new one. */
   readonly endSession: Effect.Effect<void, MessageQueueError>
   /** Where the message with this id is. O(messages in the outbox). */
-  readonly locate: (messageId: string) => Effect.Effect<MessageState, WebSocketError>
+  readonly locate: (messageId: string) => Effect.Effect<MessageState, LocateError>
   readonly stats: Effect.Effect<Stats>
   /**
    * Flushes and closes; the server keeps the session for its retention. Idempotent. The scope's finalizer does the
@@ -108,7 +108,7 @@ export interface ResilientClient<In, Out> {
  */
 export interface Options<In, Out, R = never> {
   /** `ws://` or `wss://`; an effect runs at every attempt, and is given up after the `dialTimeout`. */
-  readonly url: string | Effect.Effect<string, WebSocketError, R>
+  readonly url: string | Effect.Effect<string, unknown, R>
   /** Messages from the server. */
   readonly incoming: Schema.Codec<In, unknown>
   /** Messages to the server; on the wire they are JSON, by `Schema.toCodecJson`. */
@@ -120,7 +120,7 @@ export interface Options<In, Out, R = never> {
   readonly token?:
     | string
     | Redacted.Redacted
-    | Effect.Effect<string | Redacted.Redacted | undefined, WebSocketError, R>
+    | Effect.Effect<string | Redacted.Redacted | undefined, unknown, R>
     | undefined
   /** HTTP headers of the dial, if the transport can send any. */
   readonly headers?: Readonly<Record<string, string>> | undefined

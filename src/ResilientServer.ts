@@ -38,14 +38,15 @@ import type { Latencies, Totals } from "./Metrics.ts"
 import type { SessionRegistry } from "./SessionRegistry.ts"
 import type { Address, Connection, TransportServer } from "./Transport.ts"
 import type {
+  AcceptError,
   HandshakeError,
+  LocateError,
   MessageQueueError,
   PayloadError,
   SessionNotFoundError,
   SessionRegistryError,
   ShutdownError,
-  TransportError,
-  WebSocketError
+  TransportError
 } from "./WebSocketError.ts"
 
 export type { Newcomer } from "./internal/connect/newcomer.ts"
@@ -59,7 +60,7 @@ export type { MessageState, PrincipalSession, SessionStats, ShutdownReport } fro
  * @since 0.1.0
  * @category models
  */
-export type ConnectionEvent = Models.ConnectionEvent<WebSocketError>
+export type ConnectionEvent = Models.ConnectionEvent<AcceptError>
 
 /**
  * All figures of a server at one moment.
@@ -131,7 +132,7 @@ export interface ResilientServer<In, Out> {
   readonly register: (
     connection: Connection,
     options?: { readonly session?: string | Effect.Effect<string | undefined, HandshakeError> | undefined }
-  ) => Effect.Effect<string, WebSocketError>
+  ) => Effect.Effect<string, AcceptError | ShutdownError>
   /** Gives a connection back without closing it; its session is kept for the retention time. */
   readonly unregister: (connection: Connection) => Effect.Effect<boolean>
   /** Ends a session for good, wherever it is: the client learns of it, and what waits becomes dead letters. */
@@ -139,7 +140,10 @@ export interface ResilientServer<In, Out> {
     session: string
   ) => Effect.Effect<void, SessionNotFoundError | MessageQueueError | SessionRegistryError>
   /** Where the message with this id is. O(messages of the session). */
-  readonly locate: (session: string, messageId: string) => Effect.Effect<MessageState, WebSocketError>
+  readonly locate: (
+    session: string,
+    messageId: string
+  ) => Effect.Effect<MessageState, LocateError | SessionNotFoundError>
   readonly stats: Effect.Effect<Stats>
   /**
    * The sessions that this server has, connected or not.

@@ -382,3 +382,49 @@ for (const { prototype } of WebSocketError.members) {
  * @category errors
  */
 export type WebSocketError = typeof WebSocketError.Type
+
+/**
+ * The Schema of {@link ConnectError}.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export const ConnectError = Schema.Union([
+  TransportError,
+  ConnectionTimeoutError,
+  CircuitBreakerError,
+  HandshakeError,
+  ProtocolError,
+  SessionNotFoundError,
+  MessageQueueError
+])
+
+/**
+ * Why a client is not connected, or has lost its connection.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export type ConnectError = typeof ConnectError.Type
+
+/**
+ * Why a server has not taken a connection, or has lost one.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export type AcceptError =
+  | TransportError
+  | ConnectionTimeoutError
+  | HandshakeError
+  | ProtocolError
+  | MessageQueueError
+  | SessionRegistryError
+
+/**
+ * What `locate` fails with: the stores that know where a message is.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export type LocateError = MessageQueueError | DeduplicationError

@@ -414,11 +414,11 @@ describe("a peer over its rate", () => {
         ["rateLimit.burst", { burst: -1 }]
       ]
       for (const [name, rateLimit] of wrong) {
-        const error = yield* Effect.flip(H.serverOn(network.context, { rateLimit }))
+        const error = yield* H.mistake(H.serverOn(network.context, { rateLimit }))
         assert.include(error.message, name)
       }
       assert.include(
-        (yield* Effect.flip(H.serverOn(network.context, { maxUnhandledBytes: 0 }))).message,
+        (yield* H.mistake(H.serverOn(network.context, { maxUnhandledBytes: 0 }))).message,
         "maxUnhandledBytes"
       )
     }))

@@ -6,7 +6,7 @@ import { subprotocol } from "../../core/Protocol.ts"
 import { maxHandshakeBytes } from "../../core/Session.ts"
 import { Violation } from "../../core/Violation.ts"
 import type { Connection, ConnectionSink } from "../../Transport.ts"
-import { type HandshakeError, ProtocolError, TransportError, type WebSocketError } from "../../WebSocketError.ts"
+import { type AcceptError, type HandshakeError, ProtocolError, TransportError } from "../../WebSocketError.ts"
 import type { Ids } from "../kit/ids.ts"
 import { type Handshake, identityFault, type Name } from "../session/identity.ts"
 import type { Peer } from "../session/peer.ts"
@@ -123,7 +123,7 @@ class Acceptor {
 
   /** For a connection that speaks the protocol: accepts it at once, and waits for its handshake. */
   private registerHandshake(connection: Connection, session: Wanted) {
-    return Effect.callback<string, WebSocketError>((resume) => {
+    return Effect.callback<string, AcceptError>((resume) => {
       this.handshakes.registered(connection, { session, settle: resume })
       this.accept(connection)
       return Effect.sync(() => {
@@ -135,7 +135,7 @@ class Acceptor {
 
   /** Takes a connection that somebody else accepted, perhaps with the session that it is for. */
   readonly register = Effect.fnUntraced(
-    function*(this: Acceptor, connection: Connection, session: Wanted): Effect.fn.Return<string, WebSocketError> {
+    function*(this: Acceptor, connection: Connection, session: Wanted): Effect.fn.Return<string, AcceptError> {
       if (this.options.isClosing()) return yield* closing
       const fault = Effect.isEffect(session) ? undefined : identityFault({ session })
       if (fault !== undefined) return yield* fault

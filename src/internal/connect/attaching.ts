@@ -9,7 +9,7 @@ import type { MessageQueue } from "../../MessageQueue.ts"
 import type { Recorder } from "../../Metrics.ts"
 import type { Attached, AttachRequest, SessionRegistry } from "../../SessionRegistry.ts"
 import type { Connection } from "../../Transport.ts"
-import { HandshakeError, type SessionRegistryError, type WebSocketError } from "../../WebSocketError.ts"
+import { type AcceptError, HandshakeError, type SessionRegistryError } from "../../WebSocketError.ts"
 import type { RareLog } from "../kit/rareLog.ts"
 import type { Engine } from "../run/engine.ts"
 import type { Dialect } from "../session/dialects.ts"
@@ -222,7 +222,7 @@ export class Attaching {
 
 const crowded = new HandshakeError({ reason: "overloaded", detail: "too many sessions already", retryable: true })
 
-const isStoreFailure = (cause: Cause.Cause<WebSocketError>): boolean =>
+const isStoreFailure = (cause: Cause.Cause<AcceptError>): boolean =>
   cause.reasons.some((reason) =>
     reason._tag === "Fail" && reason.error._tag === "SessionRegistryError" && reason.error.reason === "store"
   )

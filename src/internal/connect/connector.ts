@@ -12,7 +12,7 @@ import { subprotocol, tooBig } from "../../core/Protocol.ts"
 import { maxFrameBytes } from "../../core/Session.ts"
 import type { Recorder } from "../../Metrics.ts"
 import type { Connection, TransportClient } from "../../Transport.ts"
-import { ConnectionTimeoutError, TransportError, type WebSocketError } from "../../WebSocketError.ts"
+import { type ConnectError, ConnectionTimeoutError, TransportError } from "../../WebSocketError.ts"
 import { limited } from "../kit/limited.ts"
 import { mayBeSentTo, shownUrl, withoutFragment } from "../kit/urls.ts"
 import type { Ending } from "../run/connections.ts"
@@ -37,14 +37,14 @@ import { Greeting, type GreetingOptions, ownGeneration } from "./greeting.ts"
  * @since 0.1.0
  * @category models
  */
-export type ConnectionState = Models.ConnectionState<WebSocketError>
+export type ConnectionState = Models.ConnectionState<ConnectError>
 
 export interface ConnectorOptions extends Omit<GreetingOptions, "token" | "onDrain"> {
   readonly breaker: CircuitBreaker["Service"]
   readonly transport: TransportClient["Service"]
   readonly recorder: Recorder
-  readonly url: Effect.Effect<string, WebSocketError>
-  readonly token: Effect.Effect<string | undefined, WebSocketError>
+  readonly url: Effect.Effect<string, ConnectError>
+  readonly token: Effect.Effect<string | undefined, ConnectError>
   readonly headers: Readonly<Record<string, string>>
   readonly dialTimeoutMillis: number
   readonly handshakeTimeoutMillis: number
@@ -66,7 +66,7 @@ export const makeConnector = (options: ConnectorOptions): Effect.Effect<Connecto
 /** A client's connections, one after another. */
 export class Connector {
   /** Asks for the token to send on an open connection. */
-  readonly token: Effect.Effect<string | undefined, WebSocketError>
+  readonly token: Effect.Effect<string | undefined, ConnectError>
   private readonly options: ConnectorOptions
   private readonly greeting: Greeting
   private readonly again: Latch.Latch
@@ -81,7 +81,7 @@ export class Connector {
   private connectedAt: number | undefined
   /** The permit of a connection that has not yet proved that the endpoint works. */
   private unproven: Permit | undefined
-  private rejected: WebSocketError | undefined
+  private rejected: ConnectError | undefined
   private drain: { readonly window: number; readonly endpoint: string | undefined } | undefined
   /** Ends the wait for the user's code, the circuit or the outbox. */
   private hurry: () => void = noop
@@ -108,7 +108,7 @@ export class Connector {
 
   /** Waits for code of others; `reconnect` ends the wait. */
   private ask<A>(
-    effect: Effect.Effect<A, WebSocketError>,
+    effect: Effect.Effect<A, ConnectError>,
     phase: ConnectionTimeoutError["phase"],
     millis: number,
     onLate?: (value: A) => void

@@ -2,16 +2,17 @@
  * What an ending means to a client: the error, whether it comes back, and after what pause (PROTOCOL.md §9.3, §9.4).
  * A connection can end, and so can an attempt to make one.
  */
+import { Schema } from "effect"
 import type { Reject } from "../../core/Frame.ts"
 import { CloseCode, isDoubtful, isRetryable } from "../../core/Protocol.ts"
 import type { Violation } from "../../core/Violation.ts"
 import {
+  ConnectError,
   type ConnectionTimeoutError,
   HandshakeError,
   ProtocolError,
   SessionNotFoundError,
-  TransportError,
-  type WebSocketError
+  TransportError
 } from "../../WebSocketError.ts"
 import { jitteredMillis } from "../kit/backoff.ts"
 import type { Ending } from "../run/connections.ts"
@@ -26,7 +27,7 @@ export type Verdict = "again" | "doubtful" | "refused" | "stop"
 
 /** An error and what the client does about it. */
 export interface Failure {
-  readonly error: WebSocketError
+  readonly error: ConnectError
   readonly verdict: Verdict
 }
 
@@ -71,11 +72,14 @@ export class Doubts {
 
 const protocolError = ({ code, detail }: Violation) => new ProtocolError({ code, detail })
 
+/** Others have no meaning for a client: they are of stores that it does not have. */
+export const isConnectError = Schema.is(ConnectError)
+
 /** A violation before the welcome: the answer may come not from a server of this protocol, but from a temporary hop. */
 export const breach = (violation: Violation): Failure => ({ error: protocolError(violation), verdict: "doubtful" })
 
 /** A failure of the user's functions, the store or the circuit. */
-export const failed = (error: WebSocketError): Failure => ({
+export const failed = (error: ConnectError): Failure => ({
   error,
   verdict: error._tag === "HandshakeError"
     ? (error.retryable ? "again" : "stop")
@@ -96,7 +100,7 @@ export const undialled = (error: TransportError | ConnectionTimeoutError): Failu
 }
 
 /** The error that a reject frame stands for. */
-export const rejectionError = ({ code, detail, violation = code }: Reject): WebSocketError => {
+export const rejectionError = ({ code, detail, violation = code }: Reject): ConnectError => {
   switch (code) {
     case "unauthorized":
     case "forbidden":
@@ -132,11 +136,12 @@ export const closedBeforeWelcome = (code: number, reason: string): Failure => {
 export const lostAfterWelcome = (
   session: string,
   ending: Ending,
-  rejected: WebSocketError | undefined,
+  rejected: ConnectError | undefined,
   isDoubted: boolean
 ): Failure => {
   const { code, reason } = ending
-  const error = rejected ?? ending.error ??
+  const own = isConnectError(ending.error) ? ending.error : undefined
+  const error = rejected ?? own ??
     (code === CloseCode.sessionEnded ? new SessionNotFoundError({ session }) : closedError(code, reason))
   if (!isRetryable(code)) return { error, verdict: "stop" }
   const { verdict } = failed(error)
@@ -162,7 +167,7 @@ export const pauseMillis = (
   failures: number,
   part: number,
   drainWindow: number | undefined,
-  error: WebSocketError
+  error: ConnectError
 ): number => {
   const backoff = failures === 0 ? 0 : jitteredMillis(baseMillis, capMillis, failures, part)
   const spread = part * Math.min(drainWindow ?? 0, longestPauseMillis)
@@ -170,5 +175,5 @@ export const pauseMillis = (
 }
 
 /** The pause that an HTTP server asked for, within bounds. */
-export const retryAfterOf = (error: WebSocketError): number =>
+export const retryAfterOf = (error: ConnectError): number =>
   error._tag === "TransportError" ? Math.min(error.retryAfterMillis ?? 0, longestPauseMillis) : 0

@@ -4,15 +4,7 @@ import { encode } from "../../core/Codec.ts"
 import { subprotocol } from "../../core/Protocol.ts"
 import type { Recorder } from "../../Metrics.ts"
 import type { Connection } from "../../Transport.ts"
-import {
-  ConnectionTimeoutError,
-  HandshakeError,
-  type MessageQueueError,
-  type ProtocolError,
-  type SessionRegistryError,
-  TransportError,
-  type WebSocketError
-} from "../../WebSocketError.ts"
+import { type AcceptError, ConnectionTimeoutError, HandshakeError, TransportError } from "../../WebSocketError.ts"
 import { Crowd, type Spare } from "../bounds/crowd.ts"
 import { inWords, type RareLog, wordsOf } from "../kit/rareLog.ts"
 import type { Engine } from "../run/engine.ts"
@@ -30,7 +22,7 @@ export interface HandshakesOptions {
 /** A connection that was registered: its session, and who waits for its handshake. */
 interface Registration {
   readonly session: Wanted
-  readonly settle: (exit: Exit.Exit<string, WebSocketError>) => void
+  readonly settle: (exit: Exit.Exit<string, AcceptError>) => void
 }
 
 /** A connection whose handshake is not done; `until` is when its time is up. */
@@ -40,14 +32,6 @@ interface Pending {
   share: string
   spare: Spare
 }
-
-export type AcceptError =
-  | HandshakeError
-  | ConnectionTimeoutError
-  | ProtocolError
-  | MessageQueueError
-  | SessionRegistryError
-  | TransportError
 
 export class Handshakes {
   readonly late: ConnectionTimeoutError
@@ -75,7 +59,7 @@ export class Handshakes {
     })
   }
 
-  settle(connection: Connection, exit: Exit.Exit<string, WebSocketError>): void {
+  settle(connection: Connection, exit: Exit.Exit<string, AcceptError>): void {
     this.registering.get(connection)?.settle(exit)
     this.registering.delete(connection)
   }
@@ -86,7 +70,7 @@ export class Handshakes {
     this.options.rare.warn("silence", `a registered socket said no hello. ${whenMissed}`)
   }
 
-  refuse(connection: Connection, error: WebSocketError): void {
+  refuse(connection: Connection, error: AcceptError): void {
     if (error === this.late) this.tellOfSilence(connection)
     this.settle(connection, Exit.fail(error))
     if (this.refused.has(connection)) return
@@ -99,7 +83,7 @@ export class Handshakes {
   }
 
   /** Logs failures of this side, which only its operator can fix. */
-  private tellOperator(code: "internal" | "overloaded", error: WebSocketError): void {
+  private tellOperator(code: "internal" | "overloaded", error: AcceptError): void {
     // Being late, or gone early, may well be the peer's fault.
     if (error._tag === "ConnectionTimeoutError" || error === goneEarly) return
     if (code === "internal") this.options.recorder.count("internalErrors")

@@ -7,7 +7,7 @@ import { endFrame } from "../../core/Codec.ts"
 import type { Farewell, Found, Verdict } from "../../core/Ownership.ts"
 import { CloseCode } from "../../core/Protocol.ts"
 import type { SessionInfo, SessionRegistry } from "../../SessionRegistry.ts"
-import { SessionRegistryError, type WebSocketError } from "../../WebSocketError.ts"
+import { type MessageQueueError, SessionRegistryError } from "../../WebSocketError.ts"
 import type { Engine } from "../run/engine.ts"
 import type { Peer } from "../session/peer.ts"
 import { isStoreFailure, storeRetry } from "../session/storeRetry.ts"
@@ -94,7 +94,7 @@ export class Owning {
   }
 
   /** A write of the newest generation was refused: asks the registry who the owner is, and lets it have the session. */
-  refused(peer: Peer, error: WebSocketError): Effect.Effect<Verdict | undefined> {
+  refused(peer: Peer, error: MessageQueueError | SessionRegistryError): Effect.Effect<Verdict | undefined> {
     return Effect.suspend(() => {
       const { connection, instance, own: { generation } } = peer
       const by = error._tag === "MessageQueueError" ? "queue" : "registry"
@@ -122,7 +122,7 @@ export class Owning {
   positionRefused(
     peer: Peer,
     generation: number,
-    error: WebSocketError
+    error: MessageQueueError | SessionRegistryError
   ): Effect.Effect<"again" | "inDoubt" | "lost"> {
     return Effect.suspend(() => {
       switch (peer.own.refused("registry", generation)) {

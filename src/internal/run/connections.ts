@@ -4,7 +4,7 @@ import { mishapOf } from "../../core/Headway.ts"
 import { CloseCode } from "../../core/Protocol.ts"
 import type { Recorder } from "../../Metrics.ts"
 import type { Connection, ConnectionSink } from "../../Transport.ts"
-import { ConnectionTimeoutError, type WebSocketError } from "../../WebSocketError.ts"
+import { type AcceptError, ConnectionTimeoutError } from "../../WebSocketError.ts"
 import type { Intake } from "../handle/intake.ts"
 import type { Signal } from "../kit/signal.ts"
 import type { SilenceTimes } from "../session/dialects.ts"
@@ -18,7 +18,7 @@ import type { Silence } from "./heartbeat.ts"
 export interface Ending {
   readonly code: number
   readonly reason: string
-  readonly error: WebSocketError | undefined
+  readonly error: AcceptError | undefined
 }
 
 export interface ConnectionsOptions {
@@ -112,7 +112,7 @@ export class Connections {
   }
 
   /** Ends the peer's connection from this side. */
-  readonly close = (peer: Peer, code: number, reason: string, error?: WebSocketError): void => {
+  readonly close = (peer: Peer, code: number, reason: string, error?: AcceptError): void => {
     const { connection } = peer
     if (connection === undefined) return
     this.detach(peer, { code, reason, error })

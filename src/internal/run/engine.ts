@@ -13,7 +13,7 @@ import type { Violation } from "../../core/Violation.ts"
 import type { Deduplicator } from "../../Deduplicator.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
 import type { Recorder } from "../../Metrics.ts"
-import type { WebSocketError } from "../../WebSocketError.ts"
+import type { MessageQueueError, SessionRegistryError, WebSocketError } from "../../WebSocketError.ts"
 import { makeAcking } from "../deliver/acking.ts"
 import { Delivering } from "../deliver/delivery.ts"
 import { makeOutbound } from "../deliver/outbound.ts"
@@ -65,7 +65,7 @@ export interface EngineOptions<R> {
   readonly onControl: (peer: Peer, frame: Drain | Reject | Auth | End) => void
   readonly onViolation: (peer: Peer, violation: Violation) => void
   /** The store says that the session has a newer owner: the connection here has to go. */
-  readonly onRefused: (peer: Peer, error: WebSocketError) => Effect.Effect<void>
+  readonly onRefused: (peer: Peer, error: MessageQueueError | SessionRegistryError) => Effect.Effect<void>
   /** All that the peer received is handled, and its position stored. */
   readonly onIdle?: ((peer: Peer) => void) | undefined
   /** The peer has no connection any more. */

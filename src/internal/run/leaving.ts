@@ -2,7 +2,7 @@
 import { Effect } from "effect"
 import type { OutboxPosition } from "../../core/Frame.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
-import { type DeadLetterReason, MessageQueueError, type WebSocketError } from "../../WebSocketError.ts"
+import { type DeadLetterReason, MessageQueueError, type SessionRegistryError } from "../../WebSocketError.ts"
 import type { Signal } from "../kit/signal.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
 import type { Peer } from "../session/peer.ts"
@@ -21,7 +21,7 @@ export interface LeavingOptions {
   /** Gives up what the peer has received. */
   readonly forfeit: (peer: Peer) => void
   /** The session has a newer owner. */
-  readonly onRefused: (peer: Peer, error: WebSocketError) => Effect.Effect<void>
+  readonly onRefused: (peer: Peer, error: MessageQueueError | SessionRegistryError) => Effect.Effect<void>
 }
 
 export const makeLeaving = Effect.fnUntraced(function*(options: LeavingOptions) {

@@ -4,7 +4,7 @@ import type { CircuitBreaker } from "../../CircuitBreaker.ts"
 import { isText } from "../../core/Text.ts"
 import type { Deduplicator } from "../../Deduplicator.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
-import { SessionNotFoundError, type WebSocketError } from "../../WebSocketError.ts"
+import { type LocateError, SessionNotFoundError } from "../../WebSocketError.ts"
 import type { State as CircuitState } from "../circuits/circuit.ts"
 import { plain } from "./dialects.ts"
 import type { MessageState, SessionStats } from "./models.ts"
@@ -52,7 +52,7 @@ export const locate = Effect.fnUntraced(function*(
   session: string,
   peer: Peer | undefined,
   messageId: string
-): Effect.fn.Return<MessageState, WebSocketError> {
+): Effect.fn.Return<MessageState, LocateError | SessionNotFoundError> {
   if (!isText(messageId)) return "unknown" // no message has such an id, and a store may be unable to look for it
   const found = yield* queue.find(session, messageId)
   if (found !== undefined) return found.state
@@ -67,7 +67,7 @@ const stateInStore = Effect.fnUntraced(function*(
   queue: MessageQueue["Service"],
   session: string,
   target: Position | undefined
-): Effect.fn.Return<MessageState, WebSocketError> {
+): Effect.fn.Return<MessageState, LocateError | SessionNotFoundError> {
   const [progress] = yield* queue.progress([{ session, after: (target?.offset ?? 1) - 1 }])
   if (progress === undefined) return yield* new SessionNotFoundError({ session })
   if (target?.epoch !== progress.epoch) return "unknown"

@@ -3,13 +3,15 @@ import { Effect, Random, type Redacted } from "effect"
 import { Session } from "../../core/Session.ts"
 import type { ConnectionState, Options } from "../../ResilientClient.ts"
 import { TransportClient } from "../../Transport.ts"
-import type { WebSocketError } from "../../WebSocketError.ts"
+import { type ConnectError, TransportError } from "../../WebSocketError.ts"
+import { isConnectError } from "../connect/endings.ts"
 import { ownGeneration } from "../connect/greeting.ts"
 import { limitsOf as intakeLimitsOf } from "../handle/intakeLimits.ts"
 import { makeEvents } from "../kit/events.ts"
 import { makeId } from "../kit/ids.ts"
 import { guardedListener } from "../kit/listeners.ts"
 import * as Check from "../kit/options.ts"
+import { wordsOf } from "../kit/rareLog.ts"
 import { limitsOf, timesOf } from "../run/settings.ts"
 import { makeDeadLetters } from "../session/deadLetters.ts"
 import { protocol } from "../session/dialects.ts"
@@ -40,11 +42,13 @@ export const makeClientBasis = Effect.fnUntraced(function*<In, Out, R>(options: 
     ...timesOf(options),
     idleTimeout: Infinity
   }
-  const provided = <A>(value: A | Effect.Effect<A, WebSocketError, R>): Effect.Effect<A, WebSocketError> =>
-    Effect.isEffect(value) ? Effect.provideContext(value, context) : Effect.succeed(value)
+  const provided = <A>(name: string, value: A | Effect.Effect<A, unknown, R>): Effect.Effect<A, ConnectError> =>
+    Effect.isEffect(value)
+      ? Effect.mapError(Effect.provideContext(value, context), askedInVain(name))
+      : Effect.succeed(value)
   const checked = (given: string | Redacted.Redacted | undefined) => checkedToken(plainText(given))
   const token = Effect.isEffect(options.token)
-    ? Effect.flatMap(provided<string | Redacted.Redacted | undefined>(options.token), checked)
+    ? Effect.flatMap(provided<string | Redacted.Redacted | undefined>("token", options.token), checked)
     : checked(options.token)
 
   // The outbox is this client's own, whatever session it gets: two clients may share one store.
@@ -67,7 +71,7 @@ export const makeClientBasis = Effect.fnUntraced(function*<In, Out, R>(options: 
     maxPayload,
     intake,
     times,
-    url: provided(options.url),
+    url: provided<string>("url", options.url),
     token: Effect.map(token, plainText),
     peer,
     incoming,
@@ -75,3 +79,9 @@ export const makeClientBasis = Effect.fnUntraced(function*<In, Out, R>(options: 
     deadLetters
   }
 })
+
+/** What the program's `url` or `token` failed with, if it is none of the errors that say what to do. */
+const askedInVain = (name: string) => (cause: unknown): ConnectError =>
+  isConnectError(cause)
+    ? cause
+    : new TransportError({ operation: "dial", detail: `the ${name} could not be had: ${wordsOf(cause)}`, cause })

@@ -5,10 +5,10 @@ import { CloseCode } from "../../core/Protocol.ts"
 import type { Receipt } from "../../Message.ts"
 import type { ConnectionState, ResilientClient } from "../../ResilientClient.ts"
 import {
+  type ConnectError,
   ConnectionTimeoutError,
   type MessageQueueError,
-  ShutdownError,
-  type WebSocketError
+  ShutdownError
 } from "../../WebSocketError.ts"
 import type { Connector } from "../connect/connector.ts"
 import * as Check from "../kit/options.ts"
@@ -80,7 +80,12 @@ export const makeClientFace = <In, Out, R>(
       engine.close(peer, CloseCode.sessionEnded, "the session ended")
       return ended
     }),
-    locate: (messageId) => locate(queue, deduplicator, peer.key, peer, messageId),
+    locate: (messageId) =>
+      Effect.catchTag(
+        locate(queue, deduplicator, peer.key, peer, messageId),
+        "SessionNotFoundError",
+        () => Effect.succeed("unknown" as const)
+      ),
     stats: Effect.gen(function*() {
       const { bytes, messages } = yield* Effect.orElseSucceed(queue.size(peer.key), () => ({ messages: 0, bytes: 0 }))
       const inQueue = yield* queue.stats
@@ -100,11 +105,11 @@ export const makeClientFace = <In, Out, R>(
 const awaitConnected = (
   states: Stream.Stream<ConnectionState>,
   timeout: Duration.Input | undefined
-): Effect.Effect<void, WebSocketError> =>
+): Effect.Effect<void, ConnectError | ShutdownError> =>
   Effect.suspend(() => {
-    let cause: WebSocketError | undefined
+    let cause: ConnectError | undefined
     const connected = states.pipe(
-      Stream.mapEffect((state): Effect.Effect<boolean, WebSocketError> => {
+      Stream.mapEffect((state): Effect.Effect<boolean, ConnectError | ShutdownError> => {
         if (state._tag === "Stopped") return Effect.fail(state.error)
         if (state._tag === "Closed") return Effect.fail(new ShutdownError({ component: "client" }))
         if (state._tag === "Disconnected") cause = state.error

@@ -2,7 +2,7 @@
 import { Effect, Exit } from "effect"
 import { encode } from "../../core/Codec.ts"
 import type { Connection } from "../../Transport.ts"
-import { type HandshakeError, TransportError, type WebSocketError } from "../../WebSocketError.ts"
+import { type AcceptError, type HandshakeError, TransportError } from "../../WebSocketError.ts"
 import { makeAcceptor } from "../connect/acceptor.ts"
 import type { Wanted } from "../connect/authenticating.ts"
 import type { GivingWay } from "../connect/givingWay.ts"
@@ -27,7 +27,7 @@ export interface ServerDoor {
   readonly register: (
     connection: Connection,
     options: { readonly session?: Wanted }
-  ) => Effect.Effect<string, WebSocketError>
+  ) => Effect.Effect<string, AcceptError>
   /** A client has a new token. */
   readonly renew: (peer: Peer, token: string) => void
   readonly tick: (now: number) => void

@@ -3,7 +3,7 @@ import { type Cause, Effect, Scope } from "effect"
 import { encode } from "../../core/Codec.ts"
 import { CloseCode } from "../../core/Protocol.ts"
 import type { ResilientServer } from "../../ResilientServer.ts"
-import { ProtocolError, type WebSocketError } from "../../WebSocketError.ts"
+import { type MessageQueueError, ProtocolError, type SessionRegistryError } from "../../WebSocketError.ts"
 import type { GivingWay } from "../connect/givingWay.ts"
 import { rejection } from "../connect/rejection.ts"
 import { type Committing, HandlerContext, makeCommitting } from "../handle/committing.ts"
@@ -36,7 +36,8 @@ export const makeServerEngine = Effect.fnUntraced(function*<In, Out, R>(
   parts: () => ServerParts<In, Out>
 ) {
   const { options, publish, rare, recorder, registry } = basis
-  const onRefused = (peer: Peer, error: WebSocketError) => Effect.asVoid(parts().owning.refused(peer, error))
+  const onRefused = (peer: Peer, error: MessageQueueError | SessionRegistryError) =>
+    Effect.asVoid(parts().owning.refused(peer, error))
   const confirming = makeConfirming({ registry, run: (effect) => engine.run(effect), onRefused })
   const committing = makeCommitting({
     now: () => engine.now(),
