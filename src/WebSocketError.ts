@@ -2,7 +2,9 @@
  * Every way this library fails, as typed errors in one union, {@link WebSocketError}.
  *
  * No untyped exception crosses a public boundary. Each error carries what is needed to act on it: which
- * session, which limit, when to try again. `Effect.catchTags` over the union is exhaustive.
+ * session, which limit, when to try again. `Effect.catchTags` over the union is exhaustive. The tag of each is its class
+ * with the package before it, as in `"resilient-websocket/QueueOverflowError"`: a program has errors of many libraries
+ * in one channel, and names such as `TransportError` are common.
  *
  * @since 0.1.0
  */
@@ -21,7 +23,7 @@ const Cause = Schema.optional(Schema.Defect())
  * @category errors
  */
 export class MessageQueueError extends Schema.TaggedError<MessageQueueError>("resilient-websocket/MessageQueueError")(
-  "MessageQueueError",
+  "resilient-websocket/MessageQueueError",
   {
     session: Schema.String,
     operation: Schema.String,
@@ -46,7 +48,7 @@ export class MessageQueueError extends Schema.TaggedError<MessageQueueError>("re
  */
 export class QueueOverflowError
   extends Schema.TaggedError<QueueOverflowError>("resilient-websocket/QueueOverflowError")(
-    "QueueOverflowError",
+    "resilient-websocket/QueueOverflowError",
     {
       session: Schema.String,
       limit: Schema.Literals(["messages", "bytes", "totalMessages", "totalBytes", "shareMessages", "shareBytes"]),
@@ -70,7 +72,7 @@ export class QueueOverflowError
  */
 export class DeduplicationError
   extends Schema.TaggedError<DeduplicationError>("resilient-websocket/DeduplicationError")(
-    "DeduplicationError",
+    "resilient-websocket/DeduplicationError",
     {
       scope: Schema.String,
       key: Schema.String,
@@ -93,12 +95,15 @@ export class DeduplicationError
  * @category errors
  */
 export class CircuitBreakerError
-  extends Schema.TaggedError<CircuitBreakerError>("resilient-websocket/CircuitBreakerError")("CircuitBreakerError", {
-    circuit: Schema.String,
-    state: Schema.Literals(["Open", "HalfOpen", "Isolated"]),
-    retryAfterMillis: Schema.optional(Millis),
-    reason: Schema.optional(Schema.String)
-  })
+  extends Schema.TaggedError<CircuitBreakerError>("resilient-websocket/CircuitBreakerError")(
+    "resilient-websocket/CircuitBreakerError",
+    {
+      circuit: Schema.String,
+      state: Schema.Literals(["Open", "HalfOpen", "Isolated"]),
+      retryAfterMillis: Schema.optional(Millis),
+      reason: Schema.optional(Schema.String)
+    }
+  )
 {
   override get message() {
     const reason = this.reason === undefined ? "" : `: ${this.reason}`
@@ -116,7 +121,7 @@ export class CircuitBreakerError
  */
 export class ConnectionTimeoutError
   extends Schema.TaggedError<ConnectionTimeoutError>("resilient-websocket/ConnectionTimeoutError")(
-    "ConnectionTimeoutError",
+    "resilient-websocket/ConnectionTimeoutError",
     {
       phase: Schema.Literals([
         "dial",
@@ -150,7 +155,7 @@ export class ConnectionTimeoutError
  * @category errors
  */
 export class ShutdownError extends Schema.TaggedError<ShutdownError>("resilient-websocket/ShutdownError")(
-  "ShutdownError",
+  "resilient-websocket/ShutdownError",
   { component: Schema.Literals(["server", "client"]) }
 ) {
   override get message() {
@@ -165,9 +170,12 @@ export class ShutdownError extends Schema.TaggedError<ShutdownError>("resilient-
  * @category errors
  */
 export class SessionNotFoundError
-  extends Schema.TaggedError<SessionNotFoundError>("resilient-websocket/SessionNotFoundError")("SessionNotFoundError", {
-    session: Schema.String
-  })
+  extends Schema.TaggedError<SessionNotFoundError>("resilient-websocket/SessionNotFoundError")(
+    "resilient-websocket/SessionNotFoundError",
+    {
+      session: Schema.String
+    }
+  )
 {
   override get message() {
     return `session ${this.session} is not known`
@@ -181,12 +189,15 @@ export class SessionNotFoundError
  * @category errors
  */
 export class SessionRegistryError
-  extends Schema.TaggedError<SessionRegistryError>("resilient-websocket/SessionRegistryError")("SessionRegistryError", {
-    session: Schema.String,
-    operation: Schema.String,
-    reason: Schema.Literals(["store", "fenced"]),
-    cause: Cause
-  })
+  extends Schema.TaggedError<SessionRegistryError>("resilient-websocket/SessionRegistryError")(
+    "resilient-websocket/SessionRegistryError",
+    {
+      session: Schema.String,
+      operation: Schema.String,
+      reason: Schema.Literals(["store", "fenced"]),
+      cause: Cause
+    }
+  )
 {
   override get message() {
     return `session registry: ${this.operation} failed for session ${this.session} (${this.reason})`
@@ -202,7 +213,7 @@ export class SessionRegistryError
  * @category errors
  */
 export class HandshakeError extends Schema.TaggedError<HandshakeError>("resilient-websocket/HandshakeError")(
-  "HandshakeError",
+  "resilient-websocket/HandshakeError",
   {
     reason: Schema.Literals(["unauthorized", "forbidden", "version", "invalid", "overloaded", "draining", "replaced"]),
     detail: Schema.String,
@@ -223,7 +234,7 @@ export class HandshakeError extends Schema.TaggedError<HandshakeError>("resilien
  * @category errors
  */
 export class ProtocolError extends Schema.TaggedError<ProtocolError>("resilient-websocket/ProtocolError")(
-  "ProtocolError",
+  "resilient-websocket/ProtocolError",
   {
     code: Schema.String,
     detail: Schema.String,
@@ -243,14 +254,16 @@ export class ProtocolError extends Schema.TaggedError<ProtocolError>("resilient-
  * @since 0.1.0
  * @category errors
  */
-export class PayloadError extends Schema.TaggedError<PayloadError>("resilient-websocket/PayloadError")("PayloadError", {
-  direction: Schema.Literals(["encode", "decode"]),
-  detail: Schema.String,
-  session: Schema.optional(Schema.String),
-  path: Schema.optional(Schema.String),
-  sizeBytes: Schema.optional(Count),
-  limitBytes: Schema.optional(Count)
-}) {
+export class PayloadError
+  extends Schema.TaggedError<PayloadError>("resilient-websocket/PayloadError")("resilient-websocket/PayloadError", {
+    direction: Schema.Literals(["encode", "decode"]),
+    detail: Schema.String,
+    session: Schema.optional(Schema.String),
+    path: Schema.optional(Schema.String),
+    sizeBytes: Schema.optional(Count),
+    limitBytes: Schema.optional(Count)
+  })
+{
   override get message() {
     const place = this.path === undefined ? "" : ` at ${this.path}`
     return `payload can't be ${this.direction}d${place}: ${this.detail}`
@@ -264,7 +277,7 @@ export class PayloadError extends Schema.TaggedError<PayloadError>("resilient-we
  * @category errors
  */
 export class TransportError extends Schema.TaggedError<TransportError>("resilient-websocket/TransportError")(
-  "TransportError",
+  "resilient-websocket/TransportError",
   {
     operation: Schema.Literals(["listen", "dial", "send", "receive", "register"]),
     detail: Schema.String,
@@ -330,7 +343,7 @@ export type DeadLetterReason = typeof DeadLetterReason.Type
  * @category errors
  */
 export class DeadLetterError extends Schema.TaggedError<DeadLetterError>("resilient-websocket/DeadLetterError")(
-  "DeadLetterError",
+  "resilient-websocket/DeadLetterError",
   {
     session: Schema.String,
     messageId: Schema.String,
@@ -382,6 +395,14 @@ for (const { prototype } of WebSocketError.members) {
  * @category errors
  */
 export type WebSocketError = typeof WebSocketError.Type
+
+/**
+ * Whether this is an error of this library.
+ *
+ * @since 0.1.0
+ * @category guards
+ */
+export const isWebSocketError: (u: unknown) => u is WebSocketError = Schema.is(WebSocketError)
 
 /**
  * The Schema of {@link ConnectError}.

@@ -83,7 +83,7 @@ const mistakes: ReadonlyArray<readonly [name: string, change: Change, laws: Read
       append: (session, messages) =>
         Effect.catchTag(
           inner.append(session, messages),
-          "MessageQueueError",
+          "resilient-websocket/MessageQueueError",
           () => Effect.andThen(inner.open(session, 1), inner.append(session, messages))
         )
     })),

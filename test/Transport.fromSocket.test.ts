@@ -275,10 +275,16 @@ describe("Transport.layerClientWebSocket, on the global WebSocket", () => {
     )
     yield* until("it listens", () => silent.listening)
     const silentUrl = `ws://127.0.0.1:${(silent.address() as Net.AddressInfo).port}`
-    assert.strictEqual(yield* tagOf(dialling(silentUrl, { timeoutMillis: 50 })), "ConnectionTimeoutError")
+    assert.strictEqual(
+      yield* tagOf(dialling(silentUrl, { timeoutMillis: 50 })),
+      "resilient-websocket/ConnectionTimeoutError"
+    )
     const { url } = yield* accepting
     const failing = [dialling("ws://127.0.0.1:1"), dialling("not a URL"), dialling(url, { headers: { a: "b" } })]
-    assert.deepStrictEqual(new Set(yield* Effect.forEach(failing, tagOf)), new Set(["TransportError"]))
+    assert.deepStrictEqual(
+      new Set(yield* Effect.forEach(failing, tagOf)),
+      new Set(["resilient-websocket/TransportError"])
+    )
   })
 
   live("finds a ResilientServer behind an Effect WebSocket server, by fromSocket", function*() {

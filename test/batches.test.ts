@@ -31,10 +31,22 @@ describe("sendAll", () => {
         serverStore: { queue: { maxMessages: 4 } }
       })
       const failure = (messages: ReadonlyArray<string>) => Effect.flip(server.sendAll("alice", messages))
-      assert.deepInclude(yield* failure(["1", "x".repeat(21)]), { _tag: "PayloadError", direction: "encode" })
-      assert.deepInclude(yield* failure(["1", "x".repeat(11)]), { _tag: "PayloadError", limitBytes: 12, sizeBytes: 13 })
-      assert.deepInclude(yield* failure(["1", "2", "3", "4", "5"]), { _tag: "QueueOverflowError", limit: "messages" })
-      assert.deepInclude(yield* Effect.flip(server.sendAll("nobody", ["1"])), { _tag: "SessionNotFoundError" })
+      assert.deepInclude(yield* failure(["1", "x".repeat(21)]), {
+        _tag: "resilient-websocket/PayloadError",
+        direction: "encode"
+      })
+      assert.deepInclude(yield* failure(["1", "x".repeat(11)]), {
+        _tag: "resilient-websocket/PayloadError",
+        limitBytes: 12,
+        sizeBytes: 13
+      })
+      assert.deepInclude(yield* failure(["1", "2", "3", "4", "5"]), {
+        _tag: "resilient-websocket/QueueOverflowError",
+        limit: "messages"
+      })
+      assert.deepInclude(yield* Effect.flip(server.sendAll("nobody", ["1"])), {
+        _tag: "resilient-websocket/SessionNotFoundError"
+      })
       const [receipt] = yield* server.sendAll("alice", ["only"])
       yield* receipt?.handled ?? Effect.die("no receipt")
       assert.deepStrictEqual(atClient, ["only"])
@@ -65,7 +77,10 @@ describe("sendAll", () => {
       const receipts = yield* server.sendAll("alice", ["1", "2"], { ttl: "1 second" })
       yield* H.advance(120_000)
       for (const { handled } of receipts) assert.strictEqual((yield* Effect.flip(handled)).reason, "expired")
-      assert.strictEqual(yield* H.tagOf(server.sendAll("alice", ["1"], { ttl: "-1 seconds" as never })), "PayloadError")
+      assert.strictEqual(
+        yield* H.tagOf(server.sendAll("alice", ["1"], { ttl: "-1 seconds" as never })),
+        "resilient-websocket/PayloadError"
+      )
     }))
 })
 
@@ -121,8 +136,8 @@ describe("broadcast", () => {
       const { accepted, failures } = yield* server.broadcast("2", { sessions: ["alice", "nobody"] })
       assert.strictEqual(accepted, 0)
       assert.deepStrictEqual(failures.map(({ error, session }) => [session, error._tag]).sort(), [
-        ["alice", "QueueOverflowError"],
-        ["nobody", "SessionNotFoundError"]
+        ["alice", "resilient-websocket/QueueOverflowError"],
+        ["nobody", "resilient-websocket/SessionNotFoundError"]
       ])
       assert.strictEqual((yield* server.stats).totals.queueOverflows, 1)
     }))
@@ -130,11 +145,14 @@ describe("broadcast", () => {
   it.effect("fails as a whole only for what is wrong with the message, or when the server is closed", () =>
     Effect.gen(function*() {
       const { server } = yield* connected({ server: { maxPayloadBytes: 12 } })
-      assert.strictEqual(yield* H.tagOf(server.broadcast("x".repeat(11))), "PayloadError")
-      assert.strictEqual(yield* H.tagOf(server.broadcast("x", { ttl: "-1 seconds" as never })), "PayloadError")
+      assert.strictEqual(yield* H.tagOf(server.broadcast("x".repeat(11))), "resilient-websocket/PayloadError")
+      assert.strictEqual(
+        yield* H.tagOf(server.broadcast("x", { ttl: "-1 seconds" as never })),
+        "resilient-websocket/PayloadError"
+      )
       yield* server.shutdown
-      assert.strictEqual(yield* H.tagOf(server.broadcast("x")), "ShutdownError")
-      assert.strictEqual(yield* H.tagOf(server.sendAll("alice", ["x"])), "ShutdownError")
+      assert.strictEqual(yield* H.tagOf(server.broadcast("x")), "resilient-websocket/ShutdownError")
+      assert.strictEqual(yield* H.tagOf(server.sendAll("alice", ["x"])), "resilient-websocket/ShutdownError")
     }))
 
   it.effect("waits for a full session under `suspend`, while the others have it already", () =>

@@ -48,7 +48,7 @@ console.log(await made.then(async (manager) => {
 describe("a bundle of a program with the promise face", () => {
   it("needs no package of a store that it does not use", async () => {
     const { takesIn, wrote } = await bundled(using("{ type: 'memory' }"))
-    assert.strictEqual(wrote, "SessionNotFoundError")
+    assert.strictEqual(wrote, "resilient-websocket/SessionNotFoundError")
     assert.isTrue(takesIn("/ws/"))
     assert.isFalse(takesIn("redis"))
     assert.isFalse(takesIn("sql-pg"))
@@ -56,7 +56,7 @@ describe("a bundle of a program with the promise face", () => {
 
   it("uses SQLite, for which no package is needed", async () => {
     const { wrote } = await bundled(using("{ type: 'sqlite', filename: ':memory:' }"))
-    assert.strictEqual(wrote, "SessionNotFoundError")
+    assert.strictEqual(wrote, "resilient-websocket/SessionNotFoundError")
   })
 
   it("says what to do for a store that it was not given", async () => {

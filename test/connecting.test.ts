@@ -62,7 +62,11 @@ describe("waits for the user's functions", () => {
           () => states.filter(({ _tag }) => _tag === "Connected").length === 2
         )
         const error = states.flatMap((state) => state._tag === "Disconnected" ? [state.error] : []).at(-1)
-        assert.deepInclude(error, { _tag: "ConnectionTimeoutError", phase: name, afterMillis: 10_000 })
+        assert.deepInclude(error, {
+          _tag: "resilient-websocket/ConnectionTimeoutError",
+          phase: name,
+          afterMillis: 10_000
+        })
       }))
 
     it.effect(`reconnect does not wait for the ${name}, and asks anew`, () =>
@@ -147,16 +151,28 @@ describe("a frame before the welcome", () => {
     reject: { t: "reject", code: "overloaded", detail: "full" },
     end: { t: "end" }
   }
-  const unexpected = { _tag: "ProtocolError", code: "unexpected" }
-  const malformed = { _tag: "ProtocolError", code: "malformed" }
+  const unexpected = { _tag: "resilient-websocket/ProtocolError", code: "unexpected" }
+  const malformed = { _tag: "resilient-websocket/ProtocolError", code: "malformed" }
   /** What the client makes of each: which error, for how long it stays away at most, whether it stops in the end. */
   const rules: Record<string, { readonly text: string | Uint8Array; readonly error: object; readonly stops: boolean }> =
     {
       // Its log is not the client's.
       welcome: { text: encode(welcome), error: malformed, stops: true },
-      drain: { text: encode(frames.drain), error: { _tag: "HandshakeError", reason: "draining" }, stops: false },
-      reject: { text: encode(frames.reject), error: { _tag: "HandshakeError", reason: "overloaded" }, stops: false },
-      ping: { text: encode(frames.ping), error: { _tag: "ConnectionTimeoutError", phase: "handshake" }, stops: false },
+      drain: {
+        text: encode(frames.drain),
+        error: { _tag: "resilient-websocket/HandshakeError", reason: "draining" },
+        stops: false
+      },
+      reject: {
+        text: encode(frames.reject),
+        error: { _tag: "resilient-websocket/HandshakeError", reason: "overloaded" },
+        stops: false
+      },
+      ping: {
+        text: encode(frames.ping),
+        error: { _tag: "resilient-websocket/ConnectionTimeoutError", phase: "handshake" },
+        stops: false
+      },
       ...Object.fromEntries(
         Object.values(frames)
           .filter(({ t }) => !["welcome", "drain", "reject", "ping"].includes(t))
@@ -403,7 +419,7 @@ describe("a close that will repeat", () => {
         yield* advanceUntil("it has stopped", tagged(client, "Stopped"), { atMost: 900_000, step: 1_000 })
         const state = yield* client.state
         const error = state._tag === "Stopped" ? state.error : undefined
-        assert.deepInclude(error, { _tag: "TransportError", detail: `closed with ${code} (no)` })
+        assert.deepInclude(error, { _tag: "resilient-websocket/TransportError", detail: `closed with ${code} (no)` })
       }))
   }
 

@@ -175,7 +175,7 @@ describe("publish keys", () => {
       const second = yield* send("a")
       assert.deepInclude(second, { _tag: "Duplicate", messageId: "key" })
       assert.strictEqual(yield* deadReason(second), "volatile")
-      assert.strictEqual(yield* H.tagOf(send("b")), "DeduplicationError")
+      assert.strictEqual(yield* H.tagOf(send("b")), "resilient-websocket/DeduplicationError")
       yield* (yield* server.send("alice", "after")).handled
       assert.deepStrictEqual(atClient, ["a", "after"])
       yield* unplug(network, client)
@@ -213,12 +213,19 @@ describe("publish keys", () => {
         clientStore: { queue: { maxMessages: 1, overflow: "suspend" } }
       })
       yield* (yield* client.send("a", { id: "k" })).handled
-      assert.strictEqual((yield* Effect.flip(client.send("b", { id: "k" })))._tag, "DeduplicationError")
+      assert.strictEqual(
+        (yield* Effect.flip(client.send("b", { id: "k" })))._tag,
+        "resilient-websocket/DeduplicationError"
+      )
       yield* unplug(network, client)
       yield* client.send("fills the queue")
       const waiting = yield* Effect.forkChild(client.send("c", { id: "c" }), { startImmediately: true })
       const error = yield* Effect.flip(client.send("c", { id: "c" }))
-      assert.deepInclude(error, { _tag: "DeduplicationError", reason: "inFlight", retryAfterMillis: 30_000 })
+      assert.deepInclude(error, {
+        _tag: "resilient-websocket/DeduplicationError",
+        reason: "inFlight",
+        retryAfterMillis: 30_000
+      })
       // A send that came to nothing leaves its key free.
       yield* Fiber.interrupt(waiting)
       const again = yield* Effect.forkChild(client.send("c", { id: "c" }), { startImmediately: true })

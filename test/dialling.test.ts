@@ -74,7 +74,7 @@ describe("a dial that is answered with", () => {
         const server = yield* httpServer(status(code, "location: http://127.0.0.1:1/\r\n"))
         const client = yield* H.nodeClient({ url: server.url, ...quick })
         const { error } = yield* stopped(client)
-        assert.deepInclude(error, { _tag: "TransportError", operation: "dial", status: code })
+        assert.deepInclude(error, { _tag: "resilient-websocket/TransportError", operation: "dial", status: code })
         assert.include(error.message, String(code))
         assert.isAtLeast(server.dials(), 5)
       }))
@@ -88,7 +88,7 @@ describe("a dial that is answered with", () => {
         const url = Effect.sync(() => `${server.url}/?token=${++asked}`)
         const client = yield* H.nodeClient({ url, ...quick })
         const { error } = yield* stopped(client)
-        assert.deepInclude(error, { _tag: "HandshakeError", reason, retryable: false })
+        assert.deepInclude(error, { _tag: "resilient-websocket/HandshakeError", reason, retryable: false })
         assert.deepStrictEqual([server.dials(), asked], [2, 2])
       }))
   }
@@ -100,7 +100,7 @@ describe("a dial that is answered with", () => {
         const server = yield* httpServer(answer)
         const client = yield* H.nodeClient({ url: server.url, ...quick })
         const { error } = yield* stopped(client)
-        assert.deepInclude(error, { _tag: "TransportError", status: 101 })
+        assert.deepInclude(error, { _tag: "resilient-websocket/TransportError", status: 101 })
       }
     }))
 
@@ -154,7 +154,7 @@ describe("a dial that is answered with", () => {
       const layer = Layer.provide(Transport.layerClientWebSocket, Socket.layerWebSocketConstructorGlobal)
       const client = yield* H.clientOn(yield* Layer.build(layer), { url: server.url, ...quick })
       const { error } = yield* lost(client)
-      assert.strictEqual(error._tag, "TransportError")
+      assert.strictEqual(error._tag, "resilient-websocket/TransportError")
     }))
 })
 

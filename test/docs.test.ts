@@ -123,7 +123,8 @@ describe("the table of errors in docs/errors.md", () => {
   })
 
   it("is followed by every reason of a dead letter", () => {
-    const { literals = [] } = Docs.errorClasses().find(({ name }) => name === "DeadLetterError") ?? {}
+    const { literals = [] } = Docs.errorClasses().find(({ name }) => name === "resilient-websocket/DeadLetterError") ??
+      {}
     assert.isAbove(literals.length, 5)
     const reasons = Docs.rowsOf(Docs.section("docs/errors.md", "Reasons")).map(([first = ""]) => first)
     assert.sameMembers(reasons.slice(2), literals.map((literal) => `\`${literal}\``))

@@ -41,7 +41,7 @@ describe("sending", () => {
         ]
       ) {
         assert.deepInclude(yield* failure<unknown, WebSocketError.WebSocketError, never>(effect), {
-          _tag: "SessionNotFoundError",
+          _tag: "resilient-websocket/SessionNotFoundError",
           session: "nobody"
         })
       }
@@ -51,16 +51,19 @@ describe("sending", () => {
     Effect.gen(function*() {
       const { client, server } = yield* connected({ client: { maxPayloadBytes: 100 } })
       assert.deepInclude(yield* failure(client.send("x".repeat(99))), {
-        _tag: "PayloadError",
+        _tag: "resilient-websocket/PayloadError",
         direction: "encode",
         sizeBytes: 101,
         limitBytes: 100
       })
       // Bytes count, not characters, and the other side's limit, too.
       assert.deepInclude(yield* failure(server.send("alice", "ü".repeat(50))), { sizeBytes: 102, limitBytes: 100 })
-      assert.strictEqual((yield* failure(client.send(1 as unknown as string)))._tag, "PayloadError")
-      assert.strictEqual((yield* failure(client.send("x", { id: "" })))._tag, "PayloadError")
-      assert.strictEqual((yield* failure(client.send("x", { id: "x".repeat(257) })))._tag, "PayloadError")
+      assert.strictEqual((yield* failure(client.send(1 as unknown as string)))._tag, "resilient-websocket/PayloadError")
+      assert.strictEqual((yield* failure(client.send("x", { id: "" })))._tag, "resilient-websocket/PayloadError")
+      assert.strictEqual(
+        (yield* failure(client.send("x", { id: "x".repeat(257) })))._tag,
+        "resilient-websocket/PayloadError"
+      )
       yield* (yield* client.send("x".repeat(98))).handled
     }))
 
@@ -71,7 +74,10 @@ describe("sending", () => {
       const any = Schema.declare((value: unknown): value is string => value !== Symbol.iterator)
       const { client } = yield* connected({ client: { outgoing: any as unknown as Schema.Codec<string, unknown> } })
       for (const value of [circular, 1n, undefined, () => {}]) {
-        assert.strictEqual((yield* failure(client.send(value as unknown as string)))._tag, "PayloadError")
+        assert.strictEqual(
+          (yield* failure(client.send(value as unknown as string)))._tag,
+          "resilient-websocket/PayloadError"
+        )
       }
     }))
 
@@ -81,7 +87,7 @@ describe("sending", () => {
       yield* unplug(network, client)
       yield* server.send("alice", "1")
       assert.deepInclude(yield* failure(server.send("alice", "2")), {
-        _tag: "QueueOverflowError",
+        _tag: "resilient-websocket/QueueOverflowError",
         session: "alice",
         limit: "messages",
         bound: 1,
@@ -94,7 +100,7 @@ describe("sending", () => {
       const { client } = yield* connected()
       yield* client.send("1", { id: "k" })
       assert.deepInclude(yield* failure(client.send("2", { id: "k" })), {
-        _tag: "DeduplicationError",
+        _tag: "resilient-websocket/DeduplicationError",
         key: "k",
         reason: "mismatch"
       })
@@ -111,7 +117,7 @@ describe("sending", () => {
       })
       const { server } = yield* connected({ serverStore: rigged })
       assert.deepInclude(yield* failure(server.send("alice", "x", { id: "k" })), {
-        _tag: "MessageQueueError",
+        _tag: "resilient-websocket/MessageQueueError",
         reason: "store"
       })
       works = true
@@ -122,7 +128,7 @@ describe("sending", () => {
     Effect.gen(function*() {
       const { client } = yield* connected({ server: { incoming: Schema.Literal("yes") } })
       assert.deepInclude(yield* failure((yield* client.send("no")).handled), {
-        _tag: "DeadLetterError",
+        _tag: "resilient-websocket/DeadLetterError",
         reason: "undecodable",
         maybeHandled: false
       })
@@ -133,9 +139,18 @@ describe("sending", () => {
       const { client, server } = yield* connected()
       yield* client.shutdown
       yield* server.shutdown
-      assert.deepInclude(yield* failure(client.send("x")), { _tag: "ShutdownError", component: "client" })
-      assert.deepInclude(yield* failure(server.send("alice", "x")), { _tag: "ShutdownError", component: "server" })
-      assert.deepInclude(yield* failure(client.awaitConnected()), { _tag: "ShutdownError", component: "client" })
+      assert.deepInclude(yield* failure(client.send("x")), {
+        _tag: "resilient-websocket/ShutdownError",
+        component: "client"
+      })
+      assert.deepInclude(yield* failure(server.send("alice", "x")), {
+        _tag: "resilient-websocket/ShutdownError",
+        component: "server"
+      })
+      assert.deepInclude(yield* failure(client.awaitConnected()), {
+        _tag: "resilient-websocket/ShutdownError",
+        component: "client"
+      })
     }))
 })
 
@@ -145,11 +160,11 @@ describe("connecting", () => {
       const network = yield* makeNetwork
       const client = yield* H.clientOn(network.context)
       yield* until("it failed", () => Effect.map(client.state, ({ _tag }) => _tag === "Disconnected"))
-      assert.deepInclude(yield* stateError(client), { _tag: "TransportError", operation: "dial" })
+      assert.deepInclude(yield* stateError(client), { _tag: "resilient-websocket/TransportError", operation: "dial" })
       const waiting = yield* Effect.forkChild(failure(client.awaitConnected({ timeout: "3 seconds" })))
       yield* advanceUntil("it gave up", () => waiting.pollUnsafe() !== undefined)
       assert.deepInclude(yield* Effect.flatten(Effect.sync(() => waiting.pollUnsafe() ?? Effect.die("?"))), {
-        _tag: "ConnectionTimeoutError",
+        _tag: "resilient-websocket/ConnectionTimeoutError",
         phase: "connect",
         afterMillis: 3_000
       })
@@ -163,7 +178,10 @@ describe("connecting", () => {
           new WebSocketError.HandshakeError({ reason: "unauthorized", detail: "no", retryable: false })
       })
       const client = yield* H.clientOn(network.context)
-      assert.deepInclude(yield* failure(client.awaitConnected()), { _tag: "HandshakeError", reason: "unauthorized" })
+      assert.deepInclude(yield* failure(client.awaitConnected()), {
+        _tag: "resilient-websocket/HandshakeError",
+        reason: "unauthorized"
+      })
       assert.strictEqual((yield* client.state)._tag, "Stopped")
     }))
 
@@ -174,7 +192,11 @@ describe("connecting", () => {
       yield* (yield* H.clientOn(network.context)).awaitConnected()
       const second = yield* H.clientOn(network.context)
       yield* until("it was refused", () => Effect.map(second.state, ({ _tag }) => _tag === "Disconnected"))
-      assert.deepInclude(yield* stateError(second), { _tag: "HandshakeError", reason: "overloaded", retryable: true })
+      assert.deepInclude(yield* stateError(second), {
+        _tag: "resilient-websocket/HandshakeError",
+        reason: "overloaded",
+        retryable: true
+      })
     }))
 
   it.effect("to what speaks something else is a ProtocolError", () =>
@@ -187,7 +209,7 @@ describe("connecting", () => {
       const client = yield* H.clientOn(network.context)
       // It may be a hop that will be gone tomorrow: a client is not stopped by the first of them.
       yield* until("it was met", () => Effect.map(client.state, ({ _tag }) => _tag === "Disconnected"))
-      assert.deepInclude(yield* stateError(client), { _tag: "ProtocolError", code: "unexpected" })
+      assert.deepInclude(yield* stateError(client), { _tag: "resilient-websocket/ProtocolError", code: "unexpected" })
     }))
 
   it.effect("through an isolated circuit is a CircuitBreakerError", () =>
@@ -199,7 +221,7 @@ describe("connecting", () => {
       const client = yield* H.clientOn(network.context, {}, { store })
       yield* until("it was refused", () => Effect.map(client.state, ({ _tag }) => _tag === "Disconnected"))
       assert.deepInclude(yield* stateError(client), {
-        _tag: "CircuitBreakerError",
+        _tag: "resilient-websocket/CircuitBreakerError",
         state: "Isolated",
         reason: "moving house"
       })
@@ -213,7 +235,7 @@ describe("connecting", () => {
       const layer = NodeTransport.layerServer({ port })
       const second = Effect.scoped(Effect.flatMap(Layer.build(layer), (transport) => H.serverOn(transport)))
       const error = yield* Effect.flip(second)
-      assert.deepInclude(error, { _tag: "TransportError", operation: "listen" })
+      assert.deepInclude(error, { _tag: "resilient-websocket/TransportError", operation: "listen" })
     }))
 })
 
@@ -228,7 +250,10 @@ describe("administering", () => {
           remove: () => Effect.fail(lost)
         })
       })
-      assert.deepInclude(yield* failure(server.endSession("alice")), { _tag: "SessionRegistryError", reason: "store" })
+      assert.deepInclude(yield* failure(server.endSession("alice")), {
+        _tag: "resilient-websocket/SessionRegistryError",
+        reason: "store"
+      })
     }))
 
   it.effect("with an option that can't be dies of what is wrong with it", () =>

@@ -118,7 +118,7 @@ describe("mistakes are typed errors", () => {
     Effect.gen(function*() {
       const { client } = yield* connected()
       const error = yield* Effect.flip(client.send("late", { ttl: "soon" as "1 second" }))
-      assert.strictEqual(error._tag, "PayloadError")
+      assert.strictEqual(error._tag, "resilient-websocket/PayloadError")
     }))
 
   it.effect("a payload that the Schema refuses, as the cause of the dead letter", () =>
@@ -127,6 +127,6 @@ describe("mistakes are typed errors", () => {
       const letters = yield* H.collect(server.deadLetters)
       yield* client.send("perhaps")
       yield* until("there is a dead letter", () => letters.length > 0)
-      assert.deepInclude(letters[0]?.cause, { _tag: "PayloadError", direction: "decode" })
+      assert.deepInclude(letters[0]?.cause, { _tag: "resilient-websocket/PayloadError", direction: "decode" })
     }))
 })

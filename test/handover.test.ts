@@ -352,7 +352,7 @@ describe("a session whose retention is over", () => {
       ]])
       assert.deepInclude(yield* Effect.flip(handled), { reason: "sessionEnded" })
       assert.deepInclude(events.at(-1), { _tag: "Ended", session: "alice" })
-      assert.strictEqual(yield* H.tagOf(servers[0].sessionStats("alice")), "SessionNotFoundError")
+      assert.strictEqual(yield* H.tagOf(servers[0].sessionStats("alice")), "resilient-websocket/SessionNotFoundError")
       assert.deepInclude(yield* cluster.queue.stats, { sessions: 0, messages: 0 })
       assert.deepStrictEqual(yield* cluster.registry.count, { sessions: 0, attached: 0 })
     }))
@@ -519,7 +519,7 @@ describe("a server with a durable store that shuts down", () => {
       yield* turn
       cluster.target = 1
       const closing = yield* Effect.forkChild(servers[0].shutdown, { startImmediately: true })
-      assert.strictEqual(yield* H.tagOf(servers[0].send("alice", "late")), "ShutdownError")
+      assert.strictEqual(yield* H.tagOf(servers[0].send("alice", "late")), "resilient-websocket/ShutdownError")
       yield* advanceUntil("it is closed", () => closing.pollUnsafe() !== undefined)
       const report = yield* Fiber.join(closing)
       assert.deepInclude(report, { pending: 3, flushed: 0, retained: 3, dropped: 0, closed: 1 })

@@ -33,8 +33,15 @@ describe("What a receiver refuses", () => {
       for (const id of badIds) {
         for (const volatile of [false, true]) {
           const error = yield* Effect.flip(client.send("up", { id, volatile }))
-          assert.deepInclude(error, { _tag: "PayloadError", direction: "encode" }, JSON.stringify(id))
-          assert.strictEqual((yield* Effect.flip(server.send("alice", "down", { id, volatile })))._tag, "PayloadError")
+          assert.deepInclude(
+            error,
+            { _tag: "resilient-websocket/PayloadError", direction: "encode" },
+            JSON.stringify(id)
+          )
+          assert.strictEqual(
+            (yield* Effect.flip(server.send("alice", "down", { id, volatile })))._tag,
+            "resilient-websocket/PayloadError"
+          )
         }
       }
       for (const id of goodIds) {
@@ -50,12 +57,24 @@ describe("What a receiver refuses", () => {
       for (const store of [undefined, yield* Layer.build(sqlite)]) {
         const { server } = yield* H.connected({ serverStore: store })
         for (const id of badIds) {
-          assert.strictEqual((yield* Effect.flip(server.send(id, "x")))._tag, "SessionNotFoundError")
+          assert.strictEqual(
+            (yield* Effect.flip(server.send(id, "x")))._tag,
+            "resilient-websocket/SessionNotFoundError"
+          )
           const { failures } = yield* server.broadcast("x", { sessions: [id] })
-          assert.strictEqual(failures[0]?.error._tag, "SessionNotFoundError")
-          assert.strictEqual((yield* Effect.flip(server.sessionStats(id)))._tag, "SessionNotFoundError")
-          assert.strictEqual((yield* Effect.flip(server.endSession(id)))._tag, "SessionNotFoundError")
-          assert.strictEqual((yield* Effect.flip(server.locate(id, "m")))._tag, "SessionNotFoundError")
+          assert.strictEqual(failures[0]?.error._tag, "resilient-websocket/SessionNotFoundError")
+          assert.strictEqual(
+            (yield* Effect.flip(server.sessionStats(id)))._tag,
+            "resilient-websocket/SessionNotFoundError"
+          )
+          assert.strictEqual(
+            (yield* Effect.flip(server.endSession(id)))._tag,
+            "resilient-websocket/SessionNotFoundError"
+          )
+          assert.strictEqual(
+            (yield* Effect.flip(server.locate(id, "m")))._tag,
+            "resilient-websocket/SessionNotFoundError"
+          )
         }
       }
     }))
@@ -73,7 +92,11 @@ describe("What a receiver refuses", () => {
           const client = yield* H.clientOn(network.context)
           yield* stopped(client)
           const { error } = yield* Effect.map(client.state, (state) => state._tag === "Stopped" ? state : assert.fail())
-          assert.deepInclude(error, { _tag: "ProtocolError", code: "protocol" }, JSON.stringify(next))
+          assert.deepInclude(
+            error,
+            { _tag: "resilient-websocket/ProtocolError", code: "protocol" },
+            JSON.stringify(next)
+          )
         }
       }
       assert.deepStrictEqual(yield* server.sessions, [])
@@ -90,8 +113,8 @@ describe("What a receiver refuses", () => {
           yield* stopped(client)
           assert.deepInclude(yield* stateOf(client), { _tag: "Stopped" })
           const error = yield* Effect.flip(client.awaitConnected())
-          assert.deepInclude(error, { _tag: "HandshakeError", reason: "invalid" })
-          assert.strictEqual((yield* Effect.flip(client.refreshToken))._tag, "HandshakeError")
+          assert.deepInclude(error, { _tag: "resilient-websocket/HandshakeError", reason: "invalid" })
+          assert.strictEqual((yield* Effect.flip(client.refreshToken))._tag, "resilient-websocket/HandshakeError")
         }
       }
       const client = yield* H.clientOn(network.context, { token: "é".repeat(4096) })
@@ -104,7 +127,7 @@ describe("What a receiver refuses", () => {
       let token = "alice"
       const { client, network } = yield* H.connected({ client: { token: Effect.sync(() => token) } })
       token = "alice\u0000"
-      assert.strictEqual((yield* Effect.flip(client.refreshToken))._tag, "HandshakeError")
+      assert.strictEqual((yield* Effect.flip(client.refreshToken))._tag, "resilient-websocket/HandshakeError")
       allAreFrames(network)
       assert.strictEqual((yield* client.state)._tag, "Connected")
     }))
@@ -132,7 +155,11 @@ describe("What a receiver refuses", () => {
       })
       const client = yield* H.clientOn(network.context)
       const error = yield* Effect.flip(client.awaitConnected())
-      assert.deepInclude(error, { _tag: "HandshakeError", reason: "forbidden", detail: detail.slice(0, 512) })
+      assert.deepInclude(error, {
+        _tag: "resilient-websocket/HandshakeError",
+        reason: "forbidden",
+        detail: detail.slice(0, 512)
+      })
       allAreFrames(network)
     }))
 
@@ -172,7 +199,7 @@ describe("What a receiver refuses", () => {
         ) {
           assert.strictEqual(
             (yield* Effect.flip<unknown, { readonly _tag: string }, never>(effect))._tag,
-            "PayloadError"
+            "resilient-websocket/PayloadError"
           )
         }
       }

@@ -31,7 +31,10 @@ describe("a half-open connection", () => {
       const receipt = yield* client.send("into the void")
       const elapsed = yield* advanceUntil("the client noticed", () => Effect.map(tag(client), (t) => t !== "Connected"))
       assert.isAtMost(elapsed, 20_000)
-      assert.deepInclude(yield* errorOf(client), { _tag: "ConnectionTimeoutError", phase: "heartbeat" })
+      assert.deepInclude(yield* errorOf(client), {
+        _tag: "resilient-websocket/ConnectionTimeoutError",
+        phase: "heartbeat"
+      })
       yield* advanceUntil("it is back", isConnected(client))
       yield* receipt.handled
       assert.deepStrictEqual(atServer, ["into the void"])
@@ -82,7 +85,11 @@ describe("a peer that answers but does not take messages", () => {
       const elapsed = yield* advanceUntil("it is cut off", () => Effect.map(tag(client), (t) => t !== "Connected"))
       assert.isAtLeast(elapsed, 30_000)
       assert.isAtMost(elapsed, 32_000)
-      assert.deepInclude(yield* errorOf(client), { _tag: "ConnectionTimeoutError", phase: "ack", session: "alice" })
+      assert.deepInclude(yield* errorOf(client), {
+        _tag: "resilient-websocket/ConnectionTimeoutError",
+        phase: "ack",
+        session: "alice"
+      })
       network.passes = () => true
       yield* advanceUntil("it is back", isConnected(client))
       yield* receipt.handled
@@ -97,7 +104,7 @@ describe("a peer that answers but does not take messages", () => {
       yield* turn
       network.stuckBytes = 1
       yield* advanceUntil("it is cut off", () => Effect.map(tag(client), (t) => t !== "Connected"))
-      assert.deepInclude(yield* errorOf(client), { _tag: "ConnectionTimeoutError", phase: "flush" })
+      assert.deepInclude(yield* errorOf(client), { _tag: "resilient-websocket/ConnectionTimeoutError", phase: "flush" })
     }))
 
   it.effect("may take its time to handle what it has confirmed", () =>
@@ -122,7 +129,11 @@ describe("a connection that never comes to be", () => {
       const port = typeof address === "object" ? address?.port : undefined
       const client = yield* H.nodeClient({ url: `ws://127.0.0.1:${port}`, dialTimeout: "50 millis" })
       yield* until("the dial was given up", () => Effect.map(tag(client), (t) => t === "Disconnected"))
-      assert.deepInclude(yield* errorOf(client), { _tag: "ConnectionTimeoutError", phase: "dial", afterMillis: 50 })
+      assert.deepInclude(yield* errorOf(client), {
+        _tag: "resilient-websocket/ConnectionTimeoutError",
+        phase: "dial",
+        afterMillis: 50
+      })
     }))
 
   it.effect("is given up by the client after the handshake timeout", () =>
@@ -133,7 +144,10 @@ describe("a connection that never comes to be", () => {
       const client = yield* H.clientOn(network.context)
       const elapsed = yield* advanceUntil("it gave up", () => Effect.map(tag(client), (t) => t === "Disconnected"))
       assert.strictEqual(elapsed, 10_000)
-      assert.deepInclude(yield* errorOf(client), { _tag: "ConnectionTimeoutError", phase: "handshake" })
+      assert.deepInclude(yield* errorOf(client), {
+        _tag: "resilient-websocket/ConnectionTimeoutError",
+        phase: "handshake"
+      })
       network.passes = () => true
       yield* advanceUntil("it connected", isConnected(client))
     }))

@@ -57,7 +57,7 @@ describe(`a client that stops reading, offered ${messages.toLocaleString("en")} 
     const { deadLetters, grownMiB, outcomes, queued } = await offer("reject")
     assert.isBelow(grownMiB, 64)
     assert.strictEqual(queued, 1_000)
-    assert.strictEqual(outcomes["QueueOverflowError"], messages - 1_000)
+    assert.strictEqual(outcomes["resilient-websocket/QueueOverflowError"], messages - 1_000)
     assert.strictEqual(deadLetters, 0)
   })
 
@@ -68,7 +68,7 @@ describe(`a client that stops reading, offered ${messages.toLocaleString("en")} 
     assert.isBelow(retainedMiB, 64)
     assert.strictEqual(queued, 1_000)
     assert.strictEqual(deadLetters, messages - 1_000)
-    assert.isUndefined(outcomes["QueueOverflowError"])
+    assert.isUndefined(outcomes["resilient-websocket/QueueOverflowError"])
   })
 
   it("costs less than 64 MiB with `dropNewest`, and every sender beyond the bound gets `Skipped`", async () => {

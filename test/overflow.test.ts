@@ -61,7 +61,7 @@ for (const bound of bounds) {
         for (let n = 1; n <= 4; n++) assert.strictEqual(tagOf(yield* send(n)), "Queued disconnected")
         const [most = assert.fail()] = Object.values(boundOf[bound])
         assert.deepInclude(yield* Effect.flip(send(5)), {
-          _tag: "QueueOverflowError",
+          _tag: "resilient-websocket/QueueOverflowError",
           session: "alice",
           limit: bound,
           bound: most,
@@ -133,7 +133,7 @@ describe("a message larger than the bound", () => {
         const { send, server } = yield* away({ maxBytes: 40, overflow })
         yield* send(1)
         const error = yield* Effect.flip(server.send("alice", "x".repeat(50)))
-        assert.deepInclude(error, { _tag: "QueueOverflowError", limit: "bytes", bound: 40 })
+        assert.deepInclude(error, { _tag: "resilient-websocket/QueueOverflowError", limit: "bytes", bound: 40 })
         assert.strictEqual((yield* server.stats).queue.messages, 1)
       }))
   }
@@ -180,7 +180,10 @@ describe("a sender that waits for room", () => {
       const sender = yield* start(Effect.flip(send(5)))
       yield* server.endSession("alice")
       yield* until("it was told", () => sender.pollUnsafe() !== undefined)
-      assert.include(["SessionNotFoundError", "MessageQueueError"], (yield* Fiber.join(sender))._tag)
+      assert.include(
+        ["resilient-websocket/SessionNotFoundError", "resilient-websocket/MessageQueueError"],
+        (yield* Fiber.join(sender))._tag
+      )
       yield* until("the others are dead", () => letters.length === 4)
       assert.deepInclude((yield* server.stats).queue, { suspended: 0, messages: 0, bytes: 0, appended: 4 })
     }))
@@ -206,7 +209,11 @@ describe("a sender that waits for room", () => {
       yield* H.advance(3_000)
       const second = yield* start(send(3))
       yield* H.advance(2_000)
-      assert.deepInclude(yield* Fiber.join(first), { _tag: "QueueOverflowError", limit: "messages", bound: 1 })
+      assert.deepInclude(yield* Fiber.join(first), {
+        _tag: "resilient-websocket/QueueOverflowError",
+        limit: "messages",
+        bound: 1
+      })
       assert.strictEqual((yield* server.stats).queue.suspended, 1)
       yield* comeBack
       yield* (yield* Fiber.join(second)).handled

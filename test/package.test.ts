@@ -77,7 +77,7 @@ for await (const answer of client) {
   break
 }
 const explain = (error: WebSocketError): number | string =>
-  error instanceof QueueOverflowError ? error.bound : error._tag === "TransportError" ? error.detail : error.message
+  error instanceof QueueOverflowError ? error.bound : error._tag === "resilient-websocket/TransportError" ? error.detail : error.message
 void explain
 await client.close()
 await manager.gracefulShutdown({ timeout: "1 second" })

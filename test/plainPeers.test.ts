@@ -204,11 +204,11 @@ describe("register", () => {
       const [ws] = foreign.accepted[0] ?? assert.fail("nobody was accepted")
       const connection = yield* accept(foreign)
       const twice = yield* Effect.flip(NodeTransport.fromWebSocket(ws))
-      assert.deepInclude(twice, { _tag: "TransportError", operation: "register" })
+      assert.deepInclude(twice, { _tag: "resilient-websocket/TransportError", operation: "register" })
       assert.strictEqual(yield* server.register(connection, { session: "carol" }), "carol")
       for (const each of [server, other]) {
         const again = yield* Effect.flip(each.register(connection, { session: "carol" }))
-        assert.deepInclude(again, { _tag: "TransportError", operation: "register" })
+        assert.deepInclude(again, { _tag: "resilient-websocket/TransportError", operation: "register" })
       }
       assert.strictEqual((yield* server.stats).connections, 1)
       const misspelt = { sesion: "carol" } as object
@@ -283,11 +283,14 @@ describe("register", () => {
       const { closed, ws } = yield* plainSocket(foreign.url, ["resilient.v1"])
       const refused = yield* Effect.forkScoped(Effect.flip(server.register(yield* accept(foreign))))
       ws.send("no hello")
-      assert.propertyVal(yield* Fiber.join(refused), "_tag", "ProtocolError")
+      assert.propertyVal(yield* Fiber.join(refused), "_tag", "resilient-websocket/ProtocolError")
       yield* until("it is closed", () => closed.code === 4503)
       const second = yield* plainSocket(foreign.url, ["resilient.v1"])
       const early = yield* Effect.forkScoped(Effect.flip(server.register(yield* accept(foreign))))
       second.ws.close()
-      assert.deepInclude(yield* Fiber.join(early), { _tag: "TransportError", operation: "register" })
+      assert.deepInclude(yield* Fiber.join(early), {
+        _tag: "resilient-websocket/TransportError",
+        operation: "register"
+      })
     }))
 })

@@ -72,6 +72,6 @@ describe("a message to a principal", () => {
       assert.strictEqual((yield* server.broadcast("nobody", { principal: "eve" })).accepted, 0)
       yield* H.until("they have it", () => gotten(ann).length + gotten(bob).length === 2)
       const wrong = { principal: 7 as unknown as string }
-      assert.strictEqual(yield* H.tagOf(server.broadcast("wrong", wrong)), "PayloadError")
+      assert.strictEqual(yield* H.tagOf(server.broadcast("wrong", wrong)), "resilient-websocket/PayloadError")
     }))
 })

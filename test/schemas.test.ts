@@ -192,7 +192,7 @@ describe("Messages through Schemas", () => {
         const message = any.value(dice)
         const exit = yield* Effect.exit(echoed(any, message))
         if (Exit.isFailure(exit)) {
-          assert.include(String(exit.cause), "PayloadError", any.name)
+          assert.include(String(exit.cause), "resilient-websocket/PayloadError", any.name)
           continue
         }
         for (const got of exit.value) assert.isTrue(isSame(message, got), any.name)

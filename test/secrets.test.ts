@@ -191,7 +191,11 @@ describe("no secret of a client is shown", () => {
       yield* client.reconnect
       yield* advanceUntil(
         "it is refused",
-        () => Effect.map(client.state, (state) => state._tag === "Stopped" && state.error._tag === "HandshakeError")
+        () =>
+          Effect.map(
+            client.state,
+            (state) => state._tag === "Stopped" && state.error._tag === "resilient-websocket/HandshakeError"
+          )
       )
       for (const value of [client, server]) output.add(value)
       for (const figures of [client.stats, server.stats, server.sessionStats("alice"), Metric.snapshot]) {

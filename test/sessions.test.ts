@@ -56,7 +56,11 @@ describe("a session", () => {
       })
       yield* tab.awaitConnected()
       yield* until("the first has stopped", stateIs(client, "Stopped"))
-      assert.deepInclude(yield* errorOf(client), { _tag: "HandshakeError", reason: "replaced", retryable: false })
+      assert.deepInclude(yield* errorOf(client), {
+        _tag: "resilient-websocket/HandshakeError",
+        reason: "replaced",
+        retryable: false
+      })
       yield* (yield* server.send("alice", "hi")).handled
       assert.deepStrictEqual([atClient, seen], [[], ["hi"]])
       assert.strictEqual((yield* server.stats).totals.connectionsReplaced, 1)
@@ -92,7 +96,7 @@ describe("a session", () => {
       yield* H.advance(6_500)
       assert.deepInclude(letters[0], { direction: "out", reason: "sessionEnded", message: "too late" })
       assert.deepInclude(yield* Effect.flip(receipt.handled), { reason: "sessionEnded", maybeHandled: false })
-      assert.strictEqual(yield* H.tagOf(server.send("alice", "hello?")), "SessionNotFoundError")
+      assert.strictEqual(yield* H.tagOf(server.send("alice", "hello?")), "resilient-websocket/SessionNotFoundError")
       assert.deepStrictEqual(events.map(({ _tag }) => _tag), ["Disconnected", "Ended"])
     }))
 
@@ -106,9 +110,9 @@ describe("a session", () => {
       yield* until("it is sent", () => Effect.map(client.locate(here.messageId), (state) => state === "sent"))
       yield* server.endSession("alice")
       yield* until("the client has stopped", stateIs(client, "Stopped"))
-      assert.strictEqual((yield* errorOf(client))._tag, "SessionNotFoundError")
+      assert.strictEqual((yield* errorOf(client))._tag, "resilient-websocket/SessionNotFoundError")
       assert.deepInclude(yield* Effect.flip(here.handled), { reason: "sessionEnded", maybeHandled: true })
-      assert.strictEqual(yield* H.tagOf(server.send("alice", "hello?")), "SessionNotFoundError")
+      assert.strictEqual(yield* H.tagOf(server.send("alice", "hello?")), "resilient-websocket/SessionNotFoundError")
       assert.strictEqual(network.dials, 1)
       yield* client.reconnect
       yield* client.awaitConnected()
@@ -236,7 +240,10 @@ describe("resume tokens", () => {
       })
       yield* client.send("mine")
       const thief = yield* H.clientOn(network.context, { token: "mallory" })
-      assert.deepInclude(yield* Effect.flip(thief.awaitConnected()), { _tag: "HandshakeError", reason: "forbidden" })
+      assert.deepInclude(yield* Effect.flip(thief.awaitConnected()), {
+        _tag: "resilient-websocket/HandshakeError",
+        reason: "forbidden"
+      })
       assert.deepInclude(yield* server.sessionStats("shared"), { principal: "alice", connected: true })
     }))
 
@@ -300,7 +307,7 @@ describe("the authentication hook", () => {
       token = "mallory"
       yield* client.refreshToken
       yield* until("it was cut off", stateIs(client, "Stopped"))
-      assert.deepInclude(yield* errorOf(client), { _tag: "HandshakeError", reason: "forbidden" })
+      assert.deepInclude(yield* errorOf(client), { _tag: "resilient-websocket/HandshakeError", reason: "forbidden" })
       assert.strictEqual(network.dials, 1)
     }))
 })
@@ -363,7 +370,7 @@ describe("a server that restarts", () => {
       yield* TestClock.adjust(1)
       assert.deepInclude(yield* server.shutdown, { closed: 1, pending: 0 })
       yield* until("it left", stateIs(client, "Disconnected"))
-      assert.deepInclude(yield* errorOf(client), { _tag: "TransportError" })
+      assert.deepInclude(yield* errorOf(client), { _tag: "resilient-websocket/TransportError" })
       const handled: Array<string> = []
       yield* H.serverOn(network.context, {
         authenticate: H.byToken,

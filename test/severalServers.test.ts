@@ -47,7 +47,10 @@ describe("a session at another server", () => {
       const result = yield* b.broadcast("all", { sessions: ["alice", "nobody"] })
       assert.deepInclude(result, { accepted: 1, skipped: 0 })
       assert.strictEqual(result.failures.length, 1)
-      assert.deepInclude(result.failures[0]?.error, { _tag: "SessionNotFoundError", session: "nobody" })
+      assert.deepInclude(result.failures[0]?.error, {
+        _tag: "resilient-websocket/SessionNotFoundError",
+        session: "nobody"
+      })
       yield* until("it came", () => received.length === 1)
       assert.deepInclude(yield* b.broadcast("to nobody here"), { accepted: 0 })
     }))
@@ -55,12 +58,15 @@ describe("a session at another server", () => {
   it.effect("that no server knows is not found", () =>
     Effect.gen(function*() {
       const { b } = yield* severalServers()
-      assert.strictEqual(yield* tagOf(b.send("nobody", "hi")), "SessionNotFoundError")
-      assert.strictEqual(yield* tagOf(b.send("nobody", "hi", { id: "once" })), "SessionNotFoundError")
-      assert.strictEqual(yield* tagOf(b.sendAll("nobody", ["hi"])), "SessionNotFoundError")
-      assert.strictEqual(yield* tagOf(b.sessionStats("nobody")), "SessionNotFoundError")
-      assert.strictEqual(yield* tagOf(b.locate("nobody", "id")), "SessionNotFoundError")
-      assert.strictEqual(yield* tagOf(b.endSession("nobody")), "SessionNotFoundError")
+      assert.strictEqual(yield* tagOf(b.send("nobody", "hi")), "resilient-websocket/SessionNotFoundError")
+      assert.strictEqual(
+        yield* tagOf(b.send("nobody", "hi", { id: "once" })),
+        "resilient-websocket/SessionNotFoundError"
+      )
+      assert.strictEqual(yield* tagOf(b.sendAll("nobody", ["hi"])), "resilient-websocket/SessionNotFoundError")
+      assert.strictEqual(yield* tagOf(b.sessionStats("nobody")), "resilient-websocket/SessionNotFoundError")
+      assert.strictEqual(yield* tagOf(b.locate("nobody", "id")), "resilient-websocket/SessionNotFoundError")
+      assert.strictEqual(yield* tagOf(b.endSession("nobody")), "resilient-websocket/SessionNotFoundError")
     }))
 
   it.effect("gets no volatile messages", () =>
@@ -126,7 +132,7 @@ describe("a session at another server", () => {
         ["two", "sessionEnded"]
       ])
       assert.isUndefined(yield* registry.find("alice"))
-      assert.strictEqual(yield* tagOf(a.send("alice", "too late")), "SessionNotFoundError")
+      assert.strictEqual(yield* tagOf(a.send("alice", "too late")), "resilient-websocket/SessionNotFoundError")
       assert.strictEqual((yield* a.stats).connections, 0)
     }))
 
@@ -134,8 +140,8 @@ describe("a session at another server", () => {
     Effect.gen(function*() {
       const network = yield* makeNetwork
       const server = yield* H.serverOn(network.context)
-      assert.strictEqual(yield* tagOf(server.send("alice", "hi")), "SessionNotFoundError")
-      assert.strictEqual(yield* tagOf(server.endSession("alice")), "SessionNotFoundError")
+      assert.strictEqual(yield* tagOf(server.send("alice", "hi")), "resilient-websocket/SessionNotFoundError")
+      assert.strictEqual(yield* tagOf(server.endSession("alice")), "resilient-websocket/SessionNotFoundError")
     }))
 })
 

@@ -129,7 +129,7 @@ describe.each(stores)("with the store $name", (store) => {
         for (const address of [attacker, "203.0.113.10", "203.0.113.11"]) {
           for (let i = 0; i < 6; i++) {
             const error = yield* fill(sessionOf(yield* welcomed(address)))
-            assert.strictEqual(error._tag, "QueueOverflowError")
+            assert.strictEqual(error._tag, "resilient-websocket/QueueOverflowError")
           }
         }
         const { messages } = (yield* server.stats).queue
@@ -141,7 +141,7 @@ describe.each(stores)("with the store $name", (store) => {
           yield* H.until("it is sent", () => honest.received.some(({ t }) => t === "batch"))
         }
         const greedy = yield* fill(sessionOf(yield* welcomed(attacker)))
-        assert.deepInclude(greedy, { _tag: "QueueOverflowError", limit: "shareMessages" })
+        assert.deepInclude(greedy, { _tag: "resilient-websocket/QueueOverflowError", limit: "shareMessages" })
         assert.isAtMost((yield* server.stats).queue.messages, max)
       })
   )
@@ -155,7 +155,7 @@ describe.each(stores)("with the store $name", (store) => {
           while ((yield* H.tagOf(server.sendAll(deaf, H.numbered(size)))) === "success");
         }
         const error = yield* Effect.flip(server.send(deaf, "one more"))
-        assert.strictEqual(error._tag, "QueueOverflowError")
+        assert.strictEqual(error._tag, "resilient-websocket/QueueOverflowError")
       }
       for (let i = 0; i < 5; i++) {
         const honest = yield* welcomed(attacker)

@@ -109,7 +109,7 @@ describe("shutdown", () => {
       assert.deepInclude(reports[0], { pending: 1, dropped: 1, flushed: 0 })
       for (const report of reports) assert.strictEqual(report, reports[0])
       assert.deepInclude(yield* Effect.flip(receipt.handled), { reason: "shutdown", maybeHandled: false })
-      assert.strictEqual(yield* H.tagOf(server.send("alice", "x")), "ShutdownError")
+      assert.strictEqual(yield* H.tagOf(server.send("alice", "x")), "resilient-websocket/ShutdownError")
     }))
 
   it.effect("takes no messages from its start on, and no connections", () =>
@@ -119,7 +119,7 @@ describe("shutdown", () => {
       yield* server.send("alice", "slow")
       const closing = yield* Effect.forkChild(server.shutdown, { startImmediately: true })
       yield* turn
-      assert.strictEqual(yield* H.tagOf(server.send("alice", "x")), "ShutdownError")
+      assert.strictEqual(yield* H.tagOf(server.send("alice", "x")), "resilient-websocket/ShutdownError")
       const late = yield* H.clientOn(network.context, { token: "late" })
       yield* until("it was turned away", () => Effect.map(late.state, ({ _tag }) => _tag === "Disconnected"))
       // A client that is told to leave keeps what it would send.
@@ -152,7 +152,7 @@ describe("shutdown", () => {
           return closing.pollUnsafe() !== undefined
         }))
       const report = yield* Fiber.join(closing)
-      assert.deepStrictEqual(new Set(asOthers), new Set(["ShutdownError"]))
+      assert.deepStrictEqual(new Set(asOthers), new Set(["resilient-websocket/ShutdownError"]))
       assert.deepInclude(report, { pending: 10, flushed: 10, dropped: 0 })
       for (const { handled } of asked) yield* handled
       assert.deepStrictEqual(
@@ -160,7 +160,7 @@ describe("shutdown", () => {
         H.numbered(5, "question ").flatMap((text) => [`${text}, 1`, `${text}, 2`])
       )
       assert.deepStrictEqual(letters, [])
-      assert.strictEqual(yield* H.tagOf(server.send("alice", "x")), "ShutdownError")
+      assert.strictEqual(yield* H.tagOf(server.send("alice", "x")), "resilient-websocket/ShutdownError")
     }))
 
   it.effect("lets those who read its messages as a stream answer, too", () =>
@@ -175,7 +175,7 @@ describe("shutdown", () => {
       yield* advanceUntil("it is done", () => closing.pollUnsafe() !== undefined)
       for (const { handled } of asked) yield* handled
       assert.deepStrictEqual(atClient, ["m1!", "m2!", "m3!"])
-      assert.strictEqual(yield* H.tagOf(server.send("alice", "x")), "ShutdownError")
+      assert.strictEqual(yield* H.tagOf(server.send("alice", "x")), "resilient-websocket/ShutdownError")
     }))
 
   for (const flush of [true, false]) {

@@ -171,8 +171,8 @@ describe("a client's connector that dies", () => {
         restartIntensity: { restarts: 2, period: "1 minute" }
       })
       yield* advanceUntil("it is closed", () => Effect.map(client.state, ({ _tag }) => _tag === "Closed"))
-      assert.strictEqual(yield* H.tagOf(client.send("too late")), "ShutdownError")
-      assert.strictEqual(yield* H.tagOf(client.awaitConnected()), "ShutdownError")
+      assert.strictEqual(yield* H.tagOf(client.send("too late")), "resilient-websocket/ShutdownError")
+      assert.strictEqual(yield* H.tagOf(client.awaitConnected()), "resilient-websocket/ShutdownError")
     }))
 })
 
@@ -202,7 +202,7 @@ describe("a server whose worker keeps dying", () => {
       yield* advanceUntil("it has failed", () => program.pollUnsafe() !== undefined)
       assertDied(yield* Fiber.await(program))
       assert.strictEqual((yield* client.state)._tag, "Closed")
-      assert.strictEqual(yield* H.tagOf(server.send("alice", "too late")), "ShutdownError")
+      assert.strictEqual(yield* H.tagOf(server.send("alice", "too late")), "resilient-websocket/ShutdownError")
       assert.strictEqual((yield* server.shutdown).closed, 1)
       assert.isTrue(logs.some((log) => log.startsWith("Fatal") && log.includes("sessions")))
     }).pipe(Effect.provide(layer))

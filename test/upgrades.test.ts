@@ -311,7 +311,7 @@ describe("one upgrade, one owner", () => {
       await listen({ server, path: "/a" })
       for (const path of ["/a", undefined]) {
         const failure = await listen({ server, path }).then(() => undefined, (error: unknown) => error)
-        assert.include(failure, { _tag: "TransportError", operation: "listen" })
+        assert.include(failure, { _tag: "resilient-websocket/TransportError", operation: "listen" })
         assert.match(String(failure), /another transport on this http.Server/)
       }
       await listen({ server, path: "/b" })

@@ -32,7 +32,7 @@ interface Tagged<Tag extends string> extends Error {
  * @since 0.1.0
  * @category errors
  */
-export interface MessageQueueError extends Tagged<"MessageQueueError"> {
+export interface MessageQueueError extends Tagged<"resilient-websocket/MessageQueueError"> {
   readonly session: string
   readonly operation: string
   readonly reason: "store" | "fenced" | "unknownSession"
@@ -47,7 +47,7 @@ export const MessageQueueError: ErrorClass<MessageQueueError> = errorClass(Error
  * @since 0.1.0
  * @category errors
  */
-export interface QueueOverflowError extends Tagged<"QueueOverflowError"> {
+export interface QueueOverflowError extends Tagged<"resilient-websocket/QueueOverflowError"> {
   readonly session: string
   readonly limit: "messages" | "bytes" | "totalMessages" | "totalBytes" | "shareMessages" | "shareBytes"
   readonly bound: number
@@ -64,7 +64,7 @@ export const QueueOverflowError: ErrorClass<QueueOverflowError> = errorClass(Err
  * @since 0.1.0
  * @category errors
  */
-export interface DeduplicationError extends Tagged<"DeduplicationError"> {
+export interface DeduplicationError extends Tagged<"resilient-websocket/DeduplicationError"> {
   /** The session. */
   readonly scope: string
   readonly key: string
@@ -80,7 +80,7 @@ export const DeduplicationError: ErrorClass<DeduplicationError> = errorClass(Err
  * @since 0.1.0
  * @category errors
  */
-export interface CircuitBreakerError extends Tagged<"CircuitBreakerError"> {
+export interface CircuitBreakerError extends Tagged<"resilient-websocket/CircuitBreakerError"> {
   readonly circuit: string
   readonly state: "Open" | "HalfOpen" | "Isolated"
   readonly retryAfterMillis?: number | undefined
@@ -95,7 +95,7 @@ export const CircuitBreakerError: ErrorClass<CircuitBreakerError> = errorClass(E
  * @since 0.1.0
  * @category errors
  */
-export interface ConnectionTimeoutError extends Tagged<"ConnectionTimeoutError"> {
+export interface ConnectionTimeoutError extends Tagged<"resilient-websocket/ConnectionTimeoutError"> {
   readonly phase:
     | "dial"
     | "handshake"
@@ -119,7 +119,7 @@ export const ConnectionTimeoutError: ErrorClass<ConnectionTimeoutError> = errorC
  * @since 0.1.0
  * @category errors
  */
-export interface ShutdownError extends Tagged<"ShutdownError"> {
+export interface ShutdownError extends Tagged<"resilient-websocket/ShutdownError"> {
   readonly component: "server" | "client"
 }
 /** @since 0.1.0 @category errors */
@@ -131,7 +131,7 @@ export const ShutdownError: ErrorClass<ShutdownError> = errorClass(Errors.Shutdo
  * @since 0.1.0
  * @category errors
  */
-export interface SessionNotFoundError extends Tagged<"SessionNotFoundError"> {
+export interface SessionNotFoundError extends Tagged<"resilient-websocket/SessionNotFoundError"> {
   readonly session: string
 }
 /** @since 0.1.0 @category errors */
@@ -143,7 +143,7 @@ export const SessionNotFoundError: ErrorClass<SessionNotFoundError> = errorClass
  * @since 0.1.0
  * @category errors
  */
-export interface SessionRegistryError extends Tagged<"SessionRegistryError"> {
+export interface SessionRegistryError extends Tagged<"resilient-websocket/SessionRegistryError"> {
   readonly session: string
   readonly operation: string
   readonly reason: "store" | "fenced"
@@ -157,7 +157,7 @@ export const SessionRegistryError: ErrorClass<SessionRegistryError> = errorClass
  * @since 0.1.0
  * @category errors
  */
-export interface HandshakeError extends Tagged<"HandshakeError"> {
+export interface HandshakeError extends Tagged<"resilient-websocket/HandshakeError"> {
   readonly reason: "unauthorized" | "forbidden" | "version" | "invalid" | "overloaded" | "draining" | "replaced"
   readonly detail: string
   readonly retryable: boolean
@@ -173,7 +173,7 @@ export const HandshakeError: ErrorClass<HandshakeError> = errorClass(Errors.Hand
  * @since 0.1.0
  * @category errors
  */
-export interface ProtocolError extends Tagged<"ProtocolError"> {
+export interface ProtocolError extends Tagged<"resilient-websocket/ProtocolError"> {
   readonly code: string
   readonly detail: string
   readonly session?: string | undefined
@@ -187,7 +187,7 @@ export const ProtocolError: ErrorClass<ProtocolError> = errorClass(Errors.Protoc
  * @since 0.1.0
  * @category errors
  */
-export interface PayloadError extends Tagged<"PayloadError"> {
+export interface PayloadError extends Tagged<"resilient-websocket/PayloadError"> {
   readonly direction: "encode" | "decode"
   readonly detail: string
   readonly session?: string | undefined
@@ -203,7 +203,7 @@ export const PayloadError: ErrorClass<PayloadError> = errorClass(Errors.PayloadE
  * @since 0.1.0
  * @category errors
  */
-export interface TransportError extends Tagged<"TransportError"> {
+export interface TransportError extends Tagged<"resilient-websocket/TransportError"> {
   readonly operation: "listen" | "dial" | "send" | "receive" | "register"
   readonly detail: string
   /** The HTTP status that a dial was answered with. */
@@ -220,7 +220,7 @@ export const TransportError: ErrorClass<TransportError> = errorClass(Errors.Tran
  * @since 0.1.0
  * @category errors
  */
-export interface DeadLetterError extends Tagged<"DeadLetterError"> {
+export interface DeadLetterError extends Tagged<"resilient-websocket/DeadLetterError"> {
   readonly session: string
   readonly messageId: string
   readonly reason: DeadLetterReason

@@ -11,7 +11,7 @@ import { badSession } from "../internal/session/identity.ts"
 import { socketFault } from "../internal/transports/wsConnection.ts"
 import * as NodeTransport from "../node/NodeTransport.ts"
 import type { Connection, ConnectionSink } from "../Transport.ts"
-import { TransportError, type WebSocketError } from "../WebSocketError.ts"
+import { isWebSocketError, TransportError } from "../WebSocketError.ts"
 import { isThenable } from "./emitter.ts"
 import { turnedAway } from "./hooks.ts"
 import type { RegisterOptions } from "./managerOptions.ts"
@@ -145,7 +145,7 @@ export class Sockets {
     this.options.onRefused(ws, error)
     if (ws.readyState === ws.CLOSED) return
     // Otherwise it was an abort or a defect.
-    const ours = isOurs(error) ? error : registering("it was given up")
+    const ours = isWebSocketError(error) ? error : registering("it was given up")
     const { code, reject: { detail } } = rejection(ours)
     ws.close(code, beginning(detail, maxCloseReasonBytes))
     // The socket's server may wait longer, and would keep the process alive.
@@ -181,9 +181,6 @@ const eventual = (promise: PromiseLike<string | null | undefined>): Exclude<Want
 }
 
 const defaultMessage = (sessionId: string): unknown => ({ type: "session", sessionId })
-
-const isOurs = (error: unknown): error is WebSocketError =>
-  error instanceof Error && "_tag" in error && typeof error._tag === "string"
 
 const registering = (detail: string) => new TransportError({ operation: "register", detail })
 

@@ -152,7 +152,7 @@ const claims: ReadonlyArray<StoreLaw> = [
       const dedup = yield* Deduplicator
       const first = yield* claimed("a")
       yield* claimed("b")
-      const full = { _tag: "DeduplicationError", reason: "full", key: "c" }
+      const full = { _tag: "resilient-websocket/DeduplicationError", reason: "full", key: "c" }
       yield* refused("a third key", dedup.claim({ scope, key: "c" }), full)
       yield* same("one that is held", yield* tagOf("b"), "InFlight")
       yield* dedup.release(first)
@@ -231,7 +231,7 @@ const once: ReadonlyArray<StoreLaw> = [
       yield* same("the second time", yield* effect, { _tag: "Duplicate", receipt: receipt("run 1") })
       yield* same("how often it ran", runs, 1)
       const other = Effect.succeed("x").pipe(dedup.once({ scope, key: "k", fingerprint: "two" }, receipt))
-      yield* refused("another content", other, { _tag: "DeduplicationError", reason: "mismatch" })
+      yield* refused("another content", other, { _tag: "resilient-websocket/DeduplicationError", reason: "mismatch" })
     })
   ),
 
@@ -247,7 +247,7 @@ const once: ReadonlyArray<StoreLaw> = [
       const forever = Effect.andThen(Deferred.succeed(begun, undefined), Effect.never)
       const fiber = yield* Effect.forkChild(forever.pipe(dedup.once(request, receipt)))
       yield* Deferred.await(begun)
-      const inFlight = { _tag: "DeduplicationError", reason: "inFlight" }
+      const inFlight = { _tag: "resilient-websocket/DeduplicationError", reason: "inFlight" }
       yield* refused("one that comes meanwhile", Effect.succeed("x").pipe(dedup.once(request, receipt)), inFlight)
       yield* Fiber.interrupt(fiber)
       const ran = yield* Effect.succeed("y").pipe(dedup.once(request, receipt))

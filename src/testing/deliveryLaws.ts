@@ -15,7 +15,7 @@ import {
   textMessage
 } from "./law.ts"
 
-const unknown = { _tag: "MessageQueueError", reason: "unknownSession" }
+const unknown = { _tag: "resilient-websocket/MessageQueueError", reason: "unknownSession" }
 
 /** The outbox of "s", opened for generation 1, with these messages in it. */
 const opened = Effect.fnUntraced(function*(...texts: ReadonlyArray<string>) {

@@ -17,8 +17,8 @@ import {
   textMessage
 } from "./law.ts"
 
-const fenced = { _tag: "MessageQueueError", reason: "fenced" }
-const unknown = { _tag: "MessageQueueError", reason: "unknownSession" }
+const fenced = { _tag: "resilient-websocket/MessageQueueError", reason: "fenced" }
+const unknown = { _tag: "resilient-websocket/MessageQueueError", reason: "unknownSession" }
 
 const texts = (...all: ReadonlyArray<string>) => all.map((text) => textMessage(text))
 
@@ -226,7 +226,7 @@ const appending: ReadonlyArray<StoreLaw> = [
       const again = yield* appendOnce("s", message, "print")
       const receipt = again._tag === "Duplicate" ? again.receipt : undefined
       yield* same("a retry's receipt", [receipt?.messageId, receipt?.epoch, receipt?.offset], ["key", epoch, 2])
-      const mismatch = { _tag: "DeduplicationError", reason: "mismatch", key: "key" }
+      const mismatch = { _tag: "resilient-websocket/DeduplicationError", reason: "mismatch", key: "key" }
       yield* refused("another content under the key", appendOnce("s", message, "another"), mismatch)
       yield* refused("an append to nowhere", appendOnce("nowhere", message, "print"), unknown)
       yield* queue.open("t", 1)
@@ -241,7 +241,13 @@ const overflow: ReadonlyArray<StoreLaw> = [
     "a batch that does not fit is refused as a whole, one that just fits is taken",
     Effect.gen(function*() {
       const { queue } = yield* opened("a", "b", "c")
-      const error = { _tag: "QueueOverflowError", session: "s", limit: "messages", bound: 5, size: 3 }
+      const error = {
+        _tag: "resilient-websocket/QueueOverflowError",
+        session: "s",
+        limit: "messages",
+        bound: 5,
+        size: 3
+      }
       yield* refused("three more", perform(queue.append, "s", texts("d", "e", "f")), error)
       yield* same("the size after it", (yield* queue.size("s")).messages, 3)
       yield* same("the offset of two more", (yield* perform(queue.append, "s", texts("g", "h"))).first, 4)
@@ -258,7 +264,7 @@ const overflow: ReadonlyArray<StoreLaw> = [
     "payload bytes are bounded, and freed by acks",
     Effect.gen(function*() {
       const { queue } = yield* opened("12345678")
-      const error = { _tag: "QueueOverflowError", limit: "bytes", bound: 20, size: 10 }
+      const error = { _tag: "resilient-websocket/QueueOverflowError", limit: "bytes", bound: 20, size: 10 }
       yield* refused("eleven bytes more", perform(queue.append, "s", texts("123456789")), error)
       yield* same("the offset of ten more", (yield* append("s", "12345678")).first, 2)
       yield* same("the size", yield* queue.size("s"), { messages: 2, bytes: 20 })
@@ -276,7 +282,7 @@ const overflow: ReadonlyArray<StoreLaw> = [
       const { queue } = yield* opened("a", "b")
       yield* queue.open("t", 1)
       yield* append("t", "c")
-      const error = { _tag: "QueueOverflowError", limit: "totalMessages", bound: 3 }
+      const error = { _tag: "resilient-websocket/QueueOverflowError", limit: "totalMessages", bound: 3 }
       yield* refused("a fourth message", perform(queue.append, "t", texts("d")), error)
       yield* perform(queue.read, "s", 1, 0, everything)
       yield* perform(queue.ack, "s", 1, 1, [])
@@ -297,7 +303,7 @@ const overflow: ReadonlyArray<StoreLaw> = [
       })
       yield* same("what the first has by itself", yield* fill("a1", "a"), 70)
       yield* same("what else it has", yield* fill("a2", "a"), 0)
-      const error = { _tag: "QueueOverflowError", limit: "shareMessages", bound: 40, size: 70 }
+      const error = { _tag: "resilient-websocket/QueueOverflowError", limit: "shareMessages", bound: 40, size: 70 }
       yield* refused("one more of it", perform(queue.append, "a2", texts("x")), error)
       yield* same("what the next has", yield* fill("b", "b"), 3)
       yield* same("what the one after that has", yield* fill("c", "c"), 1)
@@ -320,7 +326,7 @@ const overflow: ReadonlyArray<StoreLaw> = [
       yield* queue.open("s", 2, "b")
       yield* queue.open("a", 1, "a")
       yield* queue.append("a", texts("1", "2", "3", "4", "5"))
-      const error = { _tag: "QueueOverflowError", limit: "shareMessages", bound: 25, size: 65 }
+      const error = { _tag: "resilient-websocket/QueueOverflowError", limit: "shareMessages", bound: 25, size: 65 }
       yield* refused("more of the other share", perform(queue.append, "s", texts("x")), error)
     }),
     { queue: { maxTotalMessages: 80 } }
@@ -335,7 +341,7 @@ const overflow: ReadonlyArray<StoreLaw> = [
       yield* same("what goes out", read, [`1 "a"`, `2 "b"`])
       const appended = yield* append("s", "e")
       yield* same("the append", [appended.first, payloads(appended.dropped)], [5, [`"c"`]])
-      const tooMany = { _tag: "QueueOverflowError", limit: "messages" }
+      const tooMany = { _tag: "resilient-websocket/QueueOverflowError", limit: "messages" }
       yield* refused("more than what can be dropped", perform(queue.append, "s", texts("f", "g", "h")), tooMany)
       yield* perform(queue.ack, "s", 1, 2, [])
       const next = readOut(yield* perform(queue.read, "s", 1, 2, everything))
@@ -392,7 +398,7 @@ const overflow: ReadonlyArray<StoreLaw> = [
     "a sender waits no longer than suspendTimeout, and not at all for what never fits",
     Effect.gen(function*() {
       const { queue } = yield* opened("a", "b")
-      const error = { _tag: "QueueOverflowError", limit: "messages" }
+      const error = { _tag: "resilient-websocket/QueueOverflowError", limit: "messages" }
       yield* refused("a batch larger than the bound", perform(queue.append, "s", texts("c", "d", "e")), error)
       const sender = yield* Effect.forkChild(append("s", "c"))
       yield* suspended(1)

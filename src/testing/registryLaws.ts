@@ -15,9 +15,9 @@ import {
   textMessage
 } from "./law.ts"
 
-const fenced = { _tag: "SessionRegistryError", reason: "fenced" }
-const unauthorized = { _tag: "HandshakeError", reason: "unauthorized", retryable: false }
-const ending = { _tag: "HandshakeError", retryable: true }
+const fenced = { _tag: "resilient-websocket/SessionRegistryError", reason: "fenced" }
+const unauthorized = { _tag: "resilient-websocket/HandshakeError", reason: "unauthorized", retryable: false }
+const ending = { _tag: "resilient-websocket/HandshakeError", retryable: true }
 
 /** Attaches to session "s" as a peer that needs no token. */
 const attach = Effect.fnUntraced(function*(fields: Partial<AttachRequest> = {}) {
@@ -128,7 +128,7 @@ const attaching: ReadonlyArray<StoreLaw> = [
     Effect.gen(function*() {
       const registry = yield* SessionRegistry
       const { generation } = yield* withToken(undefined, "one", { principal: "someone" })
-      const forbidden = { _tag: "HandshakeError", reason: "forbidden", retryable: false }
+      const forbidden = { _tag: "resilient-websocket/HandshakeError", reason: "forbidden", retryable: false }
       yield* refused("somebody else", attach({ principal: "another" }), forbidden)
       yield* refused("somebody else with the token", withToken("one", "x", { principal: "another" }), forbidden)
       yield* refused("nobody", attach(), forbidden)
@@ -160,7 +160,7 @@ const attaching: ReadonlyArray<StoreLaw> = [
     Effect.gen(function*() {
       yield* withToken(undefined, "one", { attempt: 1 })
       yield* withToken("one", "two", { attempt: 3 })
-      const replaced = { _tag: "HandshakeError", reason: "replaced", retryable: false }
+      const replaced = { _tag: "resilient-websocket/HandshakeError", reason: "replaced", retryable: false }
       yield* refused("the second dial", withToken("one", "x", { attempt: 2 }), replaced)
       yield* withToken("two", "three", { attempt: 4 })
       const other = yield* withToken("three", "four", { instance: "another", attempt: 1 })
@@ -174,7 +174,7 @@ const attaching: ReadonlyArray<StoreLaw> = [
       const registry = yield* SessionRegistry
       yield* attach({ session: "a" })
       yield* attach({ session: "b" })
-      const full = { _tag: "HandshakeError", reason: "overloaded", retryable: true }
+      const full = { _tag: "resilient-websocket/HandshakeError", reason: "overloaded", retryable: true }
       yield* refused("a third one", attach({ session: "c" }), full)
       yield* same("one that is known", (yield* attach({ session: "a" })).known, true)
       yield* registry.remove("b")
@@ -210,7 +210,7 @@ const attaching: ReadonlyArray<StoreLaw> = [
       const newer = yield* attach()
       const position = yield* queue.open("s", newer.generation)
       yield* same("the outbox", position, { epoch, acked: 0, last: 1 })
-      const stale = { _tag: "MessageQueueError", reason: "fenced" }
+      const stale = { _tag: "resilient-websocket/MessageQueueError", reason: "fenced" }
       yield* refused("the older owner's read", perform(queue.read, "s", older.generation, 0, everything), stale)
       yield* refused("the older owner's ack", perform(queue.ack, "s", older.generation, 1, []), stale)
       const { slots } = yield* perform(queue.read, "s", newer.generation, 0, everything)

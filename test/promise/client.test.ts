@@ -63,7 +63,7 @@ describe("connect", () => {
   it("gives up in its time, or with its signal, and leaves nothing behind", async () => {
     const url = `ws://127.0.0.1:${await freePort()}`
     const late = await rejection(ResilientClient.connect(url, { log: false, connectTimeout: 50 }))
-    assert.deepInclude(late, { _tag: "ConnectionTimeoutError", phase: "connect", afterMillis: 50 })
+    assert.deepInclude(late, { _tag: "resilient-websocket/ConnectionTimeoutError", phase: "connect", afterMillis: 50 })
     assert.isTrue(late instanceof Face.ConnectionTimeoutError)
     assert.match(String(late), /no connect within 50 ms: .*ECONNREFUSED/)
     const wrong = ResilientClient.connect(url, { log: false, connectTimeout: "soon" as "1 second" })
@@ -86,7 +86,11 @@ describe("connect", () => {
       ws.close(4501)
     })
     const error = await rejection(ResilientClient.connect(url, { log: false }))
-    assert.deepInclude(error, { _tag: "HandshakeError", reason: "unauthorized", detail: "who are you?" })
+    assert.deepInclude(error, {
+      _tag: "resilient-websocket/HandshakeError",
+      reason: "unauthorized",
+      detail: "who are you?"
+    })
   })
 
   it("says which option is wrong", async () => {
@@ -272,7 +276,10 @@ describe("a client", () => {
     const listener = (letter: Face.DeadLetter<unknown>) => letters.push(letter)
     client.on("deadLetter", listener)
     const receipt = await client.send("never")
-    assert.deepInclude(await rejection(receipt.handled()), { _tag: "DeadLetterError", reason: "expired" })
+    assert.deepInclude(await rejection(receipt.handled()), {
+      _tag: "resilient-websocket/DeadLetterError",
+      reason: "expired"
+    })
     assert.deepInclude(letters[0], { direction: "out", reason: "expired", message: "never" })
     client.off("deadLetter", listener)
     await until("its circuit opens", () => circuits.length > 0)

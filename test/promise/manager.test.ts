@@ -149,9 +149,13 @@ describe("a socket that speaks the protocol", () => {
     await client.refreshToken()
     await until("it is asked again", () => asked.length === 2)
     const refused = await rejection(ResilientClient.connect(url, { ...options, token: "wrong" }))
-    assert.deepInclude(refused, { _tag: "HandshakeError", reason: "unauthorized", detail: "who are you?" })
+    assert.deepInclude(refused, {
+      _tag: "resilient-websocket/HandshakeError",
+      reason: "unauthorized",
+      detail: "who are you?"
+    })
     const later = await rejection(ResilientClient.connect(url, { ...options, token: "later", connectTimeout: 2_000 }))
-    assert.deepInclude(later, { _tag: "ConnectionTimeoutError", phase: "connect" })
+    assert.deepInclude(later, { _tag: "resilient-websocket/ConnectionTimeoutError", phase: "connect" })
     assert.include(String(later), "the database is down")
     await client.close()
     // Who was registered for a session is not asked about.
@@ -169,7 +173,10 @@ describe("a socket that speaks the protocol", () => {
     const letters = collected(manager, "deadLetter")
     const client = await ResilientClient.connect(url, { log: false })
     const receipt = await client.send("is anybody there?")
-    assert.deepInclude(await rejection(receipt.handled()), { _tag: "DeadLetterError", reason: "failed" })
+    assert.deepInclude(await rejection(receipt.handled()), {
+      _tag: "resilient-websocket/DeadLetterError",
+      reason: "failed"
+    })
     assert.deepInclude(letters[0], { direction: "in", reason: "failed", message: "is anybody there?" })
     await client.close()
   })
@@ -190,8 +197,8 @@ describe("a socket that speaks the protocol", () => {
     early.once("open", () => early.terminate())
     await until("both are refused", () => sessions.length === 4)
     assert.sameMembers(sessions, [undefined, undefined, false, false])
-    assert.deepInclude(refused[0]?.error, { _tag: "ProtocolError" })
-    assert.deepInclude(refused[1]?.error, { _tag: "TransportError", operation: "register" })
+    assert.deepInclude(refused[0]?.error, { _tag: "resilient-websocket/ProtocolError" })
+    assert.deepInclude(refused[1]?.error, { _tag: "resilient-websocket/TransportError", operation: "register" })
   })
 })
 
@@ -210,7 +217,10 @@ describe("send", () => {
     assert.deepInclude(receipt, { _tag: "Skipped", reason: "disconnected" })
     assert.isFalse(await manager.send(session, "too late as well"))
     assert.deepStrictEqual(fallen, [["too late", "alice", "skipped"], ["too late as well", "alice", "skipped"]])
-    assert.deepInclude(await rejection(receipt.handled()), { _tag: "DeadLetterError", reason: "skipped" })
+    assert.deepInclude(await rejection(receipt.handled()), {
+      _tag: "resilient-websocket/DeadLetterError",
+      reason: "skipped"
+    })
     const back = await connect("alice")
     await manager.send(session, "here again")
     await until("it is there", () => back.got.length === 1)
@@ -223,25 +233,42 @@ describe("send", () => {
     stranger.on("error", () => {})
     const { got, ws } = await connect("alice")
     const tagOf = async (promise: Promise<unknown>) => ((await rejection(promise)) as Face.WebSocketError)._tag
-    assert.strictEqual(await tagOf(manager.send("nobody", 1, critical)), "SessionNotFoundError")
-    assert.strictEqual(await tagOf(manager.send(stranger, 1, critical)), "TransportError")
-    assert.strictEqual(await tagOf(manager.send("alice", () => {}, critical)), "PayloadError")
-    assert.strictEqual(await tagOf(manager.send("alice", 1n, critical)), "PayloadError")
-    assert.strictEqual(await tagOf(manager.send("alice", "x".repeat(1_000), critical)), "PayloadError")
+    assert.strictEqual(await tagOf(manager.send("nobody", 1, critical)), "resilient-websocket/SessionNotFoundError")
+    assert.strictEqual(await tagOf(manager.send(stranger, 1, critical)), "resilient-websocket/TransportError")
+    assert.strictEqual(await tagOf(manager.send("alice", () => {}, critical)), "resilient-websocket/PayloadError")
+    assert.strictEqual(await tagOf(manager.send("alice", 1n, critical)), "resilient-websocket/PayloadError")
+    assert.strictEqual(
+      await tagOf(manager.send("alice", "x".repeat(1_000), critical)),
+      "resilient-websocket/PayloadError"
+    )
     for (const ttl of ["soon" as "1 second", Number.NaN, -1]) {
-      assert.strictEqual(await tagOf(manager.send("alice", 1, { critical: true, ttl })), "PayloadError")
+      assert.strictEqual(
+        await tagOf(manager.send("alice", 1, { critical: true, ttl })),
+        "resilient-websocket/PayloadError"
+      )
     }
     for (const id of ["", 5 as unknown as string, {} as unknown as string]) {
-      assert.strictEqual(await tagOf(manager.send("alice", 1, { critical: true, id })), "PayloadError")
-      assert.strictEqual(await tagOf(manager.send("alice", 1, { id })), "PayloadError")
+      assert.strictEqual(
+        await tagOf(manager.send("alice", 1, { critical: true, id })),
+        "resilient-websocket/PayloadError"
+      )
+      assert.strictEqual(await tagOf(manager.send("alice", 1, { id })), "resilient-websocket/PayloadError")
     }
     ws.close()
     await away("alice")
     await manager.send("alice", 1, { critical: true, id: "one" })
-    assert.strictEqual(await tagOf(manager.send("alice", 2, { critical: true, id: "one" })), "DeduplicationError")
+    assert.strictEqual(
+      await tagOf(manager.send("alice", 2, { critical: true, id: "one" })),
+      "resilient-websocket/DeduplicationError"
+    )
     await manager.sendAll("alice", [2])
     const overflow = await rejection(manager.send("alice", 3, critical))
-    assert.deepInclude(overflow, { _tag: "QueueOverflowError", session: "alice", limit: "messages", bound: 2 })
+    assert.deepInclude(overflow, {
+      _tag: "resilient-websocket/QueueOverflowError",
+      session: "alice",
+      limit: "messages",
+      bound: 2
+    })
     // The same classes as in the other face.
     assert.instanceOf(overflow, Face.QueueOverflowError)
     assert.instanceOf(overflow, WebSocketError.QueueOverflowError)
@@ -353,7 +380,7 @@ describe("ids", () => {
     const circular: { self?: unknown } = {}
     circular.self = circular
     for (const message of [1n, circular, () => {}]) {
-      assert.deepInclude(await rejection(manager.send("alice", message)), { _tag: "PayloadError" })
+      assert.deepInclude(await rejection(manager.send("alice", message)), { _tag: "resilient-websocket/PayloadError" })
     }
     assert.strictEqual(manager.getMessageId({ id: 7, a: 1 }), "7")
     assert.strictEqual(manager.getMessageId({ id: "seven" }), "seven")
@@ -382,7 +409,7 @@ describe("registerConnection", () => {
     assert.strictEqual(await manager.registerConnection(socket), "alice")
     assert.strictEqual(await manager.registerConnection(socket, { sessionId: "alice" }), "alice")
     assert.deepInclude(await rejection(manager.registerConnection(socket, { sessionId: "bob" })), {
-      _tag: "TransportError",
+      _tag: "resilient-websocket/TransportError",
       operation: "register"
     })
     ws.close()
@@ -453,7 +480,7 @@ describe("registerConnection", () => {
     }
     await rude(Buffer.from([0xff, 0xff, 0xff, 0xff]))
     await rude(undefined)
-    assert.deepInclude(refused[0]?.error, { _tag: "HandshakeError", reason: "overloaded" })
+    assert.deepInclude(refused[0]?.error, { _tag: "resilient-websocket/HandshakeError", reason: "overloaded" })
     const { got } = await connect("alice")
     assert.deepStrictEqual(got, [])
   })
@@ -747,6 +774,6 @@ describe("options", () => {
   it("of a store that can't be had are a MessageQueueError", async () => {
     const store: Face.Store = { type: "sqlite", filename: "/nowhere/to/be/found.db" }
     const error = await rejection(ResilientWebSocketManager.make({ log: false, store }))
-    assert.deepInclude(error, { _tag: "MessageQueueError", operation: "start", reason: "store" })
+    assert.deepInclude(error, { _tag: "resilient-websocket/MessageQueueError", operation: "start", reason: "store" })
   })
 })

@@ -20,7 +20,7 @@ const run = async (name: ProgramName, ...args: ReadonlyArray<string>) => {
 
 describe("a process that uses this face only", () => {
   const expected = {
-    endings: Array(3).fill("ShutdownError"),
+    endings: Array(3).fill("resilient-websocket/ShutdownError"),
     same: true,
     addsUp: true,
     clientAddsUp: true,
@@ -31,7 +31,11 @@ describe("a process that uses this face only", () => {
     const { got, endings, ...rest } = await run("promiseExit")
     assert.deepStrictEqual({ ...rest, endings }, {
       ...expected,
-      endings: ["ShutdownError", "ShutdownError", "SessionNotFoundError"]
+      endings: [
+        "resilient-websocket/ShutdownError",
+        "resilient-websocket/ShutdownError",
+        "resilient-websocket/SessionNotFoundError"
+      ]
     })
     assert.isAbove(Number(got), 0)
   })

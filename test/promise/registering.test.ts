@@ -59,7 +59,7 @@ describe("a socket that is registered after something was awaited", () => {
     const ws = await missed()
     await turn()
     assert.isUndefined(await manager.registerConnection(ws, { sessionId: "ann" }))
-    assert.deepInclude(refused[0]?.error, { _tag: "TransportError", operation: "register" })
+    assert.deepInclude(refused[0]?.error, { _tag: "resilient-websocket/TransportError", operation: "register" })
     assert.match(String(refused[0]?.error), /first message was missed.*in its `connection` event itself/)
     await until("the log names it", () => lines.some((line) => line.includes("registered too late")))
     await until("the client is told", () => states.some((state) => JSON.stringify(state).includes("was missed")))
@@ -128,7 +128,7 @@ describe("a socket that is registered after something was awaited", () => {
     const registering = manager.registerConnection(ws)
     await adjust(12_000)
     assert.isUndefined(await registering)
-    assert.deepInclude(refused[0]?.error, { _tag: "ConnectionTimeoutError", phase: "handshake" })
+    assert.deepInclude(refused[0]?.error, { _tag: "resilient-websocket/ConnectionTimeoutError", phase: "handshake" })
     await until("the log names it", () => lines.some((line) => /said no hello.*registered too late/.test(line)))
   })
 
@@ -212,11 +212,14 @@ describe("a session id that has to be awaited", () => {
         return refused[length]?.error
       }
       assert.deepInclude(await outcomeOf(() => Promise.reject(new Error("who is that?"))), {
-        _tag: "HandshakeError",
+        _tag: "resilient-websocket/HandshakeError",
         reason: "unauthorized",
         detail: "who is that?"
       })
-      assert.deepInclude(await outcomeOf(() => Promise.resolve("")), { _tag: "HandshakeError", reason: "invalid" })
+      assert.deepInclude(await outcomeOf(() => Promise.resolve("")), {
+        _tag: "resilient-websocket/HandshakeError",
+        reason: "invalid"
+      })
       const never = new Promise<string>(() => {})
       const late = { isWaiting: true }
       const outcome = outcomeOf(() => never).finally(() => (late.isWaiting = false))
@@ -224,7 +227,7 @@ describe("a session id that has to be awaited", () => {
         await turn()
         await adjust(1_000)
       }
-      assert.deepInclude(await outcome, { _tag: "ConnectionTimeoutError", phase: "handshake" })
+      assert.deepInclude(await outcome, { _tag: "resilient-websocket/ConnectionTimeoutError", phase: "handshake" })
     }
   )
 })
@@ -236,7 +239,7 @@ describe("what can't be registered", () => {
     const { accepted, url } = await hold()
     const detailOf = async (ws: unknown, by = manager) => {
       const error = await rejection(by.registerConnection(ws as WebSocket))
-      assert.deepInclude(error, { _tag: "TransportError", operation: "register" })
+      assert.deepInclude(error, { _tag: "resilient-websocket/TransportError", operation: "register" })
       return (error as Face.TransportError).detail
     }
     for (const none of [undefined, null, 5, "ws", {}, new EventTarget()]) {

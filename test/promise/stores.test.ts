@@ -29,7 +29,9 @@ const handOver = async (store: Store) => {
   assert.isFalse(await second.send("alice", 4, { critical: true }))
   assert.isTrue(await second.send("alice", 0, { critical: true, id: "zero" }))
   assert.isTrue(await second.isDuplicateMessage("zero", "alice"))
-  assert.deepInclude(await rejection(second.send("nobody", 1, { critical: true })), { _tag: "SessionNotFoundError" })
+  assert.deepInclude(await rejection(second.send("nobody", 1, { critical: true })), {
+    _tag: "resilient-websocket/SessionNotFoundError"
+  })
   const { url } = await listen((ws) => second.registerConnection(ws, { sessionId: "alice" }))
   const after = await plainPeer(url)
   await until("all is there", () => after.got.length === 4)

@@ -133,7 +133,11 @@ describe("A value", () => {
     for (const [name, value, path] of refused) {
       for (const [way, send] of Object.entries(ways)) {
         const error = await rejection(send(value))
-        assert.deepInclude(error, { _tag: "PayloadError", direction: "encode" }, `${name}, by ${way}`)
+        assert.deepInclude(
+          error,
+          { _tag: "resilient-websocket/PayloadError", direction: "encode" },
+          `${name}, by ${way}`
+        )
         assert.strictEqual((error as { path?: string }).path, path, `${name}, by ${way}`)
       }
     }
@@ -160,7 +164,7 @@ describe("A value", () => {
       }
     }))
     assert.include(String(error), "not now")
-    assert.deepInclude(error, { _tag: "PayloadError" })
+    assert.deepInclude(error, { _tag: "resilient-websocket/PayloadError" })
   })
 
   it("of a reply is held to the same, and fails its handler", async () => {
@@ -174,6 +178,9 @@ describe("A value", () => {
     onTestFinished(() => client.close({ timeout: 100 }).then(() => {}))
     await manager.send("bob", "answer me", { critical: true })
     await until("it was refused", () => faults.length === 1)
-    assert.deepInclude(faults[0], { _tag: "PayloadError", detail: "JSON has no form for an instance of Map" })
+    assert.deepInclude(faults[0], {
+      _tag: "resilient-websocket/PayloadError",
+      detail: "JSON has no form for an instance of Map"
+    })
   })
 })

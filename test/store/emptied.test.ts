@@ -154,7 +154,7 @@ const cases = (make: Effect.Effect<Database, unknown, Scope.Scope>) => {
         yield* database.lose(name)
         yield* Effect.ignore(server.endSession(name))
         yield* H.until("it is told", () => Effect.map(client.state, ({ _tag }) => _tag === "Stopped"))
-        assert.strictEqual(yield* H.tagOf(second.send(name, "gone")), "SessionNotFoundError")
+        assert.strictEqual(yield* H.tagOf(second.send(name, "gone")), "resilient-websocket/SessionNotFoundError")
       }
       const [ended = assert.fail(), ...others] = clients
       yield* second.endSession(ended.name)
@@ -162,8 +162,8 @@ const cases = (make: Effect.Effect<Database, unknown, Scope.Scope>) => {
       // Neither an empty store nor one that is looked through brings it back.
       yield* database.lose("nobody")
       yield* (yield* first.send(others[0]?.name ?? "", "still here")).handled ?? Effect.die("skipped")
-      assert.strictEqual(yield* H.tagOf(first.send(ended.name, "gone")), "SessionNotFoundError")
-      assert.strictEqual(yield* H.tagOf(second.send(ended.name, "gone")), "SessionNotFoundError")
+      assert.strictEqual(yield* H.tagOf(first.send(ended.name, "gone")), "resilient-websocket/SessionNotFoundError")
+      assert.strictEqual(yield* H.tagOf(second.send(ended.name, "gone")), "resilient-websocket/SessionNotFoundError")
       for (const { client } of others) assert.strictEqual((yield* client.state)._tag, "Connected")
     }), 120_000)
 }

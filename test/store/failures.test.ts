@@ -119,7 +119,11 @@ for (const { describeWith, name, title } of kinds) {
         const exit = yield* Effect.provide(Effect.exit(database.store()), TestClock.layer())
         yield* database.start
         const error = Exit.findErrorOption(exit)
-        assert.propertyVal(Option.getOrThrow(error), "_tag", name === "redis" ? "RedisError" : "MessageQueueError")
+        assert.propertyVal(
+          Option.getOrThrow(error),
+          "_tag",
+          name === "redis" ? "RedisError" : "resilient-websocket/MessageQueueError"
+        )
       })
     )
 
@@ -329,7 +333,11 @@ describe("an append that failed, and is stored all the same", () => {
       yield* queue.onAppend((session) => told.push(session))
       const sending = yield* Effect.forkScoped(Effect.flip(queue.append("s", [{ payload: "1", bytes: 1 }])))
       yield* advance(2_000)
-      assert.deepInclude(yield* Fiber.join(sending), { _tag: "MessageQueueError", reason: "store", inDoubt: true })
+      assert.deepInclude(yield* Fiber.join(sending), {
+        _tag: "resilient-websocket/MessageQueueError",
+        reason: "store",
+        inDoubt: true
+      })
       yield* advanceUntil("it is found", () => told.length > 0)
       const { slots } = yield* queue.read("s", 1, 0, { maxMessages: 10, maxBytes: 1_000 })
       assert.lengthOf(slots, 1)

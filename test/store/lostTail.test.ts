@@ -119,7 +119,7 @@ it.effect("a client of a session that the store has lost is told to come back un
     const again = { ...request, tokenHash: "1", nextTokenHash: "2", attempt: 1 }
     for (const refused of [{ ...again, session: "another" }, { ...again, authorized: true }]) {
       const error = yield* Effect.flip(second.attach(refused))
-      assert.strictEqual(error._tag === "HandshakeError" && error.reason, "overloaded")
+      assert.strictEqual(error._tag === "resilient-websocket/HandshakeError" && error.reason, "overloaded")
     }
     // Who never had one is let in.
     assert.isFalse((yield* second.attach({ ...request, session: "new" })).known)
@@ -346,7 +346,7 @@ describe("a send in a transaction, which can't wait until the outbox is settled,
       const send = withTransaction(queue.append("s", [messageOf("a")]))
       const failed = yield* Effect.exit(send)
       assert.isTrue(Exit.isFailure(failed))
-      assert.include(JSON.stringify(failed), "MessageQueueError")
+      assert.include(JSON.stringify(failed), "resilient-websocket/MessageQueueError")
       yield* pass(3_000)
       assert.strictEqual((yield* send).first, 1)
       assert.deepStrictEqual(yield* given(queue, 2, 0), [`1 "a"`])

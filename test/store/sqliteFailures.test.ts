@@ -136,7 +136,7 @@ describe("a server whose SQLite file fails", () => {
       ], { concurrency: "unbounded" })
       assert.strictEqual(appended.first, 1)
       const error = Option.getOrThrow(Exit.findErrorOption(refused))
-      assert.deepInclude(error, { _tag: "MessageQueueError", reason: "store" })
+      assert.deepInclude(error, { _tag: "resilient-websocket/MessageQueueError", reason: "store" })
       const registry = Context.get(store, SessionRegistry.SessionRegistry)
       const deduplicator = Context.get(store, Deduplicator.Deduplicator)
       for (let i = 0; i < 10; i++) {

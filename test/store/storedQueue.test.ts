@@ -83,7 +83,7 @@ describe("an append whose answer was lost", () => {
       const time = yield* letTimePass
       const error = yield* Effect.flip(queue.append("s", [text("a")]))
       yield* Fiber.interrupt(time)
-      assert.deepInclude(error, { _tag: "MessageQueueError", reason: "store" })
+      assert.deepInclude(error, { _tag: "resilient-websocket/MessageQueueError", reason: "store" })
       assert.deepInclude(yield* queue.size("s"), { messages: 0 })
     }))
 })
@@ -513,7 +513,7 @@ describe("a publish key", () => {
       assert.strictEqual(first._tag, "Appended")
       assert.deepInclude(second, { _tag: "Duplicate" })
       const other = yield* Effect.flip(two.queue.appendOnce?.("s", message, "g") ?? Effect.die("not offered"))
-      assert.deepInclude(other, { _tag: "DeduplicationError", reason: "mismatch" })
+      assert.deepInclude(other, { _tag: "resilient-websocket/DeduplicationError", reason: "mismatch" })
       assert.deepInclude(yield* two.deduplicator.claim({ scope: "s", key: "order-1" }), { _tag: "Duplicate" })
       assert.deepStrictEqual(yield* readAll(one.queue, "s", 1), ["a"])
     }))

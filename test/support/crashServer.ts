@@ -111,7 +111,7 @@ const serve = Effect.fnUntraced(function*({ place, point }: Start, orders: Queue
     if (order.t === "phase") steps.phase = order.phase
     if (order.t === "send") yield* server.send("alice", order.key, { id: order.key })
     if (order.t === "end") {
-      yield* Effect.catchTag(server.endSession("alice"), "SessionNotFoundError", () => Effect.void)
+      yield* Effect.catchTag(server.endSession("alice"), "resilient-websocket/SessionNotFoundError", () => Effect.void)
     }
     if (order.t === "stop") {
       yield* server.shutdown

@@ -496,7 +496,8 @@ class World {
   private serverEndsSession(): void {
     this.tasks.push({
       name: "end the session",
-      run: (server) => Effect.catchTag(server.endSession(session), "SessionNotFoundError", () => Effect.void)
+      run: (server) =>
+        Effect.catchTag(server.endSession(session), "resilient-websocket/SessionNotFoundError", () => Effect.void)
     })
   }
 

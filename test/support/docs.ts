@@ -321,7 +321,9 @@ export const errorClasses = (): ReadonlyArray<ErrorClass> => {
   return [...union.matchAll(/\w+/g)].map(([name]) => {
     const at = text.search(new RegExp(`export class ${name}\\b`))
     const body = text.slice(at, text.indexOf("override get message", at))
-    const reasons = name === "DeadLetterError" ? text.slice(text.indexOf("export const DeadLetterReason")) : ""
+    const reasons = name === "resilient-websocket/DeadLetterError"
+      ? text.slice(text.indexOf("export const DeadLetterReason"))
+      : ""
     return { name, literals: [...literalsOf(body), ...literalsOf(reasons.slice(0, reasons.indexOf("])") + 2))] }
   })
 }

@@ -602,7 +602,9 @@ class World {
     return Effect.matchEffect(send, {
       onFailure: (error) =>
         Effect.sync(() => {
-          sent.status = error._tag === "MessageQueueError" && error.reason === "store" ? "unknown" : "refused"
+          sent.status = error._tag === "resilient-websocket/MessageQueueError" && error.reason === "store"
+            ? "unknown"
+            : "refused"
         }),
       onSuccess: (receipt) => {
         sent.answeredAt = this.now()
@@ -686,7 +688,7 @@ class World {
         Effect.sync(() => {
           this.note(`${node.name} can't answer ${key}: ${_tag}`)
           history.failed(node.name, key)
-          if (_tag === "ShutdownError") history.shutOut(node.name, key)
+          if (_tag === "resilient-websocket/ShutdownError") history.shutOut(node.name, key)
         })
     )
     return Effect.andThen(

@@ -96,7 +96,7 @@ export const startTraffic = Effect.fnUntraced(function*(store: Store, options: T
     const [reason] = exit.cause.reasons
     if (reason?._tag !== "Fail") return assert.fail(`a send ended with ${String(exit.cause)}`)
     failures.push(reason.error)
-    const isInDoubt = reason.error._tag === "MessageQueueError" && reason.error.inDoubt === true
+    const isInDoubt = reason.error._tag === "resilient-websocket/MessageQueueError" && reason.error.inDoubt === true
     ;(isInDoubt ? line.inDoubt : line.refused).add(value)
   })
 
@@ -152,10 +152,10 @@ export const startTraffic = Effect.fnUntraced(function*(store: Store, options: T
  * stored.
  */
 export const assertOfTheStore = (failures: ReadonlyArray<WebSocketError.WebSocketError>): void => {
-  const others = failures.filter(({ _tag }) => _tag !== "QueueOverflowError")
+  const others = failures.filter(({ _tag }) => _tag !== "resilient-websocket/QueueOverflowError")
   assert.isNotEmpty(others)
   for (const error of others) {
-    assert.oneOf(error._tag, ["MessageQueueError", "DeduplicationError"])
+    assert.oneOf(error._tag, ["resilient-websocket/MessageQueueError", "resilient-websocket/DeduplicationError"])
     assert.deepInclude(error, { reason: "store" })
   }
 }

@@ -7,25 +7,26 @@ type Expect<Actual, Wanted> = [Actual] extends [Wanted] ? [Wanted] extends [Actu
 declare const failing: Effect.Effect<number, WebSocketError.WebSocketError>
 
 const all = failing.pipe(Effect.catchTags({
-  MessageQueueError: ({ reason, session }) => Effect.succeed(`${session} ${reason}`),
-  QueueOverflowError: ({ bound, limit, retryAfterMillis, size }) =>
+  "resilient-websocket/MessageQueueError": ({ reason, session }) => Effect.succeed(`${session} ${reason}`),
+  "resilient-websocket/QueueOverflowError": ({ bound, limit, retryAfterMillis, size }) =>
     Effect.succeed(`${limit} ${size}/${bound} ${retryAfterMillis ?? 0}`),
-  DeduplicationError: ({ key, reason }) => Effect.succeed(`${key} ${reason}`),
-  CircuitBreakerError: ({ circuit, retryAfterMillis }) => Effect.succeed(`${circuit} ${retryAfterMillis ?? 0}`),
-  ConnectionTimeoutError: ({ afterMillis, phase }) => Effect.succeed(`${phase} ${afterMillis}`),
-  ShutdownError: ({ component }) => Effect.succeed(component),
-  SessionNotFoundError: ({ session }) => Effect.succeed(session),
-  SessionRegistryError: ({ operation }) => Effect.succeed(operation),
-  HandshakeError: ({ reason, retryable }) => Effect.succeed(`${reason} ${retryable}`),
-  ProtocolError: ({ code, detail }) => Effect.succeed(`${code} ${detail}`),
-  PayloadError: ({ direction }) => Effect.succeed(direction),
-  TransportError: ({ operation }) => Effect.succeed(operation),
-  DeadLetterError: ({ maybeHandled, reason }) => Effect.succeed(`${reason} ${maybeHandled}`)
+  "resilient-websocket/DeduplicationError": ({ key, reason }) => Effect.succeed(`${key} ${reason}`),
+  "resilient-websocket/CircuitBreakerError": ({ circuit, retryAfterMillis }) =>
+    Effect.succeed(`${circuit} ${retryAfterMillis ?? 0}`),
+  "resilient-websocket/ConnectionTimeoutError": ({ afterMillis, phase }) => Effect.succeed(`${phase} ${afterMillis}`),
+  "resilient-websocket/ShutdownError": ({ component }) => Effect.succeed(component),
+  "resilient-websocket/SessionNotFoundError": ({ session }) => Effect.succeed(session),
+  "resilient-websocket/SessionRegistryError": ({ operation }) => Effect.succeed(operation),
+  "resilient-websocket/HandshakeError": ({ reason, retryable }) => Effect.succeed(`${reason} ${retryable}`),
+  "resilient-websocket/ProtocolError": ({ code, detail }) => Effect.succeed(`${code} ${detail}`),
+  "resilient-websocket/PayloadError": ({ direction }) => Effect.succeed(direction),
+  "resilient-websocket/TransportError": ({ operation }) => Effect.succeed(operation),
+  "resilient-websocket/DeadLetterError": ({ maybeHandled, reason }) => Effect.succeed(`${reason} ${maybeHandled}`)
 }))
 
 export const nothingIsLeft: Expect<Effect.Error<typeof all>, never> = true
 
-const one = failing.pipe(Effect.catchTag("ShutdownError", () => Effect.succeed(0)))
+const one = failing.pipe(Effect.catchTag("resilient-websocket/ShutdownError", () => Effect.succeed(0)))
 
 // If this were true too, the check above would show nothing.
 export const somethingIsLeft: Expect<Effect.Error<typeof one>, never> = false

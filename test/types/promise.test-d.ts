@@ -12,11 +12,16 @@ import type * as Face from "resilient-websocket/promise"
 
 type Same<A, B> = [A] extends [B] ? [B] extends [A] ? true : false : false
 
+/** By the name of the class, which the tag ends with. */
+type NameOf<Tag> = Tag extends `resilient-websocket/${infer Name}` ? Name : never
 type Errors = {
-  [Tag in WebSocketError.WebSocketError["_tag"]]: Extract<WebSocketError.WebSocketError, { readonly _tag: Tag }>
+  [Tag in WebSocketError.WebSocketError["_tag"] as NameOf<Tag>]: Extract<
+    WebSocketError.WebSocketError,
+    { readonly _tag: Tag }
+  >
 }
 type FaceErrors = {
-  [Tag in Face.WebSocketError["_tag"]]: Extract<Face.WebSocketError, { readonly _tag: Tag }>
+  [Tag in Face.WebSocketError["_tag"] as NameOf<Tag>]: Extract<Face.WebSocketError, { readonly _tag: Tag }>
 }
 /** What a class's Schema says that its errors have; what caused them is `cause`, as in every error. */
 type Fields = {

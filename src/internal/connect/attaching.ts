@@ -117,7 +117,7 @@ export class Attaching {
       if (isNew && this.options.isCrowded(share)) return Effect.fail(crowded)
       return Effect.catchIf(
         this.registry.attach(request),
-        (error) => error._tag === "HandshakeError" && error.bound !== undefined,
+        (error) => error._tag === "resilient-websocket/HandshakeError" && error.bound !== undefined,
         (error) =>
           Effect.flatMap(
             this.options.giveWay(share),
@@ -224,5 +224,6 @@ const crowded = new HandshakeError({ reason: "overloaded", detail: "too many ses
 
 const isStoreFailure = (cause: Cause.Cause<AcceptError>): boolean =>
   cause.reasons.some((reason) =>
-    reason._tag === "Fail" && reason.error._tag === "SessionRegistryError" && reason.error.reason === "store"
+    reason._tag === "Fail" && reason.error._tag === "resilient-websocket/SessionRegistryError" &&
+    reason.error.reason === "store"
   )

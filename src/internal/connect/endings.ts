@@ -81,17 +81,17 @@ export const breach = (violation: Violation): Failure => ({ error: protocolError
 /** A failure of the user's functions, the store or the circuit. */
 export const failed = (error: ConnectError): Failure => ({
   error,
-  verdict: error._tag === "HandshakeError"
+  verdict: error._tag === "resilient-websocket/HandshakeError"
     ? (error.retryable ? "again" : "stop")
-    : error._tag === "ProtocolError" || error._tag === "SessionNotFoundError"
+    : error._tag === "resilient-websocket/ProtocolError" || error._tag === "resilient-websocket/SessionNotFoundError"
     ? "stop"
     : "again"
 })
 
 /** A failed dial. Its HTTP status, if there is one, says whether it is worth trying again. */
 export const undialled = (error: TransportError | ConnectionTimeoutError): Failure => {
-  const status = error._tag === "TransportError" ? error.status : undefined
-  if (status === undefined || error._tag !== "TransportError") return { error, verdict: "again" }
+  const status = error._tag === "resilient-websocket/TransportError" ? error.status : undefined
+  if (status === undefined || error._tag !== "resilient-websocket/TransportError") return { error, verdict: "again" }
   if (status === 401 || status === 403) {
     const reason = status === 401 ? "unauthorized" : "forbidden"
     return { error: new HandshakeError({ reason, detail: error.detail, retryable: false }), verdict: "refused" }
@@ -176,4 +176,4 @@ export const pauseMillis = (
 
 /** The pause that an HTTP server asked for, within bounds. */
 export const retryAfterOf = (error: ConnectError): number =>
-  error._tag === "TransportError" ? Math.min(error.retryAfterMillis ?? 0, longestPauseMillis) : 0
+  error._tag === "resilient-websocket/TransportError" ? Math.min(error.retryAfterMillis ?? 0, longestPauseMillis) : 0

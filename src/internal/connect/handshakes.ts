@@ -85,7 +85,7 @@ export class Handshakes {
   /** Logs failures of this side, which only its operator can fix. */
   private tellOperator(code: "internal" | "overloaded", error: AcceptError): void {
     // Being late, or gone early, may well be the peer's fault.
-    if (error._tag === "ConnectionTimeoutError" || error === goneEarly) return
+    if (error._tag === "resilient-websocket/ConnectionTimeoutError" || error === goneEarly) return
     if (code === "internal") this.options.recorder.count("internalErrors")
     this.options.rare.warn(`refused ${code}`, `handshakes are refused (${code}): ${wordsOf(error)}`)
   }

@@ -97,7 +97,7 @@ export class Owning {
   refused(peer: Peer, error: MessageQueueError | SessionRegistryError): Effect.Effect<Verdict | undefined> {
     return Effect.suspend(() => {
       const { connection, instance, own: { generation } } = peer
-      const by = error._tag === "MessageQueueError" ? "queue" : "registry"
+      const by = error._tag === "resilient-websocket/MessageQueueError" ? "queue" : "registry"
       return Effect.map(this.find(peer), (found) => {
         const verdict = peer.own.ownerIs(by, generation, instance, found)
         if (verdict === undefined) return undefined

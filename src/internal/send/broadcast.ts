@@ -57,7 +57,7 @@ export const makeBroadcast = <Out>(options: BroadcastOptions<Out>) => {
 
     const fail = (session: string, error: BroadcastFailure["error"]): Effect.Effect<void> =>
       Effect.sync(() => {
-        if (error._tag === "QueueOverflowError") recorder.count("queueOverflows")
+        if (error._tag === "resilient-websocket/QueueOverflowError") recorder.count("queueOverflows")
         failures.push({ session, error })
       })
 

@@ -129,7 +129,7 @@ export class Sending<Out> {
   }
 
   private countOverflow(error: { readonly _tag: string }): void {
-    if (error._tag === "QueueOverflowError") this.recorder.count("queueOverflows")
+    if (error._tag === "resilient-websocket/QueueOverflowError") this.recorder.count("queueOverflows")
   }
 
   /** Appends with the queue's own effect: a store, or a queue that must wait, drop or refuse. */
@@ -255,7 +255,9 @@ export class Sending<Out> {
       )
       return Effect.matchEffect(once(attempt), {
         onFailure: (failure) =>
-          failure._tag === "DeduplicationError" ? Effect.fail(failure) : Effect.succeed<Receipt>(failure),
+          failure._tag === "resilient-websocket/DeduplicationError"
+            ? Effect.fail(failure)
+            : Effect.succeed<Receipt>(failure),
         onSuccess: (result) =>
           Effect.succeed(result._tag === "Ran" ? result.value : this.duplicateOf(peer, result.receipt))
       })

@@ -6,4 +6,4 @@ import { fullJitter } from "../kit/backoff.ts"
 export const storeRetry = fullJitter(100, 10_000)
 
 export const isStoreFailure = (error: WebSocketError): boolean =>
-  error._tag === "SessionRegistryError" && error.reason === "store"
+  error._tag === "resilient-websocket/SessionRegistryError" && error.reason === "store"

@@ -83,7 +83,7 @@ export const makeClientFace = <In, Out, R>(
     locate: (messageId) =>
       Effect.catchTag(
         locate(queue, deduplicator, peer.key, peer, messageId),
-        "SessionNotFoundError",
+        "resilient-websocket/SessionNotFoundError",
         () => Effect.succeed("unknown" as const)
       ),
     stats: Effect.gen(function*() {

@@ -260,11 +260,11 @@ const wasTaken = (receipt: Receipt): Effect.Effect<void, Error> =>
   receipt._tag === "Skipped" ? Effect.fail(new Error(`the frame was skipped (${receipt.reason})`)) : Effect.void
 
 const isPassing = (error: WebSocketError | Error): boolean =>
-  !("_tag" in error) || error._tag === "QueueOverflowError" ||
-  (error._tag === "MessageQueueError" && error.reason === "store")
+  !("_tag" in error) || error._tag === "resilient-websocket/QueueOverflowError" ||
+  (error._tag === "resilient-websocket/MessageQueueError" && error.reason === "store")
 
 const isShutdown = (error: WebSocketError | Error): error is ShutdownError =>
-  "_tag" in error && error._tag === "ShutdownError"
+  "_tag" in error && error._tag === "resilient-websocket/ShutdownError"
 
 /** The close code for how a server's handler ended. */
 const codeOf = (exit: Exit.Exit<unknown, unknown>): number => {
@@ -273,4 +273,6 @@ const codeOf = (exit: Exit.Exit<unknown, unknown>): number => {
 }
 
 const endingOfStop = (error: { readonly _tag: string; readonly message: string }): Ending =>
-  error._tag === "SessionNotFoundError" ? { code: CloseCode.sessionEnded, reason: error.message } : { cause: error }
+  error._tag === "resilient-websocket/SessionNotFoundError"
+    ? { code: CloseCode.sessionEnded, reason: error.message }
+    : { cause: error }

@@ -80,7 +80,7 @@ const look = (parts: QueueParts, sessions: ReadonlyArray<string>): Effect.Effect
       (log) =>
         Effect.catchTag(
           Effect.asVoid(tail.settle(log, 0)),
-          "MessageQueueError",
+          "resilient-websocket/MessageQueueError",
           ({ reason }) => reason === "fenced" ? hearAgain(parts, log) : Effect.void
         ),
       { concurrency: 16, discard: true }

@@ -122,7 +122,7 @@ export const makeLostTail = Effect.fnUntraced(function*(options: LostTailOptions
     if (log === undefined) return Effect.succeed(false)
     // An outbox that is just being opened is settled by what its peer says, if that comes.
     if (!log.isCertain) return Effect.succeed(members.steady() - log.openedAt < openingMillis)
-    return Effect.as(Effect.catchTag(settle(log, 0), "MessageQueueError", () => Effect.void), true)
+    return Effect.as(Effect.catchTag(settle(log, 0), "resilient-websocket/MessageQueueError", () => Effect.void), true)
   }
 
   /** Asks the owner to settle an outbox. Gives whether there is an owner to wait for. */
