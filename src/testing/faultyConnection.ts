@@ -27,8 +27,8 @@ export class FaultyConnection implements Connection {
   /** Which way goes what this end sends, and what it gets. */
   private readonly out: Direction
   private readonly in: Direction
-  private readonly outgoing: DelayLine
-  private readonly incoming: DelayLine
+  private readonly outLine: DelayLine
+  private readonly inLine: DelayLine
   private sink: ConnectionSink | undefined
   /** The directions in which everything vanishes. */
   private readonly lost = new Set<Direction>()
@@ -52,8 +52,8 @@ export class FaultyConnection implements Connection {
     this.around = around
     this.out = out
     this.in = out === "toServer" ? "toClient" : "toServer"
-    this.outgoing = new DelayLine(this.out, this.around.lateness)
-    this.incoming = new DelayLine(this.in, this.around.lateness)
+    this.outLine = new DelayLine(this.out, this.around.lateness)
+    this.inLine = new DelayLine(this.in, this.around.lateness)
   }
 
   // What its user does.
@@ -69,7 +69,7 @@ export class FaultyConnection implements Connection {
       },
       drained: () => this.checkDrain(),
       alive: () => {
-        if (!this.lost.has(this.in)) this.incoming.push({ bytes: 0, arrive: () => this.tellAlive() })
+        if (!this.lost.has(this.in)) this.inLine.push({ bytes: 0, arrive: () => this.tellAlive() })
       },
       closed: (code, reason) => this.innerClosed(code, reason)
     })
@@ -87,7 +87,7 @@ export class FaultyConnection implements Connection {
       answer(false)
       return this.cut()
     }
-    this.outgoing.push({
+    this.outLine.push({
       bytes: utf8Length(frame),
       arrive: () =>
         this.inner.send(frame, (ok) => {
@@ -103,35 +103,35 @@ export class FaultyConnection implements Connection {
   }
 
   buffered(): number {
-    return this.outgoing.bytes + this.inner.buffered()
+    return this.outLine.bytes + this.inner.buffered()
   }
 
   pause(): void {
     if (this.isDeaf) return
     this.paused = true
-    this.incoming.hold()
+    this.inLine.hold()
     this.steer()
   }
 
   resume(): void {
     this.paused = false
-    this.incoming.release()
+    this.inLine.release()
     this.steer()
   }
 
   ping(): void {
     if (this.lost.has(this.out)) return
-    this.outgoing.push({ bytes: 0, arrive: () => this.inner.ping() })
+    this.outLine.push({ bytes: 0, arrive: () => this.inner.ping() })
   }
 
   close(code: number, reason: string): void {
     if (this.isDeaf) return
-    this.resume() // a connection that is not read never sees the peer's close
     this.isDeaf = true
-    this.incoming.drop()
+    this.inLine.drop()
+    this.resume() // a connection that is not read never sees the peer's close
     if (!this.lost.has(this.out)) {
       // A shutdown waits for its connections by the Clock, which may stand still at the end of a test.
-      this.outgoing.hurry({
+      this.outLine.hurry({
         bytes: 0,
         arrive: () => {
           this.isInnerDone = true
@@ -145,7 +145,7 @@ export class FaultyConnection implements Connection {
 
   terminate(): void {
     this.isDeaf = true
-    this.outgoing.drop()
+    this.outLine.drop()
     if (!this.lost.has(this.out)) this.endInner()
     this.endLater()
   }
@@ -163,7 +163,7 @@ export class FaultyConnection implements Connection {
   /** From now on, everything in this direction vanishes. */
   lose(direction: Direction): void {
     this.lost.add(direction)
-    const line = direction === this.out ? this.outgoing : this.incoming
+    const line = direction === this.out ? this.outLine : this.inLine
     line.drop()
   }
 
@@ -178,8 +178,8 @@ export class FaultyConnection implements Connection {
   /** What was late arrives. What was half-open has lost frames and can't go on. */
   heal(): void {
     if (this.lost.size > 0) return this.cut()
-    this.outgoing.hurry()
-    this.incoming.hurry()
+    this.outLine.hurry()
+    this.inLine.hurry()
   }
 
   get isEnded(): boolean {
@@ -198,7 +198,7 @@ export class FaultyConnection implements Connection {
       this.around.lost()
       return this.cut()
     }
-    this.incoming.push({
+    this.inLine.push({
       bytes,
       arrive: () => {
         if (!this.isDeaf) this.sink?.frame(data, bytes)
@@ -218,7 +218,7 @@ export class FaultyConnection implements Connection {
     this.isInnerClosed = true
     if (!this.lost.has(this.in)) {
       if (this.isDeaf) this.end(code, reason)
-      else this.incoming.push({ bytes: 0, passesHeld: true, arrive: () => this.end(code, reason) })
+      else this.inLine.push({ bytes: 0, passesHeld: true, arrive: () => this.end(code, reason) })
     }
     this.checkGone()
   }
@@ -231,7 +231,7 @@ export class FaultyConnection implements Connection {
 
   /** Pauses the inner connection while its user does, or while too much that came from it is late. */
   private steer(): void {
-    const isFull = this.incoming.bytes >= (this.isInnerPaused ? highWaterBytes / 2 : highWaterBytes)
+    const isFull = this.inLine.bytes >= (this.isInnerPaused ? highWaterBytes / 2 : highWaterBytes)
     const wanted = this.paused || isFull
     if (wanted === this.isInnerPaused) return
     this.isInnerPaused = wanted
@@ -246,8 +246,8 @@ export class FaultyConnection implements Connection {
   }
 
   private dropAll(): void {
-    this.outgoing.drop()
-    this.incoming.drop()
+    this.outLine.drop()
+    this.inLine.drop()
   }
 
   private endLater(): void {
