@@ -14,7 +14,7 @@ const { read, root } = Docs
 
 const update = process.env["UPDATE_DOCS"] === "1"
 
-const entries = ["node", "sqlite", "postgres", "redis", "promise", "testing"]
+const entries = ["node", "sqlite", "postgres", "redis", "promise", "testing", "testing/node"]
 
 describe("code in the documentation", () => {
   it("compiles as strictly as the library, names unused aside", () => {
@@ -52,7 +52,7 @@ describe("code in the documentation", () => {
     rmSync(folder, { recursive: true })
   })
 
-  it.each(["contract.ts", "server.ts", "client.ts", "testing.ts"])(
+  it.each(["contract.ts", "server.ts", "client.ts", "faults.ts"])(
     "in README.md, %s is the example that is run",
     (name) => {
       const block = Docs.codeBlocks().find((block) => block.name === name)

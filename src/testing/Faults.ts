@@ -8,7 +8,7 @@
  * **Gotchas.** A server or client that ends waits for its messages under way, by Effect's Clock. Under `TestClock`, let
  * nothing stay late or half-open at the end of a test that has sent something: `heal` first.
  *
- * **Example** (An order is sent while the network is down)
+ * **Example** (An order whose ack is lost)
  *
  * ```ts
  * import { assert, it } from "@effect/vitest"
@@ -19,33 +19,35 @@
  *
  * const Shop = Contract.make("example/Shop", { toServer: Schema.String, toClient: Schema.String })
  *
+ * const handled: Array<string> = []
+ * const Server = Shop.layerServer({ onMessage: (item) => Effect.sync(() => handled.push(item)) }).pipe(
+ *   Layer.provide(MemoryStore.layer())
+ * )
  * const Both = Shop.layerClient({ url: "ws://test" }).pipe(
- *   Layer.provideMerge(Shop.layerServer({ onMessage: () => Effect.void })),
  *   Layer.provide(MemoryStore.layer()),
+ *   Layer.provideMerge(Server),
  *   Layer.provideMerge(Faults.layer(Transport.layerMemory))
  * )
  *
- * it.effect("an order that is sent while the network is down is handled when it is back", () =>
+ * it.effect("an order whose ack is lost is handled once", () =>
  *   Effect.gen(function*() {
  *     const faults = yield* Faults.Faults
  *     const shop = yield* Shop.Client
  *     yield* shop.awaitConnected()
- *     yield* faults.refuse
- *     yield* faults.cut
+ *     yield* faults.loseNextAck()
  *     const receipt = yield* shop.send("tea")
- *     assert.strictEqual(receipt._tag, "Queued")
- *     yield* faults.heal
- *     yield* TestClock.adjust("1 minute")
+ *     yield* faults.awaitCounts(({ open }) => open === 0) // it is lost, and its connection cut
+ *     yield* TestClock.adjust("1 minute") // the client dials again
  *     yield* receipt.handled
+ *     assert.deepStrictEqual(handled, ["tea"])
  *   }).pipe(Effect.provide(Both)))
  * ```
  *
  * @since 0.1.0
  */
 import { Context, type Duration, Effect, Layer } from "effect"
-import * as Check from "../internal/kit/options.ts"
 import { TransportClient, TransportServer } from "../Transport.ts"
-import type { Direction } from "./delayLine.ts"
+import { delayMillis, type Direction } from "./delayLine.ts"
 import { type Counts, type FaultyNetwork, make } from "./faultyNetwork.ts"
 
 /**
@@ -170,17 +172,12 @@ const serviceOf = (network: FaultyNetwork): Faults["Service"] => {
     cut: act(() => network.cut()),
     refuse: act(() => void (network.isRefusing = true)),
     halfOpen: ({ direction, noticedBy } = {}) => act(() => network.halfOpen(direction, noticedBy)),
-    delay: (duration, { direction } = {}) => act(() => network.delay(millisOf(duration), direction)),
+    delay: (duration, { direction } = {}) => act(() => network.delay(delayMillis(duration), direction)),
     loseNextAck: ({ direction } = {}) => act(() => network.losses.add("ack", direction)),
     loseNextMessage: ({ direction } = {}) => act(() => network.losses.add("message", direction)),
     loseNextWelcome: act(() => network.losses.add("welcome")),
     heal: act(() => network.heal()),
-    counts: Effect.sync(() => network.counts()),
-    awaitCounts: (predicate) => network.awaitCounts(predicate)
+    counts: network.tally.counts,
+    awaitCounts: (predicate) => network.tally.awaitCounts(predicate)
   }
-}
-
-const millisOf = (duration: Duration.Input): number => {
-  const millis = Check.millisOf(duration)
-  return millis >= 0 ? millis : Check.fail("duration", duration, "a duration")
 }

@@ -1,11 +1,16 @@
 /** What is on its way and comes late, in order, by Effect's Clock. */
-import { Effect } from "effect"
+import { type Duration, Effect } from "effect"
 import { Deque } from "../core/Deque.ts"
+import * as Check from "../internal/kit/options.ts"
 
 /** A direction of a connection. A wrapper at either end knows which of its calls go which way. */
 export type Direction = "toServer" | "toClient"
 
 export const directions: ReadonlyArray<Direction> = ["toServer", "toClient"]
+
+/** This direction, or both. */
+export const chosen = (direction: Direction | undefined): ReadonlyArray<Direction> =>
+  direction === undefined ? directions : [direction]
 
 /** One thing on its way: it either arrives or is lost, once. */
 export interface Traveller {
@@ -26,6 +31,12 @@ export interface Lateness {
   readonly later: (task: () => void) => void
   /** So many more wait than before, or fewer. */
   readonly waiting: (difference: number) => void
+}
+
+/** A duration in ms; throws if it is none. */
+export const delayMillis = (duration: Duration.Input): number => {
+  const millis = Check.millisOf(duration)
+  return millis >= 0 ? millis : Check.fail("duration", duration, "a duration")
 }
 
 interface Item {

@@ -2,9 +2,10 @@
 import { Effect, FiberSet, type Scope } from "effect"
 import type { Connection } from "../Transport.ts"
 import { TransportError } from "../WebSocketError.ts"
-import { type Direction, directions, type Lateness } from "./delayLine.ts"
+import { chosen, type Direction, type Lateness } from "./delayLine.ts"
 import { FaultyConnection } from "./faultyConnection.ts"
 import { Losses, makeReader } from "./losing.ts"
+import { Tally } from "./tally.ts"
 
 /**
  * What has happened so far, and what is.
@@ -25,20 +26,14 @@ export interface Counts {
   readonly late: number
 }
 
-interface Waiter {
-  readonly predicate: (counts: Counts) => boolean
-  readonly resume: (counts: Counts) => void
-}
-
 export class FaultyNetwork {
   readonly losses = new Losses()
   isRefusing = false
   private readonly lateness: Lateness
   /** Those that an end of is still there, even if only the other one. */
   private readonly connections = new Set<FaultyConnection>()
-  private readonly waiters = new Set<Waiter>()
-  private isTelling = false
-  private readonly tally = { open: 0, dials: 0, refused: 0, lost: 0, late: 0 }
+  private readonly counted = { open: 0, dials: 0, refused: 0, lost: 0, late: 0 }
+  readonly tally: Tally<Counts>
 
   constructor(fork: Lateness["fork"], later: Lateness["later"]) {
     this.lateness = {
@@ -47,6 +42,7 @@ export class FaultyNetwork {
       later,
       waiting: (difference) => this.count("late", difference)
     }
+    this.tally = new Tally(() => ({ ...this.counted }), later)
   }
 
   // What comes.
@@ -105,47 +101,14 @@ export class FaultyNetwork {
     for (const connection of this.connections) connection.heal()
   }
 
-  // What is known.
-
-  counts(): Counts {
-    return { ...this.tally }
-  }
-
-  awaitCounts(predicate: (counts: Counts) => boolean): Effect.Effect<Counts> {
-    return Effect.callback((resume) => {
-      const waiter: Waiter = { predicate, resume: (counts) => resume(Effect.succeed(counts)) }
-      this.waiters.add(waiter)
-      this.tellLater()
-      return Effect.sync(() => void this.waiters.delete(waiter))
-    })
-  }
-
   /** Waits until what was to be done later has been done. */
   readonly settled: Effect.Effect<void> = Effect.callback((resume) => this.lateness.later(() => resume(Effect.void)))
 
   private count(what: keyof Counts, difference = 1): void {
-    this.tally[what] += difference
-    this.tellLater()
-  }
-
-  /** In a task of its own, as a waiter goes on at once when it is told. */
-  private tellLater(): void {
-    if (this.isTelling || this.waiters.size === 0) return
-    this.isTelling = true
-    this.lateness.later(() => {
-      this.isTelling = false
-      const counts = this.counts()
-      for (const waiter of this.waiters) {
-        if (!waiter.predicate(counts)) continue
-        this.waiters.delete(waiter)
-        waiter.resume(counts)
-      }
-    })
+    this.counted[what] += difference
+    this.tally.changed()
   }
 }
-
-const chosen = (direction: Direction | undefined): ReadonlyArray<Direction> =>
-  direction === undefined ? directions : [direction]
 
 /** At the end of the scope all faults end. */
 export const make: Effect.Effect<FaultyNetwork, never, Scope.Scope> = Effect.gen(function*() {

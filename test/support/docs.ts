@@ -58,7 +58,7 @@ export const codeBlocks = (): ReadonlyArray<CodeBlock> => [
 export const comparable = (code: string): ReadonlyArray<string> => {
   const lines = code.replace(/^(\/\*\*[\s\S]*?\*\/|\/\/.*)\n/, "")
     .replace(
-      /"(?:\.\.\/)+src\/(?:(\w+)\/)?index\.ts"/g,
+      /"(?:\.\.\/)+src\/(?:([\w/]+)\/)?index\.ts"/g,
       (_, entry?: string) => entry === undefined ? `"resilient-websocket"` : `"resilient-websocket/${entry}"`
     )
     .trim().split("\n")
