@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Scope } from "effect"
+import { Effect, Exit, Fiber, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import * as Crypto from "node:crypto"
 import * as Net from "node:net"
@@ -420,6 +420,109 @@ describe("refused dials", () => {
       assert.deepInclude(yield* proxy.counts, { refusals: 1, refusedDials: 1, connections: 1 })
       yield* proxy.heal
       yield* connect(proxy, server)
+    }))
+})
+
+describe("what a test asks for", () => {
+  it.effect("a cut ends all connections at both sides, and new ones come through", () =>
+    Effect.gen(function*() {
+      const server = yield* target
+      const proxy = yield* make(server)
+      const connections = [yield* connect(proxy, server), yield* connect(proxy, server)]
+      yield* proxy.cut
+      assert.deepInclude(yield* proxy.counts, { cuts: 2, faults: 2, open: 0 })
+      yield* Effect.promise(() => Promise.all(connections.flatMap(({ client, far }) => [client.closed, far.closed])))
+      yield* connect(proxy, server)
+    }))
+
+  it.effect("a refusal is seen by who waits for it", () =>
+    Effect.gen(function*() {
+      const server = yield* target
+      const proxy = yield* make(server)
+      yield* proxy.refuse
+      yield* proxy.refuse
+      const waiting = yield* Effect.forkChild(proxy.awaitCounts(({ refusedDials }) => refusedDials === 1))
+      const refused = new Peer(yield* dialRaw(proxy.port))
+      yield* Effect.promise(() => refused.closed)
+      assert.strictEqual((yield* Fiber.join(waiting)).refusals, 2)
+      yield* proxy.heal
+      yield* connect(proxy, server)
+    }))
+
+  it.effect("half-open connections are silent until they are healed, and then end; in one direction, the other passes", () =>
+    Effect.gen(function*() {
+      const server = yield* target
+      const proxy = yield* make(server)
+      const { client, far } = yield* connect(proxy, server)
+      yield* proxy.halfOpen({ direction: "toServer" })
+      const other = yield* connect(proxy, server)
+      client.socket.write("lost")
+      far.socket.write("answer")
+      yield* Effect.promise(() => client.take(6))
+      yield* manyRoundTrips(other)
+      assert.strictEqual(far.received.length, 0)
+      yield* proxy.halfOpen()
+      far.socket.write("lost")
+      client.socket.destroy()
+      assert.deepInclude(yield* proxy.counts, { halfOpens: 3, open: 2 })
+      yield* proxy.heal
+      yield* Effect.promise(() => Promise.all([far.closed, other.client.closed, other.far.closed]))
+      assert.strictEqual((yield* proxy.counts).open, 0)
+      assert.strictEqual(client.received.length, 0)
+    }))
+
+  it.effect("what is late comes at its time, in order, up to the end of it", () =>
+    Effect.gen(function*() {
+      const server = yield* target
+      const proxy = yield* make(server)
+      const { client, far } = yield* connect(proxy, server)
+      yield* proxy.delay("3 seconds", { direction: "toServer" })
+      const other = yield* connect(proxy, server).pipe(Effect.forkChild)
+      client.socket.write("late")
+      far.socket.write("answer")
+      yield* Effect.promise(() => client.take(6))
+      assert.strictEqual(far.received.length, 0)
+      yield* until(TestClock.adjust("1 second"), () => far.received.length > 0)
+      assert.strictEqual(yield* Effect.promise(() => far.take(4)), "late")
+      yield* until(TestClock.adjust("1 second"), () => other.pollUnsafe() !== undefined)
+      yield* proxy.delay("Infinity")
+      client.socket.end("last")
+      yield* TestClock.adjust("1 day")
+      assert.isFalse(far.isClosed)
+      yield* proxy.heal
+      assert.strictEqual(yield* Effect.promise(() => far.take(4)), "last")
+      assert.strictEqual(yield* Effect.promise(() => far.closed), undefined)
+    }))
+
+  it.effect("what is late is bounded, and its sender waits", () =>
+    Effect.gen(function*() {
+      const server = yield* target
+      const proxy = yield* make(server)
+      const { client, far } = yield* connect(proxy, server)
+      yield* proxy.delay("Infinity")
+      const size = 64 * 1024 * 1024
+      client.socket.end(bytes(size, 6))
+      const probe = yield* make(server)
+      yield* manyRoundTrips(yield* connect(probe, server))
+      assert.isAbove(client.socket.writableLength, 0)
+      const hash = Crypto.createHash("sha256")
+      far.socket.removeAllListeners("data").on("data", (chunk: Buffer) => hash.update(chunk))
+      yield* proxy.heal
+      yield* Effect.promise(() => far.closed)
+      assert.strictEqual(hash.digest("hex"), digest(bytes(size, 6)))
+    }))
+
+  it.effect("it listens where it is told", () =>
+    Effect.gen(function*() {
+      const server = yield* target
+      const first = yield* make(server)
+      const [port, url] = yield* Effect.scoped(Effect.map(make(server), (proxy) => [proxy.port, proxy.url] as const))
+      assert.strictEqual(url, `ws://127.0.0.1:${port}`)
+      assert.strictEqual((yield* make(server, { port })).port, port)
+      assert.deepInclude(yield* Effect.flip(make(server, { port: first.port })), {
+        _tag: "TransportError",
+        operation: "listen"
+      })
     }))
 })
 

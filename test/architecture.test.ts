@@ -71,6 +71,13 @@ describe("import directions", () => {
     )
   })
 
+  it("of what users test with, only src/testing/node needs Node", () => {
+    assert.deepStrictEqual(
+      offences(({ from, to }) => /^testing\/\w+\.ts$/.test(from) && /^(node:|testing\/node\/)/.test(to)),
+      []
+    )
+  })
+
   /** By wing of `internal`, which others of them it may import. */
   const wings: Record<string, ReadonlyArray<string>> = {
     kit: [],
