@@ -2,7 +2,14 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Fiber, Layer, Schema } from "effect"
 import { TestClock } from "effect/testing"
-import { CircuitBreaker, Contract, MemoryStore, type Message, Transport } from "resilient-websocket"
+import {
+  CircuitBreaker,
+  Contract,
+  MemoryStore,
+  type Message,
+  type ResilientClient,
+  Transport
+} from "resilient-websocket"
 import { NodeTransport } from "resilient-websocket/node"
 import { Faults } from "resilient-websocket/testing"
 import { advance, advanceUntil, collect, turn } from "./support/harness.ts"
@@ -28,7 +35,11 @@ const places = {
 /** A server and a client, connected. */
 const shopOn = Effect.fnUntraced(function*(
   place: keyof typeof places,
-  options: { readonly store?: MemoryStore.Options; readonly connected?: boolean } = {}
+  options: {
+    readonly store?: MemoryStore.Options
+    readonly connected?: boolean
+    readonly reconnect?: ResilientClient.Options<string, string>["reconnect"]
+  } = {}
 ) {
   const transports = yield* Layer.build(Layer.fresh(places[place]))
   const faults = Context.get(transports, Faults.Faults)
@@ -41,7 +52,11 @@ const shopOn = Effect.fnUntraced(function*(
   const server = Context.get(yield* Layer.build(Server), Shop.Server)
   const events = yield* collect(server.connections)
   if (options.connected === false) yield* faults.loseNextWelcome
-  const Client = Shop.layerClient({ url: url(server), onMessage: (text) => Effect.sync(() => atClient.push(text)) })
+  const Client = Shop.layerClient({
+    url: url(server),
+    reconnect: options.reconnect,
+    onMessage: (text) => Effect.sync(() => atClient.push(text))
+  })
     .pipe(Layer.provideMerge(MemoryStore.layer(options.store)), Layer.provide(Layer.succeedContext(transports)))
   const context = yield* Layer.build(Client)
   const client = Context.get(context, Shop.Client)
@@ -188,6 +203,20 @@ describe.each(["in memory", "at the client of real sockets", "at the server of r
       }))
   }
 )
+
+describe("by the real clock", () => {
+  it.live("a message is late, and then lost once, and is handled once", () =>
+    Effect.gen(function*() {
+      const { atServer, client, faults } = yield* shopOn("at the client of real sockets", {
+        reconnect: { base: "1 milli", cap: "10 millis" }
+      })
+      yield* faults.delay("5 millis")
+      yield* faults.loseNextAck()
+      yield* (yield* client.send("tea")).handled
+      assert.deepInclude(yield* faults.counts, { dials: 2, open: 1 })
+      assert.deepStrictEqual(atServer, ["tea"])
+    }))
+})
 
 describe("refused dials", () => {
   it.effect("open the circuit of the endpoint", () =>

@@ -182,7 +182,7 @@ export class FaultyConnection implements Connection {
     this.inLine.hurry()
   }
 
-  get isEnded(): boolean {
+  private get isEnded(): boolean {
     return this.ending !== undefined
   }
 
