@@ -31,7 +31,7 @@
  *
  * @since 0.1.0
  */
-import { type Config, type Duration, Effect, type Fiber, FiberSet, type Scope } from "effect"
+import { type Config, type Duration, Effect, type Fiber, FiberSet, Predicate, type Scope } from "effect"
 import * as Check from "../../internal/kit/options.ts"
 import { steady } from "../../internal/kit/time.ts"
 import type { Address } from "../../Transport.ts"
@@ -71,15 +71,29 @@ export interface Options {
   readonly halfOpenLinger?: Duration.Input | undefined
 }
 
+const isWhole = (value: unknown): boolean => Number.isSafeInteger(value) && Number(value) >= 0
+const isWeight = (value: unknown): boolean => typeof value === "number" && value >= 0 && value < Infinity
+const isMix = (value: unknown): boolean => {
+  if (typeof value !== "object" || value === null) return false
+  const weights = Object.keys(defaultMix).map((kind) => Reflect.get(value, kind))
+  return weights.every(isWeight) && weights.some((weight) => weight > 0)
+}
+const isAddress = (value: unknown): boolean =>
+  Predicate.hasProperty(value, "host") && typeof value.host === "string" &&
+  Predicate.hasProperty(value, "port") && isWhole(value.port)
+const isFunction = (value: unknown): boolean => typeof value === "function"
+// The cast: it takes any value, and gives NaN for what is no duration.
+const isDuration = (value: unknown): boolean => Check.millisOf(value as Duration.Input) >= 0
+
 const shape: Check.Shape<Options> = {
-  target: Check.either("an address or a function", (value) => typeof value === "object" || typeof value === "function"),
+  target: Check.either("host and port, or a function", isAddress, isFunction),
   host: Check.nonEmpty,
-  port: Check.whole(0),
-  faultsPerMinute: Check.either("a number of 0 or more", (value) => isWeight(value)),
-  seed: Check.either("a whole number", Number.isSafeInteger),
-  mix: Check.either("weights of 0 or more, not all of them 0", (value) => isMix(value)),
-  connectionGrace: Check.either("a duration", (value) => isDuration(value)),
-  halfOpenLinger: Check.either("a duration", (value) => isDuration(value))
+  port: Check.either("a whole number of at least 0", isWhole),
+  faultsPerMinute: Check.either("a whole number of at least 0", isWhole),
+  seed: Check.either("a whole number of at least 0", isWhole),
+  mix: Check.either("weights of 0 or more, not all of them 0", isMix),
+  connectionGrace: Check.either("a duration", isDuration),
+  halfOpenLinger: Check.either("a duration", isDuration)
 }
 
 /**
@@ -253,14 +267,3 @@ const scheduled = Effect.fnUntraced(function*(seed: number, perMinute: number, f
     yield* fault
   }
 })
-
-const isWeight = (value: unknown): boolean => typeof value === "number" && value >= 0 && value < Infinity
-
-const isMix = (value: unknown): boolean => {
-  if (typeof value !== "object" || value === null) return false
-  const weights = Object.keys(defaultMix).map((kind) => Reflect.get(value, kind))
-  return weights.every(isWeight) && weights.some((weight) => weight > 0)
-}
-
-// The cast: it takes any value, and gives NaN for what is no duration.
-const isDuration = (value: unknown): boolean => Check.millisOf(value as Duration.Input) >= 0
