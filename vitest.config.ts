@@ -8,7 +8,7 @@ const source = (path: string) => fileURLToPath(new URL(`./src/${path}`, import.m
 const alone = [
   "test/core/utf8.test.ts", // takes globals away
   "test/demo/Checker.test.ts", // measures memory
-  "test/demo/FaultProxy.test.ts", // looks at all sockets and timers
+  "test/FaultProxy.test.ts", // looks at all sockets and timers
   "test/leaks.test.ts", // measures memory
   "test/simulation.test.ts" // replaces methods
 ]
@@ -22,7 +22,7 @@ export default defineConfig({
     alias: [
       { find: /^resilient-websocket$/, replacement: source("index.ts") },
       {
-        find: /^resilient-websocket\/(node|sqlite|postgres|redis|promise|testing)$/,
+        find: /^resilient-websocket\/(node|sqlite|postgres|redis|promise|testing|testing\/node)$/,
         replacement: source("$1/index.ts")
       }
     ]

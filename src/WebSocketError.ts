@@ -22,17 +22,16 @@ const Cause = Schema.optional(Schema.Defect())
  * @since 0.1.0
  * @category errors
  */
-export class MessageQueueError extends Schema.TaggedError<MessageQueueError>("resilient-websocket/MessageQueueError")(
-  "resilient-websocket/MessageQueueError",
-  {
+export class MessageQueueError
+  extends Schema.TaggedError<MessageQueueError>()("resilient-websocket/MessageQueueError", {
     session: Schema.String,
     operation: Schema.String,
     reason: Schema.Literals(["store", "fenced", "unknownSession"]),
     /** It may have been done all the same. Default: it was not. */
     inDoubt: Schema.optional(Schema.Boolean),
     cause: Cause
-  }
-) {
+  })
+{
   override get message() {
     const doubt = this.inDoubt === true ? ", and may have been done all the same" : ""
     return `message queue: ${this.operation} failed for session ${this.session} (${this.reason}${doubt})`
@@ -47,16 +46,13 @@ export class MessageQueueError extends Schema.TaggedError<MessageQueueError>("re
  * @category errors
  */
 export class QueueOverflowError
-  extends Schema.TaggedError<QueueOverflowError>("resilient-websocket/QueueOverflowError")(
-    "resilient-websocket/QueueOverflowError",
-    {
-      session: Schema.String,
-      limit: Schema.Literals(["messages", "bytes", "totalMessages", "totalBytes", "shareMessages", "shareBytes"]),
-      bound: Count,
-      size: Count,
-      retryAfterMillis: Schema.optional(Millis)
-    }
-  )
+  extends Schema.TaggedError<QueueOverflowError>()("resilient-websocket/QueueOverflowError", {
+    session: Schema.String,
+    limit: Schema.Literals(["messages", "bytes", "totalMessages", "totalBytes", "shareMessages", "shareBytes"]),
+    bound: Count,
+    size: Count,
+    retryAfterMillis: Schema.optional(Millis)
+  })
 {
   override get message() {
     return `the queue of session ${this.session} is full: ${this.size} of ${this.bound} (${this.limit})`
@@ -71,16 +67,13 @@ export class QueueOverflowError
  * @category errors
  */
 export class DeduplicationError
-  extends Schema.TaggedError<DeduplicationError>("resilient-websocket/DeduplicationError")(
-    "resilient-websocket/DeduplicationError",
-    {
-      scope: Schema.String,
-      key: Schema.String,
-      reason: Schema.Literals(["mismatch", "inFlight", "full", "store"]),
-      retryAfterMillis: Schema.optional(Millis),
-      cause: Cause
-    }
-  )
+  extends Schema.TaggedError<DeduplicationError>()("resilient-websocket/DeduplicationError", {
+    scope: Schema.String,
+    key: Schema.String,
+    reason: Schema.Literals(["mismatch", "inFlight", "full", "store"]),
+    retryAfterMillis: Schema.optional(Millis),
+    cause: Cause
+  })
 {
   override get message() {
     return `deduplication of key ${this.key} in ${this.scope}: ${this.reason}`
@@ -95,15 +88,12 @@ export class DeduplicationError
  * @category errors
  */
 export class CircuitBreakerError
-  extends Schema.TaggedError<CircuitBreakerError>("resilient-websocket/CircuitBreakerError")(
-    "resilient-websocket/CircuitBreakerError",
-    {
-      circuit: Schema.String,
-      state: Schema.Literals(["Open", "HalfOpen", "Isolated"]),
-      retryAfterMillis: Schema.optional(Millis),
-      reason: Schema.optional(Schema.String)
-    }
-  )
+  extends Schema.TaggedError<CircuitBreakerError>()("resilient-websocket/CircuitBreakerError", {
+    circuit: Schema.String,
+    state: Schema.Literals(["Open", "HalfOpen", "Isolated"]),
+    retryAfterMillis: Schema.optional(Millis),
+    reason: Schema.optional(Schema.String)
+  })
 {
   override get message() {
     const reason = this.reason === undefined ? "" : `: ${this.reason}`
@@ -120,27 +110,24 @@ export class CircuitBreakerError
  * @category errors
  */
 export class ConnectionTimeoutError
-  extends Schema.TaggedError<ConnectionTimeoutError>("resilient-websocket/ConnectionTimeoutError")(
-    "resilient-websocket/ConnectionTimeoutError",
-    {
-      phase: Schema.Literals([
-        "dial",
-        "handshake",
-        "heartbeat",
-        "ack",
-        "flush",
-        "idle",
-        "connect",
-        "url",
-        "token",
-        "outbox"
-      ]),
-      afterMillis: Millis,
-      session: Schema.optional(Schema.String),
-      /** For `connect`: why the last attempt failed. */
-      cause: Cause
-    }
-  )
+  extends Schema.TaggedError<ConnectionTimeoutError>()("resilient-websocket/ConnectionTimeoutError", {
+    phase: Schema.Literals([
+      "dial",
+      "handshake",
+      "heartbeat",
+      "ack",
+      "flush",
+      "idle",
+      "connect",
+      "url",
+      "token",
+      "outbox"
+    ]),
+    afterMillis: Millis,
+    session: Schema.optional(Schema.String),
+    /** For `connect`: why the last attempt failed. */
+    cause: Cause
+  })
 {
   override get message() {
     const why = this.cause instanceof Error ? `: ${this.cause.message}` : ""
@@ -154,10 +141,9 @@ export class ConnectionTimeoutError
  * @since 0.1.0
  * @category errors
  */
-export class ShutdownError extends Schema.TaggedError<ShutdownError>("resilient-websocket/ShutdownError")(
-  "resilient-websocket/ShutdownError",
-  { component: Schema.Literals(["server", "client"]) }
-) {
+export class ShutdownError extends Schema.TaggedError<ShutdownError>()("resilient-websocket/ShutdownError", {
+  component: Schema.Literals(["server", "client"])
+}) {
   override get message() {
     return `the ${this.component} is shut down`
   }
@@ -170,12 +156,9 @@ export class ShutdownError extends Schema.TaggedError<ShutdownError>("resilient-
  * @category errors
  */
 export class SessionNotFoundError
-  extends Schema.TaggedError<SessionNotFoundError>("resilient-websocket/SessionNotFoundError")(
-    "resilient-websocket/SessionNotFoundError",
-    {
-      session: Schema.String
-    }
-  )
+  extends Schema.TaggedError<SessionNotFoundError>()("resilient-websocket/SessionNotFoundError", {
+    session: Schema.String
+  })
 {
   override get message() {
     return `session ${this.session} is not known`
@@ -189,15 +172,12 @@ export class SessionNotFoundError
  * @category errors
  */
 export class SessionRegistryError
-  extends Schema.TaggedError<SessionRegistryError>("resilient-websocket/SessionRegistryError")(
-    "resilient-websocket/SessionRegistryError",
-    {
-      session: Schema.String,
-      operation: Schema.String,
-      reason: Schema.Literals(["store", "fenced"]),
-      cause: Cause
-    }
-  )
+  extends Schema.TaggedError<SessionRegistryError>()("resilient-websocket/SessionRegistryError", {
+    session: Schema.String,
+    operation: Schema.String,
+    reason: Schema.Literals(["store", "fenced"]),
+    cause: Cause
+  })
 {
   override get message() {
     return `session registry: ${this.operation} failed for session ${this.session} (${this.reason})`
@@ -212,15 +192,12 @@ export class SessionRegistryError
  * @since 0.1.0
  * @category errors
  */
-export class HandshakeError extends Schema.TaggedError<HandshakeError>("resilient-websocket/HandshakeError")(
-  "resilient-websocket/HandshakeError",
-  {
-    reason: Schema.Literals(["unauthorized", "forbidden", "version", "invalid", "overloaded", "draining", "replaced"]),
-    detail: Schema.String,
-    retryable: Schema.Boolean,
-    bound: Schema.optional(Count)
-  }
-) {
+export class HandshakeError extends Schema.TaggedError<HandshakeError>()("resilient-websocket/HandshakeError", {
+  reason: Schema.Literals(["unauthorized", "forbidden", "version", "invalid", "overloaded", "draining", "replaced"]),
+  detail: Schema.String,
+  retryable: Schema.Boolean,
+  bound: Schema.optional(Count)
+}) {
   override get message() {
     return `handshake refused (${this.reason}): ${this.detail}`
   }
@@ -233,14 +210,11 @@ export class HandshakeError extends Schema.TaggedError<HandshakeError>("resilien
  * @since 0.1.0
  * @category errors
  */
-export class ProtocolError extends Schema.TaggedError<ProtocolError>("resilient-websocket/ProtocolError")(
-  "resilient-websocket/ProtocolError",
-  {
-    code: Schema.String,
-    detail: Schema.String,
-    session: Schema.optional(Schema.String)
-  }
-) {
+export class ProtocolError extends Schema.TaggedError<ProtocolError>()("resilient-websocket/ProtocolError", {
+  code: Schema.String,
+  detail: Schema.String,
+  session: Schema.optional(Schema.String)
+}) {
   override get message() {
     return `protocol violation (${this.code}): ${this.detail}`
   }
@@ -254,16 +228,14 @@ export class ProtocolError extends Schema.TaggedError<ProtocolError>("resilient-
  * @since 0.1.0
  * @category errors
  */
-export class PayloadError
-  extends Schema.TaggedError<PayloadError>("resilient-websocket/PayloadError")("resilient-websocket/PayloadError", {
-    direction: Schema.Literals(["encode", "decode"]),
-    detail: Schema.String,
-    session: Schema.optional(Schema.String),
-    path: Schema.optional(Schema.String),
-    sizeBytes: Schema.optional(Count),
-    limitBytes: Schema.optional(Count)
-  })
-{
+export class PayloadError extends Schema.TaggedError<PayloadError>()("resilient-websocket/PayloadError", {
+  direction: Schema.Literals(["encode", "decode"]),
+  detail: Schema.String,
+  session: Schema.optional(Schema.String),
+  path: Schema.optional(Schema.String),
+  sizeBytes: Schema.optional(Count),
+  limitBytes: Schema.optional(Count)
+}) {
   override get message() {
     const place = this.path === undefined ? "" : ` at ${this.path}`
     return `payload can't be ${this.direction}d${place}: ${this.detail}`
@@ -276,26 +248,23 @@ export class PayloadError
  * @since 0.1.0
  * @category errors
  */
-export class TransportError extends Schema.TaggedError<TransportError>("resilient-websocket/TransportError")(
-  "resilient-websocket/TransportError",
-  {
-    operation: Schema.Literals(["listen", "dial", "send", "receive", "register"]),
-    detail: Schema.String,
-    /**
-     * The HTTP status that answered a dial, if that was no WebSocket of ours.
-     *
-     * @since 0.1.0
-     */
-    status: Schema.optional(Count),
-    /**
-     * How long the HTTP server asks to be left alone, in ms.
-     *
-     * @since 0.1.0
-     */
-    retryAfterMillis: Schema.optional(Millis),
-    cause: Cause
-  }
-) {
+export class TransportError extends Schema.TaggedError<TransportError>()("resilient-websocket/TransportError", {
+  operation: Schema.Literals(["listen", "dial", "send", "receive", "register"]),
+  detail: Schema.String,
+  /**
+   * The HTTP status that answered a dial, if that was no WebSocket of ours.
+   *
+   * @since 0.1.0
+   */
+  status: Schema.optional(Count),
+  /**
+   * How long the HTTP server asks to be left alone, in ms.
+   *
+   * @since 0.1.0
+   */
+  retryAfterMillis: Schema.optional(Millis),
+  cause: Cause
+}) {
   override get message() {
     return `transport: ${this.operation} failed: ${this.detail}`
   }
@@ -342,15 +311,12 @@ export type DeadLetterReason = typeof DeadLetterReason.Type
  * @since 0.1.0
  * @category errors
  */
-export class DeadLetterError extends Schema.TaggedError<DeadLetterError>("resilient-websocket/DeadLetterError")(
-  "resilient-websocket/DeadLetterError",
-  {
-    session: Schema.String,
-    messageId: Schema.String,
-    reason: DeadLetterReason,
-    maybeHandled: Schema.Boolean
-  }
-) {
+export class DeadLetterError extends Schema.TaggedError<DeadLetterError>()("resilient-websocket/DeadLetterError", {
+  session: Schema.String,
+  messageId: Schema.String,
+  reason: DeadLetterReason,
+  maybeHandled: Schema.Boolean
+}) {
   override get message() {
     const session = this.session === "" ? "" : ` of session ${this.session}`
     return `message ${this.messageId}${session} became a dead letter (${this.reason})`

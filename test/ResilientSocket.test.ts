@@ -4,7 +4,7 @@ import { Rpc, RpcClient, RpcGroup, RpcSerialization, RpcServer } from "effect/rp
 import { Socket } from "effect/socket"
 import { MemoryStore, type ResilientServer, ResilientSocket } from "resilient-websocket"
 import { NodeTransport } from "resilient-websocket/node"
-import * as FaultProxy from "../examples/demo/FaultProxy.ts"
+import { FaultProxy } from "resilient-websocket/testing/node"
 import { closeScope, forkScope, until } from "./support/harness.ts"
 
 type Server = ResilientServer.ResilientServer<ResilientSocket.Frame, ResilientSocket.Frame>
@@ -27,8 +27,7 @@ const startServer = (port = 0) => Effect.map(Layer.build(serverLayer(port)), Con
 const startClient = (...args: Parameters<typeof clientLayer>) =>
   Effect.map(Layer.build(clientLayer(...args)), Context.get(Wire.Client))
 
-const makeProxy = ({ address }: Server) =>
-  FaultProxy.make({ target: address, seed: 1, faultsPerMinute: 0, connectionGrace: 0 })
+const makeProxy = ({ address }: Server) => FaultProxy.make({ target: address, connectionGrace: 0 })
 
 /** The sockets that a server accepts, as they come; each is open until the scope closes. */
 const accepted = Effect.fnUntraced(function*(server: Server) {
@@ -62,7 +61,7 @@ const connected = Effect.fnUntraced(function*(store?: MemoryStore.Options) {
   const sockets = yield* Scope.provide(accepted(server), serverScope)
   const proxy = yield* makeProxy(server)
   const ends = yield* connect(sockets, proxy.port, "peer", store)
-  const cutOff = proxy.refuseDials("1 hour").pipe(
+  const cutOff = proxy.refuse.pipe(
     Effect.andThen(proxy.faultNow("cut")),
     Effect.andThen(until("the cut", () => Effect.map(ends.client.state, ({ _tag }) => _tag === "Disconnected")))
   )
@@ -214,7 +213,7 @@ describe("ResilientSocket", () => {
     assert.strictEqual(yield* endOf(farReader.pull), 4505)
     assert.strictEqual(yield* endOf(reader.pull), 4505)
     yield* hangUp
-    assert.strictEqual(yield* endOf(socket.reader), "SocketOpenError: SessionNotFoundError")
+    assert.strictEqual(yield* endOf(socket.reader), "SocketOpenError: resilient-websocket/SessionNotFoundError")
     yield* Effect.andThen(client.reconnect, converse(socket, sockets))
   })
 
@@ -223,7 +222,7 @@ describe("ResilientSocket", () => {
     yield* Effect.andThen(cutOff, closeScope(serverScope))
     yield* writer.write("for the server that is gone")
     const sockets = yield* Effect.flatMap(startServer(server.address.port), accepted)
-    yield* proxy.stop
+    yield* proxy.heal
     assert.strictEqual(yield* endOf(reader.pull), 1012)
     const next = yield* Effect.andThen(hangUp, converse(socket, sockets))
     yield* next.writer.write("new")
@@ -253,7 +252,7 @@ describe("ResilientSocket", () => {
   test("fails both ends when frames were lost on the way", function*() {
     const store: MemoryStore.Options = { queue: { overflow: "dropOldest", maxMessages: 3 } }
     const { cutOff, farReader, proxy, reader, writer } = yield* connected(store)
-    yield* Effect.all([cutOff, writer.writeAll(["0", "1", "2", "3", "4"]), proxy.stop])
+    yield* Effect.all([cutOff, writer.writeAll(["0", "1", "2", "3", "4"]), proxy.heal])
     assert.strictEqual(yield* endOf(farReader.pull), 1011)
     assert.strictEqual(yield* endOf(reader.pull), 1011)
   })
@@ -264,9 +263,11 @@ describe("ResilientSocket", () => {
     yield* full.cutOff
     yield* Effect.forkChild(full.writer.writeAll(frames))
     yield* until("it suspends", () => Effect.map(full.client.stats, ({ queue }) => queue.suspended === 1))
-    yield* full.proxy.stop
+    yield* full.proxy.heal
     assert.deepStrictEqual(yield* pullMany(full.farReader, 6), frames)
-    for (const [overflow, cause] of [["reject", ": QueueOverflowError"], ["dropNewest", ""]] as const) {
+    for (
+      const [overflow, cause] of [["reject", ": resilient-websocket/QueueOverflowError"], ["dropNewest", ""]] as const
+    ) {
       const { cutOff, writer } = yield* connected({ queue: { overflow, maxMessages: 4 } })
       assert.strictEqual(yield* Effect.andThen(cutOff, endOf(writer.writeAll(frames))), `SocketWriteError${cause}`)
     }

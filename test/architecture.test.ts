@@ -61,12 +61,19 @@ describe("import directions", () => {
     )
   })
 
-  it("the stores and the laws import nothing of the engine, and of each other only what they share", () => {
-    const allowed = /^(sqlite|postgres|redis|testing|internal\/store)\/|^internal\/kit\/(options|backoff)\.ts$/
+  it("the stores and what users test with import nothing of the engine, and of each other only what they share", () => {
+    const allowed = /^(sqlite|postgres|redis|testing|internal\/store)\/|^internal\/kit\/(options|backoff|time)\.ts$/
     assert.deepStrictEqual(
       offences(({ from, to }) =>
         /^(sqlite|postgres|redis|testing)\//.test(from) && to.startsWith("internal/") && !allowed.test(to)
       ),
+      []
+    )
+  })
+
+  it("of what users test with, only src/testing/node needs Node", () => {
+    assert.deepStrictEqual(
+      offences(({ from, to }) => /^testing\/\w+\.ts$/.test(from) && /^(node:|testing\/node\/)/.test(to)),
       []
     )
   })

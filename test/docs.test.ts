@@ -14,7 +14,7 @@ const { read, root } = Docs
 
 const update = process.env["UPDATE_DOCS"] === "1"
 
-const entries = ["node", "sqlite", "postgres", "redis", "promise", "testing"]
+const entries = ["node", "sqlite", "postgres", "redis", "promise", "testing", "testing/node"]
 
 describe("code in the documentation", () => {
   it("compiles as strictly as the library, names unused aside", () => {
@@ -52,7 +52,7 @@ describe("code in the documentation", () => {
     rmSync(folder, { recursive: true })
   })
 
-  it.each(["contract.ts", "server.ts", "client.ts", "testing.ts"])(
+  it.each(["contract.ts", "server.ts", "client.ts", "faults.ts"])(
     "in README.md, %s is the example that is run",
     (name) => {
       const block = Docs.codeBlocks().find((block) => block.name === name)
@@ -123,8 +123,7 @@ describe("the table of errors in docs/errors.md", () => {
   })
 
   it("is followed by every reason of a dead letter", () => {
-    const { literals = [] } = Docs.errorClasses().find(({ name }) => name === "resilient-websocket/DeadLetterError") ??
-      {}
+    const { literals = [] } = Docs.errorClasses().find(({ name }) => name === "DeadLetterError") ?? {}
     assert.isAbove(literals.length, 5)
     const reasons = Docs.rowsOf(Docs.section("docs/errors.md", "Reasons")).map(([first = ""]) => first)
     assert.sameMembers(reasons.slice(2), literals.map((literal) => `\`${literal}\``))

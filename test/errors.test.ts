@@ -266,7 +266,7 @@ describe("administering", () => {
     }))
 
   it("raised every error there is", () => {
-    const tags = WebSocketError.WebSocketError.members.map(({ name }) => name)
+    const tags = WebSocketError.WebSocketError.members.map(({ identifier }) => identifier)
     assert.deepStrictEqual([...raised].sort(), [...tags].sort())
   })
 })

@@ -6,7 +6,8 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import { WebSocket } from "ws"
-import "../examples/testing.ts" // a test itself
+import "../examples/faults.ts" // a test itself
+import "../examples/testing.ts" // likewise
 import { freePort } from "./support/freePort.ts"
 import { startUntil } from "./support/processes.ts"
 

@@ -267,7 +267,7 @@ describeWithService(chromium, "the page of the Express example, in a browser", (
     await page.getByText("Not ordered: the server can't be reached.").waitFor()
     assert.deepStrictEqual(await listed(page), said([one, "tea"]))
 
-    wire.mend()
+    await wire.mend()
     await isConnected(page)
     await shown(page, 6)
     const three = await order(page, "coffee")

@@ -67,7 +67,7 @@ const absence = async ({ onTestFinished }: TestContext, kind: string, side: stri
   bob.hears("one")
   await Promise.all([ann.says(/bob: one$/), bob.says(/bob: one$/)])
 
-  network.cut()
+  await network.cut()
   await Promise.all([server.says(/^ann is gone$/), ann.says(/^disconnected$/)])
   bob.hears("two")
   await bob.says(/bob: two$/)
@@ -77,7 +77,7 @@ const absence = async ({ onTestFinished }: TestContext, kind: string, side: stri
   if (side === "before" && kind === "ws") await ann.says(/^not said: meanwhile$/)
 
   const from = server.lines.length
-  network.mend()
+  await network.mend()
   await server.says(/^ann is here$/, from)
   if (side === "before" && kind === "socketio") await server.says(joined("ann"), from)
   // What she said while she was away is said before bob goes on.

@@ -20,6 +20,7 @@ import { PostgresStore } from "resilient-websocket/postgres"
 import * as Face from "resilient-websocket/promise"
 import { RedisClient, RedisStore } from "resilient-websocket/redis"
 import { SqliteClient, SqliteStore } from "resilient-websocket/sqlite"
+import { FaultProxy } from "resilient-websocket/testing/node"
 import { onTestFinished } from "vitest"
 import type { WebSocket } from "ws"
 import * as Docs from "./support/docs.ts"
@@ -145,6 +146,9 @@ const takers: Readonly<Record<string, Take>> = {
       try: () => NodeTransport.webSocketServerOptions(given),
       catch: (fault) => fault
     })
+  ),
+  "FaultProxy.Options": effect((given: object) =>
+    Effect.scoped(FaultProxy.make({ target: { host: "127.0.0.1", port: 9 }, ...given }))
   ),
   "Message.SendOptions": ofClient((client, given) => client.send(1, given)),
   "Message.SendAllOptions": ofClient((client, given) => client.sendAll([1], given)),

@@ -5,8 +5,8 @@
 import { Deferred, Effect, FiberSet, Latch, Schedule, type Scope } from "effect"
 import { type ChildProcess, fork } from "node:child_process"
 import { fileURLToPath } from "node:url"
+import * as Prng from "../../src/testing/node/prng.ts"
 import type { Figures, FromServer, Place, SendRequest, ToServer } from "./Ipc.ts"
-import * as Prng from "./Prng.ts"
 
 export interface Options {
   readonly servers: number

@@ -2,9 +2,9 @@
 import { Context, Effect, Exit, Layer, type Scope } from "effect"
 import { MemoryStore, type ResilientServer } from "../../src/index.ts"
 import { NodeTransport } from "../../src/node/index.ts"
+import { FaultProxy } from "../../src/testing/node/index.ts"
 import type { Checker } from "./Checker.ts"
 import * as Clients from "./Clients.ts"
-import * as FaultProxy from "./FaultProxy.ts"
 import { type Line, Lines, nameOf, store, times } from "./Lines.ts"
 import * as Options from "./Options.ts"
 import type { Report, Run } from "./Report.ts"
@@ -72,7 +72,7 @@ export const run = Effect.fnUntraced(function*(
     )
   }))
   const elapsedMillis = performance.now() - startedAt
-  yield* proxy.stop
+  yield* proxy.heal
   // Clients first: what they have not been told of comes now, and would be found as a duplicate.
   yield* Effect.forEach(clients, (client) => client.shutdown, { concurrency: "unbounded", discard: true })
   yield* server.shutdown

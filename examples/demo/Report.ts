@@ -7,13 +7,13 @@
  */
 import { Effect } from "effect"
 import type { Scope } from "effect"
+import type { FaultProxy } from "../../src/testing/node/index.ts"
 import type { Direction, Finding, Tally, Verdict } from "./Checker.ts"
-import type { Counts } from "./FaultProxy.ts"
 import type { Counts as FleetCounts } from "./Fleet.ts"
 import type { DurableKind } from "./Ipc.ts"
 
 /** The faults that are shown, out of the proxy's counts. */
-export type Faults = Pick<Counts, "faults" | "cuts" | "stalls" | "halfOpens" | "refusedDials">
+export type Faults = Pick<FaultProxy.Counts, "faults" | "cuts" | "stalls" | "halfOpens" | "refusedDials">
 
 /** A look at a run that is going on. */
 export interface Progress {

@@ -3,9 +3,9 @@
  * of them, each message to a client is sent through any of them.
  */
 import { Context, Effect, Exit, Layer, Random, type Scope } from "effect"
+import { FaultProxy } from "../../src/testing/node/index.ts"
 import type { Checker } from "./Checker.ts"
 import * as Clients from "./Clients.ts"
-import * as FaultProxy from "./FaultProxy.ts"
 import * as Fleet from "./Fleet.ts"
 import type { DurableKind, Place } from "./Ipc.ts"
 import { Ledger } from "./Ledger.ts"
@@ -114,7 +114,7 @@ export const run = Effect.fnUntraced(function*(
   const elapsedMillis = performance.now() - startedAt
 
   yield* fleet.stopKilling
-  yield* proxy.stop
+  yield* proxy.heal
   // Clients first: what they have not been told of comes now, and would be found as a duplicate.
   yield* Effect.forEach(clients, (client) => client.shutdown, { concurrency: "unbounded", discard: true })
   yield* fleet.stop

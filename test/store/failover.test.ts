@@ -7,7 +7,7 @@ import { Effect, Fiber, Layer, Schedule, type Scope } from "effect"
 import type { Message } from "resilient-websocket"
 import { PostgresStore } from "resilient-websocket/postgres"
 import { RedisStore } from "resilient-websocket/redis"
-import { type CuttableProxy, makeCuttableProxy } from "../support/cuttableProxy.ts"
+import { FaultProxy } from "resilient-websocket/testing/node"
 import * as H from "../support/harness.ts"
 import { connectTo, postgres, startPostgres, startStandby } from "../support/postgresServer.ts"
 import { redis, type RedisServer, startRedis } from "../support/redisServer.ts"
@@ -25,15 +25,16 @@ interface Replicated {
   readonly failOver: Effect.Effect<void>
 }
 
-const proxyTo = (port: number): Effect.Effect<CuttableProxy, never, Scope.Scope> =>
-  Effect.flatMap(
-    Effect.context<Scope.Scope>(),
-    (context) =>
-      Effect.promise(() =>
-        makeCuttableProxy(port, (close) =>
-          Effect.runSync(Effect.provideContext(Effect.addFinalizer(() => Effect.sync(close)), context)))
-      )
-  )
+/** A proxy to a database, which may be taken to another one while nobody is connected. */
+const proxyTo = Effect.fnUntraced(function*(primary: number) {
+  let port = primary
+  const proxy = yield* FaultProxy.make({ target: () => ({ host: "127.0.0.1", port }) })
+  return {
+    port: proxy.port,
+    cut: Effect.andThen(proxy.refuse, proxy.cut),
+    leadTo: (replica: number) => Effect.andThen(Effect.sync(() => void (port = replica)), proxy.heal)
+  }
+})
 
 const eventually = <A, E>(effect: Effect.Effect<A, E>) =>
   Effect.retry(effect, { schedule: Schedule.spaced("20 millis"), times: 10_000 })
@@ -65,10 +66,9 @@ const replicatedRedis: Effect.Effect<Replicated, unknown, Scope.Scope> = Effect.
       yield* replica.command("REPLICAOF", "NO", "ONE")
     }).pipe(Effect.orDie),
     failOver: Effect.gen(function*() {
-      proxy.cut()
+      yield* proxy.cut
       yield* primary.kill
-      proxy.retarget(replica.port)
-      proxy.mend()
+      yield* proxy.leadTo(replica.port)
     })
   }
 })
@@ -92,10 +92,9 @@ const replicatedPostgres: Effect.Effect<Replicated, unknown, Scope.Scope> = Effe
       yield* atStandby`SELECT pg_promote()`
     }).pipe(Effect.orDie),
     failOver: Effect.gen(function*() {
-      proxy.cut()
+      yield* proxy.cut
       yield* primary.kill
-      proxy.retarget(standby.port)
-      proxy.mend()
+      yield* proxy.leadTo(standby.port)
     })
   }
 })

@@ -1,59 +1,30 @@
-/** A TCP proxy between clients and a server, which can be cut; it delays and loses nothing else. */
-import { once } from "node:events"
-import { type AddressInfo, connect, createServer, type Socket } from "node:net"
+/** The fault proxy for tests without Effect. */
+import { Effect, Exit, Scope } from "effect"
+import { FaultProxy } from "resilient-websocket/testing/node"
 
 export interface CuttableProxy {
   readonly port: number
   /** Ends all connections, and takes no new ones until `mend`. */
-  readonly cut: () => void
-  readonly mend: () => void
-  /** New connections go to another port of this machine. */
-  readonly retarget: (target: number) => void
-  /** Waits until somebody has tried in vain since the cut. */
-  readonly refuses: () => Promise<void>
+  readonly cut: () => Promise<void>
+  readonly mend: () => Promise<void>
+  /** Waits until somebody has tried in vain. */
+  readonly refuses: () => Promise<unknown>
 }
 
 /** It is gone when `atEnd` says so. */
 export const makeCuttableProxy = async (
   target: number,
-  atEnd: (close: () => void) => void
+  atEnd: (close: () => Promise<void>) => void
 ): Promise<CuttableProxy> => {
-  const sockets = new Set<Socket>()
-  let isCut = false
-  let port = target
-  let refusal = Promise.withResolvers<void>()
-  const server = createServer((client) => {
-    if (isCut) {
-      client.destroy()
-      return refusal.resolve()
-    }
-    const upstream = connect(port, "127.0.0.1")
-    for (const [from, to] of [[client, upstream], [upstream, client]] as const) {
-      sockets.add(from)
-      from.on("error", () => {}) // `close` comes next
-      from.on("close", () => {
-        sockets.delete(from)
-        to.destroy()
-      })
-      from.pipe(to)
-    }
-  })
-  server.listen(0, "127.0.0.1")
-  await once(server, "listening")
-  const cut = () => {
-    isCut = true
-    refusal = Promise.withResolvers()
-    for (const socket of sockets) socket.destroy()
-  }
-  atEnd(() => {
-    cut()
-    server.close()
-  })
+  const scope = await Effect.runPromise(Scope.make())
+  atEnd(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+  const proxy = await Effect.runPromise(
+    FaultProxy.make({ target: { host: "127.0.0.1", port: target } }).pipe(Scope.provide(scope))
+  )
   return {
-    port: (server.address() as AddressInfo).port, // it listens on TCP
-    cut,
-    mend: () => void (isCut = false),
-    retarget: (next) => void (port = next),
-    refuses: () => refusal.promise
+    port: proxy.port,
+    cut: () => Effect.runPromise(Effect.andThen(proxy.refuse, proxy.cut)),
+    mend: () => Effect.runPromise(proxy.heal),
+    refuses: () => Effect.runPromise(proxy.awaitCounts(({ refusedDials }) => refusedDials > 0))
   }
 }

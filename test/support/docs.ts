@@ -58,7 +58,7 @@ export const codeBlocks = (): ReadonlyArray<CodeBlock> => [
 export const comparable = (code: string): ReadonlyArray<string> => {
   const lines = code.replace(/^(\/\*\*[\s\S]*?\*\/|\/\/.*)\n/, "")
     .replace(
-      /"(?:\.\.\/)+src\/(?:(\w+)\/)?index\.ts"/g,
+      /"(?:\.\.\/)+src\/(?:([\w/]+)\/)?index\.ts"/g,
       (_, entry?: string) => entry === undefined ? `"resilient-websocket"` : `"resilient-websocket/${entry}"`
     )
     .trim().split("\n")
@@ -321,7 +321,7 @@ export const errorClasses = (): ReadonlyArray<ErrorClass> => {
   return [...union.matchAll(/\w+/g)].map(([name]) => {
     const at = text.search(new RegExp(`export class ${name}\\b`))
     const body = text.slice(at, text.indexOf("override get message", at))
-    const reasons = name === "resilient-websocket/DeadLetterError"
+    const reasons = name === "DeadLetterError"
       ? text.slice(text.indexOf("export const DeadLetterReason"))
       : ""
     return { name, literals: [...literalsOf(body), ...literalsOf(reasons.slice(0, reasons.indexOf("])") + 2))] }

@@ -28,7 +28,7 @@ export interface IntakeLimits {
   } | undefined
 }
 
-/** One peer may hold a quarter of it. A heap of 512 MB has room for it and for what goes beyond it. */
+/** A heap of 512 MB has room for it, and for what goes beyond it. */
 const defaultUnhandledBytes = 32 * 1024 * 1024
 
 export const limitsOf = (options: {

@@ -1,9 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Scope } from "effect"
+import { Effect, Exit, Fiber, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import * as Crypto from "node:crypto"
 import * as Net from "node:net"
-import * as FaultProxy from "../../examples/demo/FaultProxy.ts"
+import { FaultProxy } from "resilient-websocket/testing/node"
 
 // Sockets are real; time is the test's. Where something must *not* arrive, round trips on another connection
 // through the same proxy show that it had its chance.
@@ -408,18 +408,121 @@ describe("a half-open connection", () => {
 })
 
 describe("refused dials", () => {
-  it.effect("hit new connections only, for their time", () =>
+  it.effect("hit new connections only, until healed", () =>
     Effect.gen(function*() {
       const server = yield* target
       const proxy = yield* make(server)
       const established = yield* connect(proxy, server)
-      yield* proxy.refuseDials("200 millis")
+      yield* proxy.refuse
       const refused = new Peer(yield* dialRaw(proxy.port))
       yield* Effect.promise(() => refused.closed)
       yield* roundTrip(established)
       assert.deepInclude(yield* proxy.counts, { refusals: 1, refusedDials: 1, connections: 1 })
-      yield* TestClock.adjust("200 millis")
+      yield* proxy.heal
       yield* connect(proxy, server)
+    }))
+})
+
+describe("what a test asks for", () => {
+  it.effect("a cut ends all connections at both sides, and new ones come through", () =>
+    Effect.gen(function*() {
+      const server = yield* target
+      const proxy = yield* make(server)
+      const connections = [yield* connect(proxy, server), yield* connect(proxy, server)]
+      yield* proxy.cut
+      assert.deepInclude(yield* proxy.counts, { cuts: 2, faults: 2, open: 0 })
+      yield* Effect.promise(() => Promise.all(connections.flatMap(({ client, far }) => [client.closed, far.closed])))
+      yield* connect(proxy, server)
+    }))
+
+  it.effect("a refusal is seen by who waits for it", () =>
+    Effect.gen(function*() {
+      const server = yield* target
+      const proxy = yield* make(server)
+      yield* proxy.refuse
+      yield* proxy.refuse
+      const waiting = yield* Effect.forkChild(proxy.awaitCounts(({ refusedDials }) => refusedDials === 1))
+      const refused = new Peer(yield* dialRaw(proxy.port))
+      yield* Effect.promise(() => refused.closed)
+      assert.strictEqual((yield* Fiber.join(waiting)).refusals, 2)
+      yield* proxy.heal
+      yield* connect(proxy, server)
+    }))
+
+  it.effect("half-open connections are silent until they are healed, and then end; in one direction, the other passes", () =>
+    Effect.gen(function*() {
+      const server = yield* target
+      const proxy = yield* make(server)
+      const { client, far } = yield* connect(proxy, server)
+      yield* proxy.halfOpen({ direction: "toServer" })
+      const other = yield* connect(proxy, server)
+      client.socket.write("lost")
+      far.socket.write("answer")
+      yield* Effect.promise(() => client.take(6))
+      yield* manyRoundTrips(other)
+      assert.strictEqual(far.received.length, 0)
+      yield* proxy.halfOpen()
+      far.socket.write("lost")
+      client.socket.destroy()
+      assert.deepInclude(yield* proxy.counts, { halfOpens: 3, open: 2 })
+      yield* proxy.heal
+      yield* Effect.promise(() => Promise.all([far.closed, other.client.closed, other.far.closed]))
+      assert.strictEqual((yield* proxy.counts).open, 0)
+      assert.strictEqual(client.received.length, 0)
+    }))
+
+  it.effect("what is late comes at its time, in order, up to the end of it", () =>
+    Effect.gen(function*() {
+      const server = yield* target
+      const proxy = yield* make(server)
+      const { client, far } = yield* connect(proxy, server)
+      yield* proxy.delay("3 seconds", { direction: "toServer" })
+      const other = yield* connect(proxy, server).pipe(Effect.forkChild)
+      client.socket.write("late")
+      far.socket.write("answer")
+      yield* Effect.promise(() => client.take(6))
+      assert.strictEqual(far.received.length, 0)
+      yield* until(TestClock.adjust("1 second"), () => far.received.length > 0)
+      assert.strictEqual(yield* Effect.promise(() => far.take(4)), "late")
+      yield* until(TestClock.adjust("1 second"), () => other.pollUnsafe() !== undefined)
+      yield* proxy.delay("Infinity")
+      client.socket.end("last")
+      yield* TestClock.adjust("1 day")
+      assert.isFalse(far.isClosed)
+      yield* proxy.heal
+      assert.strictEqual(yield* Effect.promise(() => far.take(4)), "last")
+      assert.strictEqual(yield* Effect.promise(() => far.closed), undefined)
+    }))
+
+  it.effect("what is late is bounded, and its sender waits", () =>
+    Effect.gen(function*() {
+      const server = yield* target
+      const proxy = yield* make(server)
+      const { client, far } = yield* connect(proxy, server)
+      yield* proxy.delay("Infinity")
+      const size = 64 * 1024 * 1024
+      client.socket.end(bytes(size, 6))
+      const probe = yield* make(server)
+      yield* manyRoundTrips(yield* connect(probe, server))
+      assert.isAbove(client.socket.writableLength, 0)
+      const hash = Crypto.createHash("sha256")
+      far.socket.removeAllListeners("data").on("data", (chunk: Buffer) => hash.update(chunk))
+      yield* proxy.heal
+      yield* Effect.promise(() => far.closed)
+      assert.strictEqual(hash.digest("hex"), digest(bytes(size, 6)))
+    }))
+
+  it.effect("it listens where it is told", () =>
+    Effect.gen(function*() {
+      const server = yield* target
+      const first = yield* make(server)
+      const [port, url] = yield* Effect.scoped(Effect.map(make(server), (proxy) => [proxy.port, proxy.url] as const))
+      assert.strictEqual(url, `ws://127.0.0.1:${port}`)
+      assert.strictEqual((yield* make(server, { port })).port, port)
+      assert.deepInclude(yield* Effect.flip(make(server, { port: first.port })), {
+        _tag: "resilient-websocket/TransportError",
+        operation: "listen"
+      })
     }))
 })
 
@@ -479,7 +582,7 @@ describe("the schedule of faults", () => {
       const [first, second] = yield* Effect.forEach(proxies, (proxy) => proxy.counts)
       assert.approximately(first?.faults ?? 0, 3000, 200)
       assert.deepStrictEqual(first, second)
-      for (const proxy of proxies) yield* proxy.stop
+      for (const proxy of proxies) yield* proxy.heal
       yield* TestClock.adjust("5 minutes")
       assert.deepStrictEqual(yield* Effect.forEach(proxies, (proxy) => proxy.counts), [first, second])
       // Dials are let through again at once.
@@ -507,7 +610,7 @@ describe("the schedule of faults", () => {
       const connection = yield* connect(proxy, server)
       yield* proxy.faultNow("stall")
       yield* proxy.faultNow("cut")
-      yield* proxy.stop
+      yield* proxy.heal
       yield* manyRoundTrips(connection)
       assert.deepInclude(yield* proxy.counts, { cuts: 0, stalls: 1, open: 1 })
       yield* proxy.faultNow("cut")
@@ -535,7 +638,7 @@ describe("the schedule of faults", () => {
       const dial = Effect.exit(Effect.timeout(roundTrips, "500 millis"))
       const client = Effect.repeat(dial, { until: () => Effect.map(proxy.counts, ({ faults }) => faults >= 60) })
       yield* Effect.all(Array.from({ length: 10 }, () => client), { concurrency: 10 })
-      yield* proxy.stop
+      yield* proxy.heal
       yield* roundTrips
     }))
 })
@@ -567,16 +670,15 @@ describe("the end of the scope", () => {
 })
 
 describe("bad options", () => {
-  it.effect("are a typed error", () =>
+  it.effect("are a defect that names them", () =>
     Effect.gen(function*() {
       const server = yield* target
       const bad = [{ seed: 0.5 }, { faultsPerMinute: -1 }, { faultsPerMinute: Number.NaN }, {
         mix: { cut: 0, stall: 0, halfOpen: 0, refuse: 0 }
       }]
       for (const options of bad) {
-        const error = yield* Effect.flip(make(server, options))
-        assert.instanceOf(error, FaultProxy.FaultProxyError)
-        assert.strictEqual(error.reason, "options")
+        const exit = yield* Effect.exit(make(server, options))
+        assert.match(String(exit), new RegExp(`option ${Object.keys(options)[0]}`))
       }
     }))
 })

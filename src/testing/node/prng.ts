@@ -1,6 +1,6 @@
 /**
- * A small seeded generator of pseudo-random numbers, so that a run of the demo can be repeated: the same seed
- * words give the same sequence on every machine. Not for secrets.
+ * A small seeded generator of pseudo-random numbers: the same seed words give the same sequence on every machine.
+ * Not for secrets.
  */
 
 export interface Prng {
