@@ -14,10 +14,11 @@
 import { type Config, Context, Duration, Effect, Layer, type Scope } from "effect"
 import type { Failure, OutboxPosition } from "./core/Frame.ts"
 import type { AckResult, OutboxMessage, ReadLimit, ReadResult } from "./core/Outbox.ts"
+import type { FateReason } from "./core/Protocol.ts"
 import type { Receipt } from "./Deduplicator.ts"
 import { fromConfig } from "./internal/kit/options.ts"
 import { makeMemory } from "./internal/memory/memoryQueue.ts"
-import type { DeadLetterReason, DeduplicationError, MessageQueueError, QueueOverflowError } from "./WebSocketError.ts"
+import type { DeduplicationError, MessageQueueError, QueueOverflowError } from "./WebSocketError.ts"
 
 export type { AckResult, OutboxGap, OutboxMessage, ReadLimit, ReadResult } from "./core/Outbox.ts"
 
@@ -78,7 +79,7 @@ export interface Expired {
    * Default `expired`. It is `overflow` if they were dropped for others whose append then failed, or the peer's reason
    * if its failure was learnt late.
    */
-  readonly reason?: DeadLetterReason | undefined
+  readonly reason?: FateReason | undefined
 }
 
 /**
@@ -95,7 +96,7 @@ export interface Progress {
   readonly dead: ReadonlyArray<{
     readonly first: number
     readonly end: number
-    readonly reason: DeadLetterReason
+    readonly reason: FateReason
     readonly maybeHandled: boolean
   }>
 }

@@ -277,6 +277,7 @@ export class TransportError extends Schema.TaggedError<TransportError>()("resili
  * - `overflow`: the queue's policy dropped it
  * - `tooLarge`: it is larger than the peer accepts, or connections ended at it again and again
  * - `failed`: the receiver's handler failed, even after its retries
+ * - `rejected`: the receiver's handler refused it with {@link MessageRejected}, which says why
  * - `undecodable`: the receiver could not decode it
  * - `sessionEnded`: the session ended or its retention elapsed
  * - `fresh`: the peer lost its state, so what it had not acknowledged is given back
@@ -292,6 +293,7 @@ export const DeadLetterReason = Schema.Literals([
   "overflow",
   "tooLarge",
   "failed",
+  "rejected",
   "undecodable",
   "sessionEnded",
   "fresh",
@@ -301,6 +303,33 @@ export const DeadLetterReason = Schema.Literals([
 ])
 /** @since 0.1.0 @category models */
 export type DeadLetterReason = typeof DeadLetterReason.Type
+
+/**
+ * For a handler to fail with when its message can never be handled: it is not retried, and becomes a dead letter on both
+ * sides. The sender's has the reason `rejected` and this `detail`, of which 512 bytes of UTF-8 arrive.
+ *
+ * **Example**
+ *
+ * ```ts
+ * import { Effect } from "effect"
+ * import { WebSocketError } from "resilient-websocket"
+ *
+ * declare const stock: (item: string) => number
+ *
+ * const onMessage = ({ item }: { readonly item: string }) =>
+ *   stock(item) > 0 ? Effect.void : new WebSocketError.MessageRejected({ detail: `no ${item} is left` })
+ * ```
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class MessageRejected extends Schema.TaggedError<MessageRejected>()("resilient-websocket/MessageRejected", {
+  detail: Schema.String
+}) {
+  override get message() {
+    return `the message is rejected: ${this.detail}`
+  }
+}
 
 /**
  * What awaiting a receipt's `handled` fails with: the message became a dead letter.
@@ -315,11 +344,14 @@ export class DeadLetterError extends Schema.TaggedError<DeadLetterError>()("resi
   session: Schema.String,
   messageId: Schema.String,
   reason: DeadLetterReason,
+  /** With the reason `rejected`: why. */
+  detail: Schema.optional(Schema.String),
   maybeHandled: Schema.Boolean
 }) {
   override get message() {
     const session = this.session === "" ? "" : ` of session ${this.session}`
-    return `message ${this.messageId}${session} became a dead letter (${this.reason})`
+    const detail = this.detail === undefined ? "" : `: ${this.detail}`
+    return `message ${this.messageId}${session} became a dead letter (${this.reason}${detail})`
   }
 }
 

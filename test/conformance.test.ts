@@ -17,6 +17,7 @@ import { Liveness } from "../src/core/Liveness.ts"
 import type { Slot } from "../src/core/Outbox.ts"
 import { closeCodeOf, isDoubtful, isRetryable } from "../src/core/Protocol.ts"
 import { type Action, resumeInbox, resumeOutbox, Session } from "../src/core/Session.ts"
+import { isRejection } from "../src/core/Text.ts"
 import { utf8Length } from "../src/core/utf8.ts"
 import { Violation } from "../src/core/Violation.ts"
 
@@ -26,7 +27,10 @@ const sections = new Set(specification.split("\n").map((line) => /^#+ (§\S+)/.e
 // --- the shape of the files
 
 const Code = Schema.Literals(["malformed", "tooLarge", "tooDeep", "unexpected", "future", "regress", "window"])
-const Failure = Schema.Tuple([Schema.Number, Schema.Literals(["failed", "undecodable"])])
+const Failure = Schema.Tuple([
+  Schema.Number,
+  Schema.Union([Schema.Literals(["failed", "undecodable"]), Schema.declare(isRejection)])
+])
 const Window = Schema.Struct({ messages: Schema.Number, bytes: Schema.Number })
 const Pending = Schema.Struct({ messages: Schema.Number, bytes: Schema.Number })
 const OutboxPosition = Schema.Struct({ epoch: Schema.String, acked: Schema.Number, last: Schema.Number })

@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Latch, Option, Schedule, Schema, Stream, Tracer } from "effect"
 import { TestClock } from "effect/testing"
-import { CircuitBreaker, type Message } from "resilient-websocket"
+import { CircuitBreaker, type Message, WebSocketError } from "resilient-websocket"
 import * as H from "./support/harness.ts"
 import { makeNetwork } from "./support/harnessNetwork.ts"
 
@@ -351,7 +351,7 @@ describe("a handler that fails", () => {
       assert.deepInclude((yield* server.stats).totals, { retriesTried: 2, retriesSucceeded: 1, retriesFailed: 0 })
     }))
 
-  it.effect("makes a dead letter on both sides after five attempts by default, defects and throws included", () =>
+  it.effect("makes a dead letter on both sides: after five attempts by default, and at once for a defect", () =>
     Effect.gen(function*() {
       let attempts = 0
       const { client, server } = yield* connected({
@@ -366,7 +366,7 @@ describe("a handler that fails", () => {
       const here = yield* H.collect(client.deadLetters)
       const there = yield* H.collect(server.deadLetters)
       const receipts = yield* Effect.forEach(["fails", "dies", "throws", "works"], (text) => client.send(text))
-      yield* advanceUntil("the last is handled", () => attempts === 16)
+      yield* advanceUntil("the last is handled", () => attempts === 8)
       assert.deepStrictEqual(yield* Effect.forEach(receipts, deadReason), ["failed", "failed", "failed", "handled"])
       yield* until("both sides have them", () => here.length === 3 && there.length === 3)
       assert.deepStrictEqual(here.map(({ direction, message }) => [direction, message]), [
@@ -380,7 +380,45 @@ describe("a handler that fails", () => {
         "in failed"
       ])
       assert.strictEqual(there[0]?.cause, "failed")
-      assert.deepInclude((yield* server.stats).totals, { retriesTried: 12, retriesFailed: 3, deadLetters: 3 })
+      assert.deepInclude((yield* server.stats).totals, { retriesTried: 4, retriesFailed: 3, deadLetters: 3 })
+    }))
+
+  it.effect("rejects a message for good, and tells its sender why", () =>
+    Effect.gen(function*() {
+      const words = `sold out: "tea" \u0000 ${"é".repeat(300)}`
+      let attempts = 0
+      const { client, server } = yield* connected({
+        server: {
+          onMessage: (detail) =>
+            Effect.suspend(() => {
+              attempts++
+              return new WebSocketError.MessageRejected({ detail })
+            })
+        }
+      })
+      const here = yield* H.collect(client.deadLetters)
+      const there = yield* H.collect(server.deadLetters)
+      const error = yield* Effect.flip((yield* client.send(words)).handled)
+      const arrived = `sold out: "tea" \ufffd ${"é".repeat(246)}`
+      assert.deepInclude(error, { reason: "rejected", detail: arrived, maybeHandled: false })
+      assert.include(error.message, "(rejected: sold out")
+      assert.strictEqual(attempts, 1)
+      yield* until("both sides have it", () => here.length === 1 && there.length === 1)
+      assert.deepInclude(here[0], { direction: "out", reason: "rejected", detail: arrived })
+      assert.deepInclude(there[0], { direction: "in", reason: "rejected", detail: arrived })
+      assert.instanceOf(there[0]?.cause, WebSocketError.MessageRejected)
+      assert.deepInclude((yield* server.stats).totals, { retriesTried: 0, retriesFailed: 0, deadLetters: 1 })
+    }))
+
+  it.effect("tells of many rejections in several acks, each as long as it may be", () =>
+    Effect.gen(function*() {
+      const detail = "\u0001".repeat(512)
+      const { client } = yield* connected({
+        server: { onMessage: () => new WebSocketError.MessageRejected({ detail }) }
+      })
+      const receipts = yield* client.sendAll(H.numbered(100))
+      const errors = yield* Effect.forEach(receipts, ({ handled }) => Effect.flip(handled))
+      assert.isTrue(errors.every((error) => error.reason === "rejected" && error.detail === detail))
     }))
 
   it.effect("is not asked for what it can't decode", () =>

@@ -7,7 +7,7 @@
 import type { Failure, Frame, InboxPosition, MessageMeta, OutboxPosition } from "./Frame.ts"
 import { payloadFault } from "./Payload.ts"
 import { maxWireMillis, type Window } from "./Protocol.ts"
-import { isAuth, isEndpoint, isId } from "./Text.ts"
+import { isAuth, isEndpoint, isId, isRejection } from "./Text.ts"
 import { Violation } from "./Violation.ts"
 
 const volatileStart = `{"t":"volatile"`
@@ -152,7 +152,7 @@ const isOptional = (value: unknown, is: (value: unknown) => boolean): boolean =>
 const isAck = (value: unknown): boolean =>
   Array.isArray(value) && value.length === 2 && isPosition(value[0]) && isPosition(value[1]) && value[1] <= value[0]
 
-const isFailureReason = (value: unknown): boolean => value === "failed" || value === "undecodable"
+const isFailureReason = (value: unknown): boolean => value === "failed" || value === "undecodable" || isRejection(value)
 
 const isFailures = (value: unknown): boolean =>
   value === undefined ||

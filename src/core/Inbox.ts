@@ -6,7 +6,9 @@
  * forget. Both only ever rise within an epoch.
  */
 import type { Failure, InboxPosition } from "./Frame.ts"
-import { type FailureReason, maxFailures, type Window } from "./Protocol.ts"
+import { type FailureReason, maxFailureBytes, type Window } from "./Protocol.ts"
+import { detailOf } from "./Text.ts"
+import { utf8Length } from "./utf8.ts"
 import { Violation } from "./Violation.ts"
 
 /** A position as a store keeps it. */
@@ -53,10 +55,13 @@ export class Inbox {
    */
   get tellable(): { readonly handled: number; readonly failed: ReadonlyArray<Failure> } {
     const failed = this.failedAfter(0)
-    const next = failed[maxFailures]
-    return next === undefined
-      ? { handled: this.handled, failed }
-      : { handled: next[0] - 1, failed: failed.slice(0, maxFailures) }
+    let bytes = 0
+    for (let i = 0; i < failed.length; i++) {
+      const [offset, reason] = failed[i] as Failure // in bounds
+      bytes += failureBytes(reason)
+      if (bytes > maxFailureBytes) return { handled: offset - 1, failed: failed.slice(0, i) }
+    }
+    return { handled: this.handled, failed }
   }
 
   /** The position, as a handshake announces it. */
@@ -172,6 +177,12 @@ export class Inbox {
   forgetFailures(offset: number): void {
     if (this.failures.length > 0) this.failures = this.failures.filter(([failed]) => failed > offset)
   }
+}
+
+/** As much as `[9007199254740991,"undecodable"]` with its comma; a control character in the words takes six. */
+const failureBytes = (reason: FailureReason): number => {
+  const detail = detailOf(reason)
+  return detail === undefined ? 33 : 33 + utf8Length(JSON.stringify(detail))
 }
 
 const future = (first: number, received: number) =>

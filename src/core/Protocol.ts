@@ -27,8 +27,11 @@ export const maxAuthBytes = 8192
 /** What a frame may cost beyond the largest payload: its envelope and the ids of one message (§5). */
 export const envelopeBytes = 4096
 
-/** How many unconfirmed failures an ack lists: at up to 33 bytes each, they fit well into any frame (§6.4). */
-export const maxFailures = 1024
+/** What the unconfirmed failures of one ack may take, in bytes: 1,024 without words of their own fit (§6.4). */
+export const maxFailureBytes = 33 * 1024
+
+/** The longest words of a rejection, in bytes of UTF-8 (§6.4). */
+export const maxRejectionBytes = 512
 
 /** Text of a WebSocket close, in bytes of UTF-8 (RFC 6455 §5.5). */
 export const maxCloseReasonBytes = 123
@@ -111,7 +114,19 @@ export const closeCodeOf: Readonly<Record<RejectCode, number>> = {
 export type GapReason = "expired" | "overflow" | "fresh" | "sessionEnded"
 
 /** Why a message that was received was not handled (§6). */
-export type FailureReason = "failed" | "undecodable"
+export type FailureReason = "failed" | "undecodable" | Rejection
+
+/** The application rejected the message, with words of its own for the sender: at most {@link maxRejectionBytes}. */
+export type Rejection = `rejected:${string}`
+
+/** Why a message that was accepted was given up. */
+export type FateReason =
+  | FailureReason
+  | GapReason
+  | "tooLarge"
+  | "shutdown"
+  | "skipped"
+  | "volatile"
 
 /** Why a session could not be resumed (§4). */
 export type FreshReason = "new" | "unknownSession" | "unknownEpoch" | "peerStateLost" | "positionLost"

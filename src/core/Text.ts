@@ -3,7 +3,7 @@
  * database or another language can't hold (U+0000, half a surrogate pair) is no text here, so that it never gets as far
  * as a store.
  */
-import { maxAuthBytes, maxIdLength } from "./Protocol.ts"
+import { maxAuthBytes, maxIdLength, maxRejectionBytes, type Rejection } from "./Protocol.ts"
 import { utf8Length } from "./utf8.ts"
 
 const maxEndpointLength = 2048
@@ -29,6 +29,20 @@ export const authRule = `1 to ${maxAuthBytes} bytes of well-formed Unicode witho
 /** Where a drain sends a client. */
 export const isEndpoint = (value: unknown): value is string =>
   typeof value === "string" && value.length <= maxEndpointLength && isText(value)
+
+const rejected = "rejected:"
+
+export const isRejection = (value: unknown): value is Rejection =>
+  typeof value === "string" && value.startsWith(rejected) && isText(value) &&
+  utf8Length(value) <= rejected.length + maxRejectionBytes
+
+/** Cut to what is allowed. */
+export const rejectionOf = (detail: string): Rejection =>
+  `${rejected}${beginning(detail.toWellFormed().replaceAll("\u0000", "\ufffd"), maxRejectionBytes)}`
+
+/** The words of a rejection; undefined for any other reason. */
+export const detailOf = (reason: string): string | undefined =>
+  reason.startsWith(rejected) ? reason.slice(rejected.length) : undefined
 
 /** The beginning of `text` that fits into `maxBytes` of UTF-8; no pair of surrogates is cut in two. */
 export const beginning = (text: string, maxBytes: number): string => {

@@ -1,7 +1,7 @@
 /** What the functions of outboxes return, turned into the driver's results. */
-import type { GapReason } from "../core/Protocol.ts"
+import type { FateReason, GapReason, Rejection } from "../core/Protocol.ts"
+import { isRejection } from "../core/Text.ts"
 import type { AppendResult, Chunk, Conditional, Fate, Gap, OutboxState, ReadPage } from "../internal/store/outboxes.ts"
-import type { DeadLetterReason } from "../WebSocketError.ts"
 import * as Codes from "./plpgsql.ts"
 import * as Values from "./values.ts"
 
@@ -93,7 +93,7 @@ export const toPage = (session: string, [head, ...rows]: ReadonlyArray<Values.Ro
 export const toFate = ([first, end, reason, maybeHandled, at]: Values.Row): Fate => ({
   first: Values.toNumber(first),
   end: Values.toNumber(end),
-  reason: toDeadLetterReason(reason),
+  reason: toFateReason(reason),
   maybeHandled: Values.toBoolean(maybeHandled),
   at: Values.toNumber(at)
 })
@@ -125,7 +125,7 @@ const oneOf = <A extends string>(all: Readonly<Record<A, true>>) => {
 
 const toGapReason = oneOf<GapReason>({ expired: true, overflow: true, fresh: true, sessionEnded: true })
 
-const toDeadLetterReason = oneOf<DeadLetterReason>({
+const toKnownReason = oneOf<Exclude<FateReason, Rejection>>({
   expired: true,
   overflow: true,
   tooLarge: true,
@@ -137,3 +137,5 @@ const toDeadLetterReason = oneOf<DeadLetterReason>({
   skipped: true,
   volatile: true
 })
+
+const toFateReason = (value: unknown): FateReason => isRejection(value) ? value : toKnownReason(value)

@@ -224,10 +224,30 @@ export interface DeadLetterError extends Tagged<"resilient-websocket/DeadLetterE
   readonly session: string
   readonly messageId: string
   readonly reason: DeadLetterReason
+  /** With the reason `rejected`: why. */
+  readonly detail?: string | undefined
   readonly maybeHandled: boolean
 }
 /** @since 0.1.0 @category errors */
 export const DeadLetterError: ErrorClass<DeadLetterError> = errorClass(Errors.DeadLetterError)
+
+/**
+ * For `onMessage` to throw when its message can never be handled: it is not tried again, and becomes a dead letter on both
+ * sides. The sender's has the reason `rejected` and this `detail`, of which 512 bytes of UTF-8 arrive.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class MessageRejected extends Error {
+  readonly _tag = "resilient-websocket/MessageRejected"
+  override readonly name = "MessageRejected"
+  readonly detail: string
+
+  constructor(detail: string) {
+    super(`the message is rejected: ${detail}`)
+    this.detail = detail
+  }
+}
 
 /**
  * An option is out of range; `message` says which.

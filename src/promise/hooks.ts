@@ -6,8 +6,9 @@ import { fullJitter } from "../internal/kit/backoff.ts"
 import * as Check from "../internal/kit/options.ts"
 import { anyJson } from "../internal/kit/schemas.ts"
 import type { Incoming } from "../Message.ts"
-import { HandshakeError } from "../WebSocketError.ts"
+import * as WebSocketError from "../WebSocketError.ts"
 import { Emitter, guarded, isThenable } from "./emitter.ts"
+import { MessageRejected } from "./errors.ts"
 import type { DeadLetter, Receipt } from "./models.ts"
 import type { CommonOptions, Listeners, MessageContext, ReliableSendOptions, RetryOptions } from "./options.ts"
 import { asHandler, Reporter, type Run, runWith } from "./running.ts"
@@ -44,6 +45,7 @@ export class Hooks<Out, Events extends { readonly deadLetter: DeadLetter<unknown
       session,
       messageId: messageId === "" ? undefined : messageId,
       reason: "skipped",
+      detail: undefined,
       message,
       payload: message,
       maybeHandled: false,
@@ -102,10 +104,10 @@ export const retryOf = (options: RetryOptions | undefined): Schedule.Schedule<un
 }
 
 /** The error for a peer when the user's function threw: final, unless what it threw has `retryable: true`. */
-export const turnedAway = (fault: unknown): HandshakeError => {
-  if (fault instanceof HandshakeError) return fault
+export const turnedAway = (fault: unknown): WebSocketError.HandshakeError => {
+  if (fault instanceof WebSocketError.HandshakeError) return fault
   const retryable = typeof fault === "object" && fault !== null && "retryable" in fault && fault.retryable === true
-  return new HandshakeError({
+  return new WebSocketError.HandshakeError({
     reason: retryable ? "overloaded" : "unauthorized",
     detail: fault instanceof Error ? fault.message : String(fault),
     retryable
@@ -141,13 +143,17 @@ export const handle = <In, Out>(
   Effect.withFiber((fiber) => {
     const context = new HandlerContext<In, Out>(incoming, ws, (message, options) =>
       reply(message, options, runWith(fiber.context)))
-    return calling(
+    const handled = calling(
       () =>
         asHandler(fiber.context, () =>
           handler(incoming.message, context)),
       () => context.abort()
     )
+    return Effect.mapError(handled, rejected)
   })
+
+const rejected = (fault: unknown): unknown =>
+  fault instanceof MessageRejected ? new WebSocketError.MessageRejected({ detail: fault.detail }) : fault
 
 class HandlerContext<In, Out> implements MessageContext<Out> {
   readonly session: string

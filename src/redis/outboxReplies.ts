@@ -125,7 +125,7 @@ const gapOf = (reply: unknown): Gap => {
 export const fateArgs = ({ at, end, first, maybeHandled, reason }: Fate): ReadonlyArray<string> => [
   number(first),
   number(end),
-  reason,
+  encodeURIComponent(reason), // the words of a rejection may have any character
   maybeHandled ? "1" : "0",
   number(at)
 ]
@@ -136,7 +136,7 @@ export const fateOf = (reply: unknown): Fate => {
     first: count(first),
     end: count(end),
     // Only ack, giveUp, takeLost and sweepFates write fates, and with no other reasons.
-    reason: reason as Fate["reason"],
+    reason: decodeURIComponent(reason ?? "") as Fate["reason"],
     maybeHandled: maybeHandled === "1",
     at: count(at)
   }

@@ -1,5 +1,5 @@
 /** Outboxes: chunks, gaps and fates, and the state kept beside them. Synchronous, inside a transaction. */
-import type { GapReason } from "../core/Protocol.ts"
+import type { FateReason, GapReason } from "../core/Protocol.ts"
 import {
   type AckOutcome,
   type AckRequest,
@@ -18,7 +18,6 @@ import {
   type ReadRequest,
   sweptFate
 } from "../internal/store/outboxes.ts"
-import type { DeadLetterReason } from "../WebSocketError.ts"
 import type { Keys } from "./keys.ts"
 import type { Nodes } from "./nodes.ts"
 import type { Prepare } from "./queries.ts"
@@ -58,7 +57,7 @@ interface GapRow {
 interface FateRow {
   readonly first: number
   readonly end: number
-  readonly reason: DeadLetterReason
+  readonly reason: FateReason
   readonly maybe_handled: number
   readonly at: number
 }

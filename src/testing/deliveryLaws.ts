@@ -117,7 +117,7 @@ const acks: ReadonlyArray<StoreLaw> = [
       const { epoch, passTime, queue, read } = yield* opened("a", "b")
       yield* queue.append("s", [textMessage("c", { ttlMillis: 1_000 }), textMessage("d")])
       yield* read(0, { maxMessages: 2 })
-      yield* perform(queue.ack, "s", 1, 2, [[2, "failed"]])
+      yield* perform(queue.ack, "s", 1, 2, [[1, "rejected:100 %: sold out"], [2, "failed"]])
       yield* passTime(1_100)
       yield* queue.expire(all)
       const learn = Effect.fnUntraced(function*(after: number) {
@@ -127,7 +127,11 @@ const acks: ReadonlyArray<StoreLaw> = [
         )
         return [progress?.epoch, progress?.acked, dead.toSorted().join()]
       })
-      yield* same("all of it", yield* learn(0), [epoch, 2, "2 failed false,3 expired false"])
+      yield* same("all of it", yield* learn(0), [
+        epoch,
+        2,
+        "1 rejected:100 %: sold out false,2 failed false,3 expired false"
+      ])
       yield* same("what comes after offset 2", yield* learn(2), [epoch, 2, "3 expired false"])
       const both = yield* queue.progress([{ session: "nowhere", after: 0 }, { session: "s", after: 3 }])
       yield* same("an outbox that is not there", both[0], undefined)

@@ -225,7 +225,7 @@ const positions: ReadonlyArray<StoreLaw> = [
     Effect.gen(function*() {
       const registry = yield* SessionRegistry
       const { generation } = yield* attach()
-      const first = position(3, { failed: [[1, "failed"], [3, "undecodable"]] })
+      const first = position(3, { failed: [[1, "failed"], [2, "rejected:sold \"out\""], [3, "undecodable"]] })
       yield* registry.savePosition("s", generation, first)
       yield* same("the position", yield* storedPosition, first)
       const { generation: next } = yield* attach()

@@ -31,7 +31,7 @@ describe("events", () => {
 })
 
 describe("dead letters", () => {
-  const letter = { session: "s", messageId: "m", reason: "undecodable", cause: undefined } as const
+  const letter = { session: "s", messageId: "m", reason: "undecodable", detail: undefined, cause: undefined } as const
 
   it.effect("of large messages take 16 MiB, kept for whoever comes late", () =>
     Effect.gen(function*() {

@@ -4,13 +4,16 @@
  */
 import { Cause, Effect, Exit, type Schedule, Tracer } from "effect"
 import { defaultMessageId } from "../../core/Outbox.ts"
+import type { FailureReason } from "../../core/Protocol.ts"
+import { detailOf, rejectionOf } from "../../core/Text.ts"
 import type { Incoming, MessageGap } from "../../Message.ts"
 import type { Recorder } from "../../Metrics.ts"
-import { PayloadError } from "../../WebSocketError.ts"
+import { MessageRejected, PayloadError } from "../../WebSocketError.ts"
 import { inWords, type RareLog } from "../kit/rareLog.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
 import type { Delivery } from "../session/incoming.ts"
 import type { Peer } from "../session/peer.ts"
+import { reasonOf } from "../session/receipts.ts"
 
 export interface HandlingOptions<In, R> {
   /** Decodes a payload; the failure says why not. */
@@ -21,7 +24,8 @@ export interface HandlingOptions<In, R> {
   readonly beforeHandling?: ((peer: Peer) => Effect.Effect<void> | undefined) | undefined
   /** What to do when the store refused a handler's own commit; such a handler is not retried. */
   readonly verdict?: ((peer: Peer) => Effect.Effect<"done" | "again">) | undefined
-  readonly retry: Schedule.Schedule<unknown, unknown>
+  /** Given what the handler failed with. */
+  readonly retry: Schedule.Schedule<unknown, unknown, never, R>
   /** Whether a shutdown may have caused a failure. */
   readonly isClosing: () => boolean
   /** A message is left to be handled again later, so nobody need wait for it. */
@@ -96,6 +100,8 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
     const incoming = incomingOf(decoded.value, peer.session, delivery)
     const isRefused = () => peer.incoming.isRefused(delivery)
     let attempts = 0
+    /** Whether another attempt may do better. A defect is no failure, and never tried again. */
+    const mayRetry = (error: unknown) => !isRefused() && !(error instanceof MessageRejected)
     return Effect.suspend(() => {
       peer.incoming.attemptEnded()
       if (attempts++ === 0) return Effect.failCause(firstCause)
@@ -105,9 +111,8 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
         ? call(incoming, peer, delivery)
         : Effect.andThen(unsure, Effect.suspend(() => call(incoming, peer, delivery)))
     }).pipe(
-      Effect.sandbox,
-      Effect.retry({ schedule: options.retry, while: () => !isRefused() }),
-      Effect.matchEffect({
+      Effect.retry({ schedule: options.retry, while: mayRetry }),
+      Effect.matchCauseEffect({
         onSuccess: () => Effect.sync(() => recorder.count("retriesSucceeded")),
         onFailure: (cause) => {
           if (isRefused() && options.verdict !== undefined) {
@@ -116,9 +121,13 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
               (verdict) => verdict === "done" ? Effect.void : recover(peer, delivery, cause)
             )
           }
+          const error = Cause.squash(cause)
+          if (error instanceof MessageRejected) {
+            return giveUp(peer, delivery, rejectionOf(error.detail), incoming.message, error)
+          }
           if (delivery.kind === "message" && options.isClosing()) return hold(peer)
           recorder.count("retriesFailed")
-          return giveUp(peer, delivery, "failed", incoming.message, Cause.squash(cause))
+          return giveUp(peer, delivery, "failed", incoming.message, error)
         }
       })
     )
@@ -132,7 +141,7 @@ const failuresOf = <In, R>({ deadLetters }: HandlingOptions<In, R>) => {
   const giveUp = (
     peer: Peer,
     delivery: Delivery,
-    reason: "failed" | "undecodable",
+    reason: FailureReason,
     message: In | undefined,
     cause: unknown
   ): Effect.Effect<void> => {
@@ -142,7 +151,8 @@ const failuresOf = <In, R>({ deadLetters }: HandlingOptions<In, R>) => {
     return deadLetters.incoming({
       session: peer.session,
       messageId: idOf(delivery),
-      reason,
+      reason: reasonOf(reason),
+      detail: detailOf(reason),
       message,
       payload: delivery.kind === "gap" ? undefined : delivery.value,
       cause

@@ -2,8 +2,9 @@
 import type { Effect } from "effect"
 import { Deque } from "../../core/Deque.ts"
 import { memoryOfMessage, type Outbox, type OutboxMessage } from "../../core/Outbox.ts"
+import type { FateReason } from "../../core/Protocol.ts"
 import type { Appended, NewMessage, Progress } from "../../MessageQueue.ts"
-import type { DeadLetterReason, MessageQueueError, QueueOverflowError } from "../../WebSocketError.ts"
+import type { MessageQueueError, QueueOverflowError } from "../../WebSocketError.ts"
 import type { ShareOrName } from "../bounds/shares.ts"
 
 /** A sender that waits for room. */
@@ -37,7 +38,7 @@ const rememberedDead = 1_024
 export const remember = (
   log: MemoryLog,
   messages: ReadonlyArray<OutboxMessage>,
-  reason: DeadLetterReason,
+  reason: FateReason,
   maybeHandled: number
 ): void => {
   for (let i = 0; i < messages.length; i++) {

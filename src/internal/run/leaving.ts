@@ -1,8 +1,9 @@
 /** How sessions leave this side, for good or for another server, and who then settles their receipts. */
 import { Effect } from "effect"
 import type { OutboxPosition } from "../../core/Frame.ts"
+import type { FateReason } from "../../core/Protocol.ts"
 import type { MessageQueue } from "../../MessageQueue.ts"
-import { type DeadLetterReason, MessageQueueError, type SessionRegistryError } from "../../WebSocketError.ts"
+import { MessageQueueError, type SessionRegistryError } from "../../WebSocketError.ts"
 import type { Signal } from "../kit/signal.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
 import type { Peer } from "../session/peer.ts"
@@ -67,7 +68,7 @@ export const makeLeaving = Effect.fnUntraced(function*(options: LeavingOptions) 
   const removing = new Map<string, Peer>()
 
   /** Ends a session at this side: its queue is emptied into dead letters. */
-  const remove = Effect.fnUntraced(function*(peer: Peer, reason: DeadLetterReason) {
+  const remove = Effect.fnUntraced(function*(peer: Peer, reason: FateReason) {
     peers.delete(peer.key)
     removing.set(peer.key, peer)
     const { epoch, maybeHandled, messages } = yield* queue.remove(peer.key).pipe(

@@ -6,6 +6,8 @@
 import { Effect, Exit, Schema, type Stream } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"
 import { defaultMessageId } from "../../core/Outbox.ts"
+import type { FateReason } from "../../core/Protocol.ts"
+import { detailOf } from "../../core/Text.ts"
 import type { DeadLetter } from "../../Message.ts"
 import type { Recorder } from "../../Metrics.ts"
 import type { DeadLetterReason } from "../../WebSocketError.ts"
@@ -15,6 +17,7 @@ import { makeCoder } from "../kit/schemas.ts"
 import { wall } from "../kit/time.ts"
 import { memoryOf } from "../kit/weight.ts"
 import type { Peer } from "./peer.ts"
+import { reasonOf } from "./receipts.ts"
 import type { RemoteProgress } from "./remoteProgress.ts"
 
 /** How many dead letters are kept for a late subscriber. */
@@ -32,7 +35,7 @@ export interface DeadLetters<A> {
     peer: Peer | undefined,
     epoch: string,
     messages: ReadonlyArray<OutboxMessage>,
-    reason: DeadLetterReason,
+    reason: FateReason,
     maybeHandled: number
   ) => Effect.Effect<void>
   /** From now on `remoteProgress` learns what was given up, too. */
@@ -103,6 +106,7 @@ class Returned<A> implements DeadLetter<A> {
   readonly session: string
   readonly messageId: string
   readonly reason: DeadLetterReason
+  readonly detail: string | undefined
   readonly maybeHandled: boolean
   readonly atMillis: number
   readonly cause = undefined
@@ -114,7 +118,7 @@ class Returned<A> implements DeadLetter<A> {
     decode: (value: unknown) => A | undefined,
     session: string,
     messageId: string,
-    reason: DeadLetterReason,
+    reason: FateReason,
     maybeHandled: boolean,
     atMillis: number
   ) {
@@ -122,7 +126,8 @@ class Returned<A> implements DeadLetter<A> {
     this.decode = decode
     this.session = session
     this.messageId = messageId
-    this.reason = reason
+    this.detail = detailOf(reason)
+    this.reason = reasonOf(reason)
     this.maybeHandled = maybeHandled
     this.atMillis = atMillis
   }

@@ -54,6 +54,7 @@ export type DeadLetterReason =
   | "overflow"
   | "tooLarge"
   | "failed"
+  | "rejected"
   | "undecodable"
   | "sessionEnded"
   | "fresh"
@@ -72,6 +73,12 @@ export interface DeadLetter<A> {
   readonly session: string
   readonly messageId: string | undefined
   readonly reason: DeadLetterReason
+  /**
+   * With the reason `rejected`: why, as the receiver's handler says in its `MessageRejected`.
+   *
+   * @since 0.1.0
+   */
+  readonly detail: string | undefined
   /** The message; undefined when it can't be decoded. */
   readonly message: A | undefined
   /** The message as it was on the wire, or would have been. */

@@ -4,12 +4,28 @@
  */
 import { Effect } from "effect"
 import { Deque, emptyDeque } from "../../core/Deque.ts"
+import type { FateReason } from "../../core/Protocol.ts"
+import { detailOf, isRejection } from "../../core/Text.ts"
 import { DeadLetterError, type DeadLetterReason } from "../../WebSocketError.ts"
 import { callbackLater } from "../kit/signal.ts"
 
 export interface Dead {
-  readonly reason: DeadLetterReason
+  readonly reason: FateReason
   readonly maybeHandled: boolean
+}
+
+/** A reason as programs see it: the words of a rejection stand beside it. */
+export const reasonOf = (reason: FateReason): DeadLetterReason => isRejection(reason) ? "rejected" : reason
+
+const deadLetterError = (session: string, messageId: string, { maybeHandled, reason }: Dead): DeadLetterError => {
+  const detail = detailOf(reason)
+  return new DeadLetterError({
+    session,
+    messageId,
+    reason: reasonOf(reason),
+    maybeHandled,
+    ...(detail === undefined ? {} : { detail })
+  })
 }
 
 /** Finds out what became of messages delivered elsewhere, while somebody waits for one. */
@@ -49,7 +65,7 @@ export class Tracked {
   settled(session: string, messageId: string): Effect.Effect<void, DeadLetterError> {
     const outcome = Effect.suspend(() =>
       typeof this.state === "object" && !("watch" in this.state)
-        ? Effect.fail(new DeadLetterError({ session, messageId, ...this.state }))
+        ? Effect.fail(deadLetterError(session, messageId, this.state))
         : Effect.void
     )
     return Effect.suspend(() =>

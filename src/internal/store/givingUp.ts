@@ -4,15 +4,14 @@
  */
 import { Effect, Exit, type Random } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"
-import type { GapReason } from "../../core/Protocol.ts"
-import type { DeadLetterReason } from "../../WebSocketError.ts"
+import type { FateReason, GapReason } from "../../core/Protocol.ts"
 import type { Calls } from "./calls.ts"
 import type { StoreDriver, StoreError } from "./driver.ts"
 import type { Chunk, Fate, Gap, GiveUpRequest, OutboxState } from "./outboxes.ts"
 import type { Contents, OutboxReader } from "./outboxReader.ts"
 
 export interface GivenUp {
-  readonly reason: DeadLetterReason
+  readonly reason: FateReason
   readonly message: OutboxMessage
 }
 
@@ -253,7 +252,7 @@ const requestOf = (
   }
 }
 
-const gapReasonOf = (reason: DeadLetterReason): GapReason =>
+const gapReasonOf = (reason: FateReason): GapReason =>
   reason === "expired" || reason === "overflow" || reason === "fresh" ? reason : "sessionEnded"
 
 /** When the first of the remaining messages expires. */

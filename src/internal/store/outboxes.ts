@@ -1,7 +1,6 @@
 /** Outboxes as a driver stores them: what a driver is asked, and what it answers. */
-import type { GapReason } from "../../core/Protocol.ts"
+import type { FateReason, GapReason } from "../../core/Protocol.ts"
 import type { Receipt } from "../../Deduplicator.ts"
-import type { DeadLetterReason } from "../../WebSocketError.ts"
 import type { PublishKey } from "./publishKeys.ts"
 
 /**
@@ -28,7 +27,7 @@ export interface Gap {
 export interface Fate {
   readonly first: number
   readonly end: number
-  readonly reason: DeadLetterReason
+  readonly reason: FateReason
   readonly maybeHandled: boolean
   /**
    * When it was noted, for {@link StoreDriver.sweepFates}. The fraction of a millisecond tells whose it is, so all

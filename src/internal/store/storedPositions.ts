@@ -1,5 +1,6 @@
 /** Positions of sessions, written only by the owner's generation: many together, or in an application's transaction. */
 import { Effect, Exit, Schema } from "effect"
+import { isRejection } from "../../core/Text.ts"
 import type { StoredPosition } from "../../SessionRegistry.ts"
 import type { SessionRegistryError } from "../../WebSocketError.ts"
 import { makeBatcher } from "./batcher.ts"
@@ -76,12 +77,17 @@ const accept =
 
 const Offset = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))
 
+const FailureReason = Schema.Union([
+  Schema.Literals(["failed", "undecodable"]),
+  Schema.declare(isRejection)
+])
+
 /** A position as this library stored it. */
 const Position = Schema.fromJsonString(Schema.Struct({
   epoch: Schema.NullOr(Schema.String),
   received: Offset,
   handled: Offset,
-  failed: Schema.Array(Schema.Tuple([Offset, Schema.Literals(["failed", "undecodable"])])),
+  failed: Schema.Array(Schema.Tuple([Offset, FailureReason])),
   pending: Schema.Struct({ messages: Offset, bytes: Offset }),
   told: Schema.optionalKey(Schema.Boolean),
   newcomer: Schema.optionalKey(Schema.Boolean)
