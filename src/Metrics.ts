@@ -29,6 +29,7 @@ const counters = {
   messagesReceived: "messages received for the first time",
   messagesHandled: "received messages that were handled",
   deadLetters: "messages given up, in either direction",
+  hooksDropped: "events dropped because onDeadLetter, onConnectionEvent or onStateChange was too slow",
   queueOverflows: "sends that met a full queue",
   retriesTried: "handler and dial attempts after a failed one",
   retriesSucceeded: "of those, the successful ones",

@@ -8,18 +8,19 @@
  *
  * @since 0.1.0
  */
-import type { Duration, Effect, Redacted, Schedule, Schema, Scope, Stream } from "effect"
+import type { Duration, Effect, Redacted, Schema, Scope, Stream } from "effect"
 import type { CircuitBreaker } from "./CircuitBreaker.ts"
 import type { Window } from "./core/Protocol.ts"
 import type { Deduplicator } from "./Deduplicator.ts"
 import type { ConnectionState } from "./internal/connect/connector.ts"
 import type { SendError } from "./internal/send/sending.ts"
+import type { ContractName } from "./internal/session/identity.ts"
 import type { MessageState, SessionStats, ShutdownReport } from "./internal/session/models.ts"
 import { makeClient } from "./internal/sides/client.ts"
 import type { DeadLetter, Incoming, MessageGap, Receipt, SendAllOptions, SendOptions } from "./Message.ts"
 import type { MessageQueue, Stats as QueueStats } from "./MessageQueue.ts"
 import type { Latencies, Totals } from "./Metrics.ts"
-import type { ShutdownOptions } from "./ResilientServer.ts"
+import type { HandlerRetry, ShutdownOptions } from "./ResilientServer.ts"
 import type { TransportClient } from "./Transport.ts"
 import type { ConnectError, LocateError, MessageQueueError, ShutdownError } from "./WebSocketError.ts"
 
@@ -101,53 +102,92 @@ export interface ResilientClient<In, Out> {
 }
 
 /**
- * Options of a client.
+ * What a handler gets beside the message.
  *
  * @since 0.1.0
  * @category models
  */
-export interface Options<In, Out, R = never> {
-  /** `ws://` or `wss://`; an effect runs at every attempt, and is given up after the `dialTimeout`. */
-  readonly url: string | Effect.Effect<string, unknown, R>
+export interface MessageContext<In, Out> {
+  readonly incoming: Incoming<In>
+  readonly client: ResilientClient<In, Out>
+}
+
+/**
+ * Options of a client.
+ *
+ * **Details.** `E` is what handlers fail with, and the rest what services each function needs; to name the type of some
+ * options, the first of these stands for all.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Options<
+  In,
+  Out,
+  E = unknown,
+  RMessage = never,
+  RGap = RMessage,
+  RLetter = RMessage,
+  RState = RMessage,
+  RUrl = RMessage,
+  RToken = RMessage,
+  RRetry = RMessage,
+  RCoding = RMessage
+> {
+  /**
+   * `ws://` or `wss://`; an effect runs at every attempt, and is given up after the `dialTimeout`. If it fails with an
+   * error of this library, that decides whether the client comes back; after any other it does.
+   */
+  readonly url: string | Effect.Effect<string, unknown, RUrl>
   /** Messages from the server. */
-  readonly incoming: Schema.Codec<In, unknown>
+  readonly incoming: Schema.Codec<In, unknown, RCoding, RCoding>
   /** Messages to the server; on the wire they are JSON, by `Schema.toCodecJson`. */
-  readonly outgoing: Schema.Codec<Out, unknown>
+  readonly outgoing: Schema.Codec<Out, unknown, RCoding, RCoding>
   /**
    * For the server's authentication hook; an effect runs at every attempt, and is given up after the
-   * `handshakeTimeout`.
+   * `handshakeTimeout`. If it fails, the same holds as for `url`.
    */
   readonly token?:
-    | string
     | Redacted.Redacted
-    | Effect.Effect<string | Redacted.Redacted | undefined, unknown, R>
+    | Effect.Effect<Redacted.Redacted | undefined, unknown, RToken>
     | undefined
+  /**
+   * What the two sides have agreed to say. A client names it in the handshake; a server with another one, or with another
+   * version of it if both name one, turns the client away. `Contract.make` gives its own. Default: not compared.
+   *
+   * @since 0.1.0
+   */
+  readonly contract?: ContractName | undefined
   /** HTTP headers of the dial, if the transport can send any. */
   readonly headers?: Readonly<Record<string, string>> | undefined
-  /** Handles a message, which is acknowledged when this succeeds. Runs for one at a time, as long as it takes. */
+  /**
+   * Handles a message, which is acknowledged when this succeeds. Runs for one at a time, as long as it takes. If it
+   * fails, it is retried (`handlerRetry`), unless it fails with `MessageRejected` or dies: then, and after the retries,
+   * the message is a dead letter on both sides.
+   */
   readonly onMessage?:
-    | ((
-      message: In,
-      context: { readonly incoming: Incoming<In>; readonly client: ResilientClient<In, Out> }
-    ) => Effect.Effect<unknown, unknown, R>)
+    | ((message: In, context: MessageContext<In, Out>) => Effect.Effect<unknown, E, RMessage>)
     | undefined
   /** Called, in the order of the messages, for those that will never come. Default: logs a warning. */
-  readonly onGap?: ((gap: MessageGap) => Effect.Effect<unknown, unknown, R>) | undefined
+  readonly onGap?: ((gap: MessageGap) => Effect.Effect<unknown, unknown, RGap>) | undefined
   /**
-   * Gets every dead letter, while `deadLetters` keeps the newest 1,024 for a slow reader. It is called in the middle of
-   * other work: it must return at once, and not throw.
+   * Run for every dead letter, one after the other in the client's scope. Of those that wait, the newest 16,384 are
+   * kept, in 16 MiB at most; `totals.hooksDropped` counts the others. What it fails with is logged.
    */
-  readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
-  /** Gets every state, in the same way. */
-  readonly onStateChange?: ((state: ConnectionState) => void) | undefined
+  readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => Effect.Effect<unknown, unknown, RLetter>) | undefined
+  /** Run for every state, in the same way. */
+  readonly onStateChange?: ((state: ConnectionState) => Effect.Effect<unknown, unknown, RState>) | undefined
   /**
    * What becomes of messages that the server may have handled, if it has lost the session: they come back as dead
    * letters (nothing is handled twice), or are sent again (nothing is lost). Messages that never left are sent in any
    * case. Default `deadLetter`.
    */
   readonly onFresh?: "deadLetter" | "resend" | undefined
-  /** Retries of a failed handler. Default: exponential from 1 s to 60 s with full jitter, 5 attempts in all. */
-  readonly handlerRetry?: Schedule.Schedule<unknown, unknown> | undefined
+  /**
+   * Retries of a failed handler; the schedule is given what it failed with. Default: exponential from 1 s to 60 s with
+   * full jitter, 5 attempts in all.
+   */
+  readonly handlerRetry?: HandlerRetry<NoInfer<E>, RRetry> | undefined
   /**
    * Backoff between attempts to connect, with full jitter. It starts again after a connection that lasted 10 s, or the
    * `cap` if that is shorter. Default from 1 s to 60 s.
@@ -196,10 +236,24 @@ export type Dependencies = MessageQueue | Deduplicator | CircuitBreaker | Transp
  * @since 0.1.0
  * @category constructors
  */
-export const make = <In, Out, R = never>(
-  options: Options<In, Out, R>
+export const make = <
+  In,
+  Out,
+  E = never,
+  RMessage = never,
+  RGap = never,
+  RLetter = never,
+  RState = never,
+  RUrl = never,
+  RToken = never,
+  RRetry = never,
+  RCoding = never
+>(
+  options: Options<In, Out, E, RMessage, RGap, RLetter, RState, RUrl, RToken, RRetry, RCoding>
 ): Effect.Effect<
   ResilientClient<In, Out>,
   MessageQueueError,
-  Dependencies | R | Scope.Scope
-> => makeClient(options)
+  Dependencies | Scope.Scope | RMessage | RGap | RLetter | RState | RUrl | RToken | RRetry | RCoding
+> =>
+  // What the parts need and fail with matters to the caller alone.
+  makeClient<In, Out, RMessage | RGap | RLetter | RState | RUrl | RToken | RRetry | RCoding>(options as never)

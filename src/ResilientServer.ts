@@ -18,7 +18,7 @@ import type { Deduplicator } from "./Deduplicator.ts"
 import type { Newcomer } from "./internal/connect/newcomer.ts"
 import type { RateLimit } from "./internal/handle/intakeLimits.ts"
 import type { SendError } from "./internal/send/sending.ts"
-import type { Handshake, Identity } from "./internal/session/identity.ts"
+import type { ContractName, Handshake, Identity } from "./internal/session/identity.ts"
 import type * as Models from "./internal/session/models.ts"
 import type { MessageState, SessionStats, ShutdownReport } from "./internal/session/models.ts"
 import type { AllowedOrigins } from "./internal/session/origins.ts"
@@ -42,6 +42,7 @@ import type {
   HandshakeError,
   LocateError,
   MessageQueueError,
+  MessageRejected,
   PayloadError,
   SessionNotFoundError,
   SessionRegistryError,
@@ -51,7 +52,7 @@ import type {
 
 export type { Newcomer } from "./internal/connect/newcomer.ts"
 export type { RateLimit } from "./internal/handle/intakeLimits.ts"
-export type { Handshake, Identity } from "./internal/session/identity.ts"
+export type { ContractName, Handshake, Identity } from "./internal/session/identity.ts"
 export type { MessageState, PrincipalSession, SessionStats, ShutdownReport } from "./internal/session/models.ts"
 
 /**
@@ -187,8 +188,17 @@ export interface ResilientServer<In, Out> {
  * @since 0.1.0
  * @category models
  */
-export interface MessageContext<In, Out> {
+export interface MessageContext<In, Out, Data = unknown> {
   readonly session: string
+  /** Who the peer is, as `authenticate` says. */
+  readonly principal: string | undefined
+  /**
+   * What `authenticate` handed on when the session was last connected, or its token renewed. Undefined if it was not
+   * asked, as when `register` was told the session.
+   *
+   * @since 0.1.0
+   */
+  readonly data: Data | undefined
   readonly incoming: Incoming<In>
   readonly server: ResilientServer<In, Out>
   /**
@@ -222,29 +232,58 @@ export interface MessageContext<In, Out> {
 /**
  * Options of a server. Everything but the Schemas has a default.
  *
+ * **Details.** `Data` is what `authenticate` hands on to the handlers; write it before `onMessage`, so that the compiler
+ * knows it there. `E` is what handlers fail with, and the rest what services each function needs; to name the type of
+ * some options, the first of these stands for all.
+ *
  * @since 0.1.0
  * @category models
  */
-export interface Options<In, Out, R = never> {
+export interface Options<
+  In,
+  Out,
+  Data = unknown,
+  E = unknown,
+  RMessage = never,
+  RGap = RMessage,
+  RLetter = RMessage,
+  REvent = RMessage,
+  RAuthenticate = RMessage,
+  RRetry = RMessage,
+  RCoding = RMessage
+> {
   /** Messages from clients; on the wire they are JSON, by `Schema.toCodecJson`. */
-  readonly incoming: Schema.Codec<In, unknown>
+  readonly incoming: Schema.Codec<In, unknown, RCoding, RCoding>
   /** Messages to clients. */
-  readonly outgoing: Schema.Codec<Out, unknown>
-  /** Handles a message, which is acknowledged when this succeeds. Runs for one at a time in each session. */
+  readonly outgoing: Schema.Codec<Out, unknown, RCoding, RCoding>
+  /**
+   * What the two sides have agreed to say. A client names it in the handshake; a server with another one, or with another
+   * version of it if both name one, turns the client away. `Contract.make` gives its own. Default: not compared.
+   *
+   * @since 0.1.0
+   */
+  readonly contract?: ContractName | undefined
+  /** Says who a peer is and which session it has. Default: anybody, each with a session of its own. */
+  readonly authenticate?:
+    | ((handshake: Handshake) => Effect.Effect<Identity<Data>, HandshakeError, RAuthenticate>)
+    | undefined
+  /**
+   * Handles a message, which is acknowledged when this succeeds. Runs for one at a time in each session. If it fails, it
+   * is retried (`handlerRetry`), unless it fails with `MessageRejected` or dies: then, and after the retries, the
+   * message is a dead letter on both sides.
+   */
   readonly onMessage?:
-    | ((message: In, context: MessageContext<In, Out>) => Effect.Effect<unknown, unknown, R>)
+    | ((message: In, context: MessageContext<In, Out, NoInfer<Data>>) => Effect.Effect<unknown, E, RMessage>)
     | undefined
   /** Called, in the order of the messages, for those that will never come. Default: logs a warning. */
-  readonly onGap?: ((gap: MessageGap) => Effect.Effect<unknown, unknown, R>) | undefined
+  readonly onGap?: ((gap: MessageGap) => Effect.Effect<unknown, unknown, RGap>) | undefined
   /**
-   * Gets every dead letter, while `deadLetters` keeps the newest 1,024 for a slow reader. It is called in the middle of
-   * other work: it must return at once, and not throw.
+   * Run for every dead letter, one after the other in the server's scope. Of those that wait, the newest 16,384 are
+   * kept, in 16 MiB at most; `totals.hooksDropped` counts the others. What it fails with is logged.
    */
-  readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
-  /** Gets every event of `connections`, in the same way. */
-  readonly onConnectionEvent?: ((event: ConnectionEvent) => void) | undefined
-  /** Says who a peer is and which session it has. Default: anybody, each with a session of its own. */
-  readonly authenticate?: ((handshake: Handshake) => Effect.Effect<Identity, HandshakeError, R>) | undefined
+  readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => Effect.Effect<unknown, unknown, RLetter>) | undefined
+  /** Run for every event of `connections`, in the same way. */
+  readonly onConnectionEvent?: ((event: ConnectionEvent) => Effect.Effect<unknown, unknown, REvent>) | undefined
   /**
    * Says which share a peer belongs to. Each share has a part of the bounds on the whole server (`maxHandshakes`,
    * `maxSessions` of the registry, `maxTotalMessages` and `maxTotalBytes` of the queue), so that peers with little are
@@ -262,8 +301,11 @@ export interface Options<In, Out, R = never> {
    * @since 0.1.0
    */
   readonly strangerRetention?: Duration.Input | undefined
-  /** Retries of a failed handler. Default: exponential from 1 s to 60 s with full jitter, 5 attempts in all. */
-  readonly handlerRetry?: Schedule.Schedule<unknown, unknown> | undefined
+  /**
+   * Retries of a failed handler; the schedule is given what it failed with. Default: exponential from 1 s to 60 s with
+   * full jitter, 5 attempts in all.
+   */
+  readonly handlerRetry?: HandlerRetry<NoInfer<E>, RRetry> | undefined
   /** Whether to serve WebSockets without the subprotocol. Default `accept`. */
   readonly plainPeers?: "accept" | "reject" | undefined
   /** What a client may have in flight. Default 1,024 messages and 4 MiB. */
@@ -322,6 +364,36 @@ export interface Options<In, Out, R = never> {
 }
 
 /**
+ * When a handler that fails with `E` is tried again: a schedule, or a function of one, as `Effect.retry` takes it, for a
+ * schedule that looks at what it is given. That is anything but a rejection.
+ *
+ * **Example**
+ *
+ * ```ts
+ * import { Effect, Schedule, Schema } from "effect"
+ * import { Contract } from "resilient-websocket"
+ *
+ * class Chat extends Contract.make("app/Chat", { toServer: Schema.String, toClient: Schema.String }) {}
+ * declare const store: (text: string) => Effect.Effect<void, { readonly _tag: "Busy" | "Broken" }>
+ *
+ * const Server = Chat.layerServer({
+ *   onMessage: (text) => store(text),
+ *   handlerRetry: ($) => $(Schedule.exponential("1 second")).pipe(Schedule.while(({ input }) => input._tag === "Busy"))
+ * })
+ * ```
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type HandlerRetry<E, R = never> =
+  | Schedule.Schedule<unknown, Exclude<E, MessageRejected>, never, R>
+  | ((
+    $: <Output, E2, R2>(
+      schedule: Schedule.Schedule<Output, Exclude<E, MessageRejected>, E2, R2>
+    ) => Schedule.Schedule<Output, Exclude<E, MessageRejected>, E2, R2>
+  ) => Schedule.Schedule<unknown, Exclude<E, MessageRejected>, never, R>)
+
+/**
  * How to shut down, other than by the options of the server or client.
  *
  * @since 0.1.0
@@ -348,10 +420,24 @@ export type Dependencies = MessageQueue | Deduplicator | CircuitBreaker | Sessio
  * @since 0.1.0
  * @category constructors
  */
-export const make = <In, Out, R = never>(
-  options: Options<In, Out, R>
+export const make = <
+  In,
+  Out,
+  Data = unknown,
+  E = never,
+  RMessage = never,
+  RGap = never,
+  RLetter = never,
+  REvent = never,
+  RAuthenticate = never,
+  RRetry = never,
+  RCoding = never
+>(
+  options: Options<In, Out, Data, E, RMessage, RGap, RLetter, REvent, RAuthenticate, RRetry, RCoding>
 ): Effect.Effect<
   ResilientServer<In, Out>,
   TransportError,
-  Dependencies | R | Scope.Scope
-> => makeServer(options)
+  Dependencies | Scope.Scope | RMessage | RGap | RLetter | REvent | RAuthenticate | RRetry | RCoding
+> =>
+  // What the parts need and fail with matters to the caller alone.
+  makeServer<In, Out, RMessage | RGap | RLetter | REvent | RAuthenticate | RRetry | RCoding>(options as never)

@@ -79,7 +79,7 @@ export type Frame = typeof Frame.Type
  * @since 0.1.0
  * @category constructors
  */
-export const contract = <const Id extends string>(id: Id): Contract.Contract<Id, Frame, Frame> =>
+export const contract = <const Id extends string>(id: Id): Contract.Contract<Id, typeof Frame, typeof Frame> =>
   Contract.make(id, { toServer: Frame, toClient: Frame })
 
 /**
@@ -121,7 +121,7 @@ export const accept = <R>(
  * @category layers
  */
 export const layerSocket = <Id extends string>(
-  contract: Contract.Contract<Id, Frame, Frame>
+  contract: Contract.Contract<Id, typeof Frame, typeof Frame>
 ): Layer.Layer<Socket.Socket, never, Contract.ClientOf<Id>> =>
   Layer.effect(Socket.Socket, Effect.flatMap(contract.Client, fromClient))
 
@@ -132,7 +132,7 @@ export const layerSocket = <Id extends string>(
  * @category layers
  */
 export const layerSocketServer = <Id extends string>(
-  contract: Contract.Contract<Id, Frame, Frame>
+  contract: Contract.Contract<Id, typeof Frame, typeof Frame>
 ): Layer.Layer<SocketServer.SocketServer, never, Contract.ServerOf<Id>> =>
   Layer.effect(
     SocketServer.SocketServer,

@@ -185,7 +185,8 @@ export class SessionRegistryError
 }
 
 /**
- * The handshake was refused: by the authentication hook, for a wrong resume token, for an unsupported version, or
+ * The handshake was refused: by the authentication hook, for a wrong resume token, for an unsupported version or
+ * another contract, or
  * because the server is full or draining. `retryable` says whether the same attempt may succeed later; if the server is
  * full, `bound` is the one that was reached.
  *
@@ -193,7 +194,16 @@ export class SessionRegistryError
  * @category errors
  */
 export class HandshakeError extends Schema.TaggedError<HandshakeError>()("resilient-websocket/HandshakeError", {
-  reason: Schema.Literals(["unauthorized", "forbidden", "version", "invalid", "overloaded", "draining", "replaced"]),
+  reason: Schema.Literals([
+    "unauthorized",
+    "forbidden",
+    "version",
+    "contract",
+    "invalid",
+    "overloaded",
+    "draining",
+    "replaced"
+  ]),
   detail: Schema.String,
   retryable: Schema.Boolean,
   bound: Schema.optional(Count)
@@ -307,18 +317,6 @@ export type DeadLetterReason = typeof DeadLetterReason.Type
 /**
  * For a handler to fail with when its message can never be handled: it is not retried, and becomes a dead letter on both
  * sides. The sender's has the reason `rejected` and this `detail`, of which 512 bytes of UTF-8 arrive.
- *
- * **Example**
- *
- * ```ts
- * import { Effect } from "effect"
- * import { WebSocketError } from "resilient-websocket"
- *
- * declare const stock: (item: string) => number
- *
- * const onMessage = ({ item }: { readonly item: string }) =>
- *   stock(item) > 0 ? Effect.void : new WebSocketError.MessageRejected({ detail: `no ${item} is left` })
- * ```
  *
  * @since 0.1.0
  * @category errors

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Fiber, Latch, Layer, Predicate, Queue, Schema, Scope, Stream } from "effect"
+import { Context, Effect, Fiber, Latch, Layer, Predicate, Queue, Redacted, Schema, Scope, Stream } from "effect"
 import { Rpc, RpcClient, RpcGroup, RpcSerialization, RpcServer } from "effect/rpc"
 import { Socket } from "effect/socket"
 import { MemoryStore, type ResilientServer, ResilientSocket } from "resilient-websocket"
@@ -19,7 +19,11 @@ const serverLayer = (port = 0) =>
   )
 
 const clientLayer = (port: number, token?: string, store = suspending) =>
-  Wire.layerClient({ url: `ws://127.0.0.1:${port}`, token, reconnect: { base: "5 millis", cap: "20 millis" } }).pipe(
+  Wire.layerClient({
+    url: `ws://127.0.0.1:${port}`,
+    token: token === undefined ? undefined : Redacted.make(token),
+    reconnect: { base: "5 millis", cap: "20 millis" }
+  }).pipe(
     Layer.provide([MemoryStore.layer(store), NodeTransport.layerClient])
   )
 

@@ -458,7 +458,7 @@ describe("dead letters", () => {
       const letters: Array<string | undefined> = []
       const { client, network, server } = yield* connected({
         serverStore: { queue: { maxMessages: 3_000 } },
-        server: { onDeadLetter: (letter) => void letters.push(letter.message) }
+        server: { onDeadLetter: (letter) => Effect.sync(() => void letters.push(letter.message)) }
       })
       yield* unplug(network, client)
       const sent = H.numbered(3_000)

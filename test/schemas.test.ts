@@ -1,6 +1,6 @@
 /** What a contract's Schemas let through arrives as it was sent, or is refused: never as something else. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Equal, Exit, Layer, Option, Schema } from "effect"
+import { Context, Effect, Equal, Exit, Layer, Option, Schema } from "effect"
 import { isDeepStrictEqual } from "node:util"
 import { Contract, MemoryStore, ResilientClient, ResilientSocket, Transport } from "resilient-websocket"
 import { decode, encodeBatch } from "../src/core/Codec.ts"
@@ -26,7 +26,7 @@ describe("Messages through Schemas", () => {
     for (let i = 0; i < 1_000; i++) {
       const { name, schema, value } = anySchema(dice)
       assert.isUndefined(misfit(schema), name)
-      const { decode, encode } = makeCoder(schema)
+      const { decode, encode } = makeCoder(schema, Context.empty())
       for (let k = 0; k < 5; k++) {
         const message = value(dice)
         const text = encode(message)
@@ -48,7 +48,7 @@ describe("Messages through Schemas", () => {
   })
 
   const roundTrip = <A>(schema: Schema.Codec<A, unknown>, message: A) => {
-    const { decode, encode } = makeCoder(schema)
+    const { decode, encode } = makeCoder(schema, Context.empty())
     const text = encode(message)
     return typeof text === "string" ? { text, arrives: decode(carried(text)) } : text
   }

@@ -97,7 +97,7 @@ const failing = Effect.fnUntraced(function*(transport: keyof typeof transports, 
     token: Redacted.make("planted-token"),
     headers: transport === "ws" ? { authorization: "Bearer planted-header" } : {},
     reconnect: { base: 1, cap: 5 },
-    onStateChange: output.add
+    onStateChange: (state) => Effect.sync(() => output.add(state))
   }, { store })
   output.add(client)
   let failures = 0
@@ -171,14 +171,14 @@ describe("no secret of a client is shown", () => {
             ? Effect.succeed({ session: "alice", principal: "ann" })
             : new WebSocketError.HandshakeError({ reason: "unauthorized", detail: "who?", retryable: false })
         },
-        onConnectionEvent: output.add,
+        onConnectionEvent: (event) => Effect.sync(() => output.add(event)),
         onMessage: () => Effect.die("a handler's defect")
       }, { store: serverStore })
       let token = "planted-token"
       const store = yield* H.makeStore()
       const client = yield* H.clientOn(network.context, {
         token: Effect.sync(() => Redacted.make(token)),
-        onStateChange: output.add
+        onStateChange: (state) => Effect.sync(() => output.add(state))
       }, { store })
       yield* client.awaitConnected()
       yield* client.send("one")

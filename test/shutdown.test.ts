@@ -141,7 +141,7 @@ describe("shutdown", () => {
               Effect.andThen(Effect.flatMap(Effect.forkChild(server.sendAll(session, [`${text}, 2`])), Fiber.join))
             )
         },
-        client: { onDeadLetter: ({ reason }) => letters.push(reason) }
+        client: { onDeadLetter: ({ reason }) => Effect.sync(() => letters.push(reason)) }
       })
       const asked = yield* Effect.forEach(H.numbered(5, "question "), (text) => client.send(text))
       yield* until("all have arrived", () => Effect.map(server.stats, ({ totals }) => totals.messagesReceived === 5))
@@ -182,7 +182,7 @@ describe("shutdown", () => {
     it.effect(`of either side counts no failure against a message (${flush ? "flushing" : "at once"})`, () =>
       Effect.gen(function*() {
         const letters: Array<string> = []
-        const onDeadLetter = ({ reason }: { readonly reason: string }) => letters.push(reason)
+        const onDeadLetter = ({ reason }: { readonly reason: string }) => Effect.sync(() => letters.push(reason))
         const gate = yield* Latch.make(false)
         // Handles the first, and fails with the second and later ones once the shutdown is on its way.
         const onMessage = (text: string) =>

@@ -2,7 +2,7 @@
  * This library, through its public API as the README shows it: default settings, save that a full outbox suspends its
  * sender, who is faster than the network. The server's store is memory or a database, the clients' is memory.
  */
-import { Context, Effect, Exit, Layer, Schema, Scope } from "effect"
+import { Context, Effect, Exit, Layer, Redacted, Schema, Scope } from "effect"
 import { createServer } from "node:http"
 import { setTimeout as sleep } from "node:timers/promises"
 import { Contract, MemoryStore, MessageQueue, SessionRegistry } from "../../src/index.ts"
@@ -171,7 +171,7 @@ const makePeer = (sendMany: SendMany, store: stores.Store = stores.memory): Peer
     const clients = await inParallel(connections, async (connection) => {
       const layer = contract.layerClient({
         url: `ws://127.0.0.1:${port}`,
-        token: sessionOf(connection),
+        token: Redacted.make(sessionOf(connection)),
         onMessage: (message) => Effect.sync(() => receive(connection, message))
       }).pipe(
         Layer.provide(MemoryStore.layer({ queue: queueOptions(undefined) })),

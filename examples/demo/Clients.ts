@@ -1,5 +1,5 @@
 /** The client side of a run, which is the same whatever the servers are: clients, senders, waiting for the end. */
-import { Context, Effect, Layer, type Scope } from "effect"
+import { Context, Effect, Layer, Redacted, type Scope } from "effect"
 import { MemoryStore, type ResilientClient } from "../../src/index.ts"
 import { NodeTransport } from "../../src/node/index.ts"
 import type { StreamCheck } from "./Checker.ts"
@@ -27,7 +27,7 @@ export const startClient = Effect.fnUntraced(function*(
     reconnect,
     dialTimeout: "2 seconds",
     url: `ws://127.0.0.1:${port}`,
-    token: name,
+    token: Redacted.make(name),
     onMessage: (line) => Effect.sync(() => handle(line))
   }).pipe(
     Layer.provide(MemoryStore.layer(store)),

@@ -192,7 +192,11 @@ const isPending = (value: unknown): boolean =>
 const isHello = (value: Fields): boolean =>
   isPosition(value["version"]) && isId(value["instance"]) && isOptional(value["attempt"], isOffset) &&
   isOptional(value["session"], isId) && isOptional(value["token"], isId) && isOptional(value["auth"], isAuth) &&
+  isOptional(value["contract"], isContract) &&
   isOutbox(value["out"]) && isInbox(value["in"]) && isWindow(value["window"]) && isOffset(value["maxPayload"])
+
+const isContract = (value: unknown): boolean =>
+  isObject(value) && isId(value["id"]) && isOptional(value["version"], isId)
 
 const isWelcome = (value: Fields): boolean =>
   (value["result"] === "resumed" || value["result"] === "fresh") && isOptional(value["reason"], isId) &&

@@ -42,6 +42,8 @@ export interface Hello {
   /** The number of this dial of the instance, so that a hello that was overtaken is not taken for the newest. */
   readonly attempt?: number
   readonly auth?: string
+  /** What the two programs have agreed to say. */
+  readonly contract?: { readonly id: string; readonly version?: string }
   readonly out: OutboxPosition
   readonly in: InboxPosition
   readonly window: Window

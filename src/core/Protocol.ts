@@ -72,7 +72,8 @@ export const CloseCode = {
   forbidden: 4502,
   protocol: 4503,
   version: 4504,
-  sessionEnded: 4505
+  sessionEnded: 4505,
+  contract: 4506
 } as const
 
 /** Whether a client should come back after this close code. Codes below 4000 are the network's or a proxy's. */
@@ -92,6 +93,7 @@ export const tooBig = 1009
 export type RejectCode =
   | "protocol"
   | "version"
+  | "contract"
   | "unauthorized"
   | "forbidden"
   | "overloaded"
@@ -102,6 +104,7 @@ export type RejectCode =
 export const closeCodeOf: Readonly<Record<RejectCode, number>> = {
   protocol: CloseCode.protocol,
   version: CloseCode.version,
+  contract: CloseCode.contract,
   unauthorized: CloseCode.unauthorized,
   forbidden: CloseCode.forbidden,
   overloaded: CloseCode.overloaded,

@@ -3,8 +3,9 @@
  *
  * @since 0.1.0
  */
-import { Context, Effect, identity, Layer, Stream } from "effect"
+import { Context, Effect, identity, Layer, Redacted, Stream } from "effect"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
+import { Observers } from "../internal/kit/listeners.ts"
 import { pick } from "../internal/kit/options.ts"
 import { shownUrl } from "../internal/kit/urls.ts"
 import { contractClient } from "../internal/run/optionShapes.ts"
@@ -313,24 +314,27 @@ const makeClient = Effect.fnUntraced(function*<In, Out>(
   return yield* Effectful.make({
     ...pick(options, contractClient),
     url: typeof url === "string" ? url : asked("url", url),
-    token: typeof token === "function" ? asked("token", token) : token,
+    token: typeof token === "function" ? Effect.map(asked("token", token), secret) : secret(token),
     incoming: incomingSchema(options.parse),
     outgoing: outgoingSchema,
     onMessage: onMessage && ((_, { client, incoming }) =>
       handle(
         onMessage,
         incoming as Message.Incoming<In>, // as `parse` or the user says
-        undefined,
+        { principal: undefined, data: undefined, ws: undefined },
         (message: Out, replyOptions, run) =>
           sending(replyOptions, (sendOptions, signal) =>
             run(client.send(message, sendOptions), (receipt) => receiptOf(receipt, run), signal))
       )),
     onGap: onGap && ((gap) => calling(() => onGap(gap))),
-    onDeadLetter: (letter) => hooks.deadLetter(letter as DeadLetter<In | Out>),
-    onStateChange: (state) => hooks.emitter.emit("stateChange", state),
     handlerRetry: retryOf(options.handlerRetry)
-  })
+  }).pipe(Effect.provideService(Observers, {
+    deadLetter: (letter) => hooks.deadLetter(letter as DeadLetter<In | Out>),
+    state: (state) => hooks.emitter.emit("stateChange", state)
+  }))
 })
+
+const secret = (token: string | undefined) => token === undefined ? undefined : Redacted.make(token)
 
 /** Calls the user's function at every attempt. If it fails, only this attempt fails. */
 const asked = <A>(name: string, ask: () => A | Promise<A>): Effect.Effect<A, WebSocketError> =>

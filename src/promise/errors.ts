@@ -158,7 +158,15 @@ export const SessionRegistryError: ErrorClass<SessionRegistryError> = errorClass
  * @category errors
  */
 export interface HandshakeError extends Tagged<"resilient-websocket/HandshakeError"> {
-  readonly reason: "unauthorized" | "forbidden" | "version" | "invalid" | "overloaded" | "draining" | "replaced"
+  readonly reason:
+    | "unauthorized"
+    | "forbidden"
+    | "version"
+    | "contract"
+    | "invalid"
+    | "overloaded"
+    | "draining"
+    | "replaced"
   readonly detail: string
   readonly retryable: boolean
   /** The bound that was reached, if the server is full. */

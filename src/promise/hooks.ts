@@ -137,11 +137,11 @@ export const calling = (call: () => unknown, onInterrupt: () => void = () => {})
 export const handle = <In, Out>(
   handler: (message: In, context: MessageContext<Out>) => unknown,
   incoming: Incoming<In>,
-  ws: WebSocket | undefined,
+  peer: Pick<MessageContext<Out>, "principal" | "data" | "ws">,
   reply: Reply<Out>
 ): Effect.Effect<void, unknown> =>
   Effect.withFiber((fiber) => {
-    const context = new HandlerContext<In, Out>(incoming, ws, (message, options) =>
+    const context = new HandlerContext<In, Out>(incoming, peer, (message, options) =>
       reply(message, options, runWith(fiber.context)))
     const handled = calling(
       () =>
@@ -157,6 +157,8 @@ const rejected = (fault: unknown): unknown =>
 
 class HandlerContext<In, Out> implements MessageContext<Out> {
   readonly session: string
+  readonly principal: string | undefined
+  readonly data: unknown
   readonly messageId: string | undefined
   readonly volatile: boolean
   readonly ws: WebSocket | undefined
@@ -164,8 +166,14 @@ class HandlerContext<In, Out> implements MessageContext<Out> {
   private controller: AbortController | undefined
   private isOver = false
 
-  constructor(incoming: Incoming<In>, ws: WebSocket | undefined, reply: MessageContext<Out>["reply"]) {
+  constructor(
+    incoming: Incoming<In>,
+    { data, principal, ws }: Pick<MessageContext<Out>, "principal" | "data" | "ws">,
+    reply: MessageContext<Out>["reply"]
+  ) {
     this.session = incoming.session
+    this.principal = principal
+    this.data = data
     this.messageId = incoming.messageId
     this.volatile = incoming.volatile
     this.ws = ws

@@ -104,6 +104,8 @@ export interface Identity {
   readonly session?: string | undefined
   /** Who the peer is. Only the principal that created a session can resume it. */
   readonly principal?: string | undefined
+  /** For `onMessage`: its context has it as `data`. */
+  readonly data?: unknown
   /** Does not exist, so that the compiler reports it: the property is called `session`. */
   readonly sessionId?: never
 }

@@ -1,9 +1,9 @@
 /** Makes the server behind a manager, with the user's functions as its hooks. */
 import { Cause, Context, Effect, Layer, Redacted, Schedule } from "effect"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
+import { Observers } from "../internal/kit/listeners.ts"
 import { pick } from "../internal/kit/options.ts"
 import { contractServer } from "../internal/run/optionShapes.ts"
-import { OnFailure } from "../internal/run/owner.ts"
 import type * as Message from "../Message.ts"
 import * as ResilientServer from "../ResilientServer.ts"
 import { TransportServer } from "../Transport.ts"
@@ -68,11 +68,11 @@ export const makeServer = Effect.fnUntraced(function*<In, Out>(
     incoming: incomingSchema(options.parse),
     outgoing: outgoingSchema,
     // Without `onMessage`, plain sockets are not read: see `Sockets`.
-    onMessage: (_, { incoming, server }) =>
+    onMessage: (_, { data, incoming, principal, server }) =>
       onMessage === undefined ? Effect.fail(new Error("nobody handles messages here: there is no onMessage")) : handle(
         onMessage,
         incoming as Message.Incoming<In>, // as `parse` or the user says
-        sockets.current(incoming.session),
+        { principal, data, ws: sockets.current(incoming.session) },
         (message: Out, replyOptions, run) =>
           sending(
             replyOptions,
@@ -81,11 +81,13 @@ export const makeServer = Effect.fnUntraced(function*<In, Out>(
           )
       ),
     onGap: onGap && ((gap) => calling(() => onGap(gap))),
-    onDeadLetter: (letter) => hooks.deadLetter(letter as DeadLetter<In | Out>),
-    onConnectionEvent: (event) => hooks.emitter.emit("stateChange", event),
     authenticate: authenticate && ((handshake) => identityOf(authenticate, handshake)),
     plainPeers: undefined,
     handlerRetry: onMessage === undefined ? Schedule.recurs(0) : retryOf(options.handlerRetry)
-  }).pipe(Effect.provideService(OnFailure, (cause) => hooks.emitter.emit("failure", Cause.squash(cause))))
+  }).pipe(Effect.provideService(Observers, {
+    failure: (cause) => hooks.emitter.emit("failure", Cause.squash(cause)),
+    deadLetter: (letter) => hooks.deadLetter(letter as DeadLetter<In | Out>),
+    connectionEvent: (event) => hooks.emitter.emit("stateChange", event)
+  }))
   return server
 })

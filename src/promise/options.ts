@@ -151,6 +151,10 @@ export interface CommonOptions<In, Out> extends QueueOptions {
  */
 export interface MessageContext<Out> {
   readonly session: string
+  /** Who the peer is, as `authenticate` says; undefined at a client. */
+  readonly principal: string | undefined
+  /** What `authenticate` returned as `data`; undefined at a client, and if it was not asked. */
+  readonly data: unknown
   /** The publisher's id, or `<epoch>-<offset>`; undefined for volatile messages and plain WebSockets. */
   readonly messageId: string | undefined
   readonly volatile: boolean

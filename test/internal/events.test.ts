@@ -1,7 +1,8 @@
 /** Events and dead letters that nobody reads in time are lost from the oldest on, by number and by memory. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Schema, Stream } from "effect"
+import { Context, Effect, Fiber, Schema, Stream } from "effect"
 import { makeEvents } from "../../src/internal/kit/events.ts"
+import { makeCoder } from "../../src/internal/kit/schemas.ts"
 import { makeDeadLetters } from "../../src/internal/session/deadLetters.ts"
 import { makeRecorder } from "../../src/Metrics.ts"
 
@@ -36,7 +37,10 @@ describe("dead letters", () => {
   it.effect("of large messages take 16 MiB, kept for whoever comes late", () =>
     Effect.gen(function*() {
       const recorder = yield* makeRecorder
-      const letters = yield* makeDeadLetters<unknown, unknown>({ outgoing: Schema.Unknown }, recorder)
+      const letters = yield* makeDeadLetters<unknown, unknown>({
+        outgoing: makeCoder(Schema.Unknown, Context.empty()),
+        recorder
+      })
       const payload = "x".repeat(1024 * 1024)
       for (let n = 0; n < 1_000; n++) {
         yield* letters.incoming({ ...letter, message: undefined, payload: `${n} ${payload}` })
@@ -55,7 +59,10 @@ describe("dead letters", () => {
 
   it.effect("of small ones are 1,024", () =>
     Effect.gen(function*() {
-      const letters = yield* makeDeadLetters<unknown, unknown>({ outgoing: Schema.Unknown }, yield* makeRecorder)
+      const letters = yield* makeDeadLetters<unknown, unknown>({
+        outgoing: makeCoder(Schema.Unknown, Context.empty()),
+        recorder: yield* makeRecorder
+      })
       for (let n = 0; n < 3_000; n++) yield* letters.incoming({ ...letter, message: undefined, payload: { n } })
       const kept = [...yield* Stream.runCollect(Stream.take(letters.stream, 1_024))]
       assert.deepStrictEqual(kept.at(0)?.payload, { n: 3_000 - 1_024 })

@@ -1,5 +1,5 @@
 /** A server that is attacked, its attacker, each in a process of its own, and honest clients in this one. */
-import { Context, Effect, Layer, type Scope } from "effect"
+import { Context, Effect, Layer, Redacted, type Scope } from "effect"
 import { spawn } from "node:child_process"
 import { constants, setPriority } from "node:os"
 import { createInterface } from "node:readline"
@@ -77,7 +77,7 @@ const makeHonest = Effect.fnUntraced(function*(port: number, name: string, every
   let latencies: Array<number> = []
   const layer = Anything.layerClient({
     url: `ws://127.0.0.1:${port}/ws`,
-    token: name,
+    token: Redacted.make(name),
     onMessage: (n) =>
       Effect.sync(() => {
         isOrdered &&= n === echoed

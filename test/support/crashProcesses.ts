@@ -2,7 +2,7 @@
  * Runs a scripted exchange between a client of this process, on real sockets, and servers in processes of their own, of
  * which the first kills itself at a chosen step (`crashServer.ts`) and the next goes on with the same database.
  */
-import { Context, Effect, Layer, References, Schedule, Schema, type Scope } from "effect"
+import { Context, Effect, Layer, Redacted, References, Schedule, Schema, type Scope } from "effect"
 import { type ChildProcess, fork } from "node:child_process"
 import { MemoryStore, ResilientClient } from "../../src/index.ts"
 import { NodeTransport } from "../../src/node/index.ts"
@@ -236,7 +236,7 @@ const clientOf = Effect.fnUntraced(function*(running: Running, received: Array<s
   const store = yield* Layer.build(Layer.fresh(MemoryStore.layer()))
   const client = yield* ResilientClient.make({
     url: Effect.map(Effect.promise(() => running.port()), (port) => `ws://127.0.0.1:${port}`),
-    token: "alice",
+    token: Redacted.make("alice"),
     incoming: Schema.String,
     outgoing: Schema.String,
     onMessage: (text) => Effect.sync(() => received.push(text)),

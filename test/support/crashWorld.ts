@@ -6,7 +6,7 @@
  * breaks, and meanwhile keys are used again and a message expires; the store is asked about all of them; the session
  * ends while the client is away and something waits at both sides, and so does the one that the client gets for it.
  */
-import { Effect, Exit, Layer, Random, Schedule, Scheduler, Schema, Scope, Stream } from "effect"
+import { Effect, Exit, Layer, Random, Redacted, Schedule, Scheduler, Schema, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import * as CircuitBreaker from "../../src/CircuitBreaker.ts"
 import * as Deduplicator from "../../src/Deduplicator.ts"
@@ -252,7 +252,7 @@ class World {
       })
     const handle = this.handler === "plain" ? this.plainHandler(node, step) : this.committingHandler(node, step, store)
     const program = Effect.gen({ self: this }, function*() {
-      const server = yield* ResilientServer.make<Message, Message>({
+      const server = yield* ResilientServer.make({
         incoming: Message,
         outgoing: Message,
         authenticate: ({ token }) => Effect.succeed({ session: token ?? "nobody", principal: token }),
@@ -352,9 +352,9 @@ class World {
   private startClient(node: Node, network: SimulatedNetwork): void {
     const { history } = this
     const program = Effect.gen({ self: this }, function*() {
-      const client = yield* ResilientClient.make<Message, Message>({
+      const client = yield* ResilientClient.make({
         url: `ws://${host}/`,
-        token: session,
+        token: Redacted.make(session),
         incoming: Message,
         outgoing: Message,
         onMessage: ({ key, poison }, { incoming: { messageId } }) =>

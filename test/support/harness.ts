@@ -30,7 +30,10 @@ export type ServerOptions = Omit<ResilientServer.Options<string, string>, "incom
 export type ClientOptions =
   & Partial<Pick<ResilientClient.Options<string, string>, "url">>
   & Schemas
-  & Omit<ResilientClient.Options<string, string>, "incoming" | "outgoing" | "url">
+  & Omit<ResilientClient.Options<string, string>, "incoming" | "outgoing" | "url" | "token">
+  & { readonly token?: Token | Effect.Effect<Token | undefined, unknown> | undefined }
+/** Tests' tokens are no secrets. */
+type Token = string | Redacted.Redacted
 
 export type StoreServices =
   | MessageQueue.MessageQueue
@@ -154,11 +157,15 @@ export const clientOn = Effect.fnUntraced(function*(
     url: "ws://memory",
     incoming: Schema.String,
     outgoing: Schema.String,
-    ...options
+    ...options,
+    token: Effect.isEffect(options.token) ? Effect.map(options.token, redacted) : redacted(options.token)
   }).pipe(Effect.provide(Context.merge(store, transport)))
   yield* pump
   return client
 })
+
+const redacted = (token: Token | undefined): Redacted.Redacted | undefined =>
+  typeof token === "string" ? Redacted.make(token) : token
 
 export const textOf = (token: Redacted.Redacted | undefined): string | undefined => token && Redacted.value(token)
 

@@ -12,6 +12,7 @@ import {
   Latch,
   Layer,
   Random,
+  Redacted,
   Schedule,
   Scheduler,
   Schema,
@@ -422,7 +423,7 @@ class World {
     this.processes.push(process)
     const handler = this.handlerOf(process)
     const program = Effect.gen({ self: this }, function*() {
-      const server = yield* ResilientServer.make<Message, Message>({
+      const server = yield* ResilientServer.make({
         incoming: Message,
         outgoing: Message,
         ...(this.named
@@ -477,9 +478,9 @@ class World {
         Context.get(queueContext, MessageQueue.MessageQueue),
         { onAppended: this.onAppended }
       )
-      const client = yield* ResilientClient.make<Message, Message>({
+      const client = yield* ResilientClient.make({
         url: Effect.sync(() => `ws://host${choice.int(0, scenario.servers - 1)}/`),
-        token: auth,
+        token: Redacted.make(auth),
         incoming: Message,
         outgoing: Message,
         onMessage: (message, { incoming }) => handler(message, incoming),

@@ -86,13 +86,13 @@ export const leftOut = {
   server: yes<
     Same<
       Exclude<keyof ResilientServer.Options<never, never>, keyof Face.ManagerOptions<never, never>>,
-      "incoming" | "outgoing" | "plainPeers" | "onDeadLetter" | "onConnectionEvent"
+      "incoming" | "outgoing" | "contract" | "plainPeers" | "onDeadLetter" | "onConnectionEvent"
     >
   >(),
   client: yes<
     Same<
       Exclude<keyof ResilientClient.Options<never, never>, keyof Face.ClientOptions<never, never>>,
-      "url" | "incoming" | "outgoing" | "onDeadLetter" | "onStateChange"
+      "url" | "incoming" | "outgoing" | "contract" | "onDeadLetter" | "onStateChange"
     >
   >()
 }

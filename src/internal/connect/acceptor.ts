@@ -8,7 +8,7 @@ import { Violation } from "../../core/Violation.ts"
 import type { Connection, ConnectionSink } from "../../Transport.ts"
 import { type AcceptError, type HandshakeError, ProtocolError, TransportError } from "../../WebSocketError.ts"
 import type { Ids } from "../kit/ids.ts"
-import { type Handshake, identityFault, type Name } from "../session/identity.ts"
+import { type ContractName, type Handshake, identityFault, type Name } from "../session/identity.ts"
 import type { Peer } from "../session/peer.ts"
 import type { AttachingOptions } from "./attaching.ts"
 import { makeAuthenticating, type Wanted } from "./authenticating.ts"
@@ -21,6 +21,7 @@ import { Welcoming } from "./welcoming.ts"
 export interface AcceptorOptions extends AttachingOptions, HandshakesOptions {
   readonly authenticate: (handshake: Handshake) => Effect.Effect<Name, HandshakeError>
   readonly acceptPlain: boolean
+  readonly contract: ContractName | undefined
   readonly heartbeatMillis: number
   readonly jitterMillis: number
   readonly isClosing: () => boolean

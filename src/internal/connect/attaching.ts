@@ -45,6 +45,8 @@ export interface Claim {
   /** The hook named neither a principal nor a session. */
   readonly isStranger: boolean
   readonly share: string
+  /** What the hook handed on. */
+  readonly data: unknown
 }
 
 /** The most messages that a store can have lost: a client that is further ahead is wrong. */
@@ -130,12 +132,13 @@ export class Attaching {
   claimOf(
     connection: Connection,
     dialect: Dialect,
-    { principal, session }: Name,
+    { data, principal, session }: Name,
     isNew: boolean
   ): Claim {
     return ({
       dialect,
       isNew,
+      data,
       isStranger: principal === undefined && session === undefined,
       share: this.options.shareOf({ ...connection.request, principal }) ?? ""
     })
@@ -145,7 +148,7 @@ export class Attaching {
   private openPeer(
     request: AttachRequest,
     { generation, here }: Attached,
-    { dialect, isStranger, share }: Claim
+    { data, dialect, isStranger, share }: Claim
   ): Peer | undefined {
     const { principal, session } = request
     let peer = this.engine.peers.get(session)
@@ -173,6 +176,7 @@ export class Attaching {
     }
     peer.away = false
     peer.isStranger = isStranger
+    peer.data = data
     this.engine.peers.reshare(peer, share)
     return peer
   }

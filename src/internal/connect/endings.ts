@@ -105,6 +105,7 @@ export const rejectionError = ({ code, detail, violation = code }: Reject): Conn
     case "unauthorized":
     case "forbidden":
     case "version":
+    case "contract":
     case "replaced":
       return new HandshakeError({ reason: code, detail, retryable: false })
     case "overloaded":

@@ -25,6 +25,7 @@ export interface GreetingOptions {
   readonly queue: MessageQueue["Service"]
   readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
   readonly instance: string
+  readonly contract: Hello["contract"]
   /** Asks for the token, with its time limit. */
   readonly token: Effect.Effect<string | undefined, Failure>
   readonly onFresh: "deadLetter" | "resend"
@@ -83,7 +84,7 @@ export class Greeting {
         closed: (code, reason) => settle(Exit.fail(closedBeforeWelcome(code, reason)))
       })
       const auth = yield* this.options.token
-      const { core } = this.options.peer
+      const { contract, peer: { core } } = this.options
       const hello: Hello = {
         t: "hello",
         version,
@@ -91,6 +92,7 @@ export class Greeting {
         instance: this.options.instance,
         attempt: ++this.dials,
         ...(auth === undefined ? {} : { auth }),
+        ...(contract === undefined ? {} : { contract }),
         out,
         in: core.inbox.announced,
         window: core.options.window,

@@ -11,7 +11,7 @@ import { HandshakeError } from "../../WebSocketError.ts"
 import { type Ids, makeId } from "../kit/ids.ts"
 import { hashToken, makeToken } from "../kit/resume.ts"
 import { plain, protocol } from "../session/dialects.ts"
-import type { Name } from "../session/identity.ts"
+import { contractFault, type ContractName, type Name } from "../session/identity.ts"
 import type { Peer } from "../session/peer.ts"
 import { Attaching, type AttachingOptions, replaced } from "./attaching.ts"
 import type { Authenticating, Wanted } from "./authenticating.ts"
@@ -24,6 +24,7 @@ export interface WelcomingOptions extends AttachingOptions {
   readonly authenticate: Authenticating["authenticate"]
   readonly nameOf: Authenticating["nameOf"]
   readonly random: Ids
+  readonly contract: ContractName | undefined
   readonly heartbeatMillis: number
   readonly jitterMillis: number
   /** `resumed` says whether the session went on, or began anew. */
@@ -50,6 +51,8 @@ export class Welcoming {
         const detail = `version ${hello.version} is not spoken here, ${version} is`
         return yield* new HandshakeError({ reason: "version", detail, retryable: false })
       }
+      const stranger = contractFault(options.contract, hello.contract)
+      if (stranger !== undefined) return yield* stranger
       const named = yield* options.nameOf(handshakes.sessionOf(connection))
       const identity: Name = named === undefined
         ? yield* options.authenticate(connection.request, hello.auth, hello.session, false)

@@ -86,6 +86,8 @@ type Commit = (peer: Peer, delivery: Delivery, tenure: number) => Effect.Effect<
 /** What a handler gets besides the message. A class, since one is made for each message. */
 export class HandlerContext<In, Server> {
   readonly session: string
+  readonly principal: string | undefined
+  readonly data: unknown
   readonly incoming: Incoming<In>
   readonly server: Server
   private readonly commitOf: Commit
@@ -95,6 +97,8 @@ export class HandlerContext<In, Server> {
 
   constructor(incoming: Incoming<In>, server: Server, commitOf: Commit, peer: Peer, delivery: Delivery) {
     this.session = incoming.session
+    this.principal = peer.principal
+    this.data = peer.data
     this.incoming = incoming
     this.server = server
     this.commitOf = commitOf

@@ -1,6 +1,7 @@
 /** Defaults for what the user has not said: retries of handlers, and what happens on a gap. */
 import { Effect, Schedule } from "effect"
 import type { MessageGap } from "../../Message.ts"
+import type { HandlerRetry } from "../../ResilientServer.ts"
 import { fullJitter } from "../kit/backoff.ts"
 import type { RareLog } from "../kit/rareLog.ts"
 
@@ -8,6 +9,15 @@ import type { RareLog } from "../kit/rareLog.ts"
 export const defaultHandlerRetry: Schedule.Schedule<unknown, unknown> = Schedule.upTo(fullJitter(1_000, 60_000), {
   times: 4
 })
+
+/** The schedule of the option, or the default. */
+export const retryOf = <E, R>(retry: HandlerRetry<E, R> | undefined): Schedule.Schedule<unknown, unknown, never, R> =>
+  (typeof retry === "function" ? retry((schedule) => schedule) : retry ?? defaultHandlerRetry) as Schedule.Schedule<
+    unknown,
+    unknown, // given only what the handler fails with, and no rejection
+    never,
+    R
+  >
 
 /** Handles a gap if the user has no handler for gaps. */
 export const logGap = (rare: RareLog) => (gap: MessageGap): Effect.Effect<void> =>

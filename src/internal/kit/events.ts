@@ -16,6 +16,16 @@ export interface EventsOptions<A> {
   readonly maxBytes?: number
 }
 
+export interface Events<A> {
+  readonly publish: (event: A) => void
+  readonly stream: Stream.Stream<A>
+  /** A listener from now on, which may fall behind by this many. `end` ends it once it has all that came before. */
+  readonly listen: (
+    capacity: number,
+    onDropped: (events: number) => void
+  ) => { readonly pull: Pulled<A>; readonly end: () => void }
+}
+
 export const makeEvents = Effect.fnUntraced(function*<A>(
   { bytesOf = () => 0, capacity = 1_024, maxBytes = Infinity, replay = 0 }: EventsOptions<A> = {}
 ) {
@@ -48,13 +58,26 @@ export const makeEvents = Effect.fnUntraced(function*<A>(
     )
     return listener.pull
   })
-  return {
+  const listen: Events<A>["listen"] = (most, onDropped) => {
+    const listener = new Listener<A>(most, maxBytes, later, onDropped)
+    listeners.add(listener)
+    return {
+      pull: listener.pull,
+      end: () => {
+        listeners.delete(listener)
+        listener.end()
+      }
+    }
+  }
+  const events: Events<A> = {
     publish,
+    listen,
     /** Made on demand: most clients have no listener. */
     get stream(): Stream.Stream<A> {
       return Stream.scoped(Stream.fromPull(subscribe))
     }
   }
+  return events
 })
 
 /**
@@ -73,15 +96,19 @@ class Line<A> {
     this.maxBytes = maxBytes
   }
 
-  push(event: A, bytes: number): void {
+  /** Gives how many older ones had to go. */
+  push(event: A, bytes: number): number {
     this.events.pushBack(event)
     this.sizes.pushBack(bytes)
     this.bytes += bytes
+    let dropped = 0
     // The newest is kept, however large it is.
     while (this.events.size > this.maxEvents || (this.bytes > this.maxBytes && this.events.size > 1)) {
       this.events.popFront()
       this.bytes -= this.sizes.popFront() ?? 0
+      dropped++
     }
+    return dropped
   }
 
   get isEmpty(): boolean {
@@ -109,16 +136,24 @@ class Listener<A> {
   private isOver = false
   private isWaking = false
   private readonly later: (task: () => void) => void
+  private readonly onDropped: ((events: number) => void) | undefined
   private waiter: ((effect: Pulled<A>) => void) | undefined
 
-  constructor(maxEvents: number, maxBytes: number, later: (task: () => void) => void) {
+  constructor(
+    maxEvents: number,
+    maxBytes: number,
+    later: (task: () => void) => void,
+    onDropped?: (events: number) => void
+  ) {
     this.line = new Line(maxEvents, maxBytes)
     this.later = later
+    this.onDropped = onDropped
   }
 
   push(event: A, bytes: number): void {
     if (this.isOver) return
-    this.line.push(event, bytes)
+    const dropped = this.line.push(event, bytes)
+    if (dropped > 0) this.onDropped?.(dropped)
     if (this.waiter === undefined || this.isWaking) return
     // Not synchronously: the publisher is in the middle of its work.
     this.isWaking = true

@@ -2,9 +2,9 @@
  * Checks of options, at construction: names, kinds, ranges. A mistake becomes a typed error with a clear message, not
  * odd behaviour later. So does an unknown name: a misspelt option would silently keep its default.
  */
-import { Cause, Config, ConfigProvider, Duration, Effect, Layer, Option, type Schema } from "effect"
+import { Cause, Config, ConfigProvider, Duration, Effect, Layer, Option } from "effect"
 import { pathText } from "../../core/Payload.ts"
-import { misfit } from "./schemas.ts"
+import { type MessageSchema, misfit } from "./schemas.ts"
 
 /** The longest that `setTimeout` takes, in ms: 24 days. */
 export const longestTimer = 2 ** 31 - 1
@@ -102,14 +102,14 @@ export const fraction = (name: string, value: number | undefined, fallback: numb
 }
 
 /** A Schema that messages can have; throws for any other. */
-export const schema = <A>(name: string, value: Schema.Codec<A, unknown>): Schema.Codec<A, unknown> => {
+export const schema = <A, R>(name: string, value: MessageSchema<A, R>): MessageSchema<A, R> => {
   const fault = schemaFault(value)
   if (fault === undefined) return value
   throw new OptionError(`option ${name} must be a Schema of what JSON can hold: ${fault}`)
 }
 
 /** Why messages can't have this Schema; undefined if they can. */
-export const schemaFault = <A>(value: Schema.Codec<A, unknown>): string | undefined => {
+export const schemaFault = <A, R>(value: MessageSchema<A, R>): string | undefined => {
   const fault = misfit(value)
   if (fault === undefined) return undefined
   const place = pathText(fault.path)

@@ -1,5 +1,6 @@
 /** Which options servers and clients have, and what each may be. */
 import { Effect, Redacted, Schedule, Schema } from "effect"
+import { idRule, isId } from "../../core/Text.ts"
 import type * as ResilientClient from "../../ResilientClient.ts"
 import type * as ResilientServer from "../../ResilientServer.ts"
 import * as Check from "../kit/options.ts"
@@ -7,6 +8,10 @@ import { checkOrigins } from "../session/origins.ts"
 
 const { bool, duration, either, func, headers, nested, oneOf, whole } = Check
 
+/** What a frame can carry as a name. */
+const name = either(idRule, isId)
+
+const isFunction = (value: unknown): boolean => typeof value === "function"
 const isText = (value: unknown): boolean => typeof value === "string"
 
 /** What both sides have. */
@@ -38,11 +43,12 @@ const handlers = {
   onMessage: func,
   onGap: func,
   onDeadLetter: func,
-  handlerRetry: either("a Schedule", Schedule.isSchedule)
+  handlerRetry: either("a Schedule, or a function of one", Schedule.isSchedule, isFunction)
 }
 
 /** Those that a contract gives. */
 const schemas = {
+  contract: nested<ResilientServer.ContractName>({ id: name, version: name }),
   incoming: either("a Schema", Schema.isSchema),
   outgoing: either("a Schema", Schema.isSchema)
 }
@@ -86,7 +92,7 @@ export const contractClient: Check.Shape<Omit<ResilientClient.Options<never, nev
   ...common,
   ...handlers,
   url: either("a string or an effect", isText, Effect.isEffect),
-  token: either("a string, Redacted or an effect", isText, Redacted.isRedacted, Effect.isEffect),
+  token: either("a Redacted or an effect", Redacted.isRedacted, Effect.isEffect),
   headers,
   onStateChange: func,
   onFresh: oneOf("deadLetter", "resend"),

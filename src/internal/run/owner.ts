@@ -1,20 +1,16 @@
 /** Who made a server, and is ended with it when it gives itself up: the program, by its own fiber. */
-import { Cause, Context, Effect, type Fiber } from "effect"
-
-/** Is told of the cause instead; for the face without Effect, whose programs have no fiber. */
-export const OnFailure = Context.Reference<((cause: Cause.Cause<unknown>) => void) | undefined>(
-  "resilient-websocket/internal/OnFailure",
-  { defaultValue: () => undefined }
-)
+import { Cause, Effect, type Fiber } from "effect"
+import { Observers } from "../kit/listeners.ts"
 
 export class Owner {
   private readonly maker: Fiber.Fiber<unknown, unknown>
-  private readonly onFailure: ((cause: Cause.Cause<unknown>) => void) | undefined
+  /** Is told instead, by the face without Effect. */
+  private readonly onFailure: Observers["failure"]
   private cause: Cause.Cause<unknown> | undefined
 
   constructor(maker: Fiber.Fiber<unknown, unknown>) {
     this.maker = maker
-    this.onFailure = maker.getRef(OnFailure)
+    this.onFailure = maker.getRef(Observers).failure
   }
 
   /**

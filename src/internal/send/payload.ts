@@ -1,9 +1,8 @@
 /** A message as it goes on the wire: through its Schema, as JSON text, measured. */
-import type { Schema } from "effect"
 import { pathText } from "../../core/Payload.ts"
 import { utf8Length } from "../../core/utf8.ts"
 import { PayloadError } from "../../WebSocketError.ts"
-import { type Fault, makeCoder } from "../kit/schemas.ts"
+import type { Coder, Fault } from "../kit/schemas.ts"
 
 interface Payload {
   readonly payload: string
@@ -31,8 +30,7 @@ export const tooLarge = (session: string, sizeBytes: number, limitBytes: number)
 
 export type Serialize<Out> = (session: string, message: Out, limitBytes: number) => Payload | PayloadError
 
-export const makeSerialize = <Out>(schema: Schema.Codec<Out, unknown>): Serialize<Out> => {
-  const { encode } = makeCoder(schema)
+export const makeSerialize = <Out>({ encode }: Pick<Coder<Out>, "encode">): Serialize<Out> => {
   return (session, message, limitBytes) => {
     const payload = encode(message)
     if (typeof payload !== "string") return faultyPayload(session, payload)

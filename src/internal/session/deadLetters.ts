@@ -3,7 +3,7 @@
  * queue that drops its oldest can make a million a second, so each is cheap until somebody looks into it. The heartbeat
  * worker logs how many there were.
  */
-import { Effect, Exit, Schema, type Stream } from "effect"
+import { Effect, Exit, type Stream } from "effect"
 import type { OutboxMessage } from "../../core/Outbox.ts"
 import { defaultMessageId } from "../../core/Outbox.ts"
 import type { FateReason } from "../../core/Protocol.ts"
@@ -11,9 +11,9 @@ import { detailOf } from "../../core/Text.ts"
 import type { DeadLetter } from "../../Message.ts"
 import type { Recorder } from "../../Metrics.ts"
 import type { DeadLetterReason } from "../../WebSocketError.ts"
-import { makeEvents } from "../kit/events.ts"
-import { guardedListener } from "../kit/listeners.ts"
-import { makeCoder } from "../kit/schemas.ts"
+import { type Events, makeEvents } from "../kit/events.ts"
+import { Observers } from "../kit/listeners.ts"
+import type { Coder } from "../kit/schemas.ts"
 import { wall } from "../kit/time.ts"
 import { memoryOf } from "../kit/weight.ts"
 import type { Peer } from "./peer.ts"
@@ -27,6 +27,7 @@ const keptBytes = 16 * 1024 * 1024
 
 export interface DeadLetters<A> {
   readonly stream: Stream.Stream<DeadLetter<A>>
+  readonly events: Events<DeadLetter<A>>
   /** A message that arrived and could not be handled. */
   readonly incoming: (letter: Omit<DeadLetter<A>, "atMillis" | "direction" | "maybeHandled">) => Effect.Effect<void>
   /** Messages of an outbox that were given up; the first `maybeHandled` of them may have been handled. */
@@ -46,14 +47,14 @@ const letterBytes = 512
 
 export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
   /** Decodes messages of this side that were given up, when somebody asks for them. */
-  readonly outgoing: Schema.Codec<Out, unknown>
-  readonly onDeadLetter?: ((letter: DeadLetter<In | Out>) => void) | undefined
-}, recorder: Recorder) {
-  const onDeadLetter = yield* guardedListener("onDeadLetter", options.onDeadLetter)
+  readonly outgoing: Pick<Coder<Out>, "decode">
+  readonly recorder: Recorder
+}) {
+  const { outgoing: coder, recorder } = options
+  const observe = (yield* Observers).deadLetter
   const now = yield* wall
-  const decoder = makeCoder(options.outgoing).decode
   const decode = (value: unknown): Out | undefined => {
-    const decoded = decoder(value)
+    const decoded = coder.decode(value)
     return Exit.isSuccess(decoded) ? decoded.value : undefined
   }
   const events = yield* makeEvents<DeadLetter<In | Out>>({ replay: kept, maxBytes: keptBytes, bytesOf })
@@ -63,7 +64,7 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
   const publish = (letter: DeadLetter<In | Out>): void => {
     recorder.count("deadLetters")
     events.publish(letter)
-    onDeadLetter(letter)
+    observe?.(letter)
   }
 
   const outgoing: DeadLetters<In | Out>["outgoing"] = (session, peer, epoch, messages, reason, maybeHandled) =>
@@ -89,6 +90,7 @@ export const makeDeadLetters = Effect.fnUntraced(function*<In, Out>(options: {
     get stream() {
       return events.stream
     },
+    events,
     incoming,
     outgoing,
     tell: (those) => (remoteProgress = those)

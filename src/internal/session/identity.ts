@@ -20,22 +20,46 @@ export interface Handshake extends Request {
  * What the authentication hook returns. A `Redacted`, such as the handshake's token, is unwrapped. Its content is not
  * secret from then on: sessions and principals are shown.
  */
-export interface Identity {
+export interface Identity<Data = unknown> {
   /** The session of this peer; if left out, the peer resumes its own session or gets a new one. */
   readonly session?: string | Redacted.Redacted | undefined
   /** Who the peer is; only the principal that created a session can resume it. */
   readonly principal?: string | Redacted.Redacted | undefined
+  /** For the handlers: their context has it as `data`. */
+  readonly data?: Data | undefined
   /** No such field: `never` catches a session given under the wrong name. The right one is `session`. */
   readonly sessionId?: never
 }
+
+/** The name of a contract, and its version if it has one. */
+export interface ContractName {
+  readonly id: string
+  readonly version?: string | undefined
+}
+
+/** Why a client of `theirs` can't be served by a server of `ours`; undefined if it can, or nobody can tell. */
+export const contractFault = (
+  ours: ContractName | undefined,
+  theirs: ContractName | undefined
+): HandshakeError | undefined => {
+  if (ours === undefined || theirs === undefined) return undefined
+  const isSame = ours.id === theirs.id &&
+    (ours.version === undefined || theirs.version === undefined || ours.version === theirs.version)
+  if (isSame) return undefined
+  const detail = `this is a server of ${inWords(ours)}, and the client is one of ${inWords(theirs)}`
+  return new HandshakeError({ reason: "contract", detail, retryable: false })
+}
+
+const inWords = ({ id, version }: ContractName): string => version === undefined ? id : `${id} ${version}`
 
 /** The identity as plain strings. */
 export interface Name {
   readonly session?: string | undefined
   readonly principal?: string | undefined
+  readonly data?: unknown
 }
 
-const names: Names<Name> = { session: true, principal: true }
+const names: Names<Name> = { session: true, principal: true, data: true }
 
 export const badSession = new HandshakeError({
   reason: "invalid",

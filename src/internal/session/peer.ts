@@ -28,6 +28,8 @@ export class Peer {
   instance = ""
   /** The number of the connection that attached this session last: the server numbers them as they come. */
   arrival = 0
+  /** What the hook handed on for handlers. */
+  data: unknown = undefined
   /** Nobody knows who it is: the hook named neither a principal nor the session. */
   isStranger = false
   /** It was registered under its session's name, so no hook is asked who it is. */

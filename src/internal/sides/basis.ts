@@ -21,7 +21,8 @@ export const makeBasis = Effect.fnUntraced(function*<In>() {
   const rare = yield* makeRareLog.pipe(Scope.provide(scope))
   const messageStream = yield* makeMessageStream<Incoming<In>>().pipe(Scope.provide(scope))
   const closing = new Closing(messageStream.isConsuming)
-  return { queue, deduplicator, breaker, recorder, scope, rare, messageStream, closing }
+  const hooks = { rare, onDropped: (events: number) => recorder.count("hooksDropped", events) }
+  return { queue, deduplicator, breaker, recorder, scope, rare, hooks, messageStream, closing }
 })
 
 type Parts = Pick<

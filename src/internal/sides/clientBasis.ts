@@ -1,5 +1,5 @@
 /** What a client has before it connects: services, settings, its one session, and its streams. */
-import { Effect, Random, type Redacted } from "effect"
+import { Effect, Random, type Redacted, Scope } from "effect"
 import { Session } from "../../core/Session.ts"
 import type { ConnectionState, Options } from "../../ResilientClient.ts"
 import { TransportClient } from "../../Transport.ts"
@@ -9,9 +9,10 @@ import { ownGeneration } from "../connect/greeting.ts"
 import { limitsOf as intakeLimitsOf } from "../handle/intakeLimits.ts"
 import { makeEvents } from "../kit/events.ts"
 import { makeId } from "../kit/ids.ts"
-import { guardedListener } from "../kit/listeners.ts"
+import { Observers, runHook } from "../kit/listeners.ts"
 import * as Check from "../kit/options.ts"
 import { wordsOf } from "../kit/rareLog.ts"
+import { makeCoder } from "../kit/schemas.ts"
 import { limitsOf, timesOf } from "../run/settings.ts"
 import { makeDeadLetters } from "../session/deadLetters.ts"
 import { protocol } from "../session/dialects.ts"
@@ -21,17 +22,18 @@ import { makeBasis } from "./basis.ts"
 
 export type ClientBasis<In, Out, R> = Effect.Success<ReturnType<typeof makeClientBasis<In, Out, R>>>
 
-export const makeClientBasis = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, R>) {
+export const makeClientBasis = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, unknown, R>) {
   const basis = yield* makeBasis<In>()
   const transport = yield* TransportClient
   const context = yield* Effect.context<R>()
   let state: ConnectionState = { _tag: "Connecting", attempt: 0 }
   const states = yield* makeEvents<ConnectionState>({ replay: 1 })
-  const onStateChange = yield* guardedListener("onStateChange", options.onStateChange)
+  const observe = (yield* Observers).state
+  yield* Scope.provide(runHook("onStateChange", options.onStateChange, states, basis.hooks), basis.scope)
   const setState = (next: ConnectionState): void => {
     state = next
     states.publish(next)
-    onStateChange(next)
+    observe?.(next)
   }
   setState(state)
   const instance = makeId(yield* Random.Random)
@@ -46,9 +48,9 @@ export const makeClientBasis = Effect.fnUntraced(function*<In, Out, R>(options: 
     Effect.isEffect(value)
       ? Effect.mapError(Effect.provideContext(value, context), askedInVain(name))
       : Effect.succeed(value)
-  const checked = (given: string | Redacted.Redacted | undefined) => checkedToken(plainText(given))
+  const checked = (given: Redacted.Redacted | undefined) => checkedToken(plainText(given))
   const token = Effect.isEffect(options.token)
-    ? Effect.flatMap(provided<string | Redacted.Redacted | undefined>("token", options.token), checked)
+    ? Effect.flatMap(provided<Redacted.Redacted | undefined>("token", options.token), checked)
     : checked(options.token)
 
   // The outbox is this client's own, whatever session it gets: two clients may share one store.
@@ -56,9 +58,10 @@ export const makeClientBasis = Effect.fnUntraced(function*<In, Out, R>(options: 
   const peer = new Peer({ key: `client:${instance}`, session: "", principal: undefined, core, dialect: protocol })
   peer.own.attached({ generation: ownGeneration, here: true })
 
-  const incoming = Check.schema("incoming", options.incoming)
-  const outgoing = Check.schema("outgoing", options.outgoing)
-  const deadLetters = yield* makeDeadLetters<In, Out>(options, basis.recorder)
+  const incoming = makeCoder(Check.schema("incoming", options.incoming), context)
+  const outgoing = makeCoder(Check.schema("outgoing", options.outgoing), context)
+  const deadLetters = yield* makeDeadLetters<In, Out>({ outgoing, recorder: basis.recorder })
+  yield* Scope.provide(runHook("onDeadLetter", options.onDeadLetter, deadLetters.events, basis.hooks), basis.scope)
 
   return {
     ...basis,

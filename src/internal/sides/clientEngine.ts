@@ -7,8 +7,7 @@ import { type MessageQueueError, ProtocolError } from "../../WebSocketError.ts"
 import type { Connector } from "../connect/connector.ts"
 import { rejection } from "../connect/rejection.ts"
 import { makeHandling } from "../handle/handling.ts"
-import { defaultHandlerRetry, logGap } from "../handle/unhandled.ts"
-import { makeCoder } from "../kit/schemas.ts"
+import { logGap, retryOf } from "../handle/unhandled.ts"
 import { type Engine, makeEngine } from "../run/engine.ts"
 import { engineOptionsOf } from "./basis.ts"
 import type { ClientBasis } from "./clientBasis.ts"
@@ -29,13 +28,13 @@ export const makeClientEngine = Effect.fnUntraced(function*<In, Out, R>(
 ): Effect.fn.Return<Engine, never, R | Scope.Scope> {
   const { closing, deadLetters, messageStream, options, peer, rare, recorder } = basis
   const handling = makeHandling<In, R>({
-    decode: makeCoder(basis.incoming).decode,
+    decode: basis.incoming.decode,
     onMessage: (incoming) =>
       options.onMessage === undefined
         ? messageStream.offer(incoming)
         : options.onMessage(incoming.message, { incoming, client: parts().self }),
     onGap: options.onGap ?? logGap(rare),
-    retry: options.handlerRetry ?? defaultHandlerRetry,
+    retry: retryOf(options.handlerRetry),
     isClosing: () => closing.hasBegun(),
     onHeld: (peer) => engine.held(peer),
     recorder,

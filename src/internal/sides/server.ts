@@ -20,7 +20,9 @@ import { makeServerEngine, type ServerParts } from "./serverEngine.ts"
 import { makeServerFace } from "./serverFace.ts"
 import { makeServerSends } from "./serverSends.ts"
 
-export const makeServer = Effect.fnUntraced(function*<In, Out, R>(options: Options<In, Out, R>): Effect.fn.Return<
+export const makeServer = Effect.fnUntraced(function*<In, Out, R>(
+  options: Options<In, Out, unknown, unknown, R>
+): Effect.fn.Return<
   ResilientServer<In, Out>,
   TransportError,
   Dependencies | R | Scope.Scope

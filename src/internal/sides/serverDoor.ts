@@ -64,6 +64,7 @@ export const makeServerDoor = Effect.fnUntraced(function*<In, Out, R>(
       return Effect.provideContext(identity, context)
     },
     acceptPlain: options.plainPeers !== "reject",
+    contract: options.contract,
     window: basis.window,
     maxPayload: basis.maxPayload,
     heartbeatMillis: basis.times.heartbeat,
@@ -89,6 +90,9 @@ export const makeServerDoor = Effect.fnUntraced(function*<In, Out, R>(
     return Effect.suspend(() => Effect.provideContext(authenticate(handshake), context)).pipe(
       Effect.timeoutOrElse({ duration: handshakeTimeoutMillis, orElse: () => Effect.fail(renewalTimeout) }),
       Effect.filterOrFail(({ principal }) => principal === peer.principal, () => forbidden),
+      Effect.map(({ data }) => {
+        if (peer.connection === connection) peer.data = data
+      }),
       Effect.catch((error) =>
         Effect.sync(() => {
           if (peer.connection !== connection) return

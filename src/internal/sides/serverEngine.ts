@@ -8,8 +8,7 @@ import type { GivingWay } from "../connect/givingWay.ts"
 import { rejection } from "../connect/rejection.ts"
 import { type Committing, HandlerContext, makeCommitting } from "../handle/committing.ts"
 import { type Handling, makeHandling } from "../handle/handling.ts"
-import { defaultHandlerRetry, logGap } from "../handle/unhandled.ts"
-import { makeCoder } from "../kit/schemas.ts"
+import { logGap, retryOf } from "../handle/unhandled.ts"
 import { type Confirming, makeConfirming } from "../own/confirming.ts"
 import type { Ending } from "../own/ending.ts"
 import type { Owning } from "../own/owning.ts"
@@ -92,7 +91,7 @@ const handlingOf = <In, Out, R>(
   }
 ): Handling<R> =>
   makeHandling<In, R>({
-    decode: makeCoder(incoming).decode,
+    decode: incoming.decode,
     onMessage: (incoming, peer, delivery) =>
       options.onMessage === undefined
         ? messageStream.offer(incoming)
@@ -100,7 +99,7 @@ const handlingOf = <In, Out, R>(
     beforeHandling: confirming.beforeHandling,
     verdict: committing.verdict,
     onGap: options.onGap ?? logGap(rare),
-    retry: options.handlerRetry ?? defaultHandlerRetry,
+    retry: retryOf(options.handlerRetry),
     isClosing: () => closing.hasBegun(),
     onHeld,
     recorder,
