@@ -72,6 +72,6 @@ describe("a bundle of a program with the promise face", () => {
       `{ type: "${type}", url: "${type}://127.0.0.1:9", from: ${name} }`,
       `import { ${name} } from "resilient-websocket/${type}"`
     ))
-    assert.match(wrote, /^MessageQueueError/) // it is not there
+    assert.match(wrote, /^resilient-websocket\/MessageQueueError/) // it is not there
   })
 })

@@ -81,6 +81,7 @@ describe("a server that may have been taken for dead", () => {
 
   it.effect("takes nothing that the handler sends which was running, until the store says so, or at all", () =>
     Effect.gen(function*() {
+      const error = (name: string) => `resilient-websocket/${name}Error`
       const results: Array<string> = []
       const gates = new Map<string, Deferred.Deferred<void>>()
       for (const text of ["kept", "lost"]) gates.set(text, yield* Deferred.make<void>())
@@ -118,7 +119,7 @@ describe("a server that may have been taken for dead", () => {
       yield* H.advanceUntil("it is refused", () => results.length === 2)
       assert.deepStrictEqual(results, [
         "kept: success, success, success",
-        "lost: MessageQueueError, MessageQueueError, SessionRegistryError"
+        `lost: ${error("MessageQueue")}, ${error("MessageQueue")}, ${error("SessionRegistry")}`
       ])
       yield* H.advanceUntil("it has let go", () => Effect.map(a.stats, ({ connections }) => connections === 0))
       assert.deepStrictEqual(received, ["answer to kept", "answers to kept", "news of kept"])

@@ -1,10 +1,11 @@
 /** Background workers that die of a defect in a service: logged, counted, restarted; and what happens past the limit. */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Context, Deferred, Effect, Exit, Fiber, Latch, Logger } from "effect"
+import { Cause, Context, Deferred, Effect, Exit, Fiber, Latch } from "effect"
 import { spawnSync } from "node:child_process"
 import { CircuitBreaker, Deduplicator, MessageQueue, SessionRegistry, Transport } from "resilient-websocket"
 import * as H from "./support/harness.ts"
 import { makeNetwork } from "./support/harnessNetwork.ts"
+import { recordLogs } from "./support/logs.ts"
 import { programPath } from "./support/sharedByRun.ts"
 
 const { advanceUntil, turn, until } = H
@@ -75,13 +76,6 @@ const workers: Record<string, { readonly worker: string; readonly rig: Rig; read
     count: 2,
     rig: rigRegistry(({ savePosition }, bomb) => ({ savePosition: bomb.call(savePosition) }))
   }
-}
-
-/** Everything logged from here on, as text. */
-const recordLogs = () => {
-  const logs: Array<string> = []
-  const logger = Logger.make(({ logLevel, message }) => void logs.push(`${logLevel} ${JSON.stringify(message)}`))
-  return { logs, layer: Logger.layer([logger]) }
 }
 
 const alice = CircuitBreaker.session("alice")
