@@ -69,7 +69,9 @@ export const makeServer = Effect.fnUntraced(function*<In, Out, R>(options: Optio
   yield* Effect.addFinalizer(() => shutdown.shutdown)
   const listening = yield* Scope.fork(scope)
   const onRefused = makeOnRefused(recorder, basis.rare)
-  const address = yield* basis.transport.listen(door.accept, onRefused).pipe(Scope.provide(listening))
+  const address = yield* basis.transport.listen(door.accept, onRefused, Effect.asVoid(shutdown.shutdown)).pipe(
+    Scope.provide(listening)
+  )
   return self
 })
 

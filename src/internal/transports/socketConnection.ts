@@ -5,7 +5,7 @@
  * Synchronous code drives a Connection and never waits, but a Socket is made of effects. So frames wait in a queue for
  * a writer fiber, which exists only while there is something to write. Another fiber reads.
  */
-import { Cause, Effect, Exit, FiberSet, Predicate, Scope } from "effect"
+import { Cause, Effect, Exit, type Fiber, FiberSet, Predicate, Scope } from "effect"
 import { Socket } from "effect/socket"
 import { highWaterBytes, maxCloseReasonBytes } from "../../core/Protocol.ts"
 import { beginning } from "../../core/Text.ts"
@@ -25,6 +25,16 @@ interface Facts {
   readonly request: Request
   /** A larger frame ends the connection. */
   readonly maxFrameBytes: number
+  /** What is known of the stream below the WebSocket. */
+  readonly stream?: Stream | undefined
+}
+
+/** The stream that carries a WebSocket, where the platform shows it: only it knows what the network has taken. */
+export interface Stream {
+  /** Waits until the network has taken what was written, or the stream is gone. */
+  readonly taken: Effect.Effect<void>
+  /** Ends it at once. */
+  readonly destroy: () => void
 }
 
 interface Outgoing {
@@ -38,64 +48,103 @@ interface Ending {
   readonly reason: string
 }
 
+/** A connection, and the fiber's work that it needs. */
+interface Attached {
+  readonly connection: Connection
+  /**
+   * Reads until the connection is over. Run it once, in the scope of the connection: closing that scope afterwards tells
+   * the sink. Fails with an interrupt only if something else than the connection interrupts it.
+   */
+  readonly run: Effect.Effect<void>
+}
+
 /**
  * A connection on `socket`, which lives until it ends or `parent` closes. `factsOf` is called once the socket is open.
  */
 const connect = Effect.fnUntraced(function*(socket: Socket.Socket, parent: Scope.Scope, factsOf: () => Facts) {
   const scope = yield* Scope.fork(parent)
-  return yield* Effect.onError(
-    Scope.provide(attach(socket, parent, scope, factsOf), scope),
+  const { connection, run } = yield* Effect.onError(
+    Scope.provide(attach(socket, factsOf), scope),
     (cause) => Scope.close(scope, Exit.failCause(cause))
   )
+  yield* Effect.ensuring(run, Scope.close(scope, Exit.void)).pipe(Effect.forkIn(parent, { startImmediately: true }))
+  return connection
 })
 
-const attach = Effect.fnUntraced(function*(
+/** Opens `socket` in the current scope. The caller reads it by `run`. */
+export const attach = Effect.fnUntraced(function*(
   socket: Socket.Socket,
-  parent: Scope.Scope,
-  scope: Scope.Closeable,
   factsOf: () => Facts
-): Effect.fn.Return<Connection, Socket.SocketError, Scope.Scope> {
+): Effect.fn.Return<Attached, Socket.SocketError, Scope.Scope> {
   const reader = yield* socket.reader
   const writer = yield* socket.writer
   const fork = yield* FiberSet.makeRuntime<never, void>()
   const flow = yield* makeSignal
-  const { maxFrameBytes, protocol, request } = factsOf()
+  const { maxFrameBytes, protocol, request, stream } = factsOf()
 
   let sink: ConnectionSink | undefined
   let paused = false
+  let reading: Fiber.Fiber<unknown, unknown> | undefined
   /** Why the connection is over. The sink learns it once the reader has stopped, so that no frame comes after it. */
   let ending: Ending | undefined
+  let isStopped = false
   let over = false
 
-  const end = (code: number, reason: string): void => {
-    if (ending !== undefined) return
-    ending = { code, reason }
-    queueMicrotask(() => reading.interruptUnsafe())
+  /** Ends the reader, which ends the connection. */
+  const stop = (): void => {
+    if (isStopped) return
+    isStopped = true
+    stream?.destroy()
+    queueMicrotask(() => reading?.interruptUnsafe())
   }
 
-  /** The sink, if it may get frames now. Undefined while paused, and for good once the connection is over. */
-  const flowing = () => paused || ending !== undefined ? undefined : sink
+  const end = (code: number, reason: string): void => {
+    if (over) return
+    ending ??= { code, reason }
+    stop()
+  }
 
-  const outgoing = new OutgoingFrames(writer, (write) => fork(write), {
+  const outgoing = new OutgoingFrames(stream === undefined ? writer : heeding(writer, stream), (write) => fork(write), {
     drained: () => sink?.drained(),
     failed: (cause) => end(1006, messageOf(cause))
   })
 
-  const finish = Effect.sync(() => {
-    over = true
-    if (ending === undefined) ending = { code: 1006, reason: "" }
-    outgoing.drop()
-    sink?.closed(ending.code, ending.reason)
-  })
+  const closeWith = (code: number, reason: string): void => {
+    outgoing.close(new Socket.CloseEvent(code, beginning(reason, maxCloseReasonBytes)))
+    fork(Effect.delay(Effect.sync(() => end(1006, "the peer did not close in time")), closeGraceMillis))
+  }
 
-  yield* Effect.addFinalizer(() => finish)
-  const reading = yield* read(reader, maxFrameBytes, flowing, flow.wait).pipe(
-    Effect.onExit((exit) => {
-      if (Exit.isFailure(exit) && ending === undefined) ending = endingOf(exit.cause)
-      return Scope.close(scope, Exit.void)
-    }),
-    Effect.forkIn(parent, { startImmediately: true })
+  /** The sink, if it may get frames now. Undefined while paused, and for good once the connection is over. */
+  const flowing = () => paused || ending !== undefined ? undefined : sink
+  const tooLarge = (bytes: number): void => {
+    ending ??= { code: 1009, reason: `a frame of ${bytes} bytes` }
+    if (!outgoing.isClosing) closeWith(ending.code, ending.reason)
+  }
+
+  yield* Effect.addFinalizer(() =>
+    Effect.sync(() => {
+      over = true
+      ending ??= { code: 1006, reason: "" }
+      outgoing.drop()
+      sink?.closed(ending.code, ending.reason)
+    })
   )
+
+  const run = Effect.withFiber<void>((fiber) => {
+    reading = fiber
+    if (isStopped) return Effect.void
+    return Effect.uninterruptible(Effect.matchCauseEffect(
+      Effect.interruptible(read(reader, { maxFrameBytes, flowing, changed: flow.wait, tooLarge })),
+      {
+        onSuccess: () => Effect.void,
+        onFailure: (cause) => {
+          if (!isStopped && Cause.hasInterruptsOnly(cause)) return Effect.interrupt
+          ending ??= endingOf(cause)
+          return Effect.void
+        }
+      }
+    ))
+  })
 
   const connection: Connection = {
     protocol,
@@ -127,21 +176,34 @@ const attach = Effect.fnUntraced(function*(
     close: (code, reason) => {
       if (ending !== undefined || outgoing.isClosing) return
       connection.resume() // a connection that is not read never sees the peer's close
-      outgoing.close(new Socket.CloseEvent(code, beginning(reason, maxCloseReasonBytes)))
-      fork(Effect.delay(Effect.sync(() => end(1006, "the peer did not close in time")), closeGraceMillis))
+      closeWith(code, reason)
     },
     terminate: () => end(1006, "")
   }
-  return connection
+  return { connection, run }
 })
 
-/** Gives all frames to the sink that `flowing` returns. While there is none, waits for `changed`. */
+/** A writer that is done when the network has taken what it wrote. */
+const heeding = (writer: Socket.Writer, { taken }: Stream): Socket.Writer => ({
+  write: writer.write, // a close, which nobody waits for
+  writeAll: (frames) => Effect.andThen(writer.writeAll(frames), taken)
+})
+
+/** What a reader asks and tells. */
+interface Reading {
+  readonly maxFrameBytes: number
+  /** The sink, if it may get frames now. */
+  readonly flowing: () => ConnectionSink | undefined
+  /** Waits until that may have changed. */
+  readonly changed: Effect.Effect<void>
+  readonly tooLarge: (bytes: number) => void
+}
+
+/** Gives all frames to the sink that `flowing` returns. */
 const read = Effect.fnUntraced(function*(
   { pull }: Socket.Reader,
-  maxFrameBytes: number,
-  flowing: () => ConnectionSink | undefined,
-  changed: Effect.Effect<void>
-) {
+  { changed, flowing, maxFrameBytes, tooLarge }: Reading
+): Effect.fn.Return<never, Socket.SocketError> {
   const whenFlowing = Effect.gen(function*() {
     while (true) {
       const ready = flowing()
@@ -154,7 +216,11 @@ const read = Effect.fnUntraced(function*(
     for (const data of yield* pull) {
       const ready = flowing() ?? (yield* whenFlowing)
       const bytes = typeof data === "string" ? utf8Length(data) : data.byteLength
-      if (bytes > maxFrameBytes) return yield* closeError(1009, `a frame of ${bytes} bytes`)
+      if (bytes > maxFrameBytes) {
+        tooLarge(bytes)
+        // Until the peer has closed, what else it sends is dropped.
+        return yield* Effect.forever(pull)
+      }
       ready.frame(data, bytes)
     }
   }
@@ -324,9 +390,6 @@ const negotiated = (webSocket: Socket.WebSocketLike | undefined): string =>
   webSocket !== undefined && "protocol" in webSocket && typeof webSocket.protocol === "string" ? webSocket.protocol : ""
 
 const noop = (): void => {}
-
-const closeError = (code: number, closeReason: string) =>
-  new Socket.SocketError({ reason: new Socket.SocketCloseError({ code, closeReason }) })
 
 const detailOf = (error: unknown): string => {
   if (!(error instanceof Error)) return String(error)
