@@ -200,9 +200,8 @@ const serve = Effect.fnUntraced(function*(
     Effect.flatMap(request.upgrade, (socket) => attach(socket, () => facts))
   ))
   if (Option.isSome(attached)) {
-    const { connection, run } = attached.value
-    listener.accept(connection)
-    yield* run
+    listener.accept(attached.value)
+    yield* attached.value.run
     return HttpServerResponse.empty()
   }
   // It has been answered, or is gone. If not, the answer is this.

@@ -5,14 +5,14 @@
  * Synchronous code drives a Connection and never waits, but a Socket is made of effects. So frames wait in a queue for
  * a writer fiber, which exists only while there is something to write. Another fiber reads.
  */
-import { Cause, Effect, Exit, type Fiber, FiberSet, Predicate, Scope } from "effect"
+import { Cause, type Context, Effect, Exit, type Fiber, Predicate, Scope } from "effect"
 import { Socket } from "effect/socket"
 import { highWaterBytes, maxCloseReasonBytes } from "../../core/Protocol.ts"
 import { beginning } from "../../core/Text.ts"
 import { utf8Length } from "../../core/utf8.ts"
 import type { Connection, ConnectionSink, DialOptions, Request } from "../../Transport.ts"
 import { ConnectionTimeoutError, TransportError } from "../../WebSocketError.ts"
-import { makeSignal } from "../kit/signal.ts"
+import { callbackLater } from "../kit/signal.ts"
 import { shownCause, shownUrl, withoutUrl } from "../kit/urls.ts"
 import { closeGraceMillis } from "./wsConnection.ts"
 
@@ -48,140 +48,194 @@ interface Ending {
   readonly reason: string
 }
 
-/** A connection, and the fiber's work that it needs. */
-interface Attached {
-  readonly connection: Connection
-  /**
-   * Reads until the connection is over. Run it once, in the scope of the connection: closing that scope afterwards tells
-   * the sink. Fails with an interrupt only if something else than the connection interrupts it.
-   */
-  readonly run: Effect.Effect<void>
-}
-
 /**
  * A connection on `socket`, which lives until it ends or `parent` closes. `factsOf` is called once the socket is open.
  */
 const connect = Effect.fnUntraced(function*(socket: Socket.Socket, parent: Scope.Scope, factsOf: () => Facts) {
   const scope = yield* Scope.fork(parent)
-  const { connection, run } = yield* Effect.onError(
+  const connection = yield* Effect.onError(
     Scope.provide(attach(socket, factsOf), scope),
     (cause) => Scope.close(scope, Exit.failCause(cause))
   )
-  yield* Effect.ensuring(run, Scope.close(scope, Exit.void)).pipe(Effect.forkIn(parent, { startImmediately: true }))
+  yield* Effect.ensuring(connection.run, Scope.close(scope, Exit.void)).pipe(
+    Effect.forkIn(parent, { startImmediately: true })
+  )
   return connection
 })
 
-/** Opens `socket` in the current scope. The caller reads it by `run`. */
+/** Opens `socket` in the current scope, whose end tells the sink. The caller has to `run` the connection. */
 export const attach = Effect.fnUntraced(function*(
   socket: Socket.Socket,
   factsOf: () => Facts
-): Effect.fn.Return<Attached, Socket.SocketError, Scope.Scope> {
+): Effect.fn.Return<SocketConnection, Socket.SocketError, Scope.Scope> {
   const reader = yield* socket.reader
   const writer = yield* socket.writer
-  const fork = yield* FiberSet.makeRuntime<never, void>()
-  const flow = yield* makeSignal
-  const { maxFrameBytes, protocol, request, stream } = factsOf()
+  const context = yield* Effect.context<never>()
+  const connection = new SocketConnection(reader, writer, factsOf(), context)
+  yield* Effect.addFinalizer(() => Effect.sync(() => connection.finish()))
+  return connection
+})
 
-  let sink: ConnectionSink | undefined
-  let paused = false
-  let reading: Fiber.Fiber<unknown, unknown> | undefined
+/** A Socket as a connection, and the work of the fiber that reads it. */
+class SocketConnection implements Connection {
+  readonly protocol: string
+  readonly request: Request
+  private readonly pull: Socket.Reader["pull"]
+  private readonly maxFrameBytes: number
+  private readonly stream: Stream | undefined
+  private readonly context: Context.Context<never>
+  private readonly outgoing: OutgoingFrames
+  private sink: ConnectionSink | undefined
+  private isPaused = false
+  /** Wakes the reader, which waits for a sink that may get frames. */
+  private wake: ((effect: Effect.Effect<void>) => void) | undefined
+  private reading: Fiber.Fiber<unknown, unknown> | undefined
+  /** Waits for the peer's answer to a close. */
+  private closing: Fiber.Fiber<unknown, unknown> | undefined
   /** Why the connection is over. The sink learns it once the reader has stopped, so that no frame comes after it. */
-  let ending: Ending | undefined
-  let isStopped = false
-  let over = false
+  private ending: Ending | undefined
+  private isStopped = false
+  private isOver = false
 
-  /** Ends the reader, which ends the connection. */
-  const stop = (): void => {
-    if (isStopped) return
-    isStopped = true
-    stream?.destroy()
-    queueMicrotask(() => reading?.interruptUnsafe())
+  constructor(reader: Socket.Reader, writer: Socket.Writer, facts: Facts, context: Context.Context<never>) {
+    this.protocol = facts.protocol
+    this.request = facts.request
+    this.maxFrameBytes = facts.maxFrameBytes
+    this.stream = facts.stream
+    this.pull = reader.pull
+    this.context = context
+    this.outgoing = new OutgoingFrames(this.stream === undefined ? writer : heeding(writer, this.stream), context, {
+      drained: () => this.sink?.drained(),
+      failed: (cause) => this.end(1006, messageOf(cause))
+    })
   }
 
-  const end = (code: number, reason: string): void => {
-    if (over) return
-    ending ??= { code, reason }
-    stop()
+  /**
+   * Reads until the connection is over. To be run once, before its scope closes. Fails with an interrupt only if
+   * something else than the connection interrupts it.
+   */
+  get run(): Effect.Effect<void> {
+    return Effect.withFiber((fiber) => {
+      this.reading = fiber
+      if (this.isStopped) return Effect.void
+      return Effect.uninterruptible(Effect.catchCause(Effect.interruptible(this.read()), (cause) => {
+        if (!this.isStopped && Cause.hasInterruptsOnly(cause)) return Effect.interrupt
+        this.ending ??= endingOf(cause)
+        return Effect.void
+      }))
+    })
   }
 
-  const outgoing = new OutgoingFrames(stream === undefined ? writer : heeding(writer, stream), (write) => fork(write), {
-    drained: () => sink?.drained(),
-    failed: (cause) => end(1006, messageOf(cause))
-  })
+  /** Tells the sink that it is over. Called when the scope closes. */
+  finish(): void {
+    this.isOver = true
+    const { code, reason } = this.ending ??= { code: 1006, reason: "" }
+    this.closing?.interruptUnsafe()
+    this.outgoing.drop()
+    this.sink?.closed(code, reason)
+  }
 
-  const closeWith = (code: number, reason: string): void => {
-    outgoing.close(new Socket.CloseEvent(code, beginning(reason, maxCloseReasonBytes)))
-    fork(Effect.delay(Effect.sync(() => end(1006, "the peer did not close in time")), closeGraceMillis))
+  open(sink: ConnectionSink): void {
+    this.sink = sink
+    this.proceed()
+    const { code, reason } = this.ending ?? {}
+    if (this.isOver && code !== undefined) queueMicrotask(() => sink.closed(code, reason ?? ""))
+  }
+
+  send(frame: string, written?: (ok: boolean) => void): void {
+    const { buffered, isClosing } = this.outgoing
+    if (this.ending !== undefined || isClosing || buffered >= maxQueuedBytes) {
+      if (written !== undefined) queueMicrotask(() => written(false))
+      if (buffered >= maxQueuedBytes) this.end(1006, `${buffered} bytes wait to be written`)
+      return
+    }
+    this.outgoing.push(frame, written)
+  }
+
+  buffered(): number {
+    return this.outgoing.buffered
+  }
+
+  pause(): void {
+    this.isPaused = !this.outgoing.isClosing
+  }
+
+  resume(): void {
+    this.isPaused = false
+    this.proceed()
+  }
+
+  /** Effect's Socket has none. */
+  ping(): void {}
+
+  close(code: number, reason: string): void {
+    if (this.ending !== undefined || this.outgoing.isClosing) return
+    this.resume() // a connection that is not read never sees the peer's close
+    this.closeWith({ code, reason })
+  }
+
+  terminate(): void {
+    this.end(1006, "")
+  }
+
+  private end(code: number, reason: string): void {
+    if (this.isOver) return
+    this.ending ??= { code, reason }
+    if (this.isStopped) return
+    this.isStopped = true
+    this.stream?.destroy()
+    queueMicrotask(() => this.reading?.interruptUnsafe())
+  }
+
+  private closeWith({ code, reason }: Ending): void {
+    this.outgoing.close(new Socket.CloseEvent(code, beginning(reason, maxCloseReasonBytes)))
+    const late = Effect.sync(() => this.end(1006, "the peer did not close in time"))
+    this.closing = Effect.runForkWith(this.context)(Effect.delay(late, closeGraceMillis))
   }
 
   /** The sink, if it may get frames now. Undefined while paused, and for good once the connection is over. */
-  const flowing = () => paused || ending !== undefined ? undefined : sink
-  const tooLarge = (bytes: number): void => {
-    ending ??= { code: 1009, reason: `a frame of ${bytes} bytes` }
-    if (!outgoing.isClosing) closeWith(ending.code, ending.reason)
+  private flowing(): ConnectionSink | undefined {
+    return this.isPaused || this.ending !== undefined ? undefined : this.sink
   }
 
-  yield* Effect.addFinalizer(() =>
-    Effect.sync(() => {
-      over = true
-      ending ??= { code: 1006, reason: "" }
-      outgoing.drop()
-      sink?.closed(ending.code, ending.reason)
-    })
-  )
+  private proceed(): void {
+    const { wake } = this
+    this.wake = undefined
+    wake?.(Effect.void)
+  }
 
-  const run = Effect.withFiber<void>((fiber) => {
-    reading = fiber
-    if (isStopped) return Effect.void
-    return Effect.uninterruptible(Effect.matchCauseEffect(
-      Effect.interruptible(read(reader, { maxFrameBytes, flowing, changed: flow.wait, tooLarge })),
-      {
-        onSuccess: () => Effect.void,
-        onFailure: (cause) => {
-          if (!isStopped && Cause.hasInterruptsOnly(cause)) return Effect.interrupt
-          ending ??= endingOf(cause)
-          return Effect.void
+  /** Waits until `proceed`, unless the sink may get frames now. */
+  private whenChanged(): Effect.Effect<void> {
+    return callbackLater((resume) => {
+      if (this.flowing() === undefined) this.wake = resume
+      else resume(Effect.void)
+      return Effect.sync(() => void (this.wake = undefined))
+    })
+  }
+
+  /** Gives all frames to the sink. */
+  private read(): Effect.Effect<never, Socket.SocketError> {
+    return Effect.gen({ self: this }, function*() {
+      while (true) {
+        while (this.flowing() === undefined) yield* this.whenChanged()
+        for (const data of yield* this.pull) {
+          while (this.flowing() === undefined) yield* this.whenChanged()
+          const bytes = typeof data === "string" ? utf8Length(data) : data.byteLength
+          if (bytes > this.maxFrameBytes) return yield* this.refuse(bytes)
+          this.flowing()?.frame(data, bytes)
         }
       }
-    ))
-  })
-
-  const connection: Connection = {
-    protocol,
-    request,
-    open: (given) => {
-      sink = given
-      flow.notify()
-      const { code, reason } = ending ?? {}
-      if (over && code !== undefined) queueMicrotask(() => given.closed(code, reason ?? ""))
-    },
-    send: (frame, written) => {
-      const { buffered, isClosing } = outgoing
-      if (ending !== undefined || isClosing || buffered >= maxQueuedBytes) {
-        if (written !== undefined) queueMicrotask(() => written(false))
-        if (buffered >= maxQueuedBytes) end(1006, `${buffered} bytes wait to be written`)
-        return
-      }
-      outgoing.push(frame, written)
-    },
-    buffered: () => outgoing.buffered,
-    pause: () => {
-      paused = !outgoing.isClosing
-    },
-    resume: () => {
-      paused = false
-      flow.notify()
-    },
-    ping: noop, // Effect's Socket has none
-    close: (code, reason) => {
-      if (ending !== undefined || outgoing.isClosing) return
-      connection.resume() // a connection that is not read never sees the peer's close
-      closeWith(code, reason)
-    },
-    terminate: () => end(1006, "")
+    })
   }
-  return { connection, run }
-})
+
+  /** Closes because of a frame that is too large. Until the peer has closed, what else it sends is dropped. */
+  private refuse(bytes: number): Effect.Effect<never, Socket.SocketError> {
+    const ending = { code: 1009, reason: `a frame of ${bytes} bytes` }
+    if (!this.outgoing.isClosing) this.closeWith(ending)
+    this.ending = ending
+    return Effect.forever(this.pull)
+  }
+}
 
 /** A writer that is done when the network has taken what it wrote. */
 const heeding = (writer: Socket.Writer, { taken }: Stream): Socket.Writer => ({
@@ -189,47 +243,10 @@ const heeding = (writer: Socket.Writer, { taken }: Stream): Socket.Writer => ({
   writeAll: (frames) => Effect.andThen(writer.writeAll(frames), taken)
 })
 
-/** What a reader asks and tells. */
-interface Reading {
-  readonly maxFrameBytes: number
-  /** The sink, if it may get frames now. */
-  readonly flowing: () => ConnectionSink | undefined
-  /** Waits until that may have changed. */
-  readonly changed: Effect.Effect<void>
-  readonly tooLarge: (bytes: number) => void
-}
-
-/** Gives all frames to the sink that `flowing` returns. */
-const read = Effect.fnUntraced(function*(
-  { pull }: Socket.Reader,
-  { changed, flowing, maxFrameBytes, tooLarge }: Reading
-): Effect.fn.Return<never, Socket.SocketError> {
-  const whenFlowing = Effect.gen(function*() {
-    while (true) {
-      const ready = flowing()
-      if (ready !== undefined) return ready
-      yield* changed
-    }
-  })
-  while (true) {
-    yield* whenFlowing
-    for (const data of yield* pull) {
-      const ready = flowing() ?? (yield* whenFlowing)
-      const bytes = typeof data === "string" ? utf8Length(data) : data.byteLength
-      if (bytes > maxFrameBytes) {
-        tooLarge(bytes)
-        // Until the peer has closed, what else it sends is dropped.
-        return yield* Effect.forever(pull)
-      }
-      ready.frame(data, bytes)
-    }
-  }
-})
-
 /** Frames that wait to be written. Those sent in one turn leave together. */
 class OutgoingFrames {
   private readonly writer: Socket.Writer
-  private readonly fork: (write: Effect.Effect<void>) => void
+  private readonly context: Context.Context<never>
   private readonly told: {
     readonly drained: () => void
     readonly failed: (cause: Cause.Cause<Socket.SocketError>) => void
@@ -240,12 +257,13 @@ class OutgoingFrames {
   private awaitsDrain = false
   private isWriting = false
   private isDropped = false
+  private writing: Fiber.Fiber<unknown, unknown> | undefined
   /** Written after all frames. */
   private closing: Socket.CloseEvent | undefined
 
-  constructor(writer: Socket.Writer, fork: OutgoingFrames["fork"], told: OutgoingFrames["told"]) {
+  constructor(writer: Socket.Writer, context: Context.Context<never>, told: OutgoingFrames["told"]) {
     this.writer = writer
-    this.fork = fork
+    this.context = context
     this.told = told
   }
 
@@ -274,6 +292,7 @@ class OutgoingFrames {
   /** Stops writing; all frames that wait count as not written. */
   drop(): void {
     this.isDropped = true
+    this.writing?.interruptUnsafe()
     for (const { written } of [...this.inFlight, ...this.waiting]) written?.(false)
     this.inFlight = []
     this.waiting = []
@@ -284,32 +303,45 @@ class OutgoingFrames {
   private startWriting(): void {
     if (this.isWriting) return
     this.isWriting = true
-    queueMicrotask(() => this.fork(this.write))
+    queueMicrotask(() => {
+      if (this.isDropped) return
+      const fiber = Effect.runForkWith(this.context)(this.write())
+      if (this.isWriting) this.writing = fiber
+    })
   }
 
-  private readonly write: Effect.Effect<void> = Effect.gen({ self: this }, function*() {
-    while (this.waiting.length > 0) {
-      this.inFlight = this.waiting
-      this.waiting = []
-      // Not empty, as the loop has checked.
-      yield* this.writer.writeAll(this.inFlight.map(({ frame }) => frame) as [string, ...Array<string>])
-      if (this.isDropped) return
-      const taken = this.inFlight
-      this.inFlight = []
-      for (const { bytes } of taken) this.bytes -= bytes
-      for (const { written } of taken) written?.(true)
-      if (this.awaitsDrain && this.bytes < highWaterBytes) {
-        this.awaitsDrain = false
-        this.told.drained()
-      }
-    }
-    this.isWriting = false
-    if (this.closing !== undefined) yield* this.writer.write(this.closing)
-  }).pipe(Effect.catchCause((cause) =>
-    Effect.sync(() => {
-      if (!Cause.hasInterruptsOnly(cause)) this.told.failed(cause)
-    })
-  ))
+  private write(): Effect.Effect<void> {
+    return Effect.catchCause(
+      Effect.gen({ self: this }, function*() {
+        while (this.waiting.length > 0) {
+          this.inFlight = this.waiting
+          this.waiting = []
+          // Not empty, as the loop has checked.
+          yield* this.writer.writeAll(this.inFlight.map(({ frame }) => frame) as [string, ...Array<string>])
+          if (this.isDropped) return
+          this.taken()
+        }
+        this.isWriting = false
+        this.writing = undefined
+        if (this.closing !== undefined) yield* this.writer.write(this.closing)
+      }),
+      (cause) =>
+        Effect.sync(() => {
+          if (!Cause.hasInterruptsOnly(cause)) this.told.failed(cause)
+        })
+    )
+  }
+
+  /** The frames in flight are written. */
+  private taken(): void {
+    const frames = this.inFlight
+    this.inFlight = []
+    for (const { bytes } of frames) this.bytes -= bytes
+    for (const { written } of frames) written?.(true)
+    if (!this.awaitsDrain || this.bytes >= highWaterBytes) return
+    this.awaitsDrain = false
+    this.told.drained()
+  }
 }
 
 /**
@@ -388,8 +420,6 @@ const dial = (
 /** Every WebSocket has a `protocol`, but Effect's type does not. */
 const negotiated = (webSocket: Socket.WebSocketLike | undefined): string =>
   webSocket !== undefined && "protocol" in webSocket && typeof webSocket.protocol === "string" ? webSocket.protocol : ""
-
-const noop = (): void => {}
 
 const detailOf = (error: unknown): string => {
   if (!(error instanceof Error)) return String(error)
