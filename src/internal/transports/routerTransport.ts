@@ -11,6 +11,7 @@ import { subprotocol } from "../../core/Protocol.ts"
 import type { Address, Connection, Refusal, Request } from "../../Transport.ts"
 import { TransportError } from "../../WebSocketError.ts"
 import { attach, type Stream } from "./socketConnection.ts"
+import { closeGraceMillis } from "./wsConnection.ts"
 
 /** What it needs of the program. */
 export type Services = HttpRouter.HttpRouter | HttpServer.HttpServer
@@ -73,9 +74,11 @@ export const makeRouterServer = Effect.fnUntraced(function*(settings: Settings) 
 
   const handle = Effect.flatMap(HttpServerRequest.HttpServerRequest, (request) => {
     const admitted = admit(request, listener, handlers.size, settings)
-    return HttpServerResponse.isHttpServerResponse(admitted)
-      ? Effect.succeed(admitted)
-      : serve(request, admitted, settings.maxFrameBytes, handlers)
+    if (!HttpServerResponse.isHttpServerResponse(admitted)) {
+      return serve(request, admitted, settings.maxFrameBytes, handlers)
+    }
+    if (isUpgrade(request)) linger(request.source)
+    return Effect.succeed(admitted)
   })
 
   yield* beforeClosing(httpServer, Effect.suspend(() => listener?.drain ?? Effect.void))
@@ -158,7 +161,7 @@ const admit = (
     listener.onRefused({ reason, detail: `${path}: ${detail}` })
     return responseOf(answer)
   }
-  if (request.headers["upgrade"]?.toLowerCase() !== "websocket") {
+  if (!isUpgrade(request)) {
     return refuse(answers.http, "malformed", "a request that is no WebSocket")
   }
   if (open >= maxConnections) return refuse(answers.full, "full", `there are ${maxConnections} connections`)
@@ -171,6 +174,9 @@ const admit = (
     ? refuse(answers.order, "malformed", `${subprotocol} is offered, but ${first} is before it`)
     : { listener, request: seen, protocol: first }
 }
+
+const isUpgrade = ({ headers }: HttpServerRequest.HttpServerRequest): boolean =>
+  headers["upgrade"]?.toLowerCase() === "websocket"
 
 /** As Node's own server says it: what does not become a WebSocket is closed. */
 const responseOf = ({ status, text }: Answer): HttpServerResponse.HttpServerResponse =>
@@ -209,9 +215,17 @@ const serve = Effect.fnUntraced(function*(
   return HttpServerResponse.empty({ status: 400 })
 })
 
+/** Ends a refused upgrade's stream after a while. Otherwise a peer that does not close its side would keep it for ever. */
+const linger = (source: object): void => {
+  const socket = nodeStreamOf(source)
+  if (socket === undefined) return
+  const timer = setTimeout(() => socket.destroy(), closeGraceMillis)
+  socket.on("close", () => clearTimeout(timer))
+}
+
 const streamOf = (source: object): Stream | undefined => {
-  const socket = Predicate.hasProperty(source, "socket") ? source.socket : undefined
-  if (!isNodeStream(socket)) return undefined
+  const socket = nodeStreamOf(source)
+  if (socket === undefined) return undefined
   return {
     taken: Effect.callback((resume) => {
       if (!socket.writableNeedDrain) return resume(Effect.void)
@@ -230,6 +244,10 @@ const streamOf = (source: object): Stream | undefined => {
     destroy: () => void socket.destroy()
   }
 }
+
+/** What a request of Node came on. */
+const nodeStreamOf = (source: object): NodeStream | undefined =>
+  Predicate.hasProperty(source, "socket") && isNodeStream(source.socket) ? source.socket : undefined
 
 const isNodeStream = (value: unknown): value is NodeStream =>
   Predicate.hasProperty(value, "writableNeedDrain") && typeof value.writableNeedDrain === "boolean" &&
