@@ -39,6 +39,7 @@ interface Listener {
 
 /** The part of a Node stream that tells what the network has taken. `ws` writes to no other. */
 interface NodeStream {
+  readonly writableLength: number
   readonly writableNeedDrain: boolean
   readonly on: (event: "drain" | "close", listener: () => void) => unknown
   readonly off: (event: "drain" | "close", listener: () => void) => unknown
@@ -60,6 +61,9 @@ const handshakeHeaders = new Set([
   "sec-websocket-version",
   "sec-websocket-extensions"
 ])
+
+/** The most refused streams that are given time to take their answer. */
+const maxLingering = 1_024
 
 /** By HTTP server, what is to be done before it closes its port. */
 const drains = new WeakMap<object, Set<Effect.Effect<void>>>()
@@ -219,15 +223,22 @@ const serve = Effect.fnUntraced(function*(
 const linger = (source: object): void => {
   const socket = nodeStreamOf(source)
   if (socket === undefined) return
-  const timer = setTimeout(() => socket.destroy(), closeGraceMillis)
-  socket.on("close", () => clearTimeout(timer))
+  const timer = setTimeout(() => socket.destroy(), lingering < maxLingering ? closeGraceMillis : 0)
+  lingering++
+  socket.on("close", () => {
+    clearTimeout(timer)
+    lingering--
+  })
 }
+
+let lingering = 0
 
 const streamOf = (source: object): Stream | undefined => {
   const socket = nodeStreamOf(source)
   if (socket === undefined) return undefined
   return {
-    taken: Effect.callback((resume) => {
+    unsent: () => socket.writableLength,
+    drained: Effect.callback((resume) => {
       if (!socket.writableNeedDrain) return resume(Effect.void)
       const forget = () => {
         socket.off("drain", done)
@@ -250,6 +261,7 @@ const nodeStreamOf = (source: object): NodeStream | undefined =>
   Predicate.hasProperty(source, "socket") && isNodeStream(source.socket) ? source.socket : undefined
 
 const isNodeStream = (value: unknown): value is NodeStream =>
+  Predicate.hasProperty(value, "writableLength") && typeof value.writableLength === "number" &&
   Predicate.hasProperty(value, "writableNeedDrain") && typeof value.writableNeedDrain === "boolean" &&
   Predicate.hasProperty(value, "on") && typeof value.on === "function" &&
   Predicate.hasProperty(value, "off") && typeof value.off === "function" &&

@@ -31,8 +31,10 @@ interface Facts {
 
 /** The stream that carries a WebSocket, where the platform shows it: only it knows what the network has taken. */
 export interface Stream {
-  /** Waits until the network has taken what was written, or the stream is gone. */
-  readonly taken: Effect.Effect<void>
+  /** Bytes written that the network has not taken. */
+  readonly unsent: () => number
+  /** Waits until it has taken all of them, if they are many, or the stream is gone. */
+  readonly drained: Effect.Effect<void>
   /** Ends it at once. */
   readonly destroy: () => void
 }
@@ -104,7 +106,7 @@ class SocketConnection implements Connection {
     this.stream = facts.stream
     this.pull = reader.pull
     this.context = context
-    this.outgoing = new OutgoingFrames(this.stream === undefined ? writer : heeding(writer, this.stream), context, {
+    this.outgoing = new OutgoingFrames(writer, facts.stream, context, {
       drained: () => this.sink?.drained(),
       failed: (cause) => this.end(1006, messageOf(cause))
     })
@@ -237,15 +239,10 @@ class SocketConnection implements Connection {
   }
 }
 
-/** A writer that is done when the network has taken what it wrote. */
-const heeding = (writer: Socket.Writer, { taken }: Stream): Socket.Writer => ({
-  write: writer.write, // a close, which nobody waits for
-  writeAll: (frames) => Effect.andThen(writer.writeAll(frames), taken)
-})
-
 /** Frames that wait to be written. Those sent in one turn leave together. */
 class OutgoingFrames {
   private readonly writer: Socket.Writer
+  private readonly stream: Stream | undefined
   private readonly context: Context.Context<never>
   private readonly told: {
     readonly drained: () => void
@@ -261,15 +258,21 @@ class OutgoingFrames {
   /** Written after all frames. */
   private closing: Socket.CloseEvent | undefined
 
-  constructor(writer: Socket.Writer, context: Context.Context<never>, told: OutgoingFrames["told"]) {
+  constructor(
+    writer: Socket.Writer,
+    stream: Stream | undefined,
+    context: Context.Context<never>,
+    told: OutgoingFrames["told"]
+  ) {
     this.writer = writer
+    this.stream = stream
     this.context = context
     this.told = told
   }
 
-  /** Bytes that are not written yet. */
+  /** Bytes that are not written yet, or not taken by the network, as far as that is known. */
   get buffered(): number {
-    return this.bytes
+    return this.stream === undefined ? this.bytes : this.bytes + this.stream.unsent()
   }
 
   get isClosing(): boolean {
@@ -279,7 +282,7 @@ class OutgoingFrames {
   push(frame: string, written: Outgoing["written"]): void {
     const bytes = utf8Length(frame)
     this.bytes += bytes
-    if (this.bytes >= highWaterBytes) this.awaitsDrain = true
+    if (this.buffered >= highWaterBytes) this.awaitsDrain = true
     this.waiting.push({ frame, bytes, written })
     this.startWriting()
   }
@@ -318,6 +321,8 @@ class OutgoingFrames {
           this.waiting = []
           // Not empty, as the loop has checked.
           yield* this.writer.writeAll(this.inFlight.map(({ frame }) => frame) as [string, ...Array<string>])
+          for (const { bytes } of this.inFlight) this.bytes -= bytes
+          if (this.stream !== undefined && this.stream.unsent() >= highWaterBytes) yield* this.stream.drained
           if (this.isDropped) return
           this.taken()
         }
@@ -336,9 +341,8 @@ class OutgoingFrames {
   private taken(): void {
     const frames = this.inFlight
     this.inFlight = []
-    for (const { bytes } of frames) this.bytes -= bytes
     for (const { written } of frames) written?.(true)
-    if (!this.awaitsDrain || this.bytes >= highWaterBytes) return
+    if (!this.awaitsDrain || this.buffered >= highWaterBytes) return
     this.awaitsDrain = false
     this.told.drained()
   }
