@@ -41,6 +41,7 @@ interface Listener {
 interface NodeStream {
   readonly writableLength: number
   readonly writableNeedDrain: boolean
+  readonly destroyed: boolean
   readonly on: (event: "drain" | "close", listener: () => void) => unknown
   readonly off: (event: "drain" | "close", listener: () => void) => unknown
   readonly destroy: () => unknown
@@ -63,7 +64,7 @@ const handshakeHeaders = new Set([
 ])
 
 /** The most refused streams that are given time to take their answer. */
-const maxLingering = 1_024
+const maxLingering = 1_000
 
 /** By HTTP server, what is to be done before it closes its port. */
 const drains = new WeakMap<object, Set<Effect.Effect<void>>>()
@@ -140,7 +141,7 @@ const beforeClosing = (
         const serving: Effect.Effect<void, never, Scope.Scope> = Reflect.apply(serve, server, args)
         return Effect.andThen(serving, Effect.addFinalizer(() => drainAll))
       }
-      Object.assign(server, { serve: draining })
+      Reflect.set(server, "serve", draining) // not possible on a frozen object, whose port then closes first
       return drains.set(server, here)
     }),
     () => Effect.sync(() => drains.get(server)?.delete(drain))
@@ -222,7 +223,7 @@ const serve = Effect.fnUntraced(function*(
 /** Ends a refused upgrade's stream after a while. Otherwise a peer that does not close its side would keep it for ever. */
 const linger = (source: object): void => {
   const socket = nodeStreamOf(source)
-  if (socket === undefined) return
+  if (socket === undefined || socket.destroyed) return
   const timer = setTimeout(() => socket.destroy(), lingering < maxLingering ? closeGraceMillis : 0)
   lingering++
   socket.on("close", () => {
@@ -252,6 +253,7 @@ const streamOf = (source: object): Stream | undefined => {
       socket.on("close", done)
       return Effect.sync(forget)
     }),
+    isGone: () => socket.destroyed,
     destroy: () => void socket.destroy()
   }
 }
@@ -263,6 +265,7 @@ const nodeStreamOf = (source: object): NodeStream | undefined =>
 const isNodeStream = (value: unknown): value is NodeStream =>
   Predicate.hasProperty(value, "writableLength") && typeof value.writableLength === "number" &&
   Predicate.hasProperty(value, "writableNeedDrain") && typeof value.writableNeedDrain === "boolean" &&
+  Predicate.hasProperty(value, "destroyed") && typeof value.destroyed === "boolean" &&
   Predicate.hasProperty(value, "on") && typeof value.on === "function" &&
   Predicate.hasProperty(value, "off") && typeof value.off === "function" &&
   Predicate.hasProperty(value, "destroy") && typeof value.destroy === "function"

@@ -35,6 +35,7 @@ export interface Stream {
   readonly unsent: () => number
   /** Waits until it has taken all of them, if they are many, or the stream is gone. */
   readonly drained: Effect.Effect<void>
+  readonly isGone: () => boolean
   /** Ends it at once. */
   readonly destroy: () => void
 }
@@ -121,7 +122,9 @@ class SocketConnection implements Connection {
       this.reading = fiber
       if (this.isStopped) return Effect.void
       return Effect.uninterruptible(Effect.catchCause(Effect.interruptible(this.read()), (cause) => {
-        if (!this.isStopped && Cause.hasInterruptsOnly(cause)) return Effect.interrupt
+        // A server may interrupt whoever reads from a peer that is gone: that is how the connection ends.
+        const isOwn = this.isStopped || this.stream?.isGone() === true
+        if (!isOwn && Cause.hasInterruptsOnly(cause)) return Effect.interrupt
         this.ending ??= endingOf(cause)
         return Effect.void
       }))
