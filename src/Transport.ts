@@ -7,13 +7,19 @@
  *
  * @since 0.1.0
  */
-import { Context, type Effect, Layer, type Scope } from "effect"
+import { Context, Effect, Layer, type Scope } from "effect"
+import { defaultMaxPayloadBytes } from "./core/Protocol.ts"
+import { maxFrameBytes } from "./core/Session.ts"
+import * as Check from "./internal/kit/options.ts"
 import type { Request } from "./internal/session/models.ts"
+import { type AllowedOrigins, checkOrigins, makeOriginCheck, refusedOriginAnswer } from "./internal/session/origins.ts"
 import { makeMemory } from "./internal/transports/memoryTransport.ts"
+import { makeRouterServer, type Services } from "./internal/transports/routerTransport.ts"
 import { makeDialler } from "./internal/transports/socketConnection.ts"
-import type { ConnectionTimeoutError, TransportError } from "./WebSocketError.ts"
+import { type ConnectionTimeoutError, TransportError } from "./WebSocketError.ts"
 
 export type { Request } from "./internal/session/models.ts"
+export type { AllowedOrigins } from "./internal/session/origins.ts"
 
 /**
  * Where a connection reports to. All calls are made from the event loop, never from within a call to the connection.
@@ -116,13 +122,36 @@ export interface Refusal {
 export class TransportServer extends Context.Service<TransportServer, {
   /**
    * Listens, and hands each connection to `accept`, until the scope closes; then no new ones come, and those that were
-   * accepted stay open. Fails if it can't listen. `onRefused` gets those that never reach `accept`.
+   * accepted stay open. Fails if it can't listen. `onRefused` gets those that never reach `accept`. `drain` shuts the
+   * server down in an orderly way, and is the same however often it is run: a transport on a port that is somebody
+   * else's runs it before that port closes.
    */
   readonly listen: (
     accept: (connection: Connection) => void,
-    onRefused?: (refusal: Refusal) => void
+    onRefused?: (refusal: Refusal) => void,
+    drain?: Effect.Effect<void>
   ) => Effect.Effect<Address, TransportError, Scope.Scope>
 }>()("resilient-websocket/TransportServer") {}
+
+/**
+ * A route for WebSockets.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface HttpRouterOptions {
+  /** The route: a path of `HttpRouter`, such as `/live`. Each server needs one of its own. */
+  readonly path: `/${string}` | "*"
+  /** The largest payload, in bytes; the same as in the server's options. Default 1 MiB. */
+  readonly maxPayloadBytes?: number | undefined
+  /** The most connections, counted from their request on; further ones get a 503. Default 100,000. */
+  readonly maxConnections?: number | undefined
+  /**
+   * Which pages may connect, by the `Origin` that browsers send; others get a 403. Peers that send none are not
+   * browsers. Default `"own"`: pages of the host and port that they connect to, by the request's `Host` header.
+   */
+  readonly allowedOrigins?: AllowedOrigins | undefined
+}
 
 /** @since 0.1.0 @category models */
 export interface DialOptions {
@@ -184,3 +213,67 @@ export { fromSocket } from "./internal/transports/socketConnection.ts"
  * @category layers
  */
 export const layerClientWebSocket = Layer.effect(TransportClient, makeDialler)
+
+const httpRouterShape: Check.Shape<HttpRouterOptions> = {
+  path: Check.nonEmpty,
+  maxPayloadBytes: Check.whole(),
+  maxConnections: Check.whole(),
+  allowedOrigins: checkOrigins
+}
+
+/**
+ * Accepts WebSockets on a route of the program's `HttpRouter`, so that `HttpApi`, static files, `/metrics` and sessions
+ * share one port and one shutdown, on every platform whose HTTP server upgrades through Effect. Requests that are no
+ * upgrade get a 426; before the server listens and after its shutdown, all get a 503. When the HTTP server is to close,
+ * the server drains first, while the port is still open.
+ *
+ * **Example**
+ *
+ * ```ts
+ * import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
+ * import { Layer, Schema } from "effect"
+ * import { HttpRouter, HttpServerResponse } from "effect/http"
+ * import { createServer } from "node:http"
+ * import { Contract, MemoryStore, Transport } from "resilient-websocket"
+ * import { NodeTransport } from "resilient-websocket/node"
+ *
+ * const Chat = Contract.make("example/Chat", { toServer: Schema.String, toClient: Schema.String })
+ *
+ * const Sessions = Chat.layerServer().pipe(
+ *   Layer.provide([MemoryStore.layer(), Transport.layerServerHttpRouter({ path: "/live" })])
+ * )
+ * const Hello = HttpRouter.add("GET", "/hello", HttpServerResponse.text("hello"))
+ *
+ * export const Main = HttpRouter.serve(Layer.merge(Sessions, Hello)).pipe(
+ *   // Without `websocket`, each socket may take in a frame of 100 MiB before it is found too large.
+ *   Layer.provide(NodeHttpServer.layer(createServer, { port: 8080, websocket: NodeTransport.webSocketServerOptions() }))
+ * )
+ * ```
+ *
+ * **Gotchas.** What a peer sends before its request is complete, and frames while they come in, are in the HTTP server's
+ * hands: bound them by its own options, as in the example. A larger frame than `maxPayloadBytes` allows closes its
+ * connection with 1009. On Node, `buffered` counts what the network has not taken. Elsewhere Effect's writer of a
+ * WebSocket does not say, so a peer that does not read is noticed only by its missing acks, and a plain one not at all.
+ * There is no protocol-level ping. A peer that offers our subprotocol after another one gets a 400, as Effect's servers
+ * choose the first one offered.
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerServerHttpRouter = (
+  options: HttpRouterOptions
+): Layer.Layer<TransportServer, never, Services> =>
+  Layer.effect(TransportServer, Effect.suspend(() => makeRouterServer(routeOf(options))))
+
+const routeOf = (options: HttpRouterOptions) => {
+  Check.check(options, httpRouterShape)
+  const { path } = options
+  if (!/^(\/[^?#]*|\*)$/.test(path)) return Check.fail("path", path, "a path of HttpRouter, without query: /live")
+  return {
+    path,
+    maxConnections: Check.count("maxConnections", options.maxConnections, 100_000),
+    maxFrameBytes: maxFrameBytes(Check.count("maxPayloadBytes", options.maxPayloadBytes, defaultMaxPayloadBytes)),
+    refusedOrigin: makeOriginCheck(options.allowedOrigins),
+    refusedOriginAnswer
+  }
+}

@@ -154,9 +154,9 @@ describe("Transport.fromSocket", () => {
   test("closes after what was sent, and takes the peer's answer for the end", function*() {
     const { batches, call, events, fail, open, push, send } = yield* fake
     open()
-    call(({ pause }) => pause())
+    call((connection) => connection.pause())
     send("first")
-    call(({ close }) => close(4001, "ü".repeat(100)))
+    call((connection) => connection.close(4001, "ü".repeat(100)))
     send("too late")
     yield* settle
     assert.deepStrictEqual(batches, [["first"], [new Socket.CloseEvent(4001, "ü".repeat(61))]])
@@ -167,7 +167,7 @@ describe("Transport.fromSocket", () => {
   test("waits two seconds for the peer's answer to a close", function*() {
     const { call, events, open, state } = yield* fake
     open()
-    call(({ close }) => close(4001, ""))
+    call((connection) => connection.close(4001, ""))
     yield* Effect.all([settle, TestClock.adjust(1_999), settle])
     assert.deepStrictEqual(events, [])
     yield* Effect.all([TestClock.adjust(1), settle])
@@ -180,7 +180,7 @@ describe("Transport.fromSocket", () => {
       for (const isOpenBefore of [true, false]) {
         const { call, events, open, push, scope, state } = yield* fake
         if (isOpenBefore) open()
-        yield* end === "scope" ? closeScope(scope) : Effect.sync(() => call(({ terminate }) => terminate()))
+        yield* end === "scope" ? closeScope(scope) : Effect.sync(() => call((connection) => connection.terminate()))
         yield* settle
         if (!isOpenBefore) open()
         yield* Effect.all([push("nobody's"), settle])

@@ -1,11 +1,15 @@
 /** The examples run, talk to each other as real processes, and end cleanly when they are told to. */
 import { afterAll, assert, describe, it } from "@effect/vitest"
+import { Effect, Layer } from "effect"
 import { once } from "node:events"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { DatabaseSync } from "node:sqlite"
+import { MemoryStore } from "resilient-websocket"
+import { NodeTransport } from "resilient-websocket/node"
 import { WebSocket } from "ws"
+import { Shop } from "../examples/contract.ts"
 import "../examples/faults.ts" // a test itself
 import "../examples/testing.ts" // likewise
 import { freePort } from "./support/freePort.ts"
@@ -56,6 +60,32 @@ describe.concurrent("the examples", () => {
     assert.match(scrape, /^resilient_websocket_connections_fresh_total 1$/m)
     assert.strictEqual(await client.stop(), 0)
     assert.strictEqual(await server.stop(), 0)
+  })
+
+  it("one-port.ts has an API, a page, metrics and sessions on one port, and one shutdown", async () => {
+    const PORT = String(await freePort())
+    const server = start("one-port.ts", { PORT })
+    await server.says(/^listening/)
+    const text = async (path: string) => (await fetch(`http://127.0.0.1:${PORT}${path}`)).text()
+    const confirmed = Promise.withResolvers<number>()
+    const Client = Shop.layerClient({
+      url: `ws://127.0.0.1:${PORT}/live`,
+      onMessage: ({ number }) => Effect.sync(() => confirmed.resolve(number))
+    }).pipe(Layer.provide([MemoryStore.layer(), NodeTransport.layerClient]))
+    await Effect.runPromise(
+      Effect.gen(function*() {
+        const client = yield* Shop.Client
+        yield* client.send({ number: 7, item: "cake" })
+        assert.strictEqual(yield* Effect.promise(() => confirmed.promise), 7)
+        assert.strictEqual(yield* Effect.promise(() => text("/sessions")), "1")
+        assert.include(yield* Effect.promise(() => text("/")), "The shop is open")
+        assert.match(yield* Effect.promise(() => text("/metrics")), /^resilient_websocket_messages_handled_total 1$/m)
+        // While the client is connected, and its page's connection is kept alive.
+        assert.strictEqual(yield* Effect.promise(() => server.stop()), 0)
+        assert.notStrictEqual((yield* client.state)._tag, "Connected")
+      }).pipe(Effect.provide(Client))
+    )
+    assert.include(server.lines, "order 7: cake")
   })
 
   it("orders.ts has the orders that it confirmed, and no others, also when it is killed", async () => {

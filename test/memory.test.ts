@@ -29,20 +29,28 @@ const hello = {
   maxPayload: 1024 * 1024
 }
 
+interface Variant {
+  readonly transport?: "own port" | "router"
+  /** A WebSocket that knows nothing of the protocol: what the socket has taken counts as handled. */
+  readonly isPlain?: boolean
+}
+
 /** Runs the server in a process of its own, with a client that says hello and then reads no more. */
-const offer = async (policy: string): Promise<Result> => {
+const offer = async (policy: string, { isPlain, transport = "own port" }: Variant = {}): Promise<Result> => {
   const server = spawn(
     process.execPath,
-    ["--expose-gc", await programPath("slowReader"), policy, String(messages)],
+    ["--expose-gc", await programPath("slowReader"), policy, String(messages), transport],
     { stdio: ["ignore", "pipe", "inherit"] }
   )
   try {
     const lines = createInterface({ input: server.stdout })[Symbol.asyncIterator]()
     const { port } = JSON.parse(String((await lines.next()).value))
-    const ws = new WebSocket(`ws://127.0.0.1:${port}`, "resilient.v1")
+    const ws = new WebSocket(`ws://127.0.0.1:${port}`, isPlain === true ? [] : "resilient.v1")
     await once(ws, "open")
-    ws.send(JSON.stringify(hello))
-    await once(ws, "message")
+    if (isPlain !== true) {
+      ws.send(JSON.stringify(hello))
+      await once(ws, "message")
+    }
     ws.pause()
     const result: Result = JSON.parse(String((await lines.next()).value))
     ws.terminate()
@@ -84,4 +92,20 @@ describe(`a client that stops reading, offered ${messages.toLocaleString("en")} 
     assert.strictEqual(queued, 1_000)
     assert.strictEqual((outcomes["Sent"] ?? 0) + (outcomes["Queued"] ?? 0), 1_000)
   })
+
+  it.each(["own port", "router"] as const)(
+    "costs as little if it is a plain peer, on the %s too",
+    async (transport) => {
+      for (const isPlain of [false, true]) {
+        const { grownMiB, outcomes, queued } = await offer("reject", { transport, isPlain })
+        assert.isBelow(grownMiB, 64)
+        assert.strictEqual(queued, 1_000)
+        // What the kernel has taken of a plain peer's counts as handled.
+        assert.isAbove(
+          outcomes["resilient-websocket/QueueOverflowError"] ?? 0,
+          messages - 1_000 - (isPlain ? 50_000 : 0) - 1
+        )
+      }
+    }
+  )
 })

@@ -2,8 +2,11 @@
  * No option is overlooked in silence: a name that there is not, and a value that can't be, are refused wherever options
  * are taken. The interfaces are found in the sources, so that a new one, or a new option, is noticed here.
  */
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Config, Effect, Exit, Layer, Redacted, Schema } from "effect"
+import { HttpRouter } from "effect/http"
+import { createServer } from "node:http"
 import {
   CircuitBreaker,
   Contract,
@@ -139,6 +142,14 @@ const takers: Readonly<Record<string, Take>> = {
   "NodeTransport.ServerOptions": effect((given: object) =>
     Effect.flatMap(Transport.TransportServer, (transport) => Effect.scoped(transport.listen(() => {}))).pipe(
       Effect.provide(NodeTransport.layerServer({ port: 0, ...given }))
+    )
+  ),
+  "Transport.HttpRouterOptions": effect((given: object) =>
+    Effect.flatMap(Transport.TransportServer, (transport) => Effect.scoped(transport.listen(() => {}))).pipe(
+      Effect.provide(Transport.layerServerHttpRouter({ path: "/live", ...given })),
+      Effect.provide(
+        Layer.merge(HttpRouter.layer, NodeHttpServer.layerServer(createServer, { port: 0, host: "127.0.0.1" }))
+      )
     )
   ),
   "ownServers.WebSocketServerOptions": effect((given: object) =>

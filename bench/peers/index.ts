@@ -38,6 +38,7 @@ const descriptions = {
   },
   "resilient": { title: "resilient-websocket", module: "resilient" },
   "resilient-batch": { title: "resilient-websocket, sendAll of 32", module: "resilient", export: "batch" },
+  "router": { title: "resilient-websocket on HttpRouter", module: "resilient", export: "router" },
   "promise": { title: "resilient-websocket/promise", module: "promise" },
   "sqlite": { title: "SqliteStore, synchronous normal", module: "resilient", export: "sqlite" },
   "sqlite-batch": { title: "SqliteStore, normal, sendAll of 64", module: "resilient", export: "sqliteBatch" },

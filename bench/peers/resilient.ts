@@ -2,10 +2,12 @@
  * This library, through its public API as the README shows it: default settings, save that a full outbox suspends its
  * sender, who is faster than the network. The server's store is memory or a database, the clients' is memory.
  */
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import { Context, Effect, Exit, Layer, Redacted, Schema, Scope } from "effect"
-import { createServer } from "node:http"
+import { HttpRouter } from "effect/http"
+import { createServer, type Server as HttpServer } from "node:http"
 import { setTimeout as sleep } from "node:timers/promises"
-import { Contract, MemoryStore, MessageQueue, SessionRegistry } from "../../src/index.ts"
+import { Contract, MemoryStore, MessageQueue, SessionRegistry, Transport } from "../../src/index.ts"
 import { NodeTransport } from "../../src/node/index.ts"
 import { beforeEnd } from "../harness/endings.ts"
 import { inParallel } from "../harness/parallel.ts"
@@ -117,7 +119,28 @@ const inBatchesAtOnce: SendMany = (plan, { sendAll }) => {
   }, maxInFlightStored / storedBatchSize)
 }
 
-const makePeer = (sendMany: SendMany, store: stores.Store = stores.memory): Peer => {
+/** How a server comes to a port: the server's layer, with its transport. */
+type Serve = <A, E>(server: Layer.Layer<A, E, Transport.TransportServer>, http: HttpServer) => Layer.Layer<A, unknown>
+
+const onOwnPort: Serve = (server, http) => Layer.provide(server, NodeTransport.layerServer({ server: http, port: 0 }))
+
+/** A route of Effect's HTTP server. */
+const onRouter: Serve = (server, http) =>
+  HttpRouter.serve(
+    Layer.provide(server, Transport.layerServerHttpRouter({ path: "/" })),
+    { disableLogger: true, disableListenLog: true }
+  ).pipe(
+    Layer.provide(NodeHttpServer.layer(() => http, {
+      port: 0,
+      host: "127.0.0.1",
+      websocket: NodeTransport.webSocketServerOptions()
+    }))
+  )
+
+const makePeer = (
+  sendMany: SendMany,
+  { serve = onOwnPort, store = stores.memory }: { readonly serve?: Serve; readonly store?: stores.Store } = {}
+): Peer => {
   /** As promises, for the harness. */
   const sending = (line: Line) => ({
     sendMany: (plan: Plan) => Effect.runPromise(sendMany(plan, line)),
@@ -136,11 +159,8 @@ const makePeer = (sendMany: SendMany, store: stores.Store = stores.memory): Peer
     const layer = contract.layerServer({
       authenticate: ({ token = "" }) => Effect.succeed({ session: token, principal: token }),
       onMessage: (message, { session }) => Effect.sync(() => receive(Number(session), message))
-    }).pipe(
-      Layer.provideMerge(opened.layer),
-      Layer.provide(NodeTransport.layerServer({ server: http, port: 0 }))
-    )
-    const { close, context } = await open(layer)
+    }).pipe(Layer.provideMerge(opened.layer))
+    const { close, context } = await open(serve(layer, http))
     // Before its database goes; a server that goes on with something needs no patience here.
     if (store !== stores.memory) beforeEnd(() => Promise.race([close(), sleep(closeMillis)]))
     const server = Context.get(context, contract.Server)
@@ -206,12 +226,13 @@ const open = async <A, E>(layer: Layer.Layer<A, E>) => {
 
 export const peer = makePeer(oneByOne)
 export const batch = makePeer(inBatches)
+export const router = makePeer(oneByOne, { serve: onRouter })
 
-export const sqlite = makePeer(atOnce, stores.sqlite)
-export const sqliteBatch = makePeer(inBatchesAtOnce, stores.sqlite)
-export const sqliteFull = makePeer(atOnce, stores.sqliteFull)
-export const postgres = makePeer(atOnce, stores.postgres)
-export const postgresBatch = makePeer(inBatchesAtOnce, stores.postgres)
-export const redis = makePeer(atOnce, stores.redis)
-export const redisBatch = makePeer(inBatchesAtOnce, stores.redis)
-export const redisAlways = makePeer(atOnce, stores.redisAlways)
+export const sqlite = makePeer(atOnce, { store: stores.sqlite })
+export const sqliteBatch = makePeer(inBatchesAtOnce, { store: stores.sqlite })
+export const sqliteFull = makePeer(atOnce, { store: stores.sqliteFull })
+export const postgres = makePeer(atOnce, { store: stores.postgres })
+export const postgresBatch = makePeer(inBatchesAtOnce, { store: stores.postgres })
+export const redis = makePeer(atOnce, { store: stores.redis })
+export const redisBatch = makePeer(inBatchesAtOnce, { store: stores.redis })
+export const redisAlways = makePeer(atOnce, { store: stores.redisAlways })

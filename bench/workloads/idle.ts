@@ -63,7 +63,7 @@ export const w5: Workload = {
     "young generation, which grew while the clients dialled: 10 to 30 MB that are no connection's.",
     "mqtt is left out: its server is no Node process."
   ],
-  peers: (scale) => scale === "full" ? ["ws", "effect-socket", "socketio", "resilient"] : ["ws", "resilient"],
+  peers: (scale) => scale === "full" ? ["ws", "effect-socket", "socketio", "resilient", "router"] : ["ws", "resilient"],
   figures: [
     { key: "rss", title: "RSS kB each", show: kilobytes, compare: "difference" },
     { key: "heap", title: "heap kB each", show: kilobytes, compare: "difference" },

@@ -52,9 +52,13 @@ const atLeast = (factor: number): Goal => ({
 /** What the face without Effect may cost. */
 const ofEffect: Goal = { ...atLeast(0.7), text: "≥ 0.7 × resilient", peer: "promise", base: "resilient" }
 
-export const w1 = workload("W1", "server → client, 1 connection", "toClient", 1, [atLeast(5)])
+/** What a route of Effect's HTTP server may cost. */
+const ofOwnPort: Goal = { ...atLeast(0.7), text: "≥ 0.7 × resilient", peer: "router", base: "resilient" }
+
+export const w1 = workload("W1", "server → client, 1 connection", "toClient", 1, [atLeast(5), ofOwnPort])
 export const w2 = workload("W2", "server → client, 100 connections, round robin", "toClient", 100, [
   atLeast(1.8),
-  ofEffect
+  ofEffect,
+  ofOwnPort
 ])
-export const w3 = workload("W3", "client → server, 1 connection", "toServer", 1, [atLeast(4)])
+export const w3 = workload("W3", "client → server, 1 connection", "toServer", 1, [atLeast(4), ofOwnPort])

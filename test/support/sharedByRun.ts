@@ -9,6 +9,7 @@ export const programs = [
   "../../examples/guides/ws-client-after",
   "../../examples/guides/ws-server-after",
   "../../examples/metrics",
+  "../../examples/one-port",
   "../../examples/orders",
   "../../examples/register",
   "../../examples/server",

@@ -2,20 +2,29 @@
  * A child process of test/memory.test.ts: a server with one client that stops reading, offered a million messages of
  * 1 kB. Prints its port, waits for the client, and prints what became of the messages and how far memory grew.
  */
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import { Context, Effect, Fiber, Layer, References, Schema, Stream } from "effect"
-import { Contract, MemoryStore, type MessageQueue } from "../../src/index.ts"
+import { HttpRouter } from "effect/http"
+import { createServer } from "node:http"
+import { Contract, MemoryStore, type MessageQueue, Transport } from "../../src/index.ts"
 import { NodeTransport } from "../../src/node/index.ts"
 
 const policy = process.argv[2] as MessageQueue.OverflowPolicy // the test passes one
 const messages = Number(process.argv[3])
+/** On a port of its own, or on a route of an HTTP server. */
+const isRouted = process.argv[4] === "router"
 const Feed = Contract.make("test/Feed", { toServer: Schema.String, toClient: Schema.String })
 const text = "x".repeat(1_000)
 
 const program = Effect.gen(function*() {
-  const layer = Feed.layerServer({ authenticate: () => Effect.succeed({ session: "slow" }) }).pipe(
-    Layer.provide(MemoryStore.layer({ queue: { overflow: policy } })),
-    Layer.provide(NodeTransport.layerServer({ port: 0 }))
+  const sessions = Feed.layerServer({ authenticate: () => Effect.succeed({ session: "slow" }) }).pipe(
+    Layer.provide(MemoryStore.layer({ queue: { overflow: policy } }))
   )
+  const layer = isRouted
+    ? HttpRouter.serve(Layer.provide(sessions, Transport.layerServerHttpRouter({ path: "/" })), {
+      disableListenLog: true
+    }).pipe(Layer.provide(NodeHttpServer.layer(createServer, { port: 0, host: "127.0.0.1" })))
+    : Layer.provide(sessions, NodeTransport.layerServer({ port: 0 }))
   const server = Context.get(yield* Layer.build(layer), Feed.Server)
   const connected = yield* Effect.forkChild(
     Stream.runHead(Stream.filter(server.connections, (event) => event._tag === "Connected")),

@@ -73,7 +73,9 @@ export const makeServer = Effect.fnUntraced(function*<In, Out, R>(
   yield* Effect.addFinalizer((exit) => Effect.andThen(shutdown.atEnd(exit), owner.verdict))
   const listening = yield* Scope.fork(scope)
   const onRefused = makeOnRefused(recorder, basis.rare)
-  const address = yield* basis.transport.listen(door.accept, onRefused).pipe(Scope.provide(listening))
+  const address = yield* basis.transport.listen(door.accept, onRefused, Effect.asVoid(shutdown.shutdown)).pipe(
+    Scope.provide(listening)
+  )
   return self
 })
 

@@ -5,14 +5,14 @@
  * Synchronous code drives a Connection and never waits, but a Socket is made of effects. So frames wait in a queue for
  * a writer fiber, which exists only while there is something to write. Another fiber reads.
  */
-import { Cause, Effect, Exit, FiberSet, Predicate, Scope } from "effect"
+import { Cause, type Context, Effect, Exit, type Fiber, Predicate, Scope } from "effect"
 import { Socket } from "effect/socket"
 import { closeGraceMillis, highWaterBytes, maxCloseReasonBytes } from "../../core/Protocol.ts"
 import { beginning } from "../../core/Text.ts"
 import { utf8Length } from "../../core/utf8.ts"
 import type { Connection, ConnectionSink, DialOptions, Request } from "../../Transport.ts"
 import { ConnectionTimeoutError, TransportError } from "../../WebSocketError.ts"
-import { makeSignal } from "../kit/signal.ts"
+import { callbackLater } from "../kit/signal.ts"
 import { shownCause, shownUrl, withoutUrl } from "../kit/urls.ts"
 
 /** A socket with this much unwritten is given up. A sender that heeds `buffered` never comes near it. */
@@ -24,6 +24,19 @@ interface Facts {
   readonly request: Request
   /** A larger frame ends the connection. */
   readonly maxFrameBytes: number
+  /** What is known of the stream below the WebSocket. */
+  readonly stream?: Stream | undefined
+}
+
+/** The stream that carries a WebSocket, where the platform shows it: only it knows what the network has taken. */
+export interface Stream {
+  /** Bytes written that the network has not taken. */
+  readonly unsent: () => number
+  /** Waits until it has taken all of them, if they are many, or the stream is gone. */
+  readonly drained: Effect.Effect<void>
+  readonly isGone: () => boolean
+  /** Ends it at once. */
+  readonly destroy: () => void
 }
 
 interface Outgoing {
@@ -42,127 +55,197 @@ interface Ending {
  */
 const connect = Effect.fnUntraced(function*(socket: Socket.Socket, parent: Scope.Scope, factsOf: () => Facts) {
   const scope = yield* Scope.fork(parent)
-  return yield* Effect.onError(
-    Scope.provide(attach(socket, parent, scope, factsOf), scope),
+  const connection = yield* Effect.onError(
+    Scope.provide(attach(socket, factsOf), scope),
     (cause) => Scope.close(scope, Exit.failCause(cause))
   )
-})
-
-const attach = Effect.fnUntraced(function*(
-  socket: Socket.Socket,
-  parent: Scope.Scope,
-  scope: Scope.Closeable,
-  factsOf: () => Facts
-): Effect.fn.Return<Connection, Socket.SocketError, Scope.Scope> {
-  const reader = yield* socket.reader
-  const writer = yield* socket.writer
-  const fork = yield* FiberSet.makeRuntime<never, void>()
-  const flow = yield* makeSignal
-  const { maxFrameBytes, protocol, request } = factsOf()
-
-  let sink: ConnectionSink | undefined
-  let paused = false
-  /** Why the connection is over. The sink learns it once the reader has stopped, so that no frame comes after it. */
-  let ending: Ending | undefined
-  let over = false
-
-  const end = (code: number, reason: string): void => {
-    if (ending !== undefined) return
-    ending = { code, reason }
-    queueMicrotask(() => reading.interruptUnsafe())
-  }
-
-  /** The sink, if it may get frames now. Undefined while paused, and for good once the connection is over. */
-  const flowing = () => paused || ending !== undefined ? undefined : sink
-
-  const outgoing = new OutgoingFrames(writer, (write) => fork(write), {
-    drained: () => sink?.drained(),
-    failed: (cause) => end(1006, messageOf(cause))
-  })
-
-  const finish = Effect.sync(() => {
-    over = true
-    if (ending === undefined) ending = { code: 1006, reason: "" }
-    outgoing.drop()
-    sink?.closed(ending.code, ending.reason)
-  })
-
-  yield* Effect.addFinalizer(() => finish)
-  const reading = yield* read(reader, maxFrameBytes, flowing, flow.wait).pipe(
-    Effect.onExit((exit) => {
-      if (Exit.isFailure(exit) && ending === undefined) ending = endingOf(exit.cause)
-      return Scope.close(scope, Exit.void)
-    }),
+  yield* Effect.ensuring(connection.run, Scope.close(scope, Exit.void)).pipe(
     Effect.forkIn(parent, { startImmediately: true })
   )
-
-  const connection: Connection = {
-    protocol,
-    request,
-    open: (given) => {
-      sink = given
-      flow.notify()
-      const { code, reason } = ending ?? {}
-      if (over && code !== undefined) queueMicrotask(() => given.closed(code, reason ?? ""))
-    },
-    send: (frame, written) => {
-      const { buffered, isClosing } = outgoing
-      if (ending !== undefined || isClosing || buffered >= maxQueuedBytes) {
-        if (written !== undefined) queueMicrotask(() => written(false))
-        if (buffered >= maxQueuedBytes) end(1006, `${buffered} bytes wait to be written`)
-        return
-      }
-      outgoing.push(frame, written)
-    },
-    buffered: () => outgoing.buffered,
-    pause: () => {
-      paused = !outgoing.isClosing
-    },
-    resume: () => {
-      paused = false
-      flow.notify()
-    },
-    ping: noop, // Effect's Socket has none
-    close: (code, reason) => {
-      if (ending !== undefined || outgoing.isClosing) return
-      connection.resume() // a connection that is not read never sees the peer's close
-      outgoing.close(new Socket.CloseEvent(code, beginning(reason, maxCloseReasonBytes)))
-      fork(Effect.delay(Effect.sync(() => end(1006, "the peer did not close in time")), closeGraceMillis))
-    },
-    terminate: () => end(1006, "")
-  }
   return connection
 })
 
-/** Gives all frames to the sink that `flowing` returns. While there is none, waits for `changed`. */
-const read = Effect.fnUntraced(function*(
-  { pull }: Socket.Reader,
-  maxFrameBytes: number,
-  flowing: () => ConnectionSink | undefined,
-  changed: Effect.Effect<void>
-) {
-  const whenFlowing = Effect.gen(function*() {
-    while (true) {
-      const ready = flowing()
-      if (ready !== undefined) return ready
-      yield* changed
-    }
-  })
-  while (true) {
-    yield* whenFlowing
-    for (const data of yield* pull) {
-      const ready = flowing() ?? (yield* whenFlowing)
-      const bytes = typeof data === "string" ? utf8Length(data) : data.byteLength
-      if (bytes > maxFrameBytes) return yield* closeError(1009, `a frame of ${bytes} bytes`)
-      ready.frame(data, bytes)
-    }
-  }
+/** Opens `socket` in the current scope, whose end tells the sink. The caller has to `run` the connection. */
+export const attach = Effect.fnUntraced(function*(
+  socket: Socket.Socket,
+  factsOf: () => Facts
+): Effect.fn.Return<SocketConnection, Socket.SocketError, Scope.Scope> {
+  const reader = yield* socket.reader
+  const writer = yield* socket.writer
+  const context = yield* Effect.context<never>()
+  const connection = new SocketConnection(reader, writer, factsOf(), context)
+  yield* Effect.addFinalizer(() => Effect.sync(() => connection.finish()))
+  return connection
 })
+
+/** A Socket as a connection, and the work of the fiber that reads it. */
+class SocketConnection implements Connection {
+  readonly protocol: string
+  readonly request: Request
+  private readonly pull: Socket.Reader["pull"]
+  private readonly maxFrameBytes: number
+  private readonly stream: Stream | undefined
+  private readonly context: Context.Context<never>
+  private readonly outgoing: OutgoingFrames
+  private sink: ConnectionSink | undefined
+  private isPaused = false
+  /** Wakes the reader, which waits for a sink that may get frames. */
+  private wake: ((effect: Effect.Effect<void>) => void) | undefined
+  private reading: Fiber.Fiber<unknown, unknown> | undefined
+  /** Waits for the peer's answer to a close. */
+  private closing: Fiber.Fiber<unknown, unknown> | undefined
+  /** Why the connection is over. The sink learns it once the reader has stopped, so that no frame comes after it. */
+  private ending: Ending | undefined
+  private isStopped = false
+  private isOver = false
+
+  constructor(reader: Socket.Reader, writer: Socket.Writer, facts: Facts, context: Context.Context<never>) {
+    this.protocol = facts.protocol
+    this.request = facts.request
+    this.maxFrameBytes = facts.maxFrameBytes
+    this.stream = facts.stream
+    this.pull = reader.pull
+    this.context = context
+    this.outgoing = new OutgoingFrames(writer, facts.stream, context, {
+      drained: () => this.sink?.drained(),
+      failed: (cause) => this.end(1006, messageOf(cause))
+    })
+  }
+
+  /**
+   * Reads until the connection is over. To be run once, before its scope closes. Fails with an interrupt only if
+   * something else than the connection interrupts it.
+   */
+  get run(): Effect.Effect<void> {
+    return Effect.withFiber((fiber) => {
+      this.reading = fiber
+      if (this.isStopped) return Effect.void
+      return Effect.uninterruptible(Effect.catchCause(Effect.interruptible(this.read()), (cause) => {
+        // A server may interrupt whoever reads from a peer that is gone: that is how the connection ends.
+        const isOwn = this.isStopped || this.stream?.isGone() === true
+        if (!isOwn && Cause.hasInterruptsOnly(cause)) return Effect.interrupt
+        this.ending ??= endingOf(cause)
+        return Effect.void
+      }))
+    })
+  }
+
+  /** Tells the sink that it is over. Called when the scope closes. */
+  finish(): void {
+    this.isOver = true
+    const { code, reason } = this.ending ??= { code: 1006, reason: "" }
+    this.closing?.interruptUnsafe()
+    this.outgoing.drop()
+    this.sink?.closed(code, reason)
+  }
+
+  open(sink: ConnectionSink): void {
+    this.sink = sink
+    this.proceed()
+    const { code, reason } = this.ending ?? {}
+    if (this.isOver && code !== undefined) queueMicrotask(() => sink.closed(code, reason ?? ""))
+  }
+
+  send(frame: string, written?: (ok: boolean) => void): void {
+    const { buffered, isClosing } = this.outgoing
+    if (this.ending !== undefined || isClosing || buffered >= maxQueuedBytes) {
+      if (written !== undefined) queueMicrotask(() => written(false))
+      if (buffered >= maxQueuedBytes) this.end(1006, `${buffered} bytes wait to be written`)
+      return
+    }
+    this.outgoing.push(frame, written)
+  }
+
+  buffered(): number {
+    return this.outgoing.buffered
+  }
+
+  pause(): void {
+    this.isPaused = !this.outgoing.isClosing
+  }
+
+  resume(): void {
+    this.isPaused = false
+    this.proceed()
+  }
+
+  /** Effect's Socket has none. */
+  ping(): void {}
+
+  close(code: number, reason: string): void {
+    if (this.ending !== undefined || this.outgoing.isClosing) return
+    this.resume() // a connection that is not read never sees the peer's close
+    this.closeWith({ code, reason })
+  }
+
+  terminate(): void {
+    this.end(1006, "")
+  }
+
+  private end(code: number, reason: string): void {
+    if (this.isOver) return
+    this.ending ??= { code, reason }
+    if (this.isStopped) return
+    this.isStopped = true
+    this.stream?.destroy()
+    queueMicrotask(() => this.reading?.interruptUnsafe())
+  }
+
+  private closeWith({ code, reason }: Ending): void {
+    this.outgoing.close(new Socket.CloseEvent(code, beginning(reason, maxCloseReasonBytes)))
+    const late = Effect.sync(() => this.end(1006, "the peer did not close in time"))
+    this.closing = Effect.runForkWith(this.context)(Effect.delay(late, closeGraceMillis))
+  }
+
+  /** The sink, if it may get frames now. Undefined while paused, and for good once the connection is over. */
+  private flowing(): ConnectionSink | undefined {
+    return this.isPaused || this.ending !== undefined ? undefined : this.sink
+  }
+
+  private proceed(): void {
+    const { wake } = this
+    this.wake = undefined
+    wake?.(Effect.void)
+  }
+
+  /** Waits until `proceed`, unless the sink may get frames now. */
+  private whenChanged(): Effect.Effect<void> {
+    return callbackLater((resume) => {
+      if (this.flowing() === undefined) this.wake = resume
+      else resume(Effect.void)
+      return Effect.sync(() => void (this.wake = undefined))
+    })
+  }
+
+  /** Gives all frames to the sink. */
+  private read(): Effect.Effect<never, Socket.SocketError> {
+    return Effect.gen({ self: this }, function*() {
+      while (true) {
+        while (this.flowing() === undefined) yield* this.whenChanged()
+        for (const data of yield* this.pull) {
+          while (this.flowing() === undefined) yield* this.whenChanged()
+          const bytes = typeof data === "string" ? utf8Length(data) : data.byteLength
+          if (bytes > this.maxFrameBytes) return yield* this.refuse(bytes)
+          this.flowing()?.frame(data, bytes)
+        }
+      }
+    })
+  }
+
+  /** Closes because of a frame that is too large. Until the peer has closed, what else it sends is dropped. */
+  private refuse(bytes: number): Effect.Effect<never, Socket.SocketError> {
+    const ending = { code: 1009, reason: `a frame of ${bytes} bytes` }
+    if (!this.outgoing.isClosing) this.closeWith(ending)
+    this.ending = ending
+    return Effect.forever(this.pull)
+  }
+}
 
 /** Frames that wait to be written. Those sent in one turn leave together. */
 class OutgoingFrames {
   private readonly writer: Socket.Writer
-  private readonly fork: (write: Effect.Effect<void>) => void
+  private readonly stream: Stream | undefined
+  private readonly context: Context.Context<never>
   private readonly told: {
     readonly drained: () => void
     readonly failed: (cause: Cause.Cause<Socket.SocketError>) => void
@@ -173,18 +256,25 @@ class OutgoingFrames {
   private awaitsDrain = false
   private isWriting = false
   private isDropped = false
+  private writing: Fiber.Fiber<unknown, unknown> | undefined
   /** Written after all frames. */
   private closing: Socket.CloseEvent | undefined
 
-  constructor(writer: Socket.Writer, fork: OutgoingFrames["fork"], told: OutgoingFrames["told"]) {
+  constructor(
+    writer: Socket.Writer,
+    stream: Stream | undefined,
+    context: Context.Context<never>,
+    told: OutgoingFrames["told"]
+  ) {
     this.writer = writer
-    this.fork = fork
+    this.stream = stream
+    this.context = context
     this.told = told
   }
 
-  /** Bytes that are not written yet. */
+  /** Bytes that are not written yet, or not taken by the network, as far as that is known. */
   get buffered(): number {
-    return this.bytes
+    return this.stream === undefined ? this.bytes : this.bytes + this.stream.unsent()
   }
 
   get isClosing(): boolean {
@@ -194,7 +284,7 @@ class OutgoingFrames {
   push(frame: string, written: Outgoing["written"]): void {
     const bytes = utf8Length(frame)
     this.bytes += bytes
-    if (this.bytes >= highWaterBytes) this.awaitsDrain = true
+    if (this.buffered >= highWaterBytes) this.awaitsDrain = true
     this.waiting.push({ frame, bytes, written })
     this.startWriting()
   }
@@ -207,6 +297,7 @@ class OutgoingFrames {
   /** Stops writing; all frames that wait count as not written. */
   drop(): void {
     this.isDropped = true
+    this.writing?.interruptUnsafe()
     for (const { written } of [...this.inFlight, ...this.waiting]) written?.(false)
     this.inFlight = []
     this.waiting = []
@@ -217,32 +308,46 @@ class OutgoingFrames {
   private startWriting(): void {
     if (this.isWriting) return
     this.isWriting = true
-    queueMicrotask(() => this.fork(this.write))
+    queueMicrotask(() => {
+      if (this.isDropped) return
+      const fiber = Effect.runForkWith(this.context)(this.write())
+      if (this.isWriting) this.writing = fiber
+    })
   }
 
-  private readonly write: Effect.Effect<void> = Effect.gen({ self: this }, function*() {
-    while (this.waiting.length > 0) {
-      this.inFlight = this.waiting
-      this.waiting = []
-      // Not empty, as the loop has checked.
-      yield* this.writer.writeAll(this.inFlight.map(({ frame }) => frame) as [string, ...Array<string>])
-      if (this.isDropped) return
-      const taken = this.inFlight
-      this.inFlight = []
-      for (const { bytes } of taken) this.bytes -= bytes
-      for (const { written } of taken) written?.(true)
-      if (this.awaitsDrain && this.bytes < highWaterBytes) {
-        this.awaitsDrain = false
-        this.told.drained()
-      }
-    }
-    this.isWriting = false
-    if (this.closing !== undefined) yield* this.writer.write(this.closing)
-  }).pipe(Effect.catchCause((cause) =>
-    Effect.sync(() => {
-      if (!Cause.hasInterruptsOnly(cause)) this.told.failed(cause)
-    })
-  ))
+  private write(): Effect.Effect<void> {
+    return Effect.catchCause(
+      Effect.gen({ self: this }, function*() {
+        while (this.waiting.length > 0) {
+          this.inFlight = this.waiting
+          this.waiting = []
+          // Not empty, as the loop has checked.
+          yield* this.writer.writeAll(this.inFlight.map(({ frame }) => frame) as [string, ...Array<string>])
+          for (const { bytes } of this.inFlight) this.bytes -= bytes
+          if (this.stream !== undefined && this.stream.unsent() >= highWaterBytes) yield* this.stream.drained
+          if (this.isDropped) return
+          this.taken()
+        }
+        this.isWriting = false
+        this.writing = undefined
+        if (this.closing !== undefined) yield* this.writer.write(this.closing)
+      }),
+      (cause) =>
+        Effect.sync(() => {
+          if (!Cause.hasInterruptsOnly(cause)) this.told.failed(cause)
+        })
+    )
+  }
+
+  /** The frames in flight are written. */
+  private taken(): void {
+    const frames = this.inFlight
+    this.inFlight = []
+    for (const { written } of frames) written?.(true)
+    if (!this.awaitsDrain || this.buffered >= highWaterBytes) return
+    this.awaitsDrain = false
+    this.told.drained()
+  }
 }
 
 /**
@@ -321,11 +426,6 @@ const dial = (
 /** Every WebSocket has a `protocol`, but Effect's type does not. */
 const negotiated = (webSocket: Socket.WebSocketLike | undefined): string =>
   webSocket !== undefined && "protocol" in webSocket && typeof webSocket.protocol === "string" ? webSocket.protocol : ""
-
-const noop = (): void => {}
-
-const closeError = (code: number, closeReason: string) =>
-  new Socket.SocketError({ reason: new Socket.SocketCloseError({ code, closeReason }) })
 
 const detailOf = (error: unknown): string => {
   if (!(error instanceof Error)) return String(error)
