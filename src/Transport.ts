@@ -16,7 +16,7 @@ import { type AllowedOrigins, checkOrigins, makeOriginCheck, refusedOriginAnswer
 import { makeMemory } from "./internal/transports/memoryTransport.ts"
 import { makeRouterServer, type Services } from "./internal/transports/routerTransport.ts"
 import { makeDialler } from "./internal/transports/socketConnection.ts"
-import { type ConnectionTimeoutError, TransportError } from "./WebSocketError.ts"
+import type { ConnectionTimeoutError, TransportError } from "./WebSocketError.ts"
 
 export type { Request } from "./internal/session/models.ts"
 export type { AllowedOrigins } from "./internal/session/origins.ts"

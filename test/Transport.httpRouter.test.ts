@@ -266,7 +266,9 @@ describe("one port", () => {
       assert.deepStrictEqual(yield* get(port, "/orders/count"), { status: 200, text: "3", upgrade: null })
       assert.match((yield* get(port, "/metrics")).text, /^resilient_websocket_messages_handled_total [1-9]/m)
       yield* closeScope(scope)
-      for (const client of [chat, news]) assert.notStrictEqual((yield* client.state)._tag, "Connected")
+      for (const client of [chat, news]) {
+        yield* until("it has left", () => Effect.map(client.state, ({ _tag }) => _tag !== "Connected"))
+      }
     })
   }
 })
