@@ -13,6 +13,7 @@ import type {
   SessionNotFoundError
 } from "./WebSocketError.ts"
 
+export type { SendError } from "./internal/send/sending.ts"
 export type { DeadLetter, Incoming, MessageGap, QueuedReason, SkippedReason } from "./internal/session/models.ts"
 
 /**

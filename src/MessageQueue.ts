@@ -20,7 +20,9 @@ import { fromConfig } from "./internal/kit/options.ts"
 import { makeMemory } from "./internal/memory/memoryQueue.ts"
 import type { DeduplicationError, MessageQueueError, QueueOverflowError } from "./WebSocketError.ts"
 
+export type { Failure, OutboxPosition } from "./core/Frame.ts"
 export type { AckResult, OutboxGap, OutboxMessage, ReadLimit, ReadResult } from "./core/Outbox.ts"
+export type { FailureReason, FateReason, GapReason } from "./core/Protocol.ts"
 
 /**
  * A message to append: its JSON text, that text's size in bytes as UTF-8, and what travels with it.

@@ -24,8 +24,10 @@ import type { HandlerRetry, ShutdownOptions } from "./ResilientServer.ts"
 import type { TransportClient } from "./Transport.ts"
 import type { ConnectError, LocateError, MessageQueueError, ShutdownError } from "./WebSocketError.ts"
 
+export type { Window } from "./core/Protocol.ts"
 export type { ConnectionState } from "./internal/connect/connector.ts"
-export type { ShutdownReport } from "./internal/session/models.ts"
+export type { ContractName } from "./internal/session/identity.ts"
+export type { MessageState, SessionStats, ShutdownReport } from "./internal/session/models.ts"
 
 /**
  * All figures of a client at one moment.

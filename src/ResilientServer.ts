@@ -50,10 +50,12 @@ import type {
   TransportError
 } from "./WebSocketError.ts"
 
+export type { Window } from "./core/Protocol.ts"
 export type { Newcomer } from "./internal/connect/newcomer.ts"
 export type { RateLimit } from "./internal/handle/intakeLimits.ts"
 export type { ContractName, Handshake, Identity } from "./internal/session/identity.ts"
 export type { MessageState, PrincipalSession, SessionStats, ShutdownReport } from "./internal/session/models.ts"
+export type { AllowedOrigins } from "./internal/session/origins.ts"
 
 /**
  * Something that happened to a session's connection.

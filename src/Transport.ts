@@ -14,12 +14,13 @@ import * as Check from "./internal/kit/options.ts"
 import type { Request } from "./internal/session/models.ts"
 import { type AllowedOrigins, checkOrigins, makeOriginCheck, refusedOriginAnswer } from "./internal/session/origins.ts"
 import { makeMemory } from "./internal/transports/memoryTransport.ts"
-import { makeRouterServer, type Services } from "./internal/transports/routerTransport.ts"
+import { makeRouterServer, type Services as HttpRouterServices } from "./internal/transports/routerTransport.ts"
 import { makeDialler } from "./internal/transports/socketConnection.ts"
 import type { ConnectionTimeoutError, TransportError } from "./WebSocketError.ts"
 
 export type { Request } from "./internal/session/models.ts"
 export type { AllowedOrigins } from "./internal/session/origins.ts"
+export type { Services as HttpRouterServices } from "./internal/transports/routerTransport.ts"
 
 /**
  * Where a connection reports to. All calls are made from the event loop, never from within a call to the connection.
@@ -262,7 +263,7 @@ const httpRouterShape: Check.Shape<HttpRouterOptions> = {
  */
 export const layerServerHttpRouter = (
   options: HttpRouterOptions
-): Layer.Layer<TransportServer, never, Services> =>
+): Layer.Layer<TransportServer, never, HttpRouterServices> =>
   Layer.effect(TransportServer, Effect.suspend(() => makeRouterServer(routeOf(options))))
 
 const routeOf = (options: HttpRouterOptions) => {

@@ -1,6 +1,6 @@
 /** The package as a user gets it: packed, installed into an empty project, type-checked against, and run. */
 import { assert, describe, it } from "@effect/vitest"
-import { execFileSync } from "node:child_process"
+import { execFileSync, spawnSync } from "node:child_process"
 import {
   existsSync,
   mkdirSync,
@@ -96,6 +96,12 @@ const declarationsOf = (file: string, found = new Map<string, ReadonlyArray<stri
   return found
 }
 
+/** Their names, with scopes. */
+const packagesOf = (folder: string): ReadonlyArray<string> =>
+  readdirSync(folder).filter((name) => !name.startsWith(".")).flatMap((name) =>
+    name.startsWith("@") ? readdirSync(join(folder, name)).map((inner) => `${name}/${inner}`) : [name]
+  )
+
 /** Runs npm on the Node that runs the tests. */
 const npm = (cwd: string, ...args: ReadonlyArray<string>): string => {
   const script = process.env["npm_execpath"]
@@ -123,9 +129,19 @@ describe("the packed package", () => {
         readonly exports: Readonly<Record<string, string | null>>
       }
       const entries = Object.values(exports).filter((entry) => entry !== null)
+      // Each public module is an entry of its own, beside the one that has it among others.
+      for (const [entry, file] of Object.entries(exports)) {
+        if (file?.endsWith("/index.js") !== true) continue
+        const barrel = readFileSync(join(installed, file.replace(/\.js$/, ".d.ts")), "utf8")
+        for (const [, name = ""] of barrel.matchAll(/export \* as (\w+) from/g)) {
+          assert.strictEqual(exports[`${entry}/${name}`], file.replace("index.js", `${name}.js`))
+        }
+      }
       assert.deepStrictEqual(entries.filter((entry) => !existsSync(join(installed, entry))), [])
-      const use = (name: string) =>
+      const use = (name: string) => {
+        mkdirSync(dirname(join(project, "node_modules", name)), { recursive: true })
         symlinkSync(join(root, "node_modules", name), join(project, "node_modules", name), "dir")
+      }
       mkdirSync(join(project, "node_modules"), { recursive: true })
       for (const name of ["@types", "undici-types"]) use(name)
       writeFileSync(join(project, "main.ts"), program)
@@ -166,6 +182,44 @@ describe("the packed package", () => {
       use("effect")
       check("main.ts")
       assert.deepStrictEqual([run("main.ts"), run("withoutEffect.ts")], ["HELLO", "HELLO"])
+
+      // Every type that an example exports can be named by who imports only the package.
+      for (const name of packagesOf(join(root, "node_modules"))) {
+        if (!existsSync(join(project, "node_modules", name))) use(name)
+      }
+      mkdirSync(join(project, "docs"))
+      for (const { code, line, name, page } of Docs.codeBlocks()) {
+        writeFileSync(join(project, "docs", name ?? `${page.replaceAll("/", ".")}.L${line}.ts`), code)
+      }
+      writeFileSync(
+        join(project, "tsconfig.docs.json"),
+        JSON.stringify({
+          extends: "./tsconfig.json",
+          compilerOptions: {
+            noEmit: false,
+            declaration: true,
+            composite: true,
+            emitDeclarationOnly: true,
+            allowImportingTsExtensions: true,
+            skipLibCheck: true,
+            moduleDetection: "force",
+            lib: ["ES2024", "DOM", "ESNext.Disposable"],
+            outDir: "declared"
+          },
+          include: ["docs"]
+        })
+      )
+      const { status, stdout } = spawnSync(join(root, "node_modules/.bin/tsc"), ["-p", "tsconfig.docs.json"], {
+        cwd: project,
+        encoding: "utf8"
+      })
+      assert.strictEqual(status, 0, stdout)
+      const declared = readdirSync(join(project, "declared"), { recursive: true, encoding: "utf8" })
+        .filter((file) => file.endsWith(".d.ts"))
+      assert.isAbove(declared.length, 20)
+      const exposes = (file: string) =>
+        /["/](internal|core|dist)\//.test(readFileSync(join(project, "declared", file), "utf8"))
+      assert.deepStrictEqual(declared.filter(exposes), [])
     } finally {
       rmSync(project, { recursive: true, force: true })
     }

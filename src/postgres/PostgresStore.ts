@@ -18,6 +18,8 @@ import { layerOf, type Services, type StoreOptions, storeShape } from "../intern
 import type { MessageQueueError } from "../WebSocketError.ts"
 import { makePostgresDriver, type PostgresDriverOptions } from "./postgresDriver.ts"
 
+export type { Services, StoreOptions } from "../internal/store/layer.ts"
+
 /**
  * How the store uses its database, without saying which one.
  *

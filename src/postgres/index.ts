@@ -3,5 +3,4 @@
  *
  * @since 0.1.0
  */
-export { makePostgresDriver, type PostgresDriverOptions } from "./postgresDriver.ts"
 export * as PostgresStore from "./PostgresStore.ts"

@@ -18,6 +18,8 @@ import type { MessageQueueError } from "../WebSocketError.ts"
 import * as RedisClient from "./RedisClient.ts"
 import { makeRedisDriver, type RedisDriverOptions } from "./redisDriver.ts"
 
+export type { Services, StoreOptions } from "../internal/store/layer.ts"
+
 /**
  * How the store uses its Redis, without saying which one.
  *

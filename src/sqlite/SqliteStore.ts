@@ -17,6 +17,8 @@ import type { MessageQueueError } from "../WebSocketError.ts"
 import * as SqliteClient from "./SqliteClient.ts"
 import { type DriverOptions, makeSqliteDriver } from "./sqliteDriver.ts"
 
+export type { Services, StoreOptions } from "../internal/store/layer.ts"
+
 /**
  * How the store uses its file, without saying which one.
  *

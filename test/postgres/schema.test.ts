@@ -2,7 +2,7 @@
 import { PgClient } from "@effect/sql-pg"
 import { assert, it } from "@effect/vitest"
 import { Effect } from "effect"
-import { makePostgresDriver } from "resilient-websocket/postgres"
+import { makePostgresDriver } from "../../src/postgres/postgresDriver.ts"
 import { connectTo, describeWithDatabase, driverOn, newSchema, processOn } from "../support/postgresServer.ts"
 
 const request = { session: "s", generation: 1, node: "n", newEpoch: "e" }
