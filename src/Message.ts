@@ -3,8 +3,9 @@
  *
  * @since 0.1.0
  */
-import type { Duration, Effect } from "effect"
-import type { QueuedReason, SkippedReason } from "./internal/session/models.ts"
+import type { Duration, Effect, Tracer } from "effect"
+import { parentOf } from "./internal/kit/traces.ts"
+import type { Incoming, QueuedReason, SkippedReason } from "./internal/session/models.ts"
 import type {
   DeadLetterError,
   MessageQueueError,
@@ -69,6 +70,62 @@ export interface SendAllOptions {
   /** How long each message may wait to be sent. Default: the queue's TTL. */
   readonly ttl?: Duration.Input | undefined
 }
+
+/**
+ * Options of servers and clients: the spans of messages. A message takes the span that sent it along, so that its
+ * handler's, every attempt of it, is in the same trace.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface TracingOptions {
+  /**
+   * Whether each send is a span of its own, of kind `producer`. Default: false, so that a message costs none, and its
+   * handler's span is a child of the one that sent it.
+   *
+   * @since 0.1.0
+   */
+  readonly producerSpans?: boolean | undefined
+  /**
+   * Goes before the names of spans, with a dot: `process app/Chat`, `send app/Chat`. Default none.
+   *
+   * @since 0.1.0
+   */
+  readonly spanPrefix?: string | undefined
+  /**
+   * Further attributes of every span. It has those of OpenTelemetry's messaging conventions, and no session.
+   *
+   * @since 0.1.0
+   */
+  readonly spanAttributes?: Readonly<Record<string, unknown>> | undefined
+  /**
+   * No spans, and messages take no span along. Default false.
+   *
+   * @since 0.1.0
+   */
+  readonly disableTracing?: boolean | undefined
+}
+
+/**
+ * The span that a message was sent in, for who reads `messages` and wants to continue its trace, or to link to it.
+ *
+ * **Example**
+ *
+ * ```ts
+ * import { Effect, Stream } from "effect"
+ * import { Message } from "resilient-websocket"
+ * import { Shop } from "./contract.ts"
+ *
+ * const Orders = Effect.flatMap(Shop.Server, ({ messages }) =>
+ *   Stream.runForEach(messages, (incoming) =>
+ *     Effect.log(incoming.message).pipe(Effect.withSpan("order", { parent: Message.parentSpan(incoming) }))))
+ * ```
+ *
+ * @since 0.1.0
+ * @category tracing
+ */
+export const parentSpan = ({ trace }: Pick<Incoming<unknown>, "trace">): Tracer.ExternalSpan | undefined =>
+  trace === undefined ? undefined : parentOf(trace)
 
 /**
  * Options of `broadcast`.

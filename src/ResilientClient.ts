@@ -17,7 +17,15 @@ import type { SendError } from "./internal/send/sending.ts"
 import type { ContractName } from "./internal/session/identity.ts"
 import type { MessageState, SessionStats, ShutdownReport } from "./internal/session/models.ts"
 import { makeClient } from "./internal/sides/client.ts"
-import type { DeadLetter, Incoming, MessageGap, Receipt, SendAllOptions, SendOptions } from "./Message.ts"
+import type {
+  DeadLetter,
+  Incoming,
+  MessageGap,
+  Receipt,
+  SendAllOptions,
+  SendOptions,
+  TracingOptions
+} from "./Message.ts"
 import type { MessageQueue, Stats as QueueStats } from "./MessageQueue.ts"
 import type { Latencies, Totals } from "./Metrics.ts"
 import type { HandlerRetry, ShutdownOptions } from "./ResilientServer.ts"
@@ -135,7 +143,7 @@ export interface Options<
   RToken = RMessage,
   RRetry = RMessage,
   RCoding = RMessage
-> {
+> extends TracingOptions {
   /**
    * `ws://` or `wss://`; an effect runs at every attempt, and is given up after the `dialTimeout`. If it fails with an
    * error of this library, that decides whether the client comes back; after any other it does.

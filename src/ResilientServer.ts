@@ -31,7 +31,8 @@ import type {
   MessageGap,
   Receipt,
   SendAllOptions,
-  SendOptions
+  SendOptions,
+  TracingOptions
 } from "./Message.ts"
 import type { MessageQueue, Stats as QueueStats } from "./MessageQueue.ts"
 import type { Latencies, Totals } from "./Metrics.ts"
@@ -253,7 +254,7 @@ export interface Options<
   RAuthenticate = RMessage,
   RRetry = RMessage,
   RCoding = RMessage
-> {
+> extends TracingOptions {
   /** Messages from clients; on the wire they are JSON, by `Schema.toCodecJson`. */
   readonly incoming: Schema.Codec<In, unknown, RCoding, RCoding>
   /** Messages to clients. */

@@ -136,7 +136,13 @@ describe("receipts", () => {
       assert.strictEqual(receipt._tag, "Sent")
       assert.strictEqual(yield* deadReason(receipt), "volatile")
       yield* until("it arrives", () => seen.length === 1)
-      assert.deepStrictEqual(seen, [{ message: "typing", session: "alice", messageId: undefined, volatile: true }])
+      assert.deepStrictEqual(seen, [{
+        message: "typing",
+        session: "alice",
+        messageId: undefined,
+        volatile: true,
+        trace: undefined
+      }])
     }))
 
   it.effect("of a message that a full queue drops say so", () =>

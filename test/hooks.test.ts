@@ -201,7 +201,7 @@ describe("a contract", () => {
       ["of another name", { id: "test/Bank", version: "2" }, "test/Bank 2"],
       ["of another version", { id: "test/Shop", version: "1" }, "test/Shop 1"]
     ] as const
-  )("turns a client away that is %s, with both names", ([_, { id, version }, name]) =>
+  )("turns a client away that is %s, with both names", ([, { id, version }, name]) =>
     Effect.gen(function*() {
       const exit = yield* turnedAway(
         Contract.make(id, { toServer: Schema.String, toClient: Schema.String, version })

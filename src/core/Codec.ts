@@ -45,9 +45,9 @@ export const pingFrame = `{"t":"ping"}`
 
 export const endFrame = `{"t":"end"}`
 
-/** A frame of volatile messages from serialized payloads. */
-export const encodeVolatile = (payloads: ReadonlyArray<string>): string =>
-  `${volatileStart},"m":[${payloads.join(",")}]}`
+/** A frame of volatile messages from serialized payloads, and the members of its meta object. */
+export const encodeVolatile = (payloads: ReadonlyArray<string>, meta: ReadonlyArray<string> = []): string =>
+  `${volatileStart},"m":[${payloads.join(",")}]${meta.length === 0 ? "" : `,"x":{${meta.join(",")}}`}}`
 
 /** Whether `encodeVolatile` wrote a text, so that it can be dropped without parsing. */
 export const isVolatileText = (text: string): boolean => text.startsWith(volatileStart)
@@ -124,6 +124,7 @@ const checkBatch = (value: Fields): Frame | Violation => {
 const checkVolatile = (value: Fields): Frame | Violation => {
   const messages = value["m"]
   if (!Array.isArray(messages) || messages.length === 0) return malformed("volatile")
+  if (value["x"] !== undefined && !isMeta(value["x"], messages.length)) return malformed("volatile meta")
   return checkPayloads(messages) ?? frame(value)
 }
 

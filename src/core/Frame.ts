@@ -104,6 +104,8 @@ interface Gap {
 interface Volatile {
   readonly t: "volatile"
   readonly m: ReadonlyArray<unknown>
+  /** As in a batch. */
+  readonly x?: Readonly<Record<string, MessageMeta>>
 }
 
 interface Ping {

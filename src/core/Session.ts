@@ -32,7 +32,11 @@ export type Action =
     readonly end: number
     readonly reason: GapReason
   }
-  | { readonly t: "volatile"; readonly messages: ReadonlyArray<unknown> }
+  | {
+    readonly t: "volatile"
+    readonly messages: ReadonlyArray<unknown>
+    readonly meta?: Readonly<Record<string, MessageMeta>>
+  }
   /** The peer handled everything up to `handled`; free it in the outbox, dead-letter the failed, then call `seen`. */
   | { readonly t: "acked"; readonly handled: number; readonly failed: ReadonlyArray<Failure> }
   /** Write this frame now, before anything else. */
@@ -124,7 +128,7 @@ export class Session {
         return [{ t: "gap", epoch: this.inbox.epoch ?? "", first, end: frame.e, reason: frame.reason }]
       }
       case "volatile":
-        return [{ t: "volatile", messages: frame.m }]
+        return [{ t: "volatile", messages: frame.m, ...(frame.x === undefined ? {} : { meta: frame.x }) }]
       case "end":
       case "reject":
         return [frame]

@@ -51,7 +51,7 @@ const make = Effect.gen(function*() {
   /** It sends a message that takes so much memory, and waits for its handler. */
   const say = (peer: Peer, bytes: number): void => {
     const value = "x".repeat((bytes - memoryOf("") - messageBytes) / 2)
-    peer.incoming.received({ weight: 0, kind: "loose", value, volatile: false, from: undefined })
+    peer.incoming.received({ weight: 0, kind: "loose", value, volatile: false, trace: undefined, from: undefined })
     intake.hold(peer, 1)
   }
   /** Its handler has ended. */

@@ -8,6 +8,7 @@ const delivery = (value: unknown): Extract<Delivery, { kind: "loose" }> => ({
   kind: "loose",
   value,
   volatile: false,
+  trace: undefined,
   from: undefined,
   weight: 0
 })

@@ -170,8 +170,8 @@ describe("a client's messages", () => {
     // Who leaves has not acknowledged the one that he is at.
     await iterator.return?.()
     assert.deepStrictEqual(await take(client.messages(), 2), [
-      { message: 2, session: "alice", messageId: receipts[1]?.messageId, volatile: false },
-      { message: 3, session: "alice", messageId: receipts[2]?.messageId, volatile: false }
+      { message: 2, session: "alice", messageId: receipts[1]?.messageId, volatile: false, trace: undefined },
+      { message: 3, session: "alice", messageId: receipts[2]?.messageId, volatile: false, trace: undefined }
     ])
     await receipts[1]?.handled()
     await rejection(

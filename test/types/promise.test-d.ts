@@ -81,18 +81,21 @@ export const identities = {
   >
 }
 
+/** A program without Effect has no tracer. */
+type Spans = "producerSpans" | "spanPrefix" | "spanAttributes" | "disableTracing"
+
 /** Options that this face leaves out, as it has its own way, or no use for them. */
 export const leftOut = {
   server: yes<
     Same<
       Exclude<keyof ResilientServer.Options<never, never>, keyof Face.ManagerOptions<never, never>>,
-      "incoming" | "outgoing" | "contract" | "plainPeers" | "onDeadLetter" | "onConnectionEvent"
+      "incoming" | "outgoing" | "contract" | "plainPeers" | "onDeadLetter" | "onConnectionEvent" | Spans
     >
   >(),
   client: yes<
     Same<
       Exclude<keyof ResilientClient.Options<never, never>, keyof Face.ClientOptions<never, never>>,
-      "url" | "incoming" | "outgoing" | "contract" | "onDeadLetter" | "onStateChange"
+      "url" | "incoming" | "outgoing" | "contract" | "onDeadLetter" | "onStateChange" | Spans
     >
   >()
 }

@@ -49,10 +49,10 @@ export class Delivering {
     const { connection } = link
     const seen = link.takeSeen()
     if (seen !== undefined) connection.send(seen)
-    const payloads = link.takeVolatiles()
-    if (payloads === undefined) return
-    this.recorder.count("messagesSent", payloads.length)
-    dialect.sendVolatiles(connection, payloads)
+    const volatiles = link.takeVolatiles()
+    if (volatiles === undefined) return
+    this.recorder.count("messagesSent", volatiles.payloads.length)
+    dialect.sendVolatiles(connection, volatiles)
   }
 
   /** Dead letters for what a read gave up: too old, or too large for the peer or, as it seems, for the way there. */

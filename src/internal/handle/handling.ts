@@ -2,7 +2,7 @@
  * One message to the user's handler: decode, run, retry, give up. A message that can't be handled becomes a dead letter
  * here and a failure in the ack, so that its sender gets one too.
  */
-import { Cause, Effect, Exit, type Schedule, Tracer } from "effect"
+import { Cause, Effect, Exit, type Schedule } from "effect"
 import { defaultMessageId } from "../../core/Outbox.ts"
 import type { FailureReason } from "../../core/Protocol.ts"
 import { detailOf, rejectionOf } from "../../core/Text.ts"
@@ -10,6 +10,7 @@ import type { Incoming, MessageGap } from "../../Message.ts"
 import type { Recorder } from "../../Metrics.ts"
 import { MessageRejected, PayloadError } from "../../WebSocketError.ts"
 import { inWords, type RareLog } from "../kit/rareLog.ts"
+import type { Tracing } from "../kit/traces.ts"
 import type { DeadLetters } from "../session/deadLetters.ts"
 import type { Delivery } from "../session/incoming.ts"
 import type { Peer } from "../session/peer.ts"
@@ -28,6 +29,7 @@ export interface HandlingOptions<In, R> {
   readonly retry: Schedule.Schedule<unknown, unknown, never, R>
   /** Whether a shutdown may have caused a failure. */
   readonly isClosing: () => boolean
+  readonly tracing: Tracing
   /** A message is left to be handled again later, so nobody need wait for it. */
   readonly onHeld: (peer: Peer) => void
   readonly recorder: Recorder
@@ -55,6 +57,11 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
     }
   }
 
+  const attempt = (incoming: Incoming<In>, peer: Peer, delivery: Delivery, number: number) => {
+    const effect = call(incoming, peer, delivery)
+    return incoming.trace === undefined ? effect : options.tracing.handling(effect, incoming, number)
+  }
+
   const handleGap = (peer: Peer, gap: Extract<Delivery, { kind: "gap" }>): Effect.Effect<void, never, R> =>
     Effect.suspend(() =>
       options.onGap({ session: peer.session, count: gap.offset - gap.first + 1, reason: gap.reason })
@@ -76,8 +83,7 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
     if (delivery.kind === "gap") return handleGap(peer, delivery)
     const decoded = options.decode(delivery.value)
     if (Exit.isFailure(decoded)) return undecodable(peer, delivery, decoded.cause)
-    const effect = call(incomingOf(decoded.value, peer.session, delivery), peer, delivery)
-    return delivery.kind === "message" && delivery.trace !== undefined ? traced(effect, delivery.trace) : effect
+    return attempt(incomingOf(decoded.value, peer.session, delivery), peer, delivery, 1)
   }
 
   /** Leaves the message as it is, neither handled nor failed, until the shutdown interrupts this. */
@@ -108,8 +114,8 @@ export const makeHandling = <In, R>(options: HandlingOptions<In, R>): Handling<R
       recorder.count("retriesTried")
       const unsure = beforeHandling(peer)
       return unsure === undefined
-        ? call(incoming, peer, delivery)
-        : Effect.andThen(unsure, Effect.suspend(() => call(incoming, peer, delivery)))
+        ? attempt(incoming, peer, delivery, attempts)
+        : Effect.andThen(unsure, Effect.suspend(() => attempt(incoming, peer, delivery, attempts)))
     }).pipe(
       Effect.retry({ schedule: options.retry, while: mayRetry }),
       Effect.matchCauseEffect({
@@ -172,22 +178,9 @@ const incomingOf = <A>(message: A, session: string, delivery: Exclude<Delivery, 
   message,
   session,
   messageId: idOf(delivery),
-  volatile: delivery.kind === "loose" && delivery.volatile
+  volatile: delivery.kind === "loose" && delivery.volatile,
+  trace: delivery.trace
 })
-
-const traced = <R>(effect: Effect.Effect<unknown, unknown, R>, trace: string): Effect.Effect<unknown, unknown, R> => {
-  const parent = parseTraceparent(trace)
-  return parent === undefined
-    ? effect
-    : Effect.withSpan(effect, "resilient-websocket.handle", { parent, kind: "consumer" })
-}
 
 const idOf = (delivery: Delivery): string | undefined =>
   delivery.kind === "message" ? delivery.id ?? defaultMessageId(delivery.epoch, delivery.offset) : undefined
-
-/** W3C Trace Context, version 00. */
-const parseTraceparent = (text: string): Tracer.ExternalSpan | undefined => {
-  const [, traceId, spanId, flags] = /^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$/.exec(text) ?? []
-  if (traceId === undefined || spanId === undefined || flags === undefined) return undefined
-  return Tracer.externalSpan({ traceId, spanId, sampled: (Number.parseInt(flags, 16) & 1) === 1 })
-}

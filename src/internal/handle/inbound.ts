@@ -71,7 +71,7 @@ export class Inbound {
         })
         return
       case "volatile":
-        for (const value of action.messages) this.receiveLoose(peer, value, true)
+        action.messages.forEach((value, index) => this.receiveLoose(peer, value, true, action.meta?.[index]?.trace))
         return
       case "acked":
         peer.outgoing.acknowledged(action.handled, action.failed)
@@ -96,13 +96,13 @@ export class Inbound {
   }
 
   /** Volatile messages wait within the same bounds as reliable ones, and are dropped beyond them. */
-  private receiveLoose(peer: Peer, value: unknown, isVolatile: boolean): void {
+  private receiveLoose(peer: Peer, value: unknown, isVolatile: boolean, trace?: string): void {
     if (isVolatile && this.isDropped(peer)) {
       this.recorder.count("messagesVolatileSkipped")
       return
     }
     this.recorder.count("messagesReceived")
-    peer.incoming.receivedLoose({ weight: 0, kind: "loose", value, volatile: isVolatile, from: peer.connection })
+    peer.incoming.receivedLoose({ weight: 0, kind: "loose", value, volatile: isVolatile, trace, from: peer.connection })
   }
 
   /** Handles what a frame brought, and weighs what has to wait. `before` is how many deliveries waited before. */

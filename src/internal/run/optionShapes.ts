@@ -24,6 +24,10 @@ export const common = {
   ackTimeout: duration,
   expirySweep: duration,
   shutdownTimeout: duration,
+  producerSpans: bool,
+  spanPrefix: Check.nonEmpty,
+  spanAttributes: Check.object,
+  disableTracing: bool,
   restartIntensity: nested<NonNullable<ResilientServer.Options<never, never>["restartIntensity"]>>({
     restarts: whole(0),
     period: duration

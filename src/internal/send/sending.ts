@@ -17,6 +17,7 @@ import {
 import { millisOf, wrongName } from "../kit/options.ts"
 import * as Shapes from "../kit/shapes.ts"
 import { steady } from "../kit/time.ts"
+import { traceparent } from "../kit/traces.ts"
 import { isCircuitOpen } from "../session/inspect.ts"
 import type { Peer } from "../session/peer.ts"
 import { RemoteSession, type Target } from "../session/remote.ts"
@@ -34,6 +35,8 @@ export type SendError = PayloadError | QueueOverflowError | MessageQueueError | 
 export interface SendingOptions<Out> {
   readonly queue: MessageQueue["Service"]
   readonly deduplicator: Deduplicator["Service"]
+  /** Whether messages take the sender's span along. */
+  readonly isTraced: boolean
   readonly breaker: CircuitBreaker["Service"]
   readonly recorder: Recorder
   readonly serialize: Serialize<Out>
@@ -49,9 +52,6 @@ export interface SendingOptions<Out> {
 }
 
 export type OnDropped = (target: Target, epoch: string, messages: ReadonlyArray<OutboxMessage>) => Effect.Effect<void>
-
-/** The length of a `traceparent` of version 00: no receiver reads a longer or shorter one. */
-const traceparentLength = 55
 
 export class Sending<Out> {
   private readonly options: SendingOptions<Out>
@@ -69,14 +69,14 @@ export class Sending<Out> {
     return skipped(peer.session, reason)
   }
 
-  private sendVolatile(peer: Target, payload: string, id = ""): Receipt {
+  private sendVolatile(peer: Target, payload: string, trace: string | undefined, id = ""): Receipt {
     if (peer.link === undefined) return this.skipVolatile(peer, "disconnected")
     if (isCircuitOpen(this.options.breaker, peer)) return this.skipVolatile(peer, "circuitOpen")
     const { link } = peer
     if (link.connection.buffered() >= highWaterBytes || link.volatileCount >= maxVolatile) {
       return this.skipVolatile(peer, "backpressure")
     }
-    link.addVolatile(payload)
+    link.addVolatile(payload, trace)
     this.options.markDirty(peer)
     return {
       _tag: "Sent",
@@ -241,11 +241,16 @@ export class Sending<Out> {
   }
 
   /** The same for a volatile message: its key is free again if it did not go out. */
-  private sendVolatileOnce(peer: Target, payload: string, id: string): Effect.Effect<Receipt, SendError> {
+  private sendVolatileOnce(
+    peer: Target,
+    payload: string,
+    trace: string | undefined,
+    id: string
+  ): Effect.Effect<Receipt, SendError> {
     return Effect.flatMap(steady, (now) => {
       const atMillis = now()
       const attempt = Effect.suspend((): Effect.Effect<Receipt, Receipt> => {
-        const receipt = this.sendVolatile(peer, payload, id)
+        const receipt = this.sendVolatile(peer, payload, trace, id)
         return receipt._tag === "Skipped" ? Effect.fail(receipt) : Effect.succeed(receipt)
       })
       const request = { scope: peer.key, key: id, fingerprint: contentKey(payload) }
@@ -278,7 +283,7 @@ export class Sending<Out> {
     const serialized = this.options.serialize(peer.session, message, this.limitOf(peer))
     if (serialized instanceof PayloadError) return Effect.fail(serialized)
     const { bytes, payload } = serialized
-    const trace = traceparent(fiber)
+    const trace = this.options.isTraced ? traceparent(fiber) : undefined
     if (sendOptions === undefined) {
       return this.append(peer, { payload, bytes, id: undefined, trace, ttlMillis: undefined })
     }
@@ -295,8 +300,8 @@ export class Sending<Out> {
     if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
     if (volatile) {
       return id === undefined
-        ? Effect.succeed(this.sendVolatile(peer, payload))
-        : this.sendVolatileOnce(peer, payload, id)
+        ? Effect.succeed(this.sendVolatile(peer, payload, trace))
+        : this.sendVolatileOnce(peer, payload, trace, id)
     }
     if (id === undefined) return this.append(peer, { payload, bytes, id, trace, ttlMillis })
     const keyed = { payload, bytes, id, trace, ttlMillis }
@@ -312,7 +317,7 @@ export class Sending<Out> {
     messages: Iterable<Out>,
     sendOptions: SendAllOptions | undefined
   ): Effect.Effect<ReadonlyArray<Receipt>, SendError> {
-    const trace = traceparent(fiber)
+    const trace = this.options.isTraced ? traceparent(fiber) : undefined
     const ttlMillis = ttlMillisIn(peer.session, sendOptions, Shapes.sendAll)
     if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
     const batch: Array<NewMessage> = []
@@ -354,11 +359,4 @@ const ttlMillisOf = (session: string, ttl: Duration.Input | undefined): number |
   if (ttl === undefined) return undefined
   const millis = millisOf(ttl)
   return millis >= 0 ? millis : payloadError(session, "the ttl must be a duration")
-}
-
-/** The W3C form of the sending span, if there is one and its tracer's ids have that form. */
-export const traceparent = ({ cache: { span } }: Fiber.Fiber<unknown, unknown>): string | undefined => {
-  if (span === undefined) return undefined
-  const text = `00-${span.traceId.padStart(32, "0")}-${span.spanId}-${span.sampled ? "01" : "00"}`
-  return text.length === traceparentLength && isId(text) ? text : undefined
 }

@@ -1,10 +1,10 @@
 /** How to talk to a peer: in this library's protocol, or as to a plain WebSocket that knows nothing of it. */
-import { encodeVolatile, pingFrame } from "../../core/Codec.ts"
+import { encodeMeta, encodeVolatile, pingFrame } from "../../core/Codec.ts"
 import { Liveness } from "../../core/Liveness.ts"
 import { bulkFrameBytes } from "../../core/Protocol.ts"
 import type { Session } from "../../core/Session.ts"
 import type { Connection } from "../../Transport.ts"
-import type { Agreement, Link } from "./link.ts"
+import type { Agreement, Link, Volatiles } from "./link.ts"
 import type { Outgoing } from "./outgoing.ts"
 
 /** How long a peer may be silent, in ms. */
@@ -31,7 +31,7 @@ export interface Dialect {
   readonly excuse: (core: Session, link: Link, now: number) => boolean
   /** Sends a frame of the protocol. */
   readonly say: (connection: Connection, frame: string) => void
-  readonly sendVolatiles: (connection: Connection, payloads: ReadonlyArray<string>) => void
+  readonly sendVolatiles: (connection: Connection, volatiles: Volatiles) => void
 }
 
 export const protocol: Dialect = {
@@ -59,8 +59,8 @@ export const protocol: Dialect = {
     return true
   },
   say: (connection, frame) => connection.send(frame),
-  sendVolatiles: (connection, payloads) => {
-    for (const frame of volatileFrames(payloads)) connection.send(frame)
+  sendVolatiles: (connection, volatiles) => {
+    for (const frame of volatileFrames(volatiles)) connection.send(frame)
   }
 }
 
@@ -75,25 +75,32 @@ export const plain: Dialect = {
   ponged: (liveness, now) => liveness.heard(now),
   excuse: () => false,
   say: () => {},
-  sendVolatiles: (connection, payloads) => {
+  sendVolatiles: (connection, { payloads }) => {
     for (const payload of payloads) connection.send(payload)
   }
 }
 
+/** What a `traceparent` may take in a frame, in bytes. */
+const metaBytes = 80
+
 /** As many frames as it takes to keep each within the size of a bulk frame. */
-const volatileFrames = (payloads: ReadonlyArray<string>): ReadonlyArray<string> => {
+const volatileFrames = ({ payloads, traces }: Volatiles): ReadonlyArray<string> => {
   const frames: Array<string> = []
   let part: Array<string> = []
+  let meta: Array<string> = []
   let size = 0
-  for (const payload of payloads) {
+  payloads.forEach((payload, index) => {
     if (part.length > 0 && size + payload.length * 3 > bulkFrameBytes) {
-      frames.push(encodeVolatile(part))
+      frames.push(encodeVolatile(part, meta))
       part = []
+      meta = []
       size = 0
     }
+    const trace = traces?.get(index)
+    if (trace !== undefined) meta.push(encodeMeta(part.length, undefined, trace))
     part.push(payload)
-    size += payload.length * 3 // UTF-8 at most
-  }
-  frames.push(encodeVolatile(part))
+    size += payload.length * 3 + metaBytes // UTF-8 at most
+  })
+  frames.push(encodeVolatile(part, meta))
   return frames
 }

@@ -35,6 +35,7 @@ export type Delivery =
       readonly kind: "loose"
       value: unknown
       readonly volatile: boolean
+      readonly trace: string | undefined
       readonly from: Connection | undefined
     }
   )

@@ -23,6 +23,12 @@ export type Stalled = "window" | "backlog" | "circuitOpen"
 /** Messages that may go before the first ack after trouble; doubles with each ack. */
 const slowStartMessages = 16
 
+/** Serialized volatile messages, and the `traceparent` of those that have one, by their place. */
+export interface Volatiles {
+  readonly payloads: ReadonlyArray<string>
+  readonly traces: ReadonlyMap<number, string> | undefined
+}
+
 export class Link {
   readonly connection: Connection
   /** What is in flight; undefined for a plain peer, which has no window. */
@@ -43,6 +49,8 @@ export class Link {
   private seen: string | undefined = undefined
   /** Made with the first volatile message, and again after each write. */
   private volatiles: Array<string> | undefined = undefined
+  /** The `traceparent` of those that have one, by their place. */
+  private volatileTraces: Map<number, string> | undefined = undefined
 
   constructor(options: {
     readonly connection: Connection
@@ -91,15 +99,17 @@ export class Link {
     this.slowStart = next >= enough ? undefined : next
   }
 
-  addVolatile(payload: string): void {
-    if (this.volatiles === undefined) this.volatiles = [payload]
-    else this.volatiles.push(payload)
+  addVolatile(payload: string, trace: string | undefined): void {
+    this.volatiles ??= []
+    if (trace !== undefined) (this.volatileTraces ??= new Map()).set(this.volatiles.length, trace)
+    this.volatiles.push(payload)
   }
 
-  takeVolatiles(): ReadonlyArray<string> | undefined {
-    const { volatiles } = this
+  takeVolatiles(): Volatiles | undefined {
+    const { volatileTraces: traces, volatiles: payloads } = this
     this.volatiles = undefined
-    return volatiles
+    this.volatileTraces = undefined
+    return payloads && { payloads, traces }
   }
 
   /** A frame to send before everything else. It is cumulative: the newest replaces any that is not yet sent. */

@@ -29,6 +29,12 @@ export interface Incoming<A> {
   readonly messageId: string | undefined
   /** Whether it was sent volatile: at most once, and not in order with the reliable ones. */
   readonly volatile: boolean
+  /**
+   * The W3C `traceparent` of the span that sent it, if there was one.
+   *
+   * @since 0.1.0
+   */
+  readonly trace: string | undefined
 }
 
 /**

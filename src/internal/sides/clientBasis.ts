@@ -13,6 +13,7 @@ import { Observers, runHook } from "../kit/listeners.ts"
 import * as Check from "../kit/options.ts"
 import { wordsOf } from "../kit/rareLog.ts"
 import { makeCoder } from "../kit/schemas.ts"
+import { makeTracing } from "../kit/traces.ts"
 import { limitsOf, timesOf } from "../run/settings.ts"
 import { makeDeadLetters } from "../session/deadLetters.ts"
 import { protocol } from "../session/dialects.ts"
@@ -79,6 +80,7 @@ export const makeClientBasis = Effect.fnUntraced(function*<In, Out, R>(options: 
     peer,
     incoming,
     outgoing,
+    tracing: makeTracing(options),
     deadLetters
   }
 })

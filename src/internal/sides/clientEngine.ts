@@ -26,7 +26,7 @@ export const makeClientEngine = Effect.fnUntraced(function*<In, Out, R>(
   /** Called once those parts are made. */
   parts: () => ClientParts<In, Out>
 ): Effect.fn.Return<Engine, never, R | Scope.Scope> {
-  const { closing, deadLetters, messageStream, options, peer, rare, recorder } = basis
+  const { closing, deadLetters, messageStream, options, peer, rare, recorder, tracing } = basis
   const handling = makeHandling<In, R>({
     decode: basis.incoming.decode,
     onMessage: (incoming) =>
@@ -36,6 +36,7 @@ export const makeClientEngine = Effect.fnUntraced(function*<In, Out, R>(
     onGap: options.onGap ?? logGap(rare),
     retry: retryOf(options.handlerRetry),
     isClosing: () => closing.hasBegun(),
+    tracing,
     onHeld: (peer) => engine.held(peer),
     recorder,
     rare,

@@ -13,6 +13,7 @@ import {
 import type { Connector } from "../connect/connector.ts"
 import * as Check from "../kit/options.ts"
 import { onWall } from "../kit/time.ts"
+import { many, one } from "../kit/traces.ts"
 import type { Engine } from "../run/engine.ts"
 import * as Shapes from "../run/optionShapes.ts"
 import type { Shutdown } from "../run/shutdown.ts"
@@ -31,10 +32,11 @@ export const makeClientFace = <In, Out, R>(
     readonly shutdown: Shutdown
   }
 ): ResilientClient<In, Out> => {
-  const { breaker, closing, deadLetters, deduplicator, messageStream, peer, queue, recorder, states } = basis
+  const { breaker, closing, deadLetters, deduplicator, messageStream, peer, queue, recorder, states, tracing } = basis
   const sending = new Sending<Out>({
     queue: engine.senders,
     deduplicator,
+    isTraced: tracing.isOn,
     breaker,
     recorder,
     serialize: makeSerialize(basis.outgoing),
@@ -44,16 +46,22 @@ export const makeClientFace = <In, Out, R>(
   })
   return {
     send: (message, sendOptions) =>
-      Effect.withFiber((fiber): Effect.Effect<Receipt, SendError | ShutdownError> =>
-        closing.takesMessagesOf(fiber)
-          ? sending.send(fiber, peer, message, sendOptions)
-          : Effect.fail(new ShutdownError({ component: "client" }))
+      tracing.sending(
+        Effect.withFiber((fiber): Effect.Effect<Receipt, SendError | ShutdownError> =>
+          closing.takesMessagesOf(fiber)
+            ? sending.send(fiber, peer, message, sendOptions)
+            : Effect.fail(new ShutdownError({ component: "client" }))
+        ),
+        one
       ),
     sendAll: (messages, sendOptions) =>
-      Effect.withFiber((fiber): Effect.Effect<ReadonlyArray<Receipt>, SendError | ShutdownError> =>
-        closing.takesMessagesOf(fiber)
-          ? sending.sendAll(fiber, peer, messages, sendOptions)
-          : Effect.fail(new ShutdownError({ component: "client" }))
+      tracing.sending(
+        Effect.withFiber((fiber): Effect.Effect<ReadonlyArray<Receipt>, SendError | ShutdownError> =>
+          closing.takesMessagesOf(fiber)
+            ? sending.sendAll(fiber, peer, messages, sendOptions)
+            : Effect.fail(new ShutdownError({ component: "client" }))
+        ),
+        many
       ),
     get messages() {
       return messageStream.stream

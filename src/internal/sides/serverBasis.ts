@@ -8,6 +8,7 @@ import { makeEvents } from "../kit/events.ts"
 import { Observers, runHook } from "../kit/listeners.ts"
 import * as Check from "../kit/options.ts"
 import { makeCoder } from "../kit/schemas.ts"
+import { makeTracing } from "../kit/traces.ts"
 import { limitsOf, timesOf } from "../run/settings.ts"
 import { makeDeadLetters } from "../session/deadLetters.ts"
 import { makeBasis } from "./basis.ts"
@@ -64,6 +65,7 @@ export const makeServerBasis = Effect.fnUntraced(function*<In, Out, R>(
     handshakeTimeoutMillis,
     incoming,
     outgoing,
+    tracing: makeTracing(options),
     deadLetters
   }
 })

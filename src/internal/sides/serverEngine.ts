@@ -82,7 +82,7 @@ export const makeServerEngine = Effect.fnUntraced(function*<In, Out, R>(
 })
 
 const handlingOf = <In, Out, R>(
-  { closing, deadLetters, incoming, messageStream, options, rare, recorder }: ServerBasis<In, Out, R>,
+  { closing, deadLetters, incoming, messageStream, options, rare, recorder, tracing }: ServerBasis<In, Out, R>,
   { committing, confirming, onHeld, self }: {
     readonly self: () => ResilientServer<In, Out>
     readonly confirming: Confirming
@@ -101,6 +101,7 @@ const handlingOf = <In, Out, R>(
     onGap: options.onGap ?? logGap(rare),
     retry: retryOf(options.handlerRetry),
     isClosing: () => closing.hasBegun(),
+    tracing,
     onHeld,
     recorder,
     rare,

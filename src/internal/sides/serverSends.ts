@@ -11,11 +11,12 @@ import {
 } from "../../WebSocketError.ts"
 import * as Check from "../kit/options.ts"
 import * as SendShapes from "../kit/shapes.ts"
+import { many, one, traceparent } from "../kit/traces.ts"
 import type { Confirming } from "../own/confirming.ts"
 import type { Engine } from "../run/engine.ts"
 import { makeBroadcast } from "../send/broadcast.ts"
 import { makeSerialize, payloadError } from "../send/payload.ts"
-import { type OnDropped, type SendError, Sending, traceparent, ttlMillisIn } from "../send/sending.ts"
+import { type OnDropped, type SendError, Sending, ttlMillisIn } from "../send/sending.ts"
 import { Peer } from "../session/peer.ts"
 import { makePrincipals } from "../session/principals.ts"
 import type { Remote } from "../session/remote.ts"
@@ -32,7 +33,7 @@ export const makeServerSends = <In, Out, R>(
     readonly remote: Remote
   }
 ): ServerSends<In, Out> => {
-  const { closing, deadLetters, maxPayload, recorder } = basis
+  const { closing, deadLetters, maxPayload, recorder, tracing } = basis
   const { sendingTo, targetOf } = remote
   const { peers } = engine
 
@@ -43,6 +44,7 @@ export const makeServerSends = <In, Out, R>(
   const sending = new Sending<Out>({
     queue: engine.senders,
     deduplicator: basis.deduplicator,
+    isTraced: tracing.isOn,
     breaker: basis.breaker,
     recorder,
     serialize,
@@ -64,50 +66,59 @@ export const makeServerSends = <In, Out, R>(
 
   return {
     send: (session, message, sendOptions) =>
-      Effect.withFiber((fiber): Effect.Effect<Receipt, SendError | SessionNotFoundError | ShutdownError> => {
-        if (!closing.takesMessagesOf(fiber)) return Effect.fail(closed())
-        const target = targetOf(session)
-        if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
-        return after(
-          confirming.beforeSending(fiber),
-          () => sendingTo(target, sending.send(fiber, target, message, sendOptions))
-        )
-      }),
+      tracing.sending(
+        Effect.withFiber((fiber): Effect.Effect<Receipt, SendError | SessionNotFoundError | ShutdownError> => {
+          if (!closing.takesMessagesOf(fiber)) return Effect.fail(closed())
+          const target = targetOf(session)
+          if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
+          return after(
+            confirming.beforeSending(fiber),
+            () => sendingTo(target, sending.send(fiber, target, message, sendOptions))
+          )
+        }),
+        one
+      ),
     sendAll: (session, messages, sendOptions) =>
-      Effect.withFiber((
-        fiber
-      ): Effect.Effect<ReadonlyArray<Receipt>, SendError | SessionNotFoundError | ShutdownError> => {
-        if (!closing.takesMessagesOf(fiber)) return Effect.fail(closed())
-        const target = targetOf(session)
-        if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
-        return after(
-          confirming.beforeSending(fiber),
-          () => sendingTo(target, sending.sendAll(fiber, target, messages, sendOptions))
-        )
-      }),
+      tracing.sending(
+        Effect.withFiber((
+          fiber
+        ): Effect.Effect<ReadonlyArray<Receipt>, SendError | SessionNotFoundError | ShutdownError> => {
+          if (!closing.takesMessagesOf(fiber)) return Effect.fail(closed())
+          const target = targetOf(session)
+          if (target === undefined) return Effect.fail(new SessionNotFoundError({ session }))
+          return after(
+            confirming.beforeSending(fiber),
+            () => sendingTo(target, sending.sendAll(fiber, target, messages, sendOptions))
+          )
+        }),
+        many
+      ),
     broadcast: (message, broadcastOptions) =>
-      Effect.withFiber((fiber): Effect.Effect<Broadcast, PayloadError | ShutdownError | SessionRegistryError> => {
-        if (!closing.takesMessagesOf(fiber)) return Effect.fail(closed())
-        const ttlMillis = ttlMillisIn("", broadcastOptions, SendShapes.broadcast)
-        if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
-        const { principal, sessions } = broadcastOptions ?? {}
-        if (sessions !== undefined && !Check.isIterable(sessions)) {
-          return Effect.fail(payloadError("", "option sessions must be ids to iterate over"))
-        }
-        const details = { trace: traceparent(fiber), ttlMillis }
-        if (principal !== undefined && typeof principal !== "string") {
-          return Effect.fail(payloadError("", "option principal must be a string"))
-        }
-        const sent = () =>
-          principal === undefined
-            ? broadcast(message, sessions, details)
-            : Effect.flatMap(
-              reach(principal),
-              (reached) => broadcast(message, [...sessions ?? [], ...reached], details)
-            )
-        const unsure = confirming.beforeSending(fiber)
-        return after(unsure && Effect.mapError(unsure, refusedBroadcast), sent)
-      }),
+      tracing.sending(
+        Effect.withFiber((fiber): Effect.Effect<Broadcast, PayloadError | ShutdownError | SessionRegistryError> => {
+          if (!closing.takesMessagesOf(fiber)) return Effect.fail(closed())
+          const ttlMillis = ttlMillisIn("", broadcastOptions, SendShapes.broadcast)
+          if (ttlMillis instanceof PayloadError) return Effect.fail(ttlMillis)
+          const { principal, sessions } = broadcastOptions ?? {}
+          if (sessions !== undefined && !Check.isIterable(sessions)) {
+            return Effect.fail(payloadError("", "option sessions must be ids to iterate over"))
+          }
+          const details = { trace: tracing.isOn ? traceparent(fiber) : undefined, ttlMillis }
+          if (principal !== undefined && typeof principal !== "string") {
+            return Effect.fail(payloadError("", "option principal must be a string"))
+          }
+          const sent = () =>
+            principal === undefined
+              ? broadcast(message, sessions, details)
+              : Effect.flatMap(
+                reach(principal),
+                (reached) => broadcast(message, [...sessions ?? [], ...reached], details)
+              )
+          const unsure = confirming.beforeSending(fiber)
+          return after(unsure && Effect.mapError(unsure, refusedBroadcast), sent)
+        }),
+        ({ accepted }) => ({ "messaging.batch.message_count": accepted })
+      ),
     sessionsOf
   }
 }
