@@ -1,6 +1,6 @@
 /** The examples run, talk to each other as real processes, and end cleanly when they are told to. */
 import { afterAll, assert, describe, it } from "@effect/vitest"
-import { Effect, Layer } from "effect"
+import { Effect, Layer, Redacted } from "effect"
 import { once } from "node:events"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -86,6 +86,45 @@ describe.concurrent("the examples", () => {
       }).pipe(Effect.provide(Client))
     )
     assert.include(server.lines, "order 7: cake")
+  })
+
+  it("rejecting.ts tells a customer why an order can't be filled, and per-user.ts has a client for each", async () => {
+    const PORT = String(await freePort())
+    const HTTP_PORT = String(await freePort())
+    const server = start("rejecting.ts", { PORT })
+    await server.says(/^listening/)
+    const Client = Shop.layerClient({ url: `ws://127.0.0.1:${PORT}`, token: Redacted.make("ann's token") }).pipe(
+      Layer.provide([MemoryStore.layer(), NodeTransport.layerClient])
+    )
+    const fates = Effect.gen(function*() {
+      const shop = yield* Shop.Client
+      const receipts = yield* shop.sendAll([
+        { number: 1, item: "unicorn" },
+        { number: 101, item: "tea" },
+        { number: 2, item: "tea" }
+      ])
+      return yield* Effect.forEach(
+        receipts,
+        ({ handled }) => Effect.match(handled, { onSuccess: () => "handled", onFailure: ({ detail }) => detail })
+      )
+    })
+    assert.deepStrictEqual(await Effect.runPromise(Effect.provide(fates, Client)), [
+      "no unicorn is left",
+      "more than 100 orders",
+      "handled"
+    ])
+    assert.include(server.lines, "order 2 of ann: tea")
+
+    const gateway = start("per-user.ts", { PORT, HTTP_PORT })
+    await gateway.says(/^.*Listening/i)
+    const post = (query: string) => fetch(`http://127.0.0.1:${HTTP_PORT}/orders?${query}`, { method: "POST" })
+    assert.strictEqual((await post("user=ann&number=3&item=tea")).status, 202)
+    assert.strictEqual((await post("user=bob&number=4&item=tea")).status, 202) // he is not let in, but may be later
+    assert.strictEqual((await post("user=ann&number=x&item=tea")).status, 400)
+    await gateway.says(/^confirmed 3 for ann$/)
+    assert.strictEqual(await gateway.stop(), 0)
+    assert.strictEqual(await server.stop(), 0)
+    assert.isFalse(server.lines.some((line) => line.includes("order 4")))
   })
 
   it("orders.ts has the orders that it confirmed, and no others, also when it is killed", async () => {

@@ -161,6 +161,9 @@ const takers: Readonly<Record<string, Take>> = {
   "FaultProxy.Options": effect((given: object) =>
     Effect.scoped(FaultProxy.make({ target: { host: "127.0.0.1", port: 9 }, ...given }))
   ),
+  "Message.TracingOptions": effect((given: object) =>
+    Effect.provide(Effect.scoped(ResilientServer.make({ ...schemas, ...given })), Memory)
+  ),
   "Message.SendOptions": ofClient((client, given) => client.send(1, given)),
   "Message.SendAllOptions": ofClient((client, given) => client.sendAll([1], given)),
   "Message.BroadcastOptions": ofServer((server, given) => server.broadcast(1, given)),
