@@ -61,6 +61,28 @@ export type CodingServices<ToServer extends Schema.Constraint, ToClient extends 
   | ToClient["EncodingServices"]
 
 /**
+ * What a contract's server needs, of which `R` are the functions in its options.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type ServerServices<ToServer extends Schema.Constraint, ToClient extends Schema.Constraint, R> =
+  | ResilientServer.Dependencies
+  | CodingServices<ToServer, ToClient>
+  | R
+
+/**
+ * What a contract's client needs, likewise.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type ClientServices<ToServer extends Schema.Constraint, ToClient extends Schema.Constraint, R> =
+  | ResilientClient.Dependencies
+  | CodingServices<ToServer, ToClient>
+  | R
+
+/**
  * Options of a contract's server: those of `ResilientServer.make` without the Schemas.
  *
  * @since 0.1.0
@@ -104,8 +126,13 @@ export type ClientOptions<
   "incoming" | "outgoing" | "contract"
 >
 
-/** Those that are functions of the program, and so come from no configuration. */
-type ServerHook =
+/**
+ * Options that are functions of the program, and so come from no configuration.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type ServerHook =
   | "authenticate"
   | "onMessage"
   | "onGap"
@@ -113,7 +140,8 @@ type ServerHook =
   | "onConnectionEvent"
   | "shareOf"
   | "handlerRetry"
-type ClientHook = "onMessage" | "onGap" | "onDeadLetter" | "onStateChange" | "handlerRetry" | "token"
+/** @since 0.1.0 @category models */
+export type ClientHook = "onMessage" | "onGap" | "onDeadLetter" | "onStateChange" | "handlerRetry" | "token"
 
 /**
  * Options of a contract's server that may come from `Config`.
@@ -189,14 +217,7 @@ export interface Contract<
   ) => Layer.Layer<
     ServerOf<Id>,
     TransportError,
-    | ResilientServer.Dependencies
-    | CodingServices<ToServer, ToClient>
-    | RMessage
-    | RGap
-    | RLetter
-    | REvent
-    | RAuthenticate
-    | RRetry
+    ServerServices<ToServer, ToClient, RMessage | RGap | RLetter | REvent | RAuthenticate | RRetry>
   >
   /** `layerServer` with its settings read from `Config`; what are functions comes second. */
   readonly layerServerConfig: <
@@ -228,14 +249,7 @@ export interface Contract<
   ) => Layer.Layer<
     ServerOf<Id>,
     TransportError | Config.ConfigError,
-    | ResilientServer.Dependencies
-    | CodingServices<ToServer, ToClient>
-    | RMessage
-    | RGap
-    | RLetter
-    | REvent
-    | RAuthenticate
-    | RRetry
+    ServerServices<ToServer, ToClient, RMessage | RGap | RLetter | REvent | RAuthenticate | RRetry>
   >
   /** A server in the current scope, for those that are made at run time. */
   readonly makeServer: <
@@ -263,15 +277,7 @@ export interface Contract<
   ) => Effect.Effect<
     ResilientServer.ResilientServer<ToServer["Type"], ToClient["Type"]>,
     TransportError,
-    | ResilientServer.Dependencies
-    | Scope.Scope
-    | CodingServices<ToServer, ToClient>
-    | RMessage
-    | RGap
-    | RLetter
-    | REvent
-    | RAuthenticate
-    | RRetry
+    Scope.Scope | ServerServices<ToServer, ToClient, RMessage | RGap | RLetter | REvent | RAuthenticate | RRetry>
   >
   /** Runs a client as long as the layer lives. */
   readonly layerClient: <
@@ -288,15 +294,7 @@ export interface Contract<
   ) => Layer.Layer<
     ClientOf<Id>,
     MessageQueueError,
-    | ResilientClient.Dependencies
-    | CodingServices<ToServer, ToClient>
-    | RMessage
-    | RGap
-    | RLetter
-    | RState
-    | RUrl
-    | RToken
-    | RRetry
+    ClientServices<ToServer, ToClient, RMessage | RGap | RLetter | RState | RUrl | RToken | RRetry>
   >
   /** `layerClient` with its settings read from `Config`; what are functions comes second. */
   readonly layerClientConfig: <
@@ -318,13 +316,7 @@ export interface Contract<
   ) => Layer.Layer<
     ClientOf<Id>,
     MessageQueueError | Config.ConfigError,
-    | ResilientClient.Dependencies
-    | CodingServices<ToServer, ToClient>
-    | RMessage
-    | RGap
-    | RLetter
-    | RState
-    | RRetry
+    ClientServices<ToServer, ToClient, RMessage | RGap | RLetter | RState | RRetry>
   >
   /** A client in the current scope, for those that are made at run time, such as one for each user. */
   readonly makeClient: <
@@ -341,17 +333,22 @@ export interface Contract<
   ) => Effect.Effect<
     ResilientClient.ResilientClient<ToClient["Type"], ToServer["Type"]>,
     MessageQueueError,
-    | ResilientClient.Dependencies
-    | Scope.Scope
-    | CodingServices<ToServer, ToClient>
-    | RMessage
-    | RGap
-    | RLetter
-    | RState
-    | RUrl
-    | RToken
-    | RRetry
+    Scope.Scope | ClientServices<ToServer, ToClient, RMessage | RGap | RLetter | RState | RUrl | RToken | RRetry>
   >
+}
+
+/**
+ * Any contract, as far as all are alike.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Any {
+  readonly [TypeId]: typeof TypeId
+  readonly id: string
+  readonly version: string | undefined
+  readonly toServer: Schema.Constraint
+  readonly toClient: Schema.Constraint
 }
 
 /**
@@ -360,8 +357,7 @@ export interface Contract<
  * @since 0.1.0
  * @category guards
  */
-export const isContract = (u: unknown): u is Contract<string, Schema.Constraint, Schema.Constraint> =>
-  Predicate.hasProperty(u, TypeId)
+export const isContract = (u: unknown): u is Any => Predicate.hasProperty(u, TypeId)
 
 /**
  * Makes a contract from its name, which should begin with your package's, and the Schemas of the messages each way.

@@ -118,7 +118,11 @@ export interface ResilientServer<In, Out> {
     message: Out,
     options?: BroadcastOptions
   ) => Effect.Effect<Broadcast, PayloadError | ShutdownError | SessionRegistryError>
-  /** Incoming messages, when there is no `onMessage`; each is acknowledged when the next one is asked for. */
+  /**
+   * Incoming messages, when there is no `onMessage`; each is acknowledged when the next one is asked for. So what asks
+   * ahead (`buffer`, `mapEffect` with a concurrency, `groupedWithin`) acknowledges messages that nobody has handled yet:
+   * use `onMessage` for those.
+   */
   readonly messages: Stream.Stream<Incoming<In>>
   /** Messages given up, in both directions. Late subscribers get the newest 1,024. */
   readonly deadLetters: Stream.Stream<DeadLetter<In | Out>>

@@ -20,6 +20,8 @@ import { type Misfit, misfitOf, type Shape, shapeOf } from "./schemaShapes.ts"
 export interface Fault {
   readonly detail: string
   readonly path: ReadonlyArray<PropertyKey>
+  /** It is no fault of the message, as it seems. */
+  readonly isDefect?: boolean
 }
 
 export interface Coder<A> {
@@ -32,28 +34,38 @@ export interface Coder<A> {
 /** What the coding of a Schema may need. */
 type Services = Context.Context<never>
 
-/** A coder that many clients share, each with its own services. */
-interface Compiled<A> {
-  readonly encode: (message: A, services: Services) => string | Fault
-  readonly decode: (value: unknown, services: Services) => Exit.Exit<A, unknown>
-}
-
 /** A Schema whose coding needs these services. */
 export type MessageSchema<A, R = never> = Schema.Codec<A, unknown, R, R>
 
 const coders = new WeakMap<SchemaAST.AST, unknown>()
 const trusted = new WeakSet<SchemaAST.AST>()
 
-/** The coder of a Schema. Throws if no messages can have it: see `misfit`. */
+/**
+ * The coder of a Schema. Throws if no messages can have it: see `misfit`. A Schema does not show whether its coding needs
+ * services. If it does, it dies without them, and is compiled anew with them.
+ */
 export const makeCoder = <A, R>(schema: MessageSchema<A, R>, services: Context.Context<R>): Coder<A> => {
-  const { decode, encode } = compiledOnce(schema)
-  return { encode: (message) => encode(message, services), decode: (value) => decode(value, services) }
+  const plain = compiledOnce(schema)
+  let served: Coder<A> | undefined
+  const withServices = (): Coder<A> => served ??= compile(schema as MessageSchema<A>, services)
+  return {
+    encode: (message) => {
+      if (served !== undefined) return served.encode(message)
+      const text = plain.encode(message)
+      return typeof text === "string" || text.isDefect !== true ? text : withServices().encode(message)
+    },
+    decode: (value) => {
+      if (served !== undefined) return served.decode(value)
+      const exit = plain.decode(value)
+      return Exit.isSuccess(exit) || !Exit.hasDies(exit) ? exit : withServices().decode(value)
+    }
+  }
 }
 
-const compiledOnce = <A, R>(schema: MessageSchema<A, R>): Compiled<A> => {
+const compiledOnce = <A, R>(schema: MessageSchema<A, R>): Coder<A> => {
   const known = coders.get(schema.ast)
-  if (known !== undefined) return known as Compiled<A> // it was made from this Schema's AST
-  const coder = compile(schema as MessageSchema<A>) // which services it needs is known when it is used
+  if (known !== undefined) return known as Coder<A> // it was made from this Schema's AST
+  const coder = compile(schema as MessageSchema<A>, undefined) // which services it needs is known when it is used
   coders.set(schema.ast, coder)
   return coder
 }
@@ -78,7 +90,7 @@ export const faithful = <S extends Schema.Constraint>(schema: S): S => {
 /** Any JSON, by the rule of `valueFault`; `decode` reads what arrives. For programs without Schemas. */
 export const anyJson = (decode: (value: unknown) => Exit.Exit<unknown, unknown>): Schema.Codec<unknown, unknown> => {
   const schema = Schema.Unknown.annotate({})
-  coders.set(schema.ast, { encode: (message) => valueText(message), decode } satisfies Compiled<unknown>)
+  coders.set(schema.ast, { encode: (message) => valueText(message), decode } satisfies Coder<unknown>)
   return schema
 }
 
@@ -90,41 +102,41 @@ const valueText = (message: unknown): string | Fault => {
   }
 }
 
-const compile = <A>(schema: MessageSchema<A>): Compiled<A> => {
+const compile = <A>(schema: MessageSchema<A>, services: Services | undefined): Coder<A> => {
   const shape = shapeOf(schema.ast)
-  return shape.isPlain ? plainCoder(schema, shape) : jsonCoder(schema)
+  return shape.isPlain ? plainCoder(schema, shape, services) : jsonCoder(schema, services)
 }
 
 /** A coder that uses the JSON codec; every message is tried. */
-const jsonCoder = <A>(schema: MessageSchema<A>): Compiled<A> => {
+const jsonCoder = <A>(schema: MessageSchema<A>, services: Services | undefined): Coder<A> => {
   const codec = Schema.toCodecJson(schema)
-  const decode = compiledDecoder(codec)
-  return { decode, encode: tried(schema, codec, decode) }
+  const decode = compiledDecoder(codec, services)
+  return { decode, encode: tried(schema, codec, decode, services) }
 }
 
 /** A coder that uses plain JSON where that is enough, and otherwise the JSON codec. */
-const plainCoder = <A>(schema: MessageSchema<A>, shape: Shape): Compiled<A> => {
+const plainCoder = <A>(schema: MessageSchema<A>, shape: Shape, services: Services | undefined): Coder<A> => {
   const codec = Schema.toCodecJson(schema)
-  const decodePlain = compiledDecoder(schema)
-  const decodeCoded = compiledDecoder(codec)
+  const decodePlain = compiledDecoder(schema, services)
+  const decodeCoded = compiledDecoder(codec, services)
   const isAlike = !shape.hasNumbers && !shape.hasAnything
-  const decode = isAlike ? decodePlain : (value: unknown, services: Services): Exit.Exit<A, unknown> => {
-    const plain = decodePlain(value, services)
-    return Exit.isSuccess(plain) ? plain : decodeCoded(value, services)
+  const decode = isAlike ? decodePlain : (value: unknown): Exit.Exit<A, unknown> => {
+    const plain = decodePlain(value)
+    return Exit.isSuccess(plain) ? plain : decodeCoded(value)
   }
-  const encodePlain = compiledEncoder(schema)
-  const encodeTried = tried(schema, codec, decode)
+  const encodePlain = compiledEncoder(schema, services)
+  const encodeTried = tried(schema, codec, decode, services)
   return {
     decode,
-    encode: (message, services) => {
-      const encoded = encodePlain(message, services)
+    encode: (message) => {
+      const encoded = encodePlain(message)
       if (Exit.isFailure(encoded)) return faultOf(encoded.cause)
       const { value } = encoded
       const text = plainText(value)
       if (typeof text === "string" && !isSuspect(shape, value, text)) return text
       const fault = exactFault(value)
       if (fault === undefined) return stringify(value) // a fault of JSON.stringify is one of these
-      const coded = encodeTried(message, services)
+      const coded = encodeTried(message)
       // Inside a place for anything, Effect does not say where the fault is.
       return typeof coded === "string" || !isAbove(coded.path, fault.path) ? coded : fault
     }
@@ -143,21 +155,22 @@ const isSuspect = ({ hasAnything, hasKeys, hasZeros, isDeep }: Shape, value: unk
 const tried = <A>(
   schema: MessageSchema<A>,
   codec: MessageSchema<A>,
-  decode: Compiled<A>["decode"]
-): Compiled<A>["encode"] => {
-  const encode = compiledEncoder(codec)
+  decode: Coder<A>["decode"],
+  services: Services | undefined
+): Coder<A>["encode"] => {
+  const encode = compiledEncoder(codec, services)
   const type = SchemaAST.toType(schema.ast)
   const shape = shapeOf(SchemaAST.toEncoded(codec.ast))
   const isTrusted = trusted.has(schema.ast)
-  return (message, services) => {
-    const encoded = encode(message, services)
+  return (message) => {
+    const encoded = encode(message)
     if (Exit.isFailure(encoded)) return faultOf(encoded.cause)
     const text = stringify(encoded.value)
     if (typeof text !== "string") return text
     const fault = !shape.isPlain || isSuspect(shape, encoded.value, text) ? exactFault(encoded.value) : undefined
     if (fault !== undefined) return fault
     if (isTrusted) return text
-    const decoded = decode(JSON.parse(text), services)
+    const decoded = decode(JSON.parse(text))
     if (Exit.isFailure(decoded)) return notRead(faultOf(decoded.cause))
     if (isAlike(message, decoded.value)) return text
     const path = difference(type, message, decoded.value)
@@ -181,39 +194,27 @@ const plainText = (value: unknown): string | Fault => {
   }
 }
 
-type Coding<In, Out> = (value: In, services: Services) => Exit.Exit<Out, unknown>
-
-const compiledEncoder = <A>(schema: MessageSchema<A>): Coding<A, unknown> => {
+const compiledEncoder = <A>(
+  schema: MessageSchema<A>,
+  services: Services | undefined
+): (message: A) => Exit.Exit<unknown, unknown> => {
   SchemaJITCompiler.enable(SchemaAST.flip(schema.ast))
-  return withServices(Schema.encodeUnknownExit(schema), Schema.encodeUnknownEffect(schema))
+  if (services === undefined) return Schema.encodeUnknownExit(schema)
+  const encode = Schema.encodeUnknownEffect(schema)
+  return (message) => Effect.runSyncExitWith(services)(encode(message))
 }
 
-const compiledDecoder = <A>(schema: MessageSchema<A>): Coding<unknown, A> => {
+const compiledDecoder = <A>(schema: MessageSchema<A>, services: Services | undefined): Coder<A>["decode"] => {
   SchemaJITCompiler.enable(schema.ast)
-  return withServices(Schema.decodeUnknownExit(schema), Schema.decodeUnknownEffect(schema))
-}
-
-/** A Schema does not show whether its coding needs services. Without them it dies: then it is coded with them, always. */
-const withServices = <In, Out>(
-  code: (value: In) => Exit.Exit<Out, unknown>,
-  codeEffect: (value: In) => Effect.Effect<Out, unknown>
-): Coding<In, Out> => {
-  let needsServices = false
-  return (value, services) => {
-    if (!needsServices) {
-      const exit = code(value)
-      if (Exit.isSuccess(exit) || !Exit.hasDies(exit)) return exit
-    }
-    const exit = Effect.runSyncExitWith(services)(codeEffect(value))
-    if (!Exit.hasDies(exit)) needsServices = true
-    return exit
-  }
+  if (services === undefined) return Schema.decodeUnknownExit(schema)
+  const decode = Schema.decodeUnknownEffect(schema)
+  return (value) => Effect.runSyncExitWith(services)(decode(value))
 }
 
 /** Why a value does not fit, in Effect's words, and where. */
 const faultOf = (cause: Cause.Cause<unknown>): Fault => {
   const error = Cause.squash(cause)
-  if (!Schema.isSchemaError(error)) return { path: [], detail: String(error) }
+  if (!Schema.isSchemaError(error)) return { path: [], detail: String(error), isDefect: true }
   return { path: placeOf(error.issue), detail: error.message }
 }
 
