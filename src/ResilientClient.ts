@@ -201,7 +201,7 @@ export interface Options<
    * Retries of a failed handler; the schedule is given what it failed with. Default: exponential from 1 s to 60 s with
    * full jitter, 5 attempts in all.
    */
-  readonly handlerRetry?: HandlerRetry<NoInfer<E>, RRetry> | undefined
+  readonly handlerRetry?: HandlerRetry<E, RRetry> | undefined
   /**
    * Backoff between attempts to connect, with full jitter. It starts again after a connection that lasted 10 s, or the
    * `cap` if that is shorter. Default from 1 s to 60 s.

@@ -312,7 +312,7 @@ export interface Options<
    * Retries of a failed handler; the schedule is given what it failed with. Default: exponential from 1 s to 60 s with
    * full jitter, 5 attempts in all.
    */
-  readonly handlerRetry?: HandlerRetry<NoInfer<E>, RRetry> | undefined
+  readonly handlerRetry?: HandlerRetry<E, RRetry> | undefined
   /** Whether to serve WebSockets without the subprotocol. Default `accept`. */
   readonly plainPeers?: "accept" | "reject" | undefined
   /** What a client may have in flight. Default 1,024 messages and 4 MiB. */
@@ -393,12 +393,12 @@ export interface Options<
  * @category models
  */
 export type HandlerRetry<E, R = never> =
-  | Schedule.Schedule<unknown, Exclude<E, MessageRejected>, never, R>
+  | Schedule.Schedule<unknown, NoInfer<Exclude<E, MessageRejected>>, never, R>
   | ((
     $: <Output, E2, R2>(
-      schedule: Schedule.Schedule<Output, Exclude<E, MessageRejected>, E2, R2>
+      schedule: Schedule.Schedule<Output, NoInfer<Exclude<E, MessageRejected>>, E2, R2>
     ) => Schedule.Schedule<Output, Exclude<E, MessageRejected>, E2, R2>
-  ) => Schedule.Schedule<unknown, Exclude<E, MessageRejected>, never, R>)
+  ) => Schedule.Schedule<unknown, NoInfer<Exclude<E, MessageRejected>>, never, R>)
 
 /**
  * How to shut down, other than by the options of the server or client.
