@@ -197,8 +197,8 @@ describe("import directions", () => {
     const allowed: Record<string, ReadonlyArray<string>> = {
       // An Effect Socket comes in as a connection, and a session goes out as an Effect Socket: two sides of one module.
       "effect/socket": ["internal/transports/socketConnection.ts", "ResilientSocket.ts"],
-      // A route of the program's own HTTP server.
-      "effect/http": ["internal/transports/routerTransport.ts"],
+      // A route of the program's own HTTP server; and headers that don't show their secrets.
+      "effect/http": ["internal/transports/routerTransport.ts", "internal/session/identity.ts"],
       // The client that is made on node:sqlite, the one that is used on PostgreSQL, and the types of both stores' layers.
       "effect/sql": [
         "sqlite/SqliteClient.ts",

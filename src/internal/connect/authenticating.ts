@@ -3,7 +3,7 @@ import { Effect, Exit } from "effect"
 import type { Request } from "../../Transport.ts"
 import type { ConnectionTimeoutError, HandshakeError } from "../../WebSocketError.ts"
 import type { RareLog } from "../kit/rareLog.ts"
-import { type Handshake, identityFault, type Name } from "../session/identity.ts"
+import { type Handshake, handshakeOf, identityFault, type Name } from "../session/identity.ts"
 import { redacted } from "../session/tokens.ts"
 
 export interface AuthenticatingOptions {
@@ -27,7 +27,7 @@ export const makeAuthenticating = (options: AuthenticatingOptions) => {
     plain: boolean
   ): Effect.Effect<Name, HandshakeError | ConnectionTimeoutError> => {
     const token = redacted(auth ?? tokenOf(request))
-    return Effect.flatMap(inTime(options.authenticate({ ...request, token, session, plain })), (checked) => {
+    return Effect.flatMap(inTime(options.authenticate(handshakeOf(request, { token, session, plain }))), (checked) => {
       const fault = identityFault(checked)
       if (fault === undefined) return Effect.succeed(checked)
       options.rare.error("identity", fault.detail)

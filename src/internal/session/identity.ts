@@ -1,13 +1,18 @@
 /** What the authentication hook gets and returns, and the check of what it returns. */
 import type { Redacted } from "effect"
+import { Headers } from "effect/http"
 import { idRule, isId, isText } from "../../core/Text.ts"
 import type { Request } from "../../Transport.ts"
 import { HandshakeError } from "../../WebSocketError.ts"
 import { type Names, wrongName } from "../kit/options.ts"
 import { plainText } from "./tokens.ts"
 
-/** What the authentication hook gets. `url` and `headers` are as received, with any secrets in them. */
+/**
+ * What the authentication hook gets. `url` is as received, with any secrets in it. `headers` are Effect's: logged or
+ * inspected, they don't show `authorization`, `cookie` and what else `Headers.CurrentRedactedNames` says.
+ */
 export interface Handshake extends Request {
+  readonly headers: Headers.Headers
   /** The token of the hello frame, else of `Authorization: Bearer`, else of the query `?token=`. */
   readonly token: Redacted.Redacted | undefined
   /** The session that the peer wants to resume. */
@@ -51,6 +56,12 @@ export const contractFault = (
 }
 
 const inWords = ({ id, version }: ContractName): string => version === undefined ? id : `${id} ${version}`
+
+export const handshakeOf = (request: Request, rest: Omit<Handshake, keyof Request>): Handshake => ({
+  ...request,
+  headers: Headers.fromInput(request.headers),
+  ...rest
+})
 
 /** The identity as plain strings. */
 export interface Name {

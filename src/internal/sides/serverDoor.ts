@@ -15,7 +15,7 @@ import type { Owning } from "../own/owning.ts"
 import type { Engine } from "../run/engine.ts"
 import * as Shapes from "../run/optionShapes.ts"
 import { plain } from "../session/dialects.ts"
-import { type Handshake, type Identity, type Name, nameOf } from "../session/identity.ts"
+import { type Handshake, handshakeOf, type Identity, type Name, nameOf } from "../session/identity.ts"
 import type { Peer } from "../session/peer.ts"
 import { forbidden, redacted, renewalTimeout } from "../session/tokens.ts"
 import type { ServerBasis } from "./serverBasis.ts"
@@ -85,7 +85,7 @@ export const makeServerDoor = Effect.fnUntraced(function*<In, Out, R>(
     const { connection } = peer
     if (connection === undefined || peer.isNamed) return Effect.void
     const { dialect, session } = peer
-    const handshake = { ...connection.request, token: redacted(token), session, plain: dialect === plain }
+    const handshake = handshakeOf(connection.request, { token: redacted(token), session, plain: dialect === plain })
     // Suspended, as a hook may throw, and this is called from the event loop.
     return Effect.suspend(() => Effect.provideContext(authenticate(handshake), context)).pipe(
       Effect.timeoutOrElse({ duration: handshakeTimeoutMillis, orElse: () => Effect.fail(renewalTimeout) }),
