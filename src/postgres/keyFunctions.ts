@@ -47,15 +47,16 @@ const counting = (schema: string): ReadonlyArray<string> => [
     v_committed bigint;
     v_claimed bigint;
   BEGIN
-    DELETE FROM ${schema}.keys k USING (
+    -- Materialized, as a plan may read a subquery anew for each row, and would take more each time.
+    WITH d AS MATERIALIZED (
       SELECT x.scope, x.key FROM ${schema}.keys x WHERE x.committed_at < p_forgotten
       ORDER BY x.committed_at LIMIT p_limit::bigint FOR UPDATE SKIP LOCKED
-    ) AS d WHERE k.scope = d.scope AND k.key = d.key;
+    ) DELETE FROM ${schema}.keys k USING d WHERE k.scope = d.scope AND k.key = d.key;
     GET DIAGNOSTICS v_committed = ROW_COUNT;
-    DELETE FROM ${schema}.keys k USING (
+    WITH d AS MATERIALIZED (
       SELECT x.scope, x.key FROM ${schema}.keys x WHERE x.committed_at IS NULL AND x.until <= p_now
       ORDER BY x.until LIMIT p_limit::bigint - v_committed FOR UPDATE SKIP LOCKED
-    ) AS d WHERE k.scope = d.scope AND k.key = d.key;
+    ) DELETE FROM ${schema}.keys k USING d WHERE k.scope = d.scope AND k.key = d.key;
     GET DIAGNOSTICS v_claimed = ROW_COUNT;
     IF v_committed + v_claimed > 0 THEN
       PERFORM ${schema}.count_keys(-(v_committed + v_claimed));

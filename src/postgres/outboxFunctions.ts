@@ -225,11 +225,12 @@ const sweeping = (schema: string): ReadonlyArray<string> => [
   DECLARE
     v_count integer;
   BEGIN
-    WITH swept AS (
-      DELETE FROM ${schema}.fates f USING (
-        SELECT x.outbox, x.first FROM ${schema}.fates x WHERE x.at < p_before ORDER BY x.at
-        LIMIT p_limit::bigint FOR UPDATE SKIP LOCKED
-      ) AS d WHERE f.outbox = d.outbox AND f.first = d.first
+    -- Materialized: see sweep_keys.
+    WITH d AS MATERIALIZED (
+      SELECT x.outbox, x.first FROM ${schema}.fates x WHERE x.at < p_before ORDER BY x.at
+      LIMIT p_limit::bigint FOR UPDATE SKIP LOCKED
+    ), swept AS (
+      DELETE FROM ${schema}.fates f USING d WHERE f.outbox = d.outbox AND f.first = d.first
       RETURNING f.outbox, f."end"
     ), marked AS (
       -- See sweptFate in outboxes.ts. In order, so that two sweeps do not wait for each other.

@@ -86,10 +86,11 @@ const endings = (schema: string): ReadonlyArray<string> => [
     IF p_until IS NOT NULL THEN
       INSERT INTO ${schema}.ended_sessions (id, until) VALUES (p_id, p_until)
         ON CONFLICT (id) DO UPDATE SET until = excluded.until;
-      DELETE FROM ${schema}.ended_sessions e WHERE e.id IN (
+      -- Materialized: see sweep_keys.
+      WITH d AS MATERIALIZED (
         SELECT x.id FROM ${schema}.ended_sessions x WHERE x.until <= p_at AND x.id <> p_id
         ORDER BY x.until LIMIT 2 FOR UPDATE SKIP LOCKED
-      );
+      ) DELETE FROM ${schema}.ended_sessions e USING d WHERE e.id = d.id;
     END IF;
     RETURN v_found;
   END $body$`,
@@ -124,11 +125,12 @@ const nodes = (schema: string): ReadonlyArray<string> => [
   `CREATE FUNCTION ${schema}.take_nudges(p_node text, p_limit double precision, OUT taken text[], OUT more boolean)
   LANGUAGE plpgsql ${inOrder} AS $body$
   BEGIN
-    WITH gone AS (
-      DELETE FROM ${schema}.nudges x USING (
-        SELECT y.session FROM ${schema}.nudges y WHERE y.node = p_node ORDER BY y.id
-        LIMIT p_limit::bigint FOR UPDATE SKIP LOCKED
-      ) AS d WHERE x.node = p_node AND x.session = d.session
+    -- Materialized: see sweep_keys.
+    WITH d AS MATERIALIZED (
+      SELECT y.session FROM ${schema}.nudges y WHERE y.node = p_node ORDER BY y.id
+      LIMIT p_limit::bigint FOR UPDATE SKIP LOCKED
+    ), gone AS (
+      DELETE FROM ${schema}.nudges x USING d WHERE x.node = p_node AND x.session = d.session
       RETURNING x.id, x.session
     ) SELECT coalesce(array_agg(gone.session ORDER BY gone.id), '{}') INTO taken FROM gone;
     more := EXISTS (SELECT FROM ${schema}.nudges x WHERE x.node = p_node);
