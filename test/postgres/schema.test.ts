@@ -24,7 +24,8 @@ describeWithDatabase("the schema in PostgreSQL", (server) => {
         { version: 3 },
         { version: 4 },
         { version: 5 },
-        { version: 6 }
+        { version: 6 },
+        { version: 7 }
       ])
     }))
 
