@@ -1,12 +1,12 @@
 /** Secrets are planted wherever a program may have some, and looked for in everything that comes out. */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Context, Effect, Layer, Logger, Metric, Redacted, References, Tracer } from "effect"
+import { Cause, Context, Effect, Layer, Logger, Metric, Redacted, References, Schema, Tracer } from "effect"
 import { Socket } from "effect/socket"
 import { once } from "node:events"
 import { createServer } from "node:http"
 import type { AddressInfo } from "node:net"
 import { inspect } from "node:util"
-import { CircuitBreaker, Transport, WebSocketError } from "resilient-websocket"
+import { CircuitBreaker, Contract, MemoryStore, Transport, WebSocketError } from "resilient-websocket"
 import { NodeTransport } from "resilient-websocket/node"
 import { PostgresStore } from "resilient-websocket/postgres"
 import { ResilientClient, ResilientWebSocketManager } from "resilient-websocket/promise"
@@ -129,7 +129,18 @@ const answering = (status: number) =>
     (server) => Effect.sync(() => server.close())
   )
 
+const Talk = Contract.make("test/Talk", { toServer: Schema.Null, toClient: Schema.Null })
+const mistaken = Talk.layerClient({ url: "ws://x", token: "planted-token" as never }).pipe(
+  Layer.provide([MemoryStore.layer(), Transport.layerMemory])
+)
+
 describe("no secret of a client is shown", () => {
+  it.effect("not even one that is given as plain text, which is a mistake", () =>
+    Effect.gen(function*() {
+      const { message } = yield* H.mistake(Effect.scoped(Layer.build(mistaken)))
+      assert.strictEqual(message, "option token must be a Redacted, or an effect of one")
+    }))
+
   for (const transport of ["ws", "effect"] as const) {
     for (
       const [name, url] of [

@@ -6,6 +6,7 @@ import { maxFrameBytes } from "../core/Session.ts"
 import { count } from "../internal/kit/options.ts"
 import type { Request } from "../internal/session/models.ts"
 import { makeOriginCheck, refusedOriginAnswer } from "../internal/session/origins.ts"
+import { handshakeHeaders } from "../internal/transports/upgradeHeaders.ts"
 import { ignoreError, tellOwner, tells } from "../internal/transports/wsConnection.ts"
 import type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 
@@ -13,15 +14,6 @@ import type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 const againMillis = 1_000
 /** The newest unanswered ping of each socket. */
 const unanswered = new Map<ServedWebSocket, Buffer>()
-/** Headers that every upgrade has and that say nothing about the peer. A connection need not keep them in memory. */
-const handshakeHeaders = new Set([
-  "connection",
-  "upgrade",
-  "sec-websocket-key",
-  "sec-websocket-version",
-  "sec-websocket-extensions"
-])
-
 /** A `ws` socket whose errors never end the process, from its first moment to after it is given back. */
 class HeardWebSocket extends WebSocket {
   /** A field, as a constructor can't pass on the overloads of its parent's. */

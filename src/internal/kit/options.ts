@@ -236,6 +236,11 @@ export const iterable = kind("an iterable", isIterable)
 export const either = (wanted: string, ...are: ReadonlyArray<(value: unknown) => boolean>): Check =>
   kind(wanted, (value) => are.some((is) => is(value)))
 
+/** The same for a secret: the value is not shown. */
+export const secret = (wanted: string, ...are: ReadonlyArray<(value: unknown) => boolean>): Check => (name, value) => {
+  if (!are.some((is) => is(value))) throw new OptionError(`option ${name} must be ${wanted}`)
+}
+
 export const oneOf = <A>(...allowed: ReadonlyArray<A>): Check =>
   kind(`one of ${allowed.map(shown).join(", ")}`, (value) => allowed.some((each) => each === value))
 

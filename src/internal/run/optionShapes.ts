@@ -96,7 +96,7 @@ export const contractClient: Check.Shape<Omit<ResilientClient.Options<never, nev
   ...common,
   ...handlers,
   url: either("a string or an effect", isText, Effect.isEffect),
-  token: either("a Redacted or an effect", Redacted.isRedacted, Effect.isEffect),
+  token: Check.secret("a Redacted, or an effect of one", Redacted.isRedacted, Effect.isEffect),
   headers,
   onStateChange: func,
   onFresh: oneOf("deadLetter", "resend"),

@@ -11,6 +11,7 @@ import { closeGraceMillis, subprotocol } from "../../core/Protocol.ts"
 import type { Address, Connection, Refusal, Request } from "../../Transport.ts"
 import { TransportError } from "../../WebSocketError.ts"
 import { attach, type Stream } from "./socketConnection.ts"
+import { handshakeHeaders } from "./upgradeHeaders.ts"
 
 /** What it needs of the program. */
 export type Services = HttpRouter.HttpRouter | HttpServer.HttpServer
@@ -52,15 +53,6 @@ const answers = {
   http: { status: 426, text: "This path speaks WebSocket.\n" },
   order: { status: 400, text: `Offer ${subprotocol} first.\n` }
 } as const satisfies Record<string, Answer>
-
-/** Headers that every upgrade has and that say nothing about the peer. A connection need not keep them in memory. */
-const handshakeHeaders = new Set([
-  "connection",
-  "upgrade",
-  "sec-websocket-key",
-  "sec-websocket-version",
-  "sec-websocket-extensions"
-])
 
 /** The most refused streams that are given time to take their answer. */
 const maxLingering = 1_000
