@@ -137,10 +137,10 @@ export interface ResilientServer<In, Out> {
    * `allowedOrigins`, or it offered our subprotocol and was refused it. A plain connection that could not be taken over
    * for another reason remains the caller's.
    */
-  readonly register: (
+  readonly register: <R = never>(
     connection: Connection,
-    options?: { readonly session?: string | Effect.Effect<string | undefined, HandshakeError> | undefined }
-  ) => Effect.Effect<string, AcceptError | ShutdownError>
+    options?: { readonly session?: string | Effect.Effect<string | undefined, HandshakeError, R> | undefined }
+  ) => Effect.Effect<string, AcceptError | ShutdownError, R>
   /** Gives a connection back without closing it; its session is kept for the retention time. */
   readonly unregister: (connection: Connection) => Effect.Effect<boolean>
   /** Ends a session for good, wherever it is: the client learns of it, and what waits becomes dead letters. */

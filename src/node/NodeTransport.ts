@@ -127,6 +127,17 @@ export const layerClient: Layer.Layer<TransportClient> = Layer.succeed(Transport
 })
 
 /**
+ * A socket that was taken over.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface OwnedConnection extends Connection {
+  /** Gives the socket back, once it is unregistered. */
+  readonly release: () => WebSocket
+}
+
+/**
  * Takes over a `ws` socket that somebody else accepted, for `ResilientServer.register`. The socket must be open, and
  * nobody else may read from it until it is unregistered. Call this in the `connection` event itself, or pause the
  * socket until you do: otherwise, what comes meanwhile is lost. If you have to wait for something, make it the
@@ -139,7 +150,7 @@ export const layerClient: Layer.Layer<TransportClient> = Layer.succeed(Transport
 export const fromWebSocket = (
   ws: WebSocket,
   request?: IncomingMessage
-): Effect.Effect<Connection & { readonly release: () => WebSocket }, TransportError> =>
+): Effect.Effect<OwnedConnection, TransportError> =>
   Effect.suspend(() => {
     const fault = socketFault(ws)
     return fault === undefined

@@ -145,3 +145,9 @@ export const schemas = {
   named: yes<Same<MessageQueue.Failure[1], MessageQueue.FailureReason>>(),
   registry: yes<Same<SessionRegistry.StoredPosition["epoch"], string | null>>()
 }
+
+declare const connection: Transport.Connection
+declare const running: Server
+/** Who looks a session up may need services for it. */
+export const registering = running.register(connection, { session: Effect.as(needs(Auth), "ann") })
+export const registers = yes<Same<Effect.Services<typeof registering>, Auth>>()

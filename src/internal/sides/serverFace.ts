@@ -1,9 +1,9 @@
 /** A server as its program sees it. */
-import { Effect } from "effect"
+import { type Context, Effect } from "effect"
 import { isId } from "../../core/Text.ts"
 import type { ResilientServer } from "../../ResilientServer.ts"
-import type { Address } from "../../Transport.ts"
-import { SessionNotFoundError } from "../../WebSocketError.ts"
+import type { Address, Connection } from "../../Transport.ts"
+import { type HandshakeError, SessionNotFoundError } from "../../WebSocketError.ts"
 import type { Ending } from "../own/ending.ts"
 import type { Engine } from "../run/engine.ts"
 import type { Shutdown } from "../run/shutdown.ts"
@@ -12,6 +12,11 @@ import type { Remote } from "../session/remote.ts"
 import type { ServerBasis } from "./serverBasis.ts"
 import type { ServerDoor } from "./serverDoor.ts"
 import type { ServerSends } from "./serverSends.ts"
+
+/** The session of a socket, or how to find it out. */
+interface Registering<R> {
+  readonly session?: string | Effect.Effect<string | undefined, HandshakeError, R> | undefined
+}
 
 export const makeServerFace = <In, Out, R>(
   { deadLetters, deduplicator, events, messageStream, queue, recorder, registry }: ServerBasis<In, Out, R>,
@@ -40,7 +45,16 @@ export const makeServerFace = <In, Out, R>(
   get connections() {
     return events.stream
   },
-  register: (connection, registerOptions = {}) => door.register(connection, registerOptions),
+  register: <R2>(connection: Connection, registering: Registering<R2> = {}) => {
+    // Whatever it is: the door checks it.
+    const session = (registering as Registering<R2> | null)?.session
+    if (session === undefined || typeof session === "string" || !Effect.isEffect(session)) {
+      return door.register(connection, registering as Registering<never>)
+    }
+    return Effect.contextWith((context: Context.Context<R2>) =>
+      door.register(connection, { ...registering, session: Effect.provideContext(session, context) })
+    )
+  },
   unregister: (connection) =>
     Effect.sync(() => {
       for (const peer of engine.connected) {
