@@ -43,7 +43,7 @@ export interface Hello {
   readonly attempt?: number
   readonly auth?: string
   /** What the two programs have agreed to say. */
-  readonly contract?: { readonly id: string; readonly version?: string }
+  readonly contract?: { readonly id: string; readonly version?: string | undefined }
   readonly out: OutboxPosition
   readonly in: InboxPosition
   readonly window: Window

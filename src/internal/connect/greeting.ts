@@ -25,7 +25,7 @@ export interface GreetingOptions {
   readonly queue: MessageQueue["Service"]
   readonly deadLetters: Pick<DeadLetters<unknown>, "outgoing">
   readonly instance: string
-  readonly contract: Hello["contract"]
+  readonly contract: Hello["contract"] | undefined
   /** Asks for the token, with its time limit. */
   readonly token: Effect.Effect<string | undefined, Failure>
   readonly onFresh: "deadLetter" | "resend"

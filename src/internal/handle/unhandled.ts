@@ -11,7 +11,9 @@ export const defaultHandlerRetry: Schedule.Schedule<unknown, unknown> = Schedule
 })
 
 /** The schedule of the option, or the default. */
-export const retryOf = <E, R>(retry: HandlerRetry<E, R> | undefined): Schedule.Schedule<unknown, unknown, never, R> =>
+export const scheduleOf = <E, R>(
+  retry: HandlerRetry<E, R> | undefined
+): Schedule.Schedule<unknown, unknown, never, R> =>
   (typeof retry === "function" ? retry((schedule) => schedule) : retry ?? defaultHandlerRetry) as Schedule.Schedule<
     unknown,
     unknown, // given only what the handler fails with, and no rejection

@@ -45,22 +45,29 @@ const trusted = new WeakSet<SchemaAST.AST>()
  * services. If it does, it dies without them, and is compiled anew with them.
  */
 export const makeCoder = <A, R>(schema: MessageSchema<A, R>, services: Context.Context<R>): Coder<A> => {
-  const plain = compiledOnce(schema)
+  let coder = compiledOnce(schema)
   let served: Coder<A> | undefined
-  const withServices = (): Coder<A> => served ??= compile(schema as MessageSchema<A>, services)
+  /** The coder with services. It stays if they help: a defect of the Schema's own must not slow down what comes later. */
+  const retried = <B>(code: (coder: Coder<A>) => B, isDefect: (coded: B) => boolean): B => {
+    served ??= compile(schema as MessageSchema<A>, services)
+    const coded = code(served)
+    if (!isDefect(coded)) coder = served
+    return coded
+  }
   return {
     encode: (message) => {
-      if (served !== undefined) return served.encode(message)
-      const text = plain.encode(message)
-      return typeof text === "string" || text.isDefect !== true ? text : withServices().encode(message)
+      const text = coder.encode(message)
+      return isDefective(text) ? retried((served) => served.encode(message), isDefective) : text
     },
     decode: (value) => {
-      if (served !== undefined) return served.decode(value)
-      const exit = plain.decode(value)
-      return Exit.isSuccess(exit) || !Exit.hasDies(exit) ? exit : withServices().decode(value)
+      const exit = coder.decode(value)
+      return isDead(exit) ? retried((served) => served.decode(value), isDead) : exit
     }
   }
 }
+
+const isDefective = (text: string | Fault): boolean => typeof text !== "string" && text.isDefect === true
+const isDead = (exit: Exit.Exit<unknown, unknown>): boolean => Exit.isFailure(exit) && Exit.hasDies(exit)
 
 const compiledOnce = <A, R>(schema: MessageSchema<A, R>): Coder<A> => {
   const known = coders.get(schema.ast)

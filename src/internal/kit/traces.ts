@@ -1,6 +1,7 @@
 /** Spans of messages: the W3C form that goes with a message, and spans as OpenTelemetry's messaging conventions have them. */
 import { Effect, type Fiber, Tracer } from "effect"
 import { isId } from "../../core/Text.ts"
+import type { TracingOptions } from "../../Message.ts"
 
 /** The length of a `traceparent` of version 00: no receiver reads a longer or shorter one. */
 const traceparentLength = 55
@@ -19,15 +20,6 @@ export const parentOf = (text: string): Tracer.ExternalSpan | undefined => {
   return Tracer.externalSpan({ traceId, spanId, sampled: (Number.parseInt(flags, 16) & 1) === 1 })
 }
 
-/** What a program says about its spans. */
-export interface TracingOptions {
-  readonly disableTracing?: boolean | undefined
-  readonly producerSpans?: boolean | undefined
-  readonly spanPrefix?: string | undefined
-  readonly spanAttributes?: Readonly<Record<string, unknown>> | undefined
-  readonly contract?: { readonly id: string } | undefined
-}
-
 export interface Tracing {
   /** Whether messages take the sender's span along. */
   readonly isOn: boolean
@@ -44,7 +36,9 @@ export interface Tracing {
   ) => Effect.Effect<A, E, R>
 }
 
-export const makeTracing = (options: TracingOptions): Tracing => {
+export const makeTracing = (
+  options: TracingOptions & { readonly contract?: { readonly id: string } | undefined }
+): Tracing => {
   const { contract, disableTracing = false, producerSpans = false, spanAttributes, spanPrefix } = options
   const prefix = spanPrefix === undefined ? "" : `${spanPrefix}.`
   const named = (operation: "process" | "send") => ({

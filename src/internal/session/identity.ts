@@ -51,11 +51,11 @@ export const contractFault = (
   const isSame = ours.id === theirs.id &&
     (ours.version === undefined || theirs.version === undefined || ours.version === theirs.version)
   if (isSame) return undefined
-  const detail = `this is a server of ${inWords(ours)}, and the client is one of ${inWords(theirs)}`
+  const detail = `this is a server of ${contractText(ours)}, and the client is one of ${contractText(theirs)}`
   return new HandshakeError({ reason: "contract", detail, retryable: false })
 }
 
-const inWords = ({ id, version }: ContractName): string => version === undefined ? id : `${id} ${version}`
+const contractText = ({ id, version }: ContractName): string => version === undefined ? id : `${id} ${version}`
 
 export const handshakeOf = (request: Request, rest: Omit<Handshake, keyof Request>): Handshake => ({
   ...request,

@@ -1,6 +1,5 @@
 /** A client, put together: its engine, what keeps it connected, what is sent, and how it ends. */
 import { Effect, Exit, Scope } from "effect"
-import type { Hello } from "../../core/Frame.ts"
 import { CloseCode } from "../../core/Protocol.ts"
 import type { Dependencies, Options, ResilientClient } from "../../ResilientClient.ts"
 import type { MessageQueueError } from "../../WebSocketError.ts"
@@ -11,7 +10,6 @@ import type { Engine } from "../run/engine.ts"
 import * as Shapes from "../run/optionShapes.ts"
 import { makeShutdown } from "../run/shutdown.ts"
 import { supervise } from "../run/supervisor.ts"
-import type { ContractName } from "../session/identity.ts"
 import { type ClientBasis, makeClientBasis } from "./clientBasis.ts"
 import { type ClientParts, makeClientEngine } from "./clientEngine.ts"
 import { makeClientFace } from "./clientFace.ts"
@@ -62,8 +60,6 @@ export const makeClient = Effect.fnUntraced(
   }
 )
 
-const namesOf = ({ id, version }: ContractName): Hello["contract"] => version === undefined ? { id } : { id, version }
-
 const connectorOf = <In, Out, R>(
   { options, ...basis }: ClientBasis<In, Out, R>,
   engine: Engine
@@ -77,7 +73,7 @@ const connectorOf = <In, Out, R>(
     recorder: basis.recorder,
     deadLetters: basis.deadLetters,
     instance: basis.instance,
-    contract: options.contract && namesOf(options.contract),
+    contract: options.contract,
     url: basis.url,
     token: basis.token,
     headers: options.headers ?? {},

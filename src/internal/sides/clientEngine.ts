@@ -7,7 +7,7 @@ import { type MessageQueueError, ProtocolError } from "../../WebSocketError.ts"
 import type { Connector } from "../connect/connector.ts"
 import { rejection } from "../connect/rejection.ts"
 import { makeHandling } from "../handle/handling.ts"
-import { logGap, retryOf } from "../handle/unhandled.ts"
+import { logGap, scheduleOf } from "../handle/unhandled.ts"
 import { type Engine, makeEngine } from "../run/engine.ts"
 import { engineOptionsOf } from "./basis.ts"
 import type { ClientBasis } from "./clientBasis.ts"
@@ -34,7 +34,7 @@ export const makeClientEngine = Effect.fnUntraced(function*<In, Out, R>(
         ? messageStream.offer(incoming)
         : options.onMessage(incoming.message, { incoming, client: parts().self }),
     onGap: options.onGap ?? logGap(rare),
-    retry: retryOf(options.handlerRetry),
+    retry: scheduleOf(options.handlerRetry),
     isClosing: () => closing.hasBegun(),
     tracing,
     onHeld: (peer) => engine.held(peer),

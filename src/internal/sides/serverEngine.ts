@@ -8,7 +8,7 @@ import type { GivingWay } from "../connect/givingWay.ts"
 import { rejection } from "../connect/rejection.ts"
 import { type Committing, HandlerContext, makeCommitting } from "../handle/committing.ts"
 import { type Handling, makeHandling } from "../handle/handling.ts"
-import { logGap, retryOf } from "../handle/unhandled.ts"
+import { logGap, scheduleOf } from "../handle/unhandled.ts"
 import { type Confirming, makeConfirming } from "../own/confirming.ts"
 import type { Ending } from "../own/ending.ts"
 import type { Owning } from "../own/owning.ts"
@@ -99,7 +99,7 @@ const handlingOf = <In, Out, R>(
     beforeHandling: confirming.beforeHandling,
     verdict: committing.verdict,
     onGap: options.onGap ?? logGap(rare),
-    retry: retryOf(options.handlerRetry),
+    retry: scheduleOf(options.handlerRetry),
     isClosing: () => closing.hasBegun(),
     tracing,
     onHeld,

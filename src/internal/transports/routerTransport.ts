@@ -1,6 +1,6 @@
 /**
- * Connections that an `HttpRouter` upgrades, on the port of the program's own HTTP server. The only file that knows
- * Effect's unstable HTTP modules.
+ * Connections that an `HttpRouter` upgrades, on the port of the program's own HTTP server. Only this file knows
+ * the servers among Effect's unstable HTTP modules.
  *
  * The fiber of the route's handler reads its connection, so it lives as long as that. The HTTP server owns it.
  */
