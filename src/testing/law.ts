@@ -12,15 +12,13 @@ import type { WebSocketError } from "../WebSocketError.ts"
  * @since 0.1.0
  * @category errors
  */
-export class LawViolation
-  extends Schema.TaggedError<LawViolation>("resilient-websocket/testing/LawViolation")("LawViolation", {
-    /** The law's name. */
-    law: Schema.String,
-    what: Schema.String,
-    expected: Schema.String,
-    actual: Schema.String
-  })
-{
+export class LawViolation extends Schema.TaggedError<LawViolation>()("resilient-websocket/LawViolation", {
+  /** The law's name. */
+  law: Schema.String,
+  what: Schema.String,
+  expected: Schema.String,
+  actual: Schema.String
+}) {
   override get message() {
     return `${this.law}: of ${this.what}, expected ${this.expected}, got ${this.actual}`
   }
@@ -69,7 +67,7 @@ export const law = (
   options,
   law: Effect.mapError(
     body,
-    (error) => error._tag === "LawViolation" ? new LawViolation({ ...error, law: name }) : error
+    (error) => error._tag === "resilient-websocket/LawViolation" ? new LawViolation({ ...error, law: name }) : error
   )
 })
 
