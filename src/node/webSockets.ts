@@ -14,6 +14,7 @@ import type { OwnServerOptions, WebSocketServerOptions } from "./ownServers.ts"
 const againMillis = 1_000
 /** The newest unanswered ping of each socket. */
 const unanswered = new Map<ServedWebSocket, Buffer>()
+
 /** A `ws` socket whose errors never end the process, from its first moment to after it is given back. */
 class HeardWebSocket extends WebSocket {
   /** A field, as a constructor can't pass on the overloads of its parent's. */
